@@ -13,6 +13,7 @@
     │   ├── QuotaError                    the key is used up
     │   ├── OwnershipError                the task belongs to another key (or is a fresh key's first one)
     │   ├── RateLimitedError              too many creates; .wait says what the bridge asked for
+    │   ├── RangeError                    the result does not reach that far; .total_bytes says how far
     │   ├── NotFoundError                 the bridge has no such task, or not any more
     │   ├── RejectedError                 the bridge names a field that it does not accept
     │   ├── ServerError                   5xx
@@ -27,7 +28,8 @@
     ├── DownloadError
     │   ├── IncompleteError               fewer bytes than the bridge announced
     │   └── CorruptArchiveError           all bytes arrived, and they are not a good archive
-    └── ArchiveError                      a file on disk is not an archive that can be read safely
+    ├── ArchiveError                      a file on disk is not an archive that can be read safely
+    └── LedgerError                       jobs cannot be remembered: damaged, locked, full, or of a newer version
 
 Every message says what happened, what is known and what to do. The facts behind it are attributes: ``job_id``,
 ``task_id``, ``url`` and ``field`` are on every error and None where they do not apply. Errors survive pickling and
@@ -185,6 +187,18 @@ class RateLimitedError(BackendError):
         self.wait = wait
 
 
+class RangeError(BackendError):
+    """The result was asked for from a byte that it does not have.
+
+    Attributes:
+        total_bytes: Size of the whole result, or None where the bridge did not say.
+    """
+
+    def __init__(self, message: str, *, total_bytes: int | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.total_bytes = total_bytes
+
+
 class NotFoundError(BackendError):
     """The bridge has no such task, or has deleted it."""
 
@@ -265,3 +279,15 @@ class CorruptArchiveError(DownloadError):
 
 class ArchiveError(CrynuxError):
     """A file is not a result archive that can be read safely."""
+
+
+class LedgerError(CrynuxError):
+    """The ledger cannot be read or written: damaged, locked, full, read-only, or written by a newer version.
+
+    Attributes:
+        path: The file or database, without any secret.
+    """
+
+    def __init__(self, message: str, *, path: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.path = path

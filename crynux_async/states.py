@@ -1,0 +1,133 @@
+"""What we believe of a job, and the one table of how that may change.
+
+Theory of operation: a job only ever moves along ``TRANSITIONS``. Whoever learns something (an answer to a create, a
+status, a finished download, a decision of the user) hands it to ``advance`` as a ``Signal`` and gets the next state;
+what the table does not list is a bug and raises. States in ``ENDED`` have no way out except through the user.
+
+``RUNNING`` is the bridge's word and says no more than that: the bridge tells no difference between waiting for a node,
+training, and hanging for ever. ``STALLED`` is our word for a job that runs longer than any healthy job can.
+"""
+
+from enum import StrEnum
+from types import MappingProxyType
+
+from crynux_async.config import FineTuneConfig
+
+MAX_FAILED_ROUNDS = 4
+QUEUE_SECONDS = 180.0
+
+
+class JobState(StrEnum):
+    """What we believe of a job."""
+
+    PLANNED = "planned"
+    UNCONFIRMED = "unconfirmed"
+    REJECTED = "rejected"
+    RUNNING = "running"
+    STALLED = "stalled"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    DOWNLOADED = "downloaded"
+    ABANDONED = "abandoned"
+
+
+class Signal(StrEnum):
+    """Something learned about a job."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    LOST_SIGHT = "lost sight"
+    SAID_RUNNING = "said running"
+    SAID_SUCCESS = "said success"
+    SAID_FAILED = "said failed"
+    NOT_FOUND = "not found"
+    OVERDUE = "overdue"
+    STORED = "stored"
+    ABANDON = "abandon"
+
+
+_FOLLOWED = {
+    Signal.SAID_RUNNING: None,
+    Signal.SAID_SUCCESS: JobState.SUCCEEDED,
+    Signal.SAID_FAILED: JobState.FAILED,
+    Signal.NOT_FOUND: JobState.EXPIRED,
+    Signal.ABANDON: JobState.ABANDONED,
+}
+
+# None: the signal is expected and changes nothing.
+TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = MappingProxyType(
+    {
+        JobState.PLANNED: {
+            Signal.ACCEPTED: JobState.RUNNING,
+            Signal.REFUSED: JobState.REJECTED,
+            Signal.LOST_SIGHT: JobState.UNCONFIRMED,
+            Signal.ABANDON: JobState.ABANDONED,
+        },
+        JobState.UNCONFIRMED: {Signal.ACCEPTED: JobState.RUNNING, Signal.ABANDON: JobState.ABANDONED},
+        JobState.RUNNING: {**_FOLLOWED, Signal.OVERDUE: JobState.STALLED},
+        JobState.STALLED: {**_FOLLOWED, Signal.OVERDUE: None},
+        JobState.SUCCEEDED: {
+            Signal.SAID_SUCCESS: None,
+            Signal.STORED: JobState.DOWNLOADED,
+            Signal.NOT_FOUND: JobState.EXPIRED,
+            Signal.ABANDON: JobState.ABANDONED,
+        },
+        JobState.DOWNLOADED: {Signal.STORED: None},
+        JobState.REJECTED: {},
+        JobState.FAILED: {},
+        JobState.EXPIRED: {},
+        JobState.ABANDONED: {},
+    }
+)
+
+FOLLOWED = frozenset({JobState.RUNNING, JobState.STALLED})
+"""States in which the bridge is asked for the status."""
+
+ENDED = frozenset(
+    {
+        JobState.UNCONFIRMED,
+        JobState.REJECTED,
+        JobState.SUCCEEDED,
+        JobState.FAILED,
+        JobState.EXPIRED,
+        JobState.DOWNLOADED,
+        JobState.ABANDONED,
+    }
+)
+"""States in which nothing more happens to the remote task that we could see."""
+
+GOOD = frozenset({JobState.SUCCEEDED, JobState.DOWNLOADED})
+"""States of a job that has a model to show."""
+
+
+def advance(state: JobState, signal: Signal) -> JobState:
+    """Return the state after ``signal``.
+
+    Raises:
+        ValueError: The table has no such transition.
+    """
+    try:
+        following = TRANSITIONS[state][signal]
+    except KeyError:
+        raise ValueError(f"a job that is {state} cannot learn {signal!r}") from None
+    return state if following is None else following
+
+
+def may(state: JobState, signal: Signal) -> bool:
+    """Whether the table has a transition for ``signal``."""
+    return signal in TRANSITIONS[state]
+
+
+def stall_seconds(config: FineTuneConfig) -> float:
+    """Return after how many seconds a healthy job has certainly ended: (N + 3) * (180 + 2 * timeout) for N rounds.
+
+    Every round may wait 180 s plus its time-out in the queue and then run for its time-out, and three failed rounds are
+    repeated before the job fails. Source: crynux-bridge tasks/process_sd_ft_tasks.go; the relay's task deadlines.
+    """
+    rounds = 1
+    if config.max_train_steps and config.num_train_steps:
+        rounds = -(-config.max_train_steps // config.num_train_steps)
+    elif config.max_train_epochs and config.num_train_epochs:
+        rounds = -(-config.max_train_epochs // config.num_train_epochs)
+    return (rounds + MAX_FAILED_ROUNDS - 1) * (QUEUE_SECONDS + 2 * config.timeout)
