@@ -1,0 +1,1 @@
+"""Who runs the task: one folder per backend behind the protocol of ``crynux_async.backends.base``."""

@@ -1,0 +1,1 @@
+"""The Crynux bridge over HTTP."""

@@ -1,0 +1,270 @@
+"""The bridge's JSON, both ways: args out, answers in. Nothing here waits or keeps anything.
+
+An answer is judged by what it says and never by its status code alone: the bridge answers 400 to everything that is the
+client's fault, from a bad field over a wrong key to the rate limit, and only ``field_name`` tells them apart.
+Source: crynux-bridge api/v1/response/response.go, api/v1/image/finetune.go, api/v1/tools/api_key.go.
+"""
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import attrs
+
+from crynux_async.backends.base import CreatedTask
+from crynux_async.config import FineTuneConfig, config_converter
+from crynux_async.errors import (
+    AuthError,
+    BackendError,
+    CrynuxError,
+    NotFoundError,
+    OwnershipError,
+    ProtocolError,
+    QuotaError,
+    RangeError,
+    RateLimitedError,
+    RejectedError,
+    ServerError,
+    SubmissionUnknownError,
+)
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_ANSWER_BYTES = 1 << 20
+KEPT_ANSWER_CHARS = 1 << 16
+MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
+
+_WAIT = re.compile(r"wait\s+(\d+(?:\.\d+)?)\s*seconds?")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
+_QUOTA = re.compile(r"quota|use limit", re.IGNORECASE)
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """One HTTP answer whose body has been read.
+
+    Attributes:
+        status: HTTP status.
+        content_type: The media type without parameters, in lower case, or "".
+        body: The body, at most ``MAX_ANSWER_BYTES`` bytes.
+        url: What was asked.
+        truncated: Whether the body was longer than that.
+        content_range: The ``Content-Range`` header, or "".
+    """
+
+    status: int
+    content_type: str
+    body: bytes
+    url: str
+    truncated: bool = False
+    content_range: str = ""
+
+    @property
+    def text(self) -> str:
+        """The beginning of the body as text, at most 64 KiB."""
+        return self.body[:KEPT_ANSWER_CHARS].decode("utf-8", "replace")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every error about this answer carries."""
+        return {"status": self.status, "answer": self.text, "url": self.url}
+
+
+def to_wire(config: FineTuneConfig) -> dict[str, Any]:
+    """Return the args of a create: every field that is not None, as plain JSON values."""
+    data: dict[str, Any] = config_converter().unstructure(config)
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in data.items() if value is not None
+    }
+
+
+def from_wire(args: dict[str, Any]) -> FineTuneConfig:
+    """Return the config whose ``to_wire`` gives ``args``.
+
+    Raises:
+        ConfigError: These are not args that this library would send.
+    """
+    return FineTuneConfig.from_dict(args)
+
+
+def encode_args(args: dict[str, Any]) -> bytes:
+    """Return the body of a create.
+
+    Raises:
+        RejectedError: It is larger than the bridge's limit of 2 MiB, so the bridge would cut the connection.
+    """
+    body = json.dumps(args, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    if len(body) <= MAX_BODY_BYTES:
+        return body
+    longest = max(args, key=lambda name: len(json.dumps(args[name], ensure_ascii=False).encode()))
+    raise RejectedError(
+        f"the config makes {len(body)} bytes, and the bridge takes {MAX_BODY_BYTES}; shorten {longest}", field=longest
+    )
+
+
+def priming_args() -> dict[str, Any]:
+    """Return args that pass the key checks and are then refused by every bridge: nothing can be created with them.
+
+    ``num_train_steps`` breaks the schema (checked by every version), ``timeout`` breaks the rule after it.
+    """
+    return {"model_name": "none", "num_train_steps": 0, "timeout": 0}
+
+
+def read_created(answer: Answer) -> CreatedTask:
+    """Return the task that a create made.
+
+    Raises:
+        RateLimitedError, AuthError, QuotaError, RejectedError, ProtocolError: Refused; nothing was created.
+        SubmissionUnknownError: Anything else: the task may exist.
+    """
+    if answer.status == 200:
+        data = _success_data(answer)
+        task_id = data.get("id") if isinstance(data, dict) else None
+        if isinstance(task_id, int) and not isinstance(task_id, bool) and 0 < task_id <= MAX_TASK_ID:
+            return CreatedTask(task_id=task_id, created_at=parse_time(data.get("created_at")))
+    if answer.status in (401, 403, 404, 413):
+        raise _proxy_refusal(answer)
+    if answer.status == 400 and (error := _validation_error(answer)):
+        raise error
+    raise SubmissionUnknownError(
+        f"the create was sent and answered with {_describe(answer)}, which does not say whether the task exists; "
+        "it is not sent again by itself, because that could pay twice",
+        **answer.facts,
+    )
+
+
+def read_status(answer: Answer) -> str:
+    """Return the status word of a task.
+
+    Raises:
+        NotFoundError: The bridge has no such task, or not any more.
+        RejectedError, ServerError, ProtocolError: No status.
+    """
+    data = _success_data(answer) if answer.status == 200 else None
+    status = data.get("status") if isinstance(data, dict) else None
+    if not isinstance(status, str):
+        raise_for(answer)
+    return status
+
+
+def raise_for(answer: Answer) -> NoReturn:
+    """Raise what an answer to a repeatable request means, when it is not what was asked for.
+
+    Raises:
+        NotFoundError, OwnershipError, AuthError, QuotaError, RateLimitedError, RejectedError, RangeError, ServerError,
+        ProtocolError: As the answer says.
+    """
+    if answer.status == 416:
+        raise RangeError("the result does not reach that far", total_bytes=_unsatisfied_total(answer), **answer.facts)
+    if answer.status == 400 and (error := _validation_error(answer)):
+        raise error
+    if answer.status == 500 and _json(answer) == {"message": "record not found"}:
+        raise NotFoundError(
+            "the bridge has no such task, or has deleted it (by default 7 days after its end)", **answer.facts
+        )
+    if answer.status >= 500:
+        raise ServerError(f"the bridge answered {_describe(answer)}; ask again later", **answer.facts)
+    if answer.status in (401, 403, 404, 413, 429):
+        raise _proxy_refusal(answer)
+    raise ProtocolError(f"no bridge answers {_describe(answer)}; is base_url right?", **answer.facts)
+
+
+def means_fresh_key(error: BackendError) -> bool:
+    """Whether a refused result means that the key has never created anything.
+
+    The bridge looks for the key's client row before it looks for the task, and says which one is missing by its status.
+    """
+    return isinstance(error, NotFoundError) and error.status == 500
+
+
+def parse_wait(text: str) -> float | None:
+    """Return the seconds in "rate limit exceeded, please wait 59.94 seconds", or None where there are none."""
+    match = _WAIT.search(text)
+    wait = float(match[1]) if match else math.inf
+    return wait if math.isfinite(wait) else None
+
+
+def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
+    """Return first byte, last byte and total (None for "*") of a ``Content-Range``, or None where it makes no sense."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    return (first, last, total) if first <= last and (total is None or last < total) else None
+
+
+def parse_time(value: Any) -> datetime | None:
+    """Return an RFC 3339 time (Go writes up to 9 fraction digits) in UTC, or None where ``value`` is none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value))
+        return time.astimezone(UTC) if time.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _json(answer: Answer) -> Any:
+    if answer.truncated:
+        return None
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _success_data(answer: Answer) -> Any:
+    envelope = _json(answer)
+    return envelope.get("data") if isinstance(envelope, dict) else None
+
+
+def _validation_error(answer: Answer) -> BackendError | None:
+    """Return the error that a 400 of the bridge names, or None when the answer is not the bridge's."""
+    envelope = _json(answer)
+    data = envelope.get("data") if isinstance(envelope, dict) else None
+    if not isinstance(data, dict) or not isinstance(data.get("field_name"), str):
+        return None
+    # Newer Go puts the embedded struct before a field that does not bind: "SDFinetuneLoraTaskParams.rank".
+    field = data["field_name"].rpartition(".")[2]
+    return _named_error(field, str(data.get("message") or ""), answer)
+
+
+def _named_error(field: str, text: str, answer: Answer) -> BackendError:
+    facts = {**answer.facts, "field": field}
+    if field == "rate_limit":
+        return RateLimitedError(f"too many creates: {text}", wait=parse_wait(text), **facts)
+    if field == "Authorization" and _QUOTA.search(text):
+        return QuotaError(f"the key is used up ({text}); finished models cannot be downloaded with it either", **facts)
+    if field == "Authorization":
+        return AuthError(f"the bridge does not accept the key: {text}; check CRYNUX_API_KEY", **facts)
+    if field == "api_key":
+        return OwnershipError(
+            f"the task does not belong to this key ({text}). If it does: the first task that a new key ever makes can "
+            "never be downloaded, because the bridge files it under two clients",
+            **facts,
+        )
+    if field == "id":
+        return NotFoundError(f"{text}: there is no result (not finished, failed, or deleted)", **facts)
+    return RejectedError(f"the bridge does not accept {field or 'the request'}: {text}", **facts)
+
+
+def _proxy_refusal(answer: Answer) -> CrynuxError:
+    """Return the error for a refusal that never comes from the bridge itself, so nothing behind it has happened."""
+    cls = AuthError if answer.status in (401, 403) else ProtocolError
+    return cls(f"a proxy before the bridge refused with {_describe(answer)}; is base_url right?", **answer.facts)
+
+
+def _unsatisfied_total(answer: Answer) -> int | None:
+    match = _UNSATISFIED.fullmatch(answer.content_range.strip())
+    return int(match[1]) if match else None
+
+
+def _describe(answer: Answer) -> str:
+    """Say in a few words what an answer is."""
+    kind = answer.content_type or "no content type"
+    size = "more than 1 MiB" if answer.truncated else f"{len(answer.body)} bytes"
+    start = " ".join(answer.text[:200].split())[:80]
+    return f"HTTP {answer.status} ({kind}, {size}{': ' + start if start else ''})"
