@@ -1,0 +1,273 @@
+"""The safetensors format: reading and writing its header, and looking at raw numbers without numpy.
+
+A file is 8 bytes (N, little-endian), N bytes of JSON, then the tensors' bytes. The JSON names for each tensor a dtype,
+a shape and where its bytes begin and end, counted from the end of the JSON. The format is pure data: nothing in it can
+run. Still it comes from an unknown machine here, so that a header is believed only when it is exactly right: tensors
+tile the data without gap or overlap, shapes and sizes agree, and no key appears twice.
+
+Flaws are raised as ValueError, without the file's name. Numbers are little-endian on every machine.
+
+Source: https://github.com/huggingface/safetensors (README "Format", safetensors/src/tensor.rs ``validate``).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import attrs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LENGTH_BYTES = 8
+"""Bytes in front of the JSON."""
+
+WIDTHS: Mapping[str, int] = MappingProxyType({"F32": 4, "F16": 2, "BF16": 2})
+"""Bytes of one number, for each dtype in which a LoRA is trained."""
+
+_MOST_DIMENSIONS = 4  # a convolution's
+_LARGEST_NUMBER = 2**53
+
+
+@attrs.frozen(kw_only=True)
+class TensorInfo:
+    """What a safetensors header says about one tensor.
+
+    Attributes:
+        dtype: "F32", "F16" or "BF16".
+        shape: Sizes of its 2 or 4 dimensions, each >= 1.
+        offset_bytes: Where its bytes begin, counted from the end of the header.
+        size_bytes: How many they are.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset_bytes: int
+    size_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def header_length(prefix: bytes, file_bytes: int, most_bytes: int) -> int:
+    """Return the length of the JSON that the first 8 bytes announce.
+
+    Args:
+        prefix: The first 8 bytes of the file.
+        file_bytes: Size of the whole file.
+        most_bytes: The longest JSON that is accepted.
+
+    Returns:
+        Bytes of JSON, >= 2.
+
+    Raises:
+        ValueError: When the JSON would be longer than accepted or than the file.
+    """
+    length = int.from_bytes(prefix, "little")
+    if not 2 <= length <= min(most_bytes, file_bytes - LENGTH_BYTES):
+        raise ValueError(
+            f"the safetensors header says it is {length} bytes long, in a file of {file_bytes} bytes; "
+            f"at most {most_bytes} are accepted"
+        )
+    return length
+
+
+def parse_header(raw: bytes, data_bytes: int, most_tensors: int) -> Mapping[str, TensorInfo]:
+    """Read and check a header.
+
+    Args:
+        raw: The JSON.
+        data_bytes: Bytes in the file after the JSON.
+        most_tensors: How many tensors are accepted.
+
+    Returns:
+        The tensors by name, in the order of their bytes; unchangeable.
+
+    Raises:
+        ValueError: When it is not JSON, or not a header that describes exactly these bytes.
+        RecursionError: When the JSON is nested too deeply.
+    """
+    header = _decode(raw)
+    if not raw.startswith(b"{") or not isinstance(header, dict):
+        raise ValueError("the safetensors header is not a JSON object")
+    _check_metadata(header.pop("__metadata__", {}))
+    if not 1 <= len(header) <= most_tensors:
+        raise ValueError(f"the safetensors header names {len(header)} tensors; 1 to {most_tensors} are accepted")
+    tensors = [(name, _parse_tensor(name, entry)) for name, entry in header.items()]
+    tensors.sort(key=lambda item: item[1].offset_bytes)
+    end = 0
+    for name, info in tensors:
+        if info.offset_bytes != end:
+            raise ValueError(f"the tensor {name[:200]!r} begins at byte {info.offset_bytes} in place of {end}")
+        end += info.size_bytes
+    if end != data_bytes:
+        raise ValueError(f"the tensors take {end} bytes and {data_bytes} are there")
+    return MappingProxyType(dict(tensors))
+
+
+def _decode(raw: bytes) -> object:
+    hooks: dict[str, Any] = {"parse_int": _small_int, "parse_float": _no_float, "parse_constant": _no_float}
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, **hooks)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"the safetensors header is not JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name appears twice in the safetensors header")
+    return result
+
+
+def _small_int(text: str) -> int:
+    # Measured before it is converted: int() takes quadratic time for long texts.
+    if len(text) > 16 or int(text) > _LARGEST_NUMBER:
+        raise ValueError("the safetensors header holds a number that no file can have")
+    return int(text)
+
+
+def _no_float(_: str) -> NoReturn:
+    raise ValueError("the safetensors header holds a number that is not whole")
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("the safetensors metadata is not a map of texts")
+
+
+def _parse_tensor(name: str, entry: object) -> TensorInfo:
+    where = f"the tensor {name[:200]!r}"
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{where} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
+        raise ValueError(f"{where} has a dtype in which no LoRA is trained; known are {', '.join(WIDTHS)}")
+    if not _is_sizes(shape) or len(shape) not in (2, _MOST_DIMENSIONS) or min(shape) < 1:
+        raise ValueError(f"{where} has a shape that no LoRA has")
+    if not _is_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"{where} does not say where its bytes begin and end")
+    size = math.prod(shape) * WIDTHS[dtype]
+    if offsets[1] - offsets[0] != size:
+        raise ValueError(f"{where} has {offsets[1] - offsets[0]} bytes where its shape needs {size}")
+    return TensorInfo(dtype=dtype, shape=tuple(shape), offset_bytes=offsets[0], size_bytes=size)
+
+
+def _is_sizes(value: object) -> bool:
+    # type() and not isinstance(): true is an int to Python, and no size.
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def dump_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """Write a header; the same arguments always give the same bytes.
+
+    Args:
+        tensors: The tensors by name, in the order of their bytes.
+        metadata: Texts to put in front.
+
+    Returns:
+        The file's beginning: 8 bytes and the JSON, padded with spaces to a multiple of 8.
+    """
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    for name, info in tensors.items():
+        offsets = [info.offset_bytes, info.offset_bytes + info.size_bytes]
+        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": offsets}
+    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+
+
+def to_float32(data: bytes, info: TensorInfo) -> "NDArray[np.float32]":
+    """Return a tensor's numbers as a numpy array; bfloat16 and float16 are widened without loss.
+
+    Args:
+        data: Exactly the tensor's bytes.
+        info: What the header says about it.
+
+    Returns:
+        float32 array of ``info.shape``, writable, sharing no memory with ``data``.
+
+    Raises:
+        ImportError: When numpy is not installed.
+    """
+    import numpy as np
+
+    flat: NDArray[np.float32]
+    if info.dtype == "BF16":
+        # bfloat16 is the upper half of float32.
+        flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        flat = np.frombuffer(data, "<f2" if info.dtype == "F16" else "<f4").astype(np.float32)
+    return flat.reshape(info.shape)
+
+
+def is_zero(data: bytes, dtype: str) -> bool:
+    """Tell whether every number is 0.0 or -0.0.
+
+    Args:
+        data: Whole numbers' bytes.
+        dtype: "F32", "F16" or "BF16".
+
+    Returns:
+        True also for no numbers at all.
+    """
+    if data == bytes(len(data)):
+        return True
+    width = WIDTHS[dtype]
+    if any(data[index::width].strip(b"\0") for index in range(width - 1)):
+        return False
+    return not data[width - 1 :: width].translate(None, b"\x00\x80")
+
+
+# Each table maps a byte to 1 or 0; ANDed over the bytes of a number they find its class. In float32 and bfloat16 the
+# exponent is 7 bits of the highest byte and 1 bit of the next, in float16 it is 5 bits of the highest byte.
+_EXPONENT_FULL_7 = bytes(int(byte & 0x7F == 0x7F) for byte in range(256))
+_EXPONENT_FULL_5 = bytes(int(byte & 0x7C == 0x7C) for byte in range(256))
+_TOP_BIT = bytes(byte >> 7 for byte in range(256))
+_LOW_7_BITS = bytes(int(byte & 0x7F != 0) for byte in range(256))
+_LOW_2_BITS = bytes(int(byte & 0x03 != 0) for byte in range(256))
+_ANY_BIT = bytes(int(byte != 0) for byte in range(256))
+_SUSPECTS_5 = bytes(byte for byte in range(256) if byte & 0x7C == 0x7C)
+
+
+def count_not_finite(data: bytes, dtype: str) -> tuple[int, int]:
+    """Count the numbers that are NaN and those that are infinite.
+
+    Ordinary weights are cleared by one look at their highest bytes; only where one of those has a full exponent are
+    the numbers taken apart, all at once in integers as long as the data.
+
+    Args:
+        data: Whole numbers' bytes.
+        dtype: "F32", "F16" or "BF16".
+
+    Returns:
+        (NaN, infinite).
+
+    Source: IEEE 754-2019 section 3.4: the exponent's bits are all ones, and the fraction is zero only for infinities.
+    """
+    width = WIDTHS[dtype]
+    top = data[width - 1 :: width]
+    if dtype == "F16":
+        if len(top.translate(None, _SUSPECTS_5)) == len(top):
+            return 0, 0
+        full = _flags(top, _EXPONENT_FULL_5)
+        fraction = _flags(top, _LOW_2_BITS) | _flags(data[::2], _ANY_BIT)
+    else:
+        if b"\x7f" not in top and b"\xff" not in top:
+            return 0, 0
+        second = data[width - 2 :: width]
+        full = _flags(top, _EXPONENT_FULL_7) & _flags(second, _TOP_BIT)
+        fraction = _flags(second, _LOW_7_BITS)
+        for index in range(width - 2):
+            fraction |= _flags(data[index::width], _ANY_BIT)
+    nan = (full & fraction).bit_count()
+    return nan, full.bit_count() - nan
+
+
+def _flags(data: bytes, table: bytes) -> int:
+    return int.from_bytes(data.translate(table), "little")
