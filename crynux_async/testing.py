@@ -76,6 +76,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._wall_start = wall_start
         self._threads = 0
         super().__init__(_JumpingSelector(self.advance, lambda: self._threads, grace))
+        # After a hundred days one step of the float is more than asyncio's nanosecond, and a due timer would never be due.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made."""

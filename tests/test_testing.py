@@ -80,3 +80,10 @@ def test_set_wall_clock_moves_the_date_but_no_timer() -> None:
     elapsed, wall = virtual_time_run(jump, wall_start=1000.0)
     assert elapsed == pytest.approx(1)
     assert wall == pytest.approx(1000 + 86_400 + 1)
+
+
+async def test_sleep_of_ten_thousand_days_ends() -> None:
+    before = monotonic()
+    for _ in range(4):
+        await asyncio.sleep(2_500 * 86_400)
+    assert monotonic() - before == pytest.approx(10_000 * 86_400)
