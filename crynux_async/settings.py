@@ -4,6 +4,7 @@ A blank value counts as not given, wherever it stands. The key is kept in a ``Se
 """
 
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -180,6 +181,11 @@ class Settings:
         problems = list(_problems(self))
         if problems:
             raise SettingsError(problems)
+
+    @property
+    def key_id(self) -> str:
+        """A fingerprint of the key (the beginning of its SHA-256), or "" where there is none."""
+        return hashlib.sha256(self.api_key.reveal().encode()).hexdigest()[:16] if self.api_key else ""
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, **arguments: Any) -> Self:

@@ -102,6 +102,14 @@ class Backend(Protocol):
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
         """
 
+    async def owns(self, task_id: int) -> bool | None:
+        """Whether a task was made with this key, or None where that cannot be told (yet).
+
+        Raises:
+            AuthError, QuotaError: The key is not accepted.
+            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
+        """
+
     async def key_is_fresh(self) -> bool:
         """Whether this key has never created anything, asked without side effect.
 

@@ -28,6 +28,7 @@ from crynux_async.errors import (
     AuthError,
     BackendError,
     NotFoundError,
+    OwnershipError,
     Problem,
     ProtocolError,
     RejectedError,
@@ -145,15 +146,30 @@ class BridgeBackend:
             RangeError, NotFoundError, OwnershipError, AuthError, QuotaError: As the bridge says.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
         """
-        try:
-            result = await self._open(task_id, start, validator)
-        except BackendError as error:
-            error.task_id = task_id
-            raise
+        result = await self._open(task_id, _range(start, validator))
         try:
             yield result
         finally:
             result.close()
+
+    async def owns(self, task_id: int) -> bool | None:
+        """Whether a task was made with this key, or None where that cannot be told (yet).
+
+        The bridge hands out a result only to its owner, and says of an unfinished one only that there is none; one byte
+        of it is asked for.
+
+        Raises:
+            AuthError, QuotaError: The key is not accepted.
+            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
+        """
+        try:
+            result = await self._open(task_id, {"Range": "bytes=0-0"})
+        except OwnershipError:
+            return False
+        except NotFoundError:
+            return None
+        result.close()
+        return True
 
     async def close(self) -> None:
         """Release every connection."""
@@ -199,24 +215,26 @@ class BridgeBackend:
             failure = self._failure(error, url, progress)
         raise failure
 
-    async def _open(self, task_id: int, start: int, validator: Validator | None) -> "_BridgeResult":
+    async def _open(self, task_id: int, span: dict[str, str]) -> "_BridgeResult":
         """Ask for a result and return it when it has begun to come, which must be within ``request_timeout``."""
         url = f"{self._base_url}{_PATH}/{task_id}/result"
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._settings.connect_timeout, sock_read=self._settings.read_timeout
-        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
         progress = _Progress()
         try:
             async with asyncio.timeout(self._settings.request_timeout):
                 response = await self._http.get(
                     url,
-                    headers={**self._authorization(), **_range(start, validator)},
+                    headers={**self._authorization(), **span},
                     timeout=timeout,
                     **self._options(progress),
                 )
                 return await self._begun(response, url, task_id)
+        except BackendError as error:
+            error.task_id = task_id
+            raise
         except _NETWORK_ERRORS as error:
             failure = self._failure(error, url, progress)
+            failure.task_id = task_id
         raise failure
 
     async def _exchange(self, request: Awaitable[aiohttp.ClientResponse], url: str) -> wire.Answer:
@@ -231,7 +249,7 @@ class BridgeBackend:
         try:
             if response.status not in (200, 206):
                 wire.raise_for(await self._read(response, url))
-            return _BridgeResult(response, url, task_id, self._hide)
+            return _BridgeResult(response, url, task_id, self._settings.read_timeout, self._hide)
         except BaseException:
             response.close()
             raise
@@ -290,10 +308,18 @@ class BridgeBackend:
 class _BridgeResult:
     """A result that is coming in (``ResultStream``)."""
 
-    def __init__(self, response: aiohttp.ClientResponse, url: str, task_id: int, hide: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        url: str,
+        task_id: int,
+        read_timeout: float,
+        hide: Callable[[str], str],
+    ) -> None:
         self._response = response
         self._url = url
         self._task_id = task_id
+        self._read_timeout = read_timeout
         self._hide = hide
         self._start, total = _placed(response, url, hide)
         self._validator = Validator(last_modified=_date(response, hide), total_bytes=total)
@@ -315,7 +341,7 @@ class _BridgeResult:
             TransportError: The connection broke, or was silent for ``read_timeout`` seconds.
         """
         try:
-            async for piece in self._response.content.iter_chunked(chunk_bytes):
+            while piece := await self._piece(chunk_bytes):
                 yield piece
         except _NETWORK_ERRORS as error:
             said = _describe(error, self._hide)
@@ -325,6 +351,14 @@ class _BridgeResult:
         else:
             return
         raise failure
+
+    async def _piece(self, chunk_bytes: int) -> bytes:
+        """Return what is there, or b"" at the end.
+
+        aiohttp's ``sock_read`` will not do: it is dropped when a chunked body breaks, and the reader waits for ever.
+        """
+        async with asyncio.timeout(self._read_timeout):
+            return await self._response.content.read(chunk_bytes)
 
     def close(self) -> None:
         """Release the connection, which can serve again only if the body was read to its end."""

@@ -1,0 +1,38 @@
+"""Data sets: check, pack and publish a folder of images and captions the way the nodes read it.
+
+``check`` says what a node would make of a folder or archive, ``pack`` makes the archive that works, and ``check_url``
+says whether a node could load it from an address. Every problem has a stable code, listed in ``CODES``.
+"""
+
+from crynux_async.datasets.caption_sources import CaptionSource
+from crynux_async.datasets.captions import CLIP_TOKENS, Caption, estimated_tokens
+from crynux_async.datasets.checking import check
+from crynux_async.datasets.packing import PackedDataset, pack
+from crynux_async.datasets.problems import CODES, DatasetError, DatasetProblem, ProblemCode, Severity
+from crynux_async.datasets.reading import Limits
+from crynux_async.datasets.report import DatasetReport, Spread
+from crynux_async.datasets.url import check_url
+from crynux_async.datasets.url_rules import UrlObservation, UrlReport, fresh_url, judge_url
+
+__all__ = [
+    "CLIP_TOKENS",
+    "CODES",
+    "Caption",
+    "CaptionSource",
+    "DatasetError",
+    "DatasetProblem",
+    "DatasetReport",
+    "Limits",
+    "PackedDataset",
+    "ProblemCode",
+    "Severity",
+    "Spread",
+    "UrlObservation",
+    "UrlReport",
+    "check",
+    "check_url",
+    "estimated_tokens",
+    "fresh_url",
+    "judge_url",
+    "pack",
+]

@@ -1,0 +1,121 @@
+"""Which row of which metadata file belongs to which image.
+
+An image takes the metadata file in its own folder or else in the nearest folder above; within one file, the last of two
+rows with the same name wins.
+
+Source: datasets 3.1.0 folder_based_builder.py (_generate_examples).
+"""
+
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from crynux_async.datasets.captions import Table, normal_name
+
+
+@attrs.frozen(kw_only=True)
+class Matching:
+    """Images and rows, brought together.
+
+    Attributes:
+        rows: The row of each image that has one.
+        missing: Images without a row, in order.
+        unused: The names in rows that belong to no image, as paths below the folder.
+        repeated: Images that have more than one row in their metadata file.
+        unnamed: The metadata files with a row that names no file, which no loader survives.
+    """
+
+    rows: Mapping[str, Mapping[str, object]]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    repeated: tuple[str, ...]
+    unnamed: tuple[str, ...]
+
+
+def match(images: Iterable[str], tables: Sequence[Table]) -> Matching:
+    """Find the row of every image.
+
+    Args:
+        images: Paths below the folder.
+        tables: The metadata files that could be read.
+
+    Returns:
+        What belongs together, and what has no counterpart.
+    """
+    by_folder = {posixpath.dirname(table.file): _Rows(table) for table in tables}
+    rows: dict[str, Mapping[str, object]] = {}
+    missing: list[str] = []
+    for image in dict.fromkeys(images):
+        near = nearest(image, by_folder)
+        found = None if near is None else by_folder[near].take(image[len(near) + 1 :] if near else image)
+        if found is None:
+            missing.append(image)
+        else:
+            rows[image] = found
+    return Matching(
+        rows=rows,
+        missing=tuple(missing),
+        unused=tuple(posixpath.join(folder, name) for folder, table in by_folder.items() for name in table.unused()),
+        repeated=tuple(
+            posixpath.join(folder, name) for folder, table in by_folder.items() for name in sorted(table.repeated)
+        ),
+        unnamed=tuple(table.file for table in by_folder.values() if table.has_unnamed),
+    )
+
+
+def nearest(image: str, folders: Iterable[str]) -> str | None:
+    """The folder, of those given, that is the image's own or the nearest above it; None when there is none."""
+    above = [folder for folder in folders if not folder or image.startswith(f"{folder}/")]
+    return max(above, key=len, default=None)
+
+
+def lookalikes(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
+    """Images without a row and rows without an image that differ in letter case or Unicode form only.
+
+    Args:
+        missing: Images without a row.
+        unused: Names of rows without an image.
+
+    Returns:
+        For each such image, the name that the row gives.
+    """
+    folded = {_folded(name): name for name in unused}
+    return {image: folded[_folded(image)] for image in missing if _folded(image) in folded}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class _Rows:
+    """The rows of one table by name, and which of them were asked for."""
+
+    __slots__ = ("_rows", "_taken", "file", "has_unnamed", "repeated")
+
+    def __init__(self, table: Table) -> None:
+        self.file = table.file
+        self.has_unnamed = False
+        self.repeated: set[str] = set()
+        self._rows: dict[str, Mapping[str, object]] = {}
+        self._taken: set[str] = set()
+        for row in table.rows:
+            self._add(row)
+
+    def _add(self, row: Mapping[str, object]) -> None:
+        value = row.get("file_name")
+        if not isinstance(value, str):
+            self.has_unnamed = True
+            return
+        name = normal_name(value)
+        if name in self._rows:
+            self.repeated.add(name)
+        self._rows[name] = row
+
+    def take(self, name: str) -> Mapping[str, object] | None:
+        self._taken.add(name.replace("\\", "/"))
+        return self._rows.get(name.replace("\\", "/"))
+
+    def unused(self) -> list[str]:
+        return [name for name in self._rows if name not in self._taken]

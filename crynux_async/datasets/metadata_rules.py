@@ -1,0 +1,167 @@
+"""What can be wrong with the metadata files of an image folder."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from crynux_async.datasets.captions import (
+    CLIP_TOKENS,
+    Caption,
+    Table,
+    caption_of,
+    estimated_tokens,
+    texts_of,
+)
+from crynux_async.datasets.layout import extension_of
+from crynux_async.datasets.matching import Matching, lookalikes, match
+from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+
+_CAPTION_KINDS: Final = ("text", "list", "nothing")
+
+
+@attrs.frozen(kw_only=True)
+class Captions:
+    """The captions of the train split and what is wrong with them.
+
+    Attributes:
+        by_image: The usable captions.
+        problems: What was found.
+    """
+
+    by_image: Mapping[str, Caption] = attrs.field(factory=dict)
+    problems: tuple[DatasetProblem, ...] = ()
+
+
+def judge_metadata(
+    images: Sequence[str], train: Sequence[str], tables: Sequence[Table], *, caption_column: str
+) -> Captions:
+    """Find the caption of every train image in the metadata files.
+
+    Args:
+        images: The images of all splits: a node fails when any of them has no row.
+        train: The images of the train split.
+        tables: The metadata files.
+        caption_column: The column that holds the captions.
+
+    Returns:
+        The captions and the problems.
+    """
+    found = judge_tables(tables, caption_column=caption_column)
+    if any(table.fault or table.columns.get("file_name") != "text" for table in tables):
+        return Captions(problems=tuple(found))
+    matching = match(images, tables)
+    found += judge_matching(matching, len(set(images)))
+    if any(table.columns.get(caption_column) not in _CAPTION_KINDS for table in tables):
+        return Captions(problems=tuple(found))
+    values = {image: matching.rows[image].get(caption_column) for image in train if image in matching.rows}
+    captions = judge_captions(values)
+    return Captions(by_image=captions.by_image, problems=(*found, *captions.problems))
+
+
+def judge_tables(tables: Sequence[Table], *, caption_column: str) -> list[DatasetProblem]:
+    """Say what is wrong with the metadata files themselves.
+
+    Args:
+        tables: The metadata files, at least one.
+        caption_column: The column that holds the captions.
+
+    Returns:
+        The problems.
+    """
+    found = [problem("CX322", f"{table.file}: {table.fault}.", [table.file]) for table in tables if table.fault]
+    if len({extension_of(table.file) for table in tables}) > 1:
+        text = f"There are metadata files in CSV and in JSON lines: {named([table.file for table in tables])}."
+        found.append(problem("CX323", text, [table.file for table in tables]))
+    readable = [table for table in tables if not table.fault]
+    different = [table.file for table in readable if dict(table.columns) != dict(readable[0].columns)]
+    if different:
+        text = f"Their columns, or the kinds of values, differ from those of {readable[0].file}: {named(different)}."
+        found.append(problem("CX323", text, different))
+    for table in readable:
+        found += _judge_columns(table, caption_column)
+    return found
+
+
+def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]:
+    """Say what is wrong between images and rows.
+
+    Args:
+        matching: Images and rows, brought together.
+        image_count: How many images there are.
+
+    Returns:
+        The problems.
+    """
+    found = []
+    if matching.unnamed:
+        found.append(problem("CX322", f"A row names no file: {named(matching.unnamed)}.", matching.unnamed))
+    if matching.missing:
+        alike = lookalikes(matching.missing, matching.unused)
+        hint = "".join(f" A row is for {alike[image]!r}: the same but for its letters." for image in list(alike)[:1])
+        text = (
+            f"{len(matching.missing)} of {counted(image_count, 'image')} have no row: {named(matching.missing)}.{hint}"
+        )
+        found.append(problem("CX325", text, matching.missing))
+    if matching.unused:
+        text = f"{counted(len(matching.unused), 'row')} left out because the file is missing: {named(matching.unused)}."
+        found.append(problem("CX326", text, matching.unused))
+    if matching.repeated:
+        text = f"The last of several rows is used for {named(matching.repeated)}."
+        found.append(problem("CX330", text, matching.repeated))
+    return found
+
+
+def judge_captions(values: Mapping[str, object]) -> Captions:
+    """Sort out which values can be trained on.
+
+    Args:
+        values: What stands in the caption column, by image.
+
+    Returns:
+        The captions that are text, and the problems of the others.
+    """
+    captions = {image: caption for image, value in values.items() if (caption := caption_of(value)) is not None}
+    none = [image for image, value in values.items() if value is None]
+    other = [image for image, value in values.items() if value is not None and image not in captions]
+    empty = [image for image, caption in captions.items() if not all(text.strip() for text in texts_of(caption))]
+    found = []
+    if none:
+        text = f"{counted(len(none), 'image')} without a caption: {named(none)}. Training fails at the first of them."
+        found.append(problem("CX327", text, none))
+    if other:
+        text = f"Captions that are neither text nor a filled list of texts: {named(other)}."
+        found.append(problem("CX328", text, other))
+    if empty:
+        found.append(problem("CX329", f"The caption of {named(empty)} is empty.", empty))
+    return Captions(by_image=captions, problems=(*found, *_too_long(captions)))
+
+
+def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem]:
+    names = ", ".join(table.columns)
+    if table.columns.get("file_name") != "text":
+        yield problem("CX324", f"{table.file} has no column file_name with names; it has {names}.", [table.file])
+    kind = table.columns.get(caption_column)
+    if kind is None:
+        yield problem("CX324", f"{table.file} has no column {caption_column}; it has {names}.", [table.file])
+    elif kind not in _CAPTION_KINDS:
+        yield problem("CX328", f"Every caption in {table.file} would be read as {kind}, not as text.", [table.file])
+    if "image" in table.columns:
+        text = f"The column image of {table.file} takes the place of the images themselves."
+        yield problem("CX334", text, [table.file])
+    if extension_of(table.file) == ".csv":
+        text = f"How {table.file} is read depends on the node's version of pandas: words like None become nothing, and"
+        yield problem("CX331", f"{text} version 3 makes loading fail.", [table.file])
+
+
+def _too_long(captions: Mapping[str, Caption]) -> Iterable[DatasetProblem]:
+    long = [
+        image
+        for image, caption in captions.items()
+        if any(estimated_tokens(text) > CLIP_TOKENS for text in texts_of(caption))
+    ]
+    if long:
+        text = (
+            f"{counted(len(long), 'caption')} of probably more than {CLIP_TOKENS} tokens (an estimate): {named(long)}."
+        )
+        yield problem("CX335", text, long)

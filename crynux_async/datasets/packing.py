@@ -1,0 +1,256 @@
+"""pack(): the archive that works, made from a folder of images and captions."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, get_args
+
+import attrs
+
+from crynux_async.datasets.caption_sources import CaptionSource, find_captions, is_caption_file
+from crynux_async.datasets.captions import Caption, read_table, texts_of
+from crynux_async.datasets.image_rules import judge_amount, judge_broken
+from crynux_async.datasets.layout import is_visible, lay_out, split_word
+from crynux_async.datasets.layout_rules import is_image, judge_left_out
+from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order, problem
+from crynux_async.datasets.reading import Limits, SeenFile, scan
+from crynux_async.datasets.report import VERSION_LENGTH
+from crynux_async.errors import UsageError
+
+_METADATA: Final = "metadata.jsonl"
+_EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
+_MODE: Final = 0o100644 << 16
+_UNIX: Final = 3
+# No inner dot: every suffix of a name counts when the loader is chosen, and "cat.txt.png" counts as a text.
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.[A-Za-z0-9]+")
+
+
+@attrs.frozen(kw_only=True)
+class PackedDataset:
+    """An archive made by pack().
+
+    Attributes:
+        path: Where it is.
+        image_count: Images in it, all in the train split.
+        sha256: The hash of the file, in hex.
+        bytes: Its size.
+        names: The path of every image inside the archive, by its path in the folder.
+        problems: The warnings and notes.
+    """
+
+    path: Path
+    image_count: int
+    sha256: str
+    bytes: int
+    names: Mapping[str, str] = attrs.field(repr=False)
+    problems: tuple[DatasetProblem, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """A short form of ``sha256`` for a fresh address, as in ``?v=``."""
+        return self.sha256[:VERSION_LENGTH]
+
+
+@attrs.frozen(kw_only=True)
+class _Plan:
+    images: tuple[SeenFile, ...]
+    names: Mapping[str, str]
+    metadata: bytes
+    problems: tuple[DatasetProblem, ...]
+
+
+def pack(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    captions: CaptionSource = "auto",
+    caption_column: str = "text",
+    overwrite: bool = False,
+    limits: Limits | None = None,
+) -> PackedDataset:
+    """Make the archive that nodes load as intended, or refuse with everything that is wrong.
+
+    The archive has all images in ``train/`` and their captions in ``train/metadata.jsonl``, in the column ``text``.
+    Names that the loader could misunderstand are replaced. Equal folders give equal bytes. The folder is only read; the
+    archive appears complete or not at all. Disk and CPU are kept busy: run it in a thread if an event loop is waiting.
+
+    Args:
+        folder: Images with captions in .txt files of the same name, or in a table with the columns ``file_name`` and
+            ``caption_column`` (metadata.jsonl, metadata.csv, or the only .jsonl or .csv there is).
+        out: The archive to write, ending in .zip, outside of the folder.
+        captions: Where to take the captions from.
+        caption_column: The table's column that holds them.
+        overwrite: Whether ``out`` may exist already.
+        limits: How much is read at most.
+
+    Returns:
+        The archive, with warnings.
+
+    Raises:
+        DatasetError: The folder cannot be packed; ``problems`` has all reasons.
+        UsageError: The arguments cannot work, a file changed meanwhile, or Pillow is not installed.
+    """
+    source, target = Path(folder), Path(out)
+    _check_arguments(source, target, captions, overwrite=overwrite)
+    plan = _plan(source, captions, caption_column, limits or Limits())
+    if has_error(plan.problems):
+        raise DatasetError(plan.problems)
+    size, digest = _write(source, target, plan, overwrite=overwrite)
+    return PackedDataset(
+        path=target,
+        image_count=len(plan.images),
+        sha256=digest,
+        bytes=size,
+        names=plan.names,
+        problems=plan.problems,
+    )
+
+
+def archive_names(images: Sequence[str]) -> dict[str, str]:
+    """Names for images inside an archive that no loader can misunderstand.
+
+    A plain name that names no split is kept; the others become ``image-000001.png`` and so on, by their position.
+
+    Args:
+        images: Paths below the folder, with an image's extension.
+
+    Returns:
+        For each, its path inside the archive, ``train/...``; no two differ in the case of letters only.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    ordered = sorted(images)
+    for image in ordered:
+        stem, _, extension = image.rpartition("/")[2].rpartition(".")
+        name = f"{stem}.{extension.lower()}"
+        if _PLAIN_NAME.fullmatch(name) and split_word(name) is None and name.lower() not in taken:
+            names[image] = name
+            taken.add(name.lower())
+    for number, image in enumerate(ordered, start=1):
+        if image not in names:
+            names[image] = _free_name(number, image.rpartition(".")[2].lower(), taken)
+    return {image: f"train/{names[image]}" for image in ordered}
+
+
+def _free_name(number: int, extension: str, taken: set[str]) -> str:
+    name, turn = f"image-{number:06d}.{extension}", 0
+    while name in taken:
+        turn += 1
+        name = f"image-{number:06d}-{turn}.{extension}"
+    taken.add(name)
+    return name
+
+
+def _check_arguments(source: Path, target: Path, captions: str, *, overwrite: bool) -> None:
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder", field="folder")
+    if captions not in get_args(CaptionSource):
+        raise UsageError(f"captions must be one of {', '.join(get_args(CaptionSource))}", field="captions")
+    if target.suffix.lower() != ".zip":
+        raise UsageError(f"{target.name} must end in .zip", field="out")
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist", field="out")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{target} is inside the folder to be packed, which must not change", field="out")
+    if target.exists() and (not overwrite or not target.is_file()):
+        raise UsageError(f"{target} exists: say overwrite=True to replace it", field="out")
+
+
+def _plan(source: Path, captions: CaptionSource, caption_column: str, limits: Limits) -> _Plan:
+    seen = scan(source, limits=limits, keep=lambda name: is_visible(name) and is_caption_file(name))
+    files = {file.name: file for file in seen.files}
+    left_out = _other_splits([name for name in files if is_image(name)])
+    chosen = [name for name in files if is_image(name) and name not in left_out]
+    images = tuple(files[name] for name in chosen)
+    found = find_captions(chosen, files, source=captions, caption_column=caption_column, left_out=left_out)
+    facts = {file.name: file.image for file in images if file.image is not None}
+    others = [name for name in files if not is_image(name) and name not in found.used]
+    problems = [
+        *seen.problems,
+        *judge_amount(images),
+        *judge_broken(facts),
+        *(found.captions.problems if images else ()),
+        *judge_left_out(others, sorted(left_out)),
+    ]
+    names = archive_names(chosen)
+    metadata = _metadata(found.captions.by_image, names) if not has_error(problems) else b""
+    if metadata:
+        problems += _judge_own(metadata)
+    return _Plan(images=images, names=names, metadata=metadata, problems=in_order(problems))
+
+
+def _other_splits(images: Sequence[str]) -> frozenset[str]:
+    """Images in a folder such as test/, when there is a folder train/ too: they are not meant to be trained."""
+    layout = lay_out(images)
+    if layout.rule != "folders" or "train" not in layout.splits:
+        return frozenset()
+    train = set(layout.splits["train"])
+    return frozenset(name for files in layout.splits.values() for name in files if name not in train)
+
+
+def _metadata(captions: Mapping[str, Caption], names: Mapping[str, str]) -> bytes:
+    # A column is either text or lists: one image with several captions makes them all lists.
+    as_lists = any(not isinstance(caption, str) for caption in captions.values())
+    lines = [
+        json.dumps({"file_name": name.removeprefix("train/"), "text": list(texts_of(caption)) if as_lists else caption})
+        for name, caption in sorted((names[image], caption) for image, caption in captions.items())
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _judge_own(metadata: bytes) -> list[DatasetProblem]:
+    # Read back as a node would: captions that all look like dates, for one, would not come back as text.
+    kind = read_table(_METADATA, metadata).columns["text"]
+    return (
+        [] if kind in {"text", "list"} else [problem("CX328", f"Every caption would be read as {kind}, not as text.")]
+    )
+
+
+def _write(source: Path, target: Path, plan: _Plan, *, overwrite: bool) -> tuple[int, str]:
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                _fill(archive, source, plan)
+            file.flush()
+            os.fsync(file.fileno())
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = part.stat().st_size
+        if target.exists() and not overwrite:
+            raise UsageError(f"{target} has appeared meanwhile", field="out")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return size, digest
+
+
+def _fill(archive: zipfile.ZipFile, source: Path, plan: _Plan) -> None:
+    archive.writestr(_entry(f"train/{_METADATA}"), plan.metadata)
+    for seen in sorted(plan.images, key=lambda seen: plan.names[seen.name]):
+        with (source / seen.name).open("rb") as file:
+            data = file.read(seen.size + 1)
+        if hashlib.sha256(data).hexdigest() != seen.sha256:
+            raise UsageError(f"{seen.name} changed while it was packed: pack again")
+        archive.writestr(_entry(plan.names[seen.name]), data)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    # Equal input, equal bytes: fixed time, mode and system, and no compression (its output depends on zlib's version).
+    info = zipfile.ZipInfo(name, _EARLIEST)
+    info.external_attr, info.create_system, info.compress_type = _MODE, _UNIX, zipfile.ZIP_STORED
+    return info
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""What can be wrong with a data set: every code, in one table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal
+
+import attrs
+
+from crynux_async.errors import CrynuxError
+
+Severity = Literal["error", "warning", "note"]
+
+_ORDER: Final = {"error": 0, "warning": 1, "note": 2}
+_SHOWN: Final = 3
+
+
+@attrs.frozen(kw_only=True)
+class ProblemCode:
+    """One kind of problem.
+
+    Attributes:
+        severity: ``error``: the job cannot work, or pictures are lost without a word. ``warning``: it works, but not as
+            one would think. ``note``: good to know.
+        title: What it is, in a few words.
+        advice: What to do about it.
+    """
+
+    severity: Severity
+    title: str
+    advice: str
+
+
+def _error(title: str, advice: str) -> ProblemCode:
+    return ProblemCode(severity="error", title=title, advice=advice)
+
+
+def _warning(title: str, advice: str) -> ProblemCode:
+    return ProblemCode(severity="warning", title=title, advice=advice)
+
+
+def _note(title: str, advice: str) -> ProblemCode:
+    return ProblemCode(severity="note", title=title, advice=advice)
+
+
+_PACK: Final = "Make the archive with pack(), which puts everything in its place."
+_ONE_ROW: Final = "Give every image exactly one row with its name and its caption."
+
+CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
+    {
+        # The file as a whole.
+        "CX301": _error("not an archive that nodes extract", f"Use .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz. {_PACK}"),
+        "CX302": _error("damaged or unreadable", "Make the archive again and compare its size with the original."),
+        "CX303": _error("larger than this check reads", "Raise the limits if the size is intended."),
+        "CX304": _error("unsafe or special members", _PACK),
+        "CX305": _error("nothing to train on", "Add images with captions."),
+        "CX306": _warning("archive inside the archive", f"Its inside was not checked. Unpack it first. {_PACK}"),
+        # Which files are loaded, and as what.
+        "CX310": _error("no train split", "Put the images into a folder named train, or rename what names a split."),
+        "CX311": _error("images silently left out", "Put all images into one folder named train, or rename the files."),
+        "CX312": _error("not loaded as images", f"Remove the other files. {_PACK}"),
+        "CX313": _error("the splits cannot be loaded together", _PACK),
+        "CX314": _note("other splits", "Only the train split is trained; leave the others out to save the transfer."),
+        "CX315": _warning("settings for the loader", "Remove them unless they are meant: they decide what is loaded."),
+        "CX316": _error("loading script", "Remove the Python file: nodes run no loading scripts."),
+        "CX317": _warning("images listed twice", "Rename the files so that the split's name is in them only once."),
+        "CX318": _error("extension in mixed case", "Rename the files: .png or .PNG is loaded, .Png is not."),
+        "CX319": _warning("pictures of another kind", "Convert them to PNG, JPEG or WebP if they are to be trained."),
+        # Metadata and captions.
+        "CX320": _error("no metadata", f"Add metadata.jsonl with file_name and a caption for every image. {_PACK}"),
+        "CX321": _error("captions in .txt files", f"Nodes do not read them as captions. {_PACK}"),
+        "CX322": _error("metadata cannot be read", "Write it as UTF-8 JSON lines: one object per image."),
+        "CX323": _error("metadata files disagree", "Use one metadata.jsonl for all images."),
+        "CX324": _error("a column is missing", "Name the columns file_name and text, or name yours in the config."),
+        "CX325": _error("image without a row", _ONE_ROW),
+        "CX326": _warning("row without an image", "Add the image or remove the row."),
+        "CX327": _error("no caption", "Write a caption, or remove the image and its row."),
+        "CX328": _error("caption is not text", "Write captions as strings, or as lists of strings."),
+        "CX329": _warning("empty caption", "Write a caption, unless training without one is meant."),
+        "CX330": _warning("two rows for one image", _ONE_ROW),
+        "CX331": _warning("metadata.csv", "Write metadata.jsonl: it is read the same way everywhere."),
+        "CX332": _note("parquet not looked into", "Install pyarrow to have the columns checked."),
+        "CX333": _error("parquet column holds no images", "Write it with the datasets library and its Image feature."),
+        "CX334": _error("metadata has the image column", "Rename or remove that column of the metadata."),
+        "CX335": _warning(
+            "caption too long for the model", "The end is cut off: shorten it, or say the main thing first."
+        ),
+        # The images.
+        "CX340": _error("image cannot be opened", "Save it again as PNG or JPEG, or remove it and its row."),
+        "CX341": _warning("image smaller than the resolution", "It is enlarged: use a larger one or less resolution."),
+        "CX342": _warning("image not square", "Crop it yourself, or set center_crop so that the crop is not random."),
+        "CX343": _warning("same image more than once", "Remove the copies, unless the image is meant to weigh more."),
+        "CX344": _warning("very few images", "Add more: a model learns such a set by heart."),
+        "CX345": _error("image too large", "Scale it down: nodes refuse to open it."),
+        "CX346": _note("transparent image", "Transparency is dropped: put the image on a background of your choice."),
+        "CX347": _warning("more than 8 bits a channel", "Save it with 8 bits: nodes clip what is brighter to white."),
+        # Packing.
+        "CX348": _error("captions in more than one place", "Say which ones to use with captions=."),
+        "CX349": _note("files left out", "They are no images and hold no captions."),
+        # The address.
+        "CX350": _error("not an http address", "Use an http:// or https:// address that needs no login."),
+        "CX351": _error("no answer", "Make the file reachable from the internet."),
+        "CX352": _error("HEAD is refused", "Use a host that answers HEAD like GET; links signed for GET only do not."),
+        "CX353": _error("GET is refused", "Make the file public: nodes send no credentials."),
+        "CX354": _error("unknown extension", "Name the file .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz."),
+        "CX355": _error("not an archive", f"Put the file into a .zip. {_PACK}"),
+        "CX356": _error("no extension and not recognised", "Give the address a name that ends in .zip."),
+        "CX357": _error("content is not what the name says", "Use the address of the file, not of a page about it."),
+        "CX358": _error("unusable file name", "Use a short name of letters, digits, '_' and '-', such as cats.zip."),
+        "CX359": _warning("private address", "Use an address that other people's machines can reach."),
+        "CX360": _warning("secret in the address", "Nodes and the network see it: use an address without one."),
+        "CX361": _note("nodes keep what an address gave them", "Use a new address for new content: fresh_url()."),
+        "CX362": _note("needed until the end", "Keep the file in place until the job has ended: every round loads it."),
+        "CX363": _warning("cannot be told from here", "Give the address a name that ends in .zip."),
+    }
+)
+"""Every code that check(), pack() and check_url() report."""
+
+
+@attrs.frozen(kw_only=True)
+class DatasetProblem:
+    """One problem of a data set.
+
+    Attributes:
+        code: The stable code, a key of ``CODES``.
+        severity: ``error``, ``warning`` or ``note``.
+        message: What was found and what a node makes of it.
+        advice: What to do about it.
+        files: Every file concerned, by its path inside the folder or archive; empty when it is about the whole.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    advice: str
+    files: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str | None:
+        """The first file concerned, or None when it is about the whole."""
+        return self.files[0] if self.files else None
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.severity}: {self.message} {self.advice}"
+
+
+class DatasetError(CrynuxError, ValueError):
+    """A data set that cannot be packed.
+
+    Attributes:
+        problems: Everything found, errors first.
+    """
+
+    def __init__(self, problems: Sequence[DatasetProblem], *, what: str = "this data set cannot be packed") -> None:
+        self.problems = tuple(problems)
+        errors = [problem for problem in self.problems if problem.severity == "error"]
+        count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
+        super().__init__(f"{what}: {count}" + "".join(f"\n  {problem}" for problem in errors))
+
+
+def problem(code: str, message: str, files: Iterable[str] = (), *, severity: Severity | None = None) -> DatasetProblem:
+    """A problem of a known kind.
+
+    Args:
+        code: A key of ``CODES``.
+        message: What was found and what a node makes of it, as whole sentences.
+        files: The files concerned.
+        severity: In place of the code's own.
+
+    Returns:
+        The problem with its severity and advice.
+    """
+    kind = CODES[code]
+    return DatasetProblem(
+        code=code, severity=severity or kind.severity, message=message, advice=kind.advice, files=tuple(files)
+    )
+
+
+def in_order(problems: Iterable[DatasetProblem]) -> tuple[DatasetProblem, ...]:
+    """The problems, errors first, then by code."""
+    return tuple(sorted(problems, key=lambda found: (_ORDER[found.severity], found.code)))
+
+
+def has_error(problems: Iterable[DatasetProblem]) -> bool:
+    """Whether one of them is an error."""
+    return any(found.severity == "error" for found in problems)
+
+
+def named(files: Sequence[str]) -> str:
+    """A few of the files, and how many more there are."""
+    shown = ", ".join(files[:_SHOWN])
+    return shown if len(files) <= _SHOWN else f"{shown} and {len(files) - _SHOWN} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 image", "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

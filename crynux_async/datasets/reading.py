@@ -1,0 +1,268 @@
+"""Reading a folder or an archive once, from beginning to end, without extracting or trusting it."""
+
+import hashlib
+import importlib
+import json
+import lzma
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+import attrs
+
+from crynux_async.datasets.images import NODE_PIXELS, ImageFacts, look_at, pillow
+from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of, is_visible
+from crynux_async.datasets.members import Member, Notes, OverLimitError, kind_of, members_of
+from crynux_async.datasets.problems import DatasetProblem, problem
+from crynux_async.errors import UsageError
+
+_CHUNK: Final = 1 << 20
+_DAMAGED: Final = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much check() and pack() read at most.
+
+    Attributes:
+        members: Files in the folder or archive.
+        read_bytes: Size of one image or metadata file; each is read into memory, one at a time.
+        total_bytes: Size of all files together, extracted.
+        pixels: Width times height of an image; larger ones are not decoded.
+    """
+
+    members: int = 200_000
+    read_bytes: int = 256 << 20
+    total_bytes: int = 64 << 30
+    pixels: int = NODE_PIXELS
+
+
+@attrs.frozen(kw_only=True)
+class ParquetFacts:
+    """The columns of a parquet file.
+
+    Attributes:
+        columns: Every column's Arrow type.
+        images: The columns that are marked as images for the datasets library.
+        rows: Number of rows, >= 0.
+        fault: Why it could not be read, or ``""``.
+    """
+
+    columns: dict[str, str] = attrs.field(factory=dict)
+    images: frozenset[str] = frozenset()
+    rows: int = 0
+    fault: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class SeenFile:
+    """One file that a node would see.
+
+    Attributes:
+        name: Its path below the folder, with ``/``.
+        size: Its size in bytes.
+        sha256: The hash of its content, in hex.
+        image: What it is as an image, when its extension says so.
+        text: Its content, when the caller asked to keep it.
+        parquet: Its columns, when it is a parquet file and pyarrow is installed.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    image: ImageFacts | None = None
+    text: bytes | None = attrs.field(default=None, repr=False)
+    parquet: ParquetFacts | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """Everything read from a folder or archive.
+
+    Attributes:
+        kind: ``folder``, ``zip``, ``tar``, or ``file`` for what is neither.
+        files: The visible files, sorted by name.
+        problems: What was wrong with the reading itself.
+        is_complete: False when reading had to stop, so that conclusions about what is missing are void.
+    """
+
+    kind: str
+    files: tuple[SeenFile, ...]
+    problems: tuple[DatasetProblem, ...]
+    is_complete: bool
+
+
+def scan(path: Path, *, limits: Limits, keep: Callable[[str], bool]) -> Scan:
+    """Read every visible file of a folder or archive.
+
+    Args:
+        path: The folder or archive.
+        limits: How much is read at most.
+        keep: Says of which files the content is kept; these are read even when they are not visible.
+
+    Returns:
+        The files and what was wrong.
+
+    Raises:
+        UsageError: There is no such path, or Pillow is not installed.
+    """
+    pillow()
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    notes = Notes()
+    kind = "folder" if path.is_dir() else kind_of(path, notes)
+    if not kind:
+        return Scan(kind="file", files=(), problems=notes.all(), is_complete=False)
+    files: dict[str, SeenFile] = {}
+    try:
+        _see_all(members_of(path, kind, notes), files, limits, keep, notes)
+        complete = True
+    except OverLimitError as error:
+        notes.problems.append(problem("CX303", f"{path.name} has {error}, more than is read here."))
+        complete = False
+    except _DAMAGED as error:
+        notes.problems.append(problem("CX302", f"{path.name} cannot be read: {_first_line(error)}."))
+        complete = False
+    ordered = tuple(files[name] for name in sorted(files))
+    return Scan(kind=kind, files=ordered, problems=notes.all(), is_complete=complete)
+
+
+def content_hash(files: tuple[SeenFile, ...]) -> str:
+    """The sha256 over the sorted names and contents, in hex: equal for a folder and an archive of it."""
+    digest = hashlib.sha256()
+    for seen in sorted(files, key=lambda seen: seen.name):
+        digest.update(seen.name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(seen.sha256))
+    return digest.hexdigest()
+
+
+def read_bounded(stream: IO[bytes], most: int, name: str) -> bytes:
+    """Read a stream to its end.
+
+    Args:
+        stream: What to read.
+        most: Bytes that it may hold.
+        name: What it is, for the message.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OverLimitError: It holds more.
+    """
+    data = bytearray()
+    while chunk := stream.read(_CHUNK):
+        data += chunk
+        if len(data) > most:
+            raise OverLimitError(f"{name} of more than {most} bytes")
+    return bytes(data)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).partition("\n")[0].rstrip(".")
+
+
+def _see_all(
+    members: Iterator[Member],
+    files: dict[str, SeenFile],
+    limits: Limits,
+    keep: Callable[[str], bool],
+    notes: Notes,
+) -> None:
+    total = 0
+    for number, member in enumerate(members, start=1):
+        total += member.size
+        if number > limits.members:
+            raise OverLimitError(f"more than {limits.members} files")
+        if total > limits.total_bytes:
+            raise OverLimitError(f"more than {limits.total_bytes} bytes of files")
+        if not is_visible(member.name) and not keep(member.name):
+            continue
+        if member.name in files:
+            notes.repeated.append(member.name)
+        seen = _see_or_note(member, files, limits, keep, notes)
+        if seen is not None:
+            files[member.name] = seen
+
+
+def _see_or_note(
+    member: Member, files: dict[str, SeenFile], limits: Limits, keep: Callable[[str], bool], notes: Notes
+) -> SeenFile | None:
+    if member.same_as is not None:
+        if member.same_as in files and extension_of(member.same_as) == extension_of(member.name):
+            return attrs.evolve(files[member.same_as], name=member.name)
+        notes.special.append(member.name)
+        return None
+    try:
+        return _see(member, limits, keep)
+    except OSError:
+        if not member.stands_alone:
+            raise
+        notes.unreadable.append(member.name)
+        return None
+
+
+def _see(member: Member, limits: Limits, keep: Callable[[str], bool]) -> SeenFile:
+    extension = extension_of(member.name)
+    with member.open() as stream:
+        if extension in IMAGE_EXTENSIONS or keep(member.name):
+            # The size is checked before and while reading: a header may lie, a file may grow.
+            if member.size > limits.read_bytes:
+                raise OverLimitError(f"{member.name} of {member.size} bytes")
+            data = read_bounded(stream, limits.read_bytes, member.name)
+            image = look_at(data, pixels=limits.pixels) if extension in IMAGE_EXTENSIONS else None
+            digest = hashlib.sha256(data).hexdigest()
+            text = data if keep(member.name) else None
+            return SeenFile(name=member.name, size=len(data), sha256=digest, image=image, text=text)
+        if extension == ".parquet":
+            return _see_parquet(stream, member)
+        size, digest = _copied(stream, None)
+        return SeenFile(name=member.name, size=size, sha256=digest)
+
+
+def _copied(stream: IO[bytes], target: IO[bytes] | None) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+        if target is not None:
+            target.write(chunk)
+    return size, digest.hexdigest()
+
+
+def _see_parquet(stream: IO[bytes], member: Member) -> SeenFile:
+    try:
+        module: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        size, digest = _copied(stream, None)
+        return SeenFile(name=member.name, size=size, sha256=digest)
+    with tempfile.TemporaryFile() as copy:
+        size, digest = _copied(stream, copy)
+        copy.seek(0)
+        try:
+            facts = _parquet_facts(module.ParquetFile(copy))
+        except Exception as error:  # pyarrow raises its own tree, and OSError, and KeyError for odd metadata
+            facts = ParquetFacts(fault=_first_line(error))
+    return SeenFile(name=member.name, size=size, sha256=digest, parquet=facts)
+
+
+def _parquet_facts(file: Any) -> ParquetFacts:
+    schema = file.schema_arrow
+    marks = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return ParquetFacts(
+        columns={field.name: str(field.type) for field in schema},
+        images=frozenset(name for name, mark in marks.items() if mark.get("_type") == "Image"),
+        rows=file.metadata.num_rows,
+    )

@@ -1,0 +1,336 @@
+"""pack(): the archive that works, or everything that is wrong."""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from crynux_async.datasets import DatasetError, Limits, check, pack
+from crynux_async.datasets.layout import is_visible, lay_out
+from crynux_async.datasets.packing import archive_names
+from crynux_async.errors import CrynuxError, UsageError
+
+SIDE = 16
+
+
+def picture(tone: int = 0, *, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (tone, 0, 255 - tone)).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sidecars(count: int = 6) -> dict[str, bytes]:
+    images = {f"{number}.png": picture(number) for number in range(count)}
+    return images | {f"{number}.txt": f"a picture {number}\n".encode() for number in range(count)}
+
+
+def table(names: Mapping[str, object]) -> bytes:
+    return "".join(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in names.items()).encode()
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def packed_captions(path: Path) -> dict[str, object]:
+    report = check(path, resolution=SIDE)
+    assert report.errors == ()
+    return dict(report.captions)
+
+
+def problems_of(tmp_path: Path, files: Mapping[str, bytes], **options: Any) -> dict[str, tuple[str, ...]]:
+    """The codes and files of everything found while packing was refused."""
+    with pytest.raises(DatasetError) as raised:
+        pack(write(tmp_path / "cats", files), tmp_path / "cats.zip", **options)
+    assert not (tmp_path / "cats.zip").exists()
+    return {problem.code: problem.files for problem in raised.value.problems}
+
+
+def test_pack_sidecars_gives_an_archive_with_equal_captions(tmp_path: Path) -> None:
+    result = pack(write(tmp_path / "cats", sidecars()), tmp_path / "out.zip")
+    assert packed_captions(result.path) == {f"train/{number}.png": f"a picture {number}" for number in range(6)}
+    assert (result.image_count, result.problems) == (6, ())
+
+
+def test_pack_result_describes_the_file(tmp_path: Path) -> None:
+    result = pack(write(tmp_path / "cats", sidecars()), tmp_path / "out.zip")
+    assert result.bytes == result.path.stat().st_size
+    assert result.version == result.sha256[:12]
+    assert result.names["3.png"] == "train/3.png"
+
+
+def test_pack_images_are_byte_for_byte_the_same(tmp_path: Path) -> None:
+    result = pack(write(tmp_path / "cats", sidecars()), tmp_path / "out.zip")
+    with zipfile.ZipFile(result.path) as archive:
+        assert archive.read("train/3.png") == picture(3)
+        assert sorted(archive.namelist()) == sorted(["train/metadata.jsonl", *(f"train/{n}.png" for n in range(6))])
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "captions.csv"])
+def test_pack_csv_keeps_words_that_pandas_would_lose(name: str, tmp_path: Path) -> None:
+    files = {f"{number}.png": picture(number) for number in range(2)}
+    files[name] = b'file_name,text\n0.png,None\n1.png,"7"\n'
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip")
+    assert packed_captions(result.path) == {"train/0.png": "None", "train/1.png": "7"}
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "list.jsonl"])
+def test_pack_json_lines_with_another_caption_column(name: str, tmp_path: Path) -> None:
+    files = {"0.png": picture(), name: table({"0.png": "a cat"}).replace(b'"text"', b'"caption"')}
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip", caption_column="caption")
+    assert packed_captions(result.path) == {"train/0.png": "a cat"}
+
+
+def test_pack_list_of_captions_makes_all_of_them_lists(tmp_path: Path) -> None:
+    files = {"0.png": picture(0), "1.png": picture(1)}
+    files["metadata.jsonl"] = table({"0.png": ["a cat", "one cat"]})
+    files["b/metadata.jsonl"] = table({"2.png": "a dog"})
+    files["b/2.png"] = picture(2)
+    del files["1.png"]
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip")
+    assert packed_captions(result.path) == {"train/0.png": ("a cat", "one cat"), "train/2.png": ("a dog",)}
+
+
+def test_pack_caption_extension_and_double_extension_are_sidecars(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "a.caption": b"one", "b.png": picture(2), "b.png.txt": b"\xef\xbb\xbftwo"}
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip")
+    assert packed_captions(result.path) == {"train/a.png": "one", "train/b.png": "two"}
+
+
+def test_pack_twice_gives_equal_bytes(tmp_path: Path) -> None:
+    first = pack(write(tmp_path / "one", sidecars()), tmp_path / "one.zip")
+    folder = write(tmp_path / "two", dict(reversed(sidecars().items())))
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+        path.chmod(0o600)
+    second = pack(folder, tmp_path / "two.zip")
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert first.sha256 == second.sha256
+
+
+def test_pack_names_with_split_words_are_replaced(tmp_path: Path) -> None:
+    files = {"000_train.png": picture(0), "dev-1.png": picture(1), "cat.png": picture(2)}
+    captions = {name.replace(".png", ".txt"): name.encode() for name in files}
+    result = pack(write(tmp_path / "cats", {**files, **captions}), tmp_path / "out.zip")
+    assert result.names == {
+        "000_train.png": "train/image-000001.png",
+        "cat.png": "train/cat.png",
+        "dev-1.png": "train/image-000003.png",
+    }
+    assert packed_captions(result.path)["train/image-000003.png"] == "dev-1.png"
+
+
+def test_pack_equal_names_of_two_folders_do_not_collide(tmp_path: Path) -> None:
+    files = {"a/x.png": picture(1), "b/X.png": picture(2), "a/x.txt": b"one", "b/X.txt": b"two"}
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip")
+    assert packed_captions(result.path) == {"train/x.png": "one", "train/image-000002.png": "two"}
+
+
+def test_pack_mixed_case_extension_is_not_lost(tmp_path: Path) -> None:
+    result = pack(write(tmp_path / "cats", {"a.Png": picture(), "a.txt": b"a cat"}), tmp_path / "out.zip")
+    assert packed_captions(result.path) == {"train/a.png": "a cat"}
+
+
+def test_pack_images_of_a_test_folder_beside_train_are_left_out(tmp_path: Path) -> None:
+    files = {f"{split}/{name}": data for split in ("train", "test") for name, data in sidecars().items()}
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip")
+    assert result.image_count == 6
+    assert {problem.code for problem in result.problems} == {"CX314", "CX349"}
+
+
+def test_pack_folder_named_like_a_split_alone_is_packed(tmp_path: Path) -> None:
+    result = pack(write(tmp_path / "cats", {f"dev/{n}": d for n, d in sidecars().items()}), tmp_path / "out.zip")
+    assert result.image_count == 6
+
+
+def test_pack_other_files_are_left_out_and_named(tmp_path: Path) -> None:
+    files = {**sidecars(), "notes.pdf": b"x", "photo.heic": b"x", ".DS_Store": b"x", "9.txt": b"no image"}
+    result = pack(write(tmp_path / "cats", files), tmp_path / "out.zip")
+    assert {problem.code: problem.files for problem in result.problems} == {
+        "CX319": ("photo.heic",),
+        "CX349": ("9.txt", "notes.pdf"),
+    }
+
+
+def test_pack_linked_image_is_packed_with_its_content(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.png").write_bytes(picture(9))
+    folder = write(tmp_path / "cats", {**sidecars(), "9.txt": b"a link"})
+    (folder / "9.png").symlink_to(tmp_path / "elsewhere.png")
+    result = pack(folder, tmp_path / "out.zip")
+    assert packed_captions(result.path)["train/9.png"] == "a link"
+
+
+def test_pack_refuses_with_all_problems_at_once(tmp_path: Path) -> None:
+    files = {**sidecars(), "2.png": b"broken", "4.txt": b"\xff\xfe", "5.txt": b" "}
+    del files["3.txt"]
+    assert problems_of(tmp_path, files) == {
+        "CX322": ("4.txt",),
+        "CX327": ("3.png",),
+        "CX329": ("5.png",),
+        "CX340": ("2.png",),
+    }
+
+
+def test_pack_table_refuses_with_all_problems_at_once(tmp_path: Path) -> None:
+    files = {f"{number}.png": picture(number) for number in range(6)}
+    files["metadata.jsonl"] = table({"0.png": 5, "1.png": None, "2.png": "", "3.png": "x", "9.png": "lost"})
+    with pytest.raises(DatasetError, match="column 'text' mixes"):
+        pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    files["metadata.jsonl"] = table({"1.png": None, "2.png": "", "3.png": "x", "0.png": "y", "9.png": "lost"})
+    assert problems_of(tmp_path, files) == {
+        "CX325": ("4.png", "5.png"),
+        "CX326": ("9.png",),
+        "CX327": ("1.png",),
+        "CX329": ("2.png",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "code"),
+    [
+        ({"0.png": picture()}, {}, "CX320"),
+        (sidecars(), {"captions": "csv"}, "CX320"),
+        ({**sidecars(1), "metadata.jsonl": table({"0.png": "x"})}, {}, "CX348"),
+        ({}, {}, "CX305"),
+        ({"a.txt": b"a cat"}, {}, "CX305"),
+        ({"0.png": picture(), "metadata.jsonl": b"["}, {}, "CX322"),
+        ({"0.png": picture(), "metadata.jsonl": table({"0.png": "x"})}, {"caption_column": "caption"}, "CX324"),
+        ({"0.png": picture(), "0.txt": b"2024-01-31"}, {}, "CX328"),
+        (sidecars(), {"limits": Limits(members=3)}, "CX303"),
+    ],
+)
+def test_pack_refuses_what_would_not_work(
+    files: dict[str, bytes], options: dict[str, Any], code: str, tmp_path: Path
+) -> None:
+    assert code in problems_of(tmp_path, files, **options)
+
+
+def test_pack_chosen_source_settles_which_captions_count(tmp_path: Path) -> None:
+    folder = write(tmp_path / "cats", {**sidecars(1), "metadata.jsonl": table({"0.png": "from the table"})})
+    assert packed_captions(pack(folder, tmp_path / "a.zip", captions="jsonl").path) == {"train/0.png": "from the table"}
+    assert packed_captions(pack(folder, tmp_path / "b.zip", captions="txt").path) == {"train/0.png": "a picture 0"}
+
+
+def test_pack_changes_nothing_in_the_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in" / "cats", sidecars())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")} | {folder: folder.stat().st_mtime_ns}
+    pack(folder, tmp_path / "out.zip")
+    assert {path: path.stat().st_mtime_ns for path in [*folder.rglob("*"), folder]} == before
+
+
+def test_pack_existing_archive_is_kept_unless_overwriting_is_asked(tmp_path: Path) -> None:
+    folder, out = write(tmp_path / "cats", sidecars()), tmp_path / "out.zip"
+    out.write_bytes(b"precious")
+    with pytest.raises(UsageError, match="overwrite=True"):
+        pack(folder, out)
+    assert out.read_bytes() == b"precious"
+    pack(folder, out, overwrite=True)
+    assert zipfile.is_zipfile(out)
+
+
+def test_pack_failure_while_writing_leaves_the_old_archive_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write(tmp_path / "cats", sidecars()), tmp_path / "out.zip"
+    out.write_bytes(b"precious")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        pack(folder, out, overwrite=True)
+    assert out.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cats", "out.zip"]
+
+
+def test_pack_archive_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = write(tmp_path / "cats", sidecars()), tmp_path / "out.zip"
+    monkeypatch.setattr(os, "fsync", lambda _: out.write_bytes(b"precious"))
+    with pytest.raises(UsageError, match="appeared meanwhile"):
+        pack(folder, out)
+    assert out.read_bytes() == b"precious"
+
+
+def test_pack_image_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "cats", sidecars())
+    writestr = zipfile.ZipFile.writestr
+
+    def interfere(archive: zipfile.ZipFile, info: zipfile.ZipInfo, data: Any) -> None:
+        (folder / "5.png").write_bytes(picture(99))
+        writestr(archive, info, data)
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", interfere)
+    with pytest.raises(UsageError, match=r"5\.png changed"):
+        pack(folder, tmp_path / "out.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["cats"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "out", "options", "field"),
+    [
+        ("nowhere", "out.zip", {}, "folder"),
+        ("cats", "out.tar", {}, "out"),
+        ("cats", "cats/out.zip", {}, "out"),
+        ("cats", "nowhere/out.zip", {}, "out"),
+        ("cats", "out.zip", {"captions": "xml"}, "captions"),
+    ],
+)
+def test_pack_arguments_that_cannot_work_are_usage_errors(
+    folder: str, out: str, options: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "cats", sidecars())
+    with pytest.raises(UsageError) as raised:
+        pack(tmp_path / folder, tmp_path / out, **options)
+    assert raised.value.field == field
+
+
+def test_dataset_error_lists_its_errors_and_survives_pickling(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as raised:
+        pack(write(tmp_path / "cats", {"0.png": picture()}), tmp_path / "out.zip")
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(again, CrynuxError)
+    assert again.problems == raised.value.problems
+    assert str(again).startswith("this data set cannot be packed: 1 error\n  CX320")
+
+
+_PATHS = st.lists(
+    st.lists(
+        st.text(st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=8)
+        | st.sampled_from(["train", "test", "val 1", "dev", "x.txt", "IMAGE-000001", "image-000002"]),
+        min_size=1,
+        max_size=3,
+    ).map(lambda parts: "/".join(parts) + ".png"),
+    min_size=1,
+    max_size=12,
+    unique=True,
+)
+
+
+@settings(max_examples=300)
+@given(_PATHS)
+@example(["a.png", "A.png", "image-000002.png", "z/a.png"])
+def test_archive_names_are_all_trained_as_images_and_never_collide(paths: list[str]) -> None:
+    names = archive_names(paths)
+    assert set(names) == set(paths)
+    assert len({name.lower() for name in names.values()}) == len(paths)
+    layout = lay_out([*names.values(), "train/metadata.jsonl"])
+    assert sorted(layout.images("train")) == sorted(names.values())
+    assert list(layout.splits) == ["train"]
+    # The same without the folder: no name depends on it.
+    flat = lay_out([name.removeprefix("train/") for name in names.values()])
+    assert (flat.rule, flat.loader) == ("all", "imagefolder")
+    assert all(is_visible(name) for name in names.values())

@@ -1,0 +1,68 @@
+"""What check() says about parquet files when pyarrow is there to look into them."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crynux_async.datasets import DatasetReport, check
+
+pyarrow: Any = pytest.importorskip("pyarrow")
+parquet: Any = pytest.importorskip("pyarrow.parquet")
+
+_IMAGES = [{"bytes": b"x", "path": None}] * 2
+
+
+def _table(*, image: str = "image", text: str = "text", captions: object = ("a", "b"), marked: bool = True) -> bytes:
+    count = len(captions)  # type: ignore[arg-type]
+    kind = None if count else pyarrow.string()
+    structure = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({image: pyarrow.array(_IMAGES[:count], structure), text: pyarrow.array(captions, kind)})
+    if marked:
+        mark = {"info": {"features": {image: {"_type": "Image"}, text: {"dtype": "string", "_type": "Value"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(mark)})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _checked(folder: Path, data: bytes, name: str = "data/train-00000-of-00001.parquet") -> DatasetReport:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+    return check(folder)
+
+
+def test_check_parquet_with_both_columns_is_fine(tmp_path: Path) -> None:
+    report = _checked(tmp_path, _table())
+    assert (report.loader, report.problems) == ("parquet", ())
+    assert (report.train_count, report.image_count, report.usable_count) == (2, 2, 2)
+
+
+def test_check_parquet_with_lists_of_captions_is_fine(tmp_path: Path) -> None:
+    assert _checked(tmp_path, _table(captions=(["a", "b"], ["c"]))).is_ok
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (_table(image="photo"), "CX324"),
+        (_table(text="caption"), "CX324"),
+        (_table(marked=False), "CX333"),
+        (_table(captions=(1, 2)), "CX328"),
+        (_table(captions=([1], [2])), "CX328"),
+        (_table(captions=()), "CX305"),
+        (b"PAR1 but not really", "CX302"),
+    ],
+    ids=["image", "caption", "mark", "numbers", "lists of numbers", "no rows", "damaged"],
+)
+def test_check_parquet_that_cannot_be_trained_is_an_error(data: bytes, code: str, tmp_path: Path) -> None:
+    report = _checked(tmp_path, data)
+    assert code in {problem.code for problem in report.errors}
+    assert report.usable_count == 0
+
+
+def test_check_parquet_named_like_another_split_has_no_train(tmp_path: Path) -> None:
+    report = _checked(tmp_path, _table(), name="data/test-00000-of-00001.parquet")
+    assert "CX310" in {problem.code for problem in report.errors}
