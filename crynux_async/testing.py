@@ -7,6 +7,7 @@ polling take milliseconds, in the same order as in real time.
 """
 
 import asyncio
+import math
 import selectors
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
@@ -22,6 +23,7 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 _WALL_START = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+_RESOLUTION = 1e-6
 _BUSY_WAIT = 10.0
 _IDLE_WAIT = 2.0
 
@@ -39,6 +41,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         """Return what is ready, or move the clock by ``timeout`` seconds."""
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
+            self._jump(0.0)
             return list(ready)
         if self._busy_threads() or self._is_sending():
             return list(super().select(_BUSY_WAIT))
@@ -47,7 +50,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         if self._grace:
             ready = super().select(self._grace)
         if not ready:
-            self._jump(timeout)
+            self._jump(max(timeout, _RESOLUTION))  # or a program that waits for less than a step would wait for ever
         return list(ready)
 
     def _is_sending(self) -> bool:
@@ -76,8 +79,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._wall_start = wall_start
         self._threads = 0
         super().__init__(_JumpingSelector(self.advance, lambda: self._threads, grace))
-        # After a hundred days one step of the float is more than asyncio's nanosecond, and a due timer would never be due.
-        self._clock_resolution = 1e-6
+        # After a hundred days a step of the float is more than asyncio's nanosecond: a due timer would never be due.
+        self._clock_resolution = _RESOLUTION
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made."""
@@ -88,8 +91,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._wall_start + self._virtual_now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock by ``seconds``, >= 0."""
-        self._virtual_now += seconds
+        """Move the clock by ``seconds``, >= 0, and at least by the smallest step: no program can stop it."""
+        self._virtual_now = max(self._virtual_now + max(seconds, 1e-9), math.nextafter(self._virtual_now, math.inf))
 
     def set_wall_clock(self, wall: float) -> None:
         """Set the wall clock to ``wall`` seconds since 1970, as an administrator might; timers are not affected."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crynux_async.config import FineTuneConfig
 from crynux_async.errors import ConfigError, Problem
-from tests.strategies import OPTIONAL_FIELDS, config_fields, configs
+from tests.strategies import OPTIONAL_FIELDS, config_fields, configs, texts
 
 HOW_TO: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "howto.json").read_text(encoding="utf-8"))
 
@@ -336,6 +336,22 @@ def test_rounds_asked_for_are_kept() -> None:
     assert (config.num_train_steps, config.max_train_steps) == (100, 200)
 
 
+def test_epochs_of_a_job_with_steps_of_a_round_stay_the_length_of_the_job() -> None:
+    config = make(num_train_steps=100, max_train_epochs=3)
+    assert (config.num_train_steps, config.max_train_steps, config.max_train_epochs) == (100, None, 3)
+
+
+def test_epochs_of_a_round_in_a_job_with_steps_leave_it_one_round() -> None:
+    config = make(num_train_epochs=1, max_train_steps=300)
+    assert (config.num_train_steps, config.max_train_steps) == (300, 300)
+
+
+def test_nothing_about_length_is_one_round_of_one_epoch() -> None:
+    config = make()
+    assert (config.num_train_epochs, config.max_train_epochs) == (1, 1)
+    assert (config.num_train_steps, config.max_train_steps) == (None, None)
+
+
 def test_seed_not_given_is_drawn_anew_for_every_config() -> None:
     seeds = {FineTuneConfig(model_name="m", dataset_name="d").seed for _ in range(20)}
     assert len(seeds) > 1
@@ -403,11 +419,69 @@ def test_effective_twice_changes_nothing_more(config: FineTuneConfig) -> None:
 
 @given(configs(), st.data())
 @settings(max_examples=60)
-def test_digest_is_equal_exactly_when_the_same_is_sent(config: FineTuneConfig, data: st.DataObject) -> None:
+def test_digest_is_equal_where_the_same_is_sent(config: FineTuneConfig, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(OPTIONAL_FIELDS)))
     other = attrs.evolve(config, **{name: data.draw(OPTIONAL_FIELDS[name])})
-    same = config.effective().config == other.effective().config
-    assert (config.digest() == other.digest()) is same
+    if config.effective().config == other.effective().config:
+        assert config.digest() == other.digest()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"timeout": 60}, {"timeout": 7200}),
+        ({"validation_prompt": "a cat", "validation_num_images": 1}, {}),
+        ({"max_train_steps": 100, "max_train_epochs": 7}, {"max_train_steps": 100}),
+        ({"max_train_steps": 100, "num_train_epochs": 7}, {"max_train_steps": 100}),
+        ({"max_train_steps": 100, "num_train_steps": 500}, {"max_train_steps": 100}),
+        ({"max_train_epochs": 3, "num_train_epochs": 9}, {"max_train_epochs": 3}),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 50}, {"lr_scheduler": "constant"}),
+        ({"scale_lr": True, "batch_size": 4, "learning_rate": 0.25}, {"batch_size": 4, "learning_rate": 1.0}),
+        ({"scale_lr": True}, {"scale_lr": False}),
+        ({"dataset_name": "d"}, {"dataset_name": "d", "dataset_url": None}),
+        ({"target_modules": ["to_q", "to_k"]}, {"target_modules": ["to_k", "to_q", "to_k"]}),
+    ],
+)
+def test_digest_of_configs_that_train_the_same_is_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert make(**one).digest() == make(**other).digest()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"lr_scheduler": "cosine", "lr_warmup_steps": 50}, {"lr_scheduler": "cosine"}),
+        ({"max_train_steps": 100, "num_train_steps": 50}, {"max_train_steps": 100}),
+        ({"scale_lr": True, "batch_size": 4}, {"batch_size": 4}),
+        ({"batch_size": 2}, {"gradient_accumulation_steps": 2}),
+        ({"num_train_steps": 100, "max_train_epochs": 3}, {"num_train_steps": 100}),
+        ({"dataset_config_name": "small"}, {}),
+        ({"seed": 8}, {}),
+    ],
+)
+def test_digest_of_configs_that_train_otherwise_differs(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert make(**one).digest() != make(**other).digest()
+
+
+ALWAYS_USED = sorted(
+    {*OPTIONAL_FIELDS, "model_name"}
+    - {
+        *("timeout", "validation_prompt", "validation_num_images", "lr_warmup_steps", "scale_lr", "target_modules"),
+        *("num_train_epochs", "num_train_steps", "max_train_epochs", "max_train_steps"),
+        *("learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay"),
+    }
+)
+
+
+@given(configs(), st.sampled_from(ALWAYS_USED), st.data())
+@settings(max_examples=60)
+def test_digest_of_another_value_that_is_always_used_differs(
+    config: FineTuneConfig, name: str, data: st.DataObject
+) -> None:
+    value = data.draw(OPTIONAL_FIELDS.get(name, texts()))
+    other = attrs.evolve(config, **{name: value})
+    # scale_lr multiplies the learning rate by both: it may round to the same.
+    assume(name not in ("batch_size", "gradient_accumulation_steps") or not config.scale_lr)
+    assert (config.digest() == other.digest()) is (getattr(config, name) == getattr(other, name))
 
 
 # Copies and files
@@ -495,6 +569,23 @@ def test_evolve_from_steps_to_epochs_drops_both_steps() -> None:
     config = make(max_train_steps=200).evolve(max_train_steps=None, max_train_epochs=5)
     assert (config.num_train_steps, config.max_train_steps) == (None, None)
     assert (config.num_train_epochs, config.max_train_epochs) == (5, 5)
+
+
+def test_evolve_to_steps_of_a_job_without_any_length_makes_one_round() -> None:
+    config = make().evolve(num_train_steps=100)
+    assert (config.num_train_steps, config.max_train_steps) == (100, 100)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_evolve_of_something_else_keeps_epochs_with_steps_of_a_round(epochs: int) -> None:
+    config = make(num_train_steps=100, max_train_epochs=epochs)
+    assert config.evolve(rank=16).evolve(rank=config.rank) == config
+
+
+@given(configs())
+@settings(max_examples=60)
+def test_evolve_of_nothing_changes_nothing(config: FineTuneConfig) -> None:
+    assert config.evolve() == config
 
 
 def test_evolve_to_a_wrong_or_unknown_field_lists_both() -> None:

@@ -87,3 +87,10 @@ async def test_sleep_of_ten_thousand_days_ends() -> None:
     for _ in range(4):
         await asyncio.sleep(2_500 * 86_400)
     assert monotonic() - before == pytest.approx(10_000 * 86_400)
+
+
+async def test_program_that_waits_for_less_than_a_step_of_the_clock_gets_on() -> None:
+    await asyncio.sleep(1e6)
+    due = monotonic() + 1.0
+    while monotonic() < due:
+        await asyncio.sleep(max(due - monotonic(), 1e-12) / 2)

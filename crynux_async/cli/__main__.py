@@ -1,0 +1,5 @@
+"""``python -m crynux_async.cli``."""
+
+from crynux_async.cli import main
+
+main()

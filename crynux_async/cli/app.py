@@ -1,0 +1,283 @@
+"""The commands, and what they say about themselves."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+import crynux_async
+from crynux_async.archive import ExportStyle
+from crynux_async.cli import archive as archive_command
+from crynux_async.cli import check as check_command
+from crynux_async.cli import dataset as dataset_command
+from crynux_async.cli import demo as demo_command
+from crynux_async.cli import emulator as emulator_command
+from crynux_async.cli import run as run_command
+from crynux_async.cli.exits import Exit, execute, guard
+from crynux_async.datasets import CaptionSource
+from crynux_async.simulation import FEE_CNX
+
+app = App(
+    name="crynux-async",
+    help="Fine-tune Stable Diffusion LoRA models on the Crynux Network.",
+    help_epilogue=(
+        "The key comes from CRYNUX_API_KEY, the bridge from CRYNUX_BASE_URL.\n\n"
+        "Exit codes: 0 done, 1 a job ended badly or its model is worthless, 2 usage, config or settings, 3 the bridge "
+        "refused or could not be reached, 4 the outcome of a create is unknown, 5 a download failed or an archive "
+        "cannot be read, 6 waiting timed out, 130 interrupted."
+    ),
+    version=crynux_async.__version__,
+    version_flags=["--version"],
+)
+
+_Set = Annotated[list[str], Parameter(name="--set", negative="", show_default=False)]
+_Json = Annotated[bool, Parameter(name="--json", negative="")]
+_Emulator = Annotated[bool, Parameter(negative="")]
+_Flag = Annotated[bool, Parameter(negative="")]
+
+_dataset = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
+app.command(_dataset)
+
+
+@app.command
+def demo(*, out: Path = Path("crynux-demo"), json: _Json = False) -> int:
+    """Run a small sweep on an emulated bridge on this machine: no account, no GPU, under a minute.
+
+    Args:
+        out: Folder for the archives.
+        json: Print the result as JSON on standard output.
+    """
+    return execute(demo_command.demo(out, as_json=json), as_json=json)
+
+
+@app.command
+def check(
+    config: Path,
+    /,
+    *,
+    set_: _Set | None = None,
+    dataset: Path | None = None,
+    images: int | None = None,
+    fee: float = FEE_CNX,
+    json: _Json = False,
+) -> int:
+    """Show what would be trained, what it costs, and what cannot work or will surprise; nothing is sent.
+
+    The exit code is 0 when it can work, and 2 when it cannot.
+
+    Args:
+        config: TOML or JSON file with the fields of the bridge's API.
+        set_: Change a field, as field=value; may be given again.
+        dataset: The data set's folder or archive on this machine, to be checked with it.
+        images: The number of its images, when there is no copy here.
+        fee: The bridge's fee for a round, in CNX.
+        json: Print everything as JSON on standard output.
+    """
+
+    def work() -> Exit:
+        return check_command.check(config, set_ or [], dataset=dataset, images=images, fee_cnx=fee, as_json=json)
+
+    return guard(work, as_json=json)
+
+
+@_dataset.command(name="check")
+def check_dataset(
+    path: Path,
+    /,
+    *,
+    image_column: str = "image",
+    caption_column: str = "text",
+    resolution: int = 512,
+    center_crop: _Flag = False,
+    json: _Json = False,
+) -> int:
+    """Show what a node would make of a folder or archive: images, captions, and what will not work.
+
+    The exit code is 0 when it can be trained on, and 2 when it cannot.
+
+    Args:
+        path: A folder, or a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz.
+        image_column: The config's dataset_image_column.
+        caption_column: The config's dataset_caption_column.
+        resolution: The training resolution in pixels.
+        center_crop: Whether the config has center_crop.
+        json: Print everything as JSON on standard output.
+    """
+
+    def work() -> Exit:
+        return dataset_command.check(
+            path,
+            image_column=image_column,
+            caption_column=caption_column,
+            resolution=resolution,
+            center_crop=center_crop,
+            as_json=json,
+        )
+
+    return guard(work, as_json=json)
+
+
+@_dataset.command
+def pack(
+    folder: Path,
+    out: Path,
+    /,
+    *,
+    captions: CaptionSource = "auto",
+    caption_column: str = "text",
+    overwrite: _Flag = False,
+    json: _Json = False,
+) -> int:
+    """Make the archive that nodes load as intended, or say everything that is wrong.
+
+    Args:
+        folder: Images with captions in .txt files of the same name, or in a metadata.jsonl or .csv.
+        out: The archive to write, ending in .zip, outside of the folder.
+        captions: Where to take the captions from.
+        caption_column: The table's column that holds them.
+        overwrite: Replace a file of that name.
+        json: Print the result as JSON on standard output.
+    """
+
+    def work() -> Exit:
+        return dataset_command.pack(
+            folder, out, captions=captions, caption_column=caption_column, overwrite=overwrite, as_json=json
+        )
+
+    return guard(work, as_json=json)
+
+
+@_dataset.command
+def check_url(url: str, /, *, timeout: float = 30.0, json: _Json = False) -> int:
+    """Ask an address what a node would ask, and say whether a node could load a data set from there.
+
+    The exit code is 0 when it could, and 2 when it could not.
+
+    Args:
+        url: The address of an archive.
+        timeout: Seconds to wait for everything together.
+        json: Print the result as JSON on standard output.
+    """
+    return execute(dataset_command.check_url(url, timeout=timeout, as_json=json), as_json=json)
+
+
+@app.command
+def run(
+    config: Path,
+    /,
+    *,
+    set_: _Set | None = None,
+    out: Path = Path(),
+    name: str = "{task_id}.zip",
+    timeout: float | None = None,
+    emulator: _Emulator = False,
+    dry_run: _Flag = False,
+    force: _Flag = False,
+    json: _Json = False,
+) -> int:
+    """Submit one job, follow it and download its model.
+
+    Args:
+        config: TOML or JSON file with the fields of the bridge's API.
+        set_: Change a field, as field=value; may be given again.
+        out: Folder for the archive.
+        name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}.
+        timeout: Seconds to wait at most; the task goes on after that.
+        emulator: Use an emulated bridge on this machine instead of a real one.
+        dry_run: Show what would be trained, like check, and send nothing.
+        force: Send it even if it cannot work.
+        json: Print the result as JSON on standard output, progress on standard error.
+    """
+    if dry_run:
+        return check(config, set_=set_, json=json)
+    work = run_command.run(config, set_ or [], out, name, timeout, emulated=emulator, force=force, as_json=json)
+    return execute(work, as_json=json)
+
+
+@app.command
+def download(
+    task_id: int,
+    /,
+    *,
+    out: Path = Path(),
+    name: str = "{task_id}.zip",
+    timeout: float | None = None,
+    json: _Json = False,
+) -> int:
+    """Follow a task that the bridge has already, and download its model when it is there.
+
+    Args:
+        task_id: The bridge's number of the task.
+        out: Folder for the archive.
+        name: File name; may hold {task_id}.
+        timeout: Seconds to wait at most; the task goes on after that.
+        json: Print the result as JSON on standard output, progress on standard error.
+    """
+    return execute(run_command.download(task_id, out, name, timeout, as_json=json), as_json=json)
+
+
+@app.command
+def inspect(archive: Path, /, *, config: Path | None = None, json: _Json = False) -> int:
+    """Check every byte and weight of a downloaded archive, and show what was trained.
+
+    The exit code is 0 for a healthy model, 1 when something is wrong with it, 5 when it cannot be read.
+
+    Args:
+        archive: The archive that was downloaded.
+        config: TOML or JSON file with what was asked for, to be compared with what is there.
+        json: Print everything as JSON on standard output.
+    """
+    return guard(lambda: archive_command.inspect(archive, config, as_json=json), as_json=json)
+
+
+@app.command
+def export(
+    archive: Path,
+    out: Path,
+    /,
+    *,
+    style: ExportStyle = "diffusers",
+    base_model: str | None = None,
+    config: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    json: _Json = False,
+) -> int:
+    """Write the LoRA of a downloaded archive as one safetensors file that is loaded whole, and say how.
+
+    Args:
+        archive: The archive that was downloaded.
+        out: The file to write; its name ends in .safetensors.
+        style: Whose names the tensors get: diffusers, or kohya for programs that read lora_unet_ names.
+        base_model: The model that the LoRA was trained on; put on record in the file.
+        config: TOML or JSON file with what was trained; put on record in the file, the data set's address included.
+        overwrite: Replace a file of that name.
+        json: Print the result as JSON on standard output.
+    """
+
+    def work() -> Exit:
+        return archive_command.export(archive, out, style, base_model, config, overwrite=overwrite, as_json=json)
+
+    return guard(work, as_json=json)
+
+
+@app.command
+def emulator(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5028,
+    speed: float = 10.0,
+    rate_limit: int = 60,
+    folder: Path | None = None,
+    json: _Json = False,
+) -> int:
+    """Run an emulated bridge that answers like the real one, and print its address and a ready key.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 for any that is free.
+        speed: Seconds of training that pass in one real second; the rate limit is not sped up.
+        rate_limit: Creates a minute for the printed key.
+        folder: Where to keep jobs, keys and archives, for a later start; a temporary folder if not given.
+        json: Print address and key as JSON.
+    """
+    return execute(emulator_command.serve(host, port, speed, rate_limit, folder, as_json=json), as_json=json)

@@ -1,0 +1,169 @@
+"""What a person sees while jobs run: a table that changes in place in a terminal, one line per change elsewhere."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from crynux_async.clock import utc_now
+from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobStateChanged
+from crynux_async.job import Job
+from crynux_async.session import Session
+from crynux_async.states import JobState
+
+STYLES = {
+    JobState.PLANNED: "dim",
+    JobState.RUNNING: "cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.DOWNLOADED: "bold green",
+    JobState.STALLED: "yellow",
+    JobState.UNCONFIRMED: "bold yellow",
+    JobState.REJECTED: "bold red",
+    JobState.FAILED: "bold red",
+    JobState.EXPIRED: "red",
+    JobState.ABANDONED: "dim",
+}
+_REFRESH = 0.25
+
+
+class Board:
+    """The jobs of a command, as a table.
+
+    Args:
+        session: Where they run.
+        console: Where to draw.
+        jobs: Which jobs; None for all that the session has.
+    """
+
+    def __init__(self, session: Session, console: Console, jobs: Sequence[Job] | None = None) -> None:
+        self._session = session
+        self._jobs = jobs
+        self._console = console
+        self._progress: dict[str, tuple[int, int | None]] = {}
+        self._notes: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show the jobs while the block runs."""
+        task = asyncio.create_task(self._live() if self._console.is_terminal else self._lines())
+        listener = asyncio.create_task(self._listen())
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)
+            for each in (task, listener):
+                each.cancel()
+            await asyncio.gather(task, listener, return_exceptions=True)
+
+    def table(self) -> Table:
+        """Return the table as it is now."""
+        table = Table(box=None, pad_edge=False, expand=False, header_style="dim")
+        table.add_column("job", no_wrap=True, min_width=16)
+        table.add_column("task", no_wrap=True, min_width=4, justify="right")
+        table.add_column("state", no_wrap=True, min_width=11)
+        table.add_column("time", no_wrap=True, min_width=11, justify="right")
+        table.add_column("", no_wrap=True)
+        for job in self._session.jobs() if self._jobs is None else self._jobs:
+            state = Text(str(job.state), style=STYLES[job.state])
+            task = "" if job.task_id is None else str(job.task_id)
+            table.add_row(Text(job.label or job.job_id), task, state, _age(job), self._detail(job))
+        return table
+
+    def _detail(self, job: Job) -> Text | ProgressBar:
+        note = self._notes.get(job.job_id)
+        if note:
+            return Text(note, style="dim", overflow="ellipsis")
+        received, total = self._progress.get(job.job_id, (0, None))
+        if job.state is JobState.SUCCEEDED and total:
+            return ProgressBar(total=total, completed=received, width=24)
+        if job.state is JobState.PLANNED and (eta := job.eta):
+            wait = max(0.0, (eta - utc_now()).total_seconds())
+            return Text(f"sent in about {wait:.0f} s" if wait >= 1 else "next", style="dim")
+        return Text("")
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, DownloadProgressed):
+            self._progress[event.job_id] = (event.received_bytes, event.total_bytes)
+        elif isinstance(event, ArchiveReady):
+            self._notes[event.job_id] = f"{size(event.total_bytes):>8}  {event.path.name}"
+        elif isinstance(event, DownloadFailed):
+            self._notes[event.job_id] = event.message
+
+    async def _listen(self) -> None:
+        async for event in self._session.events():
+            self._note(event)
+
+    async def _live(self) -> None:
+        with Live(self.table(), console=self._console, auto_refresh=False) as live:
+            try:
+                while True:
+                    live.update(self.table(), refresh=True)
+                    await asyncio.sleep(_REFRESH)
+            finally:
+                live.update(self.table(), refresh=True)
+
+    async def _lines(self) -> None:
+        async for event in self._session.events():
+            if isinstance(event, JobStateChanged):
+                name = self._session.job(event.job_id).label or event.job_id
+                task = "" if event.task_id is None else f" (task {event.task_id})"
+                self._console.print(f"{event.at:%H:%M:%S} {escape(name)}{task}: {event.state}", highlight=False)
+
+
+def _age(job: Job) -> str:
+    if job.submitted_at is None:
+        return ""
+    return duration(((job.ended_at or utc_now()) - job.submitted_at).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people write them: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Return bytes as people write them: 9.1 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def summary(jobs: Sequence[Job]) -> dict[str, int]:
+    """Return how many jobs are in which state, without the zeros."""
+    counts: dict[str, int] = {}
+    for job in jobs:
+        counts[str(job.state)] = counts.get(str(job.state), 0) + 1
+    return counts
+
+
+def as_facts(job: Job) -> dict[str, str | int | None]:
+    """Return what a program wants to know of a job."""
+
+    def iso(when: datetime | None) -> str | None:
+        return when.isoformat() if when else None
+
+    return {
+        "job_id": job.job_id,
+        "label": job.label,
+        "task_id": job.task_id,
+        "state": str(job.state),
+        "path": str(job.path) if job.path else None,
+        "error": str(job.error) if job.error else None,
+        "submitted_at": iso(job.submitted_at),
+        "ended_at": iso(job.ended_at),
+    }

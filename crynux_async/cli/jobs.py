@@ -1,0 +1,191 @@
+"""``jobs``, ``resume``, ``abandon``, ``resubmit``, ``reconcile``: what the ledger remembers and what to do about it."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from crynux_async.cli.board import STYLES, Board, as_facts, size, summary
+from crynux_async.cli.exits import Exit
+from crynux_async.errors import CrynuxError, UsageError
+from crynux_async.job import Job
+from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.base import JobRow
+from crynux_async.resume import Unconfirmed
+from crynux_async.session import Session
+from crynux_async.settings import Settings
+from crynux_async.states import JobState
+
+
+def ledger_path(asked: Path | None) -> Path:
+    """Return where the command line remembers jobs: ``--ledger``, ``CRYNUX_LEDGER``, or the user's data folder."""
+    if asked is not None:
+        return asked
+    if os.environ.get("CRYNUX_LEDGER", "").strip():
+        return Path(os.environ["CRYNUX_LEDGER"].strip()).expanduser()
+    data = os.environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share"
+    path = Path(data).expanduser() / "crynux-async" / "jobs.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:
+    """List what the ledger remembers; asks the bridge nothing."""
+    path = ledger_path(ledger)
+    if not path.is_file():
+        raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async run'")
+    book = open_ledger(path)
+    await book.open()
+    try:
+        rows = await book.jobs(states=parse_states(states), label=label)
+    finally:
+        await book.close()
+    if as_json:
+        print(json.dumps([_facts(row) for row in rows]))  # noqa: T201  # the command's output
+    else:
+        _print_rows(Console(highlight=False), rows, path)
+    return Exit.DONE
+
+
+async def resume(ledger: Path | None, out: Path | None, timeout: float | None, *, send: bool, as_json: bool) -> Exit:
+    """Follow every unfinished job to its end and fetch the models that were asked for."""
+    console = Console(stderr=as_json, highlight=False)
+    async with _session(ledger) as session:
+        for job in session.jobs(JobState.PLANNED) if send else ():
+            job.resubmit()
+        jobs = session.jobs()
+        lost = await session.unconfirmed()
+        async with Board(session, console, jobs).shown():
+            await session.wait_all([job for job in jobs if job.state is not JobState.PLANNED or send], timeout=timeout)
+            await _fetch(jobs, out)
+    _print_unconfirmed(console, lost)
+    if as_json:
+        print(json.dumps({"jobs": [as_facts(job) for job in jobs], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
+    else:
+        said = ", ".join(f"{count} {state}" for state, count in summary(jobs).items())
+        console.print(said or "Nothing is unfinished.")
+    return Exit.DONE
+
+
+async def abandon(ledger: Path | None, names: Sequence[str]) -> Exit:
+    """Give jobs up."""
+    async with _session(ledger) as session:
+        for job in _find(session, names):
+            job.abandon()
+            Console(highlight=False).print(f"{job.job_id} is {job.state}")
+    return Exit.DONE
+
+
+async def resubmit(ledger: Path | None, names: Sequence[str]) -> Exit:
+    """Send the configs of jobs again."""
+    async with _session(ledger) as session:
+        for job in _find(session, names):
+            new = await job.resubmit().submitted()
+            Console(highlight=False).print(f"{job.job_id} was sent as task {new.task_id} ({new.job_id})")
+    return Exit.DONE
+
+
+async def reconcile(ledger: Path | None, *, as_json: bool) -> Exit:
+    """Look for the tasks of unconfirmed jobs inside their brackets."""
+    console = Console(stderr=as_json, highlight=False)
+    async with _session(ledger) as session:
+        found = await session.reconcile()
+        lost = await session.unconfirmed()
+    for job in found:
+        console.print(f"{job.job_id} is task {job.task_id}; 'crynux-async resume' follows it")
+    _print_unconfirmed(console, lost)
+    if as_json:
+        print(json.dumps({"found": [as_facts(job) for job in found], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
+    return Exit.DONE
+
+
+def parse_states(names: Sequence[str]) -> frozenset[JobState] | None:
+    """Return the states with these names, or None for no names.
+
+    Raises:
+        UsageError: There is no such state.
+    """
+    known = {str(state): state for state in JobState}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"there is no state {', '.join(unknown)}; there are {', '.join(known)}", field="state")
+    return frozenset(known[name] for name in names) or None
+
+
+@asynccontextmanager
+async def _session(ledger: Path | None) -> AsyncIterator[Session]:
+    async with Session(Settings.load(), ledger=ledger_path(ledger)) as session:
+        yield session
+
+
+async def _fetch(jobs: Sequence[Job], out: Path | None) -> None:
+    """Fetch the models of jobs that have one, into the folder that was asked for then or now."""
+    for job in jobs:
+        folder, name = job.wanted or (out, "{task_id}.zip")
+        if job.state is JobState.SUCCEEDED and folder is not None:
+            try:
+                await job.download(folder, name=name)
+            except CrynuxError:
+                continue  # the board shows it, and the model stays where it is
+
+
+def _find(session: Session, names: Sequence[str]) -> list[Job]:
+    jobs = {job.job_id: job for job in session.jobs()} | {
+        str(job.task_id): job for job in session.jobs() if job.task_id
+    }
+    unknown = [name for name in names if name not in jobs]
+    if unknown:
+        raise UsageError(f"no unfinished job is called {', '.join(unknown)}; 'crynux-async jobs' lists them")
+    return [jobs[name] for name in names]
+
+
+def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("job", "task", "state", "planned", "label", "archive"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "task" else "left")
+    for row in rows:
+        archive = f"{size(row.total_bytes or 0)}  {row.path}" if row.path else ""
+        task = "" if row.task_id is None else str(row.task_id)
+        state = Text(str(row.state), style=STYLES[row.state])
+        table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), archive)
+    console.print(table if rows else f"No jobs in {path}.")
+
+
+def _print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
+    for each in lost:
+        console.print(
+            f"[bold yellow]unconfirmed[/] {each.job.job_id}  sent {each.began_at:%Y-%m-%d %H:%M:%S} UTC  "
+            f"config {each.digest[:12]}  task {_between(each)}",
+            soft_wrap=True,
+        )
+    if lost:
+        console.print("Look for them: crynux-async reconcile. Pay again: crynux-async resubmit JOB.", style="dim")
+
+
+def _between(lost: Unconfirmed) -> str:
+    after = f"above {lost.after}" if lost.after is not None else ""
+    before = f"below {lost.before}" if lost.before is not None else ""
+    return " and ".join(part for part in (after, before) if part) or "of any number"
+
+
+def _bracket(lost: Unconfirmed) -> dict[str, Any]:
+    return {
+        "job_id": lost.job.job_id,
+        "began_at": lost.began_at.isoformat(),
+        "digest": lost.digest,
+        "after": lost.after,
+        "before": lost.before,
+    }
+
+
+def _facts(row: JobRow) -> dict[str, Any]:
+    facts = attrs.asdict(row, recurse=False)
+    facts["config"] = row.config.to_dict() if row.config else None
+    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in facts.items()}

@@ -1,0 +1,126 @@
+"""``run`` and ``download``: one job from the command line."""
+
+import json
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from crynux_async.advice import check, require_workable
+from crynux_async.cli.board import Board, as_facts
+from crynux_async.cli.exits import Exit
+from crynux_async.config import FineTuneConfig
+from crynux_async.errors import ConfigError, Problem
+from crynux_async.job import Job
+from crynux_async.session import Session
+from crynux_async.states import JobState
+
+
+async def run(
+    config_path: Path,
+    changes: Sequence[str],
+    out: Path,
+    name: str,
+    timeout: float | None,
+    *,
+    emulated: bool,
+    force: bool,
+    as_json: bool,
+) -> Exit:
+    """Submit the config in a file, follow the job and download its model."""
+    config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
+    if not force:
+        require_workable(check(config))
+    async with _session(emulated) as session:
+        return await _follow(
+            session, lambda: session.submit(config, label=config_path.stem), out, name, timeout, as_json=as_json
+        )
+
+
+async def download(task_id: int, out: Path, name: str, timeout: float | None, *, as_json: bool) -> Exit:
+    """Follow a task that the bridge has already and download its model."""
+    async with Session() as session:
+
+        async def attach() -> Job:
+            return session.attach(task_id)
+
+        return await _follow(session, attach, out, name, timeout, as_json=as_json)
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """Return what ``--set field=value`` asks for; values are TOML, and plain text where they are not.
+
+    Raises:
+        ConfigError: Something is not of that form.
+    """
+    problems = [Problem(field=change, message="must be field=value") for change in changes if "=" not in change]
+    if problems:
+        raise ConfigError(problems, what="--set cannot be understood")
+    pairs = (change.partition("=") for change in changes)
+    return {field.strip(): _value(text.strip()) for field, _, text in pairs}
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+@asynccontextmanager
+async def _session(emulated: bool) -> AsyncIterator[Session]:
+    if not emulated:
+        async with Session() as session:
+            yield session
+        return
+    from crynux_async.emulator import Emulator
+
+    async with (
+        Emulator(speed=20.0) as emulator,
+        Session(
+            base_url=emulator.url,
+            api_key=emulator.new_key(),
+            trust_env=False,
+            min_poll_interval=0.5,
+            poll_delay=0.002,  # as much faster as the training is
+        ) as session,
+    ):
+        yield session
+
+
+async def _follow(
+    session: Session,
+    begin: Callable[[], Awaitable[Job]],
+    out: Path,
+    name: str,
+    timeout: float | None,
+    *,
+    as_json: bool,
+) -> Exit:
+    """Show a job until its model is on disk."""
+    console = Console(stderr=as_json, highlight=False)
+    try:
+        async with Board(session, console).shown():
+            job = await begin()
+            await job.wait(timeout)
+            await job.download(out, name=name)
+    finally:
+        _say_what_goes_on(session, console)
+    if as_json:
+        print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
+    else:
+        console.print(f"{job.path}")
+    return Exit.DONE
+
+
+def _say_what_goes_on(session: Session, console: Console) -> None:
+    """Tell the numbers of tasks that are left running: without them a paid model cannot be found again."""
+    for job in session.jobs({JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED}):
+        console.print(
+            f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]"
+        )

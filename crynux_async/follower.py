@@ -1,0 +1,182 @@
+"""Watches accepted jobs: ``polling.PollQueue`` says which one to look at, this asks the bridge.
+
+A job that nobody asks about costs an entry in a heap and no task. A few pollers take the due jobs in turn.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from crynux_async.backends.base import Backend, RemoteStatus
+from crynux_async.clock import monotonic, utc_now
+from crynux_async.errors import BackendError, NotFoundError
+from crynux_async.hazard import HazardSnapshot
+from crynux_async.job import Job
+from crynux_async.polling import PollQueue
+from crynux_async.register import JobRegister
+from crynux_async.settings import Settings
+from crynux_async.states import FOLLOWED, Signal, stall_seconds
+from crynux_async.submitter import Spawn
+
+_log = logging.getLogger("crynux_async.follower")
+
+_LONGEST_SLEEP = 3600.0
+
+
+class Follower:
+    """Asks for the status of every accepted job until it ends.
+
+    Args:
+        backend: Whom to ask.
+        settings: Limits and intervals.
+        register: Learns the answers.
+        spawn: Starts a task.
+        on_success: Called with each job whose model is there.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        register: JobRegister,
+        spawn: Spawn,
+        on_success: Callable[[Job], None],
+    ) -> None:
+        self._backend = backend
+        self._on_success = on_success
+        self._settings = settings
+        self._register = register
+        self._spawn = spawn
+        self._polls: PollQueue = PollQueue(
+            target_delay=settings.poll_delay,
+            min_interval=settings.min_poll_interval,
+            requests_per_second=settings.max_poll_rate,
+        )
+        self._due: deque[Job] = deque()
+        self._pollers = 0
+        self._wake = asyncio.Event()
+
+    @property
+    def polls(self) -> PollQueue:
+        """The queue that decides."""
+        return self._polls
+
+    def follow(self, job: Job) -> None:
+        """Watch a job from now on."""
+        now = monotonic()
+        started_at = now - max(0.0, (utc_now() - job.submitted_at).total_seconds()) if job.submitted_at else now
+        stall_at = started_at + stall_seconds(job.config) if job.config else None
+        self._polls.add(job.job_id, kind=kind_of(job), started_at=started_at, now=now, stall_at=stall_at)
+        self._wake.set()
+
+    def restore(self, learned: Mapping[str, Any]) -> None:
+        """Go on with what earlier processes learned about how long each kind of job takes."""
+        for kind, value in learned.items():
+            try:
+                self._polls.restore(kind, HazardSnapshot.from_json(value))
+            except ValueError as error:
+                _log.warning("what was learned about %r is not used: %s", kind, error)
+
+    def learned(self) -> dict[str, Any]:
+        """Return what was learned since the last call, by kind of job, as JSON values."""
+        return {kind: snapshot.to_json() for kind, snapshot in self._polls.snapshots(changed_only=True).items()}
+
+    def forget(self, job: Job) -> None:
+        """Watch a job no more."""
+        self._polls.discard(job.job_id)
+
+    async def run(self) -> None:
+        """Look at what is due, for ever."""
+        while True:
+            now = monotonic()
+            room = self._settings.max_polls - len(self._due) - self._pollers
+            for job_id in self._polls.due(now, room) if room > 0 else ():
+                self._due.append(self._register.get(job_id))
+            for job_id in self._polls.stalled(now):
+                self._stalled(self._register.get(job_id))
+            self._start_pollers()
+            await self._sleep(now)
+
+    def _start_pollers(self) -> None:
+        while self._pollers < min(self._settings.max_polls, len(self._due)):
+            self._pollers += 1
+            self._spawn(self._poll_due())
+
+    async def _sleep(self, now: float) -> None:
+        busy = self._pollers + len(self._due) >= self._settings.max_polls
+        when = now + _LONGEST_SLEEP if busy else min(self._polls.next_at(now), now + _LONGEST_SLEEP)
+        if when <= monotonic() and not busy:
+            await asyncio.sleep(0)
+            return
+        self._wake.clear()
+        try:
+            async with asyncio.timeout_at(when):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _poll_due(self) -> None:
+        """Poll one due job after the other until none is left."""
+        try:
+            while self._due:
+                await self._poll(self._due.popleft())
+        finally:
+            self._pollers -= 1
+            self._wake.set()
+
+    async def _poll(self, job: Job) -> None:
+        """Ask for one job's status. Whatever goes wrong concerns this job alone."""
+        assert job.task_id is not None
+        try:
+            status = await self._backend.status(job.task_id)
+        except NotFoundError:
+            self._ended(job, Signal.NOT_FOUND, learn=False)
+        except BackendError as error:
+            self._polls.errored(job.job_id, monotonic())
+            _log.info("status of task %d: %s", job.task_id, error)
+        except Exception:
+            self._polls.errored(job.job_id, monotonic())
+            _log.exception("status of task %d", job.task_id)
+        else:
+            self._said(job, status)
+
+    def _said(self, job: Job, status: RemoteStatus | str) -> None:
+        if job.state not in FOLLOWED:
+            self._polls.discard(job.job_id)
+        elif status == RemoteStatus.SUCCESS:
+            self._ended(job, Signal.SAID_SUCCESS, learn=True)
+        elif status == RemoteStatus.FAILED:
+            self._ended(job, Signal.SAID_FAILED, learn=False)
+        else:
+            if status != RemoteStatus.RUNNING:
+                _log.warning("task %d has the status %r, which is not known; it is still followed", job.task_id, status)
+            self._polls.running(job.job_id, monotonic())
+
+    def _ended(self, job: Job, signal: Signal, *, learn: bool) -> None:
+        self._polls.ended(job.job_id, monotonic(), learn=learn)
+        if job.state in FOLLOWED:
+            self._register.learn(job, signal)
+            if signal is Signal.SAID_SUCCESS:
+                self._on_success(job)
+
+    def _stalled(self, job: Job) -> None:
+        if job.state in FOLLOWED:
+            self._register.learn(job, Signal.OVERDUE)
+            _log.warning("task %s runs longer than it can; it is watched slowly from now on", job.task_id)
+
+
+def kind_of(job: Job) -> str:
+    """Return the name of the kind of job whose durations are alike: model, about so many images, resolution.
+
+    Steps times batch are rounded to a fifth, so that a search over them does not make every trial a kind of its own.
+    """
+    config = job.config
+    if config is None:
+        return "unknown"
+    if config.max_train_steps is None:
+        return f"{config.model_name}|{config.max_train_epochs} epochs|{config.resolution}"
+    images = config.max_train_steps * config.batch_size * config.gradient_accumulation_steps
+    return f"{config.model_name}|1.2^{round(math.log(images, 1.2))}|{config.resolution}"

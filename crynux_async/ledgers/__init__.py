@@ -1,0 +1,35 @@
+"""Where jobs are remembered: implementations of the protocol in ``crynux_async.ledgers.base``."""
+
+import os
+from typing import TYPE_CHECKING
+
+from crynux_async.errors import UsageError
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import Ledger
+
+__all__ = ["open_ledger"]
+
+
+def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
+    """Return the ledger that ``where`` means; it is opened by ``await ledger.open()``.
+
+    Args:
+        where: A path or "sqlite:///jobs.db" for a file, None for memory, or a ledger, which is returned as it is.
+
+    Raises:
+        UsageError: ``where`` means none of these.
+    """
+    if where is None:
+        from crynux_async.ledgers.memory import MemoryLedger
+
+        return MemoryLedger()
+    if isinstance(where, str | os.PathLike):
+        if os.fspath(where).startswith(("postgresql", "postgres")) and "://" in os.fspath(where):
+            raise UsageError("a ledger in PostgreSQL is not supported yet; give a path or 'sqlite:///jobs.db'")
+        from crynux_async.ledgers.sql import SqlLedger
+
+        return SqlLedger(where)
+    if callable(getattr(where, "begin", None)) and callable(getattr(where, "claim", None)):
+        return where
+    raise UsageError(f"{where!r:.100} is no ledger: give a path, 'sqlite:///jobs.db', None or a Ledger")

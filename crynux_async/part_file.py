@@ -1,0 +1,461 @@
+"""The private file in which a download grows, and the note beside it that says which version it holds.
+
+Theory of operation
+-------------------
+A download to ``name.zip`` owns two files beside it: ``name.zip.part`` with the bytes [0, n) of one version of the
+result, and ``name.zip.part.json``, the note that says which version and whose. A note without a version reserves the
+name. The final name appears once, by a hard link to the complete part file, and nothing that has it is ever replaced.
+
+What makes a crash at any point harmless:
+
+- The note of a version is in place before the first byte of that version is written.
+- A part file with bytes in it is never emptied: beginning again means a new file that takes its name. So a file that
+  another process has just made final cannot be emptied through a descriptor that is still open, and bytes of two
+  versions never meet in one file.
+- The note goes last, after the folder is on disk: a final file with a note beside it is ours, and complete.
+
+``flock`` keeps a second download of the same name away and is only a convenience. Where it does not work, both write
+the same bytes to the same places of the same file, and the second one finds its own file under the final name.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiofiles
+import attrs
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from crynux_async import disk
+from crynux_async.backends.base import Validator
+from crynux_async.errors import ArchiveError, DownloadError
+
+_T = TypeVar("_T")
+
+PART_SUFFIX = ".part"
+NOTE_SUFFIX = ".part.json"
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """What is written beside a part file.
+
+    Attributes:
+        owner: Whom the name belongs to, in the caller's words, or "".
+        validator: Which version the part file holds, or None where the name is only reserved.
+    """
+
+    owner: str = ""
+    validator: Validator | None = None
+
+    def encode(self) -> bytes:
+        """Return the bytes that ``read_note`` understands."""
+        version = attrs.asdict(self.validator) if self.validator else {}
+        return json.dumps({"owner": self.owner, **version}).encode()
+
+
+def read_note(path: Path) -> Note | None:
+    """Return the note at ``path``, or None where there is none that can be understood."""
+    try:
+        data = json.loads(path.read_bytes())
+        owner, last_modified, total = data["owner"], data.get("last_modified"), data.get("total_bytes")
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    if not isinstance(owner, str) or not isinstance(last_modified, str | None) or not _is_size(total):
+        return None
+    known = last_modified is not None or total is not None
+    return Note(owner=owner, validator=Validator(last_modified=last_modified, total_bytes=total) if known else None)
+
+
+def _is_size(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+class PartFile:
+    """A part file that is open, locked and ready to be continued: ``async with PartFile(path) as part``.
+
+    Every disk error comes out as a ``DownloadError`` that says what to do. One thread of its own does all work on the
+    file, in order, so it is never closed under a write, not even when a whole program is cancelled.
+
+    Args:
+        path: The final name.
+        owner: Whom the name belongs to, such as a job id. A part file of another owner is not touched.
+        adopt: Whether a file that already has the final name is known to be this owner's.
+        free_space_margin: Bytes, >= 0, that must stay free in the folder.
+
+    Attributes:
+        path: The final name.
+        part_path: The private name.
+        validator: The version that the bytes belong to, or None where they cannot be continued.
+        written: Bytes on disk, >= 0, without those that ``append`` is still writing.
+        is_published: Whether the file has its final name.
+
+    Raises:
+        DownloadError: When entered: another download has the file, or the disk does not allow it.
+    """
+
+    __slots__ = (
+        "_adopt",
+        "_draft_path",
+        "_file",
+        "_fresh_path",
+        "_margin",
+        "_note_path",
+        "_owner",
+        "_thread",
+        "_writing",
+        "is_published",
+        "part_path",
+        "path",
+        "validator",
+        "written",
+    )
+
+    def __init__(self, path: Path, *, owner: str = "", adopt: bool = False, free_space_margin: int = 0) -> None:
+        self.path = path
+        self.part_path = path.with_name(path.name + PART_SUFFIX)
+        self.validator: Validator | None = None
+        self.written = 0
+        self.is_published = False
+        self._note_path = path.with_name(path.name + NOTE_SUFFIX)
+        self._fresh_path = path.with_name(path.name + PART_SUFFIX + ".new")
+        self._draft_path = path.with_name(path.name + NOTE_SUFFIX + ".new")
+        self._owner = owner
+        self._adopt = adopt
+        self._margin = free_space_margin
+        self._file: AsyncFileIO | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crynux-part-file")
+        self._writing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        total = "?" if self.total_bytes is None else self.total_bytes
+        return f"<PartFile {self.part_path}: {self.written} of {total} bytes>"
+
+    async def __aenter__(self) -> Self:
+        try:
+            await _to_the_end(self._open())
+        except BaseException:
+            await _to_the_end(self._close())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await _to_the_end(self._close())
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Size of the whole result in bytes, or None where it is not known."""
+        return self.validator.total_bytes if self.validator else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte that was announced is on disk."""
+        return self.total_bytes == self.written
+
+    @property
+    def resumable_from(self) -> int:
+        """Offset in bytes from which the transfer can go on, 0 where it must begin again."""
+        dated = self.validator is not None and self.validator.last_modified is not None
+        return self.written if dated or self.is_complete else 0
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether ``append`` would have to wait for the piece before."""
+        return self._writing is not None and not self._writing.done()
+
+    async def restart(self, validator: Validator) -> None:
+        """Begin again at byte 0, with another version or the same."""
+        await self.flush()
+        await _to_the_end(self._restart(validator))
+
+    async def learn(self, validator: Validator) -> None:
+        """Note what became known about the version that the bytes belong to."""
+        if validator != self.validator:
+            await self._in_thread(self._write_note, validator)
+            self.validator = validator
+
+    async def append(self, piece: bytes) -> None:
+        """Have ``piece`` written after everything before it; returns while it is being written.
+
+        At most one piece is under way, so the next one can be read meanwhile and memory stays bounded.
+
+        Raises:
+            DownloadError: The piece before could not be written.
+        """
+        await self.flush()
+        self._writing = asyncio.create_task(self._write(piece))
+
+    async def flush(self) -> None:
+        """Wait until every appended piece is written.
+
+        Raises:
+            DownloadError: The last piece could not be written.
+        """
+        if self._writing is None:
+            return
+        if not self._writing.done():
+            await asyncio.wait((self._writing,))
+        writing, self._writing = self._writing, None
+        writing.result()
+
+    async def require_space(self) -> None:
+        """Check that what is still missing fits into the folder.
+
+        Raises:
+            DownloadError: It does not; names the bytes needed and the bytes free.
+        """
+        if self.total_bytes is not None:
+            await self._in_thread(disk.require_space, self.path, self._missing, self._margin)
+
+    async def check(self, verify: Callable[[Path], object] | None) -> None:
+        """Check the length, then run ``verify`` on the file in a thread.
+
+        A cancelled check leaves the thread of ``verify`` to end by itself: it only reads.
+
+        Raises:
+            ArchiveError: The file is not what it should be.
+            DownloadError: It cannot be read, or something else has replaced it.
+        """
+        await self.flush()
+        while True:
+            where = await self._in_thread(self._whole_file)
+            if verify is None:
+                break
+            try:
+                with self._disk_errors():
+                    await asyncio.get_running_loop().run_in_executor(None, verify, where)
+                break
+            except (ArchiveError, DownloadError):
+                # A process not kept away by a lock may have given this very file its final name in between.
+                if where == await self._in_thread(self._whole_file):
+                    raise
+
+    async def digest(self) -> str:
+        """Return the SHA-256 of what is on disk, in hex."""
+        return await self._in_thread(self._digest)
+
+    async def publish(self) -> None:
+        """Make the file durable, give it its final name and remove what is beside it.
+
+        Raises:
+            DownloadError: The final name is taken, or the disk did not keep the data; then the file is not published.
+        """
+        await self._in_thread(self._publish)
+
+    async def set_aside(self) -> Path:
+        """Give the file a name ending in ``.corrupt`` that nothing else has, and return its path."""
+        return await self._in_thread(self._set_aside)
+
+    @property
+    def _missing(self) -> int:
+        return max(0, (self.total_bytes or 0) - self.written)
+
+    @property
+    def _opened(self) -> AsyncFileIO:
+        if self._file is None:
+            raise RuntimeError("the part file is not open")
+        return self._file
+
+    async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        with self._disk_errors():
+            return await _to_the_end(self._run(work, *arguments))
+
+    async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise disk.explain(error, self.path, self._missing) from error
+
+    async def _open(self) -> None:
+        with self._disk_errors():
+            await self._run(lambda: self.path.parent.mkdir(parents=True, exist_ok=True))
+            self._file = await self._open_file(self.part_path, disk.open_locked)
+            await self._run(self._take_stock)
+
+    async def _open_file(self, path: Path, opener: Callable[[str, int], int]) -> AsyncFileIO:
+        return await aiofiles.open(path, "r+b", buffering=0, opener=opener, executor=self._thread)
+
+    async def _close(self) -> None:
+        try:
+            if self._writing is not None:
+                await asyncio.wait((self._writing,))
+                if not self._writing.cancelled():
+                    self._writing.exception()  # whoever leaves without a flush has an error of his own
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # all that matters was synced, or will be fetched again
+                    await self._run(self._remove_if_empty)
+                await self._file.close()
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _restart(self, validator: Validator) -> None:
+        with self._disk_errors():
+            if self.written:
+                old = self._opened
+                self._file = await self._open_file(self._fresh_path, self._open_fresh)
+                self.written, self.validator = 0, None
+                await old.close()
+            await self._run(self._write_note, validator)
+            self.validator = validator
+
+    async def _write(self, piece: bytes) -> None:
+        """Write all of a piece; a raw file may take less at once, and does so just before the disk is full."""
+        rest: bytes | memoryview = piece
+        with self._disk_errors():
+            while rest:
+                count = await self._opened.write(rest)
+                self.written += count
+                rest = memoryview(rest)[count:]
+
+    # From here on, everything runs in a thread.
+
+    def _take_stock(self) -> None:
+        """Find out what is on disk from earlier."""
+        descriptor = self._opened.fileno()
+        size = os.fstat(descriptor).st_size
+        note = read_note(self._note_path)
+        if note is not None and note.owner and self._owner and note.owner != self._owner:
+            raise DownloadError(f"{self.path} is reserved by {note.owner}; choose another name")
+        validator = note.validator if note else None
+        if os.path.lexists(self.path):
+            size = self._recognise(validator, size)
+            validator = Validator(last_modified=validator.last_modified if validator else None, total_bytes=size)
+            self.is_published = True
+        total = validator.total_bytes if validator else None
+        self.validator = None if total is not None and size > total else validator
+        self.written = size
+        os.lseek(descriptor, size, os.SEEK_SET)
+
+    def _recognise(self, noted: Validator | None, part_bytes: int) -> int:
+        """Return the size of the file that has the final name already, or refuse to touch it."""
+        size = self.path.stat().st_size if self.path.is_file() else None
+        crashed_late = part_bytes == 0 and noted is not None and noted.total_bytes == size
+        if size is None or not (self._adopt or crashed_late or self._is_at(self.path)):
+            what = "is a folder" if self.path.is_dir() else "exists already and is not touched"
+            raise DownloadError(f"{self.path} {what}; move it away or choose another name")
+        return size
+
+    def _open_fresh(self, draft: str, flags: int) -> int:
+        del flags
+        return disk.open_in_place_of(self.part_path, draft)
+
+    def _write_note(self, validator: Validator) -> None:
+        earlier = read_note(self._note_path)
+        owner = self._owner or (earlier.owner if earlier else "")
+        for _ in range(3):
+            self._draft_path.write_bytes(Note(owner=owner, validator=validator).encode())
+            with contextlib.suppress(FileNotFoundError):  # a process not kept away by a lock moved this very draft
+                os.replace(self._draft_path, self._note_path)
+                return
+        raise DownloadError(f"another process is writing {self._note_path}; call again")
+
+    def _is_at(self, path: Path) -> bool:
+        return disk.is_at(self._opened.fileno(), path)
+
+    def _locate(self) -> Path:
+        """Return where the file is now, if it is still ours."""
+        # In this order: the final name is given before the private one is taken away.
+        if not self.is_published and self._is_at(self.part_path):
+            return self.part_path
+        if self.is_published or self._is_at(self.path):
+            return self.path
+        raise DownloadError(f"{self.part_path} was replaced or removed by something else; call again")
+
+    def _whole_file(self) -> Path:
+        where = self._locate()
+        size = where.stat().st_size if self.is_published else os.fstat(self._opened.fileno()).st_size
+        if size != self.total_bytes:
+            raise ArchiveError(f"{where} has {size} bytes in place of {self.total_bytes}")
+        return where
+
+    def _digest(self) -> str:
+        with self._locate().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _publish(self) -> None:
+        if not self.is_published:
+            self._sync_or_discard()
+            self._take_final_name()
+            self.is_published = True
+        disk.sync_folder(self.path.parent)
+        self._forget()
+
+    def _sync_or_discard(self) -> None:
+        """Make the bytes durable, or delete them.
+
+        After a failed fsync Linux takes the lost pages for clean, and the next fsync reports success.
+        Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+        """
+        try:
+            os.fsync(self._opened.fileno())
+        except OSError as error:
+            outcome = "was deleted" if self._discard() else "must be deleted by hand"
+            raise DownloadError(
+                f"{self.part_path} could not be made durable ({error.strerror}) and {outcome}; check the disk and "
+                "download again"
+            ) from error
+
+    def _discard(self) -> bool:
+        with contextlib.suppress(OSError):
+            if self._is_at(self.part_path):
+                os.unlink(self.part_path)
+        return not os.path.lexists(self.part_path)
+
+    def _take_final_name(self) -> None:
+        try:
+            disk.move_without_overwriting(self.part_path, self.path)
+        except (FileExistsError, FileNotFoundError) as error:
+            if not self._is_at(self.path):  # else a process not kept away by a lock was first, with this very file
+                raise DownloadError(
+                    f"{self.path} was taken while it was fetched; everything is in {self.part_path}: move the other "
+                    "file away and call again"
+                ) from error
+
+    def _set_aside(self) -> Path:
+        names = itertools.chain([".corrupt"], (f".corrupt-{number}" for number in itertools.count(2)))
+        for target in (self.path.with_name(self.path.name + name) for name in names):
+            with contextlib.suppress(FileExistsError):
+                disk.move_without_overwriting(self.part_path, target)
+                break
+        self._forget()
+        return target
+
+    def _forget(self) -> None:
+        """Remove everything beside the final file, the note last."""
+        if self._is_at(self.part_path):
+            self.part_path.unlink(missing_ok=True)
+        for path in (self._fresh_path, self._draft_path, self._note_path):
+            path.unlink(missing_ok=True)
+
+    def _remove_if_empty(self) -> None:
+        if os.fstat(self._opened.fileno()).st_size == 0 and self._is_at(self.part_path):
+            os.unlink(self.part_path)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await ``work`` to its end even when the caller is cancelled meanwhile; then pass the cancellation on."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # the caller wants to leave, not to hear of it
+        raise cancelled
+    return task.result()

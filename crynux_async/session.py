@@ -1,0 +1,417 @@
+"""``Session``: the one object that a program opens."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+
+from crynux_async.backends.base import Backend
+from crynux_async.clock import monotonic, utc_now
+from crynux_async.config import FineTuneConfig
+from crynux_async.errors import UsageError, WaitTimeoutError
+from crynux_async.events import Event
+from crynux_async.gate import Gate, LedgerGate, past_attempts, shared_gate
+from crynux_async.job import Job
+from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.rate_limit import TokenBucket
+from crynux_async.resume import Unconfirmed
+from crynux_async.settings import Settings
+from crynux_async.states import JobState
+from crynux_async.supervisor import Supervisor, new_job_id
+
+_PLANNED_AT_ONCE = 200
+_RATE_LIMIT_MEMORY = timedelta(hours=2)
+
+_log = logging.getLogger("crynux_async.session")
+
+
+@attrs.frozen(kw_only=True)
+class SessionStatistics:
+    """What a session has done and is doing.
+
+    Attributes:
+        jobs: How many jobs are in which state; states without jobs are left out.
+        queued: Jobs that wait to be sent.
+        creating: Creates under way.
+        downloading: Downloads that run or wait for a slot.
+        polls: Status requests made.
+        poll_errors: Status requests without an answer that counts.
+        refusals: Creates refused by the rate limit.
+        limit_per_minute: The rate limit, given or learned, or None while it is not known.
+    """
+
+    jobs: dict[JobState, int]
+    queued: int
+    creating: int
+    downloading: int
+    polls: int
+    poll_errors: int
+    refusals: int
+    limit_per_minute: float | None
+
+
+class Session:
+    """Submits, follows and downloads any number of fine-tuning jobs on one event loop.
+
+    ::
+
+        async with Session(api_key="...") as session:
+            path = await session.run(FineTuneConfig(model_name="...", dataset_url="...", max_train_steps=200), "models")
+
+    One session serves any number of callers. It may be opened in one task and closed in another, as fixtures and web
+    frameworks do. Leaving it never cancels a remote task.
+
+    Args:
+        settings: How the client behaves; None to load it from ``arguments``, the environment and the settings file.
+        ledger: Where jobs are remembered, so that the next process goes on with them: a path, "sqlite:///jobs.db" or a
+            ``Ledger``. None remembers them as long as the session is open.
+        backend: Who runs the tasks; None for the bridge at ``settings.base_url``.
+        **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
+
+    Raises:
+        SettingsError: The settings cannot work.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        ledger: str | Path | Ledger | None = None,
+        backend: Backend | None = None,
+        **arguments: Any,
+    ) -> None:
+        if settings is not None and arguments:
+            raise UsageError(f"give either settings or {', '.join(arguments)}, not both")
+        self._settings = settings or Settings.load(**arguments)
+        self._ledger_place = ledger
+        self._ledger: Ledger | None = None
+        self._given_backend = backend
+        self._backend: Backend | None = None
+        self._supervisor: Supervisor | None = None
+        self._runner: asyncio.Task[None] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """How this session behaves."""
+        return self._settings
+
+    def __repr__(self) -> str:
+        if self._supervisor is None:
+            return f"<Session {self._settings.base_url}, not open>"
+        counts = self._supervisor.register.counts
+        jobs = ", ".join(f"{counts[state]} {state}" for state in JobState if counts[state]) or "no jobs"
+        return f"<Session {self._settings.base_url}, {jobs}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Start following jobs, in a task of its own; ``async with`` does it.
+
+        Raises:
+            UsageError: The session is open, or was closed; a session is used once.
+        """
+        if self._supervisor is not None:
+            raise UsageError("a session is opened once; make a new one")
+        self._ledger = open_ledger(self._ledger_place)
+        await self._ledger.open()
+        self._backend = self._given_backend or _bridge(self._settings)
+        try:
+            self._supervisor = Supervisor(self._backend, self._settings, self._ledger, await self._gate(self._ledger))
+            started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
+            await started
+        except BaseException:
+            await self._release()
+            raise
+
+    async def close(self) -> None:
+        """Stop following jobs. Creates under way get ``close_timeout`` seconds for their answer; the rest is instant.
+
+        May be called from any task, and again.
+        """
+        if self._supervisor is None or self._runner is None:
+            return
+        self._supervisor.stop()
+        try:
+            await asyncio.shield(self._runner)
+        except asyncio.CancelledError:
+            if not self._runner.cancelled():
+                raise
+        finally:
+            if self._runner.done():
+                await self._release()
+
+    def plan(self, config: FineTuneConfig, *, label: str = "") -> Job:
+        """Queue a config and return its job at once, before anything is sent; ``await job.submitted()`` waits for that.
+
+        Args:
+            config: What to train.
+            label: The caller's own name for the job.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        job = Job(job_id=new_job_id(), config=config, label=label, keeper=self._open_supervisor())
+        for replacement in config.effective().replacements:
+            _log.info("job %s: %s", job.job_id, replacement)
+        self._open_supervisor().submit(job)
+        return job
+
+    async def submit(self, config: FineTuneConfig, *, label: str = "") -> Job:
+        """Send a config when the rate limit allows it, and return its job when the bridge has accepted it.
+
+        Cancelled before the job is sent, it is not sent. Cancelled after that, the job goes on in ``jobs()``.
+
+        Raises:
+            AuthError, QuotaError, RejectedError: The bridge refused it; nothing is paid.
+            UnreachableError: The bridge could not be reached for too long; nothing was sent.
+            SubmissionUnknownError: It was sent and its outcome is not known.
+            UsageError: The session is not open.
+        """
+        job = self.plan(config, label=label)
+        try:
+            return await job.submitted()
+        except asyncio.CancelledError:
+            self._open_supervisor().submitter.withdraw(job)
+            raise
+
+    async def submit_many(
+        self, configs: Iterable[FineTuneConfig], *, label: Callable[[FineTuneConfig], str] | None = None
+    ) -> list[Job]:
+        """Queue any number of configs and return their jobs, in order, when all are in the ledger; then they are sent.
+
+        Nothing is raised for a job that is refused later: look at ``job.state``, or ``await job.submitted()``.
+
+        Args:
+            configs: What to train.
+            label: Makes the label of each job from its config.
+
+        Raises:
+            UsageError: The session is not open.
+            LedgerError: They cannot be remembered; none of those will be sent.
+        """
+        supervisor = self._open_supervisor()
+        jobs = []
+        for number, config in enumerate(configs, start=1):
+            jobs.append(self.plan(config, label=label(config) if label else ""))
+            if number % _PLANNED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await supervisor.planned()
+        return jobs
+
+    def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
+        """Yield jobs as their tasks end, well or badly: look at ``job.state``. Costs nothing per waiting job.
+
+        Args:
+            jobs: Which; None for every job that the session has now.
+        """
+        supervisor = self._open_supervisor()
+        return supervisor.register.as_completed(supervisor.register.select() if jobs is None else list(jobs))
+
+    async def wait_all(self, jobs: Iterable[Job] | None = None, *, timeout: float | None = None) -> list[Job]:
+        """Wait until every task has ended, well or badly, and return the jobs: look at ``job.state``.
+
+        Args:
+            jobs: Which; None for every job that the session has now.
+            timeout: Seconds to wait at most, or None for as long as it takes.
+
+        Raises:
+            WaitTimeoutError: ``timeout`` is over; the jobs go on.
+            UsageError: The session was closed.
+        """
+        chosen = self.jobs() if jobs is None else list(jobs)
+        try:
+            async with asyncio.timeout(timeout), aclosing(self.as_completed(chosen)) as ends:
+                async for _ in ends:
+                    pass
+        except TimeoutError:
+            waiting = sum(not job.done for job in chosen)
+            raise WaitTimeoutError(f"{waiting} of {len(chosen)} jobs have not ended after {timeout:g} s") from None
+        return chosen
+
+    async def run(
+        self, config: FineTuneConfig, folder: str | Path = ".", *, label: str = "", name: str = "{task_id}.zip"
+    ) -> Path:
+        """Submit a config, wait for its model, download it and return the archive's path.
+
+        Args:
+            config: What to train.
+            folder: Where to put the archive.
+            label: The caller's own name for the job.
+            name: File name, as in ``Job.download``.
+
+        Raises:
+            CrynuxError: Whatever ``submit()``, ``Job.wait()`` and ``Job.download()`` raise.
+        """
+        job = await self.submit(config, label=label)
+        return await job.download(folder, name=name)
+
+    def attach(self, task_id: int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
+        """Follow a task that the bridge has already, and return its job.
+
+        Args:
+            task_id: The bridge's number of the task, > 0.
+            config: What it trains, where that is known.
+            label: The caller's own name for the job.
+
+        Raises:
+            UsageError: The number cannot be one, or the session is not open.
+        """
+        supervisor = self._open_supervisor()
+        if not _is_task_id(task_id):
+            raise UsageError(f"a task id is a whole number above 0, not {task_id!r}", field="task_id")
+        known = supervisor.register.by_task(task_id)
+        if known is not None:
+            return known
+        job = Job(
+            job_id=new_job_id(),
+            config=config,
+            label=label,
+            task_id=task_id,
+            state=JobState.RUNNING,
+            submitted_at=utc_now(),
+            keeper=supervisor,
+        )
+        supervisor.attach(job)
+        return job
+
+    def jobs(self, state: JobState | Iterable[JobState] | None = None) -> list[Job]:
+        """Return the jobs of this session in the order in which they came, all or those in ``state``."""
+        if self._supervisor is None:
+            return []
+        return self._supervisor.register.select((state,) if isinstance(state, JobState) else state)
+
+    def job(self, job_id: str) -> Job:
+        """Return the job with this name.
+
+        Raises:
+            UsageError: This session has no such job.
+        """
+        try:
+            return self._open_supervisor().register.get(job_id)
+        except KeyError:
+            raise UsageError(f"this session has no job {job_id!r}", job_id=job_id) from None
+
+    def events(self) -> AsyncIterator[Event]:
+        """Yield what happens to any job from now on, until the session is closed.
+
+        A reader that is too slow gets an ``EventsMissed`` in place of what it missed.
+        """
+        return self._open_supervisor().register.events()
+
+    def statistics(self) -> SessionStatistics:
+        """Return what this session has done and is doing."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            raise UsageError("the session is not open; use 'async with Session(...) as session'")
+        polls, bucket = supervisor.follower.polls.statistics(), supervisor.submitter.gate.bucket
+        return SessionStatistics(
+            jobs={state: count for state, count in supervisor.register.counts.items() if count},
+            queued=supervisor.submitter.waiting,
+            creating=supervisor.submitter.creating,
+            downloading=supervisor.fetcher.active,
+            polls=polls.polls,
+            poll_errors=polls.errors,
+            refusals=bucket.refusals,
+            limit_per_minute=bucket.limit_per_minute,
+        )
+
+    async def unconfirmed(self) -> list[Unconfirmed]:
+        """Return the jobs whose create has an unknown outcome, with the numbers between which each task must lie."""
+        return await self._open_supervisor().unconfirmed()
+
+    async def reconcile(self, *, at_most: int = 50) -> list[Job]:
+        """Look for the tasks of unconfirmed jobs, and return the jobs whose task was found; they are followed again.
+
+        Only numbers inside a job's bracket are asked about, each with one request for one byte of its result, with this
+        session's own key. A task that has not ended yet cannot be told from one that does not exist: try again later.
+
+        Args:
+            at_most: Brackets with more numbers than this are left alone.
+        """
+        supervisor = self._open_supervisor()
+        assert self._backend is not None
+        found = []
+        for lost in await supervisor.unconfirmed():
+            numbers = lost.candidates
+            for task_id in numbers if numbers is not None and len(numbers) <= at_most else ():
+                if supervisor.register.by_task(task_id) is None and await self._backend.owns(task_id):
+                    await supervisor.adopt(lost.job, task_id)
+                    found.append(lost.job)
+                    break
+        return found
+
+    async def history(
+        self, *, states: Iterable[JobState] | None = None, label: str | None = None, limit: int | None = None
+    ) -> list[JobRow]:
+        """Return what the ledger remembers, jobs of earlier processes included, in the order of their planning.
+
+        Args:
+            states: Only jobs in these states.
+            label: Only jobs with this label.
+            limit: How many at most.
+        """
+        wanted = frozenset(states) if states is not None else None
+        return await self._open_supervisor().history(states=wanted, label=label, limit=limit)
+
+    async def _gate(self, ledger: Ledger) -> Gate:
+        """Return the gate before this session's key."""
+        settings = self._settings
+
+        def fresh(past: Sequence[AttemptRow] = ()) -> TokenBucket:
+            return TokenBucket.replay(
+                past_attempts(past),
+                limit_per_minute=settings.rate_limit,
+                burst=settings.rate_burst,
+                now=monotonic(),
+            )
+
+        if self._ledger_place is None:
+            return shared_gate(settings.base_url, settings.key_id, fresh)
+        past = await ledger.attempts(
+            backend=settings.base_url, key_id=settings.key_id, since=utc_now() - _RATE_LIMIT_MEMORY
+        )
+        return LedgerGate(
+            ledger,
+            settings.base_url,
+            settings.key_id,
+            fresh=partial(fresh, past),
+            lost_after=settings.connect_timeout + settings.request_timeout,
+        )
+
+    async def _release(self) -> None:
+        """Give back connections and the ledger, once."""
+        backend, self._backend = self._backend, None
+        ledger, self._ledger = self._ledger, None
+        if backend is not None and self._given_backend is None:
+            await backend.close()
+        if ledger is not None:
+            await ledger.close()
+
+    def _open_supervisor(self) -> Supervisor:
+        if self._supervisor is None:
+            raise UsageError("the session is not open; use 'async with Session(...) as session'")
+        self._supervisor.check_open()
+        return self._supervisor
+
+
+def _bridge(settings: Settings) -> Backend:
+    from crynux_async.backends.bridge.transport import BridgeBackend
+
+    return BridgeBackend(settings)
+
+
+def _is_task_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63

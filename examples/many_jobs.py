@@ -1,0 +1,51 @@
+"""A sweep of twelve jobs at once, some of which fail. ``--emulator`` runs it on a bridge on this machine."""
+
+import asyncio
+import contextlib
+import itertools
+import sys
+
+from crynux_async import CrynuxError, FineTuneConfig, Job, Session
+from crynux_async.testing import running_emulator
+
+BASE = FineTuneConfig(
+    model_name="crynux-ai/stable-diffusion-v1-5",
+    model_variant="fp16",
+    dataset_url="https://gateway.irys.xyz/GivF5FBMdJVr6xHT7hi2aE7vH55wVjrtKLpRc2E86icJ",
+    max_train_steps=100,
+    seed=42,
+    timeout=1800,
+)
+
+
+async def finish(job: Job) -> None:
+    try:
+        path = await job.download("models", name="{label}.zip")
+        print(f"{job.label:>16}  {path}")
+    except CrynuxError as error:
+        print(f"{job.label:>16}  {type(error).__name__}: {error}")
+
+
+async def main() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        settings = {}
+        if "--emulator" in sys.argv:
+            bridge = await stack.enter_async_context(running_emulator(speed=60))
+            settings = {
+                "base_url": bridge.url,
+                "api_key": bridge.new_key(),
+                "min_poll_interval": 0.5,
+                "poll_delay": 0.002,
+            }
+        session = await stack.enter_async_context(Session(**settings))
+        trials = itertools.product((4, 8, 16), (1e-4, 5e-5, 2e-5, 1e-5))
+        jobs = [
+            session.plan(BASE.evolve(rank=rank, learning_rate=rate), label=f"rank{rank}-lr{rate:g}")
+            for rank, rate in trials
+        ]
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(finish(job))
+
+
+asyncio.run(main())

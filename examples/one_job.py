@@ -1,0 +1,41 @@
+"""The public how-to's job in a dozen lines. ``--emulator`` runs it on a bridge on this machine."""
+
+import asyncio
+import contextlib
+import sys
+
+from crynux_async import FineTuneConfig, Session
+from crynux_async.testing import running_emulator
+
+CONFIG = FineTuneConfig(
+    model_name="crynux-ai/stable-diffusion-v1-5",
+    model_variant="fp16",
+    dataset_url="https://gateway.irys.xyz/GivF5FBMdJVr6xHT7hi2aE7vH55wVjrtKLpRc2E86icJ",
+    max_train_steps=200,
+    lr_scheduler="cosine",
+    rank=4,
+    center_crop=True,
+    random_flip=True,
+    seed=42,
+    timeout=1800,
+)
+
+
+async def main() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        settings = {}
+        if "--emulator" in sys.argv:
+            bridge = await stack.enter_async_context(running_emulator(speed=60))
+            settings = {
+                "base_url": bridge.url,
+                "api_key": bridge.new_key(),
+                "min_poll_interval": 0.5,
+                "poll_delay": 0.002,
+            }
+        session = await stack.enter_async_context(Session(**settings))
+        job = await session.submit(CONFIG)
+        print(f"task {job.task_id} is {job.state}")
+        print(await job.download("models"))
+
+
+asyncio.run(main())

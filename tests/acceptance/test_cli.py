@@ -1,0 +1,205 @@
+"""The command line, as a user types it: real processes, real exit codes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import crynux_async
+from crynux_async.emulator import Emulator
+
+pytestmark = pytest.mark.real_time
+
+CONFIG = """
+model_name = "crynux-ai/stable-diffusion-v1-5"
+dataset_url = "https://example.com/pictures.zip"
+max_train_steps = 50
+seed = 42
+timeout = 1800
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest_asyncio.fixture
+async def bridge() -> AsyncIterator[Emulator]:
+    async with Emulator(speed=1000, rate_limit=60) as emulator:
+        yield emulator
+
+
+def environment(bridge: Emulator | None = None, **more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
+    clean |= {
+        "COLUMNS": "80",
+        "PYTHONWARNINGS": "error",
+        "CRYNUX_MIN_POLL_INTERVAL": "0.2",
+        "CRYNUX_POLL_DELAY": "0.0002",
+        "HOME": "/nonexistent",
+    }
+    if bridge is not None:
+        clean |= {"CRYNUX_BASE_URL": bridge.url, "CRYNUX_API_KEY": bridge.new_key()}
+    return clean | more
+
+
+async def start(*arguments: str, env: dict[str, str], cwd: Path) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "crynux_async.cli", *arguments, cwd=cwd, env=env, stdout=PIPE, stderr=PIPE
+    )
+
+
+async def run_cli(*arguments: str, env: dict[str, str], cwd: Path) -> tuple[int, str, str]:
+    process = await start(*arguments, env=env, cwd=cwd)
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_version_is_the_packages_version(tmp_path: Path) -> None:
+    code, out, _ = await run_cli("--version", env=environment(), cwd=tmp_path)
+    assert (code, out.strip()) == (0, crynux_async.__version__)
+
+
+async def test_help_names_every_command(tmp_path: Path) -> None:
+    code, out, _ = await run_cli("--help", env=environment(), cwd=tmp_path)
+    assert code == 0
+    assert all(command in out for command in ("demo", "run", "download", "emulator"))
+
+
+async def test_run_downloads_and_prints_json_for_programs(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge)
+    code, out, _ = await run_cli(
+        "run", "job.toml", "--set", "rank=2", "--out", "models", "--json", env=env, cwd=tmp_path
+    )
+    facts: dict[str, Any] = json.loads(out)
+    assert (code, facts["state"]) == (0, "downloaded")
+    assert (tmp_path / facts["path"]).is_file()
+
+
+async def test_run_for_people_prints_states_and_the_path(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    code, out, _ = await run_cli("run", "job.toml", "--set", "rank=2", env=environment(bridge), cwd=tmp_path)
+    assert code == 0
+    assert "succeeded" in out
+    assert out.strip().endswith("1.zip")
+
+
+async def test_run_with_the_emulator_needs_no_account(config: Path, tmp_path: Path) -> None:
+    code, _, err = await run_cli("run", "job.toml", "--emulator", "--set", "rank=2", env=environment(), cwd=tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "1.zip").is_file()
+
+
+async def test_run_with_wrong_config_lists_every_problem_and_exits_2(config: Path, tmp_path: Path) -> None:
+    changes = ("--set", "rnak=3", "--set", "lr_scheduler=cosin")
+    code, out, err = await run_cli("run", "job.toml", *changes, env=environment(), cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "did you mean rank" in err
+    assert "cosine" in err
+    assert "Traceback" not in err
+
+
+async def test_run_with_a_key_that_is_refused_exits_3(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge, CRYNUX_API_KEY="A" * 43 + "=")
+    code, _, err = await run_cli("run", "job.toml", env=env, cwd=tmp_path)
+    assert code == 3
+    assert "AuthError" in err
+    assert "AAAAAAAA" not in err
+
+
+async def test_run_without_a_key_says_where_it_comes_from(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    code, _, err = await run_cli("run", "job.toml", env=environment(bridge, CRYNUX_API_KEY=" "), cwd=tmp_path)
+    assert code == 3
+    assert "CRYNUX_API_KEY" in err
+
+
+async def test_run_with_a_job_that_fails_exits_1(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge)
+    code, _, err = await run_cli("run", "job.toml", "--set", "model_name=x/fail", env=env, cwd=tmp_path)
+    assert code == 1
+    assert "JobFailedError" in err
+
+
+async def test_run_that_takes_too_long_exits_6_and_says_how_to_go_on(
+    bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", "job.toml", "--set", "model_name=x/stall", "--timeout", "1")
+    code, out, _ = await run_cli(*arguments, env=environment(bridge), cwd=tmp_path)
+    assert code == 6
+    assert "crynux-async download 1" in out
+
+
+async def test_run_interrupted_exits_130_and_says_how_to_go_on(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    process = await start("run", "job.toml", "--set", "model_name=x/stall", env=environment(bridge), cwd=tmp_path)
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        said = b""
+        while b"running" not in said:
+            said += await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert process.returncode == 130
+    assert b"crynux-async download 1" in out
+    assert b"Traceback" not in err
+
+
+async def test_download_fetches_a_task_that_exists(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge)
+    await run_cli("run", "job.toml", "--set", "rank=2", "--out", "first", env=env, cwd=tmp_path)
+    code, out, _ = await run_cli("download", "1", "--out", "second", "--json", env=env, cwd=tmp_path)
+    assert code == 0
+    assert (tmp_path / json.loads(out)["path"]).read_bytes() == (tmp_path / "first" / "1.zip").read_bytes()
+
+
+async def test_download_of_an_unknown_task_exits_1(bridge: Emulator, tmp_path: Path) -> None:
+    code, _, err = await run_cli("download", "4711", env=environment(bridge), cwd=tmp_path)
+    assert code == 1
+    assert "JobExpiredError" in err
+
+
+async def test_emulator_prints_an_address_and_a_key_that_work(config: Path, tmp_path: Path) -> None:
+    server = await start("emulator", "--port", "0", "--speed", "1000", "--json", env=environment(), cwd=tmp_path)
+    assert server.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            facts = json.loads(await server.stdout.readline())
+        env = environment(CRYNUX_BASE_URL=facts["base_url"], CRYNUX_API_KEY=facts["api_key"])
+        code, _, err = await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+        assert code == 0, err
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            server.send_signal(signal.SIGINT)
+        await server.communicate()
+    assert server.returncode == 130
+
+
+async def test_emulator_on_a_port_that_is_taken_says_so(bridge: Emulator, tmp_path: Path) -> None:
+    port = bridge.url.rsplit(":", 1)[1]
+    code, _, err = await run_cli("emulator", "--port", port, env=environment(), cwd=tmp_path)
+    assert code == 2
+    assert "cannot listen" in err
+
+
+@pytest.mark.parametrize("example", ["one_job.py", "many_jobs.py"])
+async def test_example_runs_as_it_is_with_the_emulator(example: str, tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / example
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(path), "--emulator", cwd=tmp_path, env=environment(), stdout=PIPE, stderr=PIPE
+    )
+    async with asyncio.timeout(90):
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert out.decode().count(".zip") == (1 if example == "one_job.py" else 12)

@@ -1,0 +1,593 @@
+"""The session, its supervisor and its jobs, on a backend in memory and virtual time."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from crynux_async import (
+    AuthError,
+    Job,
+    JobAbandonedError,
+    JobExpiredError,
+    JobFailedError,
+    JobStalledError,
+    JobState,
+    OwnershipError,
+    RateLimitedError,
+    RejectedError,
+    ServerError,
+    Session,
+    SubmissionUnknownError,
+    UnreachableError,
+    UsageError,
+    WaitTimeoutError,
+)
+from crynux_async.backends.base import RemoteStatus
+from crynux_async.clock import monotonic
+from crynux_async.errors import NotFoundError, TransportError
+from crynux_async.events import JobQueued, JobStateChanged, JobSubmitted
+from tests.fake_backend import FakeBackend, make_archive, make_config
+
+
+def open_session(backend: FakeBackend, **settings: Any) -> Session:
+    return Session(backend=backend, api_key="k" * 44, **{"rate_limit": 6000, **settings})
+
+
+@pytest_asyncio.fixture
+async def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest_asyncio.fixture
+async def session(backend: FakeBackend) -> AsyncIterator[Session]:
+    async with open_session(backend) as session:
+        yield session
+
+
+async def test_submit_accepted_returns_a_running_job_with_its_task_id(session: Session, backend: FakeBackend) -> None:
+    job = await session.submit(make_config(), label="first")
+    assert (job.task_id, job.state, job.label) == (1, JobState.RUNNING, "first")
+    assert backend.created[1].max_train_steps == 100
+
+
+async def test_submit_zero_warmup_sends_what_the_bridge_can_express(session: Session, backend: FakeBackend) -> None:
+    job = await session.submit(make_config(lr_warmup_steps=0))
+    assert backend.created[1].lr_warmup_steps == 1
+    assert job.config is not None
+    assert job.config.lr_warmup_steps == 0
+
+
+async def test_await_job_that_succeeds_returns_it(session: Session) -> None:
+    job = await session.submit(make_config())
+    assert await job is job
+    assert job.state is JobState.SUCCEEDED
+    assert job.ended_at is not None
+
+
+async def test_wait_for_a_failed_job_raises_with_its_numbers(session: Session) -> None:
+    job = await session.submit(make_config(model_name="x/fail"))
+    with pytest.raises(JobFailedError) as caught:
+        await job.wait()
+    assert (caught.value.job_id, caught.value.task_id) == (job.job_id, job.task_id)
+
+
+async def test_wait_with_timeout_raises_and_the_job_goes_on(session: Session) -> None:
+    job = await session.submit(make_config())
+    with pytest.raises(WaitTimeoutError):
+        await job.wait(timeout=10)
+    assert job.state is JobState.RUNNING
+    await job.wait()
+    assert job.state is JobState.SUCCEEDED
+
+
+async def test_many_waiters_of_one_job_are_all_told(session: Session) -> None:
+    job = await session.submit(make_config())
+    assert await asyncio.gather(*(job.wait() for _ in range(50))) == [job] * 50
+
+
+async def test_cancelled_waiter_leaves_the_job_and_the_other_waiters_alone(session: Session) -> None:
+    job = await session.submit(make_config())
+    first, second = asyncio.create_task(job.wait()), asyncio.create_task(job.wait())
+    await asyncio.sleep(1)
+    first.cancel()
+    assert await second is job
+    assert first.cancelled()
+
+
+async def test_failing_job_among_many_disturbs_no_other(session: Session) -> None:
+    configs = [make_config(model_name="x/fail" if number == 3 else "x") for number in range(10)]
+    jobs = [session.plan(config) for config in configs]
+    results = await asyncio.gather(*(job.wait() for job in jobs), return_exceptions=True)
+    assert [isinstance(result, JobFailedError) for result in results] == [number == 3 for number in range(10)]
+
+
+@pytest.mark.parametrize("error", [RejectedError("no", field="rank"), AuthError("no", field="Authorization")])
+async def test_submit_refused_raises_that_error_and_nothing_runs(error: Exception) -> None:
+    backend = FakeBackend()
+    backend.answers.append(error)
+    async with open_session(backend) as session:
+        with pytest.raises(type(error)) as caught:
+            await session.submit(make_config())
+        assert caught.value.job_id == session.jobs()[0].job_id  # type: ignore[attr-defined]
+        assert session.jobs()[0].state is JobState.REJECTED
+        with pytest.raises(type(error)):
+            await session.jobs()[0].wait()
+
+
+async def test_submit_with_unknown_outcome_raises_and_is_not_sent_again(session: Session, backend: FakeBackend) -> None:
+    backend.answers.append(SubmissionUnknownError("lost"))
+    with pytest.raises(SubmissionUnknownError):
+        await session.submit(make_config())
+    await asyncio.sleep(3600)
+    assert backend.creates == 1
+    assert session.jobs()[0].state is JobState.UNCONFIRMED
+
+
+async def test_submit_while_unreachable_is_tried_again_until_it_is_sent_once(
+    session: Session, backend: FakeBackend
+) -> None:
+    backend.answers.extend(UnreachableError("down") for _ in range(4))
+    job = await session.submit(make_config())
+    assert (backend.creates, len(backend.created), job.task_id) == (5, 1, 1)
+
+
+async def test_submit_while_unreachable_for_too_long_raises() -> None:
+    backend = FakeBackend()
+    backend.answers.extend(UnreachableError("down") for _ in range(100))
+    async with open_session(backend, unreachable_timeout=120) as session:
+        before = monotonic()
+        with pytest.raises(UnreachableError):
+            await session.submit(make_config())
+        assert 120 <= monotonic() - before <= 200
+        assert not backend.created
+
+
+async def test_submit_refused_by_the_rate_limit_waits_and_is_sent_in_order() -> None:
+    backend = FakeBackend()
+    backend.answers.append(RateLimitedError("slow down", wait=60.0, field="rate_limit"))
+    async with open_session(backend, rate_limit=1) as session:
+        before = monotonic()
+        jobs = [session.plan(make_config(seed=seed)) for seed in (1, 2, 3)]
+        await asyncio.gather(*(job.submitted() for job in jobs))
+        assert [config.seed for config in backend.created.values()] == [1, 2, 3]
+        assert monotonic() - before >= 120 + 120
+
+
+async def test_known_rate_limit_is_never_exceeded() -> None:
+    backend = FakeBackend()
+    async with open_session(backend, rate_limit=5) as session:
+        jobs = [session.plan(make_config()) for _ in range(12)]
+        await asyncio.gather(*(job.submitted() for job in jobs))
+        times = sorted(backend.created_at.values())
+    assert sum(time < times[0] + 11 for time in times) <= 5
+    assert times[-1] - times[0] == pytest.approx((12 - 5) * 12, rel=0.02)
+
+
+async def test_fresh_key_is_primed_once_before_the_first_job() -> None:
+    backend = FakeBackend()
+    backend.fresh = True
+    async with open_session(backend) as session:
+        jobs = [session.plan(make_config()) for _ in range(3)]
+        await asyncio.gather(*(job.submitted() for job in jobs))
+    assert (backend.primings, backend.creates) == (1, 3)
+
+
+async def test_priming_switched_off_asks_nothing_of_the_key() -> None:
+    backend = FakeBackend()
+    backend.fresh = RuntimeError("asked")
+    async with open_session(backend, prime_key=False) as session:
+        await session.submit(make_config())
+    assert backend.primings == 0
+
+
+async def test_key_that_is_refused_fails_every_queued_job_without_a_create() -> None:
+    backend = FakeBackend()
+    backend.fresh = AuthError("invalid API key", field="Authorization")
+    async with open_session(backend) as session:
+        jobs = [session.plan(make_config()) for _ in range(3)]
+        results = await asyncio.gather(*(job.submitted() for job in jobs), return_exceptions=True)
+    assert [type(result) for result in results] == [AuthError] * 3
+    assert backend.creates == 0
+
+
+async def test_submit_cancelled_while_queued_is_never_sent() -> None:
+    backend = FakeBackend()
+    async with open_session(backend, rate_limit=1) as session:
+        await session.submit(make_config())
+        waiting = asyncio.create_task(session.submit(make_config()))
+        await asyncio.sleep(5)
+        waiting.cancel()
+        await asyncio.sleep(3600)
+        assert waiting.cancelled()
+        assert backend.creates == 1
+        assert session.jobs()[1].state is JobState.ABANDONED
+        with pytest.raises(JobAbandonedError):
+            await session.jobs()[1].submitted()
+
+
+async def test_submit_cancelled_while_under_way_keeps_the_task_id(session: Session, backend: FakeBackend) -> None:
+    waiting = asyncio.create_task(session.submit(make_config()))
+    while not backend.creates:
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.sleep(10)
+    assert waiting.cancelled()
+    assert [(job.task_id, job.state) for job in session.jobs()] == [(1, JobState.RUNNING)]
+
+
+@pytest.mark.parametrize("instant", [number / 20 for number in range(12)])
+async def test_submit_cancelled_at_any_instant_accounts_for_every_task(instant: float) -> None:
+    backend = FakeBackend(round_trip=0.2)
+    async with open_session(backend) as session:
+        waiting = asyncio.create_task(session.submit(make_config()))
+        await asyncio.sleep(instant)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert {job.task_id for job in session.jobs() if job.task_id} == set(backend.created)
+
+
+async def test_close_while_a_create_is_under_way_waits_for_its_answer(backend: FakeBackend) -> None:
+    session = open_session(backend)
+    await session.open()
+    job = session.plan(make_config())
+    while not backend.creates:
+        await asyncio.sleep(0.01)
+    await session.close()
+    assert (job.task_id, job.state) == (1, JobState.RUNNING)
+
+
+async def test_close_with_a_create_that_never_answers_ends_in_time_and_says_unknown() -> None:
+    backend = FakeBackend()
+    backend.answers.append(asyncio.Event().wait)
+    session = open_session(backend, close_timeout=20)
+    await session.open()
+    job = session.plan(make_config())
+    while not backend.creates:
+        await asyncio.sleep(0.01)
+    before = monotonic()
+    await session.close()
+    assert monotonic() - before == pytest.approx(20, abs=0.1)
+    assert job.state is JobState.UNCONFIRMED
+    assert isinstance(job.error, SubmissionUnknownError)
+
+
+async def test_close_wakes_every_waiter_and_the_message_says_how_to_go_on(backend: FakeBackend) -> None:
+    async with open_session(backend) as session:
+        job = await session.submit(make_config())
+        waiting = asyncio.create_task(job.wait())
+        await asyncio.sleep(1)
+    with pytest.raises(UsageError, match="attach"):
+        await waiting
+
+
+async def test_close_twice_and_from_another_task_is_harmless(backend: FakeBackend) -> None:
+    session = open_session(backend)
+    await session.open()
+    await asyncio.create_task(session.close())
+    await session.close()
+    with pytest.raises(UsageError):
+        session.plan(make_config())
+
+
+async def test_session_used_before_it_is_open_says_what_to_do(backend: FakeBackend) -> None:
+    with pytest.raises(UsageError, match="async with"):
+        open_session(backend).plan(make_config())
+
+
+async def test_session_body_that_raises_closes_and_passes_the_error_on(backend: FakeBackend) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with open_session(backend) as session:
+            await session.submit(make_config())
+            raise ZeroDivisionError
+    assert session.jobs()[0].task_id == 1
+
+
+async def test_download_writes_the_archive_under_its_name(
+    session: Session, backend: FakeBackend, tmp_path: Path
+) -> None:
+    job = await session.submit(make_config(), label="a/b")
+    path = await job.download(tmp_path / "new", name="{task_id}-{label}.zip")
+    assert path.read_bytes() == backend.archive
+    assert path.parent == tmp_path / "new"
+    assert path.name.startswith("1-")
+    assert (job.state, job.path) == (JobState.DOWNLOADED, path)
+
+
+async def test_run_submits_waits_and_downloads(session: Session, backend: FakeBackend, tmp_path: Path) -> None:
+    path = await session.run(make_config(), tmp_path)
+    assert path.read_bytes() == backend.archive
+
+
+async def test_two_callers_of_one_download_share_the_transfer(
+    session: Session, backend: FakeBackend, tmp_path: Path
+) -> None:
+    job = await session.submit(make_config())
+    first, second = await asyncio.gather(job.download(tmp_path), job.download(tmp_path))
+    assert first == second
+    assert backend.open_results == 1
+
+
+async def test_download_cancelled_by_one_caller_goes_on_for_the_other(
+    session: Session, backend: FakeBackend, tmp_path: Path
+) -> None:
+    backend.archive = make_archive(extra_bytes=5_000_000)
+    backend.may_download.clear()
+    job = await (await session.submit(make_config()))
+    first, second = (asyncio.create_task(job.download(tmp_path)) for _ in range(2))
+    await asyncio.sleep(1)
+    first.cancel()
+    await asyncio.sleep(1)
+    backend.may_download.set()
+    assert (await second).stat().st_size > 5_000_000
+    assert first.cancelled()
+
+
+async def test_download_cancelled_by_every_caller_stops_and_goes_on_later(
+    session: Session, backend: FakeBackend, tmp_path: Path
+) -> None:
+    backend.may_download.clear()
+    job = await (await session.submit(make_config()))
+    callers = [asyncio.create_task(job.download(tmp_path)) for _ in range(2)]
+    await asyncio.sleep(1)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.sleep(1)
+    assert session.statistics().downloading == 0
+    backend.may_download.set()
+    assert (await job.download(tmp_path)).name == "1.zip"
+
+
+async def test_download_of_another_keys_task_raises_and_the_job_stays_succeeded(
+    session: Session, backend: FakeBackend, tmp_path: Path
+) -> None:
+    backend.result_error = OwnershipError("invalid api key", field="api_key")
+    job = await session.submit(make_config())
+    with pytest.raises(OwnershipError):
+        await job.download(tmp_path)
+    assert job.state is JobState.SUCCEEDED
+
+
+async def test_download_of_a_deleted_task_raises_expired(
+    session: Session, backend: FakeBackend, tmp_path: Path
+) -> None:
+    def gone() -> RemoteStatus:
+        raise NotFoundError("record not found", status=500)
+
+    job = await (await session.submit(make_config()))
+    backend.result_error = NotFoundError("Task not found", status=400)
+    backend.statuses[1] = gone
+    with pytest.raises(JobExpiredError):
+        await job.download(tmp_path)
+    assert job.state is JobState.EXPIRED
+
+
+async def test_attach_follows_a_task_to_its_end(session: Session, backend: FakeBackend) -> None:
+    backend.created[7], backend.created_at[7] = make_config(), monotonic()
+    job = session.attach(7)
+    assert session.attach(7) is job
+    await job
+    assert job.state is JobState.SUCCEEDED
+
+
+async def test_attach_to_an_unknown_task_expires(session: Session) -> None:
+    with pytest.raises(JobExpiredError):
+        await session.attach(4711)
+
+
+@pytest.mark.parametrize("number", [0, -1, True, "7", 1.5, 2**63])
+async def test_attach_to_an_impossible_number_raises(session: Session, number: Any) -> None:
+    with pytest.raises(UsageError):
+        session.attach(number)
+
+
+async def test_status_errors_of_one_job_back_off_alone_and_it_ends_all_the_same(
+    session: Session, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[Any] = [ServerError("502"), TransportError("reset"), ValueError("a bug"), RemoteStatus.SUCCESS]
+
+    def next_answer() -> RemoteStatus:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return RemoteStatus(answer)
+
+    bad, good = await session.submit(make_config()), await session.submit(make_config())
+    backend.statuses[1] = next_answer
+    with caplog.at_level(logging.ERROR, "crynux_async"):
+        await asyncio.gather(bad.wait(), good.wait())
+    assert bad.state is good.state is JobState.SUCCEEDED
+    assert "a bug" in caplog.text
+
+
+async def test_unknown_status_word_is_warned_about_and_the_job_stays_followed(
+    session: Session, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["weird", RemoteStatus.RUNNING, RemoteStatus.SUCCESS]
+    job = await session.submit(make_config())
+    backend.statuses[1] = lambda: words.pop(0)
+    with caplog.at_level(logging.WARNING, "crynux_async"):
+        await job
+    assert "weird" in caplog.text
+
+
+async def test_job_that_runs_longer_than_it_can_is_stalled_and_still_watched() -> None:
+    backend = FakeBackend(duration=60_000)
+    async with open_session(backend) as session:
+        job = await session.submit(make_config(timeout=1800))
+        before = monotonic()
+        with pytest.raises(JobStalledError):
+            await job.wait()
+        assert 4 * (180 + 3600) <= monotonic() - before <= 4 * (180 + 3600) + 3600
+        states = [event.state async for event in job.events() if isinstance(event, JobStateChanged)]
+        assert states == [JobState.STALLED, JobState.SUCCEEDED]
+
+
+async def test_events_tell_the_whole_life_of_a_job(session: Session, tmp_path: Path) -> None:
+    job = session.plan(make_config())
+    seen: list[Any] = []
+
+    async def read() -> None:
+        seen.extend([event async for event in job.events()])
+
+    reader = asyncio.create_task(read())
+    await job.download(tmp_path)
+    await reader
+    states = [event.state for event in seen if isinstance(event, JobStateChanged)]
+    assert states == [JobState.PLANNED, JobState.RUNNING, JobState.SUCCEEDED, JobState.DOWNLOADED]
+    kinds = [type(event).__name__ for event in seen]
+    assert kinds[-2:] == ["ArchiveReady", "JobStateChanged"]
+    assert "DownloadProgressed" in kinds
+    assert sum(isinstance(event, JobSubmitted) for event in seen) == 1
+    assert all(event.at.tzinfo is not None for event in seen)
+
+
+async def test_events_of_an_ended_job_end_at_once(session: Session) -> None:
+    job = await (await session.submit(make_config()))
+    assert len([event async for event in job.events()]) == 1
+
+
+async def test_session_events_name_every_job(session: Session) -> None:
+    seen: list[Any] = []
+
+    async def read() -> None:
+        async for event in session.events():
+            seen.append(event)
+            if len({e.job_id for e in seen if isinstance(e, JobStateChanged) and e.state is JobState.SUCCEEDED}) == 3:
+                return
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    jobs = [session.plan(make_config()) for _ in range(3)]
+    await reader
+    assert {event.job_id for event in seen if isinstance(event, JobQueued)} == {job.job_id for job in jobs}
+
+
+async def test_queued_job_knows_its_place_and_its_time() -> None:
+    async with open_session(FakeBackend(), rate_limit=1) as session:
+        jobs = [session.plan(make_config()) for _ in range(4)]
+        await jobs[0].submitted()
+        etas = [job.eta for job in jobs]
+        assert etas[0] is None
+        waits = [(eta - jobs[0].submitted_at).total_seconds() for eta in etas[1:]]  # type: ignore[operator]
+        assert waits == pytest.approx([60, 120, 180], abs=1)
+
+
+async def test_abandoned_job_is_not_followed_and_its_waiters_are_told(session: Session, backend: FakeBackend) -> None:
+    job = await session.submit(make_config())
+    waiting = asyncio.create_task(job.wait())
+    await asyncio.sleep(1)
+    job.abandon()
+    with pytest.raises(JobAbandonedError):
+        await waiting
+    polls = backend.polls
+    await asyncio.sleep(7200)
+    assert backend.polls <= polls + 1
+
+
+async def test_two_hundred_jobs_at_once_all_end(tmp_path: Path) -> None:
+    backend = FakeBackend(duration=lambda config: 600.0 + config.seed)
+    async with open_session(backend, rate_limit=600) as session:
+        jobs = [session.plan(make_config(seed=seed)) for seed in range(1, 201)]
+        await asyncio.gather(*(job.download(tmp_path) for job in jobs))
+        assert session.statistics().jobs == {JobState.DOWNLOADED: 200}
+    assert len(list(tmp_path.glob("*.zip"))) == 200
+    assert backend.polls < 200 * 60
+
+
+async def test_statistics_and_repr_count_jobs(session: Session) -> None:
+    await session.submit(make_config())
+    await (await session.submit(make_config()))
+    statistics = session.statistics()
+    assert sum(statistics.jobs.values()) == 2
+    assert statistics.polls > 0
+    assert "2 succeeded" in repr(session)
+
+
+async def test_job_by_name_unknown_raises(session: Session) -> None:
+    job: Job = await session.submit(make_config())
+    assert session.job(job.job_id) is job
+    with pytest.raises(UsageError):
+        session.job("nobody")
+
+
+AWAITS: list[Callable[[Session, Path], Any]] = [
+    lambda session, _: session.submit(make_config()),
+    lambda session, folder: session.run(make_config(), folder),
+    lambda session, folder: session.plan(make_config()).download(folder),
+    lambda session, _: session.plan(make_config()).submitted(),
+]
+
+
+@pytest.mark.parametrize("call", range(len(AWAITS)))
+@pytest.mark.parametrize("instant", [0.0, 0.05, 0.12, 0.3, 30.0, 70.0, 100.0])
+async def test_any_call_cancelled_at_any_time_raises_cancelled_and_the_session_closes(
+    call: int, instant: float, tmp_path: Path
+) -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        task = asyncio.ensure_future(AWAITS[call](session, tmp_path))
+        await asyncio.sleep(instant)
+        if not task.done():
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert {job.task_id for job in session.jobs() if job.task_id} == set(backend.created)
+    assert not list(tmp_path.glob("*.lock"))
+
+
+async def test_close_cancelled_raises_cancelled_and_a_second_close_finishes(backend: FakeBackend) -> None:
+    backend.answers.append(asyncio.Event().wait)
+    session = open_session(backend, close_timeout=10)
+    await session.open()
+    session.plan(make_config())
+    await asyncio.sleep(1)
+    closing = asyncio.create_task(session.close())
+    await asyncio.sleep(1)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await session.close()
+    assert session.jobs()[0].state is JobState.UNCONFIRMED
+
+
+async def test_submit_many_returns_the_jobs_in_order_and_sends_them_all(session: Session, backend: FakeBackend) -> None:
+    jobs = await session.submit_many([make_config(seed=seed) for seed in range(1, 501)], label=lambda c: f"s{c.seed}")
+    assert [job.label for job in jobs] == [f"s{seed}" for seed in range(1, 501)]
+    await session.wait_all(jobs)
+    assert [config.seed for config in backend.received] == list(range(1, 501))
+
+
+async def test_as_completed_yields_each_job_once_in_the_order_of_their_ends() -> None:
+    backend = FakeBackend(duration=lambda config: 1000.0 * config.seed)
+    async with open_session(backend) as session:
+        jobs = [session.plan(make_config(seed=seed)) for seed in (3, 1, 2)]
+        ends = [job async for job in session.as_completed(jobs)]
+    assert ends == [jobs[1], jobs[2], jobs[0]]
+
+
+async def test_as_completed_includes_jobs_that_ended_before_and_badly(session: Session) -> None:
+    good = await (await session.submit(make_config()))
+    bad = session.plan(make_config(model_name="x/fail"))
+    assert [job.state async for job in session.as_completed()] == [good.state, bad.state]
+
+
+async def test_as_completed_of_a_closed_session_raises(backend: FakeBackend) -> None:
+    async with open_session(backend) as session:
+        job = await session.submit(make_config())
+        ends = session.as_completed([job])
+        waiting = asyncio.create_task(anext(ends))  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+    with pytest.raises(UsageError, match="closed"):
+        await waiting
+
+
+async def test_wait_all_with_timeout_says_how_many_have_not_ended(session: Session) -> None:
+    jobs = [session.plan(make_config()) for _ in range(3)]
+    with pytest.raises(WaitTimeoutError, match="3 of 3"):
+        await session.wait_all(jobs, timeout=5)
+    assert await session.wait_all(jobs) == jobs
