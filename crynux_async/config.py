@@ -21,17 +21,29 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from crynux_async.effective import EffectiveConfig, Replacement, effective
 from crynux_async.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import cattrs
+
+__all__ = [
+    "ATTENTION_MODULES",
+    "MAX_INTEGER",
+    "MAX_SEED",
+    "EffectiveConfig",
+    "FineTuneConfig",
+    "Replacement",
+    "config_converter",
+]
 
 ATTENTION_MODULES = ("to_k", "to_q", "to_v", "to_out.0")
 MAX_SEED = 2**32 - 1
 MAX_INTEGER = 2**53  # the bridge re-encodes numbers as float64 from the second round on
 MAX_URL_CHARS = 2083  # stable-diffusion-task schema/stable-diffusion-finetune-lora-task.json
 MAX_SHOWN = 100
-TINY = 1e-12  # stands for a zero that the bridge would replace by its default
+
+_LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
 
 
 _Check = Callable[[Any], str | None]
@@ -183,39 +195,6 @@ def _draw_seed() -> int:
 
 
 @attrs.frozen(kw_only=True)
-class Replacement:
-    """One value that is not sent as it was asked for.
-
-    Attributes:
-        field: Name of the field.
-        asked: The value in the config.
-        sent: The value on the wire, or None when the field is left out.
-        reason: Why, in one sentence.
-    """
-
-    field: str
-    asked: Any
-    sent: Any
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.asked!r} is sent as {self.sent!r}: {self.reason}"
-
-
-@attrs.frozen(kw_only=True)
-class EffectiveConfig:
-    """What will really be sent for a config.
-
-    Attributes:
-        config: The config whose values go over the wire as they are.
-        replacements: Where it differs from what was asked for.
-    """
-
-    config: "FineTuneConfig"
-    replacements: tuple[Replacement, ...]
-
-
-@attrs.frozen(kw_only=True)
 class FineTuneConfig:
     """What to train, checked as a whole.
 
@@ -246,8 +225,10 @@ class FineTuneConfig:
         num_train_epochs: Epochs of one round; used where ``num_train_steps`` is None. None means ``max_train_epochs``.
         num_train_steps: Optimizer steps of one round, >= 1. None means ``max_train_steps``: one round, because every
             later round starts from untrained weights.
-        max_train_epochs: Epochs of the whole job; used where ``max_train_steps`` is None.
-        max_train_steps: Optimizer steps of the whole job, >= 1, or None to count epochs.
+        max_train_epochs: Epochs of the whole job; used where ``max_train_steps`` is None. None means
+            ``num_train_epochs``, or 1.
+        max_train_steps: Optimizer steps of the whole job, >= 1. None means ``num_train_steps``, unless
+            ``max_train_epochs`` is given: then epochs are counted.
         scale_lr: Multiply the learning rate by batch size and accumulation.
         resolution: Side of the training images in pixels, >= 8.
         noise_offset: Noise offset; 0 is off.
@@ -312,7 +293,7 @@ class FineTuneConfig:
         problems = [*_field_problems(self), *_joint_problems(self.dataset_url, self.dataset_name)]
         if problems:
             raise ConfigError(problems)
-        for name, value in _joint_defaults(self).items():
+        for name, value in _with_defaults({name: getattr(self, name) for name in _LENGTHS}).items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -367,27 +348,34 @@ class FineTuneConfig:
     def evolve(self, **changes: Any) -> Self:
         """Return a copy with some fields changed, as a sweep wants it.
 
-        A round that was as long as the job stays as long as the job when only the job's length is changed.
+        Lengths that follow from others follow again: a job of one round stays one when its length is changed.
 
         Raises:
             ConfigError: Unknown names or values out of bounds.
         """
         data = self.to_dict()
-        for unit in ("steps", "epochs"):
-            whole, part = f"max_train_{unit}", f"num_train_{unit}"
-            if data[part] == data[whole] and whole in changes:
-                data[part] = None
+        lengths = _with_defaults(data)
+        for name in _LENGTHS:
+            if _with_defaults({**data, name: None}) == lengths:
+                data[name] = None
         return self.from_dict({**data, **changes})
 
-    def effective(self) -> EffectiveConfig:
-        """Return what will really be sent, and where that differs from what was asked for."""
-        replacements = tuple(_replacements(self))
-        config = attrs.evolve(self, **{item.field: item.sent for item in replacements})
-        return EffectiveConfig(config=config, replacements=replacements)
+    def effective(self, images: int | None = None) -> EffectiveConfig:
+        """Return what the bridge and the nodes will make of this, field by field: asked for, sent, used.
+
+        Args:
+            images: Images of the data set, >= 1, or None when it is not known: what depends on it stays as it is then.
+        """
+        return effective(self, images)
 
     def digest(self) -> str:
-        """Return 64 hexadecimal digits that are equal exactly for configs that send the same values."""
-        text = json.dumps(self.effective().config.to_dict(), sort_keys=True, separators=(",", ":"))
+        """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.
+
+        Fields that are ignored do not count (epochs where steps are given, the warm-up of a constant learning rate), a
+        scaled learning rate counts as what it becomes, and neither do ``timeout`` and the validation images count: they
+        do not change the weights.
+        """
+        text = json.dumps(self.effective().training(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -452,27 +440,21 @@ def _joint_problems(dataset_url: Any, dataset_name: Any) -> Iterator[Problem]:
         )
 
 
-def _joint_defaults(config: FineTuneConfig) -> dict[str, int]:
-    """Fill in the fields whose default is another field: one round, unless asked otherwise."""
-    defaults: dict[str, int] = {}
-    epochs = config.max_train_epochs or config.num_train_epochs or 1
-    steps = config.max_train_steps or config.num_train_steps
-    for unit, length in (("epochs", epochs), ("steps", steps)):
-        for name in (f"max_train_{unit}", f"num_train_{unit}"):
-            if length is not None and getattr(config, name) is None:
-                defaults[name] = length
-    return defaults
-
-
-def _replacements(config: FineTuneConfig) -> Iterator[Replacement]:
-    """Yield what the bridge cannot express (crynux-bridge api/v1/image/finetune_params.go, SetDefaultValues)."""
-    if config.lr_warmup_steps == 0:
-        reason = "the bridge would make 500 of a 0"
-        yield Replacement(field="lr_warmup_steps", asked=0, sent=1, reason=reason)
-    for name, default in (("adam_weight_decay", 0.01), ("adam_beta1", 0.9), ("adam_beta2", 0.999)):
-        if getattr(config, name) == 0:
-            reason = f"the bridge would make {default} of a 0"
-            yield Replacement(field=name, asked=0.0, sent=TINY, reason=reason)
-    if config.dataset_url is not None and config.dataset_name is not None:
-        reason = "the nodes use dataset_name where both are given"
-        yield Replacement(field="dataset_url", asked=config.dataset_url, sent=None, reason=reason)
+def _with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
+    """Fill in the lengths that follow from others: one round, and never in place of a length that was asked for."""
+    part_steps, whole_steps = lengths["num_train_steps"], lengths["max_train_steps"]
+    part_epochs, whole_epochs = lengths["num_train_epochs"], lengths["max_train_epochs"]
+    if whole_steps is None and whole_epochs is None:
+        whole_steps = part_steps
+    part_steps = part_steps or whole_steps
+    # Epochs beside steps are ignored; the bridge makes 1 of those that are not given.
+    if whole_epochs is None:
+        whole_epochs = part_epochs or 1 if whole_steps is None else 1
+    if part_epochs is None:
+        part_epochs = whole_epochs if part_steps is None else 1
+    return {
+        "num_train_epochs": part_epochs,
+        "num_train_steps": part_steps,
+        "max_train_epochs": whole_epochs,
+        "max_train_steps": whole_steps,
+    }

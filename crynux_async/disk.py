@@ -16,6 +16,7 @@ from crynux_async.errors import DownloadError
 if sys.platform != "win32":
     import fcntl
 
+_LOCK_ATTEMPTS = 20
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -33,11 +34,11 @@ def open_locked(name: str, flags: int) -> int:
         The descriptor of the file that has the name once the lock is held.
 
     Raises:
-        DownloadError: Another download holds the lock, or it is not a regular file.
+        DownloadError: Another download holds the lock, it is not a regular file, or it changes with every look.
         OSError: Whatever else the file system says.
     """
     del flags
-    while True:
+    for _ in range(_LOCK_ATTEMPTS):
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -49,6 +50,7 @@ def open_locked(name: str, flags: int) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # whoever had the lock has renamed or removed this file meanwhile
+    raise DownloadError(f"{name} is another file each time it is opened; choose another name or another disk")
 
 
 def open_in_place_of(target: Path, draft: str) -> int:

@@ -4,6 +4,7 @@ A name is taken when the file, its part file or its note is there. Taking it is 
 and whoever creates it has the name until the archive is there or the name is given back.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -84,16 +85,19 @@ def reserve_path(folder: Path, name: str, *, owner: str = "") -> Path:
 def release_path(path: Path, *, owner: str = "") -> None:
     """Give a reserved name back, unless something has arrived under it that a later call can continue or finish.
 
+    Where the disk does not allow it, the name stays reserved.
+
     Args:
         path: What ``reserve_path`` returned.
         owner: The owner that was given there.
     """
     note_path = _beside(path, NOTE_SUFFIX)
-    note = read_note(note_path)
-    if note is None or note.owner != owner or os.path.lexists(_beside(path, PART_SUFFIX)):
-        return
-    if not _is_finished(path, note):
-        note_path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        note = read_note(note_path)
+        if note is None or note.owner != owner or os.path.lexists(_beside(path, PART_SUFFIX)):
+            return
+        if not _is_finished(path, note):
+            note_path.unlink()
 
 
 def _parse(template: str) -> Iterator[tuple[str, str | None]]:

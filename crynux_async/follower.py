@@ -92,13 +92,13 @@ class Follower:
         """Look at what is due, for ever."""
         while True:
             now = monotonic()
-            room = self._settings.max_polls - len(self._due) - self._pollers
-            for job_id in self._polls.due(now, room) if room > 0 else ():
-                self._due.append(self._register.get(job_id))
-            for job_id in self._polls.stalled(now):
-                self._stalled(self._register.get(job_id))
+            self._take_due(now, self._settings.max_polls - len(self._due) - self._pollers)
             self._start_pollers()
             await self._sleep(now)
+
+    def _take_due(self, now: float, at_most: int) -> None:
+        for job_id in self._polls.due(now, at_most) if at_most > 0 else ():
+            self._due.append(self._register.get(job_id))
 
     def _start_pollers(self) -> None:
         while self._pollers < min(self._settings.max_polls, len(self._due)):
@@ -121,11 +121,17 @@ class Follower:
     async def _poll_due(self) -> None:
         """Poll one due job after the other until none is left."""
         try:
-            while self._due:
-                await self._poll(self._due.popleft())
+            while (job := self._next_due()) is not None:
+                await self._poll(job)
         finally:
             self._pollers -= 1
             self._wake.set()
+
+    def _next_due(self) -> Job | None:
+        # A poller that ended after every job would cost a task and two wake-ups a poll when there is much to do.
+        if not self._due:
+            self._take_due(monotonic(), 1)
+        return self._due.popleft() if self._due else None
 
     async def _poll(self, job: Job) -> None:
         """Ask for one job's status. Whatever goes wrong concerns this job alone."""
@@ -142,6 +148,8 @@ class Follower:
             _log.exception("status of task %d", job.task_id)
         else:
             self._said(job, status)
+        for job_id in self._polls.stalled(monotonic()):
+            self._stalled(self._register.get(job_id))
 
     def _said(self, job: Job, status: RemoteStatus | str) -> None:
         if job.state not in FOLLOWED:

@@ -152,7 +152,9 @@ class Job:
             raise self._failure()
         return self
 
-    async def download(self, folder: str | Path = ".", *, name: str = "{task_id}.zip") -> Path:
+    async def download(
+        self, folder: str | Path = ".", *, name: str = "{task_id}.zip", timeout: float | None = None
+    ) -> Path:
         """Wait for the model, bring its archive to disk, check it, and return its path.
 
         Several callers share one transfer; a transfer that was cut continues where it stopped.
@@ -160,6 +162,7 @@ class Job:
         Args:
             folder: Where to put it; made if it does not exist.
             name: File name with ``{task_id}``, ``{job_id}``, ``{label}``, ``{model}`` or ``{digest}`` in it.
+            timeout: Seconds to wait for the model at most, or None for as long as it takes.
 
         Raises:
             DownloadError: The archive could not be brought to disk; what arrived is kept.
@@ -168,7 +171,7 @@ class Job:
         """
         self.wanted = (Path(folder), name)
         self._keeper.note(self)
-        await self.wait()
+        await self.wait(timeout)
         return await self._keeper.fetch(self, Path(folder), name)
 
     def resubmit(self) -> "Job":

@@ -21,22 +21,23 @@ the same bytes to the same places of the same file, and the second one finds its
 import asyncio
 import contextlib
 import hashlib
+import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import aiofiles
 import attrs
+from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from crynux_async import disk
 from crynux_async.backends.base import Validator
-from crynux_async.errors import ArchiveError, DownloadError
+from crynux_async.errors import ArchiveError, CrynuxError, DownloadError
 
 _T = TypeVar("_T")
 
@@ -83,7 +84,7 @@ class PartFile:
     """A part file that is open, locked and ready to be continued: ``async with PartFile(path) as part``.
 
     Every disk error comes out as a ``DownloadError`` that says what to do. One thread of its own does all work on the
-    file, in order, so it is never closed under a write, not even when a whole program is cancelled.
+    file, in order, so it is never closed under a write and never left open, even when a whole program is cancelled.
 
     Args:
         path: The final name.
@@ -131,7 +132,7 @@ class PartFile:
         self._owner = owner
         self._adopt = adopt
         self._margin = free_space_margin
-        self._file: AsyncFileIO | None = None
+        self._file: io.FileIO | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crynux-part-file")
         self._writing: asyncio.Task[None] | None = None
 
@@ -141,16 +142,16 @@ class PartFile:
 
     async def __aenter__(self) -> Self:
         try:
-            await _to_the_end(self._open())
+            await self._in_thread(self._open)
         except BaseException:
-            await _to_the_end(self._close())
+            await self._leave()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await _to_the_end(self._close())
+        await self._leave()
 
     @property
     def total_bytes(self) -> int | None:
@@ -176,7 +177,7 @@ class PartFile:
     async def restart(self, validator: Validator) -> None:
         """Begin again at byte 0, with another version or the same."""
         await self.flush()
-        await _to_the_end(self._restart(validator))
+        await self._in_thread(self._restart, validator)
 
     async def learn(self, validator: Validator) -> None:
         """Note what became known about the version that the bytes belong to."""
@@ -261,17 +262,21 @@ class PartFile:
         return max(0, (self.total_bytes or 0) - self.written)
 
     @property
-    def _opened(self) -> AsyncFileIO:
+    def _opened(self) -> io.FileIO:
         if self._file is None:
             raise RuntimeError("the part file is not open")
         return self._file
 
+    def _writer(self) -> AsyncFileIO:
+        writer: AsyncFileIO = wrap(self._opened, loop=asyncio.get_running_loop(), executor=self._thread)
+        return writer
+
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
         with self._disk_errors():
-            return await _to_the_end(self._run(work, *arguments))
+            return await _to_the_end(self._submit(work, *arguments))
 
-    async def _run(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+    def _submit(self, work: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -280,53 +285,56 @@ class PartFile:
         except OSError as error:
             raise disk.explain(error, self.path, self._missing) from error
 
-    async def _open(self) -> None:
-        with self._disk_errors():
-            await self._run(lambda: self.path.parent.mkdir(parents=True, exist_ok=True))
-            self._file = await self._open_file(self.part_path, disk.open_locked)
-            await self._run(self._take_stock)
-
-    async def _open_file(self, path: Path, opener: Callable[[str, int], int]) -> AsyncFileIO:
-        return await aiofiles.open(path, "r+b", buffering=0, opener=opener, executor=self._thread)
-
-    async def _close(self) -> None:
+    async def _leave(self) -> None:
         try:
             if self._writing is not None:
-                await asyncio.wait((self._writing,))
-                if not self._writing.cancelled():
-                    self._writing.exception()  # whoever leaves without a flush has an error of his own
-            if self._file is not None:
-                with contextlib.suppress(OSError):  # all that matters was synced, or will be fetched again
-                    await self._run(self._remove_if_empty)
-                await self._file.close()
+                with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
+                    await _to_the_end(self._writing)
         finally:
+            closing = self._submit(self._close)
             self._thread.shutdown(wait=False)
-
-    async def _restart(self, validator: Validator) -> None:
-        with self._disk_errors():
-            if self.written:
-                old = self._opened
-                self._file = await self._open_file(self._fresh_path, self._open_fresh)
-                self.written, self.validator = 0, None
-                await old.close()
-            await self._run(self._write_note, validator)
-            self.validator = validator
+            await _to_the_end(closing)
 
     async def _write(self, piece: bytes) -> None:
         """Write all of a piece; a raw file may take less at once, and does so just before the disk is full."""
         rest: bytes | memoryview = piece
+        writer = self._writer()
         with self._disk_errors():
             while rest:
-                count = await self._opened.write(rest)
+                count = await writer.write(rest)
                 self.written += count
                 rest = memoryview(rest)[count:]
 
     # From here on, everything runs in a thread.
 
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.part_path, "r+b", buffering=0, opener=disk.open_locked)  # noqa: SIM115  # see _close
+        self._take_stock()
+
+    def _restart(self, validator: Validator) -> None:
+        if self.written:
+            old = self._opened
+            self._file = open(self._fresh_path, "r+b", buffering=0, opener=self._open_fresh)  # noqa: SIM115  # see _close
+            self.written, self.validator = 0, None
+            old.close()
+        self._write_note(validator)
+        self.validator = validator
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # all that matters was synced, or will be fetched again
+            if self._size() == 0 and self._is_at(self.part_path):
+                os.unlink(self.part_path)
+        self._file.close()
+
+    def _size(self) -> int:
+        return os.fstat(self._opened.fileno()).st_size
+
     def _take_stock(self) -> None:
         """Find out what is on disk from earlier."""
-        descriptor = self._opened.fileno()
-        size = os.fstat(descriptor).st_size
+        size = self._size()
         note = read_note(self._note_path)
         if note is not None and note.owner and self._owner and note.owner != self._owner:
             raise DownloadError(f"{self.path} is reserved by {note.owner}; choose another name")
@@ -338,7 +346,7 @@ class PartFile:
         total = validator.total_bytes if validator else None
         self.validator = None if total is not None and size > total else validator
         self.written = size
-        os.lseek(descriptor, size, os.SEEK_SET)
+        self._opened.seek(size)
 
     def _recognise(self, noted: Validator | None, part_bytes: int) -> int:
         """Return the size of the file that has the final name already, or refuse to touch it."""
@@ -377,7 +385,7 @@ class PartFile:
 
     def _whole_file(self) -> Path:
         where = self._locate()
-        size = where.stat().st_size if self.is_published else os.fstat(self._opened.fileno()).st_size
+        size = where.stat().st_size if self.is_published else self._size()
         if size != self.total_bytes:
             raise ArchiveError(f"{where} has {size} bytes in place of {self.total_bytes}")
         return where
@@ -441,21 +449,17 @@ class PartFile:
         for path in (self._fresh_path, self._draft_path, self._note_path):
             path.unlink(missing_ok=True)
 
-    def _remove_if_empty(self) -> None:
-        if os.fstat(self._opened.fileno()).st_size == 0 and self._is_at(self.part_path):
-            os.unlink(self.part_path)
 
-
-async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
+async def _to_the_end(work: asyncio.Future[_T]) -> _T:
     """Await ``work`` to its end even when the caller is cancelled meanwhile; then pass the cancellation on."""
-    task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
+    while not work.done():
         try:
-            await asyncio.wait((task,))
+            await asyncio.wait((work,))
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        task.exception()  # the caller wants to leave, not to hear of it
+        if not work.cancelled():
+            work.exception()  # the caller wants to leave, not to hear of it
         raise cancelled
-    return task.result()
+    return work.result()

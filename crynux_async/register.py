@@ -184,7 +184,9 @@ class JobRegister:
         self.note(job)
         self.counts[previous] -= 1
         self.counts[job.state] += 1
-        if job.state in ENDED and job.ended_at is None:
+        if job.state not in ENDED:
+            job.ended_at = None
+        elif previous not in ENDED:
             job.ended_at = now
             for note in self._end_watchers:
                 note(job)

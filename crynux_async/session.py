@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import attrs
 
+from crynux_async import advice
 from crynux_async.backends.base import Backend
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.config import FineTuneConfig
@@ -93,6 +94,7 @@ class Session:
         self._ledger_place = ledger
         self._ledger: Ledger | None = None
         self._given_backend = backend
+        self._advised: set[tuple[str, str | None]] = set()
         self._backend: Backend | None = None
         self._supervisor: Supervisor | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -153,34 +155,44 @@ class Session:
             if self._runner.done():
                 await self._release()
 
-    def plan(self, config: FineTuneConfig, *, label: str = "") -> Job:
+    def plan(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
         """Queue a config and return its job at once, before anything is sent; ``await job.submitted()`` waits for that.
+
+        What will surprise is logged as a warning, once for each kind of surprise.
 
         Args:
             config: What to train.
             label: The caller's own name for the job.
+            force: Send it even if it cannot work.
 
         Raises:
+            ConfigError: It cannot work (``advice.check`` finds an error); nothing is queued.
             UsageError: The session is not open.
         """
-        job = Job(job_id=new_job_id(), config=config, label=label, keeper=self._open_supervisor())
-        for replacement in config.effective().replacements:
-            _log.info("job %s: %s", job.job_id, replacement)
-        self._open_supervisor().submit(job)
+        supervisor = self._open_supervisor()
+        self._advise(config, force=force)
+        job = Job(job_id=new_job_id(), config=config, label=label, keeper=supervisor)
+        supervisor.submit(job)
         return job
 
-    async def submit(self, config: FineTuneConfig, *, label: str = "") -> Job:
+    async def submit(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
         """Send a config when the rate limit allows it, and return its job when the bridge has accepted it.
 
         Cancelled before the job is sent, it is not sent. Cancelled after that, the job goes on in ``jobs()``.
 
+        Args:
+            config: What to train.
+            label: The caller's own name for the job.
+            force: Send it even if it cannot work.
+
         Raises:
+            ConfigError: It cannot work; nothing was sent.
             AuthError, QuotaError, RejectedError: The bridge refused it; nothing is paid.
             UnreachableError: The bridge could not be reached for too long; nothing was sent.
             SubmissionUnknownError: It was sent and its outcome is not known.
             UsageError: The session is not open.
         """
-        job = self.plan(config, label=label)
+        job = self.plan(config, label=label, force=force)
         try:
             return await job.submitted()
         except asyncio.CancelledError:
@@ -188,7 +200,11 @@ class Session:
             raise
 
     async def submit_many(
-        self, configs: Iterable[FineTuneConfig], *, label: Callable[[FineTuneConfig], str] | None = None
+        self,
+        configs: Iterable[FineTuneConfig],
+        *,
+        label: Callable[[FineTuneConfig], str] | None = None,
+        force: bool = False,
     ) -> list[Job]:
         """Queue any number of configs and return their jobs, in order, when all are in the ledger; then they are sent.
 
@@ -197,15 +213,24 @@ class Session:
         Args:
             configs: What to train.
             label: Makes the label of each job from its config.
+            force: Send them even if they cannot work.
 
         Raises:
+            ConfigError: One of them cannot work; none is queued.
             UsageError: The session is not open.
             LedgerError: They cannot be remembered; none of those will be sent.
         """
         supervisor = self._open_supervisor()
+        chosen = list(configs)
+        for number, config in enumerate(chosen, start=1):
+            self._advise(config, force=force)
+            if number % _PLANNED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         jobs = []
-        for number, config in enumerate(configs, start=1):
-            jobs.append(self.plan(config, label=label(config) if label else ""))
+        for number, config in enumerate(chosen, start=1):
+            job = Job(job_id=new_job_id(), config=config, label=label(config) if label else "", keeper=supervisor)
+            supervisor.submit(job)
+            jobs.append(job)
             if number % _PLANNED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         await supervisor.planned()
@@ -242,7 +267,13 @@ class Session:
         return chosen
 
     async def run(
-        self, config: FineTuneConfig, folder: str | Path = ".", *, label: str = "", name: str = "{task_id}.zip"
+        self,
+        config: FineTuneConfig,
+        folder: str | Path = ".",
+        *,
+        label: str = "",
+        name: str = "{task_id}.zip",
+        force: bool = False,
     ) -> Path:
         """Submit a config, wait for its model, download it and return the archive's path.
 
@@ -251,11 +282,12 @@ class Session:
             folder: Where to put the archive.
             label: The caller's own name for the job.
             name: File name, as in ``Job.download``.
+            force: Send it even if it cannot work.
 
         Raises:
             CrynuxError: Whatever ``submit()``, ``Job.wait()`` and ``Job.download()`` raise.
         """
-        job = await self.submit(config, label=label)
+        job = await self.submit(config, label=label, force=force)
         return await job.download(folder, name=name)
 
     def attach(self, task_id: int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
@@ -399,6 +431,23 @@ class Session:
             await backend.close()
         if ledger is not None:
             await ledger.close()
+
+    def _advise(self, config: FineTuneConfig, *, force: bool) -> None:
+        """Refuse what cannot work, and warn of what will surprise, once for each kind of surprise.
+
+        Raises:
+            ConfigError: It cannot work.
+        """
+        found = advice.check(config)
+        if not force:
+            advice.require_workable(found)
+        for item in found:
+            key = (item.code, item.field)
+            if item.severity == "note" or key in self._advised:
+                _log.debug("%s", item)
+            else:
+                self._advised.add(key)
+                _log.warning("%s", item)
 
     def _open_supervisor(self) -> Supervisor:
         if self._supervisor is None:

@@ -12,9 +12,11 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from crynux_async.config import FineTuneConfig
+from crynux_async.effective import most_rounds
 
 MAX_FAILED_ROUNDS = 4
 QUEUE_SECONDS = 180.0
+_MANY_IMAGES = 10_000  # where steps and epochs are mixed, rounds depend on a number that is not known here
 
 
 class JobState(StrEnum):
@@ -125,9 +127,5 @@ def stall_seconds(config: FineTuneConfig) -> float:
     Every round may wait 180 s plus its time-out in the queue and then run for its time-out, and three failed rounds are
     repeated before the job fails. Source: crynux-bridge tasks/process_sd_ft_tasks.go; the relay's task deadlines.
     """
-    rounds = 1
-    if config.max_train_steps and config.num_train_steps:
-        rounds = -(-config.max_train_steps // config.num_train_steps)
-    elif config.max_train_epochs and config.num_train_epochs:
-        rounds = -(-config.max_train_epochs // config.num_train_epochs)
+    rounds = most_rounds(config) or most_rounds(config, _MANY_IMAGES) or 1
     return (rounds + MAX_FAILED_ROUNDS - 1) * (QUEUE_SECONDS + 2 * config.timeout)

@@ -25,6 +25,7 @@ from crynux_async.follower import Follower
 from crynux_async.gate import Gate
 from crynux_async.job import Job
 from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.owner import is_gone, new_owner
 from crynux_async.register import JobRegister
 from crynux_async.resume import UNFINISHED, Unconfirmed, job_from_row, lost_attempt
 from crynux_async.settings import Settings
@@ -55,7 +56,7 @@ class Supervisor:
         self._backend = backend
         self._settings = settings
         self._ledger = ledger
-        self._owner = secrets.token_hex(8)
+        self._owner = new_owner()
         self._group: anyio.abc.TaskGroup | None = None
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
@@ -203,7 +204,10 @@ class Supervisor:
         await self.submitter.all_saved()
 
     async def _begin(self) -> None:
-        """Take over what earlier processes left."""
+        """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
+        for owner in await self._ledger.owners():
+            if is_gone(owner):
+                await self._ledger.release(owner)
         self.follower.restore(await self._ledger.load_hazards(self._settings.base_url))
         await self._take_over()
 

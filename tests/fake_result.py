@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,21 @@ class FakeStream:
     ) -> None:
         self.start = start
         self.validator = validator
+        self.is_read = False
         self._answer = answer
         self._body = body
         self._count = count
 
     async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
+        self.is_read = True
+        try:
+            async with aclosing(self._pieces(chunk_bytes)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self.is_read = False
+
+    async def _pieces(self, chunk_bytes: int) -> AsyncGenerator[bytes, None]:
         answer, body = self._answer, self._body
         ends = [end for end in (answer.cut_after, answer.end_after, answer.stall_after) if end is not None]
         body = (body + answer.surplus)[: min(ends, default=None)]
@@ -90,7 +100,14 @@ class FakeStream:
 
 
 class FakeService:
-    """One result, its requests, and the answers that are still to be given; a good one when the script has run out."""
+    """One result, its requests, and the answers that are still to be given; a good one when the script has run out.
+
+    Attributes:
+        requests: Start and validator of every request.
+        open: Answers that are open.
+        left_behind: Answers that were closed while somebody was still reading them.
+        sent: Bytes that were handed out.
+    """
 
     def __init__(self, content: bytes, *script: Answer, last_modified: str | None = MONDAY) -> None:
         self.content = content
@@ -99,6 +116,7 @@ class FakeService:
         self.default = Answer()
         self.requests: list[tuple[int, Validator | None]] = []
         self.open = 0
+        self.left_behind = 0
         self.sent = 0
 
     @property
@@ -115,10 +133,12 @@ class FakeService:
         if answer.error is not None:
             raise answer.error
         self.open += 1
+        stream = self._stream(answer, start, validator)
         try:
-            yield self._stream(answer, start, validator)
+            yield stream
         finally:
             self.open -= 1
+            self.left_behind += stream.is_read
 
     def _stream(self, answer: Answer, start: int, validator: Validator | None) -> FakeStream:
         # Like Go's http.ServeFile: a wrong date means everything; a range past the end is refused.

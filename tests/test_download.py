@@ -193,6 +193,14 @@ async def test_download_of_a_changed_result_is_the_new_version_alone(path: Path)
     assert done.resumed_from == 0
 
 
+async def test_download_of_a_result_that_changed_since_the_last_call_keeps_nothing_of_it(path: Path) -> None:
+    leave_part(path, CONTENT[:6000])
+    service = FakeService(OTHER, last_modified=TUESDAY)
+    done = await fetch(service, path, verify=None)
+    assert path.read_bytes() == OTHER
+    assert (done.resumed_from, done.fetched_bytes) == (0, SIZE)
+
+
 @pytest.mark.parametrize(
     "lie", [Validator(last_modified=TUESDAY, total_bytes=SIZE), Validator(last_modified=MONDAY, total_bytes=SIZE + 1)]
 )
@@ -245,6 +253,7 @@ async def test_download_with_more_bytes_than_announced_once_is_fetched_again(pat
     await fetch(service, path, verify=None)
     assert path.read_bytes() == CONTENT
     assert [start for start, _ in service.requests] == [0, 0]
+    assert service.left_behind == 0
 
 
 async def test_download_with_more_bytes_than_announced_twice_fails_and_writes_none_of_them(
@@ -399,8 +408,9 @@ async def test_download_to_a_slow_disk_is_not_a_stall(path: Path, monkeypatch: p
 
 async def test_download_that_stalls_after_its_last_byte_is_complete(path: Path) -> None:
     service = FakeService(CONTENT, Answer(stall_after=SIZE))
-    await fetch(service, path)
+    done = await fetch(service, path)
     assert len(service.requests) == 1
+    assert done.seconds == pytest.approx(OPTIONS.stall_timeout)
 
 
 async def test_download_that_only_trickles_gives_up_and_keeps_what_arrived(path: Path, part: Path) -> None:

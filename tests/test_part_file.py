@@ -160,6 +160,14 @@ async def test_second_download_is_refused_after_the_first_one_began_again(path: 
     assert path.read_bytes() == CONTENT
 
 
+async def test_download_on_a_disk_that_cannot_tell_files_apart_ends(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with pytest.raises(DownloadError, match="another file each time"):
+        await fetch(FakeService(CONTENT), path)
+
+
 async def test_download_that_locks_what_another_one_has_just_finished_does_not_touch_it(
     path: Path, part: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +179,7 @@ async def test_download_that_locks_what_another_one_has_just_finished_does_not_t
     leave_part(path, CONTENT[:6000])
     flock = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", finish_first)
-    with pytest.raises(DownloadError, match="exists already"):
+    with pytest.raises(DownloadError, match="is not touched"):
         await fetch(FakeService(CONTENT), path)
     assert path.read_bytes() == CONTENT[:6000]
 
@@ -225,28 +233,25 @@ def take_name(path: Path) -> Callable[[int], None]:
 class LimitedDisk:
     """A file on a disk with room for some bytes (in place of aiofiles' file)."""
 
-    def __init__(self, file: Any, room: int) -> None:
+    def __init__(self, file: Any, room: list[int]) -> None:
         self._file = file
         self._room = room
 
     async def write(self, data: bytes | memoryview) -> int:
-        count = min(len(data), self._room)
+        count = min(len(data), self._room[0])
         if count == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._room -= count
+        self._room[0] -= count
         return int(await self._file.write(data[:count]))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
 
-def wrap_files(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[PartFile, Any], Any]) -> None:
-    original = PartFile._open_file
-
-    async def open_file(self: PartFile, path: Path, opener: Callable[[str, int], int]) -> Any:
-        return wrap(self, await original(self, path, opener))
-
-    monkeypatch.setattr(PartFile, "_open_file", open_file)
+def wrap_files(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Any], Any]) -> None:
+    """Put something between the part file and aiofiles."""
+    original = PartFile._writer
+    monkeypatch.setattr(PartFile, "_writer", lambda part_file: wrap(original(part_file)))
 
 
 async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_is_continued(
@@ -254,7 +259,8 @@ async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_i
 ) -> None:
     service = FakeService(CONTENT)
     with pytest.MonkeyPatch.context() as patch:
-        wrap_files(patch, lambda _, file: LimitedDisk(file, 6543))
+        room = [6543]
+        wrap_files(patch, lambda file: LimitedDisk(file, room))
         with pytest.raises(DownloadError, match=r"is full: 7\.zip needs 3457 more bytes, \d+ are free"):
             await fetch(service, path)
     assert part.read_bytes() == CONTENT[:6543]
@@ -268,13 +274,13 @@ class ReluctantDisk(LimitedDisk):
     """A file that takes a few bytes at a time."""
 
     async def write(self, data: bytes | memoryview) -> int:
-        return int(await self._file.write(data[: self._room]))
+        return int(await self._file.write(data[: self._room[0]]))
 
 
 async def test_download_to_a_disk_that_takes_less_than_it_is_given_is_whole(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrap_files(monkeypatch, lambda _, file: ReluctantDisk(file, 300))
+    wrap_files(monkeypatch, lambda file: ReluctantDisk(file, [300]))
     await fetch(FakeService(CONTENT), path)
     assert path.read_bytes() == CONTENT
 
@@ -450,7 +456,7 @@ async def test_crash_before_the_note_was_removed_is_finished_without_a_request(
 async def test_foreign_file_beside_a_note_of_another_size_is_not_taken_for_ours(path: Path, arrived: int) -> None:
     leave_part(path, CONTENT[:arrived])
     path.write_bytes(b"mine")
-    with pytest.raises(DownloadError, match="exists already"):
+    with pytest.raises(DownloadError, match="is not touched"):
         await fetch(FakeService(CONTENT), path)
     assert path.read_bytes() == b"mine"
 
@@ -488,7 +494,7 @@ class StepLoop(VirtualTimeLoop):
         return future
 
 
-async def cancel_at(step: int, times: int, path: Path) -> bool:
+async def cancel_at(step: int, how: str, path: Path) -> bool:
     """Cancel a download after some turns of the loop; return whether it was still running."""
     service = FakeService(CONTENT, Answer(cut_after=2500), Answer(spoil=lambda body: b"\x00" * len(body)))
     # No delay: a loop that is never idle hardly moves the clock.
@@ -498,8 +504,9 @@ async def cancel_at(step: int, times: int, path: Path) -> bool:
         if task.done():
             return False
     before = monotonic()
-    for _ in range(times):
-        task.cancel()
+    for _ in range(2 if how == "twice" else 1):
+        for each in asyncio.all_tasks() - {asyncio.current_task()} if how == "all tasks" else {task}:
+            each.cancel()
         await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -508,13 +515,13 @@ async def cancel_at(step: int, times: int, path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("how", ["once", "twice", "all tasks"])
 def test_download_cancelled_at_any_step_leaves_what_the_next_call_finishes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     async def run(step: int) -> bool:
         path = tmp_path / str(step) / "7.zip"
-        was_running = await cancel_at(step, times, path)
+        was_running = await cancel_at(step, how, path)
         assert not path.exists() or path.read_bytes() == CONTENT
         assert asyncio.all_tasks() == {asyncio.current_task()}
         await fetch(FakeService(CONTENT), path, adopt=True)
@@ -545,9 +552,9 @@ async def test_download_cancelled_while_it_writes_waits_for_the_write_and_closes
 
             return await asyncio.get_running_loop().run_in_executor(self._file._executor, write)
 
-    def slow_disk(_: PartFile, file: Any) -> SlowDisk:
+    def slow_disk(file: Any) -> SlowDisk:
         files.append(file)
-        return SlowDisk(file, 0)
+        return SlowDisk(file, [0])
 
     wrap_files(monkeypatch, slow_disk)
     task = asyncio.create_task(fetch(FakeService(CONTENT), path))

@@ -105,8 +105,8 @@ async def test_unconfirmed_job_has_a_bracket_and_reconcile_finds_its_task() -> N
         assert lost.digest == make_config(seed=2).digest()
         await session.wait_all(session.jobs(JobState.RUNNING))
         (found,) = await session.reconcile()
-        assert (found.task_id, found.state) == (2, JobState.RUNNING)
-        await found
+        assert (found.task_id, found.state, found.ended_at) == (2, JobState.RUNNING, None)
+        await session.wait_all([found], timeout=3600)
     assert backend.creates == 3
     assert backend.asked == [2]
 

@@ -12,6 +12,7 @@ from crynux_async.cli import check as check_command
 from crynux_async.cli import dataset as dataset_command
 from crynux_async.cli import demo as demo_command
 from crynux_async.cli import emulator as emulator_command
+from crynux_async.cli import job_commands
 from crynux_async.cli import run as run_command
 from crynux_async.cli.exits import Exit, execute, guard
 from crynux_async.datasets import CaptionSource
@@ -35,6 +36,7 @@ _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Emulator = Annotated[bool, Parameter(negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
 
+job_commands.add_to(app)
 _dataset = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
 app.command(_dataset)
 

@@ -88,6 +88,9 @@ class Board:
             return Text(f"sent in about {wait:.0f} s" if wait >= 1 else "next", style="dim")
         return Text("")
 
+    def _shows(self, job_id: str) -> bool:
+        return self._jobs is None or any(job.job_id == job_id for job in self._jobs)
+
     def _note(self, event: Event) -> None:
         if isinstance(event, DownloadProgressed):
             self._progress[event.job_id] = (event.received_bytes, event.total_bytes)
@@ -111,7 +114,7 @@ class Board:
 
     async def _lines(self) -> None:
         async for event in self._session.events():
-            if isinstance(event, JobStateChanged):
+            if isinstance(event, JobStateChanged) and self._shows(event.job_id):
                 name = self._session.job(event.job_id).label or event.job_id
                 task = "" if event.task_id is None else f" (task {event.task_id})"
                 self._console.print(f"{event.at:%H:%M:%S} {escape(name)}{task}: {event.state}", highlight=False)

@@ -1,7 +1,6 @@
 """``jobs``, ``resume``, ``abandon``, ``resubmit``, ``reconcile``: what the ledger remembers and what to do about it."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from crynux_async.cli.board import STYLES, Board, as_facts, size, summary
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
@@ -22,18 +22,6 @@ from crynux_async.resume import Unconfirmed
 from crynux_async.session import Session
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
-
-
-def ledger_path(asked: Path | None) -> Path:
-    """Return where the command line remembers jobs: ``--ledger``, ``CRYNUX_LEDGER``, or the user's data folder."""
-    if asked is not None:
-        return asked
-    if os.environ.get("CRYNUX_LEDGER", "").strip():
-        return Path(os.environ["CRYNUX_LEDGER"].strip()).expanduser()
-    data = os.environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share"
-    path = Path(data).expanduser() / "crynux-async" / "jobs.db"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:

@@ -48,9 +48,10 @@ def _columns(points: Sequence[tuple[float, float]], count: int) -> list[float | 
 
 
 def _value(left: tuple[float, float], right: tuple[float, float], x: float) -> float | None:
-    part = (x - left[0]) / (right[0] - left[0]) if right[0] > left[0] else 1.0
-    value = left[1] + (right[1] - left[1]) * part
-    return value if math.isfinite(value) else None
+    if x < right[0]:
+        value = left[1] + (right[1] - left[1]) * (x - left[0]) / (right[0] - left[0])
+        return value if math.isfinite(value) else None
+    return right[1] if math.isfinite(right[1]) else None  # not interpolated: the point before it may be a gap
 
 
 def _row(value: float, top: float, rows: int) -> int:

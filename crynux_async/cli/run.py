@@ -2,16 +2,16 @@
 
 import json
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from crynux_async.advice import check, require_workable
 from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.config import FineTuneConfig
 from crynux_async.errors import ConfigError, Problem
 from crynux_async.job import Job
@@ -32,22 +32,21 @@ async def run(
 ) -> Exit:
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
-    if not force:
-        require_workable(check(config))
-    async with _session(emulated) as session:
+    async with _session(emulated=emulated) as session:
         return await _follow(
-            session, lambda: session.submit(config, label=config_path.stem), out, name, timeout, as_json=as_json
+            session,
+            lambda: session.plan(config, label=config_path.stem, force=force),
+            out,
+            name,
+            timeout,
+            as_json=as_json,
         )
 
 
 async def download(task_id: int, out: Path, name: str, timeout: float | None, *, as_json: bool) -> Exit:
     """Follow a task that the bridge has already and download its model."""
-    async with Session() as session:
-
-        async def attach() -> Job:
-            return session.attach(task_id)
-
-        return await _follow(session, attach, out, name, timeout, as_json=as_json)
+    async with _session(emulated=False) as session:
+        return await _follow(session, lambda: session.attach(task_id), out, name, timeout, as_json=as_json)
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
@@ -73,9 +72,9 @@ def _value(text: str) -> Any:
 
 
 @asynccontextmanager
-async def _session(emulated: bool) -> AsyncIterator[Session]:
+async def _session(*, emulated: bool) -> AsyncIterator[Session]:
     if not emulated:
-        async with Session() as session:
+        async with Session(ledger=ledger_path(None)) as session:
             yield session
         return
     from crynux_async.emulator import Emulator
@@ -95,7 +94,7 @@ async def _session(emulated: bool) -> AsyncIterator[Session]:
 
 async def _follow(
     session: Session,
-    begin: Callable[[], Awaitable[Job]],
+    begin: Callable[[], Job],
     out: Path,
     name: str,
     timeout: float | None,
@@ -104,13 +103,12 @@ async def _follow(
 ) -> Exit:
     """Show a job until its model is on disk."""
     console = Console(stderr=as_json, highlight=False)
+    job = begin()
     try:
-        async with Board(session, console).shown():
-            job = await begin()
-            await job.wait(timeout)
-            await job.download(out, name=name)
+        async with Board(session, console, [job]).shown():
+            await job.download(out, name=name, timeout=timeout)
     finally:
-        _say_what_goes_on(session, console)
+        _say_what_goes_on(job, console)
     if as_json:
         print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
     else:
@@ -118,9 +116,9 @@ async def _follow(
     return Exit.DONE
 
 
-def _say_what_goes_on(session: Session, console: Console) -> None:
-    """Tell the numbers of tasks that are left running: without them a paid model cannot be found again."""
-    for job in session.jobs({JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED}):
+def _say_what_goes_on(job: Job, console: Console) -> None:
+    """Tell the number of a task that is left running: without it a paid model cannot be found again."""
+    if job.state in (JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED):
         console.print(
             f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]"
         )

@@ -274,6 +274,9 @@ class Ledger(Protocol):
     async def renew(self, owner: str, *, until: datetime) -> int:
         """Move the end of every lease of an owner, and return how many it has (fewer: others took them over)."""
 
+    async def owners(self) -> list[str]:
+        """Return everybody who has a lease, ended or not."""
+
     async def release(self, owner: str) -> None:
         """Give back every lease of an owner."""
 

@@ -47,8 +47,6 @@ class GateVisit:
             LedgerError: The visitor does not come back, or the row is not readable.
         """
         rows = await connection.fetch(statements.select_gate(self._backend, self._key_id))
-        if self._left.done():  # gone before its turn
-            return None, False
         self.cell.row = self._found = _decode(rows[0]) if rows else None
         self._opened.set_result(None)
         try:

@@ -233,6 +233,10 @@ class MemoryLedger:
         lease.until = until
         return sum(entry.lease is lease for entry in self._jobs.values())
 
+    async def owners(self) -> list[str]:
+        """Return everybody who has a lease, ended or not."""
+        return list(self._leases)
+
     async def release(self, owner: str) -> None:
         """Give back every lease of an owner."""
         self._check_not_in_gate()

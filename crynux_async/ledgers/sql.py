@@ -201,6 +201,10 @@ class SqlLedger:
         """Move the end of every lease of an owner, and return how many it has."""
         return await self._writing().alone(functools.partial(leasing.renew, owner=owner, until=until))
 
+    async def owners(self) -> list[str]:
+        """Return everybody who has a lease, ended or not."""
+        return [owner for (owner,) in await self._read(statements.SELECT_OWNERS)]
+
     async def release(self, owner: str) -> None:
         """Give back every lease of an owner."""
         await self._writing().write(steps.release_steps(owner))

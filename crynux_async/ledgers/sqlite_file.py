@@ -59,11 +59,10 @@ def prepare(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
     """
     try:
         _require_place(path)
-        if not path.exists():
-            _create_empty(path)
-        elif path.stat().st_size:
+        if _size(path):
             _require_ledger(path, plan, busy_timeout)
         _require_writable(path)
+        _create_empty(path)
     except OSError as error:
         raise LedgerError(f"{path} cannot be used: {error.strerror or error}", path=str(path)) from error
 
@@ -123,21 +122,21 @@ def _require_place(path: Path) -> None:
     if path.is_dir():
         raise LedgerError(f"{path} is a folder; name a file in it, such as {path / 'jobs.db'}", path=str(path))
     if not path.parent.is_dir():
-        message = f"the folder {path.parent} does not exist; create it, or choose another place for the ledger"
+        message = f"{path} cannot be created: its folder does not exist; create that, or choose another place"
         raise LedgerError(message, path=str(path))
     if path.exists() and not path.is_file():
         raise foreign(path, "a device or a pipe")
 
 
 def _create_empty(path: Path) -> None:
-    with contextlib.suppress(FileExistsError):  # another process was faster: it is the same ledger
+    with contextlib.suppress(FileExistsError):  # there before, or another process was faster
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _require_writable(path: Path) -> None:
     for place, what in ((path, "the file"), (path.parent, "its folder, which SQLite writes to as well,")):
         # Root may write everything; a file without any permission to write is meant to be left alone all the same.
-        if not os.access(place, os.W_OK) or not place.stat().st_mode & _ANYONE_WRITES:
+        if place.exists() and not (os.access(place, os.W_OK) and place.stat().st_mode & _ANYONE_WRITES):
             message = f"{path} is read-only: {what} cannot be written; change the permissions or choose another place"
             raise LedgerError(message, path=str(path))
 

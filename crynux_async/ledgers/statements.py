@@ -190,3 +190,6 @@ def select_gate(backend: str, key_id: str) -> Select[Any]:
 def select_hazards(backend: str) -> Select[Any]:
     """Return the SELECT of what was learned about a service."""
     return select(hazards.c.kind, hazards.c.value).where(hazards.c.backend == backend).order_by(hazards.c.kind)
+
+
+SELECT_OWNERS = select(leases.c.owner)

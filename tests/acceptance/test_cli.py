@@ -49,6 +49,7 @@ def environment(bridge: Emulator | None = None, **more: str) -> dict[str, str]:
         "CRYNUX_MIN_POLL_INTERVAL": "0.2",
         "CRYNUX_POLL_DELAY": "0.0002",
         "HOME": "/nonexistent",
+        "CRYNUX_LEDGER": "jobs.db",
     }
     if bridge is not None:
         clean |= {"CRYNUX_BASE_URL": bridge.url, "CRYNUX_API_KEY": bridge.new_key()}

@@ -1,0 +1,220 @@
+"""Every kind of advice about a config: its code, what it means, and what to do.
+
+``CX1xx`` is about values, ``CX2xx`` about what is trained, ``CX4xx`` about cost, time and size; ``CX3xx`` belongs to
+data sets (``crynux_async.datasets.CODES``). A code keeps its meaning for ever.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, Literal
+
+import attrs
+
+Severity = Literal["error", "warning", "note"]
+
+_ORDER: Final = MappingProxyType({"error": 0, "warning": 1, "note": 2})
+
+_TRAINING: Final = "stable-diffusion-task finetune_lora.py"
+_PARAMS: Final = "crynux-bridge api/v1/image/finetune_params.go"
+_CHAIN: Final = "crynux-bridge tasks/process_sd_ft_tasks.go"
+_SCHEDULERS: Final = "diffusers optimization.py"
+_DOWNLOAD: Final = "stable-diffusion-task download_url_dataset.py"
+
+
+@attrs.frozen(kw_only=True)
+class AdviceCode:
+    """One kind of advice.
+
+    Attributes:
+        severity: ``error``: it cannot work. ``warning``: it works, but not as one would think. ``note``: good to know.
+        title: What it is, in a few words.
+        action: What to do about it, in a sentence.
+        source: Where the rule comes from.
+    """
+
+    severity: Severity
+    title: str
+    action: str
+    source: str
+
+
+def _error(title: str, action: str, source: str = _TRAINING) -> AdviceCode:
+    return AdviceCode(severity="error", title=title, action=action, source=source)
+
+
+def _warning(title: str, action: str, source: str = _TRAINING) -> AdviceCode:
+    return AdviceCode(severity="warning", title=title, action=action, source=source)
+
+
+def _note(title: str, action: str, source: str = _TRAINING) -> AdviceCode:
+    return AdviceCode(severity="note", title=title, action=action, source=source)
+
+
+_ONE_ROUND: Final = (
+    "Leave num_train_steps and num_train_epochs out: then the job is one round. Give it the time it needs."
+)
+
+CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
+    {
+        # The values.
+        "CX101": _error("base model of a kind that cannot be trained", "Use a Stable Diffusion 1.x or 2.x model."),
+        "CX102": _error(
+            "target_modules select nothing",
+            'Use ["to_k", "to_q", "to_v", "to_out.0"], or a regular expression for whole names such as '
+            '".*attn2\\\\.to_k".',
+            "peft tuners_utils.check_target_module_exists",
+        ),
+        "CX103": _error(
+            "target_modules select what cannot get a LoRA",
+            "Name linear and convolution layers only, such as to_out.0 and not to_out.",
+            "peft tuners/lora/model.py",
+        ),
+        "CX104": _warning(
+            "part of target_modules selects nothing",
+            "Correct or remove it.",
+            "peft tuners_utils.check_target_module_exists",
+        ),
+        "CX105": _warning(
+            "part of the LoRA is not loaded",
+            "Load the file that LoraArchive.export() writes, or train the attention layers only.",
+            "diffusers loaders/peft.py (first_key)",
+        ),
+        "CX106": _error('init_lora_weights="loftq"', 'Use "gaussian" or true.', "peft tuners/lora/config.py"),
+        "CX107": _warning(
+            "training starts from noise",
+            'Use "gaussian" or true: then it starts from the base model.',
+            "peft LoraConfig",
+        ),
+        "CX108": _note(
+            "value that the bridge cannot express", "Nothing needs to be done: the nearest value is sent.", _PARAMS
+        ),
+        "CX109": _note("value that is not used as given", "Leave it out, or change what overrides it."),
+        "CX110": _warning("learning rate is multiplied", "Set scale_lr = false and give the learning rate itself."),
+        "CX111": _warning("revision that nodes may not have", 'Use "main".'),
+        "CX112": _note("variant that not every file has", "Leave model_variant out unless the repository is known."),
+        "CX113": _warning("weights and optimizer in bfloat16", 'Use "fp16": there the LoRA itself is kept in float32.'),
+        "CX114": _note("another precision than most jobs", 'Use "fp16", as the documentation does.'),
+        "CX115": _note("resolution not a multiple of 8", "Use a multiple of 8, such as 512."),
+        "CX116": _note("random crop", "Set center_crop = true, or crop the images to squares yourself."),
+        "CX117": _note("validation images that nobody sees", "Ask for 1: the others only take time."),
+        "CX118": _warning(
+            "data set in a file that nodes do not extract",
+            "Use a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; `dataset pack` makes one.",
+            _DOWNLOAD,
+        ),
+        "CX119": _warning("data set at a private address", "Use an address that other people's machines can reach."),
+        "CX120": _note(
+            "nodes keep what an address gave them",
+            "Keep the file in place until the job has ended, and give new content a new address.",
+            _DOWNLOAD,
+        ),
+        "CX121": _note(
+            "data set from Hugging Face", "Use a public one without a loading script that has a train split."
+        ),
+        "CX122": _note("prediction_type is given", "Leave it out: then it is the base model's own."),
+        # What is trained.
+        "CX201": _warning("every round but the last is lost", _ONE_ROUND),
+        "CX202": _warning("short last round", _ONE_ROUND),
+        "CX203": _warning("rounds longer than asked for", "Reckon with it, or make the job one round."),
+        "CX204": _warning("very few steps", "Set max_train_steps, or more epochs, or a smaller batch_size."),
+        "CX205": _note(
+            "length depends on the data set", "Check with the data set or its number of images, or set max_train_steps."
+        ),
+        "CX206": _warning(
+            "learning rate never leaves its warm-up", "Make lr_warmup_steps a small part of the steps.", _SCHEDULERS
+        ),
+        "CX207": _error("polynomial learning rate too low", "Use more than 1e-7, or another scheduler.", _SCHEDULERS),
+        "CX208": _error(
+            "polynomial warm-up as long as the training",
+            "Make lr_warmup_steps a small part of the steps.",
+            _SCHEDULERS,
+        ),
+        "CX209": _error("nothing is trained", "Train more steps, or use the constant scheduler.", _SCHEDULERS),
+        "CX210": _warning(
+            "step larger than the data set",
+            "Make batch_size * gradient_accumulation_steps at most the number of images.",
+        ),
+        # Cost, time and size.
+        "CX401": _note("cost", "Fewer rounds cost less.", _CHAIN),
+        "CX402": _note(
+            "time",
+            "Choose the shortest timeout that is certainly enough: a mistake shows only when it is over.",
+            _CHAIN,
+        ),
+        "CX403": _warning(
+            "timeout may be too short",
+            "Raise timeout, or train fewer steps.",
+            "diffusers docs/source/en/training/lora.md: 15,000 steps of 4 images in 5 hours on an RTX 2080 Ti",
+        ),
+        "CX404": _warning("long timeout", "Choose the shortest timeout that is certainly enough.", _CHAIN),
+        "CX405": _warning(
+            "archive that may be too large to upload",
+            "Use a lower rank or fewer target_modules.",
+            "crynux-relay's configuration template (32 MiB)",
+        ),
+        "CX406": _note(
+            "a round may hang for ever",
+            "A session calls such a job stalled when its time is over: submit it again then.",
+            _CHAIN,
+        ),
+    }
+)
+"""Every code that ``advice.check`` reports, besides those of data sets."""
+
+
+@attrs.frozen(kw_only=True)
+class Advice:
+    """One thing to know about a config before it is paid for.
+
+    Attributes:
+        code: The stable code, a key of ``CODES`` or of ``crynux_async.datasets.CODES``.
+        severity: ``error``: it cannot work. ``warning``: it works, but not as one would think. ``note``: good to know.
+        field: The field that it is about, or None.
+        title: What it is, in a few words.
+        message: What will happen.
+        action: What to do about it.
+        source: Where the rule comes from.
+    """
+
+    code: str
+    severity: Severity
+    field: str | None
+    title: str
+    message: str
+    action: str
+    source: str
+
+    def __str__(self) -> str:
+        where = f" {self.field}:" if self.field else ""
+        return f"{self.code} {self.severity}:{where} {self.message} {self.action}"
+
+
+def advise(code: str, field: str | None, message: str, *, severity: Severity | None = None) -> Advice:
+    """Make an advice of a known kind.
+
+    Args:
+        code: A key of ``CODES``.
+        field: The field that it is about.
+        message: What will happen, in whole sentences.
+        severity: In place of the code's own.
+    """
+    kind = CODES[code]
+    return Advice(
+        code=code,
+        severity=severity or kind.severity,
+        field=field,
+        title=kind.title,
+        message=message,
+        action=kind.action,
+        source=kind.source,
+    )
+
+
+def in_order(found: Iterable[Advice]) -> list[Advice]:
+    """Return advice, errors first, then by code."""
+    return sorted(found, key=lambda item: (_ORDER[item.severity], item.code))
+
+
+def has_error(found: Iterable[Advice]) -> bool:
+    """Whether something among it cannot work."""
+    return any(item.severity == "error" for item in found)

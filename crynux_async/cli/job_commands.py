@@ -1,0 +1,83 @@
+"""The commands about what the ledger remembers."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from crynux_async.cli import jobs as jobs_command
+from crynux_async.cli.exits import execute
+
+_Json = Annotated[bool, Parameter(name="--json", negative="")]
+_Flag = Annotated[bool, Parameter(negative="")]
+_States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
+
+
+def add_to(app: App) -> None:
+    """Add the commands."""
+    for command in (jobs, resume, abandon, resubmit, reconcile):
+        app.command(command)
+
+
+def jobs(
+    *, state: _States | None = None, label: str | None = None, ledger: Path | None = None, json: _Json = False
+) -> int:
+    """List every job that was ever submitted from here.
+
+    Args:
+        state: Only jobs in this state; may be given again.
+        label: Only jobs with this label.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the rows as JSON.
+    """
+    return execute(jobs_command.show_jobs(ledger, state or [], label, as_json=json), as_json=json)
+
+
+def resume(
+    *,
+    out: Path | None = None,
+    send: _Flag = False,
+    timeout: float | None = None,
+    ledger: Path | None = None,
+    json: _Json = False,
+) -> int:
+    """Go on with every unfinished job: follow it to its end, and fetch the models that were asked for.
+
+    Args:
+        out: Also fetch models for which no download was asked, into this folder.
+        send: Also send what was planned and never sent.
+        timeout: Seconds to wait at most; the tasks go on after that.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the result as JSON on standard output, progress on standard error.
+    """
+    return execute(jobs_command.resume(ledger, out, timeout, send=send, as_json=json), as_json=json)
+
+
+def abandon(job: list[str], /, *, ledger: Path | None = None) -> int:
+    """Give jobs up. A task that runs goes on and is paid for: the bridge cannot cancel it.
+
+    Args:
+        job: Job or task numbers, as in the list of jobs.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+    """
+    return execute(jobs_command.abandon(ledger, job))
+
+
+def resubmit(job: list[str], /, *, ledger: Path | None = None) -> int:
+    """Send the configs of jobs again. Where such a job was created after all, both are paid for.
+
+    Args:
+        job: Job or task numbers, as in the list of jobs.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+    """
+    return execute(jobs_command.resubmit(ledger, job))
+
+
+def reconcile(*, ledger: Path | None = None, json: _Json = False) -> int:
+    """Look for the tasks of jobs whose create has an unknown outcome, only between the numbers where they must be.
+
+    Args:
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the result as JSON.
+    """
+    return execute(jobs_command.reconcile(ledger, as_json=json), as_json=json)

@@ -1,0 +1,172 @@
+"""The modules of the UNet of Stable Diffusion 1.x and 2.x, and which of them ``target_modules`` selects.
+
+A LoRA of rank r adds ``r * (in_features + out_features)`` numbers to a linear layer, and for a convolution each input
+channel counts once per cell of its kernel. Layers of any other kind, and whatever holds layers, cannot get a LoRA:
+training stops when one of them is selected.
+
+Source: diffusers UNet2DConditionModel with the configuration of stable-diffusion-v1-5 (2.x has the same names); peft
+tuners_utils.check_target_module_exists.
+"""
+
+import functools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import attrs
+
+_WIDTHS = (320, 640, 1280, 1280)
+_CONTEXT = 768
+_TIME = 4 * _WIDTHS[0]
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_DEEPEST = len(_WIDTHS) - 1
+
+_Sized = Iterator[tuple[str, int]]
+
+
+@attrs.frozen(kw_only=True)
+class Selection:
+    """What ``target_modules`` selects.
+
+    Attributes:
+        trained: Layers that get a LoRA, in the order of their names.
+        unsuitable: Modules that are selected and cannot get one, in the order of their names; training stops there.
+        unmatched: Entries of ``target_modules`` that select nothing.
+        attention_count: How many of ``trained`` are projections of an attention.
+        weights_per_rank: Numbers that the LoRA has for each unit of its rank, on Stable Diffusion 1.5.
+    """
+
+    trained: tuple[str, ...]
+    unsuitable: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    attention_count: int
+    weights_per_rank: int
+
+
+def is_attention(layer: str) -> bool:
+    """Whether a layer is one of the four projections of an attention, the only ones saved as ``lora.down/lora.up``."""
+    return layer.endswith(_ATTENTION)
+
+
+@functools.lru_cache(maxsize=256)
+def select(target_modules: tuple[str, ...] | str) -> Selection:
+    """Return what ``target_modules`` selects, as PEFT does.
+
+    Args:
+        target_modules: Ends of names; or one regular expression for whole names; or "all-linear".
+    """
+    sizes = module_sizes()
+    if isinstance(target_modules, str):
+        chosen = _by_pattern(target_modules, sizes)
+        unmatched: tuple[str, ...] = () if chosen else (target_modules,)
+    else:
+        endings = tuple(f".{entry}" for entry in target_modules)
+        chosen = [name for name in sizes if f".{name}".endswith(endings)]
+        unmatched = tuple(entry for entry in target_modules if not _matches_any(entry, chosen))
+    trained = tuple(sorted(name for name in chosen if sizes[name]))
+    return Selection(
+        trained=trained,
+        unsuitable=tuple(sorted(name for name in chosen if not sizes[name])),
+        unmatched=unmatched,
+        attention_count=sum(map(is_attention, trained)),
+        weights_per_rank=sum(sizes[name] for name in trained),
+    )
+
+
+def _matches_any(entry: str, names: list[str]) -> bool:
+    return any(f".{name}".endswith(f".{entry}") for name in names)
+
+
+def _by_pattern(pattern: str, sizes: Mapping[str, int]) -> list[str]:
+    if pattern.lower() == "all-linear":
+        return [name for name, size in sizes.items() if size and not _is_convolution(name)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return []
+    return [name for name in sizes if compiled.fullmatch(name)]
+
+
+def _is_convolution(name: str) -> bool:
+    return name.rpartition(".")[2].startswith(("conv", "proj_in", "proj_out"))
+
+
+@functools.cache
+def module_sizes() -> Mapping[str, int]:
+    """Return every module's name with the numbers its LoRA has per rank; 0 for what cannot get a LoRA."""
+    sizes = dict(_unet())
+    for name in tuple(sizes):
+        parts = name.split(".")
+        sizes.update(dict.fromkeys((".".join(parts[:end]) for end in range(1, len(parts))), 0))
+    return MappingProxyType(sizes)
+
+
+def _layer(name: str, inputs: int, outputs: int, kernel: int = 1) -> tuple[str, int]:
+    return name, inputs * kernel**2 + outputs
+
+
+def _others(name: str, *ends: str) -> _Sized:
+    yield from ((f"{name}{end}", 0) for end in ends)
+
+
+def _unet() -> _Sized:
+    yield _layer("conv_in", 4, _WIDTHS[0], 3)
+    yield _layer("time_embedding.linear_1", _WIDTHS[0], _TIME)
+    yield _layer("time_embedding.linear_2", _TIME, _TIME)
+    yield _layer("conv_out", _WIDTHS[0], 4, 3)
+    yield from _others("", "time_proj", "time_embedding.act", "conv_norm_out", "conv_act")
+    for level, width in enumerate(_WIDTHS):
+        yield from _down(f"down_blocks.{level}", level, width)
+        yield from _up(f"up_blocks.{_DEEPEST - level}", level, width)
+    for index in range(2):
+        yield from _resnet(f"mid_block.resnets.{index}", _WIDTHS[-1], _WIDTHS[-1])
+    yield from _transformer("mid_block.attentions.0", _WIDTHS[-1])
+
+
+def _down(block: str, level: int, width: int) -> _Sized:
+    above = _WIDTHS[max(level - 1, 0)]
+    for index, inputs in enumerate((above, width)):
+        yield from _resnet(f"{block}.resnets.{index}", inputs, width)
+        if level < _DEEPEST:
+            yield from _transformer(f"{block}.attentions.{index}", width)
+    if level < _DEEPEST:
+        yield _layer(f"{block}.downsamplers.0.conv", width, width, 3)
+
+
+def _up(block: str, level: int, width: int) -> _Sized:
+    """Yield a block of the way up, whose residual blocks also take what the same level put aside on the way down."""
+    below = _WIDTHS[min(level + 1, _DEEPEST)]
+    above = _WIDTHS[max(level - 1, 0)]
+    for index, inputs in enumerate((below + width, 2 * width, width + above)):
+        yield from _resnet(f"{block}.resnets.{index}", inputs, width)
+        if level < _DEEPEST:
+            yield from _transformer(f"{block}.attentions.{index}", width)
+    if level > 0:
+        yield _layer(f"{block}.upsamplers.0.conv", width, width, 3)
+
+
+def _resnet(name: str, inputs: int, outputs: int) -> _Sized:
+    yield _layer(f"{name}.conv1", inputs, outputs, 3)
+    yield _layer(f"{name}.time_emb_proj", _TIME, outputs)
+    yield _layer(f"{name}.conv2", outputs, outputs, 3)
+    if inputs != outputs:
+        yield _layer(f"{name}.conv_shortcut", inputs, outputs)
+    yield from _others(name, ".norm1", ".norm2", ".dropout", ".nonlinearity")
+
+
+def _transformer(name: str, width: int) -> _Sized:
+    block = f"{name}.transformer_blocks.0"
+    yield _layer(f"{name}.proj_in", width, width)
+    yield _layer(f"{name}.proj_out", width, width)
+    for attention, context in (("attn1", width), ("attn2", _CONTEXT)):
+        for part in _ATTENTION:
+            inputs = context if part in ("to_k", "to_v") else width
+            yield _layer(f"{block}.{attention}.{part}", inputs, width)
+        yield from _others(f"{block}.{attention}", ".to_out.1")
+    yield _layer(f"{block}.ff.net.0.proj", width, 8 * width)
+    yield _layer(f"{block}.ff.net.2", 4 * width, width)
+    yield from _others(f"{name}", ".norm")
+    yield from _others(block, ".norm1", ".norm2", ".norm3", ".ff.net.1")

@@ -1,0 +1,90 @@
+"""The commands about the ledger, as a user types them."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from crynux_async.emulator import Emulator
+from tests.acceptance.test_cli import bridge, config, environment, run_cli, start
+
+__all__ = ["bridge", "config"]
+
+pytestmark = pytest.mark.real_time
+
+
+async def test_jobs_lists_what_was_run_without_asking_the_bridge(
+    bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    code, _, err = await run_cli("run", "job.toml", "--set", "rank=2", env=environment(bridge), cwd=tmp_path)
+    assert code == 0, err
+    code, out, _ = await run_cli("jobs", "--json", env=environment(), cwd=tmp_path)
+    (row,) = json.loads(out)
+    assert (code, row["task_id"], row["state"], row["label"]) == (0, 1, "downloaded", "job")
+    code, out, _ = await run_cli("jobs", "--state", "failed", env=environment(), cwd=tmp_path)
+    assert (code, "No jobs" in out) == (0, True)
+
+
+async def test_jobs_of_an_unknown_state_says_which_there_are(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    await run_cli("run", "job.toml", "--set", "rank=2", env=environment(bridge), cwd=tmp_path)
+    code, _, err = await run_cli("jobs", "--state", "lost", env=environment(), cwd=tmp_path)
+    assert code == 2
+    assert "downloaded" in err
+
+
+async def test_jobs_without_a_ledger_says_where_it_would_be(tmp_path: Path) -> None:
+    code, _, err = await run_cli("jobs", env=environment(), cwd=tmp_path)
+    assert code == 2
+    assert "jobs.db" in err
+
+
+async def test_resume_finishes_what_a_killed_process_began(config: Path, tmp_path: Path) -> None:
+    async with Emulator(speed=5, rate_limit=60) as bridge:  # 70 s of training take 14 s
+        env = environment(bridge)
+        process = await start("run", "job.toml", "--set", "rank=2", "--out", "models", env=env, cwd=tmp_path)
+        assert process.stdout is not None
+        said = b""
+        while b"running" not in said:
+            said += await process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+        code, out, err = await run_cli("resume", "--json", env=env, cwd=tmp_path)
+        facts = json.loads(out)
+        assert code == 0, err
+        assert [job["state"] for job in facts["jobs"]] == ["downloaded"]
+        assert (tmp_path / "models" / "1.zip").is_file()
+        assert len(bridge.journal) == 1
+
+
+async def test_resume_of_a_lost_create_lists_it_with_its_bracket_and_reconcile_finds_it(
+    bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    bridge.add_fault("drop_after_accept", on="create")
+    code, _, err = await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    assert code == 4
+    assert "SubmissionUnknownError" in err
+    await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    code, out, _ = await run_cli("resume", "--json", env=env, cwd=tmp_path)
+    (lost,) = json.loads(out)["unconfirmed"]
+    assert (code, lost["after"], lost["before"], len(lost["digest"])) == (0, 1, 3, 64)
+    code, out, _ = await run_cli("reconcile", "--json", env=env, cwd=tmp_path)
+    assert (code, [job["task_id"] for job in json.loads(out)["found"]]) == (0, [2])
+    code, out, _ = await run_cli("resume", "--out", "found", "--json", env=env, cwd=tmp_path)
+    assert (code, [job["state"] for job in json.loads(out)["jobs"]]) == (0, ["downloaded"])
+    assert len(bridge.journal) == 3
+
+
+async def test_abandon_and_resubmit_of_a_lost_create(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge)
+    bridge.add_fault("drop_after_accept", on="create", count=2)
+    for _ in range(2):
+        await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    code, out, _ = await run_cli("jobs", "--state", "unconfirmed", "--json", env=env, cwd=tmp_path)
+    first, second = (row["job_id"] for row in json.loads(out))
+    code, out, _ = await run_cli("abandon", first, env=env, cwd=tmp_path)
+    assert (code, "abandoned" in out) == (0, True)
+    code, out, err = await run_cli("resubmit", second, env=env, cwd=tmp_path)
+    assert (code, "task 3" in out) == (0, True), err

@@ -1,0 +1,410 @@
+"""The SQL ledger where things go wrong: failing disks, crashes, other processes."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from crynux_async.errors import LedgerError
+from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, job
+from crynux_async.ledgers.connection import SqliteConnection
+from crynux_async.ledgers.schema import APPLICATION_ID
+from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sqlite_opening import _what_was_dropped
+from crynux_async.ledgers.wal import read_frames
+from crynux_async.states import JobState
+from tests.ledger_files import HOLDER, WORKER, Start, make_ledger, opened, query, run, workers
+
+pytestmark = pytest.mark.real_time
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with workers() as begin:
+        yield begin
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every command that any connection of a ledger runs."""
+    seen: list[str] = []
+    command = SqliteConnection.command
+
+    async def note(self: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
+        seen.append(sql)
+        return await command(self, sql)
+
+    monkeypatch.setattr(SqliteConnection, "command", note)
+    return seen
+
+
+def failure_of_sqlite(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("made for this test")
+    error.sqlite_errorcode = code
+    return error
+
+
+# --- disks that fail --------------------------------------------------------------------------------------------------
+
+
+async def test_full_disk_stops_every_write_until_the_ledger_is_reopened(tmp_path: Path) -> None:
+    path = await make_ledger(tmp_path / "jobs.db")
+    ledger = SqlLedger(path)
+    await ledger.open()
+    assert ledger._file is not None
+    ((pages,),) = await ledger._file.writes.command("PRAGMA page_count")
+    await ledger._file.writes.command(f"PRAGMA max_page_count={pages + 2}")
+    with pytest.raises(LedgerError, match="disk is full") as raised:
+        await ledger.add([job(f"large {number}") for number in range(200)])
+    assert raised.value.path == str(path)
+    await ledger._file.writes.command("PRAGMA max_page_count=100000")
+    for doing in (
+        ledger.add([job("small")]),
+        ledger.begin(attempt("job 0")),
+        ledger.update({"job 0": {"label": "x"}}),
+        ledger.release("me"),
+        ledger.renew("me", until=at(0)),
+    ):
+        with pytest.raises(LedgerError, match="disk is full"):
+            await doing
+    with pytest.raises(LedgerError, match="disk is full"):
+        async with ledger.gate(BACKEND, KEY_ID):
+            pass
+    assert "disk is full" in str(ledger.failure)
+    assert len(await ledger.jobs()) == 3
+    await ledger.close()
+    await ledger.open()
+    assert str(ledger.failure) == "None"
+    await ledger.add([job("small")])
+    assert [row.job_id for row in await ledger.jobs()] == ["job 0", "job 1", "job 2", "small"]
+    await ledger.close()
+
+
+@pytest.mark.parametrize("command", ["COMMIT", "PRAGMA wal_checkpoint(PASSIVE)"])
+async def test_nothing_is_written_after_a_failed_sync(
+    command: str, tmp_path: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        await ledger.add([job("a")])
+        working = SqliteConnection.command
+
+        async def fail(self: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
+            if sql == command:
+                raise failure_of_sqlite(sqlite3.SQLITE_IOERR_FSYNC)
+            return await working(self, sql)
+
+        monkeypatch.setattr(SqliteConnection, "command", fail)
+        many = [job(f"job {number}") for number in range(1001)]  # enough to have the log copied
+        results = await asyncio.gather(ledger.add(many), ledger.update({"a": {"label": "x"}}), return_exceptions=True)
+        monkeypatch.setattr(SqliteConnection, "command", working)
+        commands.clear()
+        with pytest.raises(LedgerError, match="made for this test"):
+            await ledger.add([job("b")])
+        assert commands == []
+        if command == "COMMIT":
+            assert all(isinstance(result, LedgerError) for result in results)
+            assert results[0] is not results[1]
+        else:
+            assert list(results) == [None, None]
+
+
+async def test_file_that_outgrows_its_limit_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    program = (
+        "import asyncio, resource, sys\n"
+        "from crynux_async.errors import LedgerError\n"
+        "from crynux_async.ledgers.sql import SqlLedger\n"
+        "from crynux_async.ledgers.conformance.support import job\n"
+        "async def main():\n"
+        "    ledger = SqlLedger(sys.argv[1])\n"
+        "    await ledger.open()\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))\n"
+        "    for number in range(100):\n"
+        "        try:\n"
+        "            await ledger.add([job(f'job {number}')])\n"
+        "            print('stored', number)\n"
+        "        except LedgerError as error:\n"
+        "            print('failed', number)\n"
+        "    await ledger.close()\n"
+        "asyncio.run(main())\n"
+    )
+    done = run(program, str(path))
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    stored = [int(number) for word, number in lines if word == "stored"]
+    failed = [int(number) for word, number in lines if word == "failed"]
+    assert stored
+    assert failed == list(range(len(stored), 100))
+    async with opened(path) as ledger:
+        assert [row.job_id for row in await ledger.jobs()] == [f"job {number}" for number in stored]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+async def test_failed_fdatasync_stops_every_later_write(tmp_path: Path) -> None:
+    path = await make_ledger(tmp_path / "jobs.db", 1)
+    program = (
+        "import asyncio, sys\n"
+        "from crynux_async.errors import LedgerError\n"
+        "from crynux_async.ledgers.sql import SqlLedger\n"
+        "from crynux_async.ledgers.conformance.support import job\n"
+        "async def main():\n"
+        "    ledger = SqlLedger(sys.argv[1])\n"
+        "    await ledger.open()\n"
+        "    for name in 'abcdef':\n"
+        "        try:\n"
+        "            await ledger.add([job(name)])\n"
+        "            print(name, end='')\n"
+        "        except LedgerError as error:\n"
+        "            print('-', end='')\n"
+        "    await ledger.close()\n"
+        "asyncio.run(main())\n"
+    )
+    # The first sync of the log is of its header, the next ones are the commits.
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]
+    done = run(program, str(path), before=[*strace, "-e", "inject=fdatasync:error=EIO:when=5"])
+    if "ptrace" in done.stderr:
+        pytest.skip("strace is not allowed here")
+    assert done.returncode == 0, done.stderr
+    stored = done.stdout.rstrip("-")
+    assert 0 < len(stored) < 6
+    assert done.stdout == stored + "-" * (6 - len(stored))
+    async with opened(path) as ledger:
+        assert "".join(row.job_id for row in await ledger.jobs()) == "job 0" + stored
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_ledger_whose_file_is_deleted_stops(is_replaced: bool, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ledger:
+        await ledger.add([job("a")])
+        path.rename(tmp_path / "moved.db")
+        if is_replaced:
+            path.write_bytes(b"")
+        with pytest.raises(LedgerError, match="deleted or replaced"):
+            await ledger.add([job("b")])
+        assert ledger.failure is not None
+
+
+async def test_orphaned_write_that_fails_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        await ledger.add([job("a")])
+        adding = asyncio.create_task(ledger.add([job("a")]))
+        await asyncio.sleep(0)
+        adding.cancel()
+        with caplog.at_level(logging.ERROR, "crynux_async.ledgers"):
+            await asyncio.wait([adding])
+            await ledger.add([job("b")])
+    assert "not stored" in caplog.text
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+async def test_log_cut_at_every_page_gives_back_a_beginning_of_what_was_written(tmp_path: Path) -> None:
+    (tmp_path / "live").mkdir()
+    crash = tmp_path / "crash"
+    async with opened(tmp_path / "live" / "jobs.db") as ledger:
+        for name in "abcde":
+            await ledger.add([job(name)])
+        shutil.copytree(tmp_path / "live", crash)
+    log = (crash / "jobs.db-wal").read_bytes()
+    frame_bytes = 24 + 4096
+    frames = (len(log) - 32) // frame_bytes
+    # The second number in a frame's header is the size of the file after a commit, and 0 in all other frames.
+    is_commit = [any(log[32 + frame * frame_bytes + 4 : 32 + frame * frame_bytes + 8]) for frame in range(frames)]
+    main = (crash / "jobs.db").read_bytes()
+    assert sum(is_commit) == 5
+    for cut in range(frames + 1):
+        for extra in (0, 1000) if cut < frames else (0,):
+            shutil.rmtree(crash)
+            crash.mkdir()
+            (crash / "jobs.db").write_bytes(main)
+            (crash / "jobs.db-wal").write_bytes(log[: 32 + cut * frame_bytes + extra])
+            async with opened(crash / "jobs.db") as ledger:
+                found = [row.job_id for row in await ledger.jobs()]
+                assert found == list("abcde")[: sum(is_commit[:cut])]
+                is_clean = extra == 0 and (cut == 0 or is_commit[cut - 1])
+                assert (ledger.dropped == "") is is_clean
+                assert is_clean or "unfinished write" in ledger.dropped
+
+
+async def test_log_with_a_flipped_bit_ends_there_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "live").mkdir()
+    crash = tmp_path / "crash"
+    async with opened(tmp_path / "live" / "jobs.db") as ledger:
+        for name in "abc":
+            await ledger.add([job(name)])
+        shutil.copytree(tmp_path / "live", crash)
+    log = bytearray((crash / "jobs.db-wal").read_bytes())
+    log[-100] ^= 1
+    (crash / "jobs.db-wal").write_bytes(log)
+    (crash / "jobs.db-shm").unlink()
+    async with opened(crash / "jobs.db") as ledger:
+        assert [row.job_id for row in await ledger.jobs()] == ["a", "b"]
+    assert "unfinished write" in caplog.text
+
+
+def test_log_of_frames_from_before_it_was_begun_anew_counts_none_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE numbers (number)")
+        for number in range(20):
+            connection.execute("INSERT INTO numbers VALUES (?)", (number,))
+        many = read_frames(tmp_path / "jobs.db-wal")
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        connection.execute("INSERT INTO numbers VALUES (99)")
+        few = read_frames(tmp_path / "jobs.db-wal")
+    assert (many.whole, many.torn_bytes) == (22, 0)
+    assert (few.whole, few.torn_bytes) == (1, 0)
+    assert few.salts != many.salts
+    assert read_frames(tmp_path / "nowhere").whole == 0
+
+
+async def test_creation_that_was_killed_is_begun_again(tmp_path: Path, start: Start) -> None:
+    path = tmp_path / "jobs.db"
+    path.touch()
+    spill = [
+        "PRAGMA cache_size=1",
+        "PRAGMA cache_spill=1",
+        "BEGIN IMMEDIATE",
+        f"PRAGMA application_id={APPLICATION_ID}",
+    ]
+    tables = [f"CREATE TABLE filler{number} AS SELECT randomblob(9000) AS content" for number in range(9)]
+    holder = start(HOLDER, str(path), *spill, *tables)
+    holder.answer()
+    holder.kill()
+    assert (tmp_path / "jobs.db-journal").stat().st_size > 0
+    assert path.stat().st_size > 0
+    async with opened(path) as ledger:
+        await ledger.add([job("a")])
+    assert query(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'filler%'") == [(0,)]
+
+
+async def test_creation_that_was_killed_after_its_first_page_is_begun_again(tmp_path: Path) -> None:
+    path = await make_ledger(tmp_path / "jobs.db")
+    path.write_bytes(path.read_bytes()[: 3 * 4096])
+    # A journal without pages of a file that was empty before (sqlite.org/fileformat2.html section 3).
+    numbers = (0, 0, 0, 512, 4096)  # pages in the journal, nonce, pages of the file, bytes of a sector and of a page
+    header = bytes.fromhex("d9d505f920a163d7") + b"".join(number.to_bytes(4, "big") for number in numbers)
+    (tmp_path / "jobs.db-journal").write_bytes(header.ljust(512, b"\0"))
+    async with opened(path) as ledger:
+        assert await ledger.jobs() == []
+        await ledger.add([job("a")])
+
+
+async def test_log_that_was_begun_anew_meanwhile_says_nothing_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ledger:
+        assert ledger._file is not None
+        await ledger.add([job("a")])
+        now = read_frames(tmp_path / "jobs.db-wal")
+        more = attrs.evolve(now, whole=now.whole + 1)
+        earlier = attrs.evolve(more, salts=b"12345678")
+        assert await _what_was_dropped(ledger._file.writes, path, now) == ""
+        assert await _what_was_dropped(ledger._file.writes, path, more) != ""
+        assert await _what_was_dropped(ledger._file.writes, path, earlier) == ""
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+async def test_several_processes_share_leases_gates_and_attempts(tmp_path: Path, start: Start) -> None:
+    path = tmp_path / "jobs.db"
+    workers = [start(WORKER, str(path)) for _ in range(3)]
+    assert [worker.answer() for worker in workers] == ["ready"] * 3
+
+    def all_do(line: str) -> list[Any]:
+        for number, worker in enumerate(workers):
+            worker.ask(line.format(number))
+        return [worker.answer() for worker in workers]
+
+    # All of them find no file, and exactly one of them makes it.
+    assert all_do("ledger.open()") == [None] * 3
+    names = [f"job {number}" for number in range(60)]
+    assert workers[0].do(f"ledger.add([job(f'job {{number}}') for number in range({len(names)})])") is None
+
+    claims = all_do("claim(ledger, 'owner {}', 0, 60)")
+    assert sorted(name for claim in claims for name in claim) == sorted(names)
+    assert all_do("ledger.renew('owner {}', until=at(100))") == [len(claim) for claim in claims]
+
+    assert all_do("count(ledger, 15)") == [None] * 3
+    async with opened(path) as ledger, ledger.gate(BACKEND, KEY_ID) as cell:
+        assert cell.row is not None
+        assert cell.row.snapshot == {"count": 45}
+
+    begun = all_do("ledger.begin(attempt('job 0'))")
+    assert sorted(answer is None for answer in begun) == [False, False, True]
+
+    # What a killed process has stored is there, and its jobs are free when its leases end.
+    loser = next(number for number, claim in enumerate(claims) if claim)
+    assert workers[loser].do("ledger.begin(attempt('job 1'))") is None
+    workers[loser].kill()
+    async with opened(path) as ledger:
+        assert [row.outcome for row in await ledger.attempts(job_id="job 1")] == [None]
+        states = [JobState.PLANNED]
+        assert await ledger.claim("heir", backend=BACKEND, now=at(100), until=at(200), states=states) == []
+        await ledger.renew(f"owner {loser}", until=at(50))
+        taken = await ledger.claim("heir", backend=BACKEND, now=at(100), until=at(200), states=states)
+        assert [row.job_id for row in taken] == [name for name in names if name in claims[loser]]
+
+
+async def test_write_behind_anothers_lock_fails_alone_and_works_afterwards(tmp_path: Path, start: Start) -> None:
+    path = await make_ledger(tmp_path / "jobs.db")
+    async with opened(path, busy_timeout=0.1) as ledger:
+        holder = start(HOLDER, str(path), "BEGIN IMMEDIATE", "DELETE FROM attempts")
+        holder.answer()
+        with pytest.raises(LedgerError, match="locked by another process"):
+            await ledger.add([job("a")])
+        with pytest.raises(LedgerError, match="locked by another process"):
+            async with ledger.gate(BACKEND, KEY_ID):
+                pass
+        assert ledger.failure is None
+        assert len(await ledger.jobs()) == 3
+        holder.kill()
+        await ledger.add([job("a")])
+        assert len(await ledger.jobs()) == 4
+
+
+@pytest.mark.parametrize(("refusals", "is_opened"), [(2, True), (10_000, False)])
+async def test_open_while_another_turns_the_log_on_tries_again(
+    refusals: int, is_opened: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two processes that do this at once get SQLITE_BUSY without any wait, but too rarely to rely on it.
+    working = SqliteConnection.command
+    refused = 0
+
+    async def refuse(self: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
+        nonlocal refused
+        if sql == "PRAGMA journal_mode=WAL" and refused < refusals:
+            refused += 1
+            raise failure_of_sqlite(sqlite3.SQLITE_BUSY)
+        return await working(self, sql)
+
+    monkeypatch.setattr(SqliteConnection, "command", refuse)
+    ledger = SqlLedger(tmp_path / "jobs.db", busy_timeout=10 if is_opened else 0.1)
+    with contextlib.nullcontext() if is_opened else pytest.raises(LedgerError, match="locked by another process"):
+        await ledger.open()
+    await ledger.close()
+
+
+async def test_ledgers_that_are_created_at_once_are_one(tmp_path: Path) -> None:
+    ledgers = [SqlLedger(tmp_path / "jobs.db") for _ in range(6)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    await asyncio.gather(*(ledger.add([job(f"job {number}")]) for number, ledger in enumerate(ledgers)))
+    assert [len(await ledger.jobs()) for ledger in ledgers] == [6] * 6
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))
+
+
+async def test_jobs_of_an_open_ledger_can_be_read_by_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ledger:
+        await ledger.add([job("a")])
+        assert query(path, "SELECT job_id, state FROM jobs") == [("a", "planned")]
