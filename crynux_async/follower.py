@@ -57,6 +57,9 @@ class Follower:
         )
         self._due: deque[Job] = deque()
         self._pollers = 0
+        self._busy = 0
+        self._idle: list[asyncio.Future[None]] = []
+        self._sleeps_until = 0.0
         self._wake = asyncio.Event()
 
     @property
@@ -92,7 +95,7 @@ class Follower:
         """Look at what is due, for ever."""
         while True:
             now = monotonic()
-            self._take_due(now, self._settings.max_polls - len(self._due) - self._pollers)
+            self._take_due(now, self._settings.max_polls - len(self._due) - self._busy)
             self._start_pollers()
             await self._sleep(now)
 
@@ -101,17 +104,22 @@ class Follower:
             self._due.append(self._register.get(job_id))
 
     def _start_pollers(self) -> None:
-        while self._pollers < min(self._settings.max_polls, len(self._due)):
+        """Wake pollers for all that is due, and start more where there are too few."""
+        for waiter in self._idle[: len(self._due)]:
+            if not waiter.done():
+                waiter.set_result(None)
+        while self._pollers < min(self._settings.max_polls, len(self._due) + self._busy):
             self._pollers += 1
             self._spawn(self._poll_due())
 
     async def _sleep(self, now: float) -> None:
-        busy = self._pollers + len(self._due) >= self._settings.max_polls
+        busy = self._busy + len(self._due) >= self._settings.max_polls
         when = now + _LONGEST_SLEEP if busy else min(self._polls.next_at(now), now + _LONGEST_SLEEP)
         if when <= monotonic() and not busy:
             await asyncio.sleep(0)
             return
         self._wake.clear()
+        self._sleeps_until = when
         try:
             async with asyncio.timeout_at(when):
                 await self._wake.wait()
@@ -119,19 +127,40 @@ class Follower:
             pass
 
     async def _poll_due(self) -> None:
-        """Poll one due job after the other until none is left."""
+        """Poll one due job after the other, for ever: to end and begin again costs more than a poll."""
         try:
-            while (job := self._next_due()) is not None:
-                await self._poll(job)
+            while True:
+                job = await self._next_due()
+                self._busy += 1
+                self._look_earlier()
+                try:
+                    await self._poll(job)
+                finally:
+                    self._busy -= 1
         finally:
             self._pollers -= 1
             self._wake.set()
 
-    def _next_due(self) -> Job | None:
-        # A poller that ended after every job would cost a task and two wake-ups a poll when there is much to do.
-        if not self._due:
-            self._take_due(monotonic(), 1)
-        return self._due.popleft() if self._due else None
+    async def _next_due(self) -> Job:
+        """Return a job that is due and that no other poller has, waiting until there is one."""
+        while True:
+            if not self._due:
+                self._take_due(monotonic(), 1)
+            if self._due:
+                return self._due.popleft()
+            self._look_earlier()
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._idle.remove(waiter)
+
+    def _look_earlier(self) -> None:
+        """Wake ``run`` where an answer has planned a poll before the time until which it sleeps."""
+        has_room = self._busy + len(self._due) < self._settings.max_polls
+        if has_room and self._polls.next_at(monotonic()) < self._sleeps_until:
+            self._wake.set()
 
     async def _poll(self, job: Job) -> None:
         """Ask for one job's status. Whatever goes wrong concerns this job alone."""

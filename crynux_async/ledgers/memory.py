@@ -21,31 +21,36 @@ from crynux_async.ledgers.rows import check_job, encode_attempt, encode_changes
 from crynux_async.states import JobState
 
 _UNFINISHED = -1
+_NONE = -1
 _SLICE = 500  # rows between two turns of the event loop: one takes about 6 µs to check
 
 
 class _Lease:
-    """What an owner holds; ``until`` is None once it was given back."""
+    """What an owner holds; ``until`` is None once it was given back, ``jobs`` is how many it covers."""
 
-    __slots__ = ("owner", "until")
+    __slots__ = ("jobs", "owner", "until")
 
     def __init__(self, owner: str, until: datetime) -> None:
         self.owner = owner
         self.until: datetime | None = until
+        self.jobs = 0
+
+    def is_over(self, now: datetime) -> bool:
+        return self.until is None or self.until < now
 
 
 class _Entry:
-    """A job, its attempts by their positions, and its lease."""
+    """A job, the position of its last attempt, and its lease."""
 
-    __slots__ = ("attempts", "lease", "row")
+    __slots__ = ("last_attempt", "lease", "row")
 
     def __init__(self, row: JobRow, lease: _Lease | None) -> None:
         self.row = row
-        self.attempts: tuple[int, ...] = ()
+        self.last_attempt = _NONE
         self.lease = lease
 
     def is_free(self, now: datetime) -> bool:
-        return self.lease is None or self.lease.until is None or self.lease.until < now
+        return self.lease is None or self.lease.is_over(now)
 
 
 class _Cell:
@@ -67,6 +72,7 @@ class MemoryLedger:
         self._jobs: dict[str, _Entry] = {}
         self._tasks: dict[str, dict[int, str]] = {}
         self._attempts: list[AttemptRow] = []
+        self._previous = array("q")  # for each attempt, the position of the one before it of the same job
         # For each attempt, how many had begun when it was finished: the order of events without any clock.
         self._begun_at_finish = array("q")
         self._leases: dict[str, _Lease] = {}
@@ -103,6 +109,8 @@ class MemoryLedger:
         lease = self._lease_of(owner, until) if owner is not None and rows else None
         for row in rows:
             self._jobs[row.job_id] = _Entry(row, lease)
+        if lease is not None:
+            lease.jobs += len(rows)
 
     async def update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Change columns of jobs: job id -> names of ``JobRow`` -> values."""
@@ -122,7 +130,8 @@ class MemoryLedger:
                 f"there is no job {attempt.job_id!r}, or its attempt {attempt.number} was begun already",
                 job_id=attempt.job_id,
             )
-        entry.attempts += (len(self._attempts),)
+        self._previous.append(entry.last_attempt)
+        entry.last_attempt = len(self._attempts)
         self._attempts.append(attempt)
         self._begun_at_finish.append(_UNFINISHED)
 
@@ -204,6 +213,9 @@ class MemoryLedger:
     ) -> list[JobRow]:
         """Take the lease of every job of a backend in ``states`` that nobody holds (any more), and return those."""
         self._check_not_in_gate()
+        # Sessions ask again and again, nearly always in vain: that must not cost a walk over all jobs.
+        if sum(lease.jobs for lease in self._leases.values() if not lease.is_over(now)) == len(self._jobs):
+            return []
         free = [
             entry
             for entry in self._jobs.values()
@@ -231,7 +243,7 @@ class MemoryLedger:
         if lease is None:
             return 0
         lease.until = until
-        return sum(entry.lease is lease for entry in self._jobs.values())
+        return lease.jobs
 
     async def owners(self) -> list[str]:
         """Return everybody who has a lease, ended or not."""
@@ -278,13 +290,19 @@ class MemoryLedger:
             raise LedgerError(f"there is no job {job_id!r}", job_id=job_id) from None
 
     def _position(self, attempt: AttemptRow) -> int | None:
-        entry = self._jobs.get(attempt.job_id)
-        positions = entry.attempts if entry else ()
+        positions = self._positions(attempt.job_id)
         return next((index for index in positions if self._attempts[index].number == attempt.number), None)
 
-    def _attempts_of(self, job_id: str) -> Iterator[AttemptRow]:
+    def _attempts_of(self, job_id: str) -> list[AttemptRow]:
+        return [self._attempts[index] for index in self._positions(job_id)][::-1]
+
+    def _positions(self, job_id: str) -> Iterator[int]:
+        """Yield where the attempts of a job are, the last one first."""
         entry = self._jobs.get(job_id)
-        return (self._attempts[index] for index in (entry.attempts if entry else ()))
+        index = entry.last_attempt if entry else _NONE
+        while index != _NONE:
+            yield index
+            index = self._previous[index]
 
     def _replace(self, pairs: list[tuple[_Entry, JobRow]]) -> None:
         self._move_tasks((entry.row, row) for entry, row in pairs)
@@ -322,7 +340,10 @@ class MemoryLedger:
     @staticmethod
     def _give(entries: Iterable[_Entry], lease: _Lease) -> None:
         for entry in entries:
+            if entry.lease is not None:
+                entry.lease.jobs -= 1
             entry.lease = lease
+            lease.jobs += 1
 
 
 def _may_become(known: AttemptOutcome | None, outcome: AttemptOutcome | None) -> bool:

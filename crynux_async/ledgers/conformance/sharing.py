@@ -84,6 +84,18 @@ async def released_leases_are_free_at_once(make: LedgerFactory) -> None:
         require_equal(await _claim(ledger, "three", 1, 100), ["a"], "a claim after giving back")
 
 
+async def owners_are_known_until_they_give_back(make: LedgerFactory) -> None:
+    """Whoever has a job is listed, whether the lease has ended or not, so that the dead can be told from the living."""
+    async with opened(make) as ledger:
+        require_equal(await ledger.owners(), [], "the owners of a new ledger")
+        await ledger.add([job("a")], owner="one", until=at(-60))
+        await ledger.add([job("b")])
+        await _claim(ledger, "two", -60, 60)
+        require_equal(sorted(await ledger.owners()), ["one", "two"], "owners")
+        await ledger.release("one")
+        require_equal(await ledger.owners(), ["two"], "owners after one gave back")
+
+
 async def job_added_with_an_owner_is_never_free(make: LedgerFactory) -> None:
     """Between adding and following nobody else can take a job."""
     async with opened(make) as ledger:
@@ -203,6 +215,7 @@ SHARING_CHECKS: tuple[LedgerCheck, ...] = (
     lease_keeps_others_away_until_it_ends,
     renewing_moves_the_end,
     released_leases_are_free_at_once,
+    owners_are_known_until_they_give_back,
     job_added_with_an_owner_is_never_free,
     lease_of_certain_jobs_spares_those_of_others,
     claims_at_once_never_share_a_job,
