@@ -65,7 +65,7 @@ def _real(value: Any) -> Any:
     if isinstance(value, bool | str | None) or not hasattr(value, "__float__"):
         return value
     try:
-        return float(value) + 0.0
+        return (value if type(value) is float else float(value)) or 0.0
     except (TypeError, ValueError, OverflowError):
         return value
 
@@ -353,7 +353,8 @@ class FineTuneConfig:
         Raises:
             ConfigError: Unknown names or values out of bounds.
         """
-        data = self.to_dict()
+        # The values themselves, not copies: the configs of a sweep share what they have in common.
+        data = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
         lengths = _with_defaults(data)
         for name in _LENGTHS:
             if _with_defaults({**data, name: None}) == lengths:

@@ -591,3 +591,19 @@ async def test_wait_all_with_timeout_says_how_many_have_not_ended(session: Sessi
     with pytest.raises(WaitTimeoutError, match="3 of 3"):
         await session.wait_all(jobs, timeout=5)
     assert await session.wait_all(jobs) == jobs
+
+
+async def test_poll_that_hangs_does_not_keep_other_jobs_from_being_polled() -> None:
+    class HangingBackend(FakeBackend):
+        async def status(self, task_id: int) -> RemoteStatus | str:
+            if task_id == 1:
+                await asyncio.Event().wait()
+            return await super().status(task_id)
+
+    backend = HangingBackend(duration=600)
+    async with open_session(backend) as session:
+        await session.submit(make_config(seed=1))
+        other = await session.submit(make_config(seed=2))
+        before = monotonic()
+        await other.wait(timeout=3600)
+        assert monotonic() - before < 900

@@ -1,0 +1,260 @@
+"""What it costs to remember jobs so that nothing is lost: ``python -m benchmarks.ledger``.
+
+A pair is what one create costs: the attempt is begun before its first byte is sent, and finished together with its job
+when the answer is there; both are durable before anything else happens. The peer is the standard library's ``sqlite3``
+with the same statements and settings, which commits every write by itself and blocks meanwhile.
+"""
+
+import asyncio
+import sqlite3
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import attrs
+
+from benchmarks.reporting import finish, show_table
+from crynux_async.config import FineTuneConfig
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.states import JobState
+
+REPEATS = 3
+PAIRS = 384
+CALLERS = (1, 8, 64)
+SIZES = (1_000, 10_000)
+MEMORY_JOBS = 100_000
+BACKEND = "https://bridge.example"
+KEY_ID = "0123456789abcdef"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def make_job(number: int) -> JobRow:
+    """Return one point of a sweep."""
+    config = FineTuneConfig(
+        model_name="crynux-ai/stable-diffusion-v1-5",
+        dataset_url="https://data.example/pictures.zip",
+        max_train_steps=1000 + number,
+        seed=1 + number,
+    )
+    return JobRow(
+        job_id=f"{number:026x}",
+        backend=BACKEND,
+        key_id=KEY_ID,
+        config=config,
+        digest=f"{number:064x}",
+        label=f"trial {number}",
+        task_id=None,
+        state=JobState.PLANNED,
+        planned_at=NOW,
+    )
+
+
+def make_attempt(job: JobRow) -> AttemptRow:
+    """Return the first create of a job."""
+    return AttemptRow(job_id=job.job_id, number=1, backend=BACKEND, key_id=KEY_ID, began_at=NOW)
+
+
+async def live(ledger: Ledger, number: int, job: JobRow) -> None:
+    """Do what one create asks of a ledger."""
+    attempt = make_attempt(job)
+    await ledger.begin(attempt)
+    done = attrs.evolve(attempt, answered_at=NOW, outcome=AttemptOutcome.ACCEPTED, task_id=number + 1, status=200)
+    await ledger.finish(done, state=JobState.RUNNING, task_id=number + 1, submitted_at=NOW)
+
+
+async def pairs_per_second(ledger: Ledger, callers: int) -> float:
+    """Return how many begin and finish pairs a ledger takes from so many callers at once."""
+    jobs = [make_job(number) for number in range(PAIRS)]
+    await ledger.open()
+    await ledger.add(jobs)
+    waiting = iter(enumerate(jobs))
+
+    async def caller() -> None:
+        for number, job in waiting:
+            await live(ledger, number, job)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    seconds = time.perf_counter() - started
+    await ledger.close()
+    return PAIRS / seconds
+
+
+def raw_pairs_per_second(path: Path) -> float:
+    """Return how many pairs ``sqlite3`` takes with the ledger's tables and settings, a commit for every write."""
+
+    async def prepare() -> None:
+        ledger = SqlLedger(path)
+        await ledger.open()
+        await ledger.add([make_job(number) for number in range(PAIRS)])
+        await ledger.close()
+
+    asyncio.run(prepare())
+    connection = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    begin = "INSERT INTO attempts (job_id, number, backend, key_id, began_at, answer) VALUES (?, 1, ?, ?, ?, '')"
+    end = (
+        "UPDATE attempts SET answered_at=?, outcome='accepted', task_id=?, status=200, "
+        "last_begun=(SELECT max(id) FROM attempts) WHERE job_id=? AND number=1"
+    )
+    change = "UPDATE jobs SET state='running', task_id=?, submitted_at=? WHERE job_id=?"
+    started = time.perf_counter()
+    for number in range(PAIRS):
+        name = f"{number:026x}"
+        connection.execute(begin, (name, BACKEND, KEY_ID, 0))
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(end, (0, number + 1, name))
+        connection.execute(change, (number + 1, 0, name))
+        connection.execute("COMMIT")
+    seconds = time.perf_counter() - started
+    connection.close()
+    return PAIRS / seconds
+
+
+@contextmanager
+def stopwatch(times: dict[str, float], name: str) -> Iterator[None]:
+    """Note how many seconds the block takes."""
+    started = time.perf_counter()
+    yield
+    times[name] = time.perf_counter() - started
+
+
+async def large_ledger(path: Path, size: int) -> dict[str, float]:
+    """Return the seconds that each step takes with a ledger of so many running jobs, and the bytes of its file."""
+    times: dict[str, float] = {}
+    jobs = [attrs.evolve(make_job(number), state=JobState.RUNNING, task_id=number + 1) for number in range(size)]
+    ledger = SqlLedger(path)
+    await ledger.open()
+    with stopwatch(times, "add"):
+        await ledger.add(jobs, owner="gone", until=NOW)
+    await ledger.close()
+    times["bytes"] = _size(path)
+    with stopwatch(times, "open"):
+        await ledger.open()
+    with stopwatch(times, "list"):
+        assert len(await ledger.jobs()) == size
+    later = NOW + timedelta(days=1)
+    with stopwatch(times, "claim"):
+        claimed = await ledger.claim("me", backend=BACKEND, now=later, until=later, states=[JobState.RUNNING])
+    assert len(claimed) == size
+    with stopwatch(times, "claim in vain"):
+        assert not await ledger.claim("other", backend=BACKEND, now=later, until=later, states=[JobState.RUNNING])
+    with stopwatch(times, "renew"):
+        assert await ledger.renew("me", until=later) == size
+    with stopwatch(times, "close"):
+        await ledger.close()
+    return times
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+async def _fill_memory() -> MemoryLedger:
+    ledger = MemoryLedger()
+    shared = make_job(0)
+    for number in range(MEMORY_JOBS):
+        job = attrs.evolve(shared, job_id=f"{number:026x}")
+        await ledger.add([job], owner="me", until=NOW)
+        await live(ledger, number, job)
+    return ledger
+
+
+def memory_bytes_per_job() -> float:
+    """Return how many bytes ``MemoryLedger`` takes for a running job with its attempt, but without the config."""
+    tracemalloc.start()
+    ledger = asyncio.run(_fill_memory())
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert str(MEMORY_JOBS) in repr(ledger)
+    return used / MEMORY_JOBS
+
+
+def measure_pairs(folder: Path) -> dict[str, list[float]]:
+    """Return pairs per second for each number of callers, the median of some runs taken in turn."""
+    runs: dict[str, list[list[float]]] = {"memory": [], "sqlite": [], "sqlite3": []}
+    for repeat in range(REPEATS):
+        runs["memory"].append([asyncio.run(pairs_per_second(MemoryLedger(), callers)) for callers in CALLERS])
+        runs["sqlite"].append(
+            [
+                asyncio.run(pairs_per_second(SqlLedger(folder / f"{repeat}-{callers}.db"), callers))
+                for callers in CALLERS
+            ]
+        )
+        runs["sqlite3"].append([raw_pairs_per_second(folder / f"{repeat}-raw.db")] * len(CALLERS))
+    return {name: [median(column) for column in zip(*rows, strict=True)] for name, rows in runs.items()}
+
+
+def measure_sizes(folder: Path) -> dict[int, dict[str, float]]:
+    """Return the median times for each size of ledger."""
+    found: dict[int, dict[str, float]] = {}
+    for size in SIZES:
+        runs = [asyncio.run(large_ledger(folder / f"{size}-{repeat}.db", size)) for repeat in range(REPEATS)]
+        found[size] = {name: median(run[name] for run in runs) for name in runs[0]}
+    return found
+
+
+def show_pairs(pairs: dict[str, list[float]]) -> None:
+    """Print what durability costs."""
+    names = {"memory": "MemoryLedger", "sqlite": "SqlLedger", "sqlite3": "sqlite3, a commit per write"}
+    rows = [
+        (names[name], callers, pairs[name][index], 1000 / pairs[name][index], pairs[name][index] / pairs["sqlite3"][0])
+        for name in names
+        for index, callers in enumerate(CALLERS if name != "sqlite3" else CALLERS[:1])
+    ]
+    columns = ("ledger", "callers", "pairs/s", "ms/pair", "ratio to sqlite3")
+    show_table(f"Begin and finish of {PAIRS} creates, median of {REPEATS}", columns, rows)
+
+
+def show_sizes(sizes: dict[int, dict[str, float]]) -> None:
+    """Print what a large ledger costs."""
+    steps: Sequence[str] = ("add", "open", "list", "claim", "claim in vain", "renew", "close")
+    small, large = (sizes[size] for size in SIZES)
+    rows: list[tuple[Any, ...]] = [
+        (step, 1000 * small[step], 1000 * large[step], 1000 * large[step] / SIZES[1], large[step] / small[step])
+        for step in steps
+    ]
+    columns = ("step", f"ms of {SIZES[0]:,} jobs", f"ms of {SIZES[1]:,} jobs", "ms/job", "ratio")
+    show_table(f"A ledger of {SIZES[0]:,} and of {SIZES[1]:,} running jobs, median of {REPEATS}", columns, rows)
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
+        pairs = measure_pairs(Path(folder))
+        sizes = measure_sizes(Path(folder))
+    memory = memory_bytes_per_job()
+    show_pairs(pairs)
+    show_sizes(sizes)
+    file_bytes = [(f"{size:,}", sizes[size]["bytes"], sizes[size]["bytes"] / size) for size in SIZES]
+    show_table("Size of the file", ("jobs", "bytes", "bytes/job"), file_bytes)
+    show_table(
+        "Memory of MemoryLedger, a job and its attempt, without the config",
+        ("jobs", "bytes/job"),
+        [(f"{MEMORY_JOBS:,}", memory)],
+    )
+    finish(
+        "ledger",
+        {
+            "pairs_per_second": {
+                name: dict(zip(map(str, CALLERS), map(round, values), strict=True)) for name, values in pairs.items()
+            },
+            "seconds": {
+                size: {name: round(value, 4) for name, value in times.items()} for size, times in sizes.items()
+            },
+            "memory_bytes_per_job": round(memory),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
