@@ -37,11 +37,12 @@ from crynux_async.errors import (
     TransportError,
     UnreachableError,
 )
-from crynux_async.part_file import PartFile
+from crynux_async.part_file import GATHERED_BYTES, PartFile
 
 _ASK_AGAIN = (UnreachableError, TransportError, ServerError, ProtocolError, RangeError, RateLimitedError)
 _REPORT_INTERVAL = 0.2
 _RATE_MEMORY = 3.0
+_LATEST_CALL = 0.99  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
 
 
 def _number(default: float, *, above: bool = False) -> float:
@@ -163,7 +164,7 @@ async def download(
     """
     began = monotonic()
     options = options or DownloadOptions()
-    _keep_freed_memory(4 * options.chunk_bytes)
+    _keep_freed_memory(4 * GATHERED_BYTES)
     async with PartFile(Path(path), owner=owner, adopt=adopt, free_space_margin=options.free_space_margin) as part:
         transfer = _Transfer(open_result=open_result, part=part, options=options, meter=_Meter(report=on_progress))
         await _fetch_good_copy(transfer, verify, refetch)
@@ -380,7 +381,7 @@ class _Transfer:
         await self.part.restart(version)
 
     async def _copy(self, stream: ResultStream, patience: asyncio.Timeout) -> None:
-        """Append every piece of the stream, reading the next one while the last is written."""
+        """Append every piece of the stream, reading the next ones while the last are written."""
         part, stall = self.part, self.options.stall_timeout
         received = part.written
         room = math.inf if part.total_bytes is None else part.total_bytes
@@ -393,12 +394,15 @@ class _Transfer:
                 self.fetched_bytes += len(piece)
                 if received > room:
                     self._refuse_overrun()
-                if part.is_writing:
+                part.append(piece)
+                if part.is_full:
                     patience.reschedule(None)  # a slow disk is not a silent peer
-                await part.append(piece)
+                    await part.make_room()
                 pace.add(now, len(piece))
                 self.meter.add(now, len(piece), received, part.total_bytes)
-                patience.reschedule(monotonic() + stall)
+                due = patience.when()
+                if due is None or due - now < _LATEST_CALL * stall:
+                    patience.reschedule(monotonic() + stall)
 
     def _refuse_overrun(self) -> None:
         self.overruns += 1

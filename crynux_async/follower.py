@@ -70,8 +70,14 @@ class Follower:
     def follow(self, job: Job) -> None:
         """Watch a job from now on."""
         now = monotonic()
-        started_at = now - max(0.0, (utc_now() - job.submitted_at).total_seconds()) if job.submitted_at else now
-        stall_at = started_at + stall_seconds(job.config) if job.config else None
+        started_at = now
+        if job.is_resumed and job.submitted_at:  # only the date tells how old it is, and a date may be wrong
+            started_at -= max(0.0, (utc_now() - job.submitted_at).total_seconds())
+        stall_at = None
+        if job.config:
+            longest = stall_seconds(job.config)
+            # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
+            stall_at = (started_at if now - started_at < longest else now) + longest
         self._polls.add(job.job_id, kind=kind_of(job), started_at=started_at, now=now, stall_at=stall_at)
         self._wake.set()
 

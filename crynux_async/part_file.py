@@ -25,7 +25,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,8 @@ _T = TypeVar("_T")
 
 PART_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
+GATHERED_BYTES = 2 << 20
+_MOST_PIECES = 512  # to one writev; Linux and macOS take 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +82,23 @@ def _is_size(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
+class _RawFile(io.FileIO):
+    """An unbuffered file that writes many pieces at once without copying them together."""
+
+    def writelines(self, pieces: Iterable[Any]) -> None:
+        """Write all of every piece; the system may take less at once, and does so just before the disk is full."""
+        rest = [memoryview(piece) for piece in pieces]
+        while rest:
+            count = os.writev(self.fileno(), rest[:_MOST_PIECES])
+            whole = 0
+            while whole < len(rest) and count >= len(rest[whole]):
+                count -= len(rest[whole])
+                whole += 1
+            del rest[:whole]
+            if count:
+                rest[0] = rest[0][count:]
+
+
 class PartFile:
     """A part file that is open, locked and ready to be continued: ``async with PartFile(path) as part``.
 
@@ -96,7 +115,7 @@ class PartFile:
         path: The final name.
         part_path: The private name.
         validator: The version that the bytes belong to, or None where they cannot be continued.
-        written: Bytes on disk, >= 0, without those that ``append`` is still writing.
+        written: Bytes on disk, >= 0, without those that are appended and not flushed.
         is_published: Whether the file has its final name.
 
     Raises:
@@ -112,6 +131,8 @@ class PartFile:
         "_note_path",
         "_owner",
         "_thread",
+        "_waiting",
+        "_waiting_bytes",
         "_writing",
         "is_published",
         "part_path",
@@ -132,8 +153,10 @@ class PartFile:
         self._owner = owner
         self._adopt = adopt
         self._margin = free_space_margin
-        self._file: io.FileIO | None = None
+        self._file: _RawFile | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crynux-part-file")
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
         self._writing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -170,9 +193,9 @@ class PartFile:
         return self.written if dated or self.is_complete else 0
 
     @property
-    def is_writing(self) -> bool:
-        """Whether ``append`` would have to wait for the piece before."""
-        return self._writing is not None and not self._writing.done()
+    def is_full(self) -> bool:
+        """Whether so much waits to be written that nothing more should be appended before ``make_room``."""
+        return self._waiting_bytes >= GATHERED_BYTES
 
     async def restart(self, validator: Validator) -> None:
         """Begin again at byte 0, with another version or the same."""
@@ -185,29 +208,38 @@ class PartFile:
             await self._in_thread(self._write_note, validator)
             self.validator = validator
 
-    async def append(self, piece: bytes) -> None:
-        """Have ``piece`` written after everything before it; returns while it is being written.
+    def append(self, piece: bytes) -> None:
+        """Have ``piece`` written after everything before it, without waiting for that.
 
-        At most one piece is under way, so the next one can be read meanwhile and memory stays bounded.
+        Pieces that come while one write is under way gather for the next one: they can be read meanwhile, and few writes
+        are made. ``is_full`` bounds the memory.
 
         Raises:
-            DownloadError: The piece before could not be written.
+            DownloadError: The last write failed.
         """
-        await self.flush()
-        self._writing = asyncio.create_task(self._write(piece))
+        self._waiting.append(piece)
+        self._waiting_bytes += len(piece)
+        if self._writing is None or self._writing.done():
+            self._write_waiting()
+
+    async def make_room(self) -> None:
+        """Wait until what has gathered is being written.
+
+        Raises:
+            DownloadError: The last write failed.
+        """
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+            self._write_waiting()
 
     async def flush(self) -> None:
         """Wait until every appended piece is written.
 
         Raises:
-            DownloadError: The last piece could not be written.
+            DownloadError: A write failed.
         """
-        if self._writing is None:
-            return
-        if not self._writing.done():
-            await asyncio.wait((self._writing,))
-        writing, self._writing = self._writing, None
-        writing.result()
+        while self._writing is not None:
+            await self.make_room()
 
     async def require_space(self) -> None:
         """Check that what is still missing fits into the folder.
@@ -262,7 +294,7 @@ class PartFile:
         return max(0, (self.total_bytes or 0) - self.written)
 
     @property
-    def _opened(self) -> io.FileIO:
+    def _opened(self) -> _RawFile:
         if self._file is None:
             raise RuntimeError("the part file is not open")
         return self._file
@@ -287,35 +319,38 @@ class PartFile:
 
     async def _leave(self) -> None:
         try:
-            if self._writing is not None:
-                with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
-                    await _to_the_end(self._writing)
+            with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
+                await _to_the_end(asyncio.create_task(self.flush()))
         finally:
             closing = self._submit(self._close)
             self._thread.shutdown(wait=False)
             await _to_the_end(closing)
 
-    async def _write(self, piece: bytes) -> None:
-        """Write all of a piece; a raw file may take less at once, and does so just before the disk is full."""
-        rest: bytes | memoryview = piece
-        writer = self._writer()
-        with self._disk_errors():
-            while rest:
-                count = await writer.write(rest)
-                self.written += count
-                rest = memoryview(rest)[count:]
+    def _write_waiting(self) -> None:
+        """Start to write what has gathered, if the last write went well."""
+        if self._writing is not None:
+            self._writing.result()
+        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._writing = asyncio.create_task(self._write(pieces)) if pieces else None
+
+    async def _write(self, pieces: list[bytes]) -> None:
+        try:
+            with self._disk_errors():
+                await self._writer().writelines(pieces)
+        finally:
+            self.written = self._opened.tell()
 
     # From here on, everything runs in a thread.
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.part_path, "r+b", buffering=0, opener=disk.open_locked)  # noqa: SIM115  # see _close
+        self._file = _RawFile(self.part_path, "r+", opener=disk.open_locked)
         self._take_stock()
 
     def _restart(self, validator: Validator) -> None:
         if self.written:
             old = self._opened
-            self._file = open(self._fresh_path, "r+b", buffering=0, opener=self._open_fresh)  # noqa: SIM115  # see _close
+            self._file = _RawFile(self._fresh_path, "r+", opener=self._open_fresh)
             self.written, self.validator = 0, None
             old.close()
         self._write_note(validator)

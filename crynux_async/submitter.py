@@ -117,6 +117,7 @@ class Submitter:
         self._not_before = 0.0
         self._retry = _FIRST_RETRY
         self._broken: LedgerError | None = None
+        self._latest = utc_now()
         self._saved = asyncio.Event()
         self._wake = asyncio.Event()
         gate.watch(self._wake)
@@ -135,6 +136,11 @@ class Submitter:
     def creating(self) -> int:
         """How many creates are under way."""
         return len(self._under_way)
+
+    def date(self, after: datetime) -> datetime:
+        """Return the time for the ledger: never before ``after`` or what it was told last, whatever a clock says."""
+        self._latest = max(self._latest, after, utc_now())
+        return self._latest
 
     def check_ledger(self) -> None:
         """Raise LedgerError when nothing may be sent any more because it could not be remembered."""
@@ -302,7 +308,7 @@ class Submitter:
             number=job.attempts,
             backend=self._settings.base_url,
             key_id=self._settings.key_id,
-            began_at=utc_now(),
+            began_at=self.date(job.planned_at),
         )
 
     async def _send(self, job: Job) -> _Answer:
@@ -328,7 +334,7 @@ class Submitter:
 
     async def _take_note(self, job: Job, ticket: int, attempt: AttemptRow, answer: _Answer) -> None:
         """Store an outcome, then tell the gate and whoever waits."""
-        now, error = utc_now(), answer.error
+        now, error = self.date(attempt.began_at), answer.error
         finished = attrs.evolve(
             attempt,
             answered_at=now,

@@ -37,6 +37,7 @@ _log = logging.getLogger("crynux_async.supervisor")
 LEASE = timedelta(seconds=60)
 _RENEW = 20.0
 _LEDGER_RETRY = 5.0
+_ASKED_ONE_BY_ONE = 100
 _RETENTION = timedelta(days=7)
 _WARN_BEFORE = timedelta(days=1)
 _LOOK_FOR_EXPIRING = 3600.0
@@ -225,6 +226,7 @@ class Supervisor:
         for row in rows:
             job = job_from_row(row, attempts[row.job_id], self)
             self.register.add(job)
+            self.submitter.date(max(filter(None, (row.planned_at, row.submitted_at, row.ended_at))))
             if job.state is not row.state:
                 self.register.note(job)
             if job.state in FOLLOWED:
@@ -235,12 +237,17 @@ class Supervisor:
             self._fetch_if_resumed(job)
 
     async def _attempts_of(self, rows: Sequence[JobRow]) -> dict[str, list[AttemptRow]]:
-        """Return the attempts of the jobs that may not have been accepted, by job."""
+        """Return the attempts of the jobs that may not have been accepted, by job.
+
+        They are not looked for by their times: a clock that was set back would hide a create that was under way.
+        """
         found: dict[str, list[AttemptRow]] = defaultdict(list)
         unsent = [row for row in rows if row.state in (JobState.PLANNED, JobState.UNCONFIRMED)]
-        if unsent:
-            since = min(row.planned_at for row in unsent)
-            for attempt in await self._ledger.attempts(backend=self._settings.base_url, since=since):
+        if len(unsent) <= _ASKED_ONE_BY_ONE:
+            for row in unsent:
+                found[row.job_id] = await self._ledger.attempts(job_id=row.job_id)
+        else:
+            for attempt in await self._ledger.attempts(backend=self._settings.base_url):
                 found[attempt.job_id].append(attempt)
         return found
 

@@ -35,6 +35,9 @@ FAULTS: dict[str, dict[str, Any]] = {
     "status": {"status": 503, "message": "busy", "carried_out": True},
     "html": {"status": 502},
 }
+NO_FAULT = (None, None, *sorted(FAULTS))
+DISKS = (0.0, 0.01, 0.1)
+SECONDS = (0.005, 0.05, 0.15, 0.25, 0.35, 1.0, 20.0, 200.0)
 
 
 class MoneyMachine(RuleBasedStateMachine):
@@ -49,18 +52,19 @@ class MoneyMachine(RuleBasedStateMachine):
         self.told: list[int] = []
         self.seed = 0
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(disk=st.sampled_from(DISKS))
+    def start(self, disk: float) -> None:
         self.bridge = Emulator(rate_limit=LIMIT, speed=1e9, unet="tiny", durable=False)
         self.do(self.bridge.start())
         self.key = self.bridge.new_key(rate_limit=LIMIT)
+        self.open(disk)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the machine's loop."""
         return self.loop.run_until_complete(work)
 
     @precondition(lambda self: len(self.sessions) < 2)
-    @rule(disk=st.sampled_from([0.0, 0.01, 0.1]))
+    @rule(disk=st.sampled_from(DISKS))
     def open(self, disk: float) -> None:
         async def open_session() -> None:
             way = Severable(self.ledger, disk)
@@ -74,8 +78,10 @@ class MoneyMachine(RuleBasedStateMachine):
         self.do(open_session())
 
     @precondition(lambda self: self.sessions)
-    @rule(data=st.data(), count=st.integers(1, 4))
-    def submit(self, data: st.DataObject, count: int) -> None:
+    @rule(data=st.data(), count=st.integers(1, 4), seconds=st.sampled_from(SECONDS), fault=st.sampled_from(NO_FAULT))
+    def submit(self, data: st.DataObject, count: int, seconds: float, fault: str | None) -> None:
+        if fault is not None:
+            self.bridge.add_fault(fault, on="create", **FAULTS[fault])
         session, _ = data.draw(st.sampled_from(self.sessions))
 
         async def wait_for(job: Job) -> None:
@@ -89,6 +95,7 @@ class MoneyMachine(RuleBasedStateMachine):
                 self.seed += 1
                 job = session.plan(make_config(seed=self.seed))
                 self.waiters.append(asyncio.create_task(wait_for(job)))
+            await asyncio.sleep(seconds)
 
         self.do(plan())
 
@@ -96,7 +103,7 @@ class MoneyMachine(RuleBasedStateMachine):
     def break_something(self, kind: str, after: int) -> None:
         self.bridge.add_fault(kind, on="create", after=after, **FAULTS[kind])
 
-    @rule(seconds=st.sampled_from([0.0, 0.005, 0.05, 0.15, 0.3, 1.0, 20.0, 200.0]))
+    @rule(seconds=st.sampled_from(SECONDS))
     def pass_time(self, seconds: float) -> None:
         self.do(asyncio.sleep(seconds))
 
@@ -185,5 +192,5 @@ async def _all_ended(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-MoneyMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+MoneyMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestMoneyMachine = MoneyMachine.TestCase

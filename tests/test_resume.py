@@ -11,6 +11,7 @@ from crynux_async import JobState, LedgerError, RateLimitedError, Session, Submi
 from crynux_async.clock import monotonic
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.testing import VirtualTimeLoop
 from tests.fake_backend import FakeBackend, make_config
 
 
@@ -75,6 +76,19 @@ async def test_create_cut_off_by_the_end_of_its_process_is_unconfirmed_in_the_ne
         with pytest.raises(SubmissionUnknownError):
             await job.wait()
     await session.close()
+
+
+async def test_create_cut_off_after_the_clock_was_set_back_is_unconfirmed_all_the_same() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(asyncio.Event().wait)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    async with open_session(backend, ledger, rate_limit=1, close_timeout=0) as session:
+        session.plan(make_config())
+        loop.set_wall_clock(loop.wall_time() - 86_400)
+        await asyncio.sleep(1)
+        async with open_session(FakeBackend(), await copy_of(ledger)) as second:
+            assert [job.state for job in second.jobs()] == [JobState.UNCONFIRMED]
 
 
 async def copy_of(ledger: MemoryLedger) -> MemoryLedger:

@@ -20,6 +20,7 @@ nothing of SQLite; ``connection``, ``sqlite_file`` and ``sqlite_opening`` do.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -102,9 +103,17 @@ class SqlLedger:
                 not been changed.
             UsageError: It is open already.
         """
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
         if self._writer is not None:
             raise UsageError(f"{self!r} is open already")
-        file = await open_file(self._path, self._plan, self._busy_timeout)
+        opening = asyncio.create_task(open_file(self._path, self._plan, self._busy_timeout))
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Cut off in the middle, SQLAlchemy would leave a connection behind that nobody can close any more.
+            self._closing = asyncio.create_task(self._close_opened(opening), name="crynux_async ledger close")
+            raise
         self._file, self.dropped = file, file.dropped
         self._writer = Writer(file.writes, self._path, self._busy_timeout)
 
@@ -118,10 +127,18 @@ class SqlLedger:
         try:
             if self._writer is not None and self._file is not None:
                 await self._writer.close()
-                await self._file.reads.close()
-                await self._file.writes.close()  # the last one out copies the log into the file and removes it
+                await self._file.close()
         finally:
             self._writer = self._file = self._closing = None
+
+    async def _close_opened(self, opening: asyncio.Task[OpenFile]) -> None:
+        """Close a file as soon as it is open, because nobody wants it any more."""
+        try:
+            with contextlib.suppress(LedgerError):
+                file = await opening
+                await file.close()
+        finally:
+            self._closing = None
 
     async def add(self, rows: Sequence[JobRow], *, owner: str | None = None, until: datetime | None = None) -> None:
         """Store new jobs, with their leases where an ``owner`` is given."""

@@ -36,6 +36,11 @@ class OpenFile:
     reads: SqliteConnection
     dropped: str
 
+    async def close(self) -> None:
+        """Let go of the file; the last one out copies the log into it and removes the log."""
+        await self.reads.close()
+        await self.writes.close()
+
 
 async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float) -> OpenFile:
     """Open or create a ledger and bring it up to date.
