@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import operator
+import re
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,8 @@ MAX_SHOWN = 100
 
 _LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
 
+
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _Check = Callable[[Any], str | None]
 
@@ -138,7 +141,7 @@ def _has_host(url: str) -> bool:
         host = urlsplit(url).hostname
     except ValueError:
         return False
-    return bool(host) and url.isprintable() and " " not in url
+    return bool(host) and url.isprintable() and " " not in url and not _BROKEN_ESCAPE.search(url)
 
 
 def _check_modules(value: Any) -> str | None:

@@ -15,7 +15,7 @@ from crynux_async import advice
 from crynux_async.backends.base import Backend
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.config import FineTuneConfig
-from crynux_async.errors import UsageError, WaitTimeoutError
+from crynux_async.errors import LedgerError, UsageError, WaitTimeoutError
 from crynux_async.events import Event
 from crynux_async.gate import Gate, LedgerGate, past_attempts, shared_gate
 from crynux_async.job import Job
@@ -379,8 +379,13 @@ class Session:
         for lost in await supervisor.unconfirmed():
             numbers = lost.candidates
             for task_id in numbers if numbers is not None and len(numbers) <= at_most else ():
-                if supervisor.register.by_task(task_id) is None and await self._backend.owns(task_id):
+                if supervisor.register.by_task(task_id) is not None or not await self._backend.owns(task_id):
+                    continue
+                try:
                     await supervisor.adopt(lost.job, task_id)
+                except LedgerError as error:
+                    _log.info("task %d is not adopted: %s", task_id, error)
+                else:
                     found.append(lost.job)
                     break
         return found

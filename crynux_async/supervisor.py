@@ -186,9 +186,15 @@ class Supervisor:
         return found
 
     async def adopt(self, job: Job, task_id: int) -> None:
-        """Take a task for the one that an unconfirmed job made, and follow it."""
-        self.register.accepted(job, task_id, utc_now())
-        await self._ledger.update({job.job_id: {"task_id": task_id, "submitted_at": job.submitted_at}})
+        """Take a task for the one that an unconfirmed job made, and follow it.
+
+        Raises:
+            LedgerError: The ledger has the task under another job, or cannot be written; nothing is changed.
+        """
+        now = self.submitter.date(job.planned_at)
+        found = {"task_id": task_id, "submitted_at": now, "state": JobState.RUNNING, "ended_at": None, "error": ""}
+        await self._ledger.update({job.job_id: found})
+        self.register.accepted(job, task_id, now)
         self.follower.follow(job)
 
     async def history(self, **selection: Any) -> list[JobRow]:

@@ -594,3 +594,8 @@ def test_evolve_to_a_wrong_or_unknown_field_lists_both() -> None:
 
 def test_problem_as_text_begins_with_the_field() -> None:
     assert str(Problem(field="rank", message="is wrong")) == "rank: is wrong"
+
+
+def test_dataset_url_with_a_broken_escape_is_refused() -> None:
+    with pytest.raises(ConfigError, match="dataset_url"):
+        FineTuneConfig(model_name="m", dataset_url="https://example.com/%zz.zip")

@@ -89,7 +89,7 @@ def explain(error: Exception, path: Path, busy_timeout: float) -> LedgerError:
     elif code == sqlite3.SQLITE_READONLY:
         what = f"it cannot be written ({error}); change the permissions and open the ledger again"
     else:
-        what = f"{error}; check the disk and open the ledger again"
+        what = f"{error}; check the disk and its free space, and open the ledger again"
     return LedgerError(f"{path} cannot be used: {what}", path=str(path))
 
 

@@ -1,0 +1,177 @@
+"""What "nothing is lost" means, checked after every fault: five sentences about a bridge, a ledger and a disk.
+
+N1. Every task that the bridge made is recorded in the ledger, or lies in the bracket of a submission that the ledger
+    lists as ambiguous; and no bracket explains more than one task.
+N2. Planned = accepted + rejected + not sent + ambiguous, each job in exactly one class.
+N3. No job has more than one POST that could have been paid, unless the user asked for another (which is a new job).
+N4. A file under its final name is complete (size and zip CRC) and comes from one version.
+N5. Once a task id was returned to a caller, the ledger has it.
+"""
+
+import hashlib
+import math
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from enum import StrEnum
+from pathlib import Path
+
+import attrs
+
+from crynux_async.emulator import JournalEntry
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.resume import lost_attempt
+from crynux_async.states import JobState
+
+Bracket = tuple[int | None, int | None]
+
+_PAYABLE = frozenset({None, AttemptOutcome.UNKNOWN, AttemptOutcome.ACCEPTED})
+
+
+class JobClass(StrEnum):
+    """What became of a planned job, as far as money is concerned."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    NOT_SENT = "not sent"
+    AMBIGUOUS = "ambiguous"
+
+
+@attrs.frozen(kw_only=True)
+class Remembered:
+    """Everything that a ledger says about money.
+
+    Attributes:
+        jobs: All of its jobs.
+        attempts: All of its attempts, in the order in which they were begun.
+        brackets: For each job without a task whose create has an unknown outcome, where its task must lie.
+    """
+
+    jobs: Sequence[JobRow]
+    attempts: Sequence[AttemptRow]
+    brackets: Mapping[str, Bracket]
+
+
+async def remember(ledger: Ledger) -> Remembered:
+    """Return what an open ledger says."""
+    jobs, attempts = await ledger.jobs(), await ledger.attempts()
+    by_job = _by_job(attempts)
+    brackets = {}
+    for job in jobs:
+        lost = lost_attempt(by_job.get(job.job_id, ())) if job.task_id is None else None
+        if lost is not None:
+            brackets[job.job_id] = await ledger.bracket(lost)
+    return Remembered(jobs=jobs, attempts=attempts, brackets=brackets)
+
+
+async def remember_file(path: Path) -> Remembered:
+    """Return what a ledger's file says that no process uses any more."""
+    ledger = SqlLedger(path)
+    await ledger.open()
+    try:
+        return await remember(ledger)
+    finally:
+        await ledger.close()
+
+
+def check_nothing_lost(
+    journal: Iterable[JournalEntry],
+    jobs: Sequence[JobRow],
+    attempts: Sequence[AttemptRow],
+    posts: Sized,
+    *,
+    brackets: Mapping[str, Bracket],
+    told: Iterable[int] = (),
+    finals: Mapping[Path, str] | None = None,
+) -> Counter[JobClass]:
+    """Check N1 to N5, and return how many jobs are in which class.
+
+    Args:
+        journal: What the bridge gave away, the same key's only; the judge.
+        jobs: The ledger's jobs.
+        attempts: The ledger's attempts.
+        posts: The creates that arrived at the bridge, refused ones included.
+        brackets: As ``Remembered`` has them.
+        told: Every task id that a caller was given.
+        finals: Every file under a final name, with the SHA-256 (hex) of the one version that it may have.
+
+    Raises:
+        AssertionError: Something is lost, or paid twice.
+    """
+    created = [entry for entry in journal if entry.accepted]
+    by_job = _by_job(attempts)
+    classes = {job.job_id: _class_of(job, by_job.get(job.job_id, ())) for job in jobs}
+    _check_recorded(created, jobs, brackets)
+    _check_paid_once(created, jobs, by_job, posts)
+    for path, digest in (finals or {}).items():
+        _check_final(path, digest, jobs)
+    missing = set(told) - {job.task_id for job in jobs}
+    assert not missing, f"N5: tasks {sorted(missing)} were told to callers, and the ledger does not have them"
+    return Counter(classes.values())
+
+
+def _by_job(attempts: Iterable[AttemptRow]) -> dict[str, list[AttemptRow]]:
+    found: dict[str, list[AttemptRow]] = {}
+    for attempt in attempts:
+        found.setdefault(attempt.job_id, []).append(attempt)
+    return found
+
+
+def _check_recorded(created: Sequence[JournalEntry], jobs: Iterable[JobRow], brackets: Mapping[str, Bracket]) -> None:
+    """N1: every task is a job's, or has an ambiguous submission of its own whose bracket it lies in."""
+    recorded = {job.task_id for job in jobs}
+    free = [(after or 0, math.inf if before is None else before) for after, before in brackets.values()]
+    for task_id in sorted(entry.task_id for entry in created if entry.task_id not in recorded):
+        # The bracket that ends first is the one that later tasks can use least: no better assignment exists.
+        around = min((span for span in free if span[0] < task_id < span[1]), key=lambda span: span[1], default=None)
+        assert around is not None, f"N1: task {task_id} is in no job and in no bracket of {dict(brackets)}"
+        free.remove(around)
+
+
+def _class_of(job: JobRow, attempts: Sequence[AttemptRow]) -> JobClass:
+    """N2: return the one class that a job is in."""
+    is_lost = job.task_id is None and lost_attempt(attempts) is not None
+    fits = {
+        JobClass.ACCEPTED: job.task_id is not None,
+        JobClass.REJECTED: job.state is JobState.REJECTED,
+        JobClass.AMBIGUOUS: job.state is JobState.UNCONFIRMED or is_lost,
+        JobClass.NOT_SENT: not is_lost
+        and (job.state is JobState.PLANNED or (job.state is JobState.ABANDONED and job.task_id is None)),
+    }
+    found = [name for name, is_in in fits.items() if is_in]
+    assert len(found) == 1, f"N2: job {job.job_id} ({job.state}, task {job.task_id}) is {found or 'in no class'}"
+    made = {attempt.task_id for attempt in attempts if attempt.outcome is AttemptOutcome.ACCEPTED}
+    assert made <= {job.task_id}, f"N2: job {job.job_id} has task {job.task_id}, its attempts say {made}"
+    return found[0]
+
+
+def _check_paid_once(
+    created: Iterable[JournalEntry],
+    jobs: Sequence[JobRow],
+    by_job: Mapping[str, Sequence[AttemptRow]],
+    posts: Sized,
+) -> None:
+    """N3, by what the ledger began, by what arrived, and by what the bridge made of it."""
+    for job_id, made in by_job.items():
+        payable = sum(attempt.outcome in _PAYABLE for attempt in made)
+        assert payable <= 1, f"N3: job {job_id} has {payable} creates that could have been paid"
+    begun = sum(map(len, by_job.values()))
+    assert len(posts) <= begun, f"N3: {len(posts)} creates arrived and {begun} were begun"
+    # An attached task has no config, and none of our creates made it.
+    planned = Counter((job.config.model_name, job.config.seed) for job in jobs if job.config is not None)
+    attached = {job.task_id for job in jobs if job.config is None}
+    made_of = Counter((entry.model_name, entry.seed) for entry in created if entry.task_id not in attached)
+    for config, count in made_of.items():
+        assert count <= planned[config], f"N3: {count} tasks for {planned[config]} jobs with seed {config[1]}"
+
+
+def _check_final(path: Path, digest: str, jobs: Iterable[JobRow]) -> None:
+    """N4: a file under its final name is whole, and of one version."""
+    sizes = {job.total_bytes for job in jobs if job.path == str(path)}
+    assert sizes <= {None, path.stat().st_size}, f"N4: {path} has {path.stat().st_size} bytes, not {sizes}"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None, f"N4: {path} is damaged"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    assert found == digest, f"N4: {path} is not the version that it should be"
