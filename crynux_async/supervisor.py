@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import attrs
 
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
@@ -24,7 +25,7 @@ from crynux_async.fetcher import Fetcher
 from crynux_async.follower import Follower
 from crynux_async.gate import Gate
 from crynux_async.job import Job
-from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
 from crynux_async.owner import is_gone, new_owner
 from crynux_async.register import JobRegister
 from crynux_async.resume import UNFINISHED, Unconfirmed, job_from_row, lost_attempt
@@ -226,7 +227,21 @@ class Supervisor:
         )
         rows = [row for row in rows if row.job_id not in self.register]
         if rows:
-            self._take_in(rows, await self._attempts_of(rows))
+            attempts = await self._attempts_of(rows)
+            await self._close_attempts(attempts)
+            self._take_in(rows, attempts)
+
+    async def _close_attempts(self, attempts: dict[str, list[AttemptRow]]) -> None:
+        """Say of every create that was under way when its process ended that its outcome is not known.
+
+        Only now does its bracket get an upper end: a task with a larger number was made after this.
+        """
+        for made in attempts.values():
+            for attempt in made:
+                if attempt.outcome is None:
+                    ended = self.submitter.date(attempt.began_at)
+                    lost = attrs.evolve(attempt, outcome=AttemptOutcome.UNKNOWN, answered_at=ended)
+                    await self._ledger.finish(lost)
 
     def _take_in(self, rows: Sequence[JobRow], attempts: dict[str, list[AttemptRow]]) -> None:
         for row in rows:

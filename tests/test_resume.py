@@ -75,6 +75,9 @@ async def test_create_cut_off_by_the_end_of_its_process_is_unconfirmed_in_the_ne
         assert job.state is JobState.UNCONFIRMED
         with pytest.raises(SubmissionUnknownError):
             await job.wait()
+        assert (await second.unconfirmed())[0].before is None
+        await second.submit(make_config(seed=2))
+        assert (await second.unconfirmed())[0].before == 1
     await session.close()
 
 
