@@ -130,6 +130,7 @@ class PartFile:
         "_margin",
         "_note_path",
         "_owner",
+        "_room",
         "_thread",
         "_waiting",
         "_waiting_bytes",
@@ -155,6 +156,7 @@ class PartFile:
         self._margin = free_space_margin
         self._file: _RawFile | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crynux-part-file")
+        self._room = asyncio.Event()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._writing: asyncio.Task[None] | None = None
@@ -211,26 +213,27 @@ class PartFile:
     def append(self, piece: bytes) -> None:
         """Have ``piece`` written after everything before it, without waiting for that.
 
-        Pieces that come while one write is under way gather for the next one: they can be read meanwhile, and few writes
-        are made. ``is_full`` bounds the memory.
+        Pieces that come while one write is under way gather for the next one: reading goes on and writes are few.
+        ``is_full`` bounds the memory.
 
         Raises:
-            DownloadError: The last write failed.
+            DownloadError: A write failed.
         """
         self._waiting.append(piece)
         self._waiting_bytes += len(piece)
         if self._writing is None or self._writing.done():
-            self._write_waiting()
+            self._raise_failure()
+            self._writing = asyncio.create_task(self._write_waiting())
 
     async def make_room(self) -> None:
         """Wait until what has gathered is being written.
 
         Raises:
-            DownloadError: The last write failed.
+            DownloadError: A write failed.
         """
-        if self._writing is not None:
-            await asyncio.wait((self._writing,))
-            self._write_waiting()
+        self._room.clear()
+        await self._room.wait()
+        self._raise_failure()
 
     async def flush(self) -> None:
         """Wait until every appended piece is written.
@@ -238,8 +241,9 @@ class PartFile:
         Raises:
             DownloadError: A write failed.
         """
-        while self._writing is not None:
-            await self.make_room()
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+            self._raise_failure()
 
     async def require_space(self) -> None:
         """Check that what is still missing fits into the folder.
@@ -319,26 +323,33 @@ class PartFile:
 
     async def _leave(self) -> None:
         try:
-            with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
-                await _to_the_end(asyncio.create_task(self.flush()))
+            if self._writing is not None:
+                with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
+                    await _to_the_end(self._writing)
         finally:
             closing = self._submit(self._close)
             self._thread.shutdown(wait=False)
             await _to_the_end(closing)
 
-    def _write_waiting(self) -> None:
-        """Start to write what has gathered, if the last write went well."""
-        if self._writing is not None:
+    def _raise_failure(self) -> None:
+        if self._writing is not None and self._writing.done():
             self._writing.result()
-        pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        self._writing = asyncio.create_task(self._write(pieces)) if pieces else None
+
+    async def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
+                self._room.set()
+                await self._write(pieces)
+        finally:
+            self._room.set()
 
     async def _write(self, pieces: list[bytes]) -> None:
-        try:
-            with self._disk_errors():
+        with self._disk_errors():
+            try:
                 await self._writer().writelines(pieces)
-        finally:
-            self.written = self._opened.tell()
+            finally:
+                self.written = self._opened.tell()
 
     # From here on, everything runs in a thread.
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async import part_file
 from crynux_async.backends.base import Validator
 from crynux_async.clock import monotonic
 from crynux_async.download import DownloadOptions, Progress
@@ -95,20 +96,26 @@ async def test_download_says_how_long_it_took(path: Path) -> None:
     assert done.seconds == pytest.approx(10 * 0.5)
 
 
-async def test_download_keeps_the_last_piece_until_it_is_written_and_asks_for_the_next(path: Path) -> None:
+async def test_download_reads_on_while_it_writes_until_enough_has_gathered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
-    service = FakeService(CONTENT[:3000], Answer(on_piece=lambda number: order.append(f"read {number}")))
+    service = FakeService(CONTENT[:6000], Answer(on_piece=lambda number: order.append(f"read {number}")))
 
-    async def slow_write(self: PartFile, piece: bytes) -> None:
+    async def slow_write(self: PartFile, pieces: list[bytes]) -> None:
         await asyncio.sleep(1)
-        order.append(f"written {self.written // 1000}")
-        await original(self, piece)
+        await original(self, pieces)
+        order.append(f"written {self.written}")
 
     original = PartFile._write
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PartFile, "_write", slow_write)
-        await fetch(service, path)
-    assert order == ["read 0", "read 1", "written 0", "read 2", "written 1", "written 2"]
+    monkeypatch.setattr(PartFile, "_write", slow_write)
+    monkeypatch.setattr(part_file, "GATHERED_BYTES", 2000)
+    await fetch(service, path)
+    assert order == [
+        *("read 0", "read 1", "read 2", "written 1000"),
+        *("read 3", "read 4", "written 3000"),
+        *("read 5", "written 5000", "written 6000"),
+    ]
 
 
 # --- continuing
@@ -396,13 +403,14 @@ async def test_download_with_pauses_below_the_timeout_is_not_disturbed(path: Pat
 
 
 async def test_download_to_a_slow_disk_is_not_a_stall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow_write(self: PartFile, piece: bytes) -> None:
+    async def slow_write(self: PartFile, pieces: list[bytes]) -> None:
         await asyncio.sleep(500)
-        await original(self, piece)
+        await original(self, pieces)
 
     original = PartFile._write
     monkeypatch.setattr(PartFile, "_write", slow_write)
-    done = await fetch(FakeService(CONTENT[:3000]), path)
+    monkeypatch.setattr(part_file, "GATHERED_BYTES", 1000)
+    done = await fetch(FakeService(CONTENT[:4000]), path, options=attrs.evolve(OPTIONS, min_bytes_per_second=0))
     assert done.attempts == 1
 
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from crynux_async.clock import monotonic
 from crynux_async.download import DownloadedFile
 from crynux_async.errors import DownloadError, NotFoundError, ServerError
-from crynux_async.part_file import PartFile
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_result import (
     CONTENT,
@@ -230,28 +229,19 @@ def take_name(path: Path) -> Callable[[int], None]:
     return write
 
 
-class LimitedDisk:
-    """A file on a disk with room for some bytes (in place of aiofiles' file)."""
+def limit_disk(monkeypatch: pytest.MonkeyPatch, room: int, at_once: int = SIZE) -> None:
+    """Let every write take some bytes at most, and all writes together no more than there is room for."""
+    left = room
 
-    def __init__(self, file: Any, room: list[int]) -> None:
-        self._file = file
-        self._room = room
-
-    async def write(self, data: bytes | memoryview) -> int:
-        count = min(len(data), self._room[0])
-        if count == 0:
+    def writev(descriptor: int, pieces: list[memoryview]) -> int:
+        nonlocal left
+        data = b"".join(pieces)[: min(at_once, left)]
+        if not data:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._room[0] -= count
-        return int(await self._file.write(data[:count]))
+        left -= len(data)
+        return os.write(descriptor, data)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-def wrap_files(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Any], Any]) -> None:
-    """Put something between the part file and aiofiles."""
-    original = PartFile._writer
-    monkeypatch.setattr(PartFile, "_writer", lambda part_file: wrap(original(part_file)))
+    monkeypatch.setattr(os, "writev", writev)
 
 
 async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_is_continued(
@@ -259,8 +249,7 @@ async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_i
 ) -> None:
     service = FakeService(CONTENT)
     with pytest.MonkeyPatch.context() as patch:
-        room = [6543]
-        wrap_files(patch, lambda file: LimitedDisk(file, room))
+        limit_disk(patch, 6543)
         with pytest.raises(DownloadError, match=r"is full: 7\.zip needs 3457 more bytes, \d+ are free"):
             await fetch(service, path)
     assert part.read_bytes() == CONTENT[:6543]
@@ -270,17 +259,11 @@ async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_i
     assert (done.resumed_from, done.fetched_bytes) == (6543, SIZE - 6543)
 
 
-class ReluctantDisk(LimitedDisk):
-    """A file that takes a few bytes at a time."""
-
-    async def write(self, data: bytes | memoryview) -> int:
-        return int(await self._file.write(data[: self._room[0]]))
-
-
+@pytest.mark.parametrize("at_once", [300, 1000, 1700, 5000])
 async def test_download_to_a_disk_that_takes_less_than_it_is_given_is_whole(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    wrap_files(monkeypatch, lambda file: ReluctantDisk(file, [300]))
+    limit_disk(monkeypatch, SIZE, at_once)
     await fetch(FakeService(CONTENT), path)
     assert path.read_bytes() == CONTENT
 
@@ -534,30 +517,22 @@ def test_download_cancelled_at_any_step_leaves_what_the_next_call_finishes(
     with asyncio.Runner(loop_factory=StepLoop) as runner:
         while runner.run(run(step)):
             step += 1
-    assert step > 100
+    assert step > 60
 
 
-async def test_download_cancelled_while_it_writes_waits_for_the_write_and_closes_the_file(
+async def test_download_cancelled_while_it_writes_waits_for_the_write_and_keeps_what_was_read(
     path: Path, part: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, gate = threading.Event(), threading.Event()
-    files: list[Any] = []
 
-    class SlowDisk(LimitedDisk):
-        async def write(self, data: bytes | memoryview) -> int:
-            def write() -> int:
-                writing.set()
-                gate.wait(30)
-                return int(self._file._file.write(data))
+    def slow_writev(descriptor: int, pieces: list[memoryview]) -> int:
+        writing.set()
+        gate.wait(30)
+        return writev(descriptor, pieces)
 
-            return await asyncio.get_running_loop().run_in_executor(self._file._executor, write)
-
-    def slow_disk(file: Any) -> SlowDisk:
-        files.append(file)
-        return SlowDisk(file, [0])
-
-    wrap_files(monkeypatch, slow_disk)
-    task = asyncio.create_task(fetch(FakeService(CONTENT), path))
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", slow_writev)
+    task = asyncio.create_task(fetch(FakeService(CONTENT, Answer(stall_after=5000)), path))
     await asyncio.to_thread(writing.wait, 30)
     task.cancel()
     for _ in range(20):
@@ -566,8 +541,31 @@ async def test_download_cancelled_while_it_writes_waits_for_the_write_and_closes
     gate.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert files[0].closed
-    assert part.read_bytes() == CONTENT[:1000]
+    assert part.read_bytes() == CONTENT[:5000]
+    done = await fetch(FakeService(CONTENT), path)
+    assert done.resumed_from == 5000
+
+
+async def test_download_in_more_pieces_than_one_write_takes_is_whole(path: Path) -> None:
+    content = CONTENT[:5000]
+    sizes: list[int] = []
+    gate = threading.Event()
+
+    def counting_writev(descriptor: int, pieces: list[memoryview]) -> int:
+        gate.wait(30)  # until everything has gathered
+        sizes.append(len(pieces))
+        return writev(descriptor, pieces)
+
+    def open_gate(number: int) -> None:
+        if number == 4999:
+            gate.set()
+
+    writev = os.writev
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", counting_writev)
+        await fetch(FakeService(content, Answer(piece=1, on_piece=open_gate)), path)
+    assert path.read_bytes() == content
+    assert max(sizes) == 512
 
 
 async def test_download_cancelled_while_it_verifies_ends_at_once_and_keeps_the_part_file(

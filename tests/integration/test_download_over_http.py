@@ -81,7 +81,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[FileServer, BridgeBackend
 def archive(seed: str, size: int = SIZE) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("pytorch_lora_weights.safetensors", some_bytes(size, seed))
+        file.writestr(zipfile.ZipInfo("pytorch_lora_weights.safetensors"), some_bytes(size, seed))
     return buffer.getvalue()
 
 
