@@ -532,8 +532,11 @@ async def test_download_cancelled_while_it_writes_waits_for_the_write_and_keeps_
 
     writev = os.writev
     monkeypatch.setattr(os, "writev", slow_writev)
-    task = asyncio.create_task(fetch(FakeService(CONTENT, Answer(stall_after=5000)), path))
+    service = FakeService(CONTENT, Answer(stall_after=5000))
+    task = asyncio.create_task(fetch(service, path))
     await asyncio.to_thread(writing.wait, 30)
+    while service.sent < 5000:
+        await asyncio.sleep(0)
     task.cancel()
     for _ in range(20):
         await asyncio.sleep(0)
