@@ -14,7 +14,16 @@ from benchmarks.reporting import finish, show_table
 from benchmarks.scorecard import archives, download_crashes, downloads, leaks, pacing, polling, shared_gate, submission
 from benchmarks.scorecard.case import Case, Context, Result, SkippedError, Verdict
 
-CASES: tuple[Case, ...] = (*pacing.CASES, *shared_gate.CASES, *polling.CASES, *submission.CASES, *downloads.CASES, *download_crashes.CASES, *archives.CASES, *leaks.CASES)
+CASES: tuple[Case, ...] = (
+    *pacing.CASES,
+    *shared_gate.CASES,
+    *polling.CASES,
+    *submission.CASES,
+    *downloads.CASES,
+    *download_crashes.CASES,
+    *archives.CASES,
+    *leaks.CASES,
+)
 
 
 def main() -> int:
