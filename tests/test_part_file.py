@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async import part_file
 from crynux_async.clock import monotonic
 from crynux_async.download import DownloadedFile
 from crynux_async.errors import DownloadError, NotFoundError, ServerError
@@ -244,9 +245,11 @@ def limit_disk(monkeypatch: pytest.MonkeyPatch, room: int, at_once: int = SIZE) 
     monkeypatch.setattr(os, "writev", writev)
 
 
+@pytest.mark.parametrize("gathered", [1000, 1 << 20])
 async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_is_continued(
-    path: Path, part: Path
+    path: Path, part: Path, monkeypatch: pytest.MonkeyPatch, gathered: int
 ) -> None:
+    monkeypatch.setattr(part_file, "GATHERED_BYTES", gathered)
     service = FakeService(CONTENT)
     with pytest.MonkeyPatch.context() as patch:
         limit_disk(patch, 6543)

@@ -264,7 +264,6 @@ async def _damage(world: World, rng: random.Random, folder: Path, *, kind: str, 
     assert isinstance(error, CorruptArchiveError), repr(error)
     assert len(kept) == 1, f"kept aside: {kept}"
     assert kept[0] in str(error), f"{error} does not say where the bad copy is"
-    world.bridge.clear_faults()
     error = await fetch(world, task, folder)
     assert error is None, f"afterwards: {error!r}"
 
@@ -303,7 +302,6 @@ async def _trickle(world: World, _: random.Random, folder: Path) -> float:
     assert (folder / f"{task.task_id}.zip.part").stat().st_size == error.received > 0
     asked = starts(world, task)
     assert asked == sorted(asked), f"asked from bytes {asked}"
-    world.bridge.clear_faults()
     error = await fetch(world, task, folder)
     assert error is None, repr(error)
     times = [request.at for request in result_requests(world, task)]

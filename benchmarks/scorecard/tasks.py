@@ -200,6 +200,8 @@ def sha256(path: Path) -> str:
 async def fetch(world: World, task: Finished, folder: Path, **settings: Any) -> CrynuxError | None:
     """Download a task's result with a session of its own and return the error that it ended with, if any.
 
+    The bridge has no faults any more afterwards.
+
     Raises:
         AssertionError: There is something under the final name, and it is not the archive as the bridge has it now.
     """
@@ -209,16 +211,16 @@ async def fetch(world: World, task: Finished, folder: Path, **settings: Any) -> 
             await session.attach(task.task_id).download(folder)
         except CrynuxError as caught:
             error = caught
+    world.bridge.clear_faults()
     await check_final(world, task, folder, is_there=error is None)
     return error
 
 
 async def check_final(world: World, task: Finished, folder: Path, *, is_there: bool) -> None:
-    """Check that the final name has the archive as the bridge has it now, or that nothing has it; faults end here."""
+    """Check that the final name has the archive as the bridge has it now, or that nothing has it."""
     final = folder / f"{task.task_id}.zip"
     assert final.exists() == is_there, f"{final.name} is {'not ' if is_there else ''}there"
     if is_there:
-        world.bridge.clear_faults()
         beside = [name for name in names_in(folder) if name.startswith(f"{final.name}.part")]
         assert not beside, f"left behind: {', '.join(beside)}"
         assert sha256(final) == (await look_at(world, task.task_id)).sha256, "the file is not what the bridge has"
