@@ -5,11 +5,15 @@ Everything here blocks and belongs in a thread.
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import stat
 import sys
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from crynux_async.errors import DownloadError
 
@@ -17,18 +21,59 @@ if sys.platform != "win32":
     import fcntl
 
 _LOCK_ATTEMPTS = 20
+_MOST_PIECES = 512  # to one writev; Linux and macOS take 1024
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_FOLDER_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 
 
-def open_locked(name: str, flags: int) -> int:
+class RawFile(io.FileIO):
+    """An unbuffered file that writes many pieces at once without copying them together.
+
+    It is never closed under a write: the number of a closed file is soon that of another one.
+
+    Args:
+        path: Which file.
+        opener: Returns a descriptor to read and write, as for ``open``.
+
+    Attributes:
+        end: Where in the file the last write ended.
+    """
+
+    def __init__(self, path: Path, opener: Callable[[str, int], int]) -> None:
+        self._busy = threading.Lock()
+        self.end = 0
+        super().__init__(path, "r+", opener=opener)
+
+    def close(self) -> None:
+        """Close the file when nothing is being written."""
+        with self._busy:
+            super().close()
+
+    def writelines(self, pieces: Iterable[Any]) -> None:
+        """Write all of every piece; the system may take less at once, and does so just before the disk is full."""
+        rest = [memoryview(piece) for piece in pieces]
+        with self._busy:
+            while rest:
+                count = os.writev(self.fileno(), rest[:_MOST_PIECES])
+                self.end += count
+                whole = 0
+                while whole < len(rest) and count >= len(rest[whole]):
+                    count -= len(rest[whole])
+                    whole += 1
+                del rest[:whole]
+                if count:
+                    rest[0] = rest[0][count:]
+
+
+def open_locked(name: str, flags: int = 0, *, wait: bool = False) -> int:
     """Open the file called ``name``, made if it is not there, and lock it (an ``opener`` of ``open``).
 
     Args:
         name: Path of a regular file; a symbolic link is refused.
         flags: Ignored: it is opened to read and write.
+        wait: Whether to wait for the lock.
 
     Returns:
         The descriptor of the file that has the name once the lock is held.
@@ -43,7 +88,7 @@ def open_locked(name: str, flags: int) -> int:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DownloadError(f"{name} is not a regular file; remove it or choose another name")
-            lock(descriptor, name)
+            lock(descriptor, name, wait=wait)
             if is_at(descriptor, name):
                 return descriptor
         except BaseException:
@@ -75,8 +120,13 @@ def open_in_place_of(target: Path, draft: str) -> int:
     return descriptor
 
 
-def lock(descriptor: int, name: str) -> None:
+def lock(descriptor: int, name: str, *, wait: bool = False) -> None:
     """Keep other downloads away from an open file until it is closed; does nothing where the system cannot.
+
+    Args:
+        descriptor: The open file.
+        name: What it is called, for the message.
+        wait: Whether to wait for the lock.
 
     Raises:
         DownloadError: Another download has it.
@@ -84,7 +134,7 @@ def lock(descriptor: int, name: str) -> None:
     if sys.platform == "win32":
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DownloadError(f"another download is writing {name}; wait for it or choose another name") from error
     except OSError as error:

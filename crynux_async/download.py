@@ -14,6 +14,7 @@ version, so a server that ignores ranges and cuts at random places cannot keep a
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -180,6 +181,7 @@ async def download(
         )
 
 
+@functools.cache
 def _keep_freed_memory(size: int) -> None:
     """Have the allocator reuse what a few pieces took, by freeing one block as large as all of them.
 

@@ -1,7 +1,7 @@
 """What an archive is called on disk: after a template of ours, never by the server, and never like another one.
 
-A name is taken when the file, its part file or its note is there. Taking it is one atomic step: the note is created,
-and whoever creates it has the name until the archive is there or the name is given back.
+A name is taken when the file, its part file or its note is there. Whoever writes the note, under a lock, has the name
+until the archive is there or the name is given back.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from crynux_async.disk import explain
+from crynux_async import disk
 from crynux_async.errors import UsageError
 from crynux_async.part_file import NOTE_SUFFIX, PART_SUFFIX, Note, read_note
 
@@ -79,7 +79,7 @@ def reserve_path(folder: Path, name: str, *, owner: str = "") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return next(path for path in _candidates(folder, name) if _take(path, owner))
     except OSError as error:
-        raise explain(error, folder / name, 0) from error
+        raise disk.explain(error, folder / name, 0) from error
 
 
 def release_path(path: Path, *, owner: str = "") -> None:
@@ -153,19 +153,30 @@ def _is_finished(path: Path, note: Note) -> bool:
 
 
 def _take(path: Path, owner: str) -> bool:
-    """Create the note of a name, or find that the name is taken by somebody else."""
+    """Write the note of a name, or find that the name is taken by somebody else."""
     note_path = _beside(path, NOTE_SUFFIX)
+    descriptor = disk.open_locked(str(note_path), wait=True)
     try:
-        descriptor = os.open(note_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except FileExistsError:
-        note = read_note(note_path)
-        if not owner or note is None or note.owner != owner:
-            return False
-        return not os.path.lexists(path) or _is_finished(path, note)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(Note(owner=owner).encode())
-    # Only now: between a look and the note another job may have finished under this name.
-    if os.path.lexists(path) or os.path.lexists(_beside(path, PART_SUFFIX)):
-        note_path.unlink(missing_ok=True)
+        if os.fstat(descriptor).st_size == 0:  # an empty note is one whose writer was killed
+            return _write_note(descriptor, path, owner)
+    finally:
+        os.close(descriptor)
+    note = read_note(note_path)
+    if not owner or note is None or note.owner != owner:
         return False
-    return True
+    return not os.path.lexists(path) or _is_finished(path, note)
+
+
+def _write_note(descriptor: int, path: Path, owner: str) -> bool:
+    try:
+        # Only now: between a look and the note another job may have finished under this name.
+        is_free = not os.path.lexists(path) and not os.path.lexists(_beside(path, PART_SUFFIX))
+        if is_free:
+            os.write(descriptor, Note(owner=owner).encode())
+    except OSError:
+        is_free = False
+        raise
+    finally:
+        if not is_free:
+            _beside(path, NOTE_SUFFIX).unlink(missing_ok=True)
+    return is_free

@@ -21,12 +21,10 @@ the same bytes to the same places of the same file, and the second one finds its
 import asyncio
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -44,7 +42,10 @@ _T = TypeVar("_T")
 PART_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
 GATHERED_BYTES = 2 << 20
-_MOST_PIECES = 512  # to one writev; Linux and macOS take 1024
+WORTH_A_WRITE = 1 << 16
+# Seconds that less than that waits for more: a thousand slow downloads must not write four thousand times.
+_LINGER = 1.0
+_MOST_CHECKS, _CHECK_PAUSE = 20, 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -82,28 +83,19 @@ def _is_size(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
-class _RawFile(io.FileIO):
-    """An unbuffered file that writes many pieces at once without copying them together."""
+@attrs.frozen(kw_only=True)
+class _Seen:
+    """A file at one moment."""
 
-    def writelines(self, pieces: Iterable[Any]) -> None:
-        """Write all of every piece; the system may take less at once, and does so just before the disk is full."""
-        rest = [memoryview(piece) for piece in pieces]
-        while rest:
-            count = os.writev(self.fileno(), rest[:_MOST_PIECES])
-            whole = 0
-            while whole < len(rest) and count >= len(rest[whole]):
-                count -= len(rest[whole])
-                whole += 1
-            del rest[:whole]
-            if count:
-                rest[0] = rest[0][count:]
+    path: Path
+    changed_ns: int
 
 
 class PartFile:
     """A part file that is open, locked and ready to be continued: ``async with PartFile(path) as part``.
 
-    Every disk error comes out as a ``DownloadError`` that says what to do. One thread of its own does all work on the
-    file, in order, so it is never closed under a write and never left open, even when a whole program is cancelled.
+    Every disk error comes out as a ``DownloadError`` that says what to do. What a thread has begun is waited for, even
+    by a caller who is cancelled.
 
     Args:
         path: The final name.
@@ -127,11 +119,11 @@ class PartFile:
         "_draft_path",
         "_file",
         "_fresh_path",
+        "_lingering",
         "_margin",
         "_note_path",
         "_owner",
         "_room",
-        "_thread",
         "_waiting",
         "_waiting_bytes",
         "_writing",
@@ -154,8 +146,8 @@ class PartFile:
         self._owner = owner
         self._adopt = adopt
         self._margin = free_space_margin
-        self._file: _RawFile | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crynux-part-file")
+        self._file: disk.RawFile | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -213,8 +205,8 @@ class PartFile:
     def append(self, piece: bytes) -> None:
         """Have ``piece`` written after everything before it, without waiting for that.
 
-        Pieces that come while one write is under way gather for the next one: reading goes on and writes are few.
-        ``is_full`` bounds the memory.
+        Pieces that come while one write is under way gather for the next one, and small ones gather for up to a second:
+        reading goes on and writes are few. ``is_full`` bounds the memory.
 
         Raises:
             DownloadError: A write failed.
@@ -223,7 +215,10 @@ class PartFile:
         self._waiting_bytes += len(piece)
         if self._writing is None or self._writing.done():
             self._raise_failure()
-            self._writing = asyncio.create_task(self._write_waiting())
+            if self._waiting_bytes >= WORTH_A_WRITE:
+                self._begin_write()
+            elif self._lingering is None:
+                self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._begin_write)
 
     async def make_room(self) -> None:
         """Wait until what has gathered is being written.
@@ -241,6 +236,7 @@ class PartFile:
         Raises:
             DownloadError: A write failed.
         """
+        self._begin_write()
         if self._writing is not None:
             await asyncio.wait((self._writing,))
             self._raise_failure()
@@ -264,18 +260,20 @@ class PartFile:
             DownloadError: It cannot be read, or something else has replaced it.
         """
         await self.flush()
-        while True:
-            where = await self._in_thread(self._whole_file)
+        for left in reversed(range(_MOST_CHECKS)):
+            seen = await self._in_thread(self._whole_file)
             if verify is None:
-                break
+                return
             try:
                 with self._disk_errors():
-                    await asyncio.get_running_loop().run_in_executor(None, verify, where)
-                break
+                    await asyncio.get_running_loop().run_in_executor(None, verify, seen.path)
             except (ArchiveError, DownloadError):
-                # A process not kept away by a lock may have given this very file its final name in between.
-                if where == await self._in_thread(self._whole_file):
+                # A process not kept away by a lock may still write the same bytes, or have given the file its name.
+                if not left or seen == await self._in_thread(self._whole_file):
                     raise
+                await asyncio.sleep(_CHECK_PAUSE)
+            else:
+                return
 
     async def digest(self) -> str:
         """Return the SHA-256 of what is on disk, in hex."""
@@ -298,21 +296,18 @@ class PartFile:
         return max(0, (self.total_bytes or 0) - self.written)
 
     @property
-    def _opened(self) -> _RawFile:
+    def _opened(self) -> disk.RawFile:
         if self._file is None:
             raise RuntimeError("the part file is not open")
         return self._file
 
     def _writer(self) -> AsyncFileIO:
-        writer: AsyncFileIO = wrap(self._opened, loop=asyncio.get_running_loop(), executor=self._thread)
+        writer: AsyncFileIO = wrap(self._opened, loop=asyncio.get_running_loop())
         return writer
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
         with self._disk_errors():
-            return await _to_the_end(self._submit(work, *arguments))
-
-    def _submit(self, work: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+            return await _to_the_end(_in_thread(work, *arguments))
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -323,13 +318,21 @@ class PartFile:
 
     async def _leave(self) -> None:
         try:
+            self._begin_write()
             if self._writing is not None:
                 with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
                     await _to_the_end(self._writing)
         finally:
-            closing = self._submit(self._close)
-            self._thread.shutdown(wait=False)
-            await _to_the_end(closing)
+            await _to_the_end(_in_thread(self._close))
+
+    def _begin_write(self) -> None:
+        """Start to write what has gathered, unless a write is under way (then it is next) or has failed."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        is_free = self._writing is None or (self._writing.done() and self._writing.exception() is None)
+        if self._waiting and is_free:
+            self._writing = asyncio.create_task(self._write_waiting())
 
     def _raise_failure(self) -> None:
         if self._writing is not None and self._writing.done():
@@ -349,19 +352,19 @@ class PartFile:
             try:
                 await self._writer().writelines(pieces)
             finally:
-                self.written = self._opened.tell()
+                self.written = self._opened.end
 
     # From here on, everything runs in a thread.
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _RawFile(self.part_path, "r+", opener=disk.open_locked)
+        self._file = disk.RawFile(self.part_path, disk.open_locked)
         self._take_stock()
 
     def _restart(self, validator: Validator) -> None:
         if self.written:
             old = self._opened
-            self._file = _RawFile(self._fresh_path, "r+", opener=self._open_fresh)
+            self._file = disk.RawFile(self._fresh_path, self._open_fresh)
             self.written, self.validator = 0, None
             old.close()
         self._write_note(validator)
@@ -392,7 +395,7 @@ class PartFile:
         total = validator.total_bytes if validator else None
         self.validator = None if total is not None and size > total else validator
         self.written = size
-        self._opened.seek(size)
+        self._opened.end = self._opened.seek(size)
 
     def _recognise(self, noted: Validator | None, part_bytes: int) -> int:
         """Return the size of the file that has the final name already, or refuse to touch it."""
@@ -429,12 +432,12 @@ class PartFile:
             return self.path
         raise DownloadError(f"{self.part_path} was replaced or removed by something else; call again")
 
-    def _whole_file(self) -> Path:
+    def _whole_file(self) -> _Seen:
         where = self._locate()
-        size = where.stat().st_size if self.is_published else self._size()
-        if size != self.total_bytes:
-            raise ArchiveError(f"{where} has {size} bytes in place of {self.total_bytes}")
-        return where
+        status = where.stat() if self.is_published else os.fstat(self._opened.fileno())
+        if status.st_size != self.total_bytes:
+            raise ArchiveError(f"{where} has {status.st_size} bytes in place of {self.total_bytes}")
+        return _Seen(path=where, changed_ns=status.st_mtime_ns)
 
     def _digest(self) -> str:
         with self._locate().open("rb") as file:
@@ -494,6 +497,10 @@ class PartFile:
             self.part_path.unlink(missing_ok=True)
         for path in (self._fresh_path, self._draft_path, self._note_path):
             path.unlink(missing_ok=True)
+
+
+def _in_thread(work: Callable[..., _T], *arguments: Any) -> asyncio.Future[_T]:
+    return asyncio.get_running_loop().run_in_executor(None, work, *arguments)
 
 
 async def _to_the_end(work: asyncio.Future[_T]) -> _T:

@@ -50,6 +50,12 @@ from tests.fake_result import (
 )
 
 
+@pytest.fixture(autouse=True)
+def writes_of_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small files written in several writes, as large ones are."""
+    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1500)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "7.zip"
@@ -110,6 +116,7 @@ async def test_download_reads_on_while_it_writes_until_enough_has_gathered(
     original = PartFile._write
     monkeypatch.setattr(PartFile, "_write", slow_write)
     monkeypatch.setattr(part_file, "GATHERED_BYTES", 2000)
+    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1)
     await fetch(service, path)
     assert order == [
         *("read 0", "read 1", "read 2", "written 1000"),

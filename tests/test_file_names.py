@@ -1,6 +1,7 @@
 """Names of archives: from templates, portable, never taken twice."""
 
 import asyncio
+import errno
 import json
 import os
 import unicodedata
@@ -156,7 +157,26 @@ def test_reserve_path_for_the_same_owner_gives_the_same_name(tmp_path: Path) -> 
     assert reserve_path(tmp_path, "7.zip", owner="job 2") == second
 
 
+def test_reserve_path_takes_over_the_empty_note_of_a_killed_process(tmp_path: Path) -> None:
+    (tmp_path / "7.zip.part.json").touch()
+    path = reserve_path(tmp_path, "7.zip", owner="job 1")
+    assert path == tmp_path / "7.zip"
+    assert owner_of(path) == "job 1"
+
+
+def test_reserve_path_on_a_full_disk_says_so_and_takes_nothing(tmp_path: Path) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", refuse)
+        with pytest.raises(DownloadError, match="is full"):
+            reserve_path(tmp_path, "7.zip", owner="job 1")
+    assert names_in(tmp_path) == set()
+
+
 def test_reserve_path_by_many_threads_gives_every_name_once(tmp_path: Path) -> None:
+    (tmp_path / "7.zip.part.json").touch()
     with ThreadPoolExecutor(16) as threads:
         owners = [f"job {number}" for number in range(100)]
         paths = list(threads.map(lambda owner: reserve_path(tmp_path, "7.zip", owner=owner), owners))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from crynux_async import part_file
 from crynux_async.clock import monotonic
 from crynux_async.download import DownloadedFile
-from crynux_async.errors import DownloadError, NotFoundError, ServerError
+from crynux_async.errors import ArchiveError, CorruptArchiveError, DownloadError, NotFoundError, ServerError
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_result import (
     CONTENT,
@@ -34,6 +34,12 @@ from tests.fake_result import (
     leave_part,
     names_in,
 )
+
+
+@pytest.fixture(autouse=True)
+def writes_of_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small files written in several writes, as large ones are."""
+    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1500)
 
 
 @pytest.fixture
@@ -194,6 +200,35 @@ async def test_download_where_locks_do_not_exist_works(path: Path, monkeypatch: 
     assert path.read_bytes() == CONTENT
 
 
+async def test_file_that_another_process_still_writes_is_verified_again_when_it_rests(path: Path, part: Path) -> None:
+    times: list[int] = []
+
+    def verify(where: Path) -> None:
+        before = where.stat().st_mtime_ns
+        if len(times) < 3:
+            os.utime(where, ns=(0, len(times) + 1))
+        times.append(before)
+        if where.stat().st_mtime_ns != before:
+            raise ArchiveError("was changed while it was read")
+
+    service = FakeService(CONTENT)
+    await fetch(service, path, verify=verify)
+    assert len(times) == 4
+    assert len(service.requests) == 1
+
+
+async def test_file_that_never_rests_is_fetched_again_in_the_end(path: Path) -> None:
+    def verify(where: Path) -> None:
+        calls.append(where)
+        os.utime(where, ns=(0, len(calls)))
+        raise ArchiveError("was changed while it was read")
+
+    calls: list[Path] = []
+    with pytest.raises(CorruptArchiveError):
+        await fetch(FakeService(CONTENT), path, verify=verify)
+    assert len(calls) == 2 * 20
+
+
 _TRANSFER = st.tuples(st.floats(0, 5), st.lists(st.tuples(st.integers(0, SIZE), st.floats(0, 2)), max_size=3))
 
 
@@ -216,6 +251,33 @@ def test_two_downloads_of_one_name_without_locks_both_end_with_the_right_file(fi
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(fcntl, "flock", lambda *_: None)
         virtual_time_run(lambda: both(folder))
+
+
+# --- writing
+
+
+@pytest.mark.parametrize(("pause", "sizes"), [(0.6, [1000, 1000, 1000]), (10.0, [500] * 6)])
+async def test_small_pieces_gather_for_a_second_at_most(
+    path: Path, monkeypatch: pytest.MonkeyPatch, pause: float, sizes: list[int]
+) -> None:
+    def counting_writev(descriptor: int, pieces: list[memoryview]) -> int:
+        seen.append(sum(map(len, pieces)))
+        return writev(descriptor, pieces)
+
+    seen: list[int] = []
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", counting_writev)
+    await fetch(FakeService(CONTENT[: sum(sizes)], Answer(piece=500, pause=pause)), path)
+    assert seen == sizes
+
+
+async def test_last_piece_before_a_silence_is_soon_on_disk(path: Path, part: Path) -> None:
+    task = asyncio.create_task(fetch(FakeService(CONTENT, Answer(stall_after=100)), path))
+    await asyncio.sleep(1.1)
+    assert part.read_bytes() == CONTENT[:100]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 # --- the disk
@@ -535,6 +597,7 @@ async def test_download_cancelled_while_it_writes_waits_for_the_write_and_keeps_
 
     writev = os.writev
     monkeypatch.setattr(os, "writev", slow_writev)
+    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1)
     service = FakeService(CONTENT, Answer(stall_after=5000))
     task = asyncio.create_task(fetch(service, path))
     await asyncio.to_thread(writing.wait, 30)

@@ -18,6 +18,7 @@ import attrs
 from benchmarks.scorecard.case import Case, Context
 from benchmarks.scorecard.children import REFUSED
 from benchmarks.scorecard.processes import (
+    Ended,
     Syscall,
     child,
     kill_points,
@@ -128,7 +129,6 @@ class Scene:
         ended = await run(self.command(), env=self.env)
         assert ended.code == 0, f"the next process: {ended.out}{ended.err}"
         await check_final(self.world, self.task, self.folder, is_there=True)
-        assert names_in(self.folder) == [self.final.name], f"left behind: {names_in(self.folder)}"
         asked = starts(self.world, self.task)[before:]
         assert asked[:1] == expected, f"asked from {asked}, and {expected} would go on"
 
@@ -166,10 +166,10 @@ class Scene:
 def killed_at_every_syscall(context: Context) -> str:
     """D5: killed before each system call that changes a file, from the first byte to the final name."""
 
-    async def attempt(scene: Scene, syscall: str, nth: int) -> bool:
+    async def attempt(scene: Scene, syscall: str, nth: int) -> Ended:
         ended = await run_killed_at(scene.command(), syscall, nth, paths=scene.paths, env=scene.env)
         assert ended.was_killed or ended.code == 0, ended.out + ended.err
-        return ended.was_killed
+        return ended
 
     killed, tried = on_real_time(partial(_at_every_point, context, attempt))
     assert killed >= 0.9 * tried, f"only {killed} of {tried} processes were killed"
@@ -190,8 +190,8 @@ def disk_fails(context: Context) -> str:
     return f"{2 * context.seeds} full disks, then room; one call refused: {failed} ended typed, all were finished later"
 
 
-async def _fail(scene: Scene, syscall: str, nth: int, *, error: str) -> bool:
-    """Let one system call of a download fail; return whether it could not go on."""
+async def _fail(scene: Scene, syscall: str, nth: int, *, error: str) -> Ended:
+    """Let one system call of a download fail."""
     ended = await run_failing_at(scene.command(), syscall, nth, error, paths=scene.paths, env=scene.env)
     assert ended.code in (0, REFUSED), ended.out + ended.err
     if ended.code == REFUSED:
@@ -202,17 +202,17 @@ async def _fail(scene: Scene, syscall: str, nth: int, *, error: str) -> bool:
         assert ended.code == REFUSED, "an fsync that failed was taken for success"
         assert not scene.part.exists(), "a part file whose fsync failed was kept"
         assert not scene.final.exists(), "a file whose fsync failed has the final name"
-    return ended.code == REFUSED
+    return ended
 
 
-Attempt = Callable[[Scene, str, int], Awaitable[bool]]
+Attempt = Callable[[Scene, str, int], Awaitable[Ended]]
 
 
 async def _at_every_point(context: Context, attempt: Attempt, world: World) -> tuple[int, int]:
     """Do something at every system call of a download, each time look at what it left and let another process finish.
 
     Returns:
-        How often ``attempt`` returned True, and how many points there were.
+        How often the download ended too early, and how many points there were.
     """
     require_strace()
     at_most = None if context.seeds >= ALL_POINTS else context.seeds
@@ -223,9 +223,12 @@ async def _at_every_point(context: Context, attempt: Attempt, world: World) -> t
         for syscall, nth in kill_points(await scene.rehearse(), at_most):
             scene.begin()
             try:
-                hits += await attempt(scene, syscall, nth)
+                ended = await attempt(scene, syscall, nth)
                 await scene.look()
-                await scene.finish()
+                if ended.code:
+                    hits += 1
+                    await scene.finish()
+                assert names_in(scene.folder) == [scene.final.name], "something is left behind"
             except AssertionError as error:
                 left = ", ".join(names_in(scene.folder))
                 raise AssertionError(f"at {syscall} {nth}, which left {left or 'nothing'}: {error}") from error
