@@ -24,6 +24,7 @@ from crynux_async.submitter import Spawn
 _log = logging.getLogger("crynux_async.follower")
 
 _LONGEST_SLEEP = 3600.0
+_TAKEN_AT_ONCE = 8  # by a poller that has nothing left: to take them one by one costs more
 
 
 class Follower:
@@ -151,7 +152,7 @@ class Follower:
         """Return a job that is due and that no other poller has, waiting until there is one."""
         while True:
             if not self._due:
-                self._take_due(monotonic(), 1)
+                self._take_due(monotonic(), _TAKEN_AT_ONCE)
             if self._due:
                 return self._due.popleft()
             self._look_earlier()
@@ -170,20 +171,21 @@ class Follower:
 
     async def _poll(self, job: Job) -> None:
         """Ask for one job's status. Whatever goes wrong concerns this job alone."""
-        assert job.task_id is not None
+        task_id = job.task_id
+        assert task_id is not None
         try:
-            status = await self._backend.status(job.task_id)
+            status = await self._backend.status(task_id)
         except NotFoundError:
             self._ended(job, Signal.NOT_FOUND, learn=False)
         except BackendError as error:
             self._polls.errored(job.job_id, monotonic())
-            _log.info("status of task %d: %s", job.task_id, error)
+            _log.info("status of task %d: %s", task_id, error)
         except Exception:
             self._polls.errored(job.job_id, monotonic())
-            _log.exception("status of task %d", job.task_id)
+            _log.exception("status of task %d", task_id)
         else:
             self._said(job, status)
-        for job_id in self._polls.stalled(monotonic()):
+        for job_id in self._polls.stalled():
             self._stalled(self._register.get(job_id))
 
     def _said(self, job: Job, status: RemoteStatus | str) -> None:

@@ -361,9 +361,10 @@ class PollQueue:
         if entry is not None:
             self._remove(entry)
 
-    def stalled(self, now: float) -> list[Hashable]:
+    def stalled(self) -> list[Hashable]:
         """Return the jobs that were found past their stall deadline since the last call: each is told once."""
-        self._at_least(now)
+        if not self._newly_stalled:
+            return []
         told, self._newly_stalled = self._newly_stalled, []
         return [entry.job_id for entry in told if entry.serial != _GONE]
 

@@ -509,7 +509,7 @@ def test_stalled_job_found_past_its_deadline_is_told_once_and_polled_slowly() ->
     for _ in range(6):
         queue.due(now, 1)
         queue.running("a", now)
-        told.append(queue.stalled(now))
+        told.append(queue.stalled())
         last, now = now, queue.next_at(now)
     assert told.count(["a"]) == 1
     assert now - last == 900.0
@@ -521,9 +521,9 @@ def test_stalled_job_is_looked_at_when_the_deadline_passes() -> None:
     queue.add("a", kind="k", started_at=0.0, now=0.0, stall_at=333.0)
     assert queue.next_at(0.0) == 333.0
     queue.due(333.0, 1)
-    assert queue.stalled(333.0) == []
+    assert queue.stalled() == []
     queue.running("a", 333.0)
-    assert queue.stalled(333.0) == ["a"]
+    assert queue.stalled() == ["a"]
 
 
 def test_stalled_job_whose_polls_fail_is_told_after_many_failures() -> None:
@@ -533,7 +533,7 @@ def test_stalled_job_whose_polls_fail_is_told_after_many_failures() -> None:
     for failures in range(1, 12):
         queue.due(now, 1)
         queue.errored("a", now)
-        if queue.stalled(now):
+        if queue.stalled():
             told_after.append(failures)
         now = queue.next_at(now)
     assert told_after == [8]
@@ -555,7 +555,7 @@ def test_stalled_job_discarded_meanwhile_is_not_told() -> None:
     queue.due(500.0, 1)
     queue.running("a", 500.0)
     queue.discard("a")
-    assert queue.stalled(500.0) == []
+    assert queue.stalled() == []
     assert queue.statistics().stalled == 0
 
 

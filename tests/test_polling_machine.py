@@ -66,7 +66,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def ask_for_stalled(self) -> None:
-        self.told += self.queue.stalled(self.now)
+        self.told += self.queue.stalled()
         assert len(self.told) == len(set(self.told))
 
     @invariant()
