@@ -197,7 +197,7 @@ def _draw_seed() -> int:
     return 1 + secrets.randbelow(99_999_999)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class FineTuneConfig:
     """What to train, checked as a whole.
 

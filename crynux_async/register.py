@@ -76,7 +76,6 @@ class JobRegister:
             backend=self._backend,
             key_id=self._key_id if job.config else "",
             config=job.config,
-            digest=job.config.digest() if job.config else "",
             label=job.label,
             task_id=job.task_id,
             planned_at=job.planned_at,

@@ -103,6 +103,7 @@ class Submitter:
     ) -> None:
         self._backend = backend
         self._settings = settings
+        self._key_id = settings.key_id  # one text for all attempts
         self._register = register
         self._ledger = ledger
         self._add = add
@@ -307,7 +308,7 @@ class Submitter:
             job_id=job.job_id,
             number=job.attempts,
             backend=self._settings.base_url,
-            key_id=self._settings.key_id,
+            key_id=self._key_id,
             began_at=self.date(job.planned_at),
         )
 
@@ -369,6 +370,7 @@ class Submitter:
             assert answer.task_id is not None
             self._answered()
             _log.info("job %s accepted as task %d", job.job_id, answer.task_id)
+            job.queue_number = 0
             self._register.accepted(job, answer.task_id, now)
             self._on_accepted(job)
         elif answer.outcome is AttemptOutcome.REFUSED:

@@ -115,7 +115,7 @@ def test_open_ledger_in_postgresql_says_that_it_is_not_supported_yet(where: str)
 
 
 def test_every_attribute_of_a_row_has_its_column() -> None:
-    assert list(JOB_COLUMNS) == [field.name for field in attrs.fields(JobRow)]
+    assert set(JOB_COLUMNS) == {field.alias for field in attrs.fields(JobRow)}
     assert list(ATTEMPT_COLUMNS) == [field.name for field in attrs.fields(AttemptRow)]
     stored = set(metadata.tables["jobs"].columns.keys()) | set(metadata.tables["configs"].columns.keys())
     assert set(JOB_COLUMNS) <= stored

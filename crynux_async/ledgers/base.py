@@ -44,7 +44,6 @@ class JobRow:
         backend: Which service it belongs to, such as "https://bridge.crynux.io".
         key_id: Fingerprint of the key that submits it, or "" for a job that was attached without one.
         config: What is trained, as it was asked for, or None for a task that was attached by its number.
-        digest: ``FineTuneConfig.digest()`` of it, or "".
         label: The caller's own name for it.
         task_id: The service's number of the task, or None before it is accepted. Unique for a backend.
         state: What is believed of it.
@@ -63,7 +62,6 @@ class JobRow:
     backend: str
     key_id: str
     config: FineTuneConfig | None
-    digest: str
     label: str
     task_id: int | None
     state: JobState
@@ -76,6 +74,17 @@ class JobRow:
     path: str | None = None
     total_bytes: int | None = None
     resubmitted_as: str | None = None
+    # Only where there is no config to make it from: a hundred thousand digests are 13 MB.
+    _kept_digest: str = attrs.field(default="", alias="digest")
+
+    def __attrs_post_init__(self) -> None:
+        if self.config is not None:
+            object.__setattr__(self, "_kept_digest", "")
+
+    @property
+    def digest(self) -> str:
+        """``FineTuneConfig.digest()`` of the config, or what was stored with one that cannot be read, or ""."""
+        return self._kept_digest if self.config is None else self.config.digest()
 
 
 @attrs.frozen(kw_only=True)
@@ -164,7 +173,8 @@ class Ledger(Protocol):
         """Change columns of jobs: job id -> names of ``JobRow`` -> values.
 
         Raises:
-            LedgerError: There is no such job or column, or the disk failed.
+            LedgerError: There is no such job or column, it cannot change (what a job is called and what it trains), or
+                the disk failed.
         """
 
     async def begin(self, attempt: AttemptRow) -> None:

@@ -20,6 +20,7 @@ Column: TypeAlias = str | int | float | None
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LARGEST = 2**63 - 1
+_FIXED = ("job_id", "config", "digest")
 
 
 def _text(value: Any) -> str:
@@ -154,21 +155,21 @@ def encode_changes(changes: Mapping[str, Any]) -> dict[str, Column]:
     Raises:
         LedgerError: There is no such column, it cannot change, or it cannot hold the value.
     """
-    if "job_id" in changes:
-        raise LedgerError("the name of a job cannot change", field="job_id")
+    for name in _FIXED:
+        if name in changes:
+            raise LedgerError(f"the {name} of a job cannot change", field=name)
     return {name: encode(JOB_COLUMNS, name, value) for name, value in changes.items()}
 
 
 def check_job(row: JobRow) -> None:
-    """Check a job like ``encode_job``, without the costly part: a config is valid because it exists.
+    """Check a job like ``encode_job``, without the costly parts: a config is valid because it exists.
 
     Raises:
         LedgerError: A value cannot be stored.
     """
     for name in JOB_COLUMNS:
-        value = getattr(row, name)
-        if name != "config" or not isinstance(value, FineTuneConfig | None):
-            encode(JOB_COLUMNS, name, value)
+        if name not in ("config", "digest") or not isinstance(row.config, FineTuneConfig):
+            encode(JOB_COLUMNS, name, getattr(row, name))
 
 
 def decode_job(values: Sequence[Any]) -> JobRow:

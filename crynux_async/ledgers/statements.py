@@ -47,8 +47,6 @@ ADD_JOB: Insert = insert(jobs).values(
 
 ADD_CONFIG: Insert = insert(configs).values(job_id=bindparam("job_id"), config=bindparam("config"))
 
-REMOVE_CONFIG: Delete = delete(configs).where(configs.c.job_id == bindparam("job_id"))
-
 BEGIN_ATTEMPT: Insert = insert(attempts).values({name: bindparam(name) for name in ATTEMPT_COLUMNS})
 
 FINISH_ATTEMPT: Update = (

@@ -86,7 +86,7 @@ def change_steps(changes: Mapping[str, Mapping[str, Any]]) -> list[Step]:
         LedgerError: There is no such column, or it cannot hold the value.
     """
     encoded = [(job_id, encode_changes(columns)) for job_id, columns in changes.items()]
-    return [step for names, group in groupby(encoded, key=_stored_names) for step in _change_alike(names, list(group))]
+    return [_change_alike(names, list(group)) for names, group in groupby(encoded, key=_stored_names)]
 
 
 def begin_steps(attempt: AttemptRow) -> list[Step]:
@@ -172,23 +172,15 @@ def _owner_key(owner: str | None) -> Hashable:
     return "owner", owner
 
 
-def _stored_names(change: tuple[str, Row]) -> tuple[tuple[str, ...], bool]:
-    """Return which columns of ``jobs`` change, and whether the config does, which is elsewhere."""
-    _, columns = change
-    return tuple(sorted(name for name in columns if name != "config")), "config" in columns
+def _stored_names(change: tuple[str, Row]) -> tuple[str, ...]:
+    """Return which columns change."""
+    return tuple(sorted(change[1]))
 
 
-def _change_alike(kind: tuple[tuple[str, ...], bool], changes: Sequence[tuple[str, Row]]) -> Iterator[Step]:
-    """Yield how jobs change that change in the same columns."""
-    names, has_config = kind
+def _change_alike(names: tuple[str, ...], changes: Sequence[tuple[str, Row]]) -> Step:
+    """Return how jobs change that change in the same columns."""
     job_ids = [job_id for job_id, _ in changes]
     subject = repr(job_ids[0]) if len(job_ids) == 1 else f"one of {len(job_ids)}"
     refusal = f"job {subject} cannot be changed so: there is no such job, or its task belongs to another one"
     rows = [{"key_job_id": job_id, **{f"set_{name}": columns[name] for name in names}} for job_id, columns in changes]
-    yield Step(statement=statements.change_job(names), rows=rows, touches=job_ids, refusal=refusal)
-    if has_config:
-        configs = [{"job_id": job_id, "config": columns["config"]} for job_id, columns in changes]
-        kept = [row for row in configs if row["config"] is not None]
-        yield Step(statement=statements.REMOVE_CONFIG, rows=configs, touches=job_ids, refusal=refusal, is_exact=False)
-        if kept:
-            yield Step(statement=statements.ADD_CONFIG, rows=kept, touches=job_ids, refusal=refusal)
+    return Step(statement=statements.change_job(names), rows=rows, touches=job_ids, refusal=refusal)
