@@ -109,16 +109,26 @@ class LedgerGate:
         backend: The service.
         key_id: Fingerprint of the key.
         fresh: Makes the bucket where the row says nothing that holds here.
+        given: Limit per minute and burst as the user named them, or None; what an earlier session was told gives way.
         lost_after: Seconds that no create can take: whoever sent it is gone, and its place is free again.
     """
 
     def __init__(
-        self, ledger: Ledger, backend: str, key_id: str, *, fresh: Callable[[], TokenBucket], lost_after: float
+        self,
+        ledger: Ledger,
+        backend: str,
+        key_id: str,
+        *,
+        fresh: Callable[[], TokenBucket],
+        given: tuple[float | None, int | None],
+        lost_after: float,
     ) -> None:
         self._ledger = ledger
         self._backend = backend
         self._key_id = key_id
         self._fresh = fresh
+        self._given = given
+        self._has_told = False
         self._lost_after = lost_after
         self._bucket = fresh()
         self._boot = boot_id()
@@ -139,11 +149,14 @@ class LedgerGate:
             now = monotonic()
             bucket = self._read(cell.row)
             bucket.charge_lost(now - self._lost_after, now)
+            if not self._has_told:
+                bucket.tell(*self._given, now)
             when = bucket.ready_at(now)
             entry = Entry(when=min(when, now + _OTHERS_WAIT)) if when > now else Entry(ticket=bucket.sent(now))
-            if entry.ticket is not None or cell.row is None:
+            if entry.ticket is not None or cell.row is None or not self._has_told:
                 cell.row = self._row(bucket)
         self._bucket = bucket
+        self._has_told = True
         return entry
 
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
@@ -224,10 +237,22 @@ _GATES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakValueD
 _GATES = weakref.WeakKeyDictionary()
 
 
-def shared_gate(backend: str, key_id: str, make: Callable[[], TokenBucket]) -> LocalGate:
-    """Return the gate of a key on the running loop, made by the first session that asks."""
+def shared_gate(
+    backend: str, key_id: str, make: Callable[[], TokenBucket], *, given: tuple[float | None, int | None]
+) -> LocalGate:
+    """Return the gate of a key on the running loop, made by the first session that asks.
+
+    Args:
+        backend: The service.
+        key_id: Fingerprint of the key.
+        make: Makes the bucket behind a new gate.
+        given: Limit per minute and burst as the user named them, or None; of two sessions the last one that names a
+            limit is right.
+    """
     gates = _GATES.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
     gate = gates.get((backend, key_id))
     if gate is None:
         gate = gates[backend, key_id] = LocalGate(make())
+    elif given[0] is not None:
+        gate.bucket.tell(*given, monotonic())
     return gate

@@ -28,8 +28,9 @@ none was accepted, all that is known is when G = 0; 60 s after that, a bucket wh
 *A belief that fails.* Two refusals with n creates from one to the other mean that r is at least n/(z2 - z1), and just
 that if nobody else used the key. Others only ever lower the level, so a limit found lower than believed may be their
 doing. It is followed, for if it is true going on faster is refused for ever, and tried again after some undisturbed
-accepts by one create sent early. A limit that was given, or learned from a full bucket, is not tried: that would cost a
-refusal now and then. If an admin raises it, the next session finds out.
+accepts by one create sent early. An admin may also raise a limit, which only a create sent early can show, and one that
+finds nothing costs a token: a limit that was learned beyond doubt is tried after an hour of creates at the full rate,
+then after two, four, and so on. A limit that was given is not tried: whoever raises it gives the new one.
 
 Source: golang.org/x/time/rate v0.1.0 (reserveN, advance); crynux-bridge api/ratelimit/ratelimit.go, and
 api/v1/image/finetune.go for the order of checks.
@@ -44,22 +45,17 @@ from typing import Any, Self
 import attrs
 
 from crynux_async.errors import UsageError
+from crynux_async.rate_evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence, learned, revised
 
 _SLOWER = 1 - 2e-4  # the clocks of two machines run up to 200 millionths apart
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
-_FULL_AFTER = 60.0  # a bucket whose burst is its limit fills in a minute
-_LOWEST_LIMIT = 1.0  # a limit is a whole number, and a new key has 1
 _LONGEST_BACK_OFF = 3600.0
 _SET_BACK = 60.0  # a clock that is behind by more than this was set; less is waited for
 _TRAIN_GAP = 5.0  # while the rate is unknown, creates closer together than this belong to one train
+_SURE = 0.1  # tokens less than one at which a create can only pass if the limit is higher
 _UNDER_WAY = 1.0  # after so long a create whose process died has arrived
-_MOST_MARKS = 64
 # Tokens left to others for every refusal in a row; without it several users can keep each other out for ever.
 _LEFT_TO_OTHERS = 2
-# Accepts since the last refusal before a limit in doubt is tried again. A failed try costs one token.
-_TRY_DISPUTED = 4
-_TRY_GUESSED = 16
-_TRY_MEASURED = 64
 
 
 class Outcome(enum.StrEnum):
@@ -95,205 +91,6 @@ class InFlight:
     ticket: int
     sent_at: float
     early: bool
-
-
-@attrs.frozen(kw_only=True)
-class Measured:
-    """A limit that was measured: ``creates`` tokens were refilled in ``span`` seconds, > 0, give or take ``error``."""
-
-    creates: int
-    span: float
-    error: float
-
-    @property
-    def limit(self) -> float:
-        """Creates per minute."""
-        return 60 * self.creates / self.span
-
-    @property
-    def off(self) -> float:
-        """How far ``limit`` may be off, in creates per minute."""
-        return self.limit * self.error / self.span
-
-    @property
-    def whole(self) -> int | None:
-        """The whole limit that this means, or None when there is none within the error."""
-        low, high = max(1, math.ceil(self.limit - self.off)), math.floor(self.limit + self.off)
-        if low >= high:
-            return low if low == high else None
-        # Errors are mostly far below their bound, and too slow costs little where too fast costs a refusal.
-        return max(low, math.floor(self.limit + self.off / 3))
-
-    @property
-    def best(self) -> float:
-        """The whole limit if there is one, else the lowest within the error, in creates per minute."""
-        return max(_LOWEST_LIMIT, self.limit - self.off if self.whole is None else self.whole)
-
-
-@attrs.frozen(kw_only=True)
-class Mark:
-    """A bound on the level: before create ``count`` it was as if empty at ``zero_at`` and filled ever since."""
-
-    zero_at: float
-    count: int
-
-
-@attrs.frozen(kw_only=True)
-class Evidence:
-    """What the answers so far say about limit and burst; bounded, however many there were.
-
-    Attributes:
-        count: Creates charged so far.
-        marks: Bounds for a bucket whose burst is its limit; the lower hull of all there were, oldest first.
-        refusal: The last refusal; exact for every bucket.
-        accepted: Creates accepted since that refusal.
-        train: Creates not refused since the bucket was last thought to be full, or None if it was not lately.
-        train_at: When the first of them arrived, in seconds.
-        last_at: When the last create that was not refused arrived, or None when none did since the last refusal.
-        opening: Of the last train that a refusal ended: how many were not refused, and seconds from its first to the
-            end of the wait. The bucket held ``creates + 1 - rate * seconds`` when it began.
-    """
-
-    count: int = 0
-    marks: tuple[Mark, ...] = ()
-    refusal: Mark | None = None
-    accepted: int = 0
-    train: int | None = None
-    train_at: float = 0.0
-    last_at: float | None = None
-    opening: tuple[int, float] | None = None
-
-    def passed(self, at: float, *, accepted: bool) -> "Evidence":
-        """Return this with one more create, not refused, that arrived at ``at``."""
-        return attrs.evolve(
-            self,
-            count=self.count + 1,
-            marks=_lower_hull(self.marks, Mark(zero_at=at - _FULL_AFTER, count=self.count)),
-            accepted=self.accepted + accepted,
-            train=None if self.train is None else self.train + 1,
-            train_at=at if self.train == 0 else self.train_at,
-            last_at=at,
-        )
-
-    def ahead(self, creates: int) -> "Evidence":
-        """Return this with so many more creates that were sent before the one refused, and are not answered yet."""
-        train = None if self.train is None else self.train + creates
-        return attrs.evolve(self, count=self.count + creates, train=train)
-
-    def refused(self, zero_at: float) -> "Evidence":
-        """Return what is left after a refusal: the level is known, and how it came about matters no more."""
-        # An answer that was overtaken by a later create's tells of an earlier state.
-        latest = zero_at if self.refusal is None else max(zero_at, self.refusal.zero_at)
-        mark = Mark(zero_at=latest, count=self.count + 1)
-        opening = (self.train, zero_at - self.train_at) if self.train else self.opening
-        return Evidence(count=mark.count, marks=(mark,), refusal=mark, opening=opening)
-
-    def coupled(self, zero_at: float, error: float) -> Measured | None:
-        """Return the limit if burst is the same number and a create was refused until ``zero_at``."""
-        found = (self._since(mark, zero_at, error) for mark in self.marks)
-        return max((one for one in found if one is not None), key=lambda one: one.limit, default=None)
-
-    def pair(self, zero_at: float, error: float) -> Measured | None:
-        """Return the limit that this refusal and the last one mean; a lower bound if others used the key."""
-        found = None if self.refusal is None else self._since(self.refusal, zero_at, error)
-        # A hundredth is left for arrivals far from the middle of their round trips.
-        return None if found is None else attrs.evolve(found, error=max(error, 0.01 * found.span))
-
-    def ceiling(self, zero_at: float, error: float) -> Measured | None:
-        """Return the highest limit that fits: the last create that was not refused left at least 0."""
-        return None if self.last_at is None else Measured(creates=1, span=zero_at - self.last_at, error=error)
-
-    def least(self, now: float, *, coupled: bool) -> float:
-        """Return the lowest limit per minute that fits the creates so far, >= 0; ``coupled`` if burst is the same."""
-        marks = self.marks if coupled else (self.refusal,) if self.refusal else ()
-        return max((60 * (self.count - m.count) / (now - m.zero_at) for m in marks if now > m.zero_at), default=0.0)
-
-    def _since(self, mark: Mark, zero_at: float, error: float) -> Measured | None:
-        span = zero_at - mark.zero_at
-        return Measured(creates=self.count + 1 - mark.count, span=span, error=error) if span > error else None
-
-
-def _lower_hull(marks: tuple[Mark, ...], mark: Mark) -> tuple[Mark, ...]:
-    """Append a mark and drop those that can never again be the one with the steepest line to a later point."""
-    if marks and mark.zero_at <= marks[-1].zero_at:
-        return marks
-    kept = list(marks)
-    while len(kept) > 1:
-        a, b = kept[-2:]
-        if (b.count - a.count) * (mark.zero_at - b.zero_at) < (mark.count - b.count) * (b.zero_at - a.zero_at):
-            break
-        kept.pop()
-    return (*kept[-_MOST_MARKS + 1 :], mark)
-
-
-@attrs.frozen(kw_only=True)
-class Belief:
-    """What the bridge's bucket is taken to be.
-
-    Attributes:
-        limit: Creates per minute.
-        burst: Tokens it holds at most.
-        try_after: Undisturbed accepts before a higher limit is tried, or None when the limit is beyond doubt.
-        trusted: A higher limit that was beyond doubt before two refusals spoke against it, or None.
-    """
-
-    limit: float
-    burst: int
-    try_after: int | None = None
-    trusted: float | None = None
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second."""
-        return self.limit / 60
-
-    def revised(self, found: Measured) -> "Belief":
-        """Return this with another limit, which two refusals mean."""
-        try_after = _TRY_DISPUTED if self.trusted else _TRY_GUESSED if found.whole is None else _TRY_MEASURED
-        trusted = self.limit if self.try_after is None and found.best < self.limit else self.trusted
-        return attrs.evolve(self, limit=found.best, try_after=try_after, trusted=trusted)
-
-    def confirmed(self, found: Measured) -> "Belief":
-        """Return this after two refusals that mean the same limit."""
-        if self.try_after is None:
-            return self
-        certain = found.whole is not None and found.off < 0.25
-        return attrs.evolve(self, limit=found.best, try_after=None if certain else 2 * self.try_after)
-
-
-def _learned(evidence: Evidence, zero_at: float, error: float) -> Belief | None:
-    """Return what a refusal means that ends optimistic creates, or None if it says nothing about the limit."""
-    found = evidence.coupled(zero_at, error)
-    # A full bucket lets as many pass as its limit.
-    if found is not None and found.whole is not None and found.off < 0.5 and found.whole < found.creates:
-        certain = abs(found.limit - found.whole) < found.off / 2
-        return Belief(limit=found.whole, burst=found.whole, try_after=None if certain else _TRY_MEASURED)
-    ceiling = evidence.ceiling(zero_at, error)
-    if ceiling is None or not evidence.train:
-        return None
-    full = Measured(creates=1, span=zero_at - evidence.train_at, error=error)  # if the train was all that it held
-    if full.whole is not None and full.off < 0.15 and 2 * full.limit > ceiling.limit + ceiling.off:
-        return Belief(limit=full.whole, burst=evidence.train, try_after=_TRY_MEASURED)
-    limit = max(_LOWEST_LIMIT, ceiling.limit if ceiling.whole is None else ceiling.whole)
-    return Belief(limit=limit, burst=evidence.train, try_after=_TRY_MEASURED)
-
-
-def _revised(belief: Belief, evidence: Evidence, zero_at: float, error: float, *, overflow: float) -> Belief:
-    """Return what to believe after a refusal that the belief did not foresee, or that was risked."""
-    found = evidence.pair(zero_at, error)
-    if found is None:
-        return belief
-    if found.limit > belief.limit + found.off:
-        return belief.revised(found)
-    if found.creates > 1 and (overflow >= 0.1 or belief.burst == 1):
-        # Tokens were lost: a lower bound. But a bucket of one was full before the last accept: the other is exact.
-        found = evidence.ceiling(zero_at, error) if belief.burst == 1 else None
-        if found is None:
-            return belief
-    if abs(found.limit - belief.limit) <= found.off:
-        return belief.confirmed(found)
-    # Over many creates a little use by others, or a change on the way, looks like a slightly lower limit.
-    return belief.revised(found) if belief.try_after is not None or found.creates <= 4 else belief
 
 
 @attrs.frozen(kw_only=True)
@@ -347,7 +144,7 @@ def _seen_burst(belief: Belief, before: BucketSnapshot, zero_at: float, error: f
     old_limit = None if before.belief is None else before.belief.limit
     first = math.nan if opening is None else opening[0] + 1 - belief.rate * opening[1]
     fits = opening is not None and abs(first - round(first)) <= 0.1 + belief.rate * error
-    if opening is not None and belief.limit != old_limit and belief.try_after is not None:
+    if opening is not None and belief.limit != old_limit and not belief.is_certain and before.evidence.held is None:
         # A train that began with a broken number of tokens began with a bucket that was not full.
         burst = max(1, round(first) if fits else max(math.ceil(first), int(belief.limit)))
         return burst if belief.trusted is None else min(burst, belief.burst), None
@@ -358,6 +155,11 @@ def _seen_burst(belief: Belief, before: BucketSnapshot, zero_at: float, error: f
     if hint is None or hint >= belief.burst:
         return belief.burst, before.burst_hint
     return (hint, None) if hint == before.burst_hint else (belief.burst, hint)
+
+
+def _given(limit_per_minute: float, burst: int | None) -> Belief:
+    """Return what to believe when the user names a limit, and perhaps a burst."""
+    return Belief(limit=limit_per_minute, burst=burst or max(1, int(limit_per_minute)))
 
 
 class TokenBucket:
@@ -388,8 +190,7 @@ class TokenBucket:
             raise ValueError(f"limit_per_minute must be above 0 and finite, or None; not {limit_per_minute!r}")
         if (burst is not None and burst < 1) or (max_in_flight is not None and max_in_flight < 1):
             raise ValueError(f"burst and max_in_flight must be at least 1, or None; not {burst!r}, {max_in_flight!r}")
-        limit = limit_per_minute or 0.0
-        belief = Belief(limit=limit, burst=burst or max(1, int(limit))) if limit else None
+        belief = None if limit_per_minute is None else _given(limit_per_minute, burst)
         self._state = BucketSnapshot(
             at=now,
             level=0.0 if belief is None else float(belief.burst),
@@ -457,6 +258,36 @@ class TokenBucket:
         """Return everything this bucket knows."""
         return self._state
 
+    def tell(self, limit_per_minute: float | None, burst: int | None, now: float) -> None:
+        """Take note of what the user says now about limit and burst, where an earlier program was told otherwise.
+
+        What was sent stays counted. A limit that is not given any more is treated like one that was learned.
+
+        Args:
+            limit_per_minute: As for a new bucket.
+            burst: As for a new bucket.
+            now: Seconds.
+        """
+        state = self._state
+        if (limit_per_minute, burst) == (state.given_limit, state.given_burst):
+            return
+        at = self._settle(now)
+        state, belief = self._state, None if limit_per_minute is None else _given(limit_per_minute, burst)
+        if belief is None:
+            belief = None if state.belief is None else attrs.evolve(state.belief, burst=burst or state.belief.burst)
+            belief = None if belief is None else belief.settled(is_certain=belief.try_after is None)
+            self._change(given_limit=None, given_burst=burst, belief=belief)
+            return
+        known = state.evidence.level(at, belief.rate, belief.burst) if state.belief is None else state.level
+        self._change(
+            given_limit=limit_per_minute,
+            given_burst=burst,
+            belief=belief,
+            learning=False,
+            level=min(known, float(belief.burst)),
+            hold_until=None if state.belief is None else state.hold_until,
+        )
+
     @property
     def limit_per_minute(self) -> float | None:
         """Creates a minute, as given or learned, or None while unknown."""
@@ -500,8 +331,9 @@ class TokenBucket:
             return math.inf
         missing = needed - self._level(at)
         try_after = state.belief.try_after
-        if try_after is not None and state.evidence.accepted >= try_after and needed == 1 and missing <= 1:
-            return at  # early, for the limit may be higher
+        if try_after is not None and state.evidence.accepted >= try_after and needed == 1:
+            # Early, for the limit may be higher; by half an interval, so that twice the limit has filled the bucket.
+            missing -= 0.5 + self._lag(at)
         # The microsecond makes sure that the level is there at that instant, in floating point too.
         return at if missing <= 0 else at + missing / (state.belief.rate * _SLOWER) + 1e-6
 
@@ -516,7 +348,7 @@ class TokenBucket:
         ready = self.ready_at(now)
         first = at + trip if ready == math.inf else ready
         if state.belief is None:
-            return first + 60 * position / max(state.evidence.least(at, coupled=True), _LOWEST_LIMIT)
+            return first + 60 * position / max(state.evidence.least(at, coupled=True), LOWEST_LIMIT)
         missing = max(0.0, 1 + len(state.in_flight) + position - self._level(at))
         trips = position if state.belief.burst == 1 else 0  # each waits for the answer to the one before
         refilled_at = at + missing / (state.belief.rate * _SLOWER) + trips * trip
@@ -530,7 +362,7 @@ class TokenBucket:
         """
         at = self._settle(now)
         state = self._state
-        early = not state.learning and state.level - len(state.in_flight) < 1 - 1e-6
+        early = not state.learning and state.level + self._lag(at) - len(state.in_flight) < 1 - _SURE
         create = InFlight(ticket=state.next_ticket, sent_at=at, early=early)
         evidence = attrs.evolve(state.evidence, train=0) if early or self._is_full(at) else state.evidence
         self._change(in_flight=(*state.in_flight, create), next_ticket=create.ticket + 1, evidence=evidence)
@@ -543,10 +375,10 @@ class TokenBucket:
         belief, learning = state.belief, state.learning
         evidence = state.evidence.passed(arrived, accepted=True)
         if belief is not None and belief.try_after is not None:
-            # More passed than was thought possible: what was trusted is true after all, or all is open again.
             learning = learning or (create.early and belief.trusted is None)
-            most = belief.trusted if create.early and belief.trusted else evidence.least(at, coupled=False)
-            belief = self._allowed(attrs.evolve(belief, limit=max(belief.limit, most)))
+            if create.early and belief.is_certain:
+                evidence = state.evidence.renewed(arrived, belief.burst)
+            belief = self._allowed(belief.surpassed(evidence.least(at, coupled=False), early=create.early))
         self._change(belief=belief, learning=learning, evidence=evidence, level=state.level - 1, blind=0, in_a_row=0)
 
     def charged(self, ticket: int, now: float) -> None:
@@ -575,9 +407,9 @@ class TokenBucket:
         seen = attrs.evolve(before, evidence=before.evidence.ahead(ahead))
         belief, hint = before.belief, before.burst_hint
         if belief is None or before.learning:
-            belief = _learned(seen.evidence, arrived + wait, error) or belief
+            belief = learned(seen.evidence, arrived + wait, error) or belief
         elif in_a_row > before.in_a_row:
-            belief = self._allowed(_revised(belief, seen.evidence, arrived + wait, error, overflow=before.overflow))
+            belief = self._allowed(revised(belief, seen.evidence, arrived + wait, error, overflow=before.overflow))
             burst, hint = _seen_burst(belief, seen, arrived + wait, error)
             belief = attrs.evolve(belief, burst=burst)
         self._change(
@@ -600,7 +432,7 @@ class TokenBucket:
         state = self._state
         left_to_others = _LEFT_TO_OTHERS * max(0, state.in_a_row - 1)
         if state.belief is None:
-            self._change(hold_until=at + wait + _FULL_AFTER * (1 + left_to_others))
+            self._change(hold_until=at + wait + FULL_AFTER * (1 + left_to_others))
             return
         level = min(0.0 if before.learning else before.level, -state.belief.rate * (wait + _ROUNDING))
         if before.belief is not None and state.belief.limit == before.belief.limit:
@@ -614,12 +446,14 @@ class TokenBucket:
         most = state.given_limit if belief.trusted is None else belief.trusted
         if most is None or belief.limit < most:
             return belief
-        return attrs.evolve(belief, limit=most, try_after=None, trusted=None)
+        if most == state.given_limit:
+            return Belief(limit=most, burst=belief.burst)
+        return attrs.evolve(belief, limit=most).settled()
 
     def _back_off(self, at: float) -> None:
         """Wait after a refusal that does not say how long, longer each time."""
         state = self._state
-        pause = _FULL_AFTER if state.belief is None else 1 / state.belief.rate
+        pause = FULL_AFTER if state.belief is None else 1 / state.belief.rate
         self._change(
             level=min(state.level - 1, 0.0),
             hold_until=at + max(pause, min(pause * 2.0 ** min(state.blind, 60), _LONGEST_BACK_OFF)),
@@ -666,6 +500,13 @@ class TokenBucket:
             return state.level
         level = state.level + state.belief.rate * _SLOWER * max(0.0, at - state.at)
         return min(state.belief.burst if most is None else most, level)
+
+    def _lag(self, at: float) -> float:
+        """Return how far the level has probably fallen behind since it was last known exactly, because it is slower."""
+        belief, refusal = self._state.belief, self._state.evidence.refusal
+        if belief is None or refusal is None:
+            return 0.0
+        return belief.rate * (1 - _SLOWER) * max(0.0, at - refusal.zero_at)
 
     def _settle(self, now: float) -> float:
         """Bring the level up to date and return the time."""

@@ -415,8 +415,9 @@ class Session:
                 now=monotonic(),
             )
 
+        given = settings.rate_limit, settings.rate_burst
         if self._ledger_place is None:
-            return shared_gate(settings.base_url, settings.key_id, fresh)
+            return shared_gate(settings.base_url, settings.key_id, fresh, given=given)
         past = await ledger.attempts(
             backend=settings.base_url, key_id=settings.key_id, since=utc_now() - _RATE_LIMIT_MEMORY
         )
@@ -425,6 +426,7 @@ class Session:
             settings.base_url,
             settings.key_id,
             fresh=partial(fresh, past),
+            given=given,
             lost_after=settings.connect_timeout + settings.request_timeout,
         )
 

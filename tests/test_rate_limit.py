@@ -288,6 +288,88 @@ def test_known_limit_raised_on_the_way_stays_the_most_that_is_sent():
     assert_within_bucket(result.accepted_at, 5, 5)
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 20), (5, 20), (5, 6), (20, 60)])
+@pytest.mark.parametrize("seed", range(4))
+def test_unknown_limit_raised_after_learning_is_found_within_an_hour_of_creates(before: int, after: int, seed: int):
+    bucket, bridge = unknown(), Bridge(before)
+    result = Run([bucket], bridge, jittered(random.Random(seed)), queued=10**6)
+    result.at(600.0, lambda: bridge.update(after, 600.0))
+    result.finish(before * 70 + after * 10)
+    assert (bucket.limit_per_minute, bucket.burst) == (after, before)
+    assert result.refusals <= 5  # to learn the first, to find the second, and up to three tries to be certain of it
+    assert_within_bucket(result.accepted_at, before, after)
+
+
+def test_unknown_limit_that_stays_is_tried_after_one_two_and_four_hours_of_creates():
+    result = Run([unknown()], Bridge(20), jittered(random.Random(3)), queued=10_000).finish(10_000)
+    assert result.refusals == 4
+    assert result.done_at[-1] <= 1.01 * (10_000 - 20) * 3
+
+
+def test_unknown_limit_refilled_by_a_restart_is_learned_again():
+    bucket, bridge = unknown(), Bridge(5)
+    result = Run([bucket], bridge, jittered(random.Random(6)), queued=1000)
+    result.at(30 * 60.0, lambda: setattr(bridge.limiter, "tokens", 5.0))
+    result.finish(1000)
+    assert (bucket.limit_per_minute, bucket.burst) == (5, 5)
+    assert result.refusals <= 4
+
+
+# A limit that is named anew ------------------------------------------------------------------------------------------
+
+
+def named_anew(bucket: TokenBucket, limit: float | None, bridge: Bridge, *, sent: int, jobs: int) -> Run:
+    """Send some jobs, name another limit as a new session does, and send the rest."""
+    result = Run([bucket], bridge, jittered(random.Random(11)), queued=sent).finish(sent)
+    result.buckets = [TokenBucket.restore(bucket.snapshot(), result.now)]
+    result.buckets[0].tell(limit, None, result.now)
+    result.queued = jobs
+    return result.finish(sent + jobs)
+
+
+@pytest.mark.parametrize("sent", [1, 3, 5, 20])
+def test_tell_a_limit_that_was_unknown_or_learned_costs_no_refusal(sent: int):
+    plain = run(unknown(), Bridge(5), jobs=sent).refusals
+    result = named_anew(unknown(), 5, Bridge(5), sent=sent, jobs=40)
+    assert result.refusals == plain
+    assert result.buckets[0].limit_per_minute == 5
+    assert_within_bucket(result.accepted_at, 5, 5)
+
+
+def test_tell_a_higher_limit_is_followed_at_once():
+    bridge = Bridge(5)
+    bucket = unknown()
+    result = Run([bucket], bridge, jittered(random.Random(11)), queued=20).finish(20)
+    bridge.update(20, result.now)
+    bucket.tell(20, None, result.now)
+    result.queued, began = 60, result.now
+    result.finish(80)
+    assert bucket.limit_per_minute == 20
+    assert result.done_at[-1] - began <= 1.05 * 60 * 3
+    assert result.refusals <= 3  # one to learn 5, two to find that the burst has stayed
+
+
+def test_tell_the_same_limit_changes_nothing():
+    bucket = run(known(5), Bridge(5), jobs=20).buckets[0]
+    before = bucket.snapshot()
+    bucket.tell(5, None, before.at)
+    assert bucket.snapshot() == before
+
+
+def test_tell_nothing_where_a_limit_was_given_keeps_it_and_tries_it_seldom():
+    result = named_anew(known(5), None, Bridge(20), sent=20, jobs=400)
+    assert result.buckets[0].limit_per_minute == 20
+
+
+def test_tell_keeps_creates_in_flight():
+    bucket = known(5)
+    ticket = bucket.sent(0.0)
+    bucket.tell(20, None, 1.0)
+    assert bucket.in_flight == 1
+    bucket.accepted(ticket, 2.0)
+    assert bucket.in_flight == 0
+
+
 def test_known_limit_lowered_and_raised_again_is_found_by_trying():
     bucket, bridge = known(20), Bridge(20)
     result = Run([bucket], bridge, jittered(random.Random(2)), queued=300)

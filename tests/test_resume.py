@@ -174,6 +174,33 @@ async def test_every_attempt_is_in_the_ledger_with_its_outcome() -> None:
     assert all(a.answered_at is not None and a.answered_at >= a.began_at for a in attempts)
 
 
+async def submit_in(session: Session, count: int) -> float:
+    """Return the seconds until so many jobs were accepted."""
+    began = monotonic()
+    await asyncio.gather(*(session.submit(make_config(seed=seed)) for seed in range(1, count + 1)))
+    return monotonic() - began
+
+
+async def test_rate_limit_that_is_named_anew_is_followed_by_the_next_session_on_the_ledger() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with open_session(backend, ledger, rate_limit=1) as first:
+        await submit_in(first, 2)
+    async with open_session(backend, ledger, rate_limit=60) as second:
+        assert await submit_in(second, 31) == pytest.approx(31, abs=1)  # what the first has used up stays used up
+        assert second.statistics().limit_per_minute == 60
+
+
+async def test_rate_limit_that_is_named_by_a_second_session_of_the_process_is_followed() -> None:
+    backend = FakeBackend()
+    async with open_session(backend, None, rate_limit=1) as first:
+        await submit_in(first, 1)
+        async with open_session(backend, None, rate_limit=60) as second:
+            assert await submit_in(second, 10) < 11
+            assert first.statistics().limit_per_minute == 60
+            async with open_session(backend, None, rate_limit=None) as third:
+                assert third.statistics().limit_per_minute == 60
+
+
 async def test_rate_limit_of_the_last_process_binds_the_next() -> None:
     backend, ledger = FakeBackend(), MemoryLedger()
     async with open_session(backend, ledger, rate_limit=5) as first:
