@@ -43,7 +43,7 @@ from crynux_async.part_file import GATHERED_BYTES, PartFile
 _ASK_AGAIN = (UnreachableError, TransportError, ServerError, ProtocolError, RangeError, RateLimitedError)
 _REPORT_INTERVAL = 0.2
 _RATE_MEMORY = 3.0
-_LATEST_CALL = 0.99  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
+_LATEST_CALL = 0.95  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
 
 
 def _number(default: float, *, above: bool = False) -> float:
@@ -368,7 +368,7 @@ class _Transfer:
         else:
             self.wrong_ranges = 0
             await self.part.learn(version)
-        await self.part.require_space()
+            await self.part.require_space()
 
     async def _begin_again(self, version: Validator) -> None:
         if self.part.validator not in (None, version):

@@ -127,6 +127,8 @@ class Fetcher:
 
     async def _transfer(self, job: Job, path: Path, owner: str) -> DownloadedFile:
         def progressed(progress: Progress) -> None:
+            if not self._register.is_heard(job):
+                return
             self._register.tell(
                 DownloadProgressed(
                     job_id=job.job_id,

@@ -212,6 +212,11 @@ class Job:
         finally:
             stream.close()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody reads this job's own events."""
+        return bool(self._streams)
+
     def tell(self, event: Event) -> None:
         """Hand an event to whoever listens to this job."""
         for stream in self._streams or ():

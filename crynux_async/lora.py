@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from crynux_async.safetensors import TensorInfo
+from crynux_async.safetensors import TensorInfo, giving_way
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,7 @@ def pair_modules(tensors: Mapping[str, TensorInfo]) -> Mapping[str, LoraModule]:
     """
     downs: dict[str, str] = {}
     ups: dict[str, str] = {}
-    for tensor in tensors:
+    for tensor in giving_way(tensors):
         module, is_down = _split(tensor)
         half = downs if is_down else ups
         if module in half:
@@ -92,7 +92,7 @@ def pair_modules(tensors: Mapping[str, TensorInfo]) -> Mapping[str, LoraModule]:
         half[module] = tensor
     if lonely := sorted(downs.keys() ^ ups.keys()):
         raise ValueError(f"{len(lonely)} modules have only one of their two tensors, the first is {lonely[0]}")
-    return MappingProxyType({name: _pair(name, down, ups[name], tensors) for name, down in downs.items()})
+    return MappingProxyType({name: _pair(name, down, ups[name], tensors) for name, down in giving_way(downs.items())})
 
 
 def _split(tensor: str) -> tuple[str, bool]:

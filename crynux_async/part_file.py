@@ -41,10 +41,10 @@ _T = TypeVar("_T")
 
 PART_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
-GATHERED_BYTES = 2 << 20
+GATHERED_BYTES = 1 << 20
 WORTH_A_WRITE = 1 << 16
 # Seconds that less than that waits for more: a thousand slow downloads must not write four thousand times.
-_LINGER = 1.0
+_LINGER = 2.0
 _MOST_CHECKS, _CHECK_PAUSE = 20, 0.5
 
 
@@ -126,6 +126,7 @@ class PartFile:
         "_room",
         "_waiting",
         "_waiting_bytes",
+        "_writer",
         "_writing",
         "is_published",
         "part_path",
@@ -147,6 +148,7 @@ class PartFile:
         self._adopt = adopt
         self._margin = free_space_margin
         self._file: disk.RawFile | None = None
+        self._writer: AsyncFileIO | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._waiting: list[bytes] = []
@@ -192,7 +194,11 @@ class PartFile:
         return self._waiting_bytes >= GATHERED_BYTES
 
     async def restart(self, validator: Validator) -> None:
-        """Begin again at byte 0, with another version or the same."""
+        """Begin again at byte 0, with another version or the same, if all of it fits into the folder.
+
+        Raises:
+            DownloadError: It does not; names the bytes needed and the bytes free.
+        """
         await self.flush()
         await self._in_thread(self._restart, validator)
 
@@ -205,8 +211,8 @@ class PartFile:
     def append(self, piece: bytes) -> None:
         """Have ``piece`` written after everything before it, without waiting for that.
 
-        Pieces that come while one write is under way gather for the next one, and small ones gather for up to a second:
-        reading goes on and writes are few. ``is_full`` bounds the memory.
+        Pieces that come while one write is under way gather for the next one, and small ones gather for up to two
+        seconds: reading goes on and writes are few. ``is_full`` bounds the memory.
 
         Raises:
             DownloadError: A write failed.
@@ -247,8 +253,7 @@ class PartFile:
         Raises:
             DownloadError: It does not; names the bytes needed and the bytes free.
         """
-        if self.total_bytes is not None:
-            await self._in_thread(disk.require_space, self.path, self._missing, self._margin)
+        await self._in_thread(self._require_space)
 
     async def check(self, verify: Callable[[Path], object] | None) -> None:
         """Check the length, then run ``verify`` on the file in a thread.
@@ -280,7 +285,7 @@ class PartFile:
         return await self._in_thread(self._digest)
 
     async def publish(self) -> None:
-        """Make the file durable, give it its final name and remove what is beside it.
+        """Make the file durable, give it its final name, remove what is beside it, and close it.
 
         Raises:
             DownloadError: The final name is taken, or the disk did not keep the data; then the file is not published.
@@ -301,10 +306,6 @@ class PartFile:
             raise RuntimeError("the part file is not open")
         return self._file
 
-    def _writer(self) -> AsyncFileIO:
-        writer: AsyncFileIO = wrap(self._opened, loop=asyncio.get_running_loop())
-        return writer
-
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
         with self._disk_errors():
             return await _to_the_end(_in_thread(work, *arguments))
@@ -323,7 +324,8 @@ class PartFile:
                 with contextlib.suppress(CrynuxError):  # whoever leaves without a flush has an error of his own
                     await _to_the_end(self._writing)
         finally:
-            await _to_the_end(_in_thread(self._close))
+            if self._file is not None:
+                await _to_the_end(_in_thread(self._close))
 
     def _begin_write(self) -> None:
         """Start to write what has gathered, unless a write is under way (then it is next) or has failed."""
@@ -348,11 +350,14 @@ class PartFile:
             self._room.set()
 
     async def _write(self, pieces: list[bytes]) -> None:
+        file = self._opened
+        if self._writer is None:
+            self._writer = wrap(file, loop=asyncio.get_running_loop())
         with self._disk_errors():
             try:
-                await self._writer().writelines(pieces)
+                await self._writer.writelines(pieces)
             finally:
-                self.written = self._opened.end
+                self.written = file.end
 
     # From here on, everything runs in a thread.
 
@@ -365,10 +370,12 @@ class PartFile:
         if self.written:
             old = self._opened
             self._file = disk.RawFile(self._fresh_path, self._open_fresh)
+            self._writer = None
             self.written, self.validator = 0, None
             old.close()
         self._write_note(validator)
         self.validator = validator
+        self._require_space()
 
     def _close(self) -> None:
         if self._file is None:
@@ -377,6 +384,11 @@ class PartFile:
             if self._size() == 0 and self._is_at(self.part_path):
                 os.unlink(self.part_path)
         self._file.close()
+        self._file = None
+
+    def _require_space(self) -> None:
+        if self.total_bytes is not None:
+            disk.require_space(self.path, self._missing, self._margin)
 
     def _size(self) -> int:
         return os.fstat(self._opened.fileno()).st_size
@@ -450,6 +462,7 @@ class PartFile:
             self.is_published = True
         disk.sync_folder(self.path.parent)
         self._forget()
+        self._close()
 
     def _sync_or_discard(self) -> None:
         """Make the bytes durable, or delete them.

@@ -122,6 +122,10 @@ class JobRegister:
         if job.state is not previous or error is not None:
             job.wake()
 
+    def is_heard(self, job: Job) -> bool:
+        """Whether anybody listens to the events of a job."""
+        return bool(self._streams) or job.is_heard
+
     def tell(self, event: Event) -> None:
         """Hand an event to the listeners of its job and of the session."""
         self._jobs[event.job_id].tell(event)

@@ -360,8 +360,9 @@ class _BridgeResult:
         Raises:
             TransportError: The connection broke, or was silent for ``read_timeout`` seconds.
         """
+        silence = _Silence(self._response.content, self._read_timeout)
         try:
-            while piece := await self._piece(chunk_bytes):
+            while piece := await silence.piece(chunk_bytes):
                 yield piece
         except _NETWORK_ERRORS as error:
             said = _describe(error, self._hide)
@@ -370,19 +371,52 @@ class _BridgeResult:
             )
         else:
             return
+        finally:
+            silence.end()
         raise failure
-
-    async def _piece(self, chunk_bytes: int) -> bytes:
-        """Return what is there, or b"" at the end.
-
-        aiohttp's ``sock_read`` will not do: it is dropped when a chunked body breaks, and the reader waits for ever.
-        """
-        async with asyncio.timeout(self._read_timeout):
-            return await self._response.content.read(chunk_bytes)
 
     def close(self) -> None:
         """Release the connection, which can serve again only if the body was read to its end."""
         self._response.close()
+
+
+class _Silence:
+    """Reads a body, and breaks it when nothing comes for too long while somebody waits.
+
+    There is one timer for all pieces: a thousand slow bodies would do little else than set timers and cancel them.
+    aiohttp's ``sock_read`` will not do: it is dropped when a chunked body breaks, and the reader waits for ever.
+
+    Args:
+        content: The body.
+        seconds: The longest silence.
+    """
+
+    def __init__(self, content: aiohttp.StreamReader, seconds: float) -> None:
+        self._content = content
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    async def piece(self, at_most: int) -> bytes:
+        """Return what is there, or b"" at the end."""
+        self._waits_since = self._loop.time()
+        try:
+            return await self._content.read(at_most)
+        finally:
+            self._waits_since = None
+
+    def end(self) -> None:
+        """Stop looking."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        until = (now if self._waits_since is None else self._waits_since) + self._seconds
+        if now < until:
+            self._timer = self._loop.call_at(until, self._look)
+        else:
+            self._content.set_exception(TimeoutError())
 
 
 def _placed(response: aiohttp.ClientResponse, url: str, hide: Callable[[str], str]) -> tuple[int, int | None]:
