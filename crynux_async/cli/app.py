@@ -1,4 +1,7 @@
-"""The commands, and what they say about themselves."""
+"""The commands, and what they say about themselves.
+
+A command imports what it does when it is called: ``--help`` needs no HTTP client, and ``check`` no database.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,16 +9,10 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 import crynux_async
-from crynux_async.archive import ExportStyle
-from crynux_async.cli import archive as archive_command
-from crynux_async.cli import check as check_command
-from crynux_async.cli import dataset as dataset_command
-from crynux_async.cli import demo as demo_command
-from crynux_async.cli import emulator as emulator_command
 from crynux_async.cli import job_commands
-from crynux_async.cli import run as run_command
 from crynux_async.cli.exits import Exit, execute, guard
-from crynux_async.datasets import CaptionSource
+from crynux_async.datasets.caption_sources import CaptionSource
+from crynux_async.export import ExportStyle
 from crynux_async.simulation import FEE_CNX
 
 app = App(
@@ -49,6 +46,8 @@ def demo(*, out: Path = Path("crynux-demo"), json: _Json = False) -> int:
         out: Folder for the archives.
         json: Print the result as JSON on standard output.
     """
+    from crynux_async.cli import demo as demo_command
+
     return execute(demo_command.demo(out, as_json=json), as_json=json)
 
 
@@ -75,6 +74,7 @@ def check(
         fee: The bridge's fee for a round, in CNX.
         json: Print everything as JSON on standard output.
     """
+    from crynux_async.cli import check as check_command
 
     def work() -> Exit:
         return check_command.check(config, set_ or [], dataset=dataset, images=images, fee_cnx=fee, as_json=json)
@@ -105,6 +105,7 @@ def check_dataset(
         center_crop: Whether the config has center_crop.
         json: Print everything as JSON on standard output.
     """
+    from crynux_async.cli import dataset as dataset_command
 
     def work() -> Exit:
         return dataset_command.check(
@@ -140,6 +141,7 @@ def pack(
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.
     """
+    from crynux_async.cli import dataset as dataset_command
 
     def work() -> Exit:
         return dataset_command.pack(
@@ -160,6 +162,8 @@ def check_url(url: str, /, *, timeout: float = 30.0, json: _Json = False) -> int
         timeout: Seconds to wait for everything together.
         json: Print the result as JSON on standard output.
     """
+    from crynux_async.cli import dataset as dataset_command
+
     return execute(dataset_command.check_url(url, timeout=timeout, as_json=json), as_json=json)
 
 
@@ -192,6 +196,8 @@ def run(
     """
     if dry_run:
         return check(config, set_=set_, json=json)
+    from crynux_async.cli import run as run_command
+
     work = run_command.run(config, set_ or [], out, name, timeout, emulated=emulator, force=force, as_json=json)
     return execute(work, as_json=json)
 
@@ -215,6 +221,8 @@ def download(
         timeout: Seconds to wait at most; the task goes on after that.
         json: Print the result as JSON on standard output, progress on standard error.
     """
+    from crynux_async.cli import run as run_command
+
     return execute(run_command.download(task_id, out, name, timeout, as_json=json), as_json=json)
 
 
@@ -229,6 +237,8 @@ def inspect(archive: Path, /, *, config: Path | None = None, json: _Json = False
         config: TOML or JSON file with what was asked for, to be compared with what is there.
         json: Print everything as JSON on standard output.
     """
+    from crynux_async.cli import archive as archive_command
+
     return guard(lambda: archive_command.inspect(archive, config, as_json=json), as_json=json)
 
 
@@ -255,6 +265,7 @@ def export(
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.
     """
+    from crynux_async.cli import archive as archive_command
 
     def work() -> Exit:
         return archive_command.export(archive, out, style, base_model, config, overwrite=overwrite, as_json=json)
@@ -282,4 +293,6 @@ def emulator(
         folder: Where to keep jobs, keys and archives, for a later start; a temporary folder if not given.
         json: Print address and key as JSON.
     """
+    from crynux_async.cli import emulator as emulator_command
+
     return execute(emulator_command.serve(host, port, speed, rate_limit, folder, as_json=json), as_json=json)

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from crynux_async.archive import ArchiveSummary, ExportStyle, Health, HealthCode, LoraArchive, Member, Norms
-from crynux_async.cli.board import size
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.units import size
 from crynux_async.config import FineTuneConfig
 from crynux_async.errors import UsageError
 

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from crynux_async.cli.units import duration, size
 from crynux_async.clock import utc_now
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobStateChanged
 from crynux_async.job import Job
@@ -124,26 +125,6 @@ def _age(job: Job) -> str:
     if job.submitted_at is None:
         return ""
     return duration(((job.ended_at or utc_now()) - job.submitted_at).total_seconds())
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people write them: 42 s, 3 min 20 s, 2 h 05 min."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: int) -> str:
-    """Return bytes as people write them: 9.1 MB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
 
 
 def summary(jobs: Sequence[Job]) -> dict[str, int]:

@@ -15,10 +15,10 @@ from rich.text import Text
 from crynux_async import advice
 from crynux_async.advice import Advice
 from crynux_async.advice.case import in_words
-from crynux_async.cli.board import size
+from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.plot import curve
-from crynux_async.cli.run import parse_changes
+from crynux_async.cli.units import size
 from crynux_async.config import FineTuneConfig
 from crynux_async.effective import EffectiveConfig
 from crynux_async.errors import UsageError

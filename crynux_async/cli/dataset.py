@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crynux_async import datasets
-from crynux_async.cli.board import size
 from crynux_async.cli.check import finding, verdict
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.units import size
 from crynux_async.datasets import CaptionSource, DatasetError, DatasetProblem, DatasetReport, Spread
 
 _SIZES_SHOWN = 4

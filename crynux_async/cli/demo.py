@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from crynux_async.cli.board import Board, as_facts, size, summary
+from crynux_async.cli.board import Board, as_facts, summary
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.units import size
 from crynux_async.config import FineTuneConfig
 from crynux_async.emulator import Emulator
 from crynux_async.job import Job

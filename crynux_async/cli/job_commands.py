@@ -5,7 +5,6 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from crynux_async.cli import jobs as jobs_command
 from crynux_async.cli.exits import execute
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -30,6 +29,8 @@ def jobs(
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the rows as JSON.
     """
+    from crynux_async.cli import jobs as jobs_command
+
     return execute(jobs_command.show_jobs(ledger, state or [], label, as_json=json), as_json=json)
 
 
@@ -50,6 +51,8 @@ def resume(
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON on standard output, progress on standard error.
     """
+    from crynux_async.cli import jobs as jobs_command
+
     return execute(jobs_command.resume(ledger, out, timeout, send=send, as_json=json), as_json=json)
 
 
@@ -60,6 +63,8 @@ def abandon(job: list[str], /, *, ledger: Path | None = None) -> int:
         job: Job or task numbers, as in the list of jobs.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
+    from crynux_async.cli import jobs as jobs_command
+
     return execute(jobs_command.abandon(ledger, job))
 
 
@@ -70,6 +75,8 @@ def resubmit(job: list[str], /, *, ledger: Path | None = None) -> int:
         job: Job or task numbers, as in the list of jobs.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
+    from crynux_async.cli import jobs as jobs_command
+
     return execute(jobs_command.resubmit(ledger, job))
 
 
@@ -80,4 +87,6 @@ def reconcile(*, ledger: Path | None = None, json: _Json = False) -> int:
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
+    from crynux_async.cli import jobs as jobs_command
+
     return execute(jobs_command.reconcile(ledger, as_json=json), as_json=json)

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crynux_async.cli.board import STYLES, Board, as_facts, size, summary
+from crynux_async.cli.board import STYLES, Board, as_facts, summary
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.units import size
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger

@@ -1,19 +1,17 @@
 """``run`` and ``download``: one job from the command line."""
 
 import json
-import tomllib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from crynux_async.cli.board import Board, as_facts
+from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.config import FineTuneConfig
-from crynux_async.errors import ConfigError, Problem
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import JobState
@@ -47,28 +45,6 @@ async def download(task_id: int, out: Path, name: str, timeout: float | None, *,
     """Follow a task that the bridge has already and download its model."""
     async with _session(emulated=False) as session:
         return await _follow(session, lambda: session.attach(task_id), out, name, timeout, as_json=as_json)
-
-
-def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """Return what ``--set field=value`` asks for; values are TOML, and plain text where they are not.
-
-    Raises:
-        ConfigError: Something is not of that form.
-    """
-    problems = [Problem(field=change, message="must be field=value") for change in changes if "=" not in change]
-    if problems:
-        raise ConfigError(problems, what="--set cannot be understood")
-    pairs = (change.partition("=") for change in changes)
-    return {field.strip(): _value(text.strip()) for field, _, text in pairs}
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("none", "null"):
-        return None
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 @asynccontextmanager

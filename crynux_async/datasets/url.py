@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
 import attrs
 
 from crynux_async.datasets.url_rules import (
@@ -19,6 +18,9 @@ from crynux_async.datasets.url_rules import (
 )
 from crynux_async.errors import UsageError
 
+if TYPE_CHECKING:
+    import aiohttp
+
 # What the requests library of a node sends; some hosts answer other clients differently.
 _HEADERS: Final = {"User-Agent": "python-requests/2.32.3", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 _FIRST_BYTES: Final = {**_HEADERS, "Accept-Encoding": "identity", "Range": f"bytes=0-{HEAD_BYTES - 1}"}
@@ -26,7 +28,7 @@ _FIRST_BYTES: Final = {**_HEADERS, "Accept-Encoding": "identity", "Range": f"byt
 _FOLLOW: Final[Any] = {"allow_redirects": True, "max_redirects": 31, "raise_for_status": False}
 
 
-async def check_url(url: str, *, session: aiohttp.ClientSession | None = None, timeout: float = 30.0) -> UrlReport:
+async def check_url(url: str, *, session: "aiohttp.ClientSession | None" = None, timeout: float = 30.0) -> UrlReport:
     """Ask an address what a node would ask, and say whether a node could load a data set from it.
 
     One HEAD and, if that succeeds, one GET for the first 64 KiB. The content as a whole is not checked: check() does
@@ -55,7 +57,9 @@ async def check_url(url: str, *, session: aiohttp.ClientSession | None = None, t
     )
 
 
-async def _observe(url: str, *, session: aiohttp.ClientSession | None, timeout: float) -> UrlObservation:
+async def _observe(url: str, *, session: "aiohttp.ClientSession | None", timeout: float) -> UrlObservation:
+    import aiohttp  # not above: whoever checks a folder or a config needs no HTTP client
+
     seen = UrlObservation(url=url)
     try:
         async with asyncio.timeout(timeout), _session(session) as client:
@@ -71,7 +75,9 @@ async def _observe(url: str, *, session: aiohttp.ClientSession | None, timeout: 
 
 
 @asynccontextmanager
-async def _session(given: aiohttp.ClientSession | None) -> AsyncIterator[aiohttp.ClientSession]:
+async def _session(given: "aiohttp.ClientSession | None") -> AsyncIterator["aiohttp.ClientSession"]:
+    import aiohttp
+
     if given is None:
         async with aiohttp.ClientSession() as own:
             yield own
@@ -81,7 +87,7 @@ async def _session(given: aiohttp.ClientSession | None) -> AsyncIterator[aiohttp
         yield given
 
 
-async def _head(client: aiohttp.ClientSession, seen: UrlObservation) -> UrlObservation:
+async def _head(client: "aiohttp.ClientSession", seen: UrlObservation) -> UrlObservation:
     async with client.head(seen.url, headers=_HEADERS, **_FOLLOW) as answer:
         return attrs.evolve(
             seen,
@@ -92,7 +98,7 @@ async def _head(client: aiohttp.ClientSession, seen: UrlObservation) -> UrlObser
         )
 
 
-async def _first_bytes(client: aiohttp.ClientSession, seen: UrlObservation) -> UrlObservation:
+async def _first_bytes(client: "aiohttp.ClientSession", seen: UrlObservation) -> UrlObservation:
     async with client.get(seen.url, headers=_FIRST_BYTES, **_FOLLOW) as answer:
         head = bytearray()
         # A server may ignore the range and send everything: leaving the block closes the connection then.
@@ -117,6 +123,8 @@ def _size(text: str | None) -> int | None:
 
 def _failure(error: Exception) -> str:
     """What went wrong, in words of its own: the text of an error may hold the address with its secrets."""
+    import aiohttp
+
     kinds: tuple[tuple[type[Exception], str], ...] = (
         (aiohttp.TooManyRedirects, "too many redirects"),
         (aiohttp.ClientSSLError, "its certificate is not accepted, or the connection is not secure"),

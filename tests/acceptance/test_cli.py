@@ -81,6 +81,24 @@ async def test_help_names_every_command(tmp_path: Path) -> None:
     assert all(command in out for command in ("demo", "run", "download", "emulator"))
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "job.toml"], ["run", "job.toml", "--dry-run"], ["jobs"]])
+async def test_command_that_sends_nothing_starts_without_an_http_client_and_a_database(
+    arguments: list[str], config: Path, tmp_path: Path
+) -> None:
+    program = f"""
+import contextlib, sys
+from crynux_async.cli.app import app
+with contextlib.suppress(SystemExit):
+    app({arguments!r})
+print([name for name in ("aiohttp", "sqlalchemy") if name in sys.modules])
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=tmp_path, env=environment(), stdout=PIPE, stderr=PIPE
+    )
+    out, err = await process.communicate()
+    assert out.decode().splitlines()[-1] == "[]", err.decode()
+
+
 async def test_run_downloads_and_prints_json_for_programs(bridge: Emulator, config: Path, tmp_path: Path) -> None:
     env = environment(bridge)
     code, out, _ = await run_cli(
