@@ -105,6 +105,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_is_done)
         return future
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the worker threads, for ever if need be: the clock stands still, so no ``timeout`` can pass."""
+        self._threads += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._threads -= 1
+
     def _thread_is_done(self, _: asyncio.Future[Any]) -> None:
         self._threads -= 1
 
