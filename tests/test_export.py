@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import json
 import os
@@ -228,17 +229,18 @@ def test_export_where_the_disk_cannot_take_it_leaves_no_file(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:  # at once: between a test and its teardown pytest writes, maybe to a file
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_export_that_cannot_be_written_to_its_end_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="out: cannot be written: File too large"):
+    with small_files(), pytest.raises(ArchiveError, match="out: cannot be written: File too large"):
         LoraArchive.open(RESULT).export(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
