@@ -47,7 +47,7 @@ def environment(bridge: Emulator | None = None, **more: str) -> dict[str, str]:
         "COLUMNS": "80",
         "PYTHONWARNINGS": "error",
         "CRYNUX_MIN_POLL_INTERVAL": "0.2",
-        "CRYNUX_POLL_DELAY": "0.0002",
+        "CRYNUX_POLL_DELAY": "0.000001",
         "HOME": "/nonexistent",
         "CRYNUX_LEDGER": "jobs.db",
     }
@@ -117,7 +117,8 @@ async def test_run_for_people_prints_states_and_the_path(bridge: Emulator, confi
 
 
 async def test_run_with_the_emulator_needs_no_account(config: Path, tmp_path: Path) -> None:
-    code, _, err = await run_cli("run", "job.toml", "--emulator", "--set", "rank=2", env=environment(), cwd=tmp_path)
+    changes = ("--set", "rank=2", "--set", "max_train_steps=10")
+    code, _, err = await run_cli("run", "job.toml", "--emulator", *changes, env=environment(), cwd=tmp_path)
     assert code == 0, err
     assert (tmp_path / "1.zip").is_file()
 

@@ -39,22 +39,24 @@ async def test_jobs_without_a_ledger_says_where_it_would_be(tmp_path: Path) -> N
     assert "jobs.db" in err
 
 
-async def test_resume_finishes_what_a_killed_process_began(config: Path, tmp_path: Path) -> None:
-    async with Emulator(speed=5, rate_limit=60) as bridge:  # 70 s of training take 14 s
-        env = environment(bridge)
-        process = await start("run", "job.toml", "--set", "rank=2", "--out", "models", env=env, cwd=tmp_path)
-        assert process.stdout is not None
-        said = b""
-        while b"running" not in said:
-            said += await process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        await process.communicate()
-        code, out, err = await run_cli("resume", "--json", env=env, cwd=tmp_path)
-        facts = json.loads(out)
-        assert code == 0, err
-        assert [job["state"] for job in facts["jobs"]] == ["downloaded"]
-        assert (tmp_path / "models" / "1.zip").is_file()
-        assert len(bridge.journal) == 1
+async def test_resume_finishes_what_a_killed_process_began(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge)
+    bridge.add_fault("stall", on="status", count=None)  # however slowly it is killed, it does not learn of the end
+    process = await start("run", "job.toml", "--set", "rank=2", "--out", "models", env=env, cwd=tmp_path)
+    assert process.stdout is not None
+    said = b""
+    while b"running" not in said:
+        said += await process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+    bridge.clear_faults()
+    still_running = bridge.add_fault("word", on="status", text="running", count=2)
+    code, out, err = await run_cli("resume", "--json", env=env, cwd=tmp_path)
+    facts = json.loads(out)
+    assert code == 0, err
+    assert [job["state"] for job in facts["jobs"]] == ["downloaded"]
+    assert (tmp_path / "models" / "1.zip").is_file()
+    assert (still_running.hits, len(bridge.journal)) == (2, 1)
 
 
 async def test_resume_of_a_lost_create_lists_it_with_its_bracket_and_reconcile_finds_it(
