@@ -1,15 +1,21 @@
 """Every test runs on virtual time unless it is marked ``real_time``."""
 
+import compileall
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import crynux_async
 from crynux_async.testing import loop_factories
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: the test needs the system's clock")
+    if not hasattr(config, "workerinput"):  # once, and not in every process of pytest-xdist
+        # Where PYTHONDONTWRITEBYTECODE is set, each of the hundred processes of the tests would compile the package.
+        compileall.compile_dir(Path(crynux_async.__file__).parent, quiet=2)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:

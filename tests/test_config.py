@@ -92,9 +92,15 @@ class Whole:
     def __index__(self) -> int:
         return self.value
 
+    def __repr__(self) -> str:  # without an address: it is part of the name of a test
+        return f"Whole({self.value})"
+
 
 class Array:
     """Something that says it is a number and is none, like a numpy array of two."""
+
+    def __repr__(self) -> str:
+        return "Array()"
 
     def __float__(self) -> float:
         raise TypeError("only 0-dimensional arrays can be converted to Python scalars")

@@ -75,7 +75,7 @@ def test_table_has_a_row_for_every_state() -> None:
     assert set(TRANSITIONS) == set(JobState)
 
 
-@pytest.mark.parametrize("state", FOLLOWED)
+@pytest.mark.parametrize("state", sorted(FOLLOWED))
 @pytest.mark.parametrize("signal", [E.SAID_RUNNING, E.SAID_SUCCESS, E.SAID_FAILED, E.NOT_FOUND, E.OVERDUE, E.ABANDON])
 def test_followed_job_can_learn_whatever_the_bridge_may_say(state: JobState, signal: Signal) -> None:
     assert may(state, signal)

@@ -5,7 +5,9 @@ should make all calls of a kind in one thread; ``kill_points`` refuses a program
 """
 
 import asyncio
+import compileall
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -276,7 +278,16 @@ def on_tmpfs(size: str) -> Iterator[Path]:
                 holder.stdin.close()
 
 
+@functools.cache
+def _compile() -> None:
+    # A child that writes what it has compiled makes system calls that the next child does not make, so that none could
+    # be killed at the same one. A child that writes nothing would compile everything again.
+    for package in ("benchmarks", "crynux_async"):
+        compileall.compile_dir(_ROOT / package, quiet=2)
+
+
 def _environment() -> dict[str, str]:
+    _compile()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
     return {**inherited, "CRYNUX_SETTINGS": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
 
