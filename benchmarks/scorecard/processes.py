@@ -25,7 +25,7 @@ from benchmarks.scorecard.case import SkippedError
 
 CHILDREN = "benchmarks.scorecard.children"
 TIMEOUT = 120.0
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 _LINE = re.compile(r"(?P<thread>\d+) +(?P<name>[a-z0-9_]+)\((?P<text>.*)")
 _RESUMED = re.compile(r"(?P<thread>\d+) +<\.\.\. (?P<name>[a-z0-9_]+) resumed>(?P<text>.*)")
 _UNFINISHED = " <unfinished ...>"
@@ -121,8 +121,8 @@ async def started(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**_environment(), **(env or {})},
-        cwd=_ROOT,
+        env={**child_environment(), **(env or {})},
+        cwd=ROOT,
         start_new_session=True,
     )
     try:
@@ -174,7 +174,9 @@ async def run_killed_at(
     Returns:
         How it ended: not killed where it made fewer calls.
     """
-    return await run(_traced(["-o", os.devnull, *_on(paths), *_inject(syscall, nth, "signal=KILL")], command), env=env)
+    return await run(
+        _traced(["-o", os.devnull, *_on(paths), *injecting(syscall, nth, "signal=KILL")], command), env=env
+    )
 
 
 async def run_failing_at(
@@ -196,7 +198,7 @@ async def run_failing_at(
         paths: Count only calls on these files; empty for all calls.
         env: As for ``started``.
     """
-    options = ["-o", os.devnull, *_on(paths), *_inject(syscall, nth, f"error={error}")]
+    options = ["-o", os.devnull, *_on(paths), *injecting(syscall, nth, f"error={error}")]
     return await run(_traced(options, command), env=env)
 
 
@@ -219,7 +221,7 @@ async def trace(
         log = Path(folder) / "log"
         wanted = ",".join(f"?{name}" for name in syscalls)
         ended = await run(_traced(["-y", "-o", str(log), *_on(paths), "-e", f"trace={wanted}"], command), env=env)
-        return ended, list(_parse(log.read_text(errors="replace")))
+        return ended, list(parse_log(log.read_text(errors="replace")))
 
 
 def count_syscalls(calls: Sequence[Syscall]) -> dict[str, int]:
@@ -283,10 +285,11 @@ def _compile() -> None:
     # A child that writes what it has compiled makes system calls that the next child does not make, so that none could
     # be killed at the same one. A child that writes nothing would compile everything again.
     for package in ("benchmarks", "crynux_async"):
-        compileall.compile_dir(_ROOT / package, quiet=2)
+        compileall.compile_dir(ROOT / package, quiet=2)
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """Return this process's environment without any setting of the library."""
     _compile()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
     return {**inherited, "CRYNUX_SETTINGS": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -301,11 +304,12 @@ def _on(paths: Sequence[Path]) -> list[str]:
     return [option for path in paths for option in ("-P", str(path))]
 
 
-def _inject(syscall: str, nth: int, what: str) -> list[str]:
+def injecting(syscall: str, nth: int, what: str) -> list[str]:
+    """Return strace's options that do something at the ``nth`` system call of a kind."""
     return ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{what}:when={nth}"]
 
 
-def _parse(log: str) -> Iterator[Syscall]:
+def parse_log(log: str) -> Iterator[Syscall]:
     """Yield the calls of a log; one that another thread interrupts is put together again."""
     begun: dict[int, int] = {}
     calls: list[Syscall] = []
