@@ -67,12 +67,14 @@ class _Answer:
         spent: For the gate.
         task_id: The task that was made, or None.
         error: What to tell whoever waits, or None.
+        interrupt: What ends the program, and may go on once all of this is stored; or None.
     """
 
     outcome: AttemptOutcome
     spent: Outcome
     task_id: int | None = None
     error: CrynuxError | None = None
+    interrupt: BaseException | None = None
 
 
 class Submitter:
@@ -295,6 +297,8 @@ class Submitter:
             answer = await self._send(job)
             with anyio.CancelScope(shield=True):
                 await self._take_note(job, ticket, attempt, answer)
+            if answer.interrupt is not None:
+                raise answer.interrupt
         except LedgerError as error:
             self._requeue(job)
             self._stop_sending(error)
@@ -330,7 +334,10 @@ class Submitter:
             )
         except BaseException as error:
             _log.debug("create cut off", exc_info=True)
-            return _Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=_cut_off(error))
+            interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
+            return _Answer(
+                outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=_cut_off(error), interrupt=interrupt
+            )
         return _Answer(outcome=AttemptOutcome.ACCEPTED, spent=Outcome.ACCEPTED, task_id=created.task_id)
 
     async def _take_note(self, job: Job, ticket: int, attempt: AttemptRow, answer: _Answer) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from crynux_async import JobState, LedgerError, RateLimitedError, Session, SubmissionUnknownError, UsageError
 from crynux_async.clock import monotonic
-from crynux_async.ledgers.base import AttemptOutcome
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.testing import VirtualTimeLoop
+from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_backend import FakeBackend, make_config
 
 
@@ -258,6 +258,23 @@ async def test_answer_that_cannot_be_stored_is_in_the_exception_and_on_stderr(
         with pytest.raises(LedgerError):
             await session.submit(make_config())
     assert backend.creates == 1
+
+
+def test_interrupt_in_the_middle_of_a_create_goes_on_when_the_outcome_is_stored() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+
+    async def press_ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with open_session(backend, ledger) as session:
+            await session.submit(make_config())
+
+    backend.answers.append(press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        virtual_time_run(main)
+    attempts: list[AttemptRow] = virtual_time_run(ledger.attempts)
+    assert [attempt.outcome for attempt in attempts] == [AttemptOutcome.UNKNOWN]
 
 
 async def test_model_that_is_about_to_be_deleted_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Cases S2 to S5, S10 and S11: creates that are cut, answered strangely, cancelled, or dated by a clock that jumps."""
+"""Cases S2, S3, S4 and S11: creates that are cut, or answered strangely; and the list of S1 to S11."""
 
 import asyncio
 import contextlib
@@ -16,22 +16,20 @@ from typing import Any
 
 import attrs
 
-from benchmarks.scorecard import submit_crashes, torn_logs
-from benchmarks.scorecard.accounting import JobClass, check_nothing_lost, remember
+from benchmarks.scorecard import cancellations, clocks, submit_crashes, torn_logs
+from benchmarks.scorecard.accounting import JobClass
 from benchmarks.scorecard.case import Case, Context
 from benchmarks.scorecard.processes import require_tool
-from benchmarks.scorecard.severing import Severable
-from benchmarks.scorecard.worlds import World, config, creates, on_virtual_time
+from benchmarks.scorecard.worlds import World, accounts, config, creates, on_virtual_time
 from crynux_async.config import FineTuneConfig
 from crynux_async.emulator.schema import violation
 from crynux_async.emulator.task_args import with_defaults
 from crynux_async.errors import ConfigError, SubmissionUnknownError
 from crynux_async.job import Job
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Ledger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.session import Session
 from crynux_async.states import JobState
-from crynux_async.testing import VirtualTimeLoop
 
 ALL_SEEDS = 20
 CANCELLATIONS = 15
@@ -42,14 +40,6 @@ DAY = 86_400.0
 _ABRUPT = struct.pack("ii", 1, 0)
 _SEEDS = 100_000  # all of one length, so that every request has the same
 _KEPT = 65_536
-
-
-async def accounts(world: World, ledger: Ledger, told: list[int]) -> Counter[JobClass]:
-    """Check that nothing is lost of what one bridge and one ledger have seen."""
-    known = await remember(ledger)
-    return check_nothing_lost(
-        world.bridge.journal, known.jobs, known.attempts, creates(world.bridge), brackets=known.brackets, told=told
-    )
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -371,170 +361,6 @@ def _check_answer(attempt: AttemptRow, key: str) -> None:
     assert key not in attempt.answer, "the key is in the ledger"
 
 
-class SlowLedger(MemoryLedger):
-    """A ledger whose disk takes its time, before it has a row and after."""
-
-    async def add(self, *args: Any, **kwargs: Any) -> None:
-        """Store new jobs."""
-        await _around(super().add(*args, **kwargs))
-
-    async def begin(self, *args: Any, **kwargs: Any) -> None:
-        """Store an attempt."""
-        await _around(super().begin(*args, **kwargs))
-
-    async def finish(self, *args: Any, **kwargs: Any) -> None:
-        """Store what became of an attempt."""
-        await _around(super().finish(*args, **kwargs))
-
-
-async def _around(write: Awaitable[None]) -> None:
-    async def do() -> None:
-        await asyncio.sleep(0.05)
-        await write
-        await asyncio.sleep(0.05)
-
-    await asyncio.shield(asyncio.create_task(do()))  # cancelling a caller does not undo its write
-
-
-def cancelled(context: Context) -> str:
-    """S5: callers are cancelled, timed out, or lose a sibling, at random instants of a create."""
-    count = CANCELLATIONS * context.seeds
-
-    async def work(world: World) -> tuple[Counter[str], int, Counter[JobClass]]:
-        world.bridge.add_fault("delay", on="create", seconds=0.3, count=None)
-        ledger, rng, ends = SlowLedger(), random.Random(5), Counter[str]()
-        async with world.session(ledger=ledger, rate_limit=LIMIT, max_creates=64) as session:
-            told: list[int] = []
-            ways = (_by_cancel, _by_timeout, _by_sibling)
-            for number in range(count):
-                ends[await ways[number % 3](session, number + 1, rng.uniform(0.0, 0.6), told)] += 1
-            during = len(told)
-        created = [entry for entry in world.bridge.journal if entry.accepted]
-        classes = await accounts(world, ledger, told)
-        recorded = {row.task_id for row in await ledger.jobs()}
-        lost = sum(entry.task_id not in recorded for entry in created)
-        assert len(created) > during, "no cancellation came after the POST, so the case shows nothing"
-        return ends, lost, classes
-
-    ends, lost, classes = on_virtual_time(work, rate_limit=LIMIT, speed=INSTANT, durable=False)
-    assert lost == 0, f"{lost} ids lost"
-    assert classes[JobClass.AMBIGUOUS] == 0, f"{classes}"
-    assert sum(ends.values()) == count
-    return f"{count} creates, {dict(ends)}: 0 ids lost; {classes[JobClass.ACCEPTED]} accepted, the others never sent"
-
-
-async def _submit_and_tell(session: Session, seed: int, told: list[int]) -> None:
-    job = await session.submit(config(seed))
-    told.append(job.task_id or 0)
-
-
-async def _by_cancel(session: Session, seed: int, seconds: float, told: list[int]) -> str:
-    task = asyncio.create_task(_submit_and_tell(session, seed, told))
-    await asyncio.sleep(seconds)
-    task.cancel()
-    began = asyncio.get_running_loop().time()
-    await asyncio.wait([task])
-    assert asyncio.get_running_loop().time() - began < session.settings.close_timeout, "the caller was held back"
-    return "cancelled" if task.cancelled() else "returned"
-
-
-async def _by_timeout(session: Session, seed: int, seconds: float, told: list[int]) -> str:
-    try:
-        async with asyncio.timeout(seconds):
-            await _submit_and_tell(session, seed, told)
-    except TimeoutError:
-        return "timed out"
-    return "returned"
-
-
-async def _by_sibling(session: Session, seed: int, seconds: float, told: list[int]) -> str:
-    async def fail() -> None:
-        await asyncio.sleep(seconds)
-        raise ZeroDivisionError
-
-    before = len(told)
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_submit_and_tell(session, seed, told))
-            group.create_task(fail())
-    except* ZeroDivisionError:
-        pass
-    return "returned" if len(told) > before else "lost a sibling"
-
-
-def clock_jumps(context: Context) -> str:
-    """S10: the wall clock is set a day forward and back while jobs wait, are sent, and run; processes die meanwhile."""
-    limit, count = 5, 20
-    busiest = 0
-    for seed in range(1, context.seeds + 1):
-
-        async def work(world: World, seed: int = seed) -> int:
-            return await _jump(world, random.Random(seed), limit, count)
-
-        busiest = max(busiest, on_virtual_time(work, rate_limit=limit, speed=0.01, durable=False))
-    assert busiest <= 2 * limit + 1, f"{busiest} creates in one minute at {limit} a minute"
-    return f"{context.seeds} seeds, {count} jobs each, 10 jumps: busiest minute {busiest} (burst + rate {2 * limit})"
-
-
-async def _jump(world: World, rng: random.Random, limit: int, count: int) -> int:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    ledger, told = MemoryLedger(), []
-
-    async def jump() -> None:
-        for _ in range(10):
-            await asyncio.sleep(rng.uniform(1.0, 30.0))
-            loop.set_wall_clock(loop.wall_time() + rng.choice((-DAY, DAY)))
-
-    jumping = asyncio.create_task(jump())
-    for part in range(2):  # the second session replays what the first has sent
-        async with world.session(ledger=ledger, rate_limit=limit) as session:
-            jobs = [session.plan(config(seed)) for seed in range(part * count + 1, part * count + count // 2 + 1)]
-            for job in jobs:
-                told.append((await job.submitted()).task_id or 0)
-            await asyncio.sleep(600)
-            states = Counter(job.state for job in session.jobs())
-            assert states == {JobState.RUNNING: len(session.jobs())}, f"given up too early: {states}"
-            assert session.statistics().refusals == 0, "a create was refused"
-    await jumping
-    await accounts(world, ledger, told)
-    await _die_after_a_jump(world, ledger, told)
-    _check_monotone(await ledger.attempts())
-    return _busiest_minute([post.at for post in creates(world.bridge)])
-
-
-async def _die_after_a_jump(world: World, ledger: MemoryLedger, told: list[int]) -> None:
-    """Plan a job, set the clock back, send it, and die before the answer: the next process must not send it again."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    world.bridge.add_fault("stall", on="create", count=None)
-    dying = Severable(ledger)
-    session = world.session(ledger=dying, rate_limit=5, prime_key=False)
-    await session.open()
-    (job,) = await session.submit_many([config(999)])
-    assert (await ledger.get(job.job_id)) is not None
-    loop.set_wall_clock(loop.wall_time() - DAY)
-    while not creates(world.bridge) or (await ledger.attempts())[-1].job_id != job.job_id:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(1)
-    await dying.sever(session)
-    loop.set_wall_clock(loop.wall_time() + 2 * DAY)
-    async with world.session(ledger=ledger, rate_limit=5) as after:
-        state = after.job(job.job_id).state
-    assert state is JobState.UNCONFIRMED, f"a create was under way when its process died, and its job is {state}"
-    await accounts(world, ledger, told)
-
-
-def _check_monotone(attempts: list[AttemptRow]) -> None:
-    times = [time for each in attempts for time in (each.began_at, each.answered_at) if time is not None]
-    back = [(earlier, later) for earlier, later in itertools.pairwise(times) if later < earlier]
-    assert not back, f"times in the ledger go back {len(back)} times, first from {back[0][0]} to {back[0][1]}"
-
-
-def _busiest_minute(times: list[float]) -> int:
-    return max(sum(begin <= time < begin + 60 for time in times) for begin in times)
-
-
 def invalid_among_many(context: Context) -> str:
     """S11: what the bridge's schema refuses never becomes a config; the other 99 are sent."""
     wrong = list(_forbidden(random.Random(11), max(10, 5 * context.seeds)))
@@ -594,11 +420,11 @@ CASES = (
     Case(name="S2", fault="create cut after every byte of request and answer", run=cut_everywhere),
     Case(name="S3", fault="no name, refused, no TLS, connecting hangs", run=not_reached),
     Case(name="S4", fault="strange answers after the task was made", run=strange_answers),
-    Case(name="S5", fault="cancel, time-out, failing sibling while creating", run=cancelled),
+    Case(name="S5", fault="cancel, time-out, failing sibling, Ctrl-C while creating", run=cancellations.cancelled),
     Case(name="S6", fault="ledger's disk is full", run=submit_crashes.full_disk),
     Case(name="S7", fault="EIO on fsync and fdatasync", run=submit_crashes.failing_sync),
     Case(name="S8", fault="ledger's log cut at every frame", run=torn_logs.torn_log),
     Case(name="S9", fault="two processes on one ledger, one killed", run=submit_crashes.two_processes),
-    Case(name="S10", fault="wall clock a day forward and back", run=clock_jumps),
+    Case(name="S10", fault="wall clock a day forward and back, suspend", run=clocks.jumps),
     Case(name="S11", fault="schema-invalid job among 100", run=invalid_among_many),
 )

@@ -25,6 +25,7 @@ from crynux_async.settings import Settings
 from crynux_async.states import JobState
 
 REFUSED = 3
+INTERRUPTED = 130
 
 
 class QuietLoop(asyncio.SelectorEventLoop):
@@ -99,6 +100,9 @@ async def submit(session: Session, seed: int) -> None:
         job = await session.submit(config(seed))
     except CrynuxError as error:
         say(refused=seed, error=type(error).__name__, task_id=error.task_id)
+    except asyncio.CancelledError:
+        say(cancelled=seed)
+        raise
     else:
         say(told=job.task_id, seed=seed)
 
@@ -154,12 +158,15 @@ def main() -> int:
     parser.add_argument("--at-once", action="store_true", help="submit all jobs at once, not one after the other")
     parser.add_argument("--fill", choices=("first", "open", "before", "after"), help="when to fill the ledger's disk")
     parser.add_argument("--lease", type=float, help="seconds of a lease; then also take over what others leave")
+    parser.add_argument("--interruptible", action="store_true", help="run as most programs do, and end with Ctrl-C")
     options = parser.parse_args()
     if options.lease:
         vars(supervisor).update(LEASE=timedelta(seconds=options.lease), _RENEW=options.lease / 3)
     try:
-        with asyncio.Runner(loop_factory=QuietLoop) as runner:
+        with asyncio.Runner(loop_factory=None if options.interruptible else QuietLoop) as runner:
             runner.run(work(options))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except CrynuxError as error:
         say(failed=type(error).__name__, message=str(error), task_id=error.task_id)
         return REFUSED

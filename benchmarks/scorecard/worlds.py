@@ -1,13 +1,16 @@
 """An emulated bridge and clients on virtual time, as the cases need them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import attrs
 
+from benchmarks.scorecard.accounting import JobClass, check_nothing_lost, remember
 from crynux_async.config import FineTuneConfig
 from crynux_async.emulator import Emulator
+from crynux_async.ledgers.base import Ledger
 from crynux_async.session import Session
 from crynux_async.settings import Secret, Settings
 from crynux_async.testing import virtual_time_run
@@ -77,3 +80,11 @@ async def submit_all(session: Session, count: int) -> float:
     jobs = [session.plan(config(seed)) for seed in range(1, count + 1)]
     await asyncio.gather(*(job.submitted() for job in jobs))
     return loop.time() - began
+
+
+async def accounts(world: World, ledger: Ledger, told: list[int]) -> Counter[JobClass]:
+    """Check that nothing is lost of what one bridge and one ledger have seen."""
+    known = await remember(ledger)
+    return check_nothing_lost(
+        world.bridge.journal, known.jobs, known.attempts, creates(world.bridge), brackets=known.brackets, told=told
+    )
