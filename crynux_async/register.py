@@ -190,7 +190,8 @@ class JobRegister:
         if job.state not in ENDED:
             job.ended_at = None
         elif previous not in ENDED:
-            job.ended_at = now
+            # A clock may have been set back meanwhile; the ledger's times never go back.
+            job.ended_at = max(now, job.submitted_at or job.planned_at)
             for note in self._end_watchers:
                 note(job)
         self.tell(JobStateChanged(job_id=job.job_id, task_id=job.task_id, at=now, previous=previous, state=job.state))

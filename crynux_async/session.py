@@ -307,13 +307,15 @@ class Session:
         known = supervisor.register.by_task(task_id)
         if known is not None:
             return known
+        now = utc_now()
         job = Job(
             job_id=new_job_id(),
             config=config,
             label=label,
             task_id=task_id,
             state=JobState.RUNNING,
-            submitted_at=utc_now(),
+            planned_at=now,
+            submitted_at=now,
             keeper=supervisor,
         )
         supervisor.attach(job)

@@ -119,6 +119,7 @@ class Submitter:
         self._key_is_ready = not settings.prime_key
         self._not_before = 0.0
         self._retry = _FIRST_RETRY
+        self._heard_at = 0.0
         self._broken: LedgerError | None = None
         self._latest = utc_now()
         self._saved = asyncio.Event()
@@ -407,7 +408,7 @@ class Submitter:
         print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # the last place where it can be kept
         error = LedgerError(message, path=failure.path, task_id=answer.task_id)
         if answer.outcome is AttemptOutcome.ACCEPTED and answer.task_id is not None:
-            self._register.accepted(job, answer.task_id, utc_now())
+            self._register.accepted(job, answer.task_id, self.date(job.planned_at))
             self._on_accepted(job)
             error.job_id, job.error = job.job_id, error
             job.wake()
@@ -433,6 +434,7 @@ class Submitter:
     def _answered(self) -> None:
         self._retry = _FIRST_RETRY
         self._not_before = 0.0
+        self._heard_at = monotonic()
 
     def _hold(self) -> None:
         """Let nothing go for a while, longer each time."""
@@ -442,10 +444,15 @@ class Submitter:
     def _try_again(self, job: Job, error: BackendError) -> bool:
         """Whether a job that was certainly not sent is to be tried again; if so, nothing goes for a while."""
         now = monotonic()
-        since = job.unreachable_since = now if job.unreachable_since is None else job.unreachable_since
+        if job.unreachable_at is None or job.unreachable_at < self._heard_at:
+            job.unreachable_for = 0.0
+        else:
+            # No two tries lie further apart than this, unless the machine slept or the gate was shut.
+            job.unreachable_for += min(now - job.unreachable_at, self._retry + self._settings.connect_timeout)
+        job.unreachable_at = now
         self._hold()
         _log.warning("job %s was not sent: %s", job.job_id, error)
-        return now - since < self._settings.unreachable_timeout
+        return job.unreachable_for < self._settings.unreachable_timeout
 
     async def _make_key_ready(self, job: Job) -> None:
         """Find out whether the key was ever used, and use it once if not, before the first real job.

@@ -19,7 +19,7 @@ import anyio.abc
 import attrs
 
 from crynux_async.backends.base import Backend
-from crynux_async.clock import utc_now
+from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import CrynuxError, LedgerError, UsageError
 from crynux_async.fetcher import Fetcher
 from crynux_async.follower import Follower
@@ -302,11 +302,18 @@ class Supervisor:
 
     async def _keep_leases(self) -> None:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
+        trusted_from = monotonic()
         while True:
+            expected = utc_now() + timedelta(seconds=_RENEW)
             await asyncio.sleep(_RENEW)
+            if utc_now() - expected > timedelta(seconds=_RENEW):
+                # The machine slept or its clock was set, and every lease seems to have ended: those who live renew
+                # theirs within a lease, by the clock that cannot be set.
+                trusted_from = monotonic() + LEASE.total_seconds()
             try:
                 await self._ledger.renew(self._owner, until=utc_now() + LEASE)
-                await self._take_over()
+                if monotonic() >= trusted_from:
+                    await self._take_over()
                 await self._save_hazards()
             except LedgerError as error:
                 _log.error("leases cannot be renewed: %s", error)

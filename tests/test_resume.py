@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
+from benchmarks.scorecard.severing import Severable
 from crynux_async import JobState, LedgerError, RateLimitedError, Session, SubmissionUnknownError, UsageError
 from crynux_async.clock import monotonic
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.supervisor import LEASE
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_backend import FakeBackend, make_config
+
+RENEW = LEASE.total_seconds() / 3
 
 
 def open_session(backend: FakeBackend, ledger: Any, **settings: Any) -> Session:
@@ -301,6 +305,60 @@ async def test_two_sessions_on_one_ledger_follow_each_job_once_and_the_survivor_
     await second.wait_all()
     await second.close()
     assert backend.creates == 2
+
+
+async def test_jobs_of_an_owner_that_died_are_taken_over_when_its_lease_is_over_and_not_before() -> None:
+    backend, ledger = FakeBackend(duration=3600), MemoryLedger()
+    way = Severable(ledger)
+    gate = {"rate_limit": 1, "rate_burst": 3}
+    victim, survivor = open_session(backend, way, **gate), open_session(backend, ledger, **gate)
+    await victim.open()
+    await survivor.open()
+    await asyncio.gather(*(victim.submit(make_config(seed=seed)) for seed in (1, 2)))
+    backend.answers.append(asyncio.Event().wait)
+    await victim.submit_many([make_config(seed=seed) for seed in (3, 4)])  # one is under way, one waits for the gate
+    await asyncio.sleep(RENEW + 0.5)  # its lease was renewed just now
+    await way.sever(victim)
+    died_at = monotonic()
+    while not survivor.jobs():
+        await asyncio.sleep(0.5)
+    assert LEASE.total_seconds() - 1 < monotonic() - died_at < LEASE.total_seconds() + RENEW + 1
+    states = [JobState.RUNNING, JobState.RUNNING, JobState.UNCONFIRMED, JobState.PLANNED]
+    assert [job.state for job in survivor.jobs()] == states
+    assert backend.creates == 3
+    await survivor.jobs()[-1].resubmit().submitted()
+    await survivor.wait_all(survivor.jobs(JobState.RUNNING))
+    await survivor.close()
+    assert [config.seed for config in backend.received] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("hours", [-8, 8])
+async def test_jobs_of_a_session_that_lives_stay_its_own_when_the_clock_is_set(hours: int) -> None:
+    backend, ledger = FakeBackend(duration=36_000), MemoryLedger()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    async with open_session(backend, ledger) as one, open_session(backend, ledger) as other:
+        job = await one.submit(make_config())
+        await asyncio.sleep(RENEW / 2)
+        async with open_session(backend, ledger) as late:
+            await asyncio.sleep(0.6 * RENEW)  # now it is the next of the three that looks
+            loop.set_wall_clock(loop.wall_time() + hours * 3600)
+            await asyncio.sleep(600)
+            assert (one.jobs(), other.jobs(), late.jobs()) == ([job], [], [])
+
+
+async def test_end_of_a_job_is_never_dated_before_its_beginning() -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    async with open_session(backend, ledger) as session:
+        job = await session.submit(make_config())
+        loop.set_wall_clock(loop.wall_time() - 86_400)
+        await job.wait()
+    (row,) = await ledger.jobs()
+    assert row.submitted_at is not None
+    assert row.ended_at is not None
+    assert row.planned_at <= row.submitted_at <= row.ended_at
 
 
 async def test_attached_task_is_followed_by_the_next_session() -> None:

@@ -31,6 +31,7 @@ from crynux_async.backends.base import RemoteStatus
 from crynux_async.clock import monotonic
 from crynux_async.errors import NotFoundError, TransportError
 from crynux_async.events import JobQueued, JobStateChanged, JobSubmitted
+from crynux_async.testing import VirtualTimeLoop
 from tests.fake_backend import FakeBackend, make_archive, make_config
 
 
@@ -145,6 +146,28 @@ async def test_submit_while_unreachable_for_too_long_raises() -> None:
             await session.submit(make_config())
         assert 120 <= monotonic() - before <= 200
         assert not backend.created
+
+
+async def test_submit_while_unreachable_before_and_after_a_sleep_of_the_machine_goes_on() -> None:
+    backend = FakeBackend()
+    backend.answers.extend(UnreachableError("down") for _ in range(5))
+    async with open_session(backend, unreachable_timeout=120) as session:
+        submitting = asyncio.create_task(session.submit(make_config()))
+        await asyncio.sleep(2)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.advance(8 * 3600)
+        assert (await submitting).task_id == 1
+
+
+async def test_submit_unreachable_in_two_outages_counts_them_apart() -> None:
+    backend = FakeBackend()
+    down = [UnreachableError("down") for _ in range(6)]  # 63 s
+    busy = RateLimitedError("slow down", wait=60.0, field="rate_limit")
+    backend.answers.extend([*down, busy, *down])
+    async with open_session(backend, unreachable_timeout=100) as session:
+        job = await session.submit(make_config())
+        assert (backend.creates, job.task_id) == (14, 1)
 
 
 async def test_submit_refused_by_the_rate_limit_waits_and_is_sent_in_order() -> None:
