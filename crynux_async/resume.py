@@ -21,6 +21,8 @@ from crynux_async.states import JobState
 UNFINISHED = frozenset({JobState.PLANNED, JobState.UNCONFIRMED, JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED})
 """States whose jobs a new session takes over."""
 
+CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
+
 _ERRORS: Mapping[JobState, type[CrynuxError]] = {
     JobState.UNCONFIRMED: SubmissionUnknownError,
     JobState.REJECTED: RejectedError,
@@ -59,13 +61,12 @@ class Unconfirmed:
 def job_from_row(row: JobRow, attempts: Iterable[AttemptRow], keeper: JobKeeper) -> Job:
     """Return the job that a row tells of.
 
-    A planned job with an attempt that has no outcome was cut off by the end of its process: it is UNCONFIRMED.
+    A planned job with an attempt of unknown outcome was cut off by the end of its process: it is UNCONFIRMED.
     """
     made = list(attempts)
     state, error = row.state, row.error
-    if state is JobState.PLANNED and any(attempt.outcome is None for attempt in made):
-        state = JobState.UNCONFIRMED
-        error = "the process ended while the create was under way; the task may exist and is not sent again by itself"
+    if state is JobState.PLANNED and lost_attempt(made) is not None:
+        state, error = JobState.UNCONFIRMED, CUT_OFF
     return Job(
         job_id=row.job_id,
         config=row.config,

@@ -28,7 +28,7 @@ from crynux_async.job import Job
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
 from crynux_async.owner import is_gone, new_owner
 from crynux_async.register import JobRegister
-from crynux_async.resume import UNFINISHED, Unconfirmed, job_from_row, lost_attempt
+from crynux_async.resume import CUT_OFF, UNFINISHED, Unconfirmed, job_from_row, lost_attempt
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, GOOD, JobState, Signal, may
 from crynux_async.submitter import Submitter
@@ -228,24 +228,34 @@ class Supervisor:
         rows = [row for row in rows if row.job_id not in self.register]
         if rows:
             attempts = await self._attempts_of(rows)
-            await self._close_attempts(attempts)
-            self._take_in(rows, attempts)
+            self._take_in([await self._close_attempts(row, attempts) for row in rows], attempts)
 
-    async def _close_attempts(self, attempts: dict[str, list[AttemptRow]]) -> None:
-        """Say of every create that was under way when its process ended that its outcome is not known.
+    async def _close_attempts(self, row: JobRow, attempts: dict[str, list[AttemptRow]]) -> JobRow:
+        """Say of a create that was under way when its process ended that its outcome is not known; return the row.
 
-        Only now does its bracket get an upper end: a task with a larger number was made after this.
+        Only now does its bracket get an upper end: a task with a larger number was made after this. Job and attempt
+        change in one step: a process that dies between two would leave a job that looks as if it was never sent.
         """
-        for made in attempts.values():
-            for attempt in made:
-                if attempt.outcome is None:
-                    ended = self.submitter.date(attempt.began_at)
-                    lost = attrs.evolve(attempt, outcome=AttemptOutcome.UNKNOWN, answered_at=ended)
-                    await self._ledger.finish(lost)
+        for attempt in attempts.get(row.job_id, ()):
+            if attempt.outcome is not None:
+                continue
+            ended = self.submitter.date(attempt.began_at)
+            lost = attrs.evolve(attempt, outcome=AttemptOutcome.UNKNOWN, answered_at=ended)
+            changes: dict[str, Any] = {"state": JobState.UNCONFIRMED, "ended_at": ended, "error": CUT_OFF}
+            try:
+                await self._ledger.finish(lost, **changes)
+            except LedgerError:
+                if self._ledger.failure is not None:
+                    raise
+                # Its process lives after all, and was faster.
+                attempts[row.job_id] = await self._ledger.attempts(job_id=row.job_id)
+                return await self._ledger.get(row.job_id) or row
+            row = attrs.evolve(row, **changes)
+        return row
 
     def _take_in(self, rows: Sequence[JobRow], attempts: dict[str, list[AttemptRow]]) -> None:
         for row in rows:
-            job = job_from_row(row, attempts[row.job_id], self)
+            job = job_from_row(row, attempts.get(row.job_id, ()), self)
             self.register.add(job)
             self.submitter.date(max(filter(None, (row.planned_at, row.submitted_at, row.ended_at))))
             if job.state is not row.state:

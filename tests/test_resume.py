@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from benchmarks.scorecard.severing import Severable
@@ -98,10 +99,56 @@ async def test_create_cut_off_after_the_clock_was_set_back_is_unconfirmed_all_th
             assert [job.state for job in second.jobs()] == [JobState.UNCONFIRMED]
 
 
-async def copy_of(ledger: MemoryLedger) -> MemoryLedger:
+async def test_create_cut_off_stays_unconfirmed_when_the_next_process_dies_at_once() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(asyncio.Event().wait)
+    first = Severable(ledger)
+    session = open_session(backend, first)
+    await session.open()
+    session.plan(make_config())
+    await asyncio.sleep(1)
+    await first.sever(session)
+    left = await copy_of(ledger)
+    second = Severable(left, 0.01)  # a disk that is too slow for what it wants to say after it has begun
+    session = open_session(backend, second)
+    await session.open()
+    await second.sever(session)
+    await asyncio.sleep(120)
+    async with open_session(backend, left) as third:
+        assert [job.state for job in third.jobs()] == [JobState.UNCONFIRMED]
+        assert len(await third.unconfirmed()) == 1
+    assert backend.creates == 1
+
+
+async def test_create_cut_off_and_finished_by_its_process_after_all_is_running() -> None:
+    backend, ledger = FakeBackend(duration=3600), MemoryLedger()
+
+    class Slow(MemoryLedger):
+        """Between claim and finish of the new process, the one that was given up stores its answer."""
+
+        async def finish(self, attempt: AttemptRow, **changes: Any) -> None:
+            if attempt.outcome is AttemptOutcome.UNKNOWN:
+                done = {"state": JobState.RUNNING, "task_id": 1, "submitted_at": attempt.answered_at}
+                await super().finish(attrs.evolve(attempt, outcome=AttemptOutcome.ACCEPTED, task_id=1), **done)
+            await super().finish(attempt, **changes)
+
+    backend.answers.append(asyncio.Event().wait)
+    way = Severable(ledger)
+    session = open_session(backend, way)
+    await session.open()
+    session.plan(make_config())
+    await asyncio.sleep(1)
+    await way.sever(session)
+    backend.make_task(make_config())
+    async with open_session(backend, await copy_of(ledger, Slow())) as second:
+        assert [(job.state, job.task_id) for job in second.jobs()] == [(JobState.RUNNING, 1)]
+        await second.wait_all()
+    assert backend.creates == 1
+
+
+async def copy_of(ledger: MemoryLedger, copy: MemoryLedger | None = None) -> MemoryLedger:
     """Return what a new process would read: the rows, without leases."""
-    copy = MemoryLedger()
-    await copy.open()
+    copy = copy or MemoryLedger()
     await copy.add(await ledger.jobs())
     for attempt in await ledger.attempts():
         await copy.begin(attempt)

@@ -24,6 +24,7 @@ from benchmarks.scorecard.accounting import JobClass, Remembered, check_nothing_
 from benchmarks.scorecard.case import Context
 from benchmarks.scorecard.processes import (
     Ended,
+    count_syscalls,
     kill_points,
     on_tmpfs,
     require_strace,
@@ -45,6 +46,9 @@ AT_ONCE = 2
 RANDOM_KILLS = 15
 ALL_SEEDS = 20
 LEASE = 3.0
+
+FILE_CALLS = ("pwrite64", "fdatasync", "fsync", "unlink", "ftruncate")
+"""Where a resume is killed: at what changes the ledger."""
 
 MONEY_CALLS = ("write", "pwrite64", "fdatasync", "fsync", "rename", "unlink", "ftruncate", "sendto", "recvfrom")
 """Where a submission is killed. SQLite writes with ``pwrite64`` and renames nothing; it deletes its journal instead."""
@@ -70,6 +74,11 @@ class Scene:
         """The environment of a child process."""
         return environment(self.world, rate_limit=_RATE_LIMIT)
 
+    @property
+    def resuming(self) -> Program:
+        """The program that takes up what is left."""
+        return _program("crynux_async.cli", "resume", "--json", "--ledger", self.ledger, "--timeout", 30)
+
     def submit(self, *options: object, first: int = 1, ledger: Path | None = None) -> Program:
         """Return the program that submits three jobs."""
         return _program("benchmarks.scorecard.submit_child", ledger or self.ledger, first, 3, *options)
@@ -83,7 +92,7 @@ class Scene:
         Raises:
             AssertionError: It failed, or did not say what is known of each ambiguous job.
         """
-        resume = _program("crynux_async.cli", "resume", "--json", "--ledger", self.ledger, "--timeout", 30)
+        resume = self.resuming
         ended = await (warm.run(resume, env=self.env) if is_warm else run(resume.command, env=self.env))
         assert ended.code == 0, f"resume exited with {ended.code}: {ended.out} {ended.err}"
         shown = {lost["job_id"]: lost for lost in json.loads(ended.out.splitlines()[-1])["unconfirmed"]}
@@ -163,13 +172,53 @@ async def _killed(context: Context) -> str:
     took = await _undisturbed_seconds(context)
     instants = [rng.uniform(0.0, took) for _ in range(RANDOM_KILLS * context.seeds)]
     at_instants = await all_of([_killing_after(context, number, at) for number, at in enumerate(instants)])
-    classes = _sum([found for _, found in [*at_calls, *at_instants]])
+    at_resumes, resume_points = await _killed_resumes(context)
+    classes = _sum([found for _, found in [*at_calls, *at_instants, *at_resumes]])
     kinds = Counter(name for name, _ in points)
     return (
         f"{len(points)} of {len(every)} points ({', '.join(f'{count} {name}' for name, count in kinds.items())}; "
         f"{hits} died there) and {len(instants)} random kills "
-        f"({sum(hit for hit, _ in at_instants)} in time): {_show(classes)}"
+        f"({sum(hit for hit, _ in at_instants)} in time), then {len(at_resumes)} of {resume_points} points of a resume "
+        f"({sum(hit for hit, _ in at_resumes)} died there): {_show(classes)}"
     )
+
+
+async def _killed_resumes(context: Context) -> tuple[list[Killed], int]:
+    """Kill the resume of a submit that was killed between a create and its answer, at every change of the ledger.
+
+    Returns:
+        What came of each, and how many points there are.
+    """
+    async with scene(context.folder / "left") as left:
+        left.world.bridge.add_fault("stall", on="create", count=1)
+        async with warm.forked(left.submit("--at-once"), env=left.env) as child:
+            child.go()
+            while not creates(left.world.bridge):
+                await asyncio.sleep(0.005)
+            child.send(signal.SIGKILL)
+            said = lines((await child.ended()).out)
+        left.world.bridge.clear_faults()
+
+        def copy(name: str) -> Scene:
+            _rescue(left.ledger.parent, here := left.ledger.with_name(f"{name}.db"))
+            return attrs.evolve(left, ledger=here)
+
+        undisturbed = copy("undisturbed")
+        ended, calls = await warm.trace(undisturbed.resuming, FILE_CALLS, env=left.env)
+        assert ended.code == 0, ended.out + ended.err
+        assert (await undisturbed.check(said))[JobClass.AMBIGUOUS], "the submit left nothing uncertain"
+        every = [(name, nth) for name, count in count_syscalls(calls).items() for nth in range(1, count + 1)]
+        points = every[:: max(1, ALL_SEEDS // context.seeds)]
+
+        def killing(name: str, nth: int) -> Work[Killed]:
+            async def work() -> Killed:
+                here = copy(f"{name}-{nth}")
+                ended = await warm.run_killed_at(here.resuming, name, nth, env=here.env)
+                return ended.was_killed, await here.check(said)
+
+            return work
+
+        return await all_of([killing(name, nth) for name, nth in points]), len(every)
 
 
 def _killing_at(context: Context, name: str, nth: int) -> Work[Killed]:
@@ -330,9 +379,9 @@ async def _survive(context: Context, number: int, seconds: float) -> tuple[float
 
 
 def _rescue(disk: Path, ledger: Path) -> None:
-    """Copy a ledger to a disk with space."""
+    """Copy a ledger to another place, with what lies beside it."""
     for file in disk.glob("jobs.db*"):
-        shutil.copy(file, ledger.with_name(file.name))
+        shutil.copy(file, ledger.with_name(file.name.replace("jobs.db", ledger.name)))
 
 
 def _place(disk: Path) -> Path:
