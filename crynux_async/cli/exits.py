@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any
@@ -16,6 +18,7 @@ from crynux_async.errors import (
     CrynuxError,
     DownloadError,
     JobError,
+    LedgerError,
     SettingsError,
     SubmissionUnknownError,
     UsageError,
@@ -33,6 +36,7 @@ class Exit(IntEnum):
     OUTCOME_UNKNOWN = 4
     DOWNLOAD = 5
     TIMED_OUT = 6
+    LEDGER = 7
     INTERRUPTED = 130
 
 
@@ -46,6 +50,7 @@ _CODES: tuple[tuple[type[CrynuxError], Exit], ...] = (
     (DownloadError, Exit.DOWNLOAD),
     (ArchiveError, Exit.DOWNLOAD),
     (BackendError, Exit.BRIDGE),
+    (LedgerError, Exit.LEDGER),
 )
 
 
@@ -67,12 +72,17 @@ def guard(work: Callable[[], Exit], *, as_json: bool = False) -> int:
         as_json: Whether errors go to standard output as one JSON object, too.
     """
     try:
-        return int(work())
+        code = int(work())
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return int(Exit.INTERRUPTED)
+    except BrokenPipeError:  # whoever reads our output has seen enough, as in "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        return int(Exit.DONE)
     except CrynuxError as error:
         show_error(error, as_json=as_json)
         return int(exit_code(error))
+    return code
 
 
 def show_error(error: CrynuxError, *, as_json: bool = False) -> None:

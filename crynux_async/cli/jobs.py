@@ -51,15 +51,17 @@ async def resume(ledger: Path | None, out: Path | None, timeout: float | None, *
             job.resubmit()
         jobs = session.jobs()
         lost = await session.unconfirmed()
+        _print_unconfirmed(console, lost)
         async with Board(session, console, jobs).shown():
             await session.wait_all([job for job in jobs if job.state is not JobState.PLANNED or send], timeout=timeout)
             await _fetch(jobs, out)
-    _print_unconfirmed(console, lost)
     if as_json:
         print(json.dumps({"jobs": [as_facts(job) for job in jobs], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
     else:
         said = ", ".join(f"{count} {state}" for state, count in summary(jobs).items())
         console.print(said or "Nothing is unfinished.")
+    if not send and any(job.state is JobState.PLANNED for job in jobs):
+        console.print("Send what was only planned: crynux-async resume --send.", style="dim")
     return Exit.DONE
 
 
@@ -90,6 +92,8 @@ async def reconcile(ledger: Path | None, *, as_json: bool) -> Exit:
     for job in found:
         console.print(f"{job.job_id} is task {job.task_id}; 'crynux-async resume' follows it")
     _print_unconfirmed(console, lost)
+    if not found and not lost:
+        console.print("Every create has a known outcome.")
     if as_json:
         print(json.dumps({"found": [as_facts(job) for job in found], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
     return Exit.DONE

@@ -3,11 +3,16 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crynux_async.emulator import Emulator
+from crynux_async.ledgers.conformance.support import job
+from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.states import JobState
 from tests.acceptance.test_cli import bridge, config, environment, run_cli, start
+from tests.fake_backend import make_config
 
 __all__ = ["bridge", "config"]
 
@@ -37,6 +42,45 @@ async def test_jobs_without_a_ledger_says_where_it_would_be(tmp_path: Path) -> N
     code, _, err = await run_cli("jobs", env=environment(), cwd=tmp_path)
     assert code == 2
     assert "jobs.db" in err
+
+
+@pytest.mark.parametrize("command", ["jobs", "resume", "reconcile"])
+async def test_ledger_that_is_none_is_refused_with_its_own_code_and_kept(command: str, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear Sir or Madam")
+    code, _, err = await run_cli(command, "--ledger", "letter.txt", env=environment(), cwd=tmp_path)
+    assert code == 7
+    assert "is not a ledger" in " ".join(err.split())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("letter.txt", "Dear Sir or Madam")]
+
+
+async def test_jobs_whose_reader_has_seen_enough_ends_quietly(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    env = environment(bridge)
+    await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    process = await start("jobs", "--json", env=env, cwd=tmp_path)
+    assert process.stdout is not None
+    reader: Any = process.stdout
+    reader._transport.close()
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+
+
+async def test_reconcile_without_anything_uncertain_says_so(tmp_path: Path, bridge: Emulator) -> None:
+    code, out, _ = await run_cli("reconcile", env=environment(bridge), cwd=tmp_path)
+    assert (code, out) == (0, "Every create has a known outcome.\n")
+
+
+async def test_resume_of_a_planned_job_says_how_it_is_sent_and_sends_it_when_told(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    ledger = SqlLedger(tmp_path / "jobs.db")
+    await ledger.open()
+    await ledger.add([job("j1", backend=bridge.url, task_id=None, config=make_config(), state=JobState.PLANNED)])
+    await ledger.close()
+    code, out, err = await run_cli("resume", env=env, cwd=tmp_path)
+    assert (code, "resume --send" in out, len(bridge.journal)) == (0, True, 0), err
+    code, _, err = await run_cli("resume", "--send", env=env, cwd=tmp_path)
+    assert (code, len(bridge.journal)) == (0, 1), err
 
 
 async def test_resume_finishes_what_a_killed_process_began(bridge: Emulator, config: Path, tmp_path: Path) -> None:
