@@ -1,4 +1,4 @@
-"""What tests of this library, and of programs that use it, need: a loop with virtual time and an emulated bridge.
+"""What tests of this library, and of programs that use it, need: virtual time, an emulated bridge, checks for ledgers.
 
 Theory of operation of the loop: asyncio asks its selector to wait until a socket is ready or the next timer is due. The
 selector here never waits for a timer. It looks whether anything is ready; if nothing is, no worker thread is busy and
@@ -14,10 +14,12 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck, LedgerFactory
+
 if TYPE_CHECKING:
     from crynux_async.emulator import Emulator
 
-__all__ = ["VirtualTimeLoop", "running_emulator", "virtual_time_run"]
+__all__ = ["LEDGER_CHECKS", "LedgerCheck", "LedgerFactory", "VirtualTimeLoop", "running_emulator", "virtual_time_run"]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")

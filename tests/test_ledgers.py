@@ -17,7 +17,6 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers import open_ledger, statements
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow
-from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck
 from crynux_async.ledgers.conformance.support import attempt, job
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.rows import (
@@ -34,6 +33,7 @@ from crynux_async.ledgers.schema import metadata
 from crynux_async.ledgers.sql import SqlLedger
 from crynux_async.ledgers.steps import Step, merged
 from crynux_async.states import JobState
+from crynux_async.testing import LEDGER_CHECKS, LedgerCheck
 from tests.strategies import configs
 
 CHECKS = pytest.mark.parametrize(
