@@ -314,9 +314,9 @@ class Supervisor:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
         trusted_from = monotonic()
         while True:
-            expected = utc_now() + timedelta(seconds=_RENEW)
+            before = utc_now()
             await asyncio.sleep(_RENEW)
-            if utc_now() - expected > timedelta(seconds=_RENEW):
+            if utc_now() - before > LEASE:
                 # The machine slept or its clock was set, and every lease seems to have ended: those who live renew
                 # theirs within a lease, by the clock that cannot be set.
                 trusted_from = monotonic() + LEASE.total_seconds()

@@ -369,8 +369,12 @@ async def _survive(context: Context, number: int, seconds: float) -> tuple[float
             if victim.returncode is None:
                 victim.kill()
             words += await victim.stdout.read()
-            async with asyncio.timeout(60):
-                out, err = await survivor.communicate()
+            try:
+                async with asyncio.timeout(60):
+                    out, err = await survivor.communicate()
+            except TimeoutError:
+                left = [str(job) for job in (await remember_file(here.ledger)).jobs]
+                raise AssertionError(f"the survivor of kill {number} at {seconds:.3f} s still runs: {left}") from None
         said = [*lines(words.decode()), *lines(out.decode())]
         assert survivor.returncode == 0, f"the survivor exited with {survivor.returncode}: {out!r} {err!r}"
         classes = await here.check(said)

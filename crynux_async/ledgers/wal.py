@@ -22,7 +22,7 @@ class WrittenFrames:
     Attributes:
         salts: What tells this log from the one before; b"" where there is none.
         whole: Frames that are there whole, committed or not.
-        torn_bytes: Bytes of one more frame that ends too early.
+        torn_bytes: Bytes of one more frame that ends too early; where there is none at all, of the header before it.
     """
 
     salts: bytes = b""
@@ -49,4 +49,6 @@ def read_frames(log: Path) -> WrittenFrames:
                 return WrittenFrames(salts=salts, whole=whole, torn_bytes=_FRAME_HEADER_BYTES + len(page))
             whole += 1
     torn = len(frame) if len(frame) < _FRAME_HEADER_BYTES else 0
+    if whole == 0 and not frame:  # the header is written with the first frame, so that one was begun
+        torn = _HEADER_BYTES
     return WrittenFrames(salts=salts, whole=whole, torn_bytes=torn)

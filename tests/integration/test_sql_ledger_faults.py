@@ -230,7 +230,8 @@ async def test_log_cut_at_every_page_gives_back_a_beginning_of_what_was_written(
             async with opened(crash / "jobs.db") as ledger:
                 found = [row.job_id for row in await ledger.jobs()]
                 assert found == list("abcde")[: sum(is_commit[:cut])]
-                is_clean = extra == 0 and (cut == 0 or is_commit[cut - 1])
+                # The log's header is written with its first frame: alone it is an unfinished write, too.
+                is_clean = extra == 0 and cut > 0 and is_commit[cut - 1]
                 assert (ledger.dropped == "") is is_clean
                 assert is_clean or "unfinished write" in ledger.dropped
 
