@@ -21,9 +21,11 @@ import attrs
 
 from benchmarks.reporting import finish, show_table
 from crynux_async.config import FineTuneConfig
+from crynux_async.errors import UnreachableError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.session import Session
 from crynux_async.states import JobState
 
 REPEATS = 3
@@ -34,6 +36,16 @@ MEMORY_JOBS = 100_000
 BACKEND = "https://bridge.example"
 KEY_ID = "0123456789abcdef"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class _OutOfReach:
+    """A bridge that answers nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: Any) -> None:
+            raise UnreachableError("this bridge does not exist")
+
+        return fail
 
 
 def make_job(number: int) -> JobRow:
@@ -150,8 +162,14 @@ async def large_ledger(path: Path, size: int) -> dict[str, float]:
         assert not await ledger.claim("other", backend=BACKEND, now=later, until=later, states=[JobState.RUNNING])
     with stopwatch(times, "renew"):
         assert await ledger.renew("me", until=later) == size
+    await ledger.release("me")
     with stopwatch(times, "close"):
         await ledger.close()
+    session = Session(ledger=path, backend=_OutOfReach(), base_url=BACKEND, api_key="k" * 44)
+    with stopwatch(times, "resume"):  # all of it, until every job is followed
+        await session.open()
+    assert len(session.jobs(JobState.RUNNING)) == size
+    await session.close()
     return times
 
 
@@ -217,7 +235,7 @@ def show_pairs(pairs: dict[str, list[float]]) -> None:
 
 def show_sizes(sizes: dict[int, dict[str, float]]) -> None:
     """Print what a large ledger costs."""
-    steps: Sequence[str] = ("add", "open", "list", "claim", "claim in vain", "renew", "close")
+    steps: Sequence[str] = ("add", "open", "list", "claim", "claim in vain", "renew", "close", "resume")
     small, large = (sizes[size] for size in SIZES)
     rows: list[tuple[Any, ...]] = [
         (step, 1000 * small[step], 1000 * large[step], 1000 * large[step] / SIZES[1], large[step] / small[step])
