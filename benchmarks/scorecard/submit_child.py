@@ -145,6 +145,7 @@ async def work(options: argparse.Namespace) -> None:
             for seed in seeds:
                 await submit(session, seed)
         if options.lease:
+            await asyncio.to_thread(sys.stdin.read)  # there is nothing to take over before the other one is dead
             await take_over(session)
     say(done=True)
 
@@ -157,7 +158,11 @@ def main() -> int:
     parser.add_argument("count", type=int, help="how many jobs")
     parser.add_argument("--at-once", action="store_true", help="submit all jobs at once, not one after the other")
     parser.add_argument("--fill", choices=("first", "open", "before", "after"), help="when to fill the ledger's disk")
-    parser.add_argument("--lease", type=float, help="seconds of a lease; then also take over what others leave")
+    parser.add_argument(
+        "--lease",
+        type=float,
+        help="seconds of a lease; then also take over what others leave, once standard input is closed",
+    )
     parser.add_argument("--interruptible", action="store_true", help="run as most programs do, and end with Ctrl-C")
     options = parser.parse_args()
     if options.lease:

@@ -352,7 +352,7 @@ def two_processes(context: Context) -> str:
     assert slowest <= 4 * LEASE, f"taken over after {slowest:.1f} s with a lease of {LEASE:g} s"
     return (
         f"{context.seeds} kills, no job POSTed twice, everything taken over at most {slowest:.1f} s after the "
-        f"survivor's own work (lease {LEASE:g} s): {_show(_sum([classes for _, classes in found]))}"
+        f"other's death (lease {LEASE:g} s): {_show(_sum([classes for _, classes in found]))}"
     )
 
 
@@ -369,6 +369,8 @@ async def _survive(context: Context, number: int, seconds: float) -> tuple[float
             if victim.returncode is None:
                 victim.kill()
             words += await victim.stdout.read()
+            assert survivor.stdin is not None
+            survivor.stdin.close()
             try:
                 async with asyncio.timeout(60):
                     out, err = await survivor.communicate()

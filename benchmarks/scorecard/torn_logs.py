@@ -59,7 +59,8 @@ async def _torn_log(context: Context) -> str:
     told = 0
     for name, tail in tails.items():
         for at in points:
-            expected, what = _last(commits, at), f"{name} at {at} of {len(log)}"
+            what = f"{name} at {at} of {len(log)}"
+            expected = _last(commits, _equal_bytes(log, tail(at)))
             was_told = await _check(frozen, tail(at), expected, what)
             told += was_told
             # Zeros and garbage cannot be told from what an older log has left behind the end of a newer one.
@@ -102,6 +103,12 @@ async def _commit(ledger: SqlLedger, path: Path) -> Commit:
     log = path.with_name(f"{path.name}-wal")
     size = await asyncio.to_thread(lambda: log.stat().st_size if log.exists() else 0)
     return Commit(log_bytes=size, jobs=await ledger.jobs(), attempts=await ledger.attempts())
+
+
+def _equal_bytes(log: bytes, damaged: bytes) -> int:
+    """Return how many bytes are as they were: a zero that is written over a zero damages nothing."""
+    pairs = zip(log, damaged, strict=False)
+    return next((index for index, (was, now) in enumerate(pairs) if was != now), min(len(log), len(damaged)))
 
 
 def _last(commits: list[Commit], at: int) -> Commit:
