@@ -388,8 +388,7 @@ async def _lag(url: str, count: int, downloads: int, seconds: float, folder: Pat
         nonlocal received
         while True:
             path = await job.download(folder)
-            received += path.stat().st_size
-            path.unlink()
+            received += await asyncio.to_thread(_size_of_removed, path)
 
     settings = make_settings(base_url=url, max_downloads=max(downloads, 1), **{**FAST, "max_poll_rate": LAG_POLL_RATE})
     async with Session(settings) as session:
@@ -416,6 +415,13 @@ async def _lag(url: str, count: int, downloads: int, seconds: float, folder: Pat
         "polls_per_second": polls / took,
         "mb_per_second": fetched / took / 1e6,
     }
+
+
+def _size_of_removed(path: Path) -> int:
+    """Remove a file, which may wait for the disk, and return its size."""
+    size = path.stat().st_size
+    path.unlink()
+    return size
 
 
 async def _sampled(seconds: float) -> list[float]:

@@ -103,19 +103,21 @@ class Follower:
         while True:
             now = monotonic()
             self._take_due(now, self._settings.max_polls - len(self._due) - self._busy)
-            self._start_pollers()
+            self._start_pollers(len(self._due))
             await self._sleep(now)
 
     def _take_due(self, now: float, at_most: int) -> None:
         for job_id in self._polls.due(now, at_most) if at_most > 0 else ():
             self._due.append(self._register.get(job_id))
 
-    def _start_pollers(self) -> None:
-        """Wake pollers for all that is due, and start more where there are too few."""
-        for waiter in self._idle[: len(self._due)]:
+    def _start_pollers(self, jobs: int) -> None:
+        """Wake pollers for so many jobs that are due, and start more where there are too few."""
+        if jobs <= 0:
+            return
+        for waiter in self._idle[:jobs]:
             if not waiter.done():
                 waiter.set_result(None)
-        while self._pollers < min(self._settings.max_polls, len(self._due) + self._busy):
+        while self._pollers < min(self._settings.max_polls, jobs + self._busy):
             self._pollers += 1
             self._spawn(self._poll_due())
 
@@ -139,7 +141,6 @@ class Follower:
             while True:
                 job = await self._next_due()
                 self._busy += 1
-                self._look_earlier()
                 try:
                     await self._poll(job)
                 finally:
@@ -153,9 +154,10 @@ class Follower:
         while True:
             if not self._due:
                 self._take_due(monotonic(), _TAKEN_AT_ONCE)
+                self._start_pollers(len(self._due) - 1)
+                self._look_earlier()
             if self._due:
                 return self._due.popleft()
-            self._look_earlier()
             waiter = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)
             try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -196,6 +197,18 @@ async def test_content_type_that_shows_the_key_is_masked_in_the_error(http: Mock
     http.post(MODELS, status=502, body="x", content_type=f"text/{KEY}")
     error = await failure_of(backend.create(CONFIG))
     assert "text/***" in str(error)
+
+
+async def test_status_with_the_words_of_a_running_task_and_another_code_is_no_status(
+    http: MockedHttp, backend: BridgeBackend
+) -> None:
+    http.get(f"{MODELS}/17/status", status=500, body=wire.running_answer(17))
+    assert type(await failure_of(backend.status(17))) is ServerError
+
+
+def test_running_answer_is_the_recorded_one() -> None:
+    recorded = json.loads((Path(__file__).parent / "data" / "bridge" / "recorded.json").read_text(encoding="utf-8"))
+    assert wire.running_answer(4711).decode().replace("4711", '"<JOB>"') in json.dumps(recorded).replace('\\"', '"')
 
 
 @pytest.mark.parametrize("word", ["running", "success", "failed"])

@@ -135,6 +135,11 @@ def read_created(answer: Answer) -> CreatedTask:
     )
 
 
+def running_answer(task_id: int) -> bytes:
+    """Return the body of the answer that a task still runs, to the letter."""
+    return b'{"message":"success","data":{"id":%d,"status":"running"}}' % task_id
+
+
 def read_status(answer: Answer) -> str:
     """Return the status word of a task.
 
