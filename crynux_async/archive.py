@@ -229,7 +229,7 @@ class LoraArchive:
     def verify(self) -> ArchiveSummary:
         """Check every byte: the checksum of every member, the LoRA's header and names, the step count.
 
-        Holds one piece of 1 MiB at a time, whatever the size of the archive. It blocks; call it in a thread.
+        Holds one piece of 256 KiB at a time, whatever the size of the archive. It blocks; call it in a thread.
 
         Returns:
             What the archive holds.

@@ -38,9 +38,10 @@ from crynux_async.errors import (
     TransportError,
     UnreachableError,
 )
-from crynux_async.part_file import GATHERED_BYTES, PartFile
+from crynux_async.part_file import PartFile
 
 _ASK_AGAIN = (UnreachableError, TransportError, ServerError, ProtocolError, RangeError, RateLimitedError)
+_KEPT_BYTES = 8 << 20
 _REPORT_INTERVAL = 0.2
 _RATE_MEMORY = 3.0
 _LATEST_CALL = 0.95  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
@@ -165,7 +166,7 @@ async def download(
     """
     began = monotonic()
     options = options or DownloadOptions()
-    _keep_freed_memory(4 * GATHERED_BYTES)
+    _keep_freed_memory(_KEPT_BYTES)
     async with PartFile(Path(path), owner=owner, adopt=adopt, free_space_margin=options.free_space_margin) as part:
         transfer = _Transfer(open_result=open_result, part=part, options=options, meter=_Meter(report=on_progress))
         await _fetch_good_copy(transfer, verify, refetch)

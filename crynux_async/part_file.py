@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 PART_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
-GATHERED_BYTES = 1 << 20
+GATHERED_BYTES = 3 << 18
 WORTH_A_WRITE = 1 << 16
 # Seconds that less than that waits for more: a thousand slow downloads must not write four thousand times.
 _LINGER = 2.0

@@ -67,7 +67,7 @@ class Weights:
         """Unpack the LoRA once.
 
         Yields:
-            (tensor, what it is, at most 1 MiB of whole numbers), in the order of the bytes. After the last one the
+            (tensor, what it is, at most 256 KiB of whole numbers), in the order of the bytes. After the last one the
             checksum is verified.
 
         Raises:

@@ -1,6 +1,6 @@
 """What an archive may hold, and how the bytes of one of its members are read.
 
-Sizes and checksums are counted while reading, whatever was announced, and no more than one piece of 1 MiB is held at
+Sizes and checksums are counted while reading, whatever was announced, and no more than one piece of 256 KiB is held at
 a time. Flaws are raised as ValueError where they are found; :func:`reading` turns whatever comes out of a file into an
 ArchiveError that names it.
 """
@@ -19,7 +19,7 @@ from attrs import validators
 
 from crynux_async.errors import ArchiveError
 
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024
 """The most that is read or unpacked at once."""
 
 _PACKED_BYTES = 64 * 1024
@@ -181,7 +181,7 @@ class MemberStream:
 
         Args:
             file: The ZIP, open for reading.
-            at_most: Bytes wanted, >= 1; never more than 1 MiB are given.
+            at_most: Bytes wanted, >= 1; never more than 256 KiB are given.
 
         Returns:
             At least one byte, or b"" when the member's whole announced size was given out.
@@ -231,6 +231,8 @@ class MemberStream:
             ValueError: When size or checksum are not as announced, or packed bytes are left over.
             zlib.error: When the packed bytes are damaged.
         """
+        if self._inflater is None:
+            self._drain_stored(file)
         while self.piece(file):
             pass
         if self._inflater is not None:
@@ -242,6 +244,19 @@ class MemberStream:
                 f"the bytes of {self.member.name} are damaged: "
                 f"CRC-32 {self._crc32:08x} in place of {self.member.crc32:08x}"
             )
+
+    def _drain_stored(self, file: io.FileIO) -> None:
+        """Read what is left of a stored member through one buffer: a new one for each piece costs time and memory."""
+        buffer = memoryview(bytearray(min(PIECE_BYTES, self.member.size_bytes - self.position)))
+        file.seek(self._source)
+        while wanted := min(len(buffer), self.member.size_bytes - self.position, self._packed_left):
+            count = file.readinto(buffer[:wanted]) or 0
+            if not count:
+                raise ValueError("was cut short while it was read")
+            self._crc32 = zlib.crc32(buffer[:count], self._crc32)
+            self.position += count
+            self._source += count
+            self._packed_left -= count
 
     def _end_deflate(self, file: io.FileIO, inflater: "zlib._Decompress") -> None:
         while not inflater.eof:
