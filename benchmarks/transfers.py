@@ -136,14 +136,16 @@ def with_crynux_async(task: Task) -> list[float]:
     from crynux_async.archive import verify_archive
     from crynux_async.backends.bridge.transport import BridgeBackend
     from crynux_async.download import download
+    from crynux_async.fetcher import check_slots
     from crynux_async.settings import Secret, Settings
 
     async def fetch_all() -> None:
         backend = BridgeBackend(Settings(base_url=task.url, api_key=Secret(_KEY), trust_env=False))
-        verify = verify_archive if task.verify else None
+        verify, slots = verify_archive if task.verify else None, check_slots()  # as a session has them
 
         async def fetch(number: int) -> None:
-            await download(partial(backend.open_result, number), task.target(number), verify=verify)
+            target = task.target(number)
+            await download(partial(backend.open_result, number), target, verify=verify, check_slots=slots)
 
         try:
             await _at_once(task, fetch)
@@ -249,7 +251,8 @@ def _import_all() -> None:
 
     import crynux_async.archive
     import crynux_async.backends.bridge.transport
-    import crynux_async.download  # noqa: F401
+    import crynux_async.download
+    import crynux_async.fetcher  # noqa: F401
 
 
 def _cpu(who: int) -> float:

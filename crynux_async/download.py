@@ -142,6 +142,7 @@ async def download(
     refetch: int = 1,
     owner: str = "",
     adopt: bool = False,
+    check_slots: AbstractAsyncContextManager[object] | None = None,
 ) -> DownloadedFile:
     """Bring a result to ``path``: complete, verified and durable, or not at all.
 
@@ -157,6 +158,8 @@ async def download(
         owner: Whom the file belongs to, such as a job id: the part file of another owner is not continued.
         adopt: Whether a file that already has the name is known to be this owner's, finished by an earlier call; it
             is verified and returned.
+        check_slots: Held while ``verify`` runs. Downloads that share a semaphore with fewer slots than the machine has
+            processors leave the event loop one, and are done sooner.
 
     Raises:
         IncompleteError: Requests brought nothing new for too long, or no size was ever announced.
@@ -169,7 +172,7 @@ async def download(
     _keep_freed_memory(_KEPT_BYTES)
     async with PartFile(Path(path), owner=owner, adopt=adopt, free_space_margin=options.free_space_margin) as part:
         transfer = _Transfer(open_result=open_result, part=part, options=options, meter=_Meter(report=on_progress))
-        await _fetch_good_copy(transfer, verify, refetch)
+        await _fetch_good_copy(transfer, verify, refetch, check_slots)
         await part.publish()
         transfer.meter.show(monotonic(), part.written, part.total_bytes)
         return DownloadedFile(
@@ -193,14 +196,19 @@ def _keep_freed_memory(size: int) -> None:
     bytes(size)
 
 
-async def _fetch_good_copy(transfer: "_Transfer", verify: Callable[[Path], object] | None, refetch: int) -> None:
+async def _fetch_good_copy(
+    transfer: "_Transfer",
+    verify: Callable[[Path], object] | None,
+    refetch: int,
+    check_slots: AbstractAsyncContextManager[object] | None,
+) -> None:
     """Fetch until a copy passes ``verify``, or put the last one aside."""
     part = transfer.part
     refused: list[tuple[ArchiveError, str]] = []
     while True:
         await transfer.fetch()
         try:
-            return await part.check(verify)
+            return await part.check(verify, check_slots)
         except ArchiveError as error:
             if part.is_published:
                 raise DownloadError(

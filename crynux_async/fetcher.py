@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class Fetcher:
         self._spawn = spawn
         self._options = DownloadOptions(chunk_bytes=settings.chunk_bytes, stall_timeout=settings.read_timeout)
         self._slots = asyncio.Semaphore(settings.max_downloads)
+        self._check_slots = check_slots()
         self._transfers: dict[_Key, _Transfer] = {}
 
     @property
@@ -147,6 +149,7 @@ class Fetcher:
                 verify=verify_archive if self._settings.verify_archives else None,
                 on_progress=progressed,
                 owner=owner,
+                check_slots=self._check_slots,
             )
         except NotFoundError as error:
             raise await self._missing(job, error) from error
@@ -160,6 +163,11 @@ class Fetcher:
                 self._register.learn(job, Signal.NOT_FOUND)
             return JobExpiredError("the bridge has deleted the task and its result")
         return DownloadError(f"the bridge says that the task succeeded and has no result for it: {error}")
+
+
+def check_slots() -> asyncio.Semaphore:
+    """Return what downloads share so that checking takes half of the processors at most, and at least one."""
+    return asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
 
 
 def _task_id(job: Job) -> int:

@@ -25,6 +25,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -255,10 +256,16 @@ class PartFile:
         """
         await self._in_thread(self._require_space)
 
-    async def check(self, verify: Callable[[Path], object] | None) -> None:
+    async def check(
+        self, verify: Callable[[Path], object] | None, slots: AbstractAsyncContextManager[object] | None = None
+    ) -> None:
         """Check the length, then run ``verify`` on the file in a thread.
 
         A cancelled check leaves the thread of ``verify`` to end by itself: it only reads.
+
+        Args:
+            verify: What to run, or None.
+            slots: Held while it runs.
 
         Raises:
             ArchiveError: The file is not what it should be.
@@ -270,8 +277,9 @@ class PartFile:
             if verify is None:
                 return
             try:
-                with self._disk_errors():
-                    await asyncio.get_running_loop().run_in_executor(None, verify, seen.path)
+                async with slots or contextlib.nullcontext():
+                    with self._disk_errors():
+                        await asyncio.get_running_loop().run_in_executor(None, verify, seen.path)
             except (ArchiveError, DownloadError):
                 # A process not kept away by a lock may still write the same bytes, or have given the file its name.
                 if not left or seen == await self._in_thread(self._whole_file):

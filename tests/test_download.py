@@ -30,6 +30,7 @@ from crynux_async.errors import (
     TransportError,
     UnreachableError,
 )
+from crynux_async.fetcher import check_slots
 from crynux_async.part_file import PartFile
 from crynux_async.testing import virtual_time_run
 from tests.fake_result import (
@@ -647,3 +648,37 @@ def test_options_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
 def test_delays_double_up_to_the_longest() -> None:
     options = DownloadOptions(retry_delay=0.5, max_retry_delay=3.0)
     assert [options.delay(failures) for failures in (0, 1, 2, 3, 4, 5, 10**6)] == [0.5, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
+
+
+class Slots:
+    """A semaphore that tells whether it is held."""
+
+    held = False
+
+    async def __aenter__(self) -> None:
+        self.held = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self.held = False
+
+
+async def test_download_holds_a_slot_exactly_while_it_is_verified(path: Path) -> None:
+    slots = Slots()
+    seen: list[bool] = []
+    service = FakeService(CONTENT, Answer(on_piece=lambda _: seen.append(slots.held)))
+    await fetch(service, path, verify=lambda _: seen.append(slots.held), check_slots=slots)
+    assert seen.count(True) == 1
+    assert seen[-1]
+    assert not slots.held
+
+
+@pytest.mark.parametrize(("processors", "at_once"), [(None, 1), (1, 1), (2, 1), (3, 1), (8, 4)])
+async def test_check_slots_leave_half_of_the_processors(
+    monkeypatch: pytest.MonkeyPatch, processors: int | None, at_once: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    slots = check_slots()
+    for _ in range(at_once):
+        assert not slots.locked()
+        await slots.acquire()
+    assert slots.locked()
