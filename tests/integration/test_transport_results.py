@@ -275,6 +275,23 @@ async def test_result_cut_short_gives_what_came_and_then_an_error(
     assert end is reset or len(b"".join(pieces)) == cut
 
 
+async def test_result_cut_while_it_is_read_slowly_gives_all_that_came() -> None:
+    body, received = BODY * 2000, 0
+    cut = len(body) - 500
+
+    async def read(backend: BridgeBackend) -> None:
+        nonlocal received
+        async with backend.open_result(17) as stream:
+            async for piece in stream.chunks(1 << 20):
+                assert piece == body[received : received + len(piece)]
+                received += len(piece)
+                await asyncio.sleep(1)  # whatever else comes waits in aiohttp's buffer, and then the end
+
+    async with bridge_at(once(answer(200, body, ZIP)[: cut - len(body)])) as (_, backend):
+        assert type(await failure_of(read(backend))) is TransportError
+    assert received == cut
+
+
 async def test_result_in_chunks_cut_before_the_last_is_an_error() -> None:
     head = answer(200, b"3e8\r\n" + BODY + b"\r\n", ZIP, Content_Length=None, Transfer_Encoding="chunked")
     async with bridge_at(once(head)) as (_, backend):

@@ -373,6 +373,8 @@ class _BridgeResult:
             return
         finally:
             silence.end()
+        while piece := _rescued(self._response.content, chunk_bytes):
+            yield piece
         raise failure
 
     def close(self) -> None:
@@ -387,6 +389,15 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     while not content.at_eof() and len(body) <= wire.MAX_ANSWER_BYTES:
         body += await content.readany()
     return body
+
+
+def _rescued(content: aiohttp.StreamReader, at_most: int) -> bytes:
+    """Return bytes that came before a body broke and were not read yet, or b"" when there are no more.
+
+    aiohttp raises the error first and would drop them: up to 2 MB each time a connection is cut.
+    """
+    content.set_exception(None)  # type: ignore[arg-type]  # nothing else lets go of the error
+    return content.read_nowait(at_most)
 
 
 class _Silence:
