@@ -111,6 +111,8 @@ class LedgerGate:
         fresh: Makes the bucket where the row says nothing that holds here.
         given: Limit per minute and burst as the user named them, or None; what an earlier session was told gives way.
         lost_after: Seconds that no create can take: whoever sent it is gone, and its place is free again.
+        owner: Who asks, a name for ``is_gone``.
+        is_gone: Whether somebody else has certainly ended: then the places of his creates are free at once.
     """
 
     def __init__(
@@ -122,6 +124,8 @@ class LedgerGate:
         fresh: Callable[[], TokenBucket],
         given: tuple[float | None, int | None],
         lost_after: float,
+        owner: str = "",
+        is_gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._ledger = ledger
         self._backend = backend
@@ -130,6 +134,8 @@ class LedgerGate:
         self._given = given
         self._has_told = False
         self._lost_after = lost_after
+        self._owner = owner
+        self._is_gone = is_gone
         self._bucket = fresh()
         self._boot = boot_id()
         self._watchers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
@@ -148,11 +154,13 @@ class LedgerGate:
         async with self._ledger.gate(self._backend, self._key_id) as cell:
             now = monotonic()
             bucket = self._read(cell.row)
-            bucket.charge_lost(now - self._lost_after, now)
+            bucket.charge_lost(now - self._lost_after, now, self._has_ended)
             if not self._has_told:
                 bucket.tell(*self._given, now)
             when = bucket.ready_at(now)
-            entry = Entry(when=min(when, now + _OTHERS_WAIT)) if when > now else Entry(ticket=bucket.sent(now))
+            entry = Entry(when=min(when, now + _OTHERS_WAIT))
+            if when <= now:
+                entry = Entry(ticket=bucket.sent(now, self._owner))
             if entry.ticket is not None or cell.row is None or not self._has_told:
                 cell.row = self._row(bucket)
         self._bucket = bucket
@@ -172,6 +180,9 @@ class LedgerGate:
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in this process's queue will be sent, in loop seconds."""
         return self._bucket.expected_at(position, monotonic())
+
+    def _has_ended(self, owner: str) -> bool:
+        return owner not in ("", self._owner) and self._is_gone(owner)
 
     def _read(self, row: GateRow | None) -> TokenBucket:
         if row is None or row.boot_id != self._boot:

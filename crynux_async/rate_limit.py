@@ -39,7 +39,7 @@ api/v1/image/finetune.go for the order of checks.
 import enum
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import attrs
@@ -86,11 +86,19 @@ class Attempt:
 
 @attrs.frozen(kw_only=True)
 class InFlight:
-    """A create without an answer; ``early`` if it was sent before the level allowed it, to try a higher limit."""
+    """A create without an answer.
+
+    Attributes:
+        ticket: Its number.
+        sent_at: When it was sent, in seconds.
+        early: Whether it was sent before the level allowed it, to try a higher limit.
+        owner: Who sent it, or "".
+    """
 
     ticket: int
     sent_at: float
     early: bool
+    owner: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -354,8 +362,12 @@ class TokenBucket:
         refilled_at = at + missing / (state.belief.rate * _SLOWER) + trips * trip
         return max(first + position * trip / self._room(ramp=False), refilled_at)
 
-    def sent(self, now: float) -> int:
+    def sent(self, now: float, owner: str = "") -> int:
         """Take note that a create is being sent.
+
+        Args:
+            now: Seconds.
+            owner: Who sends it, for ``charge_lost``.
 
         Returns:
             Its ticket, for exactly one of ``accepted``, ``refused``, ``charged`` and ``released``.
@@ -363,7 +375,7 @@ class TokenBucket:
         at = self._settle(now)
         state = self._state
         early = not state.learning and state.level + self._lag(at) - len(state.in_flight) < 1 - _SURE
-        create = InFlight(ticket=state.next_ticket, sent_at=at, early=early)
+        create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner)
         evidence = attrs.evolve(state.evidence, train=0) if early or self._is_full(at) else state.evidence
         self._change(in_flight=(*state.in_flight, create), next_ticket=create.ticket + 1, evidence=evidence)
         return create.ticket
@@ -422,9 +434,19 @@ class TokenBucket:
         )
         self._hold_back(before, at, wait)
 
-    def charge_lost(self, sent_before: float, now: float) -> None:
-        """Charge the creates in flight that were sent before an instant, in seconds: whoever sent them is gone."""
-        for ticket in [create.ticket for create in self._state.in_flight if create.sent_at < sent_before]:
+    def charge_lost(self, sent_before: float, now: float, is_gone: Callable[[str], bool] | None = None) -> None:
+        """Charge the creates in flight whose answer nobody waits for any more.
+
+        Args:
+            sent_before: All that were sent before this, in seconds.
+            now: Seconds.
+            is_gone: Whether an owner has certainly ended: then all of its creates, too.
+        """
+
+        def is_lost(create: InFlight) -> bool:
+            return create.sent_at < sent_before or (is_gone is not None and is_gone(create.owner))
+
+        for ticket in [create.ticket for create in self._state.in_flight if is_lost(create)]:
             self.charged(ticket, now)
 
     def _hold_back(self, before: BucketSnapshot, at: float, wait: float) -> None:

@@ -21,6 +21,7 @@ from crynux_async.gate import Gate, LedgerGate, past_attempts, shared_gate
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.owner import is_gone, new_owner
 from crynux_async.rate_limit import TokenBucket
 from crynux_async.resume import Unconfirmed
 from crynux_async.settings import Settings
@@ -430,6 +431,8 @@ class Session:
             fresh=partial(fresh, past),
             given=given,
             lost_after=settings.connect_timeout + settings.request_timeout,
+            owner=new_owner(),
+            is_gone=is_gone,
         )
 
     async def _release(self) -> None:

@@ -816,6 +816,17 @@ def test_restore_on_a_clock_that_began_anew_refills_nothing():
     assert again.ready_at(5.0) == pytest.approx(65.0, abs=0.05)
 
 
+def test_charge_lost_frees_the_place_of_an_owner_that_is_gone_at_once():
+    bucket = known(5)
+    bucket.sent(0.0, "dead")
+    assert bucket.ready_at(1.0) == math.inf  # one at a time until the first was accepted
+    bucket.charge_lost(-math.inf, 1.0, lambda owner: owner == "alive")
+    assert bucket.in_flight == 1
+    bucket.charge_lost(-math.inf, 1.0, lambda owner: owner == "dead")
+    assert bucket.in_flight == 0
+    assert bucket.ready_at(1.0) == 1.0
+
+
 def test_charge_lost_frees_the_place_of_a_create_that_nobody_waits_for():
     bucket = known(1)
     bucket.sent(0.0)

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
+import crynux_async.session as session_module
 from benchmarks.scorecard.severing import Severable
 from crynux_async import JobState, LedgerError, RateLimitedError, Session, SubmissionUnknownError, UsageError
 from crynux_async.clock import monotonic
@@ -230,6 +231,24 @@ async def submit_in(session: Session, count: int) -> float:
     began = monotonic()
     await asyncio.gather(*(session.submit(make_config(seed=seed)) for seed in range(1, count + 1)))
     return monotonic() - began
+
+
+async def test_create_of_a_process_that_is_gone_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(asyncio.Event().wait)
+    first = open_session(backend, ledger, rate_limit=5, close_timeout=0)
+    await first.open()
+    first.plan(make_config())
+    await asyncio.sleep(1)
+    copies = [await copy_of(ledger), await copy_of(ledger)]
+    for copy in copies:
+        copy._gates.update(ledger._gates)
+    async with open_session(FakeBackend(), copies[0], rate_limit=5) as waiting:
+        assert await submit_in(waiting, 1) > 60  # that process may live
+    monkeypatch.setattr(session_module, "is_gone", lambda _: True)
+    async with open_session(FakeBackend(), copies[1], rate_limit=5) as second:
+        assert await submit_in(second, 1) < 5
+    await first.close()
 
 
 async def test_rate_limit_that_is_named_anew_is_followed_by_the_next_session_on_the_ledger() -> None:
