@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.reporting import finish, show_table
-from crynux_async.advice import check
-from crynux_async.config import FineTuneConfig
+from crynux_async.training.advice import check
+from crynux_async.training.config import FineTuneConfig
 
 CONFIGS = 10_000
 TURNS = 5

@@ -34,9 +34,9 @@ import attrs
 from benchmarks.reporting import finish, show_table
 from benchmarks.transfers import MODULE as TRANSFERS
 from benchmarks.transfers import PATH
-from crynux_async.emulator.unet import Unet
-from crynux_async.emulator.weights import Lora
-from crynux_async.emulator.zip_files import Member, write_zip
+from crynux_async.emulator.nodes.unet import Unet
+from crynux_async.emulator.nodes.weights import Lora
+from crynux_async.emulator.nodes.zip_files import Member, write_zip
 
 LARGE, LARGE_DEFLATED, FIRST_SMALL = 1, 2, 101
 SMALL_FILES, SMALL_MIB = 100, 10

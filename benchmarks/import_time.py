@@ -14,7 +14,7 @@ STATEMENTS = {
     "aiohttp": "import aiohttp",
     "crynux_async": "import crynux_async",
     "Session": "from crynux_async import Session, FineTuneConfig",
-    "first request": "import crynux_async.backends.bridge.transport, crynux_async.session",
+    "first request": "import crynux_async.backends.bridge.http, crynux_async.session",
 }
 _PROGRAM = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
 

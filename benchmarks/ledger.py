@@ -20,13 +20,13 @@ from typing import Any
 import attrs
 
 from benchmarks.reporting import finish, show_table
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import UnreachableError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 from crynux_async.session import Session
 from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
 
 REPEATS = 3
 PAIRS = 384

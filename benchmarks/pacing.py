@@ -17,12 +17,12 @@ from aiolimiter import AsyncLimiter
 from benchmarks.reporting import finish, show_table
 from benchmarks.scorecard.worlds import World, config, creates, on_virtual_time, submit_all
 from crynux_async.backends.base import CreatedTask
-from crynux_async.backends.bridge.transport import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.backends.bridge.wire import parse_wait, to_wire
-from crynux_async.config import FineTuneConfig
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.session import Session
 from crynux_async.settings import Settings
+from crynux_async.training.config import FineTuneConfig
 
 JOBS = 60
 SEED = 7

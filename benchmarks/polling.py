@@ -19,8 +19,8 @@ from typing import Any
 import attrs
 
 from benchmarks.reporting import finish, show_table
-from crynux_async.hazard import HazardSnapshot
-from crynux_async.polling import PollQueue
+from crynux_async.pacing.hazard import HazardSnapshot
+from crynux_async.pacing.poll_queue import PollQueue
 
 JOBS = 400
 SPACING = 12.0

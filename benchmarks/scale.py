@@ -22,9 +22,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.reporting import finish, show_table
-from crynux_async.emulator.unet import Unet
-from crynux_async.emulator.weights import Lora
-from crynux_async.emulator.zip_files import Member, write_zip
+from crynux_async.emulator.nodes.unet import Unet
+from crynux_async.emulator.nodes.weights import Lora
+from crynux_async.emulator.nodes.zip_files import Member, write_zip
 
 SIZES = (1_000, 10_000, 100_000)
 BYTES_ALL, BYTES_POLLING, GROWTH, SPEED, LAG_MS, RESUME_SECONDS = 2_000, 600, 1.3, 0.85, 20.0, 5.0

@@ -24,18 +24,18 @@ import aiohttp
 
 from benchmarks.scale_server import FIRST_SUCCESS
 from crynux_async.backends.base import CreatedTask, RemoteStatus, ResultStream, Validator
-from crynux_async.backends.bridge.transport import BridgeBackend
-from crynux_async.config import FineTuneConfig
-from crynux_async.hazard import Hazard
+from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.job import Job
 from crynux_async.ledgers.base import JobRow, Ledger
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.ledgers.sql import SqlLedger
-from crynux_async.polling import PollQueue
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.pacing.hazard import Hazard
+from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.session import Session
 from crynux_async.settings import Secret, Settings
 from crynux_async.states import JobState
 from crynux_async.testing import virtual_time_run
+from crynux_async.training.config import FineTuneConfig
 
 Figures = dict[str, float]
 Ask = Callable[[int], Awaitable[str]]

@@ -134,10 +134,10 @@ def with_aiohttp(task: Task) -> list[float]:
 def with_crynux_async(task: Task) -> list[float]:
     """Use the real backend and download engine."""
     from crynux_async.archive import verify_archive
-    from crynux_async.backends.bridge.transport import BridgeBackend
-    from crynux_async.download import download
-    from crynux_async.fetcher import check_slots
+    from crynux_async.backends.bridge.http import BridgeBackend
+    from crynux_async.downloads.transfer import download
     from crynux_async.settings import Secret, Settings
+    from crynux_async.supervision.fetcher import check_slots
 
     async def fetch_all() -> None:
         backend = BridgeBackend(Settings(base_url=task.url, api_key=Secret(_KEY), trust_env=False))
@@ -250,9 +250,9 @@ def _import_all() -> None:
     import httpx  # noqa: F401
 
     import crynux_async.archive
-    import crynux_async.backends.bridge.transport
-    import crynux_async.download
-    import crynux_async.fetcher  # noqa: F401
+    import crynux_async.backends.bridge.http
+    import crynux_async.downloads.transfer
+    import crynux_async.supervision.fetcher  # noqa: F401
 
 
 def _cpu(who: int) -> float:

@@ -10,7 +10,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crynux_async.config import EffectiveConfig, FineTuneConfig, Replacement
     from crynux_async.errors import (
         ArchiveError,
         AuthError,
@@ -44,15 +43,16 @@ if TYPE_CHECKING:
     from crynux_async.session import Session
     from crynux_async.settings import Settings
     from crynux_async.states import JobState
+    from crynux_async.training.config import EffectiveConfig, FineTuneConfig, Replacement
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "EffectiveConfig": "config",
-    "FineTuneConfig": "config",
+    "EffectiveConfig": "training.effective",
+    "FineTuneConfig": "training.config",
     "Job": "job",
     "JobState": "states",
-    "Replacement": "config",
+    "Replacement": "training.effective",
     "Session": "session",
     "Settings": "settings",
 }

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import attrs
 
 from crynux_async.clock import utc_now
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import (
     CrynuxError,
     JobAbandonedError,
@@ -23,6 +22,7 @@ from crynux_async.errors import (
 from crynux_async.event_stream import EventStream
 from crynux_async.events import DownloadFailed, Event, JobStateChanged
 from crynux_async.states import ENDED, GOOD, JobState, Signal, may
+from crynux_async.training.config import FineTuneConfig
 
 
 class JobKeeper(Protocol):

@@ -11,22 +11,22 @@ from typing import Any, Self
 
 import attrs
 
-from crynux_async import advice
 from crynux_async.backends.base import Backend
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import LedgerError, UsageError, WaitTimeoutError
 from crynux_async.events import Event
-from crynux_async.gate import Gate, LedgerGate, past_attempts, shared_gate
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
-from crynux_async.owner import is_gone, new_owner
-from crynux_async.rate_limit import TokenBucket
-from crynux_async.resume import Unconfirmed
+from crynux_async.pacing.gate import Gate, LedgerGate, past_attempts, shared_gate
+from crynux_async.pacing.token_bucket import TokenBucket
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
-from crynux_async.supervisor import Supervisor, new_job_id
+from crynux_async.supervision.owners import is_gone, new_owner
+from crynux_async.supervision.supervisor import Supervisor, new_job_id
+from crynux_async.supervision.take_over import Unconfirmed
+from crynux_async.training import advice
+from crynux_async.training.config import FineTuneConfig
 
 _PLANNED_AT_ONCE = 200
 _RATE_LIMIT_MEMORY = timedelta(hours=2)
@@ -469,7 +469,7 @@ class Session:
 
 
 def _bridge(settings: Settings) -> Backend:
-    from crynux_async.backends.bridge.transport import BridgeBackend
+    from crynux_async.backends.bridge.http import BridgeBackend
 
     return BridgeBackend(settings)
 

@@ -11,13 +11,6 @@ training, and hanging for ever. ``STALLED`` is our word for a job that runs long
 from enum import StrEnum
 from types import MappingProxyType
 
-from crynux_async.config import FineTuneConfig
-from crynux_async.effective import most_rounds
-
-MAX_FAILED_ROUNDS = 4
-QUEUE_SECONDS = 180.0
-_MANY_IMAGES = 10_000  # where steps and epochs are mixed, rounds depend on a number that is not known here
-
 
 class JobState(StrEnum):
     """What we believe of a job."""
@@ -119,13 +112,3 @@ def advance(state: JobState, signal: Signal) -> JobState:
 def may(state: JobState, signal: Signal) -> bool:
     """Whether the table has a transition for ``signal``."""
     return signal in TRANSITIONS[state]
-
-
-def stall_seconds(config: FineTuneConfig) -> float:
-    """Return after how many seconds a healthy job has certainly ended: (N + 3) * (180 + 2 * timeout) for N rounds.
-
-    Every round may wait 180 s plus its time-out in the queue and then run for its time-out, and three failed rounds are
-    repeated before the job fails. Source: crynux-bridge tasks/process_sd_ft_tasks.go; the relay's task deadlines.
-    """
-    rounds = most_rounds(config) or most_rounds(config, _MANY_IMAGES) or 1
-    return (rounds + MAX_FAILED_ROUNDS - 1) * (QUEUE_SECONDS + 2 * config.timeout)

@@ -12,8 +12,8 @@ from typing import Any
 
 from crynux_async.backends.base import CreatedTask, RemoteStatus, Validator
 from crynux_async.clock import monotonic
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import NotFoundError
+from crynux_async.training.config import FineTuneConfig
 
 
 def make_config(**changes: Any) -> FineTuneConfig:

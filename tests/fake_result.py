@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from crynux_async.backends.base import Validator
-from crynux_async.download import DownloadedFile, DownloadOptions, download
+from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, download
 from crynux_async.errors import ArchiveError, NotFoundError, RangeError, TransportError
 
 SIZE = 10_000

@@ -14,7 +14,7 @@ import pytest
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.conformance.support import job
-from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 
 # A process that does with the ledger what it reads, line by line, and answers each line with JSON.
 WORKER = """
@@ -22,7 +22,7 @@ import asyncio, json, sys
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import GateRow
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, job
-from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 from crynux_async.states import JobState
 
 async def count(ledger, times):

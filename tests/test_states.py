@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.config import FineTuneConfig
-from crynux_async.states import ENDED, FOLLOWED, GOOD, TRANSITIONS, JobState, Signal, advance, may, stall_seconds
+from crynux_async.states import ENDED, FOLLOWED, GOOD, TRANSITIONS, JobState, Signal, advance, may
+from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.lengths import stall_seconds
 from tests.strategies import configs
 
 S, E = JobState, Signal

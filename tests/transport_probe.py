@@ -13,10 +13,10 @@ import pytest
 
 import crynux_async
 from crynux_async.backends.base import Validator
-from crynux_async.backends.bridge.transport import BridgeBackend
-from crynux_async.config import FineTuneConfig
+from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.errors import CrynuxError
 from crynux_async.settings import Settings
+from crynux_async.training.config import FineTuneConfig
 from tests.loopback import RawServer, Script, answer, serving
 
 KEY = "canaryCANARY0123456789-_abcdefghijklmnopqrs="

@@ -20,9 +20,9 @@ import attrs
 
 from crynux_async.emulator import JournalEntry
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
-from crynux_async.ledgers.sql import SqlLedger
-from crynux_async.resume import lost_attempt
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 from crynux_async.states import JobState
+from crynux_async.supervision.take_over import lost_attempt
 
 Bracket = tuple[int | None, int | None]
 

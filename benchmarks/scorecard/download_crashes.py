@@ -44,8 +44,8 @@ from benchmarks.scorecard.tasks import (
 )
 from benchmarks.scorecard.worlds import World
 from crynux_async import errors
+from crynux_async.downloads.part_file import read_note
 from crynux_async.errors import DownloadError
-from crynux_async.part_file import read_note
 
 ALL_POINTS = 20
 """From so many seeds on, every point is tried; with fewer, as many points as seeds."""

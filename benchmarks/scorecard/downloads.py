@@ -34,8 +34,8 @@ from benchmarks.scorecard.tasks import (
 )
 from benchmarks.scorecard.worlds import World
 from benchmarks.transfers import sample_lag
-from crynux_async.backends.bridge.transport import BridgeBackend
-from crynux_async.download import download
+from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.downloads.transfer import download
 from crynux_async.errors import CorruptArchiveError, CrynuxError, DownloadError, IncompleteError
 from crynux_async.session import Session
 from crynux_async.settings import Secret, Settings

@@ -21,15 +21,15 @@ from benchmarks.scorecard.accounting import JobClass
 from benchmarks.scorecard.case import Case, Context
 from benchmarks.scorecard.processes import require_tool
 from benchmarks.scorecard.worlds import World, accounts, config, creates, on_virtual_time
-from crynux_async.config import FineTuneConfig
-from crynux_async.emulator.schema import violation
-from crynux_async.emulator.task_args import with_defaults
+from crynux_async.emulator.bridge.schema import violation
+from crynux_async.emulator.nodes.task_args import with_defaults
 from crynux_async.errors import ConfigError, SubmissionUnknownError
 from crynux_async.job import Job
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.session import Session
 from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
 
 ALL_SEEDS = 20
 CANCELLATIONS = 15

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scorecard.worlds import config
-from crynux_async import supervisor
-from crynux_async.backends.bridge.transport import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.errors import CrynuxError
-from crynux_async.resume import UNFINISHED
 from crynux_async.session import Session
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
+from crynux_async.supervision import supervisor
+from crynux_async.supervision.take_over import UNFINISHED
 
 REFUSED = 3
 INTERRUPTED = 130

@@ -12,7 +12,7 @@ import attrs
 from benchmarks.scorecard.case import Context
 from benchmarks.scorecard.worlds import config
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow
-from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 from crynux_async.states import JobState
 
 JOBS = 6

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import attrs
 
 from benchmarks.scorecard.accounting import JobClass, check_nothing_lost, remember
-from crynux_async.config import FineTuneConfig
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.base import Ledger
 from crynux_async.session import Session
 from crynux_async.settings import Secret, Settings
 from crynux_async.testing import virtual_time_run
+from crynux_async.training.config import FineTuneConfig
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from crynux_async.config import FineTuneConfig
+from crynux_async.training.config import FineTuneConfig
 
 
 class RemoteStatus(StrEnum):

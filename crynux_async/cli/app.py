@@ -9,11 +9,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 import crynux_async
+from crynux_async.archive.export import ExportStyle
 from crynux_async.cli import job_commands
 from crynux_async.cli.exits import Exit, execute, guard
 from crynux_async.datasets.caption_sources import CaptionSource
-from crynux_async.export import ExportStyle
-from crynux_async.simulation import FEE_CNX
+from crynux_async.training.simulation import FEE_CNX
 
 app = App(
     name="crynux-async",

@@ -15,11 +15,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from crynux_async.archive import ArchiveSummary, ExportStyle, Health, HealthCode, LoraArchive, Member, Norms
+from crynux_async.archive import (
+    ArchiveSummary,
+    ExportStyle,
+    Health,
+    HealthCode,
+    LoraArchive,
+    Member,
+    Norms,
+)
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.units import size
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import UsageError
+from crynux_async.training.config import FineTuneConfig
 
 _PAGE_WIDTH = 80
 _BAR_WIDTH = 40

@@ -12,17 +12,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from crynux_async import advice
-from crynux_async.advice import Advice
-from crynux_async.advice.case import in_words
 from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.plot import curve
 from crynux_async.cli.units import size
-from crynux_async.config import FineTuneConfig
-from crynux_async.effective import EffectiveConfig
 from crynux_async.errors import UsageError
-from crynux_async.simulation import FEE_CNX, Round, Simulation, archive_bytes, simulate
+from crynux_async.training import advice
+from crynux_async.training.advice import Advice
+from crynux_async.training.advice.case import in_words
+from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.effective import EffectiveConfig
+from crynux_async.training.simulation import FEE_CNX, Round, Simulation, archive_bytes, simulate
 
 if TYPE_CHECKING:
     from crynux_async.datasets import DatasetReport

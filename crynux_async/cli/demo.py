@@ -9,12 +9,12 @@ from rich.console import Console
 from crynux_async.cli.board import Board, as_facts, summary
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.units import size
-from crynux_async.config import FineTuneConfig
 from crynux_async.emulator import Emulator
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.settings import Secret, Settings
 from crynux_async.states import GOOD
+from crynux_async.training.config import FineTuneConfig
 
 _RATE_LIMIT = 5
 _SPEED = 20.0

@@ -19,10 +19,10 @@ from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobRow
-from crynux_async.resume import Unconfirmed
 from crynux_async.session import Session
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
+from crynux_async.supervision.take_over import Unconfirmed
 
 
 async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:

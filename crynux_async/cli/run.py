@@ -11,10 +11,10 @@ from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
-from crynux_async.config import FineTuneConfig
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
 
 
 async def run(

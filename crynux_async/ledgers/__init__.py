@@ -27,7 +27,7 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
     if isinstance(where, str | os.PathLike):
         if os.fspath(where).startswith(("postgresql", "postgres")) and "://" in os.fspath(where):
             raise UsageError("a ledger in PostgreSQL is not supported yet; give a path or 'sqlite:///jobs.db'")
-        from crynux_async.ledgers.sql import SqlLedger
+        from crynux_async.ledgers.sqlite.ledger import SqlLedger
 
         return SqlLedger(where)
     if callable(getattr(where, "begin", None)) and callable(getattr(where, "claim", None)):

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 import attrs
 
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import LedgerError
 from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
 
 GATE_SECONDS = 5.0
 """How long a gate may be held: other processes that wait for it give up some time after this."""

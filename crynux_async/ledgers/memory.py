@@ -17,7 +17,7 @@ import attrs
 
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateRow, JobRow
-from crynux_async.ledgers.rows import check_job, encode_attempt, encode_changes
+from crynux_async.ledgers.sql.rows import check_job, encode_attempt, encode_changes
 from crynux_async.states import JobState
 
 _UNFINISHED = -1

@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from crynux_async.archive import LoraArchive
 from crynux_async.cli.app import app
-from crynux_async.config import FineTuneConfig
 from crynux_async.emulator import Emulator
+from crynux_async.training.config import FineTuneConfig
 from tests.acceptance.test_cli import environment, run_cli
 from tests.archive_files import RESULT, UNFINISHED, members, pair, write_zip
 

@@ -9,7 +9,7 @@ import pytest
 
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.conformance.support import job
-from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 from crynux_async.states import JobState
 from tests.acceptance.test_cli import bridge, config, environment, run_cli, start
 from tests.fake_backend import make_config

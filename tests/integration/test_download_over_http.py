@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from crynux_async.backends.bridge.transport import BridgeBackend
-from crynux_async.download import DownloadedFile, DownloadOptions, download
+from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, download
 from crynux_async.errors import ArchiveError, CorruptArchiveError
 from crynux_async.settings import Secret, Settings
 from tests.fake_result import names_in, some_bytes

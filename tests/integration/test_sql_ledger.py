@@ -18,15 +18,17 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from crynux_async.errors import CrynuxError, LedgerError, UsageError
-from crynux_async.ledgers import gate_visit, sql, sqlite_file
 from crynux_async.ledgers.base import GATE_SECONDS, AttemptOutcome, GateRow, JobRow, Ledger
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, job
-from crynux_async.ledgers.connection import SqliteConnection
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.ledgers.migrations import CURRENT, SchemaPlan
-from crynux_async.ledgers.rows import decode_job
-from crynux_async.ledgers.schema import VERSION
-from crynux_async.ledgers.sql import SqlLedger
+from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
+from crynux_async.ledgers.sql.rows import decode_job
+from crynux_async.ledgers.sql.schema import VERSION
+from crynux_async.ledgers.sqlite import file as sqlite_file
+from crynux_async.ledgers.sqlite import gate_visit
+from crynux_async.ledgers.sqlite import ledger as sqlite_ledger
+from crynux_async.ledgers.sqlite.connection import SqliteConnection
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
 from crynux_async.states import JobState
 from tests.ledger_files import HOLDER, Start, make_ledger, opened, query, refusal, workers
 
@@ -465,7 +467,7 @@ async def test_list_of_many_jobs_lets_the_loop_go_on(tmp_path: Path, monkeypatch
         rows_in_turn[turn] += 1
         return decode_job(values)
 
-    monkeypatch.setattr(sql, "decode_job", note)
+    monkeypatch.setattr(sqlite_ledger, "decode_job", note)
     async with opened(tmp_path / "jobs.db") as ledger:
         await ledger.add([job(f"job {number}") for number in range(500)])
         listing = asyncio.create_task(ledger.jobs())

@@ -14,11 +14,11 @@ import pytest
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, job
-from crynux_async.ledgers.connection import SqliteConnection
-from crynux_async.ledgers.schema import APPLICATION_ID
-from crynux_async.ledgers.sql import SqlLedger
-from crynux_async.ledgers.sqlite_opening import _what_was_dropped
-from crynux_async.ledgers.wal import read_frames
+from crynux_async.ledgers.sql.schema import APPLICATION_ID
+from crynux_async.ledgers.sqlite.connection import SqliteConnection
+from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.sqlite.opening import _what_was_dropped
+from crynux_async.ledgers.sqlite.wal import read_frames
 from crynux_async.states import JobState
 from tests.ledger_files import HOLDER, WORKER, Start, make_ledger, opened, query, run, workers
 
@@ -120,7 +120,7 @@ async def test_file_that_outgrows_its_limit_is_an_error_and_loses_nothing(tmp_pa
     program = (
         "import asyncio, resource, sys\n"
         "from crynux_async.errors import LedgerError\n"
-        "from crynux_async.ledgers.sql import SqlLedger\n"
+        "from crynux_async.ledgers.sqlite.ledger import SqlLedger\n"
         "from crynux_async.ledgers.conformance.support import job\n"
         "async def main():\n"
         "    ledger = SqlLedger(sys.argv[1])\n"
@@ -152,7 +152,7 @@ async def test_failed_fdatasync_stops_every_later_write(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\n"
         "from crynux_async.errors import LedgerError\n"
-        "from crynux_async.ledgers.sql import SqlLedger\n"
+        "from crynux_async.ledgers.sqlite.ledger import SqlLedger\n"
         "from crynux_async.ledgers.conformance.support import job\n"
         "async def main():\n"
         "    ledger = SqlLedger(sys.argv[1])\n"

@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from crynux_async.backends.base import Validator
-from crynux_async.backends.bridge.transport import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.clock import monotonic
 from crynux_async.errors import (
     CrynuxError,

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import attrs
 
 from crynux_async.backends.base import CreatedTask
-from crynux_async.config import FineTuneConfig, config_converter
 from crynux_async.errors import (
     AuthError,
     BackendError,
@@ -29,6 +28,7 @@ from crynux_async.errors import (
     ServerError,
     SubmissionUnknownError,
 )
+from crynux_async.training.config import FineTuneConfig, config_converter
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_ANSWER_BYTES = 1 << 20

@@ -6,7 +6,6 @@ from typing import Any
 
 import attrs
 
-from crynux_async.config import FineTuneConfig
 from crynux_async.ledgers.base import AttemptOutcome, Ledger
 from crynux_async.ledgers.conformance.support import (
     BACKEND,
@@ -22,6 +21,7 @@ from crynux_async.ledgers.conformance.support import (
     require_error,
 )
 from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
 
 _OTHER = "https://other.example"
 _AWKWARD = "ünï\n\"quotes\" 'single' % {} 😀 \u2028 ;--"

@@ -7,10 +7,10 @@ from typing import Any, Protocol, TypeAlias
 
 import attrs
 
-from crynux_async.config import FineTuneConfig
 from crynux_async.errors import CrynuxError, LedgerError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
 from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
 
 LedgerFactory: TypeAlias = Callable[[], Ledger]
 """Makes a new, empty ledger that is not open yet."""

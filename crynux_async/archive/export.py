@@ -1,0 +1,214 @@
+"""Writing a LoRA as one clean safetensors file, under names that other programs read completely.
+
+diffusers decides by the first tensor's name which naming style a file has, and drops what has the other one. A file
+from a node can mix both, so that up to all attention weights are lost on loading. Here every pair becomes ``lora_A``
+and ``lora_B``, which is read whole. The style "kohya" is for programs of the other family: ``lora_unet_`` names with
+an alpha each. Only names change: the numbers are copied byte for byte.
+
+Source: diffusers src/diffusers/loaders/peft.py (load_lora_adapter) and src/diffusers/utils/state_dict_utils.py
+(convert_state_dict_to_kohya); kohya-ss sd-scripts networks/lora.py.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import attrs
+
+from crynux_async.archive.lora import LoraModule
+from crynux_async.archive.safetensors import TensorInfo, dump_header
+from crynux_async.errors import ArchiveError
+
+ExportStyle = Literal["diffusers", "kohya"]
+"""Whose names an exported file has."""
+
+_ALPHA_BYTES = 4
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+def plan_beginning(
+    tensors: Mapping[str, TensorInfo],
+    modules: Mapping[str, LoraModule],
+    style: ExportStyle,
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Make everything of an exported file that stands in front of the weights.
+
+    Args:
+        tensors: The source's tensors, in the order of their bytes.
+        modules: The source's modules.
+        style: Whose names to give.
+        metadata: Texts for the header.
+
+    Returns:
+        The header, and the alphas where the style has them; the source's weights follow, in their order. The same
+        arguments always give the same bytes.
+
+    Raises:
+        ValueError: When the style cannot express this LoRA.
+    """
+    names = _diffusers_names(modules) if style == "diffusers" else _kohya_names(modules)
+    alphas = [] if style == "diffusers" else [(_kohya_alpha(name), module.rank) for name, module in modules.items()]
+    shift = _ALPHA_BYTES * len(alphas)
+    planned = {
+        name: TensorInfo(dtype="F32", shape=(), offset_bytes=_ALPHA_BYTES * index, size_bytes=_ALPHA_BYTES)
+        for index, (name, _) in enumerate(alphas)
+    }
+    for name, info in tensors.items():
+        planned[names[name]] = attrs.evolve(info, offset_bytes=info.offset_bytes + shift)
+    if len(planned) != len(tensors) + len(alphas):
+        raise ValueError("two modules would have one name in the kohya style; export it in the diffusers style")
+    header = dump_header(planned, {"format": "pt", **metadata})
+    return header + b"".join(struct.pack("<f", rank) for _, rank in alphas)
+
+
+def _diffusers_names(modules: Mapping[str, LoraModule]) -> dict[str, str]:
+    if len({module.rank for module in modules.values()}) > 1:
+        # Without alphas diffusers scales every module by one rank, which is wrong for the others.
+        raise ValueError("the modules have different ranks, which only the kohya style can express")
+    names: dict[str, str] = {}
+    for name, module in modules.items():
+        names[module.down] = f"unet.{name}.lora_A.weight"
+        names[module.up] = f"unet.{name}.lora_B.weight"
+    return names
+
+
+def _kohya_names(modules: Mapping[str, LoraModule]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for name, module in modules.items():
+        names[module.down] = f"{_kohya_module(name)}.lora_down.weight"
+        names[module.up] = f"{_kohya_module(name)}.lora_up.weight"
+    return names
+
+
+def _kohya_alpha(name: str) -> str:
+    return f"{_kohya_module(name)}.alpha"
+
+
+def _kohya_module(name: str) -> str:
+    return f"lora_unet_{name.replace('.', '_')}"
+
+
+def describe(
+    modules: Mapping[str, LoraModule],
+    style: ExportStyle,
+    *,
+    global_step: int | None,
+    base_model: str | None,
+    config: Mapping[str, Any] | None,
+    digest: str | None,
+    metadata: Mapping[str, str] | None,
+) -> Mapping[str, str]:
+    """Put together the texts of an exported file's header; what is None is left out.
+
+    Args:
+        modules: The modules that are in it.
+        style: Whose names the file has; "kohya" adds the ``ss_`` keys that those programs show.
+        global_step: Optimizer steps made.
+        base_model: The model that the LoRA belongs to.
+        config: What was trained, as far as JSON can hold it.
+        digest: Digest of the config.
+        metadata: Further texts; they win over all others.
+
+    Returns:
+        Texts by key; unchangeable.
+
+    Raises:
+        TypeError: When ``config`` holds what JSON cannot.
+        ValueError: When ``config`` holds NaN, an infinity or a circle.
+    """
+    ranks = sorted({module.rank for module in modules.values()})
+    targets = sorted({module.target for module in modules.values()})
+    training = None if config is None else json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    texts = {
+        "base_model": base_model,
+        "rank": ",".join(map(str, ranks)),
+        "alpha": ",".join(map(str, ranks)),
+        "target_modules": json.dumps(targets, separators=(",", ":")),
+        "global_step": None if global_step is None else str(global_step),
+        "training_config": training,
+        "config_digest": digest,
+    }
+    if style == "kohya":
+        texts |= {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": texts["rank"],
+            "ss_network_alpha": texts["alpha"],
+            "ss_sd_model_name": base_model,
+            "ss_steps": texts["global_step"],
+        }
+    known = {key: text for key, text in texts.items() if text is not None}
+    return MappingProxyType({**known, **(metadata or {})})
+
+
+def write_new_file(path: Path, pieces: Iterable[bytes], *, overwrite: bool) -> None:
+    """Write a file whole or not at all; it is on disk, with its name, when this returns.
+
+    Args:
+        path: The name it is to have.
+        pieces: Its bytes. An exception out of this iterable, which must not be an OSError, leaves no file behind and
+            goes on to the caller.
+        overwrite: Whether a file of that name may be replaced.
+
+    Raises:
+        ArchiveError: When it cannot be written, or is there and must not be replaced.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    with _writing(path):
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "is there already, and it was not asked to replace it")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with _writing(path), open(descriptor, "wb", buffering=0) as file:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        with _writing(path):
+            _give_name(part, path, overwrite=overwrite)
+            _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        raise ArchiveError(f"{path}: is there already; choose another name, or ask for it to be replaced") from error
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _give_name(part: Path, path: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        part.replace(path)
+        return
+    try:
+        # Unlike a rename, a hard link never replaces what another process has put there meanwhile.
+        path.hardlink_to(part)
+        part.unlink()
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "is there already") from error
+        part.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

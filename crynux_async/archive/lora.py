@@ -1,0 +1,206 @@
+"""The LoRA inside a safetensors file: which tensors belong together, and how strongly each module was changed.
+
+A LoRA changes the weight W of a module to W + B A, with A of shape [rank, in_features] and B of shape
+[out_features, rank]. The nodes' training code writes two naming styles, mixed in one file: ``lora.down`` and
+``lora.up`` for the attention projections, ``lora_A`` and ``lora_B`` for every other module. Its alpha equals its rank,
+so that B A is the whole change.
+
+Source: stable-diffusion-task finetune_lora.py; diffusers src/diffusers/utils/state_dict_utils.py (PEFT_TO_DIFFUSERS).
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import attrs
+
+from crynux_async.archive.safetensors import TensorInfo, giving_way
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PREFIX = "unet."
+_DOWN = (".lora.down.weight", ".lora_A.weight")
+_UP = (".lora.up.weight", ".lora_B.weight")
+_MODULE = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
+_MOST_NAME_CHARS = 256
+_MOST_RANK = 4096
+
+_BLOCK = re.compile(r"(?:down_blocks|up_blocks)\.[0-9]+|[^.]+")
+_INSIDE = re.compile(
+    r"(?:(?:down_blocks|up_blocks)\.[0-9]+\.|mid_block\.)?"
+    r"(?:(?:attentions|resnets|downsamplers|upsamplers|transformer_blocks)\.[0-9]+\.)*"
+    r"(?:attn[0-9]+\.)?"
+)
+
+
+@attrs.frozen(kw_only=True)
+class LoraModule:
+    """One module of the UNet that was trained.
+
+    Attributes:
+        name: Its path inside the UNet, such as ``mid_block.attentions.0.transformer_blocks.0.attn1.to_q``.
+        down: Name of the tensor A, as the file has it.
+        up: Name of the tensor B, as the file has it.
+        rank: Rows of A and columns of B.
+        in_features: Columns of A; for a convolution its input channels.
+        out_features: Rows of B; for a convolution its output channels.
+    """
+
+    name: str
+    down: str
+    up: str
+    rank: int
+    in_features: int
+    out_features: int
+
+    @property
+    def block(self) -> str:
+        """The part of the UNet it belongs to: ``down_blocks.0``, ``mid_block``, ``up_blocks.3``, ``conv_in``."""
+        found = _BLOCK.match(self.name)
+        return found.group() if found else self.name
+
+    @property
+    def target(self) -> str:
+        """Its name among ``target_modules``: ``to_k``, ``to_out.0``, ``proj_in``, ``ff.net.0.proj``, ``conv1``."""
+        found = _INSIDE.match(self.name)
+        return self.name[found.end() :] if found else self.name
+
+
+def pair_modules(tensors: Mapping[str, TensorInfo]) -> Mapping[str, LoraModule]:
+    """Put the two tensors of each module together.
+
+    Args:
+        tensors: The tensors by name, as the header has them.
+
+    Returns:
+        The modules by name, in the order in which the file first names them; unchangeable.
+
+    Raises:
+        ValueError: When a tensor is no part of a UNet LoRA, has no partner or one whose shape or dtype does not fit.
+    """
+    downs: dict[str, str] = {}
+    ups: dict[str, str] = {}
+    for tensor in giving_way(tensors):
+        module, is_down = _split(tensor)
+        half = downs if is_down else ups
+        if module in half:
+            raise ValueError(f"{module} is there in both naming styles: {half[module]} and {tensor}")
+        half[module] = tensor
+    if lonely := sorted(downs.keys() ^ ups.keys()):
+        raise ValueError(f"{len(lonely)} modules have only one of their two tensors, the first is {lonely[0]}")
+    return MappingProxyType({name: _pair(name, down, ups[name], tensors) for name, down in giving_way(downs.items())})
+
+
+def _split(tensor: str) -> tuple[str, bool]:
+    """Return the module's path and whether it is the A of its pair."""
+    is_down = tensor.endswith(_DOWN)
+    for suffix in _DOWN if is_down else _UP:
+        module = tensor.removeprefix(_PREFIX).removesuffix(suffix)
+        if tensor == f"{_PREFIX}{module}{suffix}" and _is_path(module):
+            return module, is_down
+    raise ValueError(f"the tensor {tensor[:200]!r} is no part of a UNet LoRA")
+
+
+def _is_path(module: str) -> bool:
+    # ".lora" inside a path would be taken for the end of the path by those who load the file.
+    return len(module) <= _MOST_NAME_CHARS and _MODULE.fullmatch(module) is not None and ".lora" not in f".{module}"
+
+
+def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> LoraModule:
+    a, b = tensors[down], tensors[up]
+    rank = a.shape[0]
+    if len(a.shape) != len(b.shape) or b.shape[1] != rank or any(size != 1 for size in b.shape[2:]):
+        raise ValueError(f"the shapes of {name} do not fit: {list(a.shape)} and {list(b.shape)}")
+    if a.dtype != b.dtype:
+        raise ValueError(f"the dtypes of {name} differ: {a.dtype} and {b.dtype}")
+    if rank > _MOST_RANK:
+        raise ValueError(f"{name} has rank {rank}; at most {_MOST_RANK} is accepted")
+    return LoraModule(name=name, down=down, up=up, rank=rank, in_features=a.shape[1], out_features=b.shape[0])
+
+
+def matcher(target_modules: str | Sequence[str]) -> Callable[[str], bool]:
+    """Return the rule by which the nodes choose modules.
+
+    Args:
+        target_modules: Names, each matching a module of that name or one that ends in ``.name``; or one text, which
+            is a regular expression for the whole path, or ``all-linear``.
+
+    Returns:
+        A function that tells whether a module's path is chosen. A broken regular expression chooses nothing.
+
+    Source: peft src/peft/tuners/tuners_utils.py, check_target_module_exists.
+    """
+    if target_modules == "all-linear":
+        return lambda _: True
+    if isinstance(target_modules, str):
+        try:
+            pattern = re.compile(target_modules)
+        except re.error:
+            return lambda _: False
+        return lambda module: pattern.fullmatch(module) is not None
+    endings = tuple(f".{name}" for name in target_modules)
+    return lambda module: f".{module}".endswith(endings)
+
+
+@attrs.frozen(kw_only=True)
+class Norms:
+    """How strongly the LoRA changes the UNet: Frobenius norms of B A, >= 0; NaN where a weight is not finite.
+
+    Attributes:
+        modules: By module path.
+        blocks: By part of the UNet: root of the sum of its modules' squares.
+        total: Root of the sum of all squares.
+    """
+
+    modules: Mapping[str, float]
+    blocks: Mapping[str, float]
+    total: float
+
+
+def collect_norms(modules: Mapping[str, LoraModule], norms: Mapping[str, float]) -> Norms:
+    """Sum norms up by block.
+
+    Args:
+        modules: The modules by name.
+        norms: The norm of each of them.
+
+    Returns:
+        All three views, in the order of ``modules``.
+    """
+    squares: dict[str, list[float]] = {}
+    for name, module in modules.items():
+        squares.setdefault(module.block, []).append(norms[name])
+    return Norms(
+        modules=MappingProxyType({name: norms[name] for name in modules}),
+        blocks=MappingProxyType({block: math.hypot(*parts) for block, parts in squares.items()}),
+        total=math.hypot(*norms.values()),
+    )
+
+
+def update_norm(down: "NDArray[np.float32]", up: "NDArray[np.float32]") -> float:
+    """Return the Frobenius norm of B A, without forming the product where that is the larger way.
+
+    Uses ||B A||^2 = trace((A A^T)(B^T B)), two matrices of [rank, rank] in float64.
+
+    Args:
+        down: A, float32 [rank, in_features] or [rank, in_channels, height, width].
+        up: B, float32 [out_features, rank] or [out_channels, rank, 1, 1].
+
+    Returns:
+        The norm, >= 0, or NaN where a weight is not a finite number.
+    """
+    import numpy as np
+
+    a = down.reshape(len(down), -1).astype(np.float64)
+    b = up.reshape(len(up), -1).astype(np.float64)
+    with np.errstate(all="ignore"):
+        if len(a) < min(a.shape[1], len(b)):
+            square = float(np.sum((a @ a.T) * (b.T @ b)))
+        else:
+            square = float(np.sum(np.square(b @ a)))
+    # Rounding can leave a trace of zero slightly below it.
+    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan

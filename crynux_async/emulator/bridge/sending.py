@@ -1,0 +1,101 @@
+"""Bringing an answer to the client, whole or maimed."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+
+from aiohttp import web
+
+from crynux_async.emulator.bridge.answers import Answer
+from crynux_async.emulator.bridge.faults import Delivery, End
+
+_STEPS_PER_SECOND = 4
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+async def send(
+    request: web.BaseRequest, answer: Answer, delivery: Delivery, hang: Callable[[], Awaitable[None]]
+) -> web.StreamResponse:
+    """Send an answer and close its file.
+
+    Args:
+        request: What is answered.
+        answer: The answer.
+        delivery: How it is to arrive.
+        hang: Waits until the connection is gone.
+
+    Returns:
+        What aiohttp wants back; when the connection is gone already, it finds out by itself.
+    """
+    try:
+        if delivery.seconds:
+            await asyncio.sleep(delivery.seconds)
+        if delivery.is_raw:
+            return await _send_raw(request, answer, delivery, hang)
+        if answer.file is None and all(isinstance(piece, bytes) for piece in answer.body):
+            return web.Response(status=answer.status, headers=answer.headers, body=b"".join(answer.chunks()) or None)
+        return await _stream(request, answer)
+    except ConnectionError:
+        return web.Response()
+    finally:
+        if answer.file is not None:
+            answer.file.close()
+
+
+async def _stream(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    response.content_length = answer.length
+    await response.prepare(request)
+    for chunk in answer.chunks():
+        await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+async def _send_raw(
+    request: web.BaseRequest, answer: Answer, delivery: Delivery, hang: Callable[[], Awaitable[None]]
+) -> web.StreamResponse:
+    left = delivery.limit
+    for chunk in _raw_chunks(answer, delivery):
+        part = chunk if left is None else chunk[:left]
+        if not part:
+            break
+        await request.writer.write(part)
+        left = None if left is None else left - len(part)
+        if delivery.bytes_per_second:
+            await asyncio.sleep(len(part) / delivery.bytes_per_second)
+    await _end(request, delivery.end, hang)
+    return web.Response()
+
+
+def _raw_chunks(answer: Answer, delivery: Delivery) -> Iterator[bytes]:
+    yield answer.head(with_length=delivery.with_length)
+    if delivery.bytes_per_second is None:
+        yield from answer.chunks()
+        return
+    step = max(1, delivery.bytes_per_second // _STEPS_PER_SECOND)
+    for chunk in answer.chunks():
+        for start in range(0, len(chunk), step):
+            yield chunk[start : start + step]
+
+
+async def _end(request: web.BaseRequest, end: End, hang: Callable[[], Awaitable[None]]) -> None:
+    transport = request.transport
+    if transport is None:
+        return
+    match end:
+        case "fin":
+            transport.close()
+        case "rst":
+            reset(transport)
+        case "stall":
+            await hang()
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close a connection with a TCP reset."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()

@@ -1,0 +1,160 @@
+"""The archives that jobs deliver, made when somebody asks and kept on disk up to a bound.
+
+An archive follows from the job's arguments alone, so one that was thrown away comes back byte for byte.
+
+Source: stable-diffusion-task finetune_lora.py (the checkpoint folder), crynux-node relay/web_impl.py (make_archive).
+"""
+
+import asyncio
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from crynux_async.emulator.nodes.node import wishes
+from crynux_async.emulator.nodes.task_args import TaskArgs
+from crynux_async.emulator.nodes.unet import Unet
+from crynux_async.emulator.nodes.weights import Condition, Lora
+from crynux_async.emulator.nodes.zip_files import Member, write_zip
+
+_MEBIBYTE = 1 << 20
+# What torch.save adds to the numbers for each tensor of an optimizer.
+_PICKLED = 810
+_RANDOM_STATES = 14_625
+_SCHEDULER = 1_401
+_SCALER = 988
+
+
+def members(args: TaskArgs, unet: Unet, *, global_step: int, version: int = 0) -> tuple[Member, ...]:
+    """Return the files of a finished job's archive, in the order of a node's.
+
+    Args:
+        args: The job's arguments.
+        unet: The model that was trained.
+        global_step: Optimizer steps in all.
+        version: Another version has other numbers.
+    """
+    asked = wishes(args.model_name)
+    condition: Condition = "untrained" if asked.untrained else "nan" if asked.nan else "trained"
+    lora = Lora(
+        modules=unet.targeted(args.target_modules),
+        rank=args.rank,
+        dtype="BF16" if args.mixed_precision == "bf16" else "F32",
+        seed=f"{args.seed} {version}",
+        condition=condition,
+    )
+    extra = asked.extra_mebibytes
+    optimizer = _optimizer(lora, extra)
+    scaler = (Member(name="scaler.pt", pieces=_torch_file("scaler", _SCALER)),)
+    return (
+        Member(name="pytorch_lora_weights.safetensors", pieces=lora.pieces(), mode=0o600),
+        Member(name="random_states_0.pkl", pieces=_torch_file("random_states_0", _RANDOM_STATES)),
+        Member(name="global_step.txt", pieces=(str(global_step).encode(),)),
+        Member(name="optimizer.bin", pieces=optimizer, is_stored=extra > 0),
+        *(scaler if args.mixed_precision == "fp16" else ()),
+        Member(name="FINISH", pieces=()),
+        Member(name="scheduler.bin", pieces=_torch_file("scheduler", _SCHEDULER)),
+    )
+
+
+def _optimizer(lora: Lora, extra: int) -> Iterator[bytes]:
+    yield from _torch_file("optimizer", 2 * lora.data_bytes + _PICKLED * len(lora.tensors))
+    block = hashlib.shake_256(b"extra").digest(_MEBIBYTE) if extra else b""
+    for index in range(extra):
+        # Each mebibyte is numbered, so that one in another's place is noticed.
+        yield index.to_bytes(8, "little") + block[8:]
+
+
+def _torch_file(name: str, size: int) -> Iterator[bytes]:
+    """Yield ``size`` bytes that begin like a file of torch.save and hold nothing that could be unpickled."""
+    path = f"{name}/data.pkl".encode()
+    head = b"PK\x03\x04" + b"\x00\x00\x08\x08" + bytes(18) + len(path).to_bytes(2, "little") + b"\x10\x00" + path
+    yield head
+    block = hashlib.shake_256(name.encode()).digest(1 << 16)
+    full, rest = divmod(size - len(head), len(block))
+    for _ in range(full):
+        yield block
+    yield block[:rest]
+
+
+@attrs.define(kw_only=True)
+class _Archive:
+    path: Path
+    size: int
+
+
+class ArchiveShelf:
+    """Archives on disk, the least recently asked for given up first.
+
+    Args:
+        folder: A folder that belongs to the shelf.
+        unet: The model that all jobs train.
+        limit_bytes: How much to keep; the archive asked for last is kept in any case.
+    """
+
+    def __init__(self, folder: Path, unet: Unet, *, limit_bytes: int) -> None:
+        self._folder = folder
+        self._unet = unet
+        self._limit_bytes = limit_bytes
+        self._files: OrderedDict[str, _Archive] = OrderedDict()
+        self._builds: dict[str, asyncio.Task[_Archive]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.zip*"):
+            leftover.unlink()
+
+    async def open(self, args: TaskArgs, *, global_step: int, version: int) -> BinaryIO:
+        """Return the archive of a finished job, open for reading; it is made now unless it is there.
+
+        Args:
+            args: The job's arguments.
+            global_step: Optimizer steps in all.
+            version: How often the archive has been replaced.
+        """
+        name = hashlib.sha256(repr((args, global_step, version)).encode()).hexdigest()[:32]
+        while True:
+            archive = self._files.get(name) or await self._build_once(name, args, global_step, version)
+            try:
+                file = archive.path.open("rb")
+            except FileNotFoundError:
+                # It was given up between being made and being opened.
+                self._files.pop(name, None)
+                continue
+            self._files.move_to_end(name)
+            return file
+
+    async def _build_once(self, name: str, args: TaskArgs, global_step: int, version: int) -> _Archive:
+        build = self._builds.get(name)
+        if build is None:
+            contents = members(args, self._unet, global_step=global_step, version=version)
+            build = self._builds[name] = asyncio.create_task(self._build(name, contents))
+            build.add_done_callback(lambda _: self._builds.pop(name, None))
+        return await asyncio.shield(build)
+
+    async def close(self) -> None:
+        """Stop what is being made."""
+        builds = list(self._builds.values())
+        for build in builds:
+            build.cancel()
+        await asyncio.gather(*builds, return_exceptions=True)
+
+    async def _build(self, name: str, contents: tuple[Member, ...]) -> _Archive:
+        path = self._folder / f"{name}.zip"
+        partial = path.with_suffix(".zip.new")
+        with partial.open("wb") as file:
+            for _ in write_zip(file, contents):
+                await asyncio.sleep(0)
+        os.replace(partial, path)
+        made = self._files[name] = _Archive(path=path, size=path.stat().st_size)
+        self._give_up_old_ones()
+        return made
+
+    def _give_up_old_ones(self) -> None:
+        total = sum(file.size for file in self._files.values())
+        while total > self._limit_bytes and len(self._files) > 1:
+            _, file = self._files.popitem(last=False)
+            file.path.unlink(missing_ok=True)
+            total -= file.size

@@ -1,0 +1,104 @@
+"""One visit to the row of a gate, seen from its two sides: the writer, which holds the transaction, and the visitor."""
+
+import asyncio
+import json
+
+from crynux_async.errors import LedgerError
+from crynux_async.ledgers.base import GATE_SECONDS, GateRow
+from crynux_async.ledgers.sql import statements
+from crynux_async.ledgers.sql.steps import Row, to_json
+from crynux_async.ledgers.sqlite.connection import SqliteConnection
+
+
+class GateCell:
+    """A gate's row inside its transaction.
+
+    Attributes:
+        row: As it was found; set it to store another one.
+    """
+
+    __slots__ = ("row",)
+
+    def __init__(self) -> None:
+        self.row: GateRow | None = None
+
+
+class GateVisit:
+    """From the wish to see a gate's row to the end of the transaction.
+
+    Args:
+        backend: The service.
+        key_id: Fingerprint of the key.
+    """
+
+    def __init__(self, backend: str, key_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.cell = GateCell()
+        self._backend = backend
+        self._key_id = key_id
+        self._found: GateRow | None = None
+        self._opened: asyncio.Future[None] = loop.create_future()
+        self._left: asyncio.Future[Row | None] = loop.create_future()
+
+    async def hold(self, connection: SqliteConnection) -> tuple[None, bool]:
+        """Show the row to the visitor inside the open transaction, and store what it leaves.
+
+        Raises:
+            LedgerError: The visitor does not come back, or the row is not readable.
+        """
+        rows = await connection.fetch(statements.select_gate(self._backend, self._key_id))
+        self.cell.row = self._found = _decode(rows[0]) if rows else None
+        self._opened.set_result(None)
+        try:
+            async with asyncio.timeout(GATE_SECONDS):
+                row = await self._left
+        except TimeoutError:
+            message = f"a gate was held for more than {GATE_SECONDS:g} s, so that what was decided in it is not stored"
+            raise LedgerError(message) from None
+        if row is None:
+            return None, False
+        await connection.run(statements.REMOVE_GATE, [row])
+        await connection.run(statements.ADD_GATE, [row])
+        return None, True
+
+    async def enter(self, stored: "asyncio.Future[None]") -> None:
+        """Wait for the row.
+
+        Args:
+            stored: The end of the transaction, which comes first where it could not begin.
+
+        Raises:
+            LedgerError: It could not begin.
+        """
+        await asyncio.wait({self._opened, stored}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._opened.done():
+            stored.result()
+
+    def leave(self, row: Row | None) -> None:
+        """Let the transaction end: store ``row``, or nothing where it is None."""
+        if not self._left.done():
+            self._left.set_result(row)
+
+    def changed_row(self) -> Row | None:
+        """Return what the visitor has put into the cell, or None where it is what was found.
+
+        Raises:
+            LedgerError: It cannot be stored as JSON.
+        """
+        row = self.cell.row
+        if row is None or row is self._found:
+            return None
+        return {
+            "backend": self._backend,
+            "key_id": self._key_id,
+            "boot_id": row.boot_id,
+            "snapshot": to_json(row.snapshot),
+        }
+
+
+def _decode(columns: tuple[str, str]) -> GateRow:
+    boot_id, text = columns
+    try:
+        return GateRow(boot_id=boot_id, snapshot=json.loads(text))
+    except ValueError as error:
+        raise LedgerError(f"the row of a gate cannot be read: {error}") from error

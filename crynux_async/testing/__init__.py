@@ -1,0 +1,15 @@
+"""What tests of this library, and of programs that use it, need: virtual time, an emulated bridge, ledger checks."""
+
+from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck, LedgerFactory
+from crynux_async.testing.emulators import running_emulator
+from crynux_async.testing.virtual_time import VirtualTimeLoop, loop_factories, virtual_time_run
+
+__all__ = [
+    "LEDGER_CHECKS",
+    "LedgerCheck",
+    "LedgerFactory",
+    "VirtualTimeLoop",
+    "loop_factories",
+    "running_emulator",
+    "virtual_time_run",
+]

@@ -1,0 +1,59 @@
+"""What the rules look at: a config, what becomes of it, and what is known of its data set."""
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.effective import EffectiveConfig
+from crynux_async.training.simulation import Simulation, simulate
+
+if TYPE_CHECKING:
+    from crynux_async.datasets.report import DatasetReport
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """A config to be judged.
+
+    Attributes:
+        effective: What becomes of it.
+        simulation: What the job will do.
+        report: What is known of its data set, or None.
+        fee_cnx: The bridge's fee for a round.
+    """
+
+    effective: EffectiveConfig
+    simulation: Simulation
+    report: "DatasetReport | None"
+    fee_cnx: float
+
+    @property
+    def config(self) -> FineTuneConfig:
+        """What is sent."""
+        return self.effective.config
+
+    @property
+    def images(self) -> int | None:
+        """Images of the data set, or None when they are not known."""
+        return self.simulation.images
+
+
+def make_case(config: FineTuneConfig, images: int | None, report: "DatasetReport | None", fee_cnx: float) -> Case:
+    """Work out everything that the rules look at."""
+    effective = config.effective(images)
+    return Case(effective=effective, simulation=simulate(effective.config, images), report=report, fee_cnx=fee_cnx)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as people write it: 42 s, 3 min, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 step", "2,000 steps"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

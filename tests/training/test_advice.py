@@ -1,0 +1,376 @@
+"""What to know of a config before it is paid for: every trap, with a config that has it and one that has not."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crynux_async.datasets.problems import CODES as DATASET_CODES
+from crynux_async.datasets.problems import problem
+from crynux_async.datasets.report import DatasetReport
+from crynux_async.errors import ConfigError, UsageError
+from crynux_async.training import advice
+from crynux_async.training.advice import CODES, Advice, check, has_error, require_workable
+from crynux_async.training.config import FineTuneConfig
+from tests.strategies import configs
+
+HERE = Path(__file__).parents[1]
+HOW_TO = HERE / "data" / "howto.json"
+README = (HERE.parent / "README.md").read_text(encoding="utf-8")
+
+PLAIN: dict[str, Any] = {
+    "model_name": "crynux-ai/stable-diffusion-v1-5",
+    "dataset_url": "https://a.example/cats.zip",
+    "max_train_steps": 500,
+    "center_crop": True,
+    "validation_num_images": 1,
+    "seed": 7,
+    "timeout": 1800,
+}
+
+
+def make(**changes: Any) -> FineTuneConfig:
+    return FineTuneConfig(**{**PLAIN, **changes})
+
+
+def codes(config: FineTuneConfig, images: int | None = 20) -> list[str]:
+    return [item.code for item in check(config, images)]
+
+
+def find(code: str, config: FineTuneConfig, images: int | None = 20) -> Advice:
+    (found,) = (item for item in check(config, images) if item.code == code)
+    return found
+
+
+POLYNOMIAL = {"lr_scheduler": "polynomial"}
+
+# Each code: what has the trap, and what is next to it and has not.
+TRAPS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("CX101", {"model_name": "a/stable-diffusion-xl-base-1.0"}, {"model_name": "a/stable-diffusion-2-1"}),
+    ("CX102", {"target_modules": "to_k"}, {"target_modules": r".*\.to_k"}),
+    ("CX103", {"target_modules": ["to_k", "to_out"]}, {"target_modules": ["to_k", "to_out.0"]}),
+    ("CX104", {"target_modules": ["to_k", "to_w"]}, {"target_modules": ["to_k", "to_v"]}),
+    ("CX105", {"target_modules": ["to_k", "proj_in"]}, {"target_modules": "all-linear"}),
+    ("CX106", {"init_lora_weights": "loftq"}, {"init_lora_weights": True}),
+    ("CX107", {"init_lora_weights": False}, {"init_lora_weights": "gaussian"}),
+    ("CX108", {"lr_scheduler": "cosine", "lr_warmup_steps": 0}, {"lr_scheduler": "cosine", "lr_warmup_steps": 1}),
+    ("CX109", {"lr_scheduler": "constant", "lr_warmup_steps": 9}, {"lr_scheduler": "constant", "lr_warmup_steps": 0}),
+    ("CX110", {"scale_lr": True, "batch_size": 4}, {"scale_lr": False, "batch_size": 4}),
+    ("CX111", {"model_revision": "v2"}, {"model_revision": "main"}),
+    ("CX112", {"model_variant": "fp16"}, {"model_variant": None}),
+    ("CX113", {"mixed_precision": "bf16"}, {"mixed_precision": "no"}),
+    ("CX114", {"mixed_precision": "no"}, {"mixed_precision": "fp16"}),
+    ("CX115", {"resolution": 500}, {"resolution": 504}),
+    ("CX116", {"center_crop": False}, {"center_crop": True}),
+    ("CX117", {"validation_num_images": 4}, {"validation_num_images": 1}),
+    ("CX118", {"dataset_url": "https://a.example/cats.tgz"}, {"dataset_url": "https://a.example/cats.tar.GZ?v=1"}),
+    ("CX119", {"dataset_url": "http://192.168.0.7/cats.zip"}, {"dataset_url": "http://93.184.216.34/cats.zip"}),
+    ("CX120", {}, {"dataset_url": None, "dataset_name": "d"}),
+    ("CX121", {"dataset_url": None, "dataset_name": "d"}, {}),
+    ("CX122", {"prediction_type": "v_prediction"}, {"prediction_type": None}),
+    ("CX201", {"num_train_steps": 250}, {"num_train_steps": 500}),
+    ("CX202", {"num_train_steps": 450}, {"num_train_steps": 250}),
+    ("CX203", {"num_train_steps": 250}, {}),
+    ("CX204", {"max_train_steps": 49}, {"max_train_steps": 50}),
+    ("CX206", {"lr_scheduler": "linear", "lr_warmup_steps": 500}, {"lr_scheduler": "linear", "lr_warmup_steps": 499}),
+    ("CX207", {**POLYNOMIAL, "learning_rate": 1e-7}, {**POLYNOMIAL, "learning_rate": 2e-7}),
+    ("CX208", {**POLYNOMIAL, "lr_warmup_steps": 500}, {**POLYNOMIAL, "lr_warmup_steps": 501}),
+    ("CX209", {"lr_scheduler": "linear", "max_train_steps": 1}, {"lr_scheduler": "constant", "max_train_steps": 1}),
+    ("CX210", {"batch_size": 3, "gradient_accumulation_steps": 7}, {"batch_size": 5, "gradient_accumulation_steps": 4}),
+    ("CX403", {"max_train_steps": 6001}, {"max_train_steps": 6000}),
+    ("CX404", {"timeout": 7201}, {"timeout": 7200}),
+    ("CX405", {"rank": 16}, {"rank": 14}),
+]  # fmt: skip
+ALWAYS = {"CX401", "CX402", "CX406"}
+WITHOUT_IMAGES = {"CX205"}
+
+
+@pytest.mark.parametrize(("code", "trap", "_"), TRAPS, ids=[code for code, *_ in TRAPS])
+def test_config_with_the_trap_gets_its_advice(code: str, trap: dict[str, Any], _: dict[str, Any]) -> None:
+    found = find(code, make(**trap))
+    assert (found.severity, found.title, found.action) == (
+        CODES[code].severity,
+        CODES[code].title,
+        CODES[code].action,
+    )
+    assert found.message.endswith(".")
+
+
+@pytest.mark.parametrize(("code", "_", "good"), TRAPS, ids=[code for code, *_ in TRAPS])
+def test_config_next_to_the_trap_does_not_get_its_advice(code: str, _: dict[str, Any], good: dict[str, Any]) -> None:
+    assert code not in codes(make(**good))
+
+
+def test_every_code_has_a_trap() -> None:
+    assert {code for code, *_ in TRAPS} | ALWAYS | WITHOUT_IMAGES == set(CODES)
+
+
+def test_plain_config_gets_plain_facts_only() -> None:
+    assert set(codes(make())) == {*ALWAYS, "CX120"}
+    assert {item.severity for item in check(make(), 20)} == {"note"}
+
+
+def test_codes_are_no_data_sets_codes() -> None:
+    assert not CODES.keys() & DATASET_CODES.keys()
+
+
+def test_every_code_is_explained_in_the_readme() -> None:
+    assert [
+        code for code in CODES if not re.search(rf"^\| {code} \| {CODES[code].severity} \|", README, re.MULTILINE)
+    ] == []
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_code_says_what_to_do_and_where_it_is_from(code: str) -> None:
+    kind = CODES[code]
+    assert re.fullmatch(r"CX[124]\d\d", code)
+    assert kind.action.endswith(".")
+    assert kind.title
+    assert kind.source
+
+
+def test_advice_is_sorted_by_severity_and_then_by_code() -> None:
+    found = check(
+        make(init_lora_weights="loftq", target_modules="to_k", scale_lr=True, batch_size=4, resolution=500), 20
+    )
+    order = {"error": 0, "warning": 1, "note": 2}
+    keys = [(order[item.severity], item.code) for item in found]
+    assert keys == sorted(keys)
+    assert [item.code for item in found][:3] == ["CX102", "CX106", "CX110"]
+
+
+def test_advice_as_text_has_everything_to_act_on() -> None:
+    text = str(find("CX106", make(init_lora_weights="loftq")))
+    assert text.startswith("CX106 error: init_lora_weights: LoftQ")
+    assert text.endswith(CODES["CX106"].action)
+
+
+# The public how-to
+
+
+def test_how_to_loses_its_first_round_and_does_not_warm_up_for_500_steps() -> None:
+    config = FineTuneConfig.from_file(HOW_TO)
+    lost = find("CX201", config, 8)
+    assert (lost.severity, lost.field) == ("warning", "num_train_steps")
+    assert "88 of 200 steps" in lost.message
+    assert "0 is sent as 1: the bridge would make 500 of a 0" in find("CX108", config, 8).message
+    assert "2 rounds of 15 CNX: 30 CNX" in find("CX401", config, 8).message
+    assert "2 h 06 min" in find("CX402", config, 8).message  # 2 * (180 + 2 * 1800) seconds
+    assert "4 h 12 min" in find("CX402", config, 8).message
+
+
+def test_how_to_without_its_data_set_warns_of_the_rounds_all_the_same() -> None:
+    found = check(FineTuneConfig.from_file(HOW_TO))
+    assert {"CX108", "CX201", "CX205", "CX401", "CX402"} <= {item.code for item in found}
+    assert not has_error(found)
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stabilityai/sdxl-turbo",
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "stabilityai/sd3.5-large",
+        "black-forest-labs/FLUX.1-dev",
+        "SG161222/RealVisXL_V4.0",
+        "RunDiffusion/Juggernaut-XL-v9",
+        "cagliostrolab/animagine-xl-3.1",
+        "segmind/SSD-1B",
+        "runwayml/stable-diffusion-inpainting",
+        "timbrooks/instruct-pix2pix",
+    ],
+)
+def test_model_of_another_kind_is_an_error(name: str) -> None:
+    assert "CX101" in codes(make(model_name=name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "crynux-ai/stable-diffusion-v1-5",
+        "stabilityai/stable-diffusion-2-1",
+        "stabilityai/sd-turbo",
+        "Lykon/dreamshaper-8",
+        "SG161222/Realistic_Vision_V5.1_noVAE",
+        "flux-labs/influxes-sd15",
+        "xl-research/exlibris-sd15",
+        "m",
+    ],
+)
+def test_model_that_may_be_trained_is_no_error(name: str) -> None:
+    assert "CX101" not in codes(make(model_name=name))
+
+
+# Rounds and lengths
+
+
+def test_rounds_of_unknown_number_are_said_to_be_so() -> None:
+    assert "up to 3 rounds" in find("CX201", make(num_train_steps=200), None).message
+    unknown = make(max_train_steps=None, max_train_epochs=3, num_train_steps=200)
+    assert "several rounds" in find("CX201", unknown, None).message
+    assert "depends on the data set" in find("CX401", unknown, None).message
+    assert "more than 1,000 rounds" in find("CX201", make(num_train_steps=1, max_train_steps=10**6), 10**6).message
+
+
+def test_rounds_of_epochs_are_about_the_epochs() -> None:
+    config = make(max_train_steps=None, num_train_epochs=1, max_train_epochs=10)
+    assert find("CX201", config).field == "num_train_epochs"
+
+
+def test_length_that_the_data_set_decides_is_noted_without_it() -> None:
+    config = make(max_train_steps=None, max_train_epochs=30)
+    assert "CX205" in codes(config, None)
+    assert "CX205" not in codes(config, 20)
+    assert "CX205" not in codes(make(), None)
+
+
+def test_untrained_job_is_not_also_said_to_be_short() -> None:
+    assert "CX204" not in codes(make(lr_scheduler="cosine", max_train_steps=1))
+
+
+def test_bridges_defaults_on_a_small_data_set_train_one_step_only() -> None:
+    found = codes(make(max_train_steps=None, batch_size=16), 8)
+    assert {"CX204", "CX210"} <= set(found)
+
+
+def test_chance_of_hanging_becomes_a_warning_with_many_rounds() -> None:
+    many = make(num_train_steps=20, max_train_steps=500)
+    assert find("CX406", make()).severity == "note"
+    assert find("CX406", many, 10**6).severity == "warning"
+
+
+def test_fee_is_what_the_bridge_takes() -> None:
+    (cost,) = (item for item in check(make(), 20, fee_cnx=7.5) if item.code == "CX401")
+    assert "1 round of 7.5 CNX: 7.5 CNX" in cost.message
+
+
+def test_timeout_is_judged_by_the_images_of_a_round() -> None:
+    assert "CX403" in codes(make(batch_size=4, max_train_steps=2000))
+    assert "CX403" in codes(make(batch_size=4, max_train_steps=2000), None)
+    assert "CX403" in codes(make(resolution=1024, max_train_steps=2000))
+    assert "CX403" not in codes(make(resolution=1024, max_train_steps=1400))
+
+
+# Values
+
+
+def test_both_data_sets_given_says_which_is_not_used() -> None:
+    found = find("CX109", make(dataset_name="d"))
+    assert found.field == "dataset_url"
+    assert "not used" in found.message
+
+
+def test_data_set_without_an_extension_is_left_to_the_server() -> None:
+    assert "CX118" not in codes(make(dataset_url="https://gateway.irys.xyz/GivF5FBMdJVr6xHT7hi2"))
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "10.0.0.5", "[::1]", "nas.local"])
+def test_host_that_only_this_network_knows_is_a_private_address(host: str) -> None:
+    assert "CX119" in codes(make(dataset_url=f"http://{host}/cats.zip"))
+
+
+def test_unsuitable_module_is_named_as_it_was_asked_for() -> None:
+    message = find("CX103", make(target_modules=["to_k", "to_out"])).message
+    assert message.startswith("'to_out'")
+    assert "attn1.to_out" in message
+
+
+def test_lora_of_which_diffusers_drops_a_part_says_how_much() -> None:
+    message = find("CX105", make(target_modules=["to_k", "proj_in", "conv1", "ff.net.0.proj"])).message
+    assert "of 86 trained layers it drops the 32" in message  # 172 tensors saved, 108 loaded
+
+
+# Data sets
+
+
+def report(**changes: Any) -> DatasetReport:
+    return DatasetReport(**{"path": "cats", "kind": "folder", "split_counts": {"train": 8}, **changes})
+
+
+def test_problems_of_the_data_set_are_passed_on() -> None:
+    found = check(make(), report(problems=(problem("CX327", "Two images have none."), problem("CX344", "8 images."))))
+    (error,) = (item for item in found if item.severity == "error")
+    assert (error.code, error.title, error.field) == ("CX327", DATASET_CODES["CX327"].title, "dataset_url")
+    assert error.message == "Two images have none."
+    assert "CX344" in [item.code for item in found]
+
+
+def test_data_set_tells_the_number_of_images() -> None:
+    config = make(max_train_steps=None)
+    assert [item.code for item in check(config, report())] == codes(config, 8)
+
+
+def test_data_set_without_a_known_number_of_images_leaves_it_open() -> None:
+    assert [item.code for item in check(make(), report(split_counts={}))] == codes(make(), None)
+
+
+def test_square_images_are_not_cropped_at_random() -> None:
+    config = make(center_crop=False)
+    assert "CX116" not in [item.code for item in check(config, report(sizes={(512, 512): 8}))]
+    assert "CX116" in [item.code for item in check(config, report(sizes={(512, 512): 7, (640, 512): 1}))]
+
+
+def test_validation_images_beyond_the_data_set_are_said_to_be_fewer() -> None:
+    found = find("CX109", make(validation_num_images=10), 8)
+    assert (found.field, "used as 8" in found.message) == ("validation_num_images", True)
+
+
+def test_number_of_images_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1 image"):
+        check(make(), 0)
+
+
+# Refusing
+
+
+def test_errors_are_raised_all_at_once_with_their_fields() -> None:
+    found = check(make(init_lora_weights="loftq", target_modules="to_k"))
+    with pytest.raises(ConfigError, match="force=True") as caught:
+        require_workable(found)
+    assert [item.field for item in caught.value.problems] == ["target_modules", "init_lora_weights"]
+    assert "CX106" in str(caught.value)
+
+
+def test_warnings_are_not_raised() -> None:
+    require_workable(check(FineTuneConfig.from_file(HOW_TO), 8))
+
+
+# As a whole
+
+
+@given(configs(), st.none() | st.integers(1, 2**40))
+@settings(max_examples=120, deadline=None)
+def test_any_config_can_be_checked(config: FineTuneConfig, images: int | None) -> None:
+    found = check(config, images)
+    assert all(attrs.asdict(item) for item in found)
+    assert json.dumps([attrs.asdict(item) for item in found])
+    assert ALWAYS - {"CX406"} <= {item.code for item in found}
+
+
+@given(configs())
+@settings(max_examples=40, deadline=None)
+def test_checking_what_is_sent_finds_no_replacement(config: FineTuneConfig) -> None:
+    assert "CX108" not in codes(config.effective().config)
+
+
+def test_sweep_in_any_order_finds_the_same_for_each_config() -> None:
+    base = FineTuneConfig.from_file(HOW_TO)
+    sweep = [
+        base.evolve(rank=4 + number % 60, learning_rate=1e-5 * (1 + number % 97), max_train_steps=200 + number % 400)
+        for number in range(0, 10_000, 97)
+    ]
+    found = [check(config, 20) for config in sweep]
+    assert all(len(items) > 5 for items in found)
+    assert [check(config, 20) for config in reversed(sweep)] == found[::-1]
+
+
+def test_rules_are_listed_once() -> None:
+    assert len(set(advice.RULES)) == len(advice.RULES)
