@@ -29,7 +29,7 @@ from benchmarks.scorecard.tasks import (
 )
 from benchmarks.scorecard.worlds import World
 from crynux_async.archive import LoraArchive, verify_archive
-from crynux_async.emulator.bridge.faults import Operation
+from crynux_async.emulator.bridge.routes import Operation
 from crynux_async.errors import ArchiveError, CorruptArchiveError
 
 MOST_GROWTH_MIB = 64.0

@@ -22,7 +22,7 @@ from benchmarks.scorecard.processes import child, require_tool, run, started
 from benchmarks.scorecard.tasks import IMPATIENT, Finished, environment, finish_task, on_instant_bridge, on_real_time
 from benchmarks.scorecard.worlds import World, config, creates
 from crynux_async.backends.bridge.http import BridgeBackend
-from crynux_async.emulator.bridge.faults import Operation
+from crynux_async.emulator.bridge.routes import Operation
 from crynux_async.errors import CrynuxError, SubmissionUnknownError
 from crynux_async.session import Session
 from crynux_async.settings import Secret, Settings

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import attrs
 
 from crynux_async.emulator import go_json
-from crynux_async.emulator.bridge.forms import Form, FormError, multipart, urlencoded
 from crynux_async.emulator.go_text import NumberTextError, parse_bool, parse_float, parse_int, parse_uint
+from crynux_async.emulator.http.forms import Form, FormError, multipart, urlencoded
 
 Kind = Literal["string", "int", "uint64", "bool", "float64", "any"]
 
@@ -230,7 +230,7 @@ def _bind_form(form: Form) -> Bound:
             values[field.name] = field.zero if texts is None else _from_text(field, texts[0])
         except NumberTextError as error:
             raise BindError("", str(error)) from None
-    return Bound(values=values, checkpoints=form.files.get("checkpoint", 0))
+    return Bound(values=values, checkpoints=len(form.files.get("checkpoint", ())))
 
 
 def _from_text(field: Field, text: str) -> Any:

@@ -3,10 +3,15 @@
 Source: crynux-bridge api/v1/routes.go, gin (trailing slashes, 404), gin-contrib/cors (preflight), net/http Redirect.
 """
 
+from typing import Literal
+
 from aiohttp import web
 
-from crynux_async.emulator.bridge.answers import Answer, not_found
-from crynux_async.emulator.bridge.faults import Operation
+from crynux_async.emulator.http.answers import Answer, not_found
+
+Operation = Literal["create", "status", "result"]
+OPERATIONS: tuple[Operation, ...] = ("create", "status", "result")
+"""The bridge's calls."""
 
 _MODELS = "/v1/images/models"
 _MAX_BODY_BYTES = 2 * 1024 * 1024

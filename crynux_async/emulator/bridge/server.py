@@ -11,14 +11,15 @@ from typing import Any, Literal, Self
 import attrs
 from aiohttp import web
 
-from crynux_async.emulator.bridge.answers import Answer, html, http_date
 from crynux_async.emulator.bridge.control import PREFIX, control
-from crynux_async.emulator.bridge.faults import Delivery, Fault, FaultBook, Operation
 from crynux_async.emulator.bridge.jobs import Job
 from crynux_async.emulator.bridge.journal import JournalEntry
-from crynux_async.emulator.bridge.routes import outside, read_body, route
-from crynux_async.emulator.bridge.sending import send
-from crynux_async.emulator.bridge.service import Bridge, Create, ServerClock
+from crynux_async.emulator.bridge.routes import OPERATIONS, Operation, outside, read_body, route
+from crynux_async.emulator.bridge.service import Bridge, Create
+from crynux_async.emulator.clock import ServerClock
+from crynux_async.emulator.http.answers import Answer, html, http_date
+from crynux_async.emulator.http.faults import Fault, FaultBook
+from crynux_async.emulator.http.sending import Delivery, send
 from crynux_async.emulator.nodes.node import Network, Progress
 from crynux_async.emulator.nodes.unet import SIZES
 
@@ -119,7 +120,7 @@ class Emulator:
             "durable": durable,
             "archive_limit_bytes": archive_limit_bytes,
         }
-        self._faults = FaultBook()
+        self._faults = FaultBook(OPERATIONS)
         self._requests: deque[RequestRecord] = deque(maxlen=request_log)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._outage_until = 0.0
@@ -238,7 +239,7 @@ class Emulator:
             raise KeyError("no such API key")
 
     def add_fault(self, kind: str, *, on: Operation | Literal["any"], **parameters: Any) -> Fault:
-        """Let something go wrong; see ``crynux_async.emulator.bridge.faults`` for the kinds.
+        """Let something go wrong; see ``crynux_async.emulator.http.faults`` for the kinds.
 
         Args:
             kind: What goes wrong.

@@ -7,25 +7,25 @@ buckets are in memory only, as in the real bridge.
 Source: crynux-bridge api/v1/image/finetune.go, api/v1/inference_tasks/create_task.go.
 """
 
-import asyncio
 import os
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from crynux_async.emulator.bridge.answers import JSON_TYPE, Answer, RefusedError, exception, success, validation_error
 from crynux_async.emulator.bridge.binding import BindError, Bound, bind
 from crynux_async.emulator.bridge.go_limiter import Buckets
 from crynux_async.emulator.bridge.jobs import Job, availability
-from crynux_async.emulator.bridge.journal import JournalEntry, LineLog, Outcome, as_datetime
+from crynux_async.emulator.bridge.journal import JournalEntry, Outcome, as_datetime
 from crynux_async.emulator.bridge.keys import AuthorizationError, Key, KeyRing, PanicError
-from crynux_async.emulator.bridge.results import Resource, serve
 from crynux_async.emulator.bridge.schema import violation
+from crynux_async.emulator.clock import ServerClock
 from crynux_async.emulator.go_text import NumberTextError, parse_uint, rfc3339
+from crynux_async.emulator.http.answers import JSON_TYPE, Answer, RefusedError, exception, success, validation_error
+from crynux_async.emulator.http.files import Resource, serve
+from crynux_async.emulator.line_log import LineLog
 from crynux_async.emulator.nodes.archives import ArchiveShelf
 from crynux_async.emulator.nodes.node import Network, Progress
 from crynux_async.emulator.nodes.task_args import TaskArgs, task_args, unsupported, with_defaults
@@ -33,23 +33,6 @@ from crynux_async.emulator.nodes.task_args import TaskArgs, task_args, unsupport
 _DAY = 86_400.0
 _SEEDS = 100_000_000
 _NO_TIMEOUT = "timeout must be greater than 0 for SD finetune tasks"
-
-
-class ServerClock:
-    """The loop's clock, and the date that goes with it."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._wall_time = getattr(self._loop, "wall_time", None)
-        self._wall_at_zero = time.time() - self._loop.time()
-
-    def now(self) -> float:
-        """Return steady seconds."""
-        return self._loop.time()
-
-    def wall(self) -> float:
-        """Return seconds since 1970."""
-        return float(self._wall_time()) if self._wall_time else self._wall_at_zero + self._loop.time()
 
 
 @attrs.frozen(kw_only=True)
@@ -151,7 +134,9 @@ class Bridge:
         step = job.progress(now, self._speed).global_step
         file = await self._shelf.open(job.args, global_step=step, version=job.version)
         modified = int(job.finished_wall(now, self._speed))
-        return serve(Resource(file=file, size=file.seek(0, os.SEEK_END), modified=modified), headers)
+        size = file.seek(0, os.SEEK_END)
+        archive = Resource(file=file, size=size, modified=modified, name="result.zip", content_type="application/zip")
+        return serve(archive, headers)
 
     def new_key(self, *, roles: Iterable[str], primed: bool, **limits: Any) -> str:
         """Make an API key.

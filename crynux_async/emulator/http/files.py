@@ -1,10 +1,10 @@
-"""How the bridge serves an archive: Go's http.ServeContent behind gin.
+"""How bridge and relay serve a file: Go's http.ServeContent behind gin.
 
 Ranges, If-Range and the preconditions are Go's. What is not Go's: where Go answers 304 or 412 without a body, gin's
 renderer has the last word and makes it a 200 with an empty body.
 
 Source: net/http fs.go (serveContent, parseRange, checkPreconditions), gadgeto tonic (the renderer), crynux-bridge
-api/v1/image/finetune.go (DownloadSDFinetuneLoraTaskResult).
+api/v1/image/finetune.go (DownloadSDFinetuneLoraTaskResult), crynux-relay api/v1/inference_tasks/get_result.go.
 """
 
 import re
@@ -15,18 +15,13 @@ from typing import BinaryIO, Literal
 
 import attrs
 
-from crynux_async.emulator.bridge.answers import Answer, Headers, Piece, Span, http_date
+from crynux_async.emulator.http.answers import Answer, Headers, Piece, Span, http_date
 
-_ZIP = "application/zip"
 _PLAIN = "text/plain; charset=utf-8"
 _FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 _NUMBER = re.compile(r"\+?[0-9]+", re.ASCII)
 _LARGEST = 2**63 - 1
-_BASE: Headers = (
-    ("Content-Description", "File Transfer"),
-    ("Content-Transfer-Encoding", "binary"),
-    ("Content-Disposition", "attachment; filename=result.zip"),
-)
+_BASE: Headers = (("Content-Description", "File Transfer"), ("Content-Transfer-Encoding", "binary"))
 
 
 class RangeError(ValueError):
@@ -49,11 +44,15 @@ class Resource:
         file: The file, open for reading.
         size: Its bytes.
         modified: When it was written, in whole seconds since 1970.
+        name: What it is called for the client.
+        content_type: Its media type.
     """
 
     file: BinaryIO
     size: int
     modified: int
+    name: str
+    content_type: str
 
     @property
     def last_modified(self) -> str:
@@ -62,16 +61,17 @@ class Resource:
 
 
 def serve(resource: Resource, headers: Mapping[str, str]) -> Answer:
-    """Return the bridge's answer to a request for an archive.
+    """Return the server's answer to a request for a file.
 
     Args:
-        resource: The archive.
+        resource: The file.
         headers: The request's headers; names match as the mapping matches them.
     """
-    base: Headers = (*_BASE, ("Last-Modified", resource.last_modified))
+    name = ("Content-Disposition", f"attachment; filename={resource.name}")
+    base: Headers = (*_BASE, name, ("Last-Modified", resource.last_modified))
     stop = _precondition(headers, resource.modified)
     if stop is not None:
-        content_type = _PLAIN if stop == "not modified" else _ZIP
+        content_type = _PLAIN if stop == "not modified" else resource.content_type
         return Answer(status=200, headers=(*base, ("Content-Type", content_type)), file=resource.file)
     wanted = headers.get("Range", "")
     if wanted and not _if_range(headers.get("If-Range", ""), resource.modified):
@@ -136,7 +136,7 @@ def _number(text: str) -> int:
 def _content(resource: Resource, headers: Headers, spans: list[Span]) -> Answer:
     if len(spans) > 1:
         return _multipart(resource, headers, spans)
-    headers = (*headers, ("Content-Type", _ZIP))
+    headers = (*headers, ("Content-Type", resource.content_type))
     if not spans:
         whole = Span(start=0, length=resource.size)
         return Answer(status=200, headers=headers, body=(whole,), file=resource.file)
@@ -149,7 +149,8 @@ def _multipart(resource: Resource, headers: Headers, spans: list[Span]) -> Answe
     pieces: list[Piece] = []
     separator = f"--{boundary}\r\n"
     for span in spans:
-        head = f"{separator}Content-Range: {_content_range(span, resource.size)}\r\nContent-Type: {_ZIP}\r\n\r\n"
+        head = f"{separator}Content-Range: {_content_range(span, resource.size)}\r\n"
+        head += f"Content-Type: {resource.content_type}\r\n\r\n"
         pieces += [head.encode(), span]
         separator = f"\r\n--{boundary}\r\n"
     pieces.append(f"\r\n--{boundary}--\r\n".encode())

@@ -1,11 +1,11 @@
-"""The emulator's logs."""
+"""The logs of emulated servers."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from crynux_async.emulator.bridge.journal import LineLog
+from crynux_async.emulator.line_log import LineLog
 
 
 def test_lines_are_found_again(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.emulator.bridge.answers import Answer, Damage, Span
-from crynux_async.emulator.bridge.results import RangeError, Resource, parse_range, serve
+from crynux_async.emulator.http.answers import Answer, Damage, Span
+from crynux_async.emulator.http.files import RangeError, Resource, parse_range, serve
 
 CONTENT = bytes(index % 251 for index in range(1000))
 MODIFIED = 1_767_225_600  # 2026-01-01T00:00:00Z
@@ -19,7 +19,10 @@ LATER = "Thu, 01 Jan 2026 00:00:01 GMT"
 
 def get(**headers: str) -> Answer:
     named = {name.replace("_", "-").title(): value for name, value in headers.items()}
-    return serve(Resource(file=BytesIO(CONTENT), size=len(CONTENT), modified=MODIFIED), named)
+    archive = Resource(
+        file=BytesIO(CONTENT), size=len(CONTENT), modified=MODIFIED, name="result.zip", content_type="application/zip"
+    )
+    return serve(archive, named)
 
 
 def body(answer: Answer) -> bytes:

@@ -22,11 +22,11 @@ class Form:
 
     Attributes:
         values: Field name to texts, in order.
-        files: Field name to how many files were sent under it.
+        files: Field name to the contents of the files that were sent under it, in order.
     """
 
     values: dict[str, list[str]]
-    files: dict[str, int] = attrs.field(factory=dict)
+    files: dict[str, list[bytes]] = attrs.field(factory=dict)
 
 
 def urlencoded(body: bytes, query: str = "") -> Form:
@@ -77,7 +77,7 @@ def _add(form: Form, part: bytes) -> None:
     if not name:
         return
     if _parameter(disposition, "filename"):
-        form.files[name] = form.files.get(name, 0) + 1
+        form.files.setdefault(name, []).append(content)
     else:
         form.values.setdefault(name, []).append(content.decode("utf-8", "replace"))
 

@@ -39,13 +39,13 @@ changed              done       the archive has been replaced: other contents, l
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import attrs
 from attrs import validators
 
-from crynux_async.emulator.bridge.answers import (
+from crynux_async.emulator.http.answers import (
     JSON_TYPE,
     Answer,
     Damage,
@@ -56,9 +56,7 @@ from crynux_async.emulator.bridge.answers import (
     json_answer,
     validation_error,
 )
-
-Operation = Literal["create", "status", "result"]
-End = Literal["fin", "rst", "stall"]
+from crynux_async.emulator.http.sending import Delivery, End
 
 _MEBIBYTE = 1 << 20
 _DROPS = frozenset({"drop_before", "drop_after_accept", "reset"})
@@ -72,10 +70,10 @@ class Fault:
 
     Attributes:
         kind: What goes wrong.
-        on: Which request it waits for.
+        on: Which call it waits for, or "any".
         count: How many requests it spoils; None for all.
         after: How many matching requests it lets pass first.
-        task_id: The only id that it concerns, or None; a create has none.
+        task_id: The only task that it concerns, or None; a create at a bridge has none.
         carried_out: Whether the request is carried out first; None for what is usual for the kind.
         seconds: How long the answer waits.
         limit_bytes: The argument ``bytes``.
@@ -96,10 +94,10 @@ class Fault:
     """
 
     kind: str = attrs.field()
-    on: Operation | Literal["any"] = attrs.field(validator=validators.in_(("create", "status", "result", "any")))
+    on: str
     count: int | None = 1
     after: int = 0
-    task_id: int | None = None
+    task_id: int | str | None = None
     carried_out: bool | None = None
     seconds: float = 0.0
     limit_bytes: int | None = attrs.field(default=None, alias="bytes")
@@ -132,7 +130,7 @@ class Fault:
         """Whether the request is carried out before the fault shows."""
         return self.kind not in _NOT_CARRIED_OUT if self.carried_out is None else self.carried_out
 
-    def concerns(self, operation: Operation, task_id: int | None) -> bool:
+    def concerns(self, operation: str, task_id: int | str | None) -> bool:
         """Return whether a request is of the kind that the fault waits for."""
         return self.on in ("any", operation) and self.task_id in (None, task_id)
 
@@ -147,7 +145,7 @@ class Fault:
         right = answer or html(502)
         return _EDITS[self.kind](self, right) if self.kind in _EDITS else right
 
-    def delivery(self, answer: Answer) -> "Delivery":
+    def delivery(self, answer: Answer) -> Delivery:
         """Return how the answer is brought to the client."""
         if self.kind not in _RAW:
             return Delivery(seconds=self.seconds)
@@ -172,44 +170,34 @@ class Fault:
         )
 
 
-@attrs.frozen(kw_only=True)
-class Delivery:
-    """How an answer is brought to the client.
+class FaultBook:
+    """The faults that are waiting, the oldest first.
 
-    Attributes:
-        seconds: How long it waits.
-        is_raw: Whether it is written byte by byte and the connection ends with it.
-        limit: How many bytes of head and body are sent; None for all.
-        with_length: Whether there is a Content-Length.
-        bytes_per_second: Speed of the body, or None.
-        end: How the connection ends.
+    Args:
+        operations: The calls that a fault can wait for.
     """
 
-    seconds: float = 0.0
-    is_raw: bool = False
-    limit: int | None = None
-    with_length: bool = True
-    bytes_per_second: int | None = None
-    end: End = "fin"
+    __slots__ = ("_faults", "_operations")
 
-
-class FaultBook:
-    """The faults that are waiting, the oldest first."""
-
-    __slots__ = ("_faults",)
-
-    def __init__(self) -> None:
+    def __init__(self, operations: Iterable[str]) -> None:
+        self._operations = (*operations, "any")
         self._faults: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        """Let a fault wait."""
+        """Let a fault wait.
+
+        Raises:
+            ValueError: If it waits for a call that there is not.
+        """
+        if fault.on not in self._operations:
+            raise ValueError(f"no call {fault.on!r}; there are {', '.join(self._operations)}")
         self._faults.append(fault)
 
     def clear(self) -> None:
         """Forget all faults."""
         self._faults.clear()
 
-    def take(self, operation: Operation, task_id: int | None) -> Fault | None:
+    def take(self, operation: str, task_id: int | str | None) -> Fault | None:
         """Return the fault that spoils this request, if any, and count it."""
         for fault in self._faults:
             if not fault.concerns(operation, task_id):

@@ -4,14 +4,38 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Literal
 
+import attrs
 from aiohttp import web
 
-from crynux_async.emulator.bridge.answers import Answer
-from crynux_async.emulator.bridge.faults import Delivery, End
+from crynux_async.emulator.http.answers import Answer
+
+End = Literal["fin", "rst", "stall"]
 
 _STEPS_PER_SECOND = 4
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """How an answer is brought to the client.
+
+    Attributes:
+        seconds: How long it waits.
+        is_raw: Whether it is written byte by byte and the connection ends with it.
+        limit: How many bytes of head and body are sent; None for all.
+        with_length: Whether there is a Content-Length.
+        bytes_per_second: Speed of the body, or None.
+        end: How the connection ends.
+    """
+
+    seconds: float = 0.0
+    is_raw: bool = False
+    limit: int | None = None
+    with_length: bool = True
+    bytes_per_second: int | None = None
+    end: End = "fin"
 
 
 async def send(
