@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from crynux_async.emulator.bridge.binding import FIELDS, BindError, Bound, bind
+from crynux_async.emulator.bridge.binding import FIELDS, Bound, bind
+from crynux_async.emulator.http.binding import BindError
 from crynux_async.emulator.nodes.task_args import task_args, unsupported, with_defaults
 
 JSON = "application/json"

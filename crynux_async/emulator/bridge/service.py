@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from crynux_async.emulator.bridge.binding import BindError, Bound, bind
+from crynux_async.emulator.bridge.binding import Bound, bind
 from crynux_async.emulator.bridge.go_limiter import Buckets
 from crynux_async.emulator.bridge.jobs import Job, availability
 from crynux_async.emulator.bridge.journal import JournalEntry, Outcome, as_datetime
@@ -24,6 +24,7 @@ from crynux_async.emulator.bridge.schema import violation
 from crynux_async.emulator.clock import ServerClock
 from crynux_async.emulator.go_text import NumberTextError, parse_uint, rfc3339
 from crynux_async.emulator.http.answers import JSON_TYPE, Answer, RefusedError, exception, success, validation_error
+from crynux_async.emulator.http.binding import BindError
 from crynux_async.emulator.http.files import Resource, serve
 from crynux_async.emulator.line_log import LineLog
 from crynux_async.emulator.nodes.archives import ArchiveShelf
