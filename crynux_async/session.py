@@ -7,7 +7,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, Unpack
 
 import attrs
 
@@ -20,7 +20,7 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
 from crynux_async.pacing.gate import Gate, LedgerGate, past_attempts, shared_gate
 from crynux_async.pacing.token_bucket import TokenBucket
-from crynux_async.settings import Settings
+from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.states import JobState
 from crynux_async.supervision.owners import is_gone, new_owner
 from crynux_async.supervision.supervisor import Supervisor, new_job_id
@@ -87,7 +87,7 @@ class Session:
         *,
         ledger: str | Path | Ledger | None = None,
         backend: Backend | None = None,
-        **arguments: Any,
+        **arguments: Unpack[SettingsArguments],
     ) -> None:
         if settings is not None and arguments:
             raise UsageError(f"give either settings or {', '.join(arguments)}, not both")

@@ -7,72 +7,60 @@ import difflib
 import hashlib
 import math
 import os
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import attrs
 
 from crynux_async.errors import Problem, SettingsError
+from crynux_async.secret import Secret, mask_credentials
 
 OFFICIAL_BRIDGE = "https://bridge.crynux.io"
 
 
-class Secret:
-    """A text that shows itself only through ``reveal()``: not in ``str``, ``repr``, ``format`` or a traceback.
+class SettingsArguments(TypedDict, total=False):
+    """The settings as keyword arguments of ``Session`` and ``Settings.load``; None counts as not given.
 
-    It cannot be pickled, because pickles are stored and sent.
-
-    Args:
-        text: The secret.
+    ``Settings`` says what they mean.
     """
 
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """Return the secret itself."""
-        return self._text
-
-    def mask(self, text: str) -> str:
-        """Return ``text`` with every occurrence of the secret replaced by stars."""
-        return text.replace(self._text, "***") if self._text else text
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _: Any) -> Self:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled; give another process the key as CRYNUX_API_KEY")
+    api_key: str | Secret | None
+    base_url: str | None
+    rate_limit: float | None
+    rate_burst: int | None
+    prime_key: bool | None
+    max_creates: int | None
+    max_polls: int | None
+    max_downloads: int | None
+    max_connections: int | None
+    poll_delay: float | None
+    min_poll_interval: float | None
+    max_poll_rate: float | None
+    connect_timeout: float | None
+    request_timeout: float | None
+    unreachable_timeout: float | None
+    read_timeout: float | None
+    close_timeout: float | None
+    verify_archives: bool | None
+    chunk_bytes: int | None
+    proxy: str | None
+    ca_bundle: str | None
+    trust_env: bool | None
 
 
-def _secret(value: Any) -> Any:
+def _secret(value: str | Secret | None) -> Secret | None:
     return Secret(value.strip()) if isinstance(value, str) else value
 
 
-def _number(value: Any) -> Any:
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _read_number(value: Any) -> Any:
     """Turn the text of an environment variable into a number; leave everything else to the check."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return value
@@ -82,39 +70,89 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _integer(value: Any) -> Any:
-    number = _number(value)
+def _read_integer(value: Any) -> Any:
+    number = _read_number(value)
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def _flag(value: Any) -> Any:
+def _read_flag(value: Any) -> Any:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     return words.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
-def _trimmed_url(value: Any) -> Any:
+def _read_url(value: Any) -> Any:
     return value.strip().rstrip("/") if isinstance(value, str) else value
 
 
-def _shown_url(value: Any) -> str:
-    """Return an address without the user and password that it may hold."""
-    return re.sub(r"//[^/]*@", "//***@", repr(value))
+def _shown_url(value: str | None) -> str:
+    return mask_credentials(repr(value))
 
 
-_CONVERTERS = {
-    "number": _number,
-    "integer": _integer,
-    "flag": _flag,
-    "url": _trimmed_url,
-    "proxy": _trimmed_url,
-    "key": _secret,
-}
+def _number_problem(kind: type[int] | type[float], low: float, above: bool, value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return f"must be {'a whole number' if kind is int else 'a number'}, not {value!r}"
+    if value < math.inf and (value > low or (value == low and not above)):
+        return None
+    return f"must be {'above' if above else 'at least'} {low:g} and finite, not {value}"
 
 
-def _setting(default: Any, kind: str, *, low: float = -math.inf, above: bool = False) -> Any:
-    metadata = {"kind": kind, "low": low, "above": above}
-    shown: Any = _shown_url if kind in ("url", "proxy") else True
-    return attrs.field(default=default, converter=_CONVERTERS.get(kind), repr=shown, metadata=metadata)
+def _flag_problem(value: Any) -> str | None:
+    return None if isinstance(value, bool) else f"must be true or false, not {value!r}"
+
+
+def _file_problem(value: Any) -> str | None:
+    return None if Path(str(value)).is_file() else f"must be a PEM file, and there is no file {value}"
+
+
+def _url_problem(value: Any) -> str | None:
+    problem = _address_problem(value)
+    if problem or "@" not in urlsplit(value).netloc:
+        return problem
+    return "must not hold a user or password: they would take the place of the key"
+
+
+def _address_problem(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"must be text, not {value!r}"
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not value.isprintable() or " " in value:
+        return f"must be an http or https address such as {OFFICIAL_BRIDGE}, not {_shown_url(value)}"
+    return "must end before any ? or #" if "?" in value or "#" in value else None
+
+
+def _key_problem(value: Any) -> str | None:
+    if not isinstance(value, Secret):
+        return "must be text"
+    text = value.reveal()
+    if text.isascii() and text.isprintable() and " " not in text:
+        return None if len(text) >= 8 else "is too short: a key has 44 characters"
+    return "has characters that no key has; was something else pasted?"
+
+
+class _Kind(NamedTuple):
+    """How settings of one kind are read, as text from the environment or as they are, and what may be wrong."""
+
+    read: Callable[[Any], Any]
+    problem: Callable[[Any], str | None]
+
+
+def _number(*, low: float = 0, above: bool = False) -> dict[str, _Kind]:
+    return {"kind": _Kind(_read_number, partial(_number_problem, float, low, above))}
+
+
+def _integer(*, low: int) -> dict[str, _Kind]:
+    return {"kind": _Kind(_read_integer, partial(_number_problem, int, low, False))}
+
+
+_FLAG = {"kind": _Kind(_read_flag, _flag_problem)}
+_URL = {"kind": _Kind(_read_url, _url_problem)}
+_PROXY = {"kind": _Kind(_read_url, _address_problem)}
+_FILE = {"kind": _Kind(_as_it_is, _file_problem)}
+_KEY = {"kind": _Kind(_as_it_is, _key_problem)}
 
 
 @attrs.frozen(kw_only=True)
@@ -154,30 +192,32 @@ class Settings:
         SettingsError: Something is out of bounds; lists all of it.
     """
 
-    api_key: Secret | None = _setting(None, "key")
-    base_url: str = _setting(OFFICIAL_BRIDGE, "url")
-    rate_limit: float | None = _setting(None, "number", low=0, above=True)
-    rate_burst: int | None = _setting(None, "integer", low=1)
-    prime_key: bool = _setting(True, "flag")
-    max_creates: int = _setting(8, "integer", low=1)
-    max_polls: int = _setting(32, "integer", low=1)
-    max_downloads: int = _setting(4, "integer", low=1)
-    max_connections: int = _setting(48, "integer", low=1)
-    poll_delay: float = _setting(2.0, "number", low=0, above=True)
-    min_poll_interval: float = _setting(5.0, "number", low=0, above=True)
-    max_poll_rate: float = _setting(200.0, "number", low=0, above=True)
-    connect_timeout: float = _setting(15.0, "number", low=0, above=True)
-    request_timeout: float = _setting(60.0, "number", low=0, above=True)
-    unreachable_timeout: float = _setting(300.0, "number", low=0)
-    read_timeout: float = _setting(60.0, "number", low=0, above=True)
-    close_timeout: float = _setting(30.0, "number", low=0)
-    verify_archives: bool = _setting(True, "flag")
-    chunk_bytes: int = _setting(1 << 20, "integer", low=4096)
-    proxy: str | None = _setting(None, "proxy")
-    ca_bundle: str | None = _setting(None, "file")
-    trust_env: bool = _setting(True, "flag")
+    api_key: Secret | None = attrs.field(default=None, converter=_secret, metadata=_KEY)
+    base_url: str = attrs.field(default=OFFICIAL_BRIDGE, repr=_shown_url, metadata=_URL)
+    rate_limit: float | None = attrs.field(default=None, metadata=_number(above=True))
+    rate_burst: int | None = attrs.field(default=None, metadata=_integer(low=1))
+    prime_key: bool = attrs.field(default=True, metadata=_FLAG)
+    max_creates: int = attrs.field(default=8, metadata=_integer(low=1))
+    max_polls: int = attrs.field(default=32, metadata=_integer(low=1))
+    max_downloads: int = attrs.field(default=4, metadata=_integer(low=1))
+    max_connections: int = attrs.field(default=48, metadata=_integer(low=1))
+    poll_delay: float = attrs.field(default=2.0, metadata=_number(above=True))
+    min_poll_interval: float = attrs.field(default=5.0, metadata=_number(above=True))
+    max_poll_rate: float = attrs.field(default=200.0, metadata=_number(above=True))
+    connect_timeout: float = attrs.field(default=15.0, metadata=_number(above=True))
+    request_timeout: float = attrs.field(default=60.0, metadata=_number(above=True))
+    unreachable_timeout: float = attrs.field(default=300.0, metadata=_number())
+    read_timeout: float = attrs.field(default=60.0, metadata=_number(above=True))
+    close_timeout: float = attrs.field(default=30.0, metadata=_number())
+    verify_archives: bool = attrs.field(default=True, metadata=_FLAG)
+    chunk_bytes: int = attrs.field(default=1 << 20, metadata=_integer(low=4096))
+    proxy: str | None = attrs.field(default=None, repr=_shown_url, metadata=_PROXY)
+    ca_bundle: str | None = attrs.field(default=None, metadata=_FILE)
+    trust_env: bool = attrs.field(default=True, metadata=_FLAG)
 
     def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(Settings):
+            object.__setattr__(self, field.name, field.metadata["kind"].read(getattr(self, field.name)))
         problems = list(_problems(self))
         if problems:
             raise SettingsError(problems)
@@ -188,7 +228,7 @@ class Settings:
         return hashlib.sha256(self.api_key.reveal().encode()).hexdigest()[:16] if self.api_key else ""
 
     @classmethod
-    def load(cls, *, environ: Mapping[str, str] | None = None, **arguments: Any) -> Self:
+    def load(cls, *, environ: Mapping[str, str] | None = None, **arguments: Unpack[SettingsArguments]) -> Self:
         """Return the settings from arguments, then the environment, then the settings file.
 
         Args:
@@ -247,69 +287,7 @@ def _read_file(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
 def _problems(settings: Settings) -> Iterator[Problem]:
     for field in attrs.fields(Settings):
         value = getattr(settings, field.name)
-        message = _field_problem(field, value)
+        is_left_out = value is None and field.default is None
+        message = None if is_left_out else field.metadata["kind"].problem(value)
         if message:
             yield Problem(field=field.name, message=message)
-
-
-def _field_problem(field: "attrs.Attribute[Any]", value: Any) -> str | None:
-    if value is None and field.default is None:
-        return None
-    check = _CHECKS.get(field.metadata["kind"])
-    return check(value) if check else _number_problem(field, value)
-
-
-def _file_problem(value: Any) -> str | None:
-    return None if Path(str(value)).is_file() else f"must be a PEM file, and there is no file {value}"
-
-
-def _flag_problem(value: Any) -> str | None:
-    return None if isinstance(value, bool) else f"must be true or false, not {value!r}"
-
-
-def _number_problem(field: "attrs.Attribute[Any]", value: Any) -> str | None:
-    whole = field.metadata["kind"] == "integer"
-    if isinstance(value, bool) or not isinstance(value, int if whole else float):
-        return f"must be {'a whole number' if whole else 'a number'}, not {value!r}"
-    low, above = field.metadata["low"], field.metadata["above"]
-    if value < math.inf and (value > low or (value == low and not above)):
-        return None
-    return f"must be {'above' if above else 'at least'} {low:g} and finite, not {value}"
-
-
-def _url_problem(value: Any) -> str | None:
-    problem = _address_problem(value)
-    if problem or "@" not in urlsplit(value).netloc:
-        return problem
-    return "must not hold a user or password: they would take the place of the key"
-
-
-def _address_problem(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return f"must be text, not {value!r}"
-    try:
-        parts = urlsplit(value)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or not value.isprintable() or " " in value:
-        return f"must be an http or https address such as {OFFICIAL_BRIDGE}, not {_shown_url(value)}"
-    return "must end before any ? or #" if "?" in value or "#" in value else None
-
-
-def _key_problem(value: Any) -> str | None:
-    if not isinstance(value, Secret):
-        return "must be text"
-    text = value.reveal()
-    if text.isascii() and text.isprintable() and " " not in text:
-        return None if len(text) >= 8 else "is too short: a key has 44 characters"
-    return "has characters that no key has; was something else pasted?"
-
-
-_CHECKS: dict[str, Callable[[Any], str | None]] = {
-    "url": _url_problem,
-    "proxy": _address_problem,
-    "key": _key_problem,
-    "file": _file_problem,
-    "flag": _flag_problem,
-}

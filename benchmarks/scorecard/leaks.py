@@ -25,7 +25,7 @@ from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.emulator.bridge.routes import Operation
 from crynux_async.errors import CrynuxError, SubmissionUnknownError
 from crynux_async.session import Session
-from crynux_async.settings import Secret, Settings
+from crynux_async.settings import Settings
 
 REDIRECTS = (301, 302, 303, 307, 308)
 OPERATIONS: tuple[Operation, ...] = ("create", "status", "result")
@@ -99,9 +99,7 @@ async def _downgrade(folder: Path) -> int:
                 return web.Response(status=status, headers={"Location": f"{other.url}{request.path}"})
 
             async with _serving(handle, context) as url:
-                settings = Settings(
-                    base_url=url, api_key=Secret(_UNKNOWN_KEY), ca_bundle=str(certificate), trust_env=False
-                )
+                settings = Settings(base_url=url, api_key=_UNKNOWN_KEY, ca_bundle=str(certificate), trust_env=False)
                 count += await _ask_everything(BridgeBackend(settings))
         assert posts == len(REDIRECTS), f"{posts} creates for {len(REDIRECTS)}"
         assert not other.requests, f"followed: {other.requests}"

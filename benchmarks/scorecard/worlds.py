@@ -11,7 +11,7 @@ from benchmarks.scorecard.accounting import JobClass, check_nothing_lost, rememb
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.base import Ledger
 from crynux_async.session import Session
-from crynux_async.settings import Secret, Settings
+from crynux_async.settings import Settings
 from crynux_async.testing import virtual_time_run
 from crynux_async.training.config import FineTuneConfig
 
@@ -34,7 +34,7 @@ class World:
 
     def settings(self, **changes: Any) -> Settings:
         """Return settings for the bridge and the key."""
-        return Settings(**{"base_url": self.bridge.url, "api_key": Secret(self.key), "trust_env": False, **changes})
+        return Settings(**{"base_url": self.bridge.url, "api_key": self.key, "trust_env": False, **changes})
 
     def session(self, *, ledger: Any = None, **settings: Any) -> Session:
         """Return a session on the bridge, not open yet."""

@@ -12,7 +12,7 @@ from crynux_async.cli.units import size
 from crynux_async.emulator import Emulator
 from crynux_async.job import Job
 from crynux_async.session import Session
-from crynux_async.settings import Secret, Settings
+from crynux_async.settings import Settings
 from crynux_async.states import GOOD
 from crynux_async.training.config import FineTuneConfig
 
@@ -30,7 +30,7 @@ async def demo(out: Path, *, as_json: bool) -> Exit:
         _introduce(console)
         settings = Settings(
             base_url=emulator.url,
-            api_key=Secret(key),
+            api_key=key,
             rate_limit=_RATE_LIMIT,
             min_poll_interval=0.5,
             poll_delay=0.002,  # as much faster as the training is

@@ -15,7 +15,7 @@ from aiohttp import web
 from crynux_async.backends.bridge.http import BridgeBackend
 from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, download
 from crynux_async.errors import ArchiveError, CorruptArchiveError
-from crynux_async.settings import Secret, Settings
+from crynux_async.settings import Settings
 from tests.fake_result import names_in, some_bytes
 
 SIZE = 3_000_000
@@ -70,7 +70,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[FileServer, BridgeBackend
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    backend = BridgeBackend(Settings(api_key=Secret(KEY), base_url=f"http://{host}:{port}", trust_env=False))
+    backend = BridgeBackend(Settings(api_key=KEY, base_url=f"http://{host}:{port}", trust_env=False))
     try:
         yield server, backend
     finally:

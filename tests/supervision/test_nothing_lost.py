@@ -16,7 +16,7 @@ from crynux_async.errors import CrynuxError
 from crynux_async.job import Job
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.session import Session
-from crynux_async.settings import Secret, Settings
+from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, GOOD, JobState
 from crynux_async.testing import VirtualTimeLoop
 from tests.fake_backend import make_config
@@ -69,7 +69,7 @@ class MoneyMachine(RuleBasedStateMachine):
         async def open_session() -> None:
             way = Severable(self.ledger, disk)
             chosen = Settings(
-                base_url=self.bridge.url, api_key=Secret(self.key), rate_limit=LIMIT, prime_key=False, trust_env=False
+                base_url=self.bridge.url, api_key=self.key, rate_limit=LIMIT, prime_key=False, trust_env=False
             )
             session = Session(chosen, ledger=way)
             await session.open()

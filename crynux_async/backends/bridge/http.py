@@ -7,9 +7,7 @@ decompressed (a small answer must not become a large one), and no aiohttp except
 """
 
 import asyncio
-import html
 import io
-import re
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -39,7 +37,7 @@ from crynux_async.errors import (
     UnreachableError,
     UsageError,
 )
-from crynux_async.settings import Secret, Settings
+from crynux_async.settings import Settings
 from crynux_async.training.config import FineTuneConfig
 
 _PATH = "/v1/images/models"
@@ -88,7 +86,6 @@ class BridgeBackend:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._key = settings.api_key
-        self._echo = _echo_pattern(settings.api_key)
         self._base_url = URL(settings.base_url)
         self._base_path = self._base_url.raw_path.rstrip("/") + _PATH
         self._patience = aiohttp.ClientTimeout(total=settings.request_timeout, sock_connect=settings.connect_timeout)
@@ -309,7 +306,7 @@ class BridgeBackend:
 
     def _hide(self, text: str) -> str:
         """Return ``text`` without the key, which a page that shows the request may hold."""
-        return self._echo.sub("***", text) if self._echo else text
+        return self._key.mask(text) if self._key else text
 
     def _lost_create(self, error: Exception, url: URL) -> SubmissionUnknownError:
         return SubmissionUnknownError(
@@ -493,18 +490,6 @@ def _describe(error: Exception, hide: Callable[[str], str]) -> str:
         text = str(error)
     silent = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
     return " ".join(hide(text).split())[:_SAID_CHARS] or silent
-
-
-def _echo_pattern(key: Secret | None) -> re.Pattern[str] | None:
-    """Return what finds the key in a text, as it is or with its signs escaped as in JSON, URLs or HTML."""
-    if not key:
-        return None
-    return re.compile("".join(char if char.isalnum() else _spellings(char) for char in key.reveal()), re.IGNORECASE)
-
-
-def _spellings(char: str) -> str:
-    code, entity = ord(char), re.escape(html.escape(char))
-    return rf"(?:\\?{re.escape(char)}|\\u{code:04x}|%{code:02x}|&#{code};|&#x{code:x};|{entity})"
 
 
 def _client(tls: ssl.SSLContext | bool, *, limit: int, force_close: bool) -> aiohttp.ClientSession:

@@ -1,0 +1,81 @@
+"""What must not be shown: ``Secret``, and every place where a key is kept out of a text.
+
+A key is held as a ``Secret`` from the moment it is read, so that ``repr``, logs, tracebacks and pickles cannot show it.
+Others may show it all the same: a proxy's error page repeats the request, header and all. Whatever comes from outside
+and goes into an error, a log or a ledger passes through ``Secret.mask`` first.
+"""
+
+import re
+from typing import NoReturn, Self
+
+MASK = "***"
+
+
+class Secret:
+    """A text that shows itself only through ``reveal()``: not in ``str``, ``repr``, ``format`` or a traceback.
+
+    It cannot be pickled, because pickles are stored and sent.
+
+    Args:
+        text: The secret.
+    """
+
+    __slots__ = ("_pattern", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._pattern: re.Pattern[str] | None = None
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._text
+
+    def mask(self, text: str) -> str:
+        """Return ``text`` with every occurrence of the secret replaced by stars.
+
+        It is found in any case of letters, and with its signs written as JSON, addresses or HTML write them.
+        """
+        if not self._text:
+            return text
+        if self._pattern is None:  # made when it is first needed: most programs never show a text from outside
+            self._pattern = re.compile("".join(map(_spellings, self._text)), re.IGNORECASE)
+        return self._pattern.sub(MASK, text)
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled; give another process the key as CRYNUX_API_KEY")
+
+
+def mask_credentials(address: str) -> str:
+    """Return an address without the user and password that it may hold before its host."""
+    return re.sub(r"//[^/]*@", f"//{MASK}@", address)
+
+
+def _spellings(char: str) -> str:
+    """Return a pattern for a character as it is, and as JSON, addresses and HTML escape it."""
+    if char.isalnum():
+        return char
+    import html
+
+    code, entity = ord(char), re.escape(html.escape(char))
+    return rf"(?:\\?{re.escape(char)}|\\u{code:04x}|%{code:02x}|&#{code};|&#x{code:x};|{entity})"
