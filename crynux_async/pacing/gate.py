@@ -1,6 +1,6 @@
 """The gate before one key: every create of every session, and of every process on the same ledger, passes it.
 
-``rate_limit.TokenBucket`` decides. Here is who shares which bucket: sessions of one event loop that use one key share
+``token_bucket.TokenBucket`` decides. Here is who shares which bucket: sessions of one event loop that use one key share
 one ``Gate``; processes on one ledger share its row, read and written back in one exclusive transaction per decision.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _OTHERS_WAIT = 1.0  # how long to wait for the answer to another process's create before looking again
 _SPENT = {
     AttemptOutcome.ACCEPTED: Outcome.ACCEPTED,
-    AttemptOutcome.REFUSED: Outcome.REFUSED,
+    AttemptOutcome.REFUSED: Outcome.LIMITED,
     AttemptOutcome.REJECTED: Outcome.CHARGED,
     AttemptOutcome.UNKNOWN: Outcome.CHARGED,
     AttemptOutcome.NOT_SENT: Outcome.RELEASED,
@@ -92,7 +92,7 @@ class LocalGate:
 
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
         """Tell what became of the create with this ticket."""
-        answer(self._bucket, ticket, outcome, wait)
+        report(self._bucket, ticket, outcome, wait)
         for wake in self._watchers:
             wake.set()
 
@@ -132,7 +132,7 @@ class LedgerGate:
         self._key_id = key_id
         self._fresh = fresh
         self._given = given
-        self._has_told = False
+        self._is_configured = False
         self._lost_after = lost_after
         self._owner = owner
         self._is_gone = is_gone
@@ -155,23 +155,23 @@ class LedgerGate:
             now = monotonic()
             bucket = self._read(cell.row)
             bucket.charge_lost(now - self._lost_after, now, self._has_ended)
-            if not self._has_told:
-                bucket.tell(*self._given, now)
+            if not self._is_configured:
+                bucket.reconfigure(*self._given, now)
             when = bucket.ready_at(now)
             entry = Entry(when=min(when, now + _OTHERS_WAIT))
             if when <= now:
                 entry = Entry(ticket=bucket.sent(now, self._owner))
-            if entry.ticket is not None or cell.row is None or not self._has_told:
+            if entry.ticket is not None or cell.row is None or not self._is_configured:
                 cell.row = self._row(bucket)
         self._bucket = bucket
-        self._has_told = True
+        self._is_configured = True
         return entry
 
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
         """Tell what became of the create with this ticket."""
         async with self._ledger.gate(self._backend, self._key_id) as cell:
             bucket = self._read(cell.row)
-            answer(bucket, ticket, outcome, wait)
+            report(bucket, ticket, outcome, wait)
             cell.row = self._row(bucket)
         self._bucket = bucket
         for wake in self._watchers:
@@ -194,11 +194,11 @@ class LedgerGate:
         return GateRow(boot_id=self._boot, snapshot=_converter().unstructure(bucket.snapshot()))
 
 
-def answer(bucket: TokenBucket, ticket: int, outcome: Outcome, wait: float | None) -> None:
+def report(bucket: TokenBucket, ticket: int, outcome: Outcome, wait: float | None) -> None:
     """Tell a bucket what became of a create."""
     now = monotonic()
-    if outcome is Outcome.REFUSED:
-        bucket.refused(ticket, now, wait)
+    if outcome is Outcome.LIMITED:
+        bucket.limited(ticket, now, wait)
     elif outcome is Outcome.ACCEPTED:
         bucket.accepted(ticket, now)
     elif outcome is Outcome.RELEASED:
@@ -265,5 +265,5 @@ def shared_gate(
     if gate is None:
         gate = gates[backend, key_id] = LocalGate(make())
     elif given[0] is not None:
-        gate.bucket.tell(*given, monotonic())
+        gate.bucket.reconfigure(*given, monotonic())
     return gate

@@ -59,10 +59,17 @@ _LEFT_TO_OTHERS = 2
 
 
 class Outcome(enum.StrEnum):
-    """What became of a create, as far as the bridge's bucket is concerned."""
+    """What became of a create, as far as the bridge's bucket is concerned.
+
+    Attributes:
+        ACCEPTED: A task was made.
+        LIMITED: The rate limiter refused it, which costs a token.
+        CHARGED: It ended otherwise, its token surely or possibly spent.
+        RELEASED: It never came as far as the rate limiter.
+    """
 
     ACCEPTED = "accepted"
-    REFUSED = "refused"
+    LIMITED = "limited"
     CHARGED = "charged"
     RELEASED = "released"
 
@@ -266,7 +273,7 @@ class TokenBucket:
         """Return everything this bucket knows."""
         return self._state
 
-    def tell(self, limit_per_minute: float | None, burst: int | None, now: float) -> None:
+    def reconfigure(self, limit_per_minute: float | None, burst: int | None, now: float) -> None:
         """Take note of what the user says now about limit and burst, where an earlier program was told otherwise.
 
         What was sent stays counted. A limit that is not given any more is treated like one that was learned.
@@ -370,7 +377,7 @@ class TokenBucket:
             owner: Who sends it, for ``charge_lost``.
 
         Returns:
-            Its ticket, for exactly one of ``accepted``, ``refused``, ``charged`` and ``released``.
+            Its ticket, for exactly one of ``accepted``, ``limited``, ``charged`` and ``released``.
         """
         at = self._settle(now)
         state = self._state
@@ -403,7 +410,7 @@ class TokenBucket:
         """Take note that a create never came as far as the rate limiter."""
         self._answered(ticket, now, reached=False)
 
-    def refused(self, ticket: int, now: float, wait: float | None) -> None:
+    def limited(self, ticket: int, now: float, wait: float | None) -> None:
         """Take note of a refusal by the rate limiter, which costs a token; ``wait`` is what it named, in seconds."""
         at, create, arrived = self._answered(ticket, now)
         before = self._state
@@ -555,8 +562,8 @@ class TokenBucket:
         self._state = attrs.evolve(self._state, **changes)
 
     def _conclude(self, at: float, ticket: int, attempt: Attempt) -> None:
-        if attempt.outcome is Outcome.REFUSED:
-            self.refused(ticket, at, attempt.wait)
+        if attempt.outcome is Outcome.LIMITED:
+            self.limited(ticket, at, attempt.wait)
         elif attempt.outcome is Outcome.ACCEPTED:
             self.accepted(ticket, at)
         else:

@@ -323,7 +323,7 @@ class Submitter:
         try:
             created = await self._backend.create(job.config.effective().config)
         except RateLimitedError as error:
-            return _Answer(outcome=AttemptOutcome.REFUSED, spent=Outcome.REFUSED, error=error)
+            return _Answer(outcome=AttemptOutcome.REFUSED, spent=Outcome.LIMITED, error=error)
         except UnreachableError as error:
             return _Answer(outcome=AttemptOutcome.NOT_SENT, spent=Outcome.RELEASED, error=error)
         except SubmissionUnknownError as error:
@@ -479,7 +479,7 @@ class Submitter:
             await self._backend.prime_key()
             self._key_is_ready = True
         except RateLimitedError as error:
-            spent, wait = Outcome.REFUSED, error.wait
+            spent, wait = Outcome.LIMITED, error.wait
         except (SubmissionUnknownError, ProtocolError) as error:
             self._hold()
             _log.warning("priming the key: %s", error)

@@ -106,13 +106,13 @@ class Run:
         def answered(wait: float | None) -> None:
             if bucket not in self.buckets:
                 return  # its process is gone
-            outcome = Outcome.ACCEPTED if wait is None else Outcome.REFUSED
+            outcome = Outcome.ACCEPTED if wait is None else Outcome.LIMITED
             self.attempts[index] = Attempt(sent_at=sent_at, answered_at=self.now, outcome=outcome, wait=wait)
             if wait is None:
                 bucket.accepted(ticket, self.now)
                 self.done_at.append(self.now)
             else:
-                bucket.refused(ticket, self.now, wait)
+                bucket.limited(ticket, self.now, wait)
                 self.refusals += 1
                 self.queued += 1
 
@@ -231,8 +231,8 @@ def test_ready_at_the_instant_it_names_is_ready(start, limit, in_flight, answers
 
 
 def answer(bucket: TokenBucket, ticket: int, now: float, outcome: Outcome, wait: float | None) -> None:
-    if outcome is Outcome.REFUSED:
-        bucket.refused(ticket, now, wait)
+    if outcome is Outcome.LIMITED:
+        bucket.limited(ticket, now, wait)
     else:
         {"accepted": bucket.accepted, "charged": bucket.charged, "released": bucket.released}[outcome](ticket, now)
 
@@ -322,13 +322,13 @@ def named_anew(bucket: TokenBucket, limit: float | None, bridge: Bridge, *, sent
     """Send some jobs, name another limit as a new session does, and send the rest."""
     result = Run([bucket], bridge, jittered(random.Random(11)), queued=sent).finish(sent)
     result.buckets = [TokenBucket.restore(bucket.snapshot(), result.now)]
-    result.buckets[0].tell(limit, None, result.now)
+    result.buckets[0].reconfigure(limit, None, result.now)
     result.queued = jobs
     return result.finish(sent + jobs)
 
 
 @pytest.mark.parametrize("sent", [1, 3, 5, 20])
-def test_tell_a_limit_that_was_unknown_or_learned_costs_no_refusal(sent: int):
+def test_reconfigure_a_limit_that_was_unknown_or_learned_costs_no_refusal(sent: int):
     plain = run(unknown(), Bridge(5), jobs=sent).refusals
     result = named_anew(unknown(), 5, Bridge(5), sent=sent, jobs=40)
     assert result.refusals == plain
@@ -336,12 +336,12 @@ def test_tell_a_limit_that_was_unknown_or_learned_costs_no_refusal(sent: int):
     assert_within_bucket(result.accepted_at, 5, 5)
 
 
-def test_tell_a_higher_limit_is_followed_at_once():
+def test_reconfigure_a_higher_limit_is_followed_at_once():
     bridge = Bridge(5)
     bucket = unknown()
     result = Run([bucket], bridge, jittered(random.Random(11)), queued=20).finish(20)
     bridge.update(20, result.now)
-    bucket.tell(20, None, result.now)
+    bucket.reconfigure(20, None, result.now)
     result.queued, began = 60, result.now
     result.finish(80)
     assert bucket.limit_per_minute == 20
@@ -349,22 +349,22 @@ def test_tell_a_higher_limit_is_followed_at_once():
     assert result.refusals <= 3  # one to learn 5, two to find that the burst has stayed
 
 
-def test_tell_the_same_limit_changes_nothing():
+def test_reconfigure_the_same_limit_changes_nothing():
     bucket = run(known(5), Bridge(5), jobs=20).buckets[0]
     before = bucket.snapshot()
-    bucket.tell(5, None, before.at)
+    bucket.reconfigure(5, None, before.at)
     assert bucket.snapshot() == before
 
 
-def test_tell_nothing_where_a_limit_was_given_keeps_it_and_tries_it_seldom():
+def test_reconfigure_nothing_where_a_limit_was_given_keeps_it_and_tries_it_seldom():
     result = named_anew(known(5), None, Bridge(20), sent=20, jobs=400)
     assert result.buckets[0].limit_per_minute == 20
 
 
-def test_tell_keeps_creates_in_flight():
+def test_reconfigure_keeps_creates_in_flight():
     bucket = known(5)
     ticket = bucket.sent(0.0)
-    bucket.tell(20, None, 1.0)
+    bucket.reconfigure(20, None, 1.0)
     assert bucket.in_flight == 1
     bucket.accepted(ticket, 2.0)
     assert bucket.in_flight == 0
@@ -508,7 +508,7 @@ def test_unknown_limit_one_create_in_flight_holds_the_rest():
 
 def test_unknown_limit_learned_from_nothing_waits_a_minute_more_than_told():
     bucket = unknown()
-    bucket.refused(bucket.sent(0.0), 0.2, 45.0)
+    bucket.limited(bucket.sent(0.0), 0.2, 45.0)
     assert not bucket.known
     assert bucket.ready_at(0.2) == pytest.approx(0.2 + 45 + 60)
 
@@ -567,7 +567,7 @@ def test_refusals_that_name_no_wait_are_met_with_longer_and_longer_pauses(limit:
         ready_at = bucket.ready_at(now)
         pauses.append(ready_at - now)
         now = ready_at + 0.2
-        bucket.refused(bucket.sent(ready_at), now, wait)
+        bucket.limited(bucket.sent(ready_at), now, wait)
     shortest = 60 / (limit or 1)
     assert min(pauses[1:]) >= shortest - 0.01
     assert all(later >= earlier - 0.01 for earlier, later in itertools.pairwise(pauses))
@@ -576,31 +576,31 @@ def test_refusals_that_name_no_wait_are_met_with_longer_and_longer_pauses(limit:
 
 def test_refusal_of_unknown_wording_once_costs_one_pause():
     bucket = known(20)
-    bucket.refused(bucket.sent(0.0), 0.2, None)
+    bucket.limited(bucket.sent(0.0), 0.2, None)
     ready_at = bucket.ready_at(0.2)
     assert ready_at == pytest.approx(3.2, abs=0.01)
     bucket.accepted(bucket.sent(ready_at), ready_at + 0.2)
-    bucket.refused(bucket.sent(10.0), 10.2, None)
+    bucket.limited(bucket.sent(10.0), 10.2, None)
     assert bucket.ready_at(10.2) == pytest.approx(13.2, abs=0.01)
 
 
 def test_refusal_that_the_bridge_rounds_to_zero_is_followed():
     bucket = known(20)
-    bucket.refused(bucket.sent(0.0), 0.2, 0.0)
+    bucket.limited(bucket.sent(0.0), 0.2, 0.0)
     assert bucket.ready_at(0.2) == pytest.approx(0.2 + 3.0, abs=0.02)
 
 
 def test_refusal_sets_the_level_from_its_wait():
     bucket = known(20)
-    bucket.refused(bucket.sent(0.0), 0.2, 7.5)
+    bucket.limited(bucket.sent(0.0), 0.2, 7.5)
     assert bucket.ready_at(0.2) == pytest.approx(0.2 + 7.5 + 3.0, abs=0.02)
 
 
 def test_refusals_of_one_flight_leave_the_longest_wait_standing():
     bucket = known(20, max_in_flight=2)
     first, second = bucket.sent(0.0), bucket.sent(0.0)
-    bucket.refused(second, 0.2, 6.0)
-    bucket.refused(first, 0.25, 3.0)
+    bucket.limited(second, 0.2, 6.0)
+    bucket.limited(first, 0.25, 3.0)
     assert bucket.ready_at(0.25) == pytest.approx(0.2 + 6.0 + 3.0, abs=0.02)
     assert bucket.limit_per_minute == 20
 
@@ -648,7 +648,7 @@ def test_clock_that_is_set_back_neither_stalls_nor_spins(limit: int | None, back
         ticket = bucket.sent(now - shift)
         wait = bridge.check(now - 1e9 + 0.1)
         now += 0.2
-        bucket.accepted(ticket, now - shift) if wait is None else bucket.refused(ticket, now - shift, wait)
+        bucket.accepted(ticket, now - shift) if wait is None else bucket.limited(ticket, now - shift, wait)
         sent += 1
     assert queries <= 80
     assert now - 1e9 <= 60 + (30 + 2) * 60 / (limit or 20) + 60
@@ -747,7 +747,7 @@ def test_replay_of_an_attempt_that_may_still_be_under_way_charges_it_later():
 
 
 def test_replay_of_a_refusal_keeps_its_distance():
-    attempts = [Attempt(sent_at=0.0, answered_at=0.2, outcome=Outcome("refused"), wait=59.9)]
+    attempts = [Attempt(sent_at=0.0, answered_at=0.2, outcome=Outcome.LIMITED, wait=59.9)]
     bucket = TokenBucket.replay(attempts, limit_per_minute=1, now=10.0)
     assert bucket.refusals == 1
     assert bucket.ready_at(10.0) == pytest.approx(0.2 + 59.9 + 60, abs=0.1)
@@ -870,7 +870,7 @@ def test_expected_at_unknown_limit_improves_with_every_accept():
 
 def test_expected_at_after_a_refusal_is_not_before_it_is_ready():
     bucket = unknown()
-    bucket.refused(bucket.sent(0.0), 0.2, 40.0)
+    bucket.limited(bucket.sent(0.0), 0.2, 40.0)
     assert bucket.expected_at(0, 0.2) == bucket.ready_at(0.2)
 
 
@@ -882,7 +882,7 @@ def test_ticket_answered_twice_is_an_error():
     ticket = bucket.sent(0.0)
     bucket.accepted(ticket, 1.0)
     with pytest.raises(UsageError, match="exactly once"):
-        bucket.refused(ticket, 2.0, 1.0)
+        bucket.limited(ticket, 2.0, 1.0)
     assert bucket.in_flight == 0
 
 
