@@ -40,21 +40,25 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from crynux_async.job import Job
+    from crynux_async.secret import Secret
     from crynux_async.session import Session
-    from crynux_async.settings import Settings
+    from crynux_async.settings import Settings, SettingsArguments
     from crynux_async.states import JobState
-    from crynux_async.training.config import EffectiveConfig, FineTuneConfig, Replacement
+    from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+    from crynux_async.training.effective import Replacement
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "EffectiveConfig": "training.effective",
+    "EffectiveConfig": "training.config",
     "FineTuneConfig": "training.config",
     "Job": "job",
     "JobState": "states",
     "Replacement": "training.effective",
+    "Secret": "secret",
     "Session": "session",
     "Settings": "settings",
+    "SettingsArguments": "settings",
 }
 
 __all__ = [
@@ -83,9 +87,11 @@ __all__ = [
     "RateLimitedError",
     "RejectedError",
     "Replacement",
+    "Secret",
     "ServerError",
     "Session",
     "Settings",
+    "SettingsArguments",
     "SettingsError",
     "SubmissionUnknownError",
     "TransportError",

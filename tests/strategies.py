@@ -5,7 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from crynux_async.training.config import MAX_INTEGER, MAX_SEED, FineTuneConfig
+from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.fields import MAX_SEED
+from crynux_async.training.kinds import MAX_INTEGER
 
 _SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 _PATH = string.ascii_letters + string.digits + "-._~/"

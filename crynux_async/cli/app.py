@@ -13,7 +13,7 @@ from crynux_async.archive.export import ExportStyle
 from crynux_async.cli import job_commands
 from crynux_async.cli.exits import Exit, execute, guard
 from crynux_async.datasets.caption_sources import CaptionSource
-from crynux_async.training.simulation import FEE_CNX
+from crynux_async.training.service import BRIDGE_FACTS
 
 app = App(
     name="crynux-async",
@@ -59,7 +59,7 @@ def check(
     set_: _Set | None = None,
     dataset: Path | None = None,
     images: int | None = None,
-    fee: float = FEE_CNX,
+    fee: float = BRIDGE_FACTS.fee_cnx,
     json: _Json = False,
 ) -> int:
     """Show what would be trained, what it costs, and what cannot work or will surprise; nothing is sent.

@@ -20,9 +20,9 @@ from crynux_async.errors import UsageError
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
 from crynux_async.training.advice.case import in_words
-from crynux_async.training.config import FineTuneConfig
-from crynux_async.training.effective import EffectiveConfig
-from crynux_async.training.simulation import FEE_CNX, Round, Simulation, archive_bytes, simulate
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.service import BRIDGE_FACTS
+from crynux_async.training.simulation import Round, Simulation, archive_bytes, simulate
 
 if TYPE_CHECKING:
     from crynux_async.datasets import DatasetReport
@@ -62,7 +62,7 @@ def check(
     *,
     dataset: Path | None = None,
     images: int | None = None,
-    fee_cnx: float = FEE_CNX,
+    fee_cnx: float = BRIDGE_FACTS.fee_cnx,
     as_json: bool = False,
 ) -> Exit:
     """Show what will be made of the config in a file; nothing is sent."""
@@ -77,7 +77,9 @@ def check(
     return found.exit
 
 
-def find(config: FineTuneConfig, dataset: "DatasetReport | int | None", fee_cnx: float = FEE_CNX) -> Findings:
+def find(
+    config: FineTuneConfig, dataset: "DatasetReport | int | None", fee_cnx: float = BRIDGE_FACTS.fee_cnx
+) -> Findings:
     """Work out everything about a config."""
     images = dataset if dataset is None or isinstance(dataset, int) else dataset.train_count or None
     given = advice.check(config, dataset, fee_cnx=fee_cnx)

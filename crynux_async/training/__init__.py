@@ -1,5 +1,97 @@
-"""What will be trained: a config, what the services make of it, how long it trains, and what to know before paying.
+"""What will be trained: a config, what a service makes of it, how long it trains, and what to know before paying.
 
-Pure: nothing here waits, and nothing knows a session. Read ``config`` (what is asked), ``effective`` (what is sent and
-used), ``lengths`` (steps and rounds), ``schedules`` and ``simulation`` (how it goes), ``advice`` (what to know of it).
+Pure: nothing here waits, and nothing knows a session. Data flows down this list, which is also the order to read it in:
+
+- ``kinds``, ``fields``: every field with its type, bounds and default. A new field begins in ``fields``.
+- ``service``: what a service cannot be sent (a warm-up of 0 becomes 1), what a round costs, how long it may take.
+- ``lengths``: steps and rounds. ``effective``: what the training code makes of what it was sent.
+- ``config``: ``FineTuneConfig``, which users hold, and ``EffectiveConfig``: asked for, sent, used.
+- ``schedules``: learning rates. ``simulation``: rounds, steps, images, time, money. ``unet_modules``: what gets a LoRA.
+- ``advice``: what to know of a config before it is paid for; its rules and their codes.
+
+The names below can be imported from here, and are loaded when they are first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+    from crynux_async.training.effective import EffectiveField, Replacement, Use
+    from crynux_async.training.fields import (
+        ConfigChanges,
+        InitLoraWeights,
+        LrScheduler,
+        MixedPrecision,
+        PredictionType,
+    )
+    from crynux_async.training.schedules import Schedule
+    from crynux_async.training.service import (
+        BRIDGE_FACTS,
+        BRIDGE_MAPPING,
+        OmittedField,
+        ReplacedValue,
+        ServiceFacts,
+        ValueMapping,
+    )
+    from crynux_async.training.simulation import Round, Simulation, archive_bytes, simulate
+
+_HOME_OF = {
+    "BRIDGE_FACTS": "service",
+    "BRIDGE_MAPPING": "service",
+    "ConfigChanges": "fields",
+    "EffectiveConfig": "config",
+    "EffectiveField": "effective",
+    "FineTuneConfig": "config",
+    "InitLoraWeights": "fields",
+    "LrScheduler": "fields",
+    "MixedPrecision": "fields",
+    "OmittedField": "service",
+    "PredictionType": "fields",
+    "ReplacedValue": "service",
+    "Replacement": "effective",
+    "Round": "simulation",
+    "Schedule": "schedules",
+    "ServiceFacts": "service",
+    "Simulation": "simulation",
+    "Use": "effective",
+    "ValueMapping": "service",
+    "archive_bytes": "simulation",
+    "simulate": "simulation",
+}
+
+__all__ = [
+    "BRIDGE_FACTS",
+    "BRIDGE_MAPPING",
+    "ConfigChanges",
+    "EffectiveConfig",
+    "EffectiveField",
+    "FineTuneConfig",
+    "InitLoraWeights",
+    "LrScheduler",
+    "MixedPrecision",
+    "OmittedField",
+    "PredictionType",
+    "ReplacedValue",
+    "Replacement",
+    "Round",
+    "Schedule",
+    "ServiceFacts",
+    "Simulation",
+    "Use",
+    "ValueMapping",
+    "archive_bytes",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'crynux_async.training' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"crynux_async.training.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,204 +1,53 @@
 """What to train: ``FineTuneConfig``, flat, with the names of diffusers and of the bridge's API.
 
-A config is checked as a whole when it is made, so one ``ConfigError`` lists everything that is wrong. What the bridge
-cannot express (it takes a zero for "not given" and puts its own default there) is either refused or mapped to the
-nearest value that it can express; ``effective()`` tells which. Every field is sent explicitly, so what is sent is what
-runs.
+A config is checked as a whole when it is made, so one ``ConfigError`` lists everything that is wrong. What a service
+cannot express (the bridge takes a zero for "not given" and puts its own default there) is either refused or mapped to
+the nearest value that it can express; ``effective()`` tells which. Every field is sent explicitly, so what is sent is
+what runs.
+
+The fields, their types, bounds and defaults are in ``fields``.
 """
 
+import copy
 import difflib
 import functools
 import hashlib
 import json
-import math
-import operator
-import re
-import secrets
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import attrs
 
 from crynux_async.errors import ConfigError, Problem
-from crynux_async.training.effective import EffectiveConfig, Replacement, effective
+from crynux_async.training.effective import (
+    WITHOUT_EFFECT_ON_WEIGHTS,
+    EffectiveField,
+    Replacement,
+    Use,
+    fields_that_nobody_asked_for,
+    replacements,
+    uses,
+)
+from crynux_async.training.fields import (
+    ConfigChanges,
+    ConfigFields,
+    field_kinds,
+    field_names,
+    joint_problems,
+    without_defaults,
+)
+from crynux_async.training.kinds import Kind
+from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 if TYPE_CHECKING:
     import cattrs
 
-__all__ = [
-    "ATTENTION_MODULES",
-    "MAX_INTEGER",
-    "MAX_SEED",
-    "EffectiveConfig",
-    "FineTuneConfig",
-    "Replacement",
-    "config_converter",
-]
-
-ATTENTION_MODULES = ("to_k", "to_q", "to_v", "to_out.0")
-MAX_SEED = 2**32 - 1
-MAX_INTEGER = 2**53  # the bridge re-encodes numbers as float64 from the second round on
-MAX_URL_CHARS = 2083  # stable-diffusion-task schema/stable-diffusion-finetune-lora-task.json
-MAX_SHOWN = 100
-
-_LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
+_ASKED_DIGEST_VERSION = 1
 
 
-_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-_Check = Callable[[Any], str | None]
-
-
-def _exact(value: Any) -> Any:
-    """Turn what is a whole number in disguise (8.0, numpy.int64(8)) into an int; leave the rest as it is."""
-    if isinstance(value, bool | str | None):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        number = _real(value)
-        return int(number) if isinstance(number, float) and number.is_integer() else value
-
-
-def _real(value: Any) -> Any:
-    """Turn any number into a float, -0.0 into 0.0 (they are equal, so they must be sent alike); leave the rest."""
-    if isinstance(value, bool | str | None) or not hasattr(value, "__float__"):
-        return value
-    try:
-        return (value if type(value) is float else float(value)) or 0.0
-    except (TypeError, ValueError, OverflowError):
-        return value
-
-
-def _names(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
-
-
-def _shown(value: Any) -> str:
-    """Return the beginning of a value's repr; some values have none (an int of 5,000 digits)."""
-    try:
-        text = repr(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def _check_integer(low: int, high: int, remark: str, value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return f"must be a whole number, not {_shown(value)}"
-    if low <= value <= high:
-        return None
-    bounds = f"between {low} and {high}" if high < MAX_INTEGER or value > high else f"at least {low}"
-    return f"must be {bounds}, not {_shown(value)}{remark}"
-
-
-def _check_number(low: float, high: float, above: bool, remark: str, value: Any) -> str | None:
-    if not isinstance(value, float):
-        return f"must be a number, not {_shown(value)}"
-    if math.isfinite(value) and value < high and (value > low or (value == low and not above)):
-        return None
-    bounds = "finite" if low == -math.inf else f"{'above' if above else 'at least'} {low:g}"
-    bounds += f" and below {high:g}" if high < math.inf else ""
-    return f"must be {bounds}, not {value:g}{remark}"
-
-
-def _check_text(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return f"must be text, not {_shown(value)}"
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        return f"must be whole characters, not halves of them: {_shown(value)}"
-    return None if value.strip() else "must not be empty"
-
-
-def _check_flag(value: Any) -> str | None:
-    return None if isinstance(value, bool) else f"must be true or false, not {_shown(value)}"
-
-
-def _check_choice(choices: tuple[str, ...], value: Any) -> str | None:
-    if isinstance(value, str) and value in choices:
-        return None
-    near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"must be one of {', '.join(choices)}, not {_shown(value)}{hint}"
-
-
-def _check_url(value: Any) -> str | None:
-    problem = _check_text(value)
-    if problem:
-        return problem
-    if not value.startswith(("http://", "https://")):
-        return f"must be an http or https address, not {_shown(value)}: the nodes load nothing else"
-    if len(value) > MAX_URL_CHARS:
-        return f"must have at most {MAX_URL_CHARS} characters, not {len(value)}"
-    return None if _has_host(value) else f"must be a complete address without spaces, not {_shown(value)}"
-
-
-def _has_host(url: str) -> bool:
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        return False
-    return bool(host) and url.isprintable() and " " not in url and not _BROKEN_ESCAPE.search(url)
-
-
-def _check_modules(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _check_text(value)
-    if not isinstance(value, tuple) or any(_check_text(name) for name in value):
-        return f"must be a list of module names or one pattern, not {_shown(value)}"
-    return None if value else "must not be empty: training cannot start without modules"
-
-
-def _check_init(value: Any) -> str | None:
-    if isinstance(value, bool) or value in ("gaussian", "loftq"):
-        return None
-    return f"must be true, false, 'gaussian' or 'loftq', not {_shown(value)}"
-
-
-def _field(check: _Check, default: Any, convert: Callable[[Any], Any] | None, optional: bool) -> Any:
-    def full(value: Any) -> str | None:
-        return None if optional and value is None else check(value)
-
-    return attrs.field(default=default, converter=convert, metadata={"check": full, "convert": convert})
-
-
-def _integer(default: Any, *, low: int, high: int = MAX_INTEGER, remark: str = "", optional: bool = False) -> Any:
-    return _field(functools.partial(_check_integer, low, high, remark), default, _exact, optional)
-
-
-def _number(
-    default: float | None,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: bool = False,
-    remark: str = "",
-    optional: bool = False,
-) -> Any:
-    return _field(functools.partial(_check_number, low, high, above, remark), default, _real, optional)
-
-
-def _text(default: Any = None, *, optional: bool = False, check: _Check = _check_text) -> Any:
-    return _field(check, default, None, optional)
-
-
-def _choice(default: str | None, *choices: str, optional: bool = False) -> Any:
-    return _field(functools.partial(_check_choice, choices), default, None, optional)
-
-
-def _flag(default: bool) -> Any:
-    return _field(_check_flag, default, None, False)
-
-
-def _draw_seed() -> int:
-    return 1 + secrets.randbelow(99_999_999)
-
-
-@attrs.frozen(kw_only=True, weakref_slot=False)
-class FineTuneConfig:
+class FineTuneConfig(ConfigFields):
     """What to train, checked as a whole.
 
     The names are those of the bridge's API, so the dict of the public how-to works: ``FineTuneConfig.from_dict(data)``.
@@ -236,7 +85,7 @@ class FineTuneConfig:
         resolution: Side of the training images in pixels, >= 8.
         noise_offset: Noise offset; 0 is off.
         snr_gamma: Min-SNR weighting, > 0, or None for off.
-        lr_scheduler: linear, cosine, cosine_with_restarts, polynomial, constant or constant_with_warmup.
+        lr_scheduler: "linear", "cosine", "cosine_with_restarts", "polynomial", "constant" or "constant_with_warmup".
         lr_warmup_steps: Warm-up in optimizer steps, >= 0; 0 is sent as 1, because the bridge makes 500 of it.
         adam_beta1: 0 <= beta < 1.
         adam_beta2: 0 <= beta < 1.
@@ -244,64 +93,23 @@ class FineTuneConfig:
         adam_epsilon: > 0.
         mixed_precision: "fp16", "bf16" or "no".
         seed: 1 to 4294967295; drawn here and kept where it is not given, because the bridge never tells its own.
+        seed_was_drawn: Whether nobody gave the seed. It is no argument, and no part of what makes two configs equal.
         timeout: Seconds, >= 1, that one round may take on a node, download and upload included.
 
     Raises:
         ConfigError: Something is missing or out of bounds; lists all of it.
     """
 
-    model_name: str = _text(attrs.NOTHING)
-    model_variant: str | None = _text(optional=True)
-    model_revision: str = _text("main")
-    dataset_url: str | None = _text(optional=True, check=_check_url)
-    dataset_name: str | None = _text(optional=True)
-    dataset_config_name: str | None = _text(optional=True)
-    dataset_image_column: str = _text("image")
-    dataset_caption_column: str = _text("text")
-    validation_prompt: str | None = _text(optional=True)
-    validation_num_images: int = _integer(4, low=1, high=10)
-    center_crop: bool = _flag(False)
-    random_flip: bool = _flag(False)
-    rank: int = _integer(8, low=1)
-    init_lora_weights: bool | Literal["gaussian", "loftq"] = _field(_check_init, "gaussian", None, False)
-    target_modules: tuple[str, ...] | str = _field(_check_modules, ATTENTION_MODULES, _names, False)
-    learning_rate: float = _number(1e-4, low=0, above=True)
-    batch_size: int = _integer(1, low=1)
-    gradient_accumulation_steps: int = _integer(1, low=1)
-    prediction_type: str | None = _choice(None, "epsilon", "v_prediction", optional=True)
-    max_grad_norm: float = _number(1.0, low=0, above=True)
-    num_train_epochs: int | None = _integer(None, low=1, optional=True)
-    num_train_steps: int | None = _integer(None, low=1, optional=True)
-    max_train_epochs: int | None = _integer(None, low=1, optional=True)
-    max_train_steps: int | None = _integer(None, low=1, optional=True)
-    scale_lr: bool = _flag(False)
-    resolution: int = _integer(512, low=8)
-    noise_offset: float = _number(0.0)
-    snr_gamma: float | None = _number(None, low=0, above=True, remark=": it makes the loss 0", optional=True)
-    lr_scheduler: str = _choice(
-        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-    )
-    lr_warmup_steps: int = _integer(0, low=0)
-    adam_beta1: float = _number(0.9, low=0, high=1)
-    adam_beta2: float = _number(0.999, low=0, high=1)
-    adam_weight_decay: float = _number(0.01, low=0)
-    adam_epsilon: float = _number(1e-8, low=0, above=True)
-    mixed_precision: str = _choice("fp16", "no", "fp16", "bf16")
-    seed: int = _integer(
-        attrs.Factory(_draw_seed), low=1, high=MAX_SEED, remark=": the bridge would draw another one and not tell it"
-    )
-    timeout: int = _integer(3600, low=1)
-
-    def __attrs_post_init__(self) -> None:
-        problems = [*_field_problems(self), *_joint_problems(self.dataset_url, self.dataset_name)]
-        if problems:
-            raise ConfigError(problems)
-        for name, value in _with_defaults({name: getattr(self, name) for name in _LENGTHS}).items():
-            object.__setattr__(self, name, value)
+    # All that attrs makes for the fields is inherited: to make it for 35 fields twice would take a tenth of the import.
+    __slots__ = ()
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, object], *, seed_was_drawn: bool = False) -> Self:
         """Return the config for a flat mapping of field names, such as the JSON body of the public how-to.
+
+        Args:
+            data: Values by the names of the fields.
+            seed_was_drawn: Whether the seed among them is one that nobody gave, as of a config that was stored.
 
         Raises:
             ConfigError: Unknown or missing names, wrong types, values out of bounds; lists all of them.
@@ -309,10 +117,13 @@ class FineTuneConfig:
         import cattrs
 
         try:
-            return config_converter().structure(dict(data), cls)
+            config: Self = config_converter().structure(dict(data), cls)
         except cattrs.ClassValidationError as error:
-            joint = _joint_problems(data.get("dataset_url"), data.get("dataset_name"))
+            joint = joint_problems(data.get("dataset_url"), data.get("dataset_name"))
             raise ConfigError([*_structure_problems(error, data), *joint]) from None
+        if seed_was_drawn:
+            object.__setattr__(config, "seed_was_drawn", True)
+        return config
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -332,9 +143,14 @@ class FineTuneConfig:
             )
         return cls.from_dict(data)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return every field as plain JSON values; ``from_dict`` gives the same config back."""
-        data: dict[str, Any] = config_converter().unstructure(self)
+    def to_dict(self) -> dict[str, object]:
+        """Return every field as plain JSON values; ``from_dict`` gives an equal config back.
+
+        A seed that was drawn stands there like any other, so that the same is trained again. Only ``seed_was_drawn``
+        is not kept: pass it to ``from_dict`` where it matters, or the seed counts as given. The same is true of
+        ``to_json`` and ``to_toml``.
+        """
+        data: dict[str, object] = config_converter().unstructure(self)
         return data
 
     def to_json(self) -> str:
@@ -348,39 +164,118 @@ class FineTuneConfig:
         lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in pairs)
         return "".join(lines).replace("\x7f", "\\u007F")
 
-    def evolve(self, **changes: Any) -> Self:
+    def evolve(self, **changes: Unpack[ConfigChanges]) -> Self:
         """Return a copy with some fields changed, as a sweep wants it.
 
-        Lengths that follow from others follow again: a job of one round stays one when its length is changed.
+        Lengths that follow from others follow again: a job of one round stays one when its length is changed. A seed
+        that was drawn stays a drawn one, unless another is given here.
 
         Raises:
             ConfigError: Unknown names or values out of bounds.
         """
         # The values themselves, not copies: the configs of a sweep share what they have in common.
-        data = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
-        lengths = _with_defaults(data)
-        for name in _LENGTHS:
-            if _with_defaults({**data, name: None}) == lengths:
-                data[name] = None
-        return self.from_dict({**data, **changes})
+        data = without_defaults({name: getattr(self, name) for name in field_names()})
+        return self.from_dict({**data, **changes}, seed_was_drawn=self.seed_was_drawn and "seed" not in changes)
 
-    def effective(self, images: int | None = None) -> EffectiveConfig:
-        """Return what the bridge and the nodes will make of this, field by field: asked for, sent, used.
+    def effective(self, images: int | None = None, mapping: ValueMapping = BRIDGE_MAPPING) -> "EffectiveConfig":
+        """Return what a service and its nodes will make of this, field by field: asked for, sent, used.
 
         Args:
             images: Images of the data set, >= 1, or None when it is not known: what depends on it stays as it is then.
+            mapping: What the service cannot be sent, and what it is sent instead.
         """
-        return effective(self, images)
+        replaced = tuple(replacements(self, mapping))
+        sent = self._replaced(replaced) if replaced else self
+        return EffectiveConfig(asked=self, config=sent, replacements=replaced, uses=tuple(uses(sent, images)))
 
     def digest(self) -> str:
         """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.
 
         Fields that are ignored do not count (epochs where steps are given, the warm-up of a constant learning rate), a
         scaled learning rate counts as what it becomes, and neither do ``timeout`` and the validation images count: they
-        do not change the weights.
+        do not change the weights. What the bridge cannot be sent counts as what it is sent, whoever trains: digests are
+        stored, and a stored one stays what it is.
         """
-        text = json.dumps(self.effective().training(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _sha256(self.effective().training())
+
+    def asked_digest(self) -> str:
+        """Return a digest of what was asked for: equal for configs of the same values, whatever becomes of them.
+
+        Every field counts, lengths that follow from others included, but not a seed that nobody gave: two configs that
+        are made of the same arguments without a seed are equal here, while ``digest()`` tells their seeds apart.
+
+        Returns:
+            A version, a colon and 64 hexadecimal digits. Digests of a version never change; those of different versions
+            cannot be compared.
+        """
+        # A field that comes later must be left out here while it holds its default, or a new version begins.
+        asked = self.to_dict()
+        if self.seed_was_drawn:
+            del asked["seed"]
+        return f"{_ASKED_DIGEST_VERSION}:{_sha256(asked)}"
+
+    def _replaced(self, replaced: tuple[Replacement, ...]) -> Self:
+        """Return a copy with the values that are sent; they are valid, and checking all fields again would be slow."""
+        sent = copy.copy(self)
+        for item in replaced:
+            object.__setattr__(sent, item.field, item.sent)
+        return sent
+
+
+@attrs.frozen(kw_only=True)
+class EffectiveConfig:
+    """What a service and its nodes will make of a config.
+
+    Attributes:
+        asked: The config as it was asked for.
+        config: The config whose values go over the wire as they are.
+        replacements: Where ``config`` differs from ``asked``.
+        uses: Where the training code makes something else of ``config``.
+    """
+
+    asked: FineTuneConfig
+    config: FineTuneConfig
+    replacements: tuple[Replacement, ...]
+    uses: tuple[Use, ...]
+
+    @property
+    def fields(self) -> tuple[EffectiveField, ...]:
+        """Every field of the config, in its order."""
+        return tuple(map(self._field, field_names()))
+
+    @property
+    def differences(self) -> tuple[EffectiveField, ...]:
+        """The fields of which something else than asked for is used; those that nobody asked for are left out."""
+        changed = {item.field for item in self.replacements} | {item.field for item in self.uses}
+        changed -= fields_that_nobody_asked_for(self.asked)
+        return tuple(self._field(name) for name in field_names() if name in changed)
+
+    def training(self) -> dict[str, object]:
+        """Return what decides the trained weights, in one form for all configs that train the same.
+
+        Left out are fields that are ignored and those that only change how the job runs (``timeout``, validation).
+        """
+        data = self.config.to_dict()
+        # Only a data set tells how many steps an epoch has, and a digest must not depend on what is known of it.
+        for use in uses(self.config, None):
+            data[use.field] = use.value
+        data["scale_lr"] = None  # it is in the learning rate
+        if isinstance(self.config.target_modules, tuple):
+            data["target_modules"] = sorted(set(self.config.target_modules))
+        return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
+
+    def _field(self, name: str) -> EffectiveField:
+        asked, sent = getattr(self.asked, name), getattr(self.config, name)
+        use = next((item for item in self.uses if item.field == name), None)
+        reasons = [item.reason for item in self.replacements if item.field == name]
+        return EffectiveField(
+            field=name,
+            asked=asked,
+            sent=sent,
+            used=use.value if use else sent,
+            is_ignored=use is not None and use.value is None and sent is not None,
+            reason="; ".join([*reasons, use.reason] if use else reasons),
+        )
 
 
 @functools.cache
@@ -391,22 +286,21 @@ def config_converter() -> "cattrs.Converter":
 
     converter = cattrs.Converter(forbid_extra_keys=True)
     hooks: dict[str, Any] = {
-        field.name: override(struct_hook=functools.partial(_structure, field)) for field in attrs.fields(FineTuneConfig)
+        name: override(struct_hook=functools.partial(_structure, kind)) for name, kind in field_kinds().items()
     }
     converter.register_structure_hook(FineTuneConfig, make_dict_structure_fn(FineTuneConfig, converter, **hooks))
     return converter
 
 
-def _structure(field: "attrs.Attribute[Any]", value: Any, _: Any) -> Any:
-    convert = field.metadata["convert"]
-    converted = convert(value) if convert else value
-    problem = field.metadata["check"](converted)
+def _structure(kind: Kind, value: Any, _: Any) -> Any:
+    kept = kind.read(value) if kind.read is not None else value
+    problem = kind.problem(kept)
     if problem:
         raise ValueError(problem)
-    return converted
+    return kept
 
 
-def _structure_problems(error: "cattrs.ClassValidationError", data: Mapping[str, Any]) -> Iterator[Problem]:
+def _structure_problems(error: "cattrs.ClassValidationError", data: Mapping[str, object]) -> Iterator[Problem]:
     import cattrs
 
     noted, plain = error.group_exceptions()
@@ -422,43 +316,11 @@ def _structure_problems(error: "cattrs.ClassValidationError", data: Mapping[str,
             yield Problem(field="(config)", message=str(cause))
 
 
-def _unknown_field(name: Any) -> Problem:
-    known = [field.name for field in attrs.fields(FineTuneConfig)]
-    near = difflib.get_close_matches(str(name).lower(), known, 1, cutoff=0.5)
+def _sha256(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _unknown_field(name: object) -> Problem:
+    near = difflib.get_close_matches(str(name).lower(), field_names(), 1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return Problem(field=str(name), message=f"is not a field{hint}")
-
-
-def _field_problems(config: FineTuneConfig) -> Iterator[Problem]:
-    for field in attrs.fields(FineTuneConfig):
-        message = field.metadata["check"](getattr(config, field.name))
-        if message:
-            yield Problem(field=field.name, message=message)
-
-
-def _joint_problems(dataset_url: Any, dataset_name: Any) -> Iterator[Problem]:
-    if dataset_url is None and dataset_name is None:
-        yield Problem(
-            field="dataset_url",
-            message="is missing, and so is dataset_name: the bridge would accept the job, and it would never start",
-        )
-
-
-def _with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
-    """Fill in the lengths that follow from others: one round, and never in place of a length that was asked for."""
-    part_steps, whole_steps = lengths["num_train_steps"], lengths["max_train_steps"]
-    part_epochs, whole_epochs = lengths["num_train_epochs"], lengths["max_train_epochs"]
-    if whole_steps is None and whole_epochs is None:
-        whole_steps = part_steps
-    part_steps = part_steps or whole_steps
-    # Epochs beside steps are ignored; the bridge makes 1 of those that are not given.
-    if whole_epochs is None:
-        whole_epochs = part_epochs or 1 if whole_steps is None else 1
-    if part_epochs is None:
-        part_epochs = whole_epochs if part_steps is None else 1
-    return {
-        "num_train_epochs": part_epochs,
-        "num_train_steps": part_steps,
-        "max_train_epochs": whole_epochs,
-        "max_train_steps": whole_steps,
-    }

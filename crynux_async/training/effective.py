@@ -1,28 +1,22 @@
-"""What becomes of a config on its way: asked for, sent, and used by the training code.
+"""What becomes of the values of a config on their way: asked for, sent, and used by the training code.
 
-The bridge takes a zero for "not given" and puts its own default there, so some values are sent as the nearest one that
-it can express. The training code then ignores some of what it was sent, and changes some more.
+Two steps. First a service's ``ValueMapping`` says what is sent in place of what was asked for (``service``). Then the
+training code, which is every service's, ignores some of what it was sent and changes some more: that is here.
+``config.EffectiveConfig`` puts both together.
 
-Source: crynux-bridge api/v1/image/finetune_params.go (SetDefaultValues); stable-diffusion-task finetune_lora.py.
+Source: stable-diffusion-task finetune_lora.py.
 """
 
-import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from crynux_async.training.fields import ConfigFields
 from crynux_async.training.lengths import lengths
-
-if TYPE_CHECKING:
-    from crynux_async.training.config import FineTuneConfig
-
-TINY = 1e-12  # stands for a zero that the bridge would replace by its default
+from crynux_async.training.service import ValueMapping
 
 WITHOUT_EFFECT_ON_WEIGHTS = ("timeout", "validation_num_images", "validation_prompt")
 """Fields that do not change what is trained: validation images are rendered after the weights are saved."""
-
-_ZERO_DEFAULTS = (("adam_weight_decay", 0.01), ("adam_beta1", 0.9), ("adam_beta2", 0.999))
 
 
 @attrs.frozen(kw_only=True)
@@ -37,8 +31,8 @@ class Replacement:
     """
 
     field: str
-    asked: Any
-    sent: Any
+    asked: object
+    sent: object
     reason: str
 
     def __str__(self) -> str:
@@ -56,7 +50,7 @@ class Use:
     """
 
     field: str
-    value: Any
+    value: object
     reason: str
 
 
@@ -74,9 +68,9 @@ class EffectiveField:
     """
 
     field: str
-    asked: Any
-    sent: Any
-    used: Any
+    asked: object
+    sent: object
+    used: object
     is_ignored: bool
     reason: str
 
@@ -90,116 +84,33 @@ class EffectiveField:
         return f"{self.field}: {self.asked!r} -> {self.sent!r} -> {used}" + (f": {self.reason}" if self.reason else "")
 
 
-@attrs.frozen(kw_only=True)
-class EffectiveConfig:
-    """What the bridge and the nodes will make of a config.
-
-    Attributes:
-        asked: The config as it was asked for.
-        config: The config whose values go over the wire as they are.
-        replacements: Where ``config`` differs from ``asked``.
-        uses: Where the training code makes something else of ``config``.
-    """
-
-    asked: "FineTuneConfig"
-    config: "FineTuneConfig"
-    replacements: tuple[Replacement, ...]
-    uses: tuple[Use, ...]
-
-    @property
-    def fields(self) -> tuple[EffectiveField, ...]:
-        """Every field of the config, in its order."""
-        return tuple(self._field(field.name) for field in attrs.fields(type(self.asked)))
-
-    @property
-    def differences(self) -> tuple[EffectiveField, ...]:
-        """The fields of which something else than asked for is used; those that nobody asked for are left out."""
-        changed = {item.field for item in self.replacements} | {item.field for item in self.uses}
-        changed -= _unasked(self.asked)
-        return tuple(self._field(field.name) for field in attrs.fields(type(self.asked)) if field.name in changed)
-
-    def training(self) -> dict[str, Any]:
-        """Return what decides the trained weights, in one form for all configs that train the same.
-
-        Left out are fields that are ignored and those that only change how the job runs (``timeout``, validation).
-        """
-        data = self.config.to_dict()
-        # Only a data set tells how many steps an epoch has, and a digest must not depend on what is known of it.
-        for use in _uses(self.config, None):
-            data[use.field] = use.value
-        data["scale_lr"] = None  # it is in the learning rate
-        if isinstance(self.config.target_modules, tuple):
-            data["target_modules"] = sorted(set(self.config.target_modules))
-        return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
-
-    def _field(self, name: str) -> EffectiveField:
-        asked, sent = getattr(self.asked, name), getattr(self.config, name)
-        use = next((item for item in self.uses if item.field == name), None)
-        reasons = [item.reason for item in self.replacements if item.field == name]
-        return EffectiveField(
-            field=name,
-            asked=asked,
-            sent=sent,
-            used=use.value if use else sent,
-            is_ignored=use is not None and use.value is None and sent is not None,
-            reason="; ".join([*reasons, use.reason] if use else reasons),
-        )
-
-
-def effective(config: "FineTuneConfig", images: int | None = None) -> EffectiveConfig:
-    """Return what the bridge and the nodes will make of a config.
+def replacements(config: ConfigFields, mapping: ValueMapping) -> Iterator[Replacement]:
+    """Yield what is sent in place of what was asked for.
 
     Args:
         config: What was asked for.
+        mapping: What the service can be sent.
+    """
+    for rule in mapping.replaced:
+        asked = getattr(config, rule.field)
+        if asked == rule.value:
+            yield Replacement(field=rule.field, asked=asked, sent=rule.sent, reason=rule.reason)
+    for left_out in mapping.omitted:
+        asked = getattr(config, left_out.field)
+        if asked is not None and getattr(config, left_out.beside) is not None:
+            yield Replacement(field=left_out.field, asked=asked, sent=None, reason=left_out.reason)
+
+
+def uses(config: ConfigFields, images: int | None) -> Iterator[Use]:
+    """Yield what the training code makes of what it was sent.
+
+    Args:
+        config: What was sent.
         images: Images of the data set, >= 1, or None when it is not known: then what depends on it is left as it is.
     """
-    replacements = tuple(_replacements(config))
-    sent = _replaced(config, replacements) if replacements else config
-    return EffectiveConfig(asked=config, config=sent, replacements=replacements, uses=tuple(_uses(sent, images)))
-
-
-def _replaced(config: "FineTuneConfig", replacements: tuple[Replacement, ...]) -> "FineTuneConfig":
-    """Return a copy with the values that are sent; they are valid, and checking all fields again would be slow."""
-    sent = copy.copy(config)
-    for item in replacements:
-        object.__setattr__(sent, item.field, item.sent)
-    return sent
-
-
-def used_learning_rate(config: "FineTuneConfig") -> float:
-    """Return the peak learning rate that the optimizer gets."""
-    if not config.scale_lr:
-        return config.learning_rate
-    return config.learning_rate * config.gradient_accumulation_steps * config.batch_size
-
-
-def _unasked(config: "FineTuneConfig") -> set[str]:
-    """Return the fields that are ignored while they hold no more than their default."""
-    fields = set()
-    if config.lr_scheduler == "constant" and config.lr_warmup_steps == 0:
-        fields.add("lr_warmup_steps")
-    if config.num_train_steps is not None and config.num_train_epochs == 1:
-        fields.add("num_train_epochs")
-    if config.max_train_steps is not None and config.max_train_epochs == 1:
-        fields.add("max_train_epochs")
-    return fields
-
-
-def _replacements(config: "FineTuneConfig") -> Iterator[Replacement]:
-    if config.lr_warmup_steps == 0:
-        reason = "the bridge would make 500 of a 0"
-        yield Replacement(field="lr_warmup_steps", asked=0, sent=1, reason=reason)
-    for name, default in _ZERO_DEFAULTS:
-        if getattr(config, name) == 0:
-            reason = f"the bridge would make {default} of a 0"
-            yield Replacement(field=name, asked=0.0, sent=TINY, reason=reason)
-    if config.dataset_url is not None and config.dataset_name is not None:
-        reason = "the nodes use dataset_name where both are given"
-        yield Replacement(field="dataset_url", asked=config.dataset_url, sent=None, reason=reason)
-
-
-def _uses(config: "FineTuneConfig", images: int | None) -> Iterator[Use]:
     yield from _used_lengths(config, images)
+    if config.dataset_url is not None and config.dataset_name is not None:
+        yield Use(field="dataset_url", value=None, reason="dataset_name is used where both are given")
     if config.lr_scheduler == "constant":
         yield Use(field="lr_warmup_steps", value=None, reason="the constant scheduler has no warm-up")
     factor = config.gradient_accumulation_steps * config.batch_size
@@ -211,7 +122,26 @@ def _uses(config: "FineTuneConfig", images: int | None) -> Iterator[Use]:
         yield Use(field="validation_num_images", value=images, reason=reason)
 
 
-def _used_lengths(config: "FineTuneConfig", images: int | None) -> Iterator[Use]:
+def used_learning_rate(config: ConfigFields) -> float:
+    """Return the peak learning rate that the optimizer gets."""
+    if not config.scale_lr:
+        return config.learning_rate
+    return config.learning_rate * config.gradient_accumulation_steps * config.batch_size
+
+
+def fields_that_nobody_asked_for(config: ConfigFields) -> set[str]:
+    """Return the fields that are ignored while they hold no more than their default."""
+    fields = set()
+    if config.lr_scheduler == "constant" and config.lr_warmup_steps == 0:
+        fields.add("lr_warmup_steps")
+    if config.num_train_steps is not None and config.num_train_epochs == 1:
+        fields.add("num_train_epochs")
+    if config.max_train_steps is not None and config.max_train_epochs == 1:
+        fields.add("max_train_epochs")
+    return fields
+
+
+def _used_lengths(config: ConfigFields, images: int | None) -> Iterator[Use]:
     part, whole = lengths(config, images)
     if config.num_train_steps is not None:
         yield Use(field="num_train_epochs", value=None, reason="num_train_steps decides how long a round is")

@@ -3,23 +3,19 @@
 Source: stable-diffusion-task finetune_lora.py; crynux-bridge tasks/process_sd_ft_tasks.go.
 """
 
-from typing import TYPE_CHECKING
+from crynux_async.training.fields import ConfigFields
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
-if TYPE_CHECKING:
-    from crynux_async.training.config import FineTuneConfig
-
-MAX_FAILED_ROUNDS = 4
-QUEUE_SECONDS = 180.0
 _MANY_IMAGES = 10_000  # where steps and epochs are mixed, rounds depend on a number that is not known here
 
 
-def steps_per_epoch(config: "FineTuneConfig", images: int) -> int:
+def steps_per_epoch(config: ConfigFields, images: int) -> int:
     """Return the optimizer steps of one pass over a data set of ``images`` images, >= 1."""
     batches = -(-images // config.batch_size)
     return -(-batches // config.gradient_accumulation_steps)
 
 
-def lengths(config: "FineTuneConfig", images: int | None) -> tuple[int | None, int | None]:
+def lengths(config: ConfigFields, images: int | None) -> tuple[int | None, int | None]:
     """Return the optimizer steps of a round and of the whole job, as the training code computes them.
 
     Args:
@@ -38,7 +34,7 @@ def lengths(config: "FineTuneConfig", images: int | None) -> tuple[int | None, i
     return part, whole
 
 
-def most_rounds(config: "FineTuneConfig", images: int | None = None) -> int | None:
+def most_rounds(config: ConfigFields, images: int | None = None) -> int | None:
     """Return how many rounds a job can have at most; 1 is exact.
 
     A round may train more steps than asked for, so there may be fewer.
@@ -56,11 +52,15 @@ def most_rounds(config: "FineTuneConfig", images: int | None = None) -> int | No
     return -(-whole // part) if part is not None and whole is not None else None
 
 
-def stall_seconds(config: "FineTuneConfig") -> float:
-    """Return after how many seconds a healthy job has certainly ended: (N + 3) * (180 + 2 * timeout) for N rounds.
+def stall_seconds(config: ConfigFields, service: ServiceFacts = BRIDGE_FACTS) -> float:
+    """Return after how many seconds a healthy job has certainly ended.
 
-    Every round may wait 180 s plus its time-out in the queue and then run for its time-out, and three failed rounds are
-    repeated before the job fails. Source: crynux-bridge tasks/process_sd_ft_tasks.go; the relay's task deadlines.
+    On the bridge that is (N + 3) * (180 + 2 * timeout) for N rounds: every round may wait 180 s plus its timeout in the
+    queue and then run for its timeout, and three failed rounds are repeated before the job fails.
+
+    Args:
+        config: What is sent.
+        service: Who runs it.
     """
     rounds = most_rounds(config) or most_rounds(config, _MANY_IMAGES) or 1
-    return (rounds + MAX_FAILED_ROUNDS - 1) * (QUEUE_SECONDS + 2 * config.timeout)
+    return service.longest_job(rounds, config.timeout)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
-from crynux_async.training.simulation import MAX_ROUNDS, Schedule, Simulation, archive_bytes, round_after, simulate
+from crynux_async.training.schedules import Schedule
+from crynux_async.training.simulation import MAX_ROUNDS, Simulation, archive_bytes, round_after, simulate
 from tests.strategies import configs
 
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")

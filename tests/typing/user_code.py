@@ -4,8 +4,20 @@ Nothing here is run; ``test_user_code`` gives the file to mypy and to pyright.
 """
 
 from pathlib import Path
+from typing import Unpack
 
-from crynux_async import Session, Settings
+from crynux_async import EffectiveConfig, FineTuneConfig, Replacement, Secret, Session, Settings, SettingsArguments
+from crynux_async.training import (
+    BRIDGE_FACTS,
+    ConfigChanges,
+    EffectiveField,
+    LrScheduler,
+    MixedPrecision,
+    Simulation,
+    ValueMapping,
+    advice,
+    simulate,
+)
 
 KEY = "q3hXHA_8O0LuGJ1_tou4_KamMlQqAo-aYwyAIDttdmI="
 
@@ -42,3 +54,79 @@ def key_of(known: Settings) -> str:
     known.api_key.reveal()  # fails
     known.max_polls = 8  # fails
     return known.api_key.reveal() if known.api_key else known.key_id
+
+
+def session_of_mine(name: str, **arguments: Unpack[SettingsArguments]) -> Session:
+    return Session(ledger=f"{name}.db", **arguments)
+
+
+def secret_of(known: Settings) -> Secret | None:
+    return known.api_key
+
+
+def make_configs(precision: MixedPrecision, word: str) -> None:
+    FineTuneConfig(model_name="m", dataset_name="d")
+    FineTuneConfig(model_name="m", dataset_url="https://a.example/d.zip", rank=4, learning_rate=1, seed=7)
+    FineTuneConfig(model_name="m", dataset_name="d", target_modules=["to_k", "to_q"])
+    FineTuneConfig(model_name="m", dataset_name="d", target_modules=("to_k",), model_variant=None)
+    FineTuneConfig(model_name="m", dataset_name="d", target_modules=r".*attn2\.to_k", init_lora_weights=True)
+    FineTuneConfig(model_name="m", dataset_name="d", lr_scheduler="cosine", prediction_type=None)
+    FineTuneConfig(model_name="m", dataset_name="d", mixed_precision=precision, init_lora_weights="loftq")
+    FineTuneConfig(dataset_name="d")  # fails
+    FineTuneConfig("m", dataset_name="d")  # fails
+    FineTuneConfig(model_name=None, dataset_name="d")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", rnak=4)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", rank="4")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", rank=None)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", rank=4.5)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", learning_rate="1e-4")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", target_modules=[1])  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", target_modules=None)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", lr_scheduler="cosin")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", lr_scheduler=word)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", lr_scheduler=None)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", mixed_precision="fp8")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", init_lora_weights="magic")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", prediction_type="noise")  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", seed=None)  # fails
+    FineTuneConfig(model_name="m", dataset_name="d", seed_was_drawn=True)  # fails
+
+
+def change_configs(config: FineTuneConfig, changes: ConfigChanges, words: dict[str, str]) -> list[FineTuneConfig]:
+    config.evolve(rnak=4)  # fails
+    config.evolve(rank="4")  # fails
+    config.evolve(lr_scheduler="cosin")  # fails
+    config.evolve(target_modules=3)  # fails
+    config.evolve(4)  # fails
+    config.evolve(**words)  # fails
+    config.rank = 4  # fails
+    schedulers: list[LrScheduler] = ["linear", "cosine"]
+    return [
+        config.evolve(),
+        config.evolve(**changes),
+        config.evolve(rank=4, max_train_steps=None, target_modules=["to_k"]),
+        *(config.evolve(lr_scheduler=scheduler) for scheduler in schedulers),
+        FineTuneConfig.from_dict({"model_name": "m", "dataset_name": "d"}),
+        FineTuneConfig.from_dict(config.to_dict(), seed_was_drawn=config.seed_was_drawn),
+        FineTuneConfig.from_file(Path("job.toml")),
+    ]
+
+
+def sweep_of(base: FineTuneConfig, **changes: Unpack[ConfigChanges]) -> list[FineTuneConfig]:
+    return [base.evolve(**changes, seed=seed) for seed in (1, 2)]  # fails
+
+
+def ask_before_paying(config: FineTuneConfig) -> tuple[list[advice.Advice], Simulation, EffectiveConfig]:
+    simulate(config, images="20")  # fails
+    advice.check(config, fee="15")  # fails
+    config.effective(mapping=BRIDGE_FACTS)  # fails
+    return advice.check(config, 20, fee_cnx=20), simulate(config, 20, BRIDGE_FACTS), config.effective(images=20)
+
+
+def what_becomes_of(config: FineTuneConfig) -> tuple[tuple[EffectiveField, ...], tuple[Replacement, ...]]:
+    effective = config.effective(20, ValueMapping())
+    return effective.differences, effective.replacements
+
+
+def what_is_compared(config: FineTuneConfig) -> tuple[str, str, bool]:
+    return config.digest(), config.asked_digest(), config.seed_was_drawn

@@ -8,12 +8,14 @@ is public, how much memory and speed the node has, and what the bridge's operato
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import attrs
+
 from crynux_async.errors import ConfigError, Problem, UsageError
 from crynux_async.training.advice import training_rules, value_rules
 from crynux_async.training.advice.case import Case, make_case
 from crynux_async.training.advice.codes import CODES, Advice, AdviceCode, Severity, has_error, in_order
 from crynux_async.training.config import FineTuneConfig
-from crynux_async.training.simulation import FEE_CNX
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 if TYPE_CHECKING:
     from crynux_async.datasets.report import DatasetReport
@@ -48,7 +50,11 @@ RULES: tuple[Callable[[Case], Iterator[Advice]], ...] = (
 
 
 def check(
-    config: FineTuneConfig, dataset: "DatasetReport | int | None" = None, *, fee_cnx: float = FEE_CNX
+    config: FineTuneConfig,
+    dataset: "DatasetReport | int | None" = None,
+    *,
+    fee_cnx: float | None = None,
+    service: ServiceFacts = BRIDGE_FACTS,
 ) -> list[Advice]:
     """Return what to know of a config before it is submitted, errors first. Nothing is asked of anybody.
 
@@ -56,21 +62,20 @@ def check(
         config: What to train.
         dataset: What ``datasets.check()`` said of the data set (its problems are passed on), or only its number of
             images, >= 1. Without it, what depends on the data set is left open.
-        fee_cnx: The bridge's fee for a round, >= 0.
+        fee_cnx: The fee of a round, >= 0; None for the service's own.
+        service: Who runs the job.
 
     Raises:
         UsageError: The number of images is below 1.
     """
-    if isinstance(dataset, int):
-        if dataset < 1:
-            raise UsageError(f"a data set has at least 1 image, not {dataset}", field="dataset")
-        case = make_case(config, dataset, None, fee_cnx)
-    else:
-        case = make_case(config, dataset.train_count or None if dataset else None, dataset, fee_cnx)
+    if isinstance(dataset, int) and dataset < 1:
+        raise UsageError(f"a data set has at least 1 image, not {dataset}", field="dataset")
+    images = dataset if dataset is None or isinstance(dataset, int) else dataset.train_count or None
+    report = None if isinstance(dataset, int) else dataset
+    charged = service if fee_cnx is None else attrs.evolve(service, fee_cnx=fee_cnx)
+    case = make_case(config, images, report, charged)
     found = [advice for rule in RULES for advice in rule(case)]
-    if case.report is not None:
-        found += _from_report(case.report)
-    return in_order(found)
+    return in_order([*found, *_from_report(report)] if report else found)
 
 
 def require_workable(found: Iterable[Advice]) -> None:

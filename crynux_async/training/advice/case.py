@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from crynux_async.training.config import FineTuneConfig
-from crynux_async.training.effective import EffectiveConfig
-from crynux_async.training.simulation import Simulation, simulate
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.service import ServiceFacts
+from crynux_async.training.simulation import Simulation, simulate_sent
 
 if TYPE_CHECKING:
     from crynux_async.datasets.report import DatasetReport
@@ -20,13 +20,13 @@ class Case:
         effective: What becomes of it.
         simulation: What the job will do.
         report: What is known of its data set, or None.
-        fee_cnx: The bridge's fee for a round.
+        service: Who runs the job.
     """
 
     effective: EffectiveConfig
     simulation: Simulation
     report: "DatasetReport | None"
-    fee_cnx: float
+    service: ServiceFacts
 
     @property
     def config(self) -> FineTuneConfig:
@@ -39,10 +39,13 @@ class Case:
         return self.simulation.images
 
 
-def make_case(config: FineTuneConfig, images: int | None, report: "DatasetReport | None", fee_cnx: float) -> Case:
-    """Work out everything that the rules look at."""
-    effective = config.effective(images)
-    return Case(effective=effective, simulation=simulate(effective.config, images), report=report, fee_cnx=fee_cnx)
+def make_case(
+    config: FineTuneConfig, images: int | None, report: "DatasetReport | None", service: ServiceFacts
+) -> Case:
+    """Work out everything that the rules look at: the config goes down the whole way, once."""
+    effective = config.effective(images, service.mapping)
+    simulation = simulate_sent(effective.config, images, service)
+    return Case(effective=effective, simulation=simulation, report=report, service=service)
 
 
 def in_words(seconds: float) -> str:

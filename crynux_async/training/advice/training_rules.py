@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from crynux_async.training.advice.case import Case, counted, in_words
 from crynux_async.training.advice.codes import Advice, advise
-from crynux_async.training.simulation import MAX_ROUNDS, POLYNOMIAL_END, Round, Schedule, archive_bytes
+from crynux_async.training.schedules import POLYNOMIAL_END, Schedule
+from crynux_async.training.simulation import MAX_ROUNDS, Round, archive_bytes
 
 FEW_STEPS = 50
 """Optimizer steps below which a LoRA has hardly learned anything."""
@@ -121,12 +122,13 @@ def _is_untrained(case: Case) -> bool:
 
 def judge_cost(case: Case) -> Iterator[Advice]:
     """State the cost, and the chance that it is wasted."""
-    most, cost = case.simulation.most_rounds, case.simulation.cost(case.fee_cnx)
+    most, cost = case.simulation.most_rounds, case.simulation.cost()
     if most is None or cost is None:
-        text = f"Each round costs {case.fee_cnx:g} CNX; how many there are depends on the data set."
+        text = f"Each round costs {case.service.fee_cnx:g} CNX; how many there are depends on the data set."
     else:
         up_to = "" if case.simulation.is_complete or most == 1 else "at most "
-        text = f"{up_to}{counted(most, 'round')} of {case.fee_cnx:g} CNX: {cost:,.15g} CNX, from the bridge's account."
+        fees = f"{counted(most, 'round')} of {case.service.fee_cnx:g} CNX: {cost:,.15g} CNX"
+        text = f"{up_to}{fees}, from the bridge's account."
     yield advise("CX401", None, f"{text[0].upper()}{text[1:]} Failed rounds are refunded.")
     if most is not None:
         chance = 1 - (1 - STUCK) ** most
@@ -140,7 +142,8 @@ def judge_time(case: Case) -> Iterator[Advice]:
     longest = known.longest_duration
     good = "" if longest is None else f"If all goes well it ends within {in_words(longest)}. "
     silence = (
-        "A mistake in the arguments or the data set is not reported: four rounds stay silent until their timeouts, "
+        "A mistake in the arguments or the data set is not reported: "
+        f"{counted(case.service.failed_rounds, 'round')} stay silent until their timeouts, "
         f"up to {in_words(known.longest_failure)} in all, and no reason is given."
     )
     yield advise("CX402", "timeout", good + silence)

@@ -81,8 +81,8 @@ async def test_create_sends_every_field_that_is_set_and_no_other(http: MockedHtt
     http.post(MODELS, body=CREATED)
     await backend.create(CONFIG)
     [(_, _, sent)] = http.calls()
-    expected = {name: value for name, value in attrs.asdict(CONFIG).items() if value is not None}
-    assert json.load(sent["data"]) == {**expected, "target_modules": list(CONFIG.target_modules)}
+    expected = {name: value for name, value in CONFIG.to_dict().items() if value is not None}
+    assert json.load(sent["data"]) == expected
 
 
 REFUSALS: list[tuple[int, dict[str, Any] | str, type[BackendError], dict[str, Any]]] = [

@@ -1,0 +1,202 @@
+"""Every field of a config: its name, type, bounds and default. A new field begins here.
+
+``ConfigFields`` is what ``FineTuneConfig`` is made of. It stands apart so that what is worked out from the fields
+(``lengths``, ``effective``) can know them without knowing the config that offers it.
+"""
+
+import functools
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+import attrs
+
+from crynux_async.errors import ConfigError, Problem
+from crynux_async.training import kinds
+from crynux_async.training.kinds import Kind
+
+InitLoraWeights = Literal["gaussian", "loftq"]
+LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+MixedPrecision = Literal["no", "fp16", "bf16"]
+PredictionType = Literal["epsilon", "v_prediction"]
+
+ATTENTION_MODULES = ("to_k", "to_q", "to_v", "to_out.0")
+MAX_SEED = 2**32 - 1
+
+_LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
+_DRAWN_SEEDS = 99_999_999  # the bridge draws from as many: crynux-bridge api/v1/image/finetune_params.go
+
+
+class ConfigChanges(TypedDict, total=False):
+    """The fields of a config as keyword arguments of ``FineTuneConfig.evolve``.
+
+    ``FineTuneConfig`` says what they mean.
+    """
+
+    model_name: str
+    model_variant: str | None
+    model_revision: str
+    dataset_url: str | None
+    dataset_name: str | None
+    dataset_config_name: str | None
+    dataset_image_column: str
+    dataset_caption_column: str
+    validation_prompt: str | None
+    validation_num_images: int
+    center_crop: bool
+    random_flip: bool
+    rank: int
+    init_lora_weights: bool | InitLoraWeights
+    target_modules: Sequence[str] | str
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation_steps: int
+    prediction_type: PredictionType | None
+    max_grad_norm: float
+    num_train_epochs: int | None
+    num_train_steps: int | None
+    max_train_epochs: int | None
+    max_train_steps: int | None
+    scale_lr: bool
+    resolution: int
+    noise_offset: float
+    snr_gamma: float | None
+    lr_scheduler: LrScheduler
+    lr_warmup_steps: int
+    adam_beta1: float
+    adam_beta2: float
+    adam_weight_decay: float
+    adam_epsilon: float
+    mixed_precision: MixedPrecision
+    seed: int
+    timeout: int
+
+
+def _draw_seed(config: "ConfigFields") -> int:
+    """Draw the seed that nobody gave, and say so: only here is it known that nobody did."""
+    object.__setattr__(config, "seed_was_drawn", True)
+    return 1 + secrets.randbelow(_DRAWN_SEEDS)
+
+
+@attrs.frozen(kw_only=True, weakref_slot=False)
+class ConfigFields:
+    """The fields of a ``FineTuneConfig``, which says what each of them means; checked as a whole."""
+
+    model_name: str = attrs.field(metadata=kinds.text())
+    model_variant: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    model_revision: str = attrs.field(default="main", metadata=kinds.text())
+    dataset_url: str | None = attrs.field(default=None, metadata=kinds.url())
+    dataset_name: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    dataset_config_name: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    dataset_image_column: str = attrs.field(default="image", metadata=kinds.text())
+    dataset_caption_column: str = attrs.field(default="text", metadata=kinds.text())
+    validation_prompt: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    validation_num_images: int = attrs.field(default=4, metadata=kinds.integer(low=1, high=10))
+    center_crop: bool = attrs.field(default=False, metadata=kinds.flag())
+    random_flip: bool = attrs.field(default=False, metadata=kinds.flag())
+    rank: int = attrs.field(default=8, metadata=kinds.integer(low=1))
+    init_lora_weights: bool | InitLoraWeights = attrs.field(
+        default="gaussian", metadata=kinds.flag_or_choice(InitLoraWeights)
+    )
+    target_modules: tuple[str, ...] | str = attrs.field(
+        default=ATTENTION_MODULES, converter=kinds.as_names, metadata=kinds.names_or_pattern()
+    )
+    learning_rate: float = attrs.field(default=1e-4, metadata=kinds.number(low=0, above=True))
+    batch_size: int = attrs.field(default=1, metadata=kinds.integer(low=1))
+    gradient_accumulation_steps: int = attrs.field(default=1, metadata=kinds.integer(low=1))
+    prediction_type: PredictionType | None = attrs.field(
+        default=None, metadata=kinds.choice(PredictionType, optional=True)
+    )
+    max_grad_norm: float = attrs.field(default=1.0, metadata=kinds.number(low=0, above=True))
+    num_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
+    num_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
+    max_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
+    max_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
+    scale_lr: bool = attrs.field(default=False, metadata=kinds.flag())
+    resolution: int = attrs.field(default=512, metadata=kinds.integer(low=8))
+    noise_offset: float = attrs.field(default=0.0, metadata=kinds.number())
+    snr_gamma: float | None = attrs.field(
+        default=None, metadata=kinds.number(low=0, above=True, remark=": it makes the loss 0", optional=True)
+    )
+    lr_scheduler: LrScheduler = attrs.field(default="constant", metadata=kinds.choice(LrScheduler))
+    lr_warmup_steps: int = attrs.field(default=0, metadata=kinds.integer(low=0))
+    adam_beta1: float = attrs.field(default=0.9, metadata=kinds.number(low=0, high=1))
+    adam_beta2: float = attrs.field(default=0.999, metadata=kinds.number(low=0, high=1))
+    adam_weight_decay: float = attrs.field(default=0.01, metadata=kinds.number(low=0))
+    adam_epsilon: float = attrs.field(default=1e-8, metadata=kinds.number(low=0, above=True))
+    mixed_precision: MixedPrecision = attrs.field(default="fp16", metadata=kinds.choice(MixedPrecision))
+    # Before the seed, whose default is what sets it; and no part of what makes two configs equal.
+    seed_was_drawn: bool = attrs.field(init=False, default=False, eq=False, repr=False)
+    seed: int = attrs.field(
+        default=attrs.Factory(_draw_seed, takes_self=True),
+        metadata=kinds.integer(low=1, high=MAX_SEED, remark=": the bridge would draw another one and not tell it"),
+    )
+    timeout: int = attrs.field(default=3600, metadata=kinds.integer(low=1))
+
+    def __attrs_post_init__(self) -> None:
+        problems = [*_read_fields(self), *joint_problems(self.dataset_url, self.dataset_name)]
+        if problems:
+            raise ConfigError(problems)
+        for name, value in with_defaults({name: getattr(self, name) for name in _LENGTHS}).items():
+            object.__setattr__(self, name, value)
+
+
+@functools.cache
+def field_kinds() -> Mapping[str, Kind]:
+    """Return the kind of every field of a config by its name, in order."""
+    return {field.name: field.metadata["kind"] for field in attrs.fields(ConfigFields) if field.init}
+
+
+def field_names() -> tuple[str, ...]:
+    """Return the names of all fields of a config, in order."""
+    return tuple(field_kinds())
+
+
+def joint_problems(dataset_url: object, dataset_name: object) -> Iterator[Problem]:
+    """Yield what is wrong between fields."""
+    if dataset_url is None and dataset_name is None:
+        yield Problem(
+            field="dataset_url",
+            message="is missing, and so is dataset_name: the bridge would accept the job, and it would never start",
+        )
+
+
+def with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
+    """Fill in the lengths that follow from others: one round, and never in place of a length that was asked for."""
+    part_steps, whole_steps = lengths["num_train_steps"], lengths["max_train_steps"]
+    part_epochs, whole_epochs = lengths["num_train_epochs"], lengths["max_train_epochs"]
+    if whole_steps is None and whole_epochs is None:
+        whole_steps = part_steps
+    part_steps = part_steps or whole_steps
+    # Epochs beside steps are ignored; the bridge makes 1 of those that are not given.
+    if whole_epochs is None:
+        whole_epochs = part_epochs or 1 if whole_steps is None else 1
+    if part_epochs is None:
+        part_epochs = whole_epochs if part_steps is None else 1
+    return {
+        "num_train_epochs": part_epochs,
+        "num_train_steps": part_steps,
+        "max_train_epochs": whole_epochs,
+        "max_train_steps": whole_steps,
+    }
+
+
+def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with None for each length that ``with_defaults`` fills in just so."""
+    kept, full = dict(values), with_defaults(values)
+    for name in _LENGTHS:
+        if with_defaults({**kept, name: None}) == full:
+            kept[name] = None
+    return kept
+
+
+def _read_fields(config: ConfigFields) -> Iterator[Problem]:
+    """Turn the values of a new config into what is kept, and yield what is wrong with them."""
+    for name, kind in field_kinds().items():
+        value = getattr(config, name)
+        if kind.read is not None:
+            value = kind.read(value)
+            object.__setattr__(config, name, value)
+        message = kind.problem(value)
+        if message:
+            yield Problem(field=name, message=message)
