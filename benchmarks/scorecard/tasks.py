@@ -16,8 +16,7 @@ import attrs
 
 from benchmarks.scorecard.case import Context
 from benchmarks.scorecard.worlds import World, on_virtual_time
-from crynux_async.emulator import Emulator
-from crynux_async.emulator.bridge.server import RequestRecord
+from crynux_async.emulator import Emulator, RequestRecord
 from crynux_async.emulator.nodes.unet import Unet
 from crynux_async.emulator.nodes.weights import Lora
 from crynux_async.errors import CrynuxError

@@ -286,7 +286,8 @@ def emulator(
     """Run an emulated bridge that answers like the real one, and print its address and a ready key.
 
     Args:
-        host: Address to listen on.
+        host: Address to listen on; one that other machines can reach gives the control plane a token, which is
+            printed.
         port: Port to listen on; 0 for any that is free.
         speed: Seconds of training that pass in one real second; the rate limit is not sped up.
         rate_limit: Creates a minute for the printed key.

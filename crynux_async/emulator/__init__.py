@@ -2,12 +2,17 @@
 
 It answers word for word as the real bridge does, has its rate limiter and its known faults, and delivers real archives.
 It shares no code with the rest of the library, because it is there to judge it.
+
+``Emulator`` and the names below are for everybody; the folders are not. Begin with ``bridge`` (the service), then
+``nodes`` (what becomes of a job and what it delivers) and ``http`` (sockets, answers, faults, the control plane);
+``go_json`` and ``go_text`` write as Go does, ``clock`` and ``line_log`` keep time and lines.
 """
 
 from crynux_async.emulator.bridge.jobs import Job
 from crynux_async.emulator.bridge.journal import JournalEntry
-from crynux_async.emulator.bridge.server import Emulator, RequestRecord
+from crynux_async.emulator.bridge.server import Emulator
 from crynux_async.emulator.http.faults import KINDS, Fault
+from crynux_async.emulator.http.request_log import RequestRecord
 from crynux_async.emulator.nodes.node import Progress
 from crynux_async.emulator.nodes.task_args import TaskArgs
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -204,6 +205,29 @@ async def test_emulator_prints_an_address_and_a_key_that_work(config: Path, tmp_
             server.send_signal(signal.SIGINT)
         await server.communicate()
     assert server.returncode == 130
+
+
+async def test_emulator_open_to_other_machines_prints_a_plain_address_and_its_token(tmp_path: Path) -> None:
+    server = await start("emulator", "--port", "0", "--host", "0.0.0.0", env=environment(), cwd=tmp_path)
+    assert server.stdout is not None
+    lines: list[str] = []
+    try:
+        async with asyncio.timeout(60):
+            while not lines or not lines[-1].startswith("X-Emulator-Token:"):
+                lines.append((await server.stdout.readline()).decode().rstrip("\n"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            server.send_signal(signal.SIGINT)
+        await server.communicate()
+    address = next(line for line in lines if "CRYNUX_BASE_URL" in line)
+    assert re.fullmatch(r"export CRYNUX_BASE_URL=http://127\.0\.0\.1:[0-9]+", address)
+    assert len(lines[-1].removeprefix("X-Emulator-Token: ")) >= 32
+
+
+async def test_emulator_with_an_option_that_makes_no_sense_says_so(tmp_path: Path) -> None:
+    code, _, err = await run_cli("emulator", "--port", "0", "--speed", "0", env=environment(), cwd=tmp_path)
+    assert code == 2
+    assert "speed: must be a number above 0" in err
 
 
 async def test_emulator_on_a_port_that_is_taken_says_so(bridge: Emulator, tmp_path: Path) -> None:

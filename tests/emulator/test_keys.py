@@ -1,15 +1,16 @@
 """The emulator's API keys."""
 
 import base64
+from typing import Any
 
 import pytest
 
-from crynux_async.emulator.bridge.keys import AuthorizationError, KeyRing, PanicError
+from crynux_async.emulator.bridge.keys import AuthorizationError, KeyOptions, KeyRing, PanicError
 
 
-def ring_with_key(**options: object) -> tuple[KeyRing, str]:
+def ring_with_key(**options: Any) -> tuple[KeyRing, str]:
     ring = KeyRing()
-    text, _ = ring.new(**{"roles": ["chat"], "rate_limit": 1, "use_limit": -1, **options})  # type: ignore[arg-type]
+    text, _ = ring.new(KeyOptions(**{"rate_limit": 1, **options}))
     return ring, text
 
 

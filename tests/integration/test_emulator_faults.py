@@ -428,10 +428,17 @@ async def test_key_is_shown_by_no_record(emulator: Emulator) -> None:
 
 
 async def test_kept_alive_connection_survives_harmless_faults(emulator: Emulator) -> None:
+    opened: list[object] = []
+
+    async def count(*parameters: object) -> None:
+        opened.append(parameters)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(count)
     emulator.add_fault("status", on="status", count=3)
-    async with aiohttp.ClientSession() as session:
-        for _ in range(3):
+    async with aiohttp.ClientSession(trace_configs=[trace]) as session:
+        for _ in range(4):
             async with session.get(emulator.url + STATUS) as response:
-                assert response.status == 500
                 await response.read()
-        assert len(emulator._server.connections) == 1
+    assert [record.status for record in emulator.requests] == [500, 500, 500, 500]
+    assert len(opened) == 1

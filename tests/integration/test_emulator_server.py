@@ -12,58 +12,7 @@ import aiohttp
 import pytest
 
 from crynux_async.emulator import Emulator
-
-CONFIG: dict[str, Any] = {
-    "model_name": "crynux-ai/stable-diffusion-v1-5",
-    "dataset_url": "https://host/data.zip",
-    "batch_size": 1,
-    "num_train_steps": 100,
-    "max_train_steps": 200,
-    "rank": 4,
-    "target_modules": ["to_k", "to_q", "to_v", "to_out.0"],
-    "seed": 42,
-    "timeout": 1800,
-}
-FIRST_ROUND, BOTH_ROUNDS = 132, 240
-DAY = 86_400
-
-
-class Client:
-    """A client that knows one key and nothing of the library."""
-
-    def __init__(self, session: aiohttp.ClientSession, emulator: Emulator, key: str) -> None:
-        self._session = session
-        self._url = emulator.url
-        self._headers = {"Authorization": f"Bearer {key}"}
-
-    async def create(self, **changes: Any) -> tuple[int, dict[str, Any]]:
-        return await self.ask("POST", "/v1/images/models", json={**CONFIG, **changes})
-
-    async def new_job(self, **changes: Any) -> int:
-        status, answer = await self.create(**changes)
-        assert status == 200, answer
-        return int(answer["data"]["id"])
-
-    async def status(self, task_id: int) -> str:
-        _, answer = await self.ask("GET", f"/v1/images/models/{task_id}/status")
-        return str(answer["data"]["status"])
-
-    async def error(self, task_id: int) -> tuple[str, str]:
-        """Return field and message of a result that is refused."""
-        status, answer = await self.ask("GET", f"/v1/images/models/{task_id}/result")
-        assert status == 400, answer
-        return answer["data"]["field_name"], answer["data"]["message"]
-
-    async def download(self, task_id: int, **headers: str) -> tuple[int, bytes, str]:
-        async with self._get(f"/v1/images/models/{task_id}/result", {**self._headers, **headers}) as response:
-            return response.status, await response.read(), response.headers["Last-Modified"]
-
-    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any]]:
-        async with self._session.request(method, self._url + path, headers=self._headers, **options) as response:
-            return response.status, json.loads(await response.read())
-
-    def _get(self, path: str, headers: dict[str, str]) -> Any:
-        return self._session.get(self._url + path, headers=headers)
+from tests.emulator_client import BOTH_ROUNDS, CONFIG, DAY, FIRST_ROUND, Client
 
 
 @pytest.fixture
@@ -345,31 +294,6 @@ async def test_requests_are_recorded_with_what_tells_a_clients_behaviour(emulato
     assert get.at - post.at == pytest.approx(BOTH_ROUNDS)
 
 
-async def test_html_outage_lasts_as_long_as_asked(
-    emulator: Emulator, client: Client, session: aiohttp.ClientSession
-) -> None:
-    await emulator.outage(60)
-    async with session.get(f"{emulator.url}/v1/images/models/1/status") as response:
-        page = await response.text()
-    assert (response.status, response.content_type, "502 Bad Gateway" in page) == (502, "text/html", True)
-    await asyncio.sleep(61)
-    assert (await client.create())[0] == 200
-
-
-async def test_refusing_outage_does_not_listen(emulator: Emulator, client: Client) -> None:
-    task_id = await client.new_job()
-    await emulator.outage(60, kind="refused")
-    with pytest.raises(aiohttp.ClientConnectorError):
-        await client.create()
-    await asyncio.sleep(61)
-    assert await client.status(task_id) == "running"
-
-
-async def test_outage_of_another_kind_is_refused(emulator: Emulator) -> None:
-    with pytest.raises(ValueError, match="'html' or 'refused'"):
-        await emulator.outage(1, kind="other")  # type: ignore[arg-type]
-
-
 async def test_emulator_closes_in_bounded_time_while_an_answer_hangs(session: aiohttp.ClientSession) -> None:
     async with Emulator(unet="tiny") as emulator:
         emulator.add_fault("stall", on="status")
@@ -396,90 +320,17 @@ async def test_emulator_without_a_folder_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [{"speed": 0}, {"images": 0}, {"round_overhead": -1}, {"retention_days": -1}])
-def test_option_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="speed must be"):
-        Emulator(**options)
-
-
-async def control(session: aiohttp.ClientSession, emulator: Emulator, method: str, path: str, body: Any = None) -> Any:
-    async with session.request(method, f"{emulator.url}/_emulator/{path}", json=body) as response:
-        return response.status, await response.json()
-
-
-async def test_control_plane_makes_keys_like_fresh_real_ones(
-    session: aiohttp.ClientSession, emulator: Emulator
-) -> None:
-    _, answer = await control(session, emulator, "POST", "keys", {})
-    client = Client(session, emulator, answer["api_key"])
-    first = await client.new_job()
-    refused, _ = await client.create()
-    await asyncio.sleep(BOTH_ROUNDS)
-    assert (refused, await client.error(first)) == (400, ("api_key", "invalid api key"))
-
-
-async def test_control_plane_makes_keys_as_asked(session: aiohttp.ClientSession, emulator: Emulator) -> None:
-    options = {"roles": ["admin"], "rate_limit": 2, "use_limit": -1, "primed": True}
-    _, answer = await control(session, emulator, "POST", "keys", options)
-    client = Client(session, emulator, answer["api_key"])
-    first = await client.new_job()
-    assert [(await client.create())[0] for _ in range(2)] == [200, 400]
-    await asyncio.sleep(BOTH_ROUNDS)
-    assert (await client.download(first))[0] == 200
-
-
-async def test_control_plane_changes_a_limit(session: aiohttp.ClientSession, emulator: Emulator) -> None:
-    key = emulator.new_key(rate_limit=1)
-    await control(session, emulator, "POST", "keys/limit", {"api_key": key, "rate_limit": 3})
-    client = Client(session, emulator, key)
-    assert [(await client.create())[0] for _ in range(4)] == [200, 200, 200, 400]
-
-
-async def test_control_plane_adds_and_clears_faults(
-    session: aiohttp.ClientSession, emulator: Emulator, client: Client
-) -> None:
-    fault = {"on": "status", "kind": "status", "status": 503, "message": "later", "count": 5}
-    await control(session, emulator, "POST", "faults", fault)
-    await client.new_job()
-    assert await client.ask("GET", "/v1/images/models/1/status") == (503, {"message": "later"})
-    await control(session, emulator, "DELETE", "faults")
-    assert await client.status(1) == "running"
-
-
-async def test_control_plane_restarts_and_shows_requests(
-    session: aiohttp.ClientSession, emulator: Emulator, client: Client
-) -> None:
-    await client.new_job()
-    assert await control(session, emulator, "POST", "restart") == (200, {})
-    _, shown = await control(session, emulator, "GET", "requests")
-    assert [(record["method"], record["status"]) for record in shown] == [("POST", 200)]
-
-
-@pytest.mark.parametrize("kind", ["html", "refused"])
-async def test_control_plane_answers_its_own_outage(
-    session: aiohttp.ClientSession, emulator: Emulator, kind: str
-) -> None:
-    assert await control(session, emulator, "POST", "outage", {"seconds": 5, "kind": kind}) == (200, {})
-
-
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
+    "options",
     [
-        ("POST", "faults", {"on": "status", "kind": "nonsense"}, 400),
-        ("POST", "faults", {"on": "nothing", "kind": "cut"}, 400),
-        ("POST", "faults", {"kind": "cut", "on": "result", "colour": 1}, 400),
-        ("POST", "faults", {"kind": "cut", "on": "result", "count": 0}, 400),
-        ("POST", "faults", [], 400),
-        ("POST", "keys/limit", {"rate_limit": 3}, 400),
-        ("POST", "keys/limit", {"api_key": "AAAA", "rate_limit": 3}, 400),
-        ("GET", "nothing", None, 404),
+        *({"speed": 0}, {"speed": float("nan")}, {"speed": "1"}, {"images": 0}, {"round_overhead": -1}),
+        *({"retention_days": -1}, {"rate_limit": "abc"}, {"unet": "big"}, {"durable": 1}, {"port": 65_536}),
+        *({"request_log": -1}, {"archive_limit_bytes": 0.5}),
     ],
 )
-async def test_control_plane_refuses_what_makes_no_sense(
-    session: aiohttp.ClientSession, emulator: Emulator, method: str, path: str, body: Any, status: int
-) -> None:
-    answered, document = await control(session, emulator, method, path, body)
-    assert (answered, list(document)) == (status, ["error"])
+def test_option_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: must be"):
+        Emulator(**options)
 
 
 @pytest.mark.parametrize(

@@ -1,84 +1,103 @@
-"""The control plane: what a program outside can ask of the emulator itself, under ``/_emulator/``."""
+"""What the control plane of the emulated bridge can do."""
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from crynux_async.emulator.bridge.server import Emulator
+from crynux_async.emulator.bridge.keys import KeyOptions
+from crynux_async.emulator.bridge.service import Bridge
+from crynux_async.emulator.http import checks
+from crynux_async.emulator.http.control import Call, Nothing, RefusalError
+from crynux_async.emulator.http.faults import Fault, FaultBook
+from crynux_async.emulator.http.listener import Listener, Outage
+from crynux_async.emulator.http.request_log import RequestLog
 
-PREFIX = "/_emulator/"
-
-_FRESH_KEY: dict[str, Any] = {"roles": ["chat"], "rate_limit": 1, "use_limit": 20, "primed": False}
 _SHOWN_REQUESTS = 1000
 
 
-async def control(emulator: "Emulator", request: web.BaseRequest) -> web.Response:
-    """Carry out a request of the control plane and answer it in JSON: 400 with ``error`` when it makes no sense."""
-    handler = _ROUTES.get((request.method, request.path.removeprefix(PREFIX)))
-    if handler is None:
-        return _json(404, {"error": "the control plane has " + ", ".join(f"{m} {PREFIX}{p}" for m, p in _ROUTES)})
-    try:
-        text = await request.text()
-        arguments = json.loads(text) if text.strip() else {}
-        if not isinstance(arguments, dict):
-            raise TypeError("the body must be a JSON object")
-        return _json(200, await handler(emulator, arguments, request))
-    except (TypeError, ValueError, LookupError) as error:
-        return _json(400, {"error": f"{type(error).__name__}: {error}"})
+@attrs.frozen(kw_only=True)
+class FreshKeyOptions(KeyOptions):
+    """A key as the real bridge's admin call makes it, but for the role without which it opens nothing."""
+
+    rate_limit: int = attrs.field(default=1, validator=checks.integer())
+    use_limit: int = attrs.field(default=20, validator=checks.integer())
+    primed: bool = attrs.field(default=False, validator=checks.flag())
 
 
-async def _new_key(emulator: "Emulator", arguments: Mapping[str, Any], _: web.BaseRequest) -> Any:
-    return {"api_key": emulator.new_key(**{**_FRESH_KEY, **arguments})}
+@attrs.frozen(kw_only=True)
+class NewLimit:
+    """Another rate limit for a key.
+
+    Attributes:
+        api_key: The key.
+        rate_limit: Creates per minute.
+    """
+
+    api_key: str = attrs.field(validator=checks.text(), repr=False)
+    rate_limit: int = attrs.field(validator=checks.integer())
 
 
-async def _set_limit(emulator: "Emulator", arguments: Mapping[str, Any], _: web.BaseRequest) -> Any:
-    emulator.set_rate_limit(arguments["api_key"], int(arguments["rate_limit"]))
-    return {}
+@attrs.define(eq=False)
+class BridgeControl:
+    """The calls, on the parts that they are about.
 
+    Attributes:
+        bridge: The bridge.
+        faults: Its faults.
+        listener: Its socket.
+        requests: What was asked of it.
+    """
 
-async def _add_fault(emulator: "Emulator", arguments: Mapping[str, Any], _: web.BaseRequest) -> Any:
-    emulator.add_fault(**arguments)
-    return {}
+    bridge: Bridge
+    faults: FaultBook
+    listener: Listener
+    requests: RequestLog
 
+    def calls(self) -> Mapping[tuple[str, str], Call]:
+        """Return every call by method and path."""
+        return {
+            ("POST", "keys"): Call(FreshKeyOptions, self._new_key),
+            ("POST", "keys/limit"): Call(NewLimit, self._set_limit),
+            ("POST", "faults"): Call(Fault, self._add_fault),
+            ("DELETE", "faults"): Call(Nothing, self._clear_faults),
+            ("POST", "restart"): Call(Nothing, self._restart),
+            ("POST", "outage"): Call(Outage, self._outage),
+            ("GET", "journal"): Call(Nothing, self._journal),
+            ("GET", "requests"): Call(Nothing, self._requests),
+        }
 
-async def _clear_faults(emulator: "Emulator", _: Mapping[str, Any], __: web.BaseRequest) -> Any:
-    emulator.clear_faults()
-    return {}
+    async def _new_key(self, options: KeyOptions, _: web.BaseRequest) -> Any:
+        return {"api_key": self.bridge.database.new_key(options)}
 
+    async def _set_limit(self, new: NewLimit, _: web.BaseRequest) -> Any:
+        if not self.bridge.set_rate_limit(new.api_key, new.rate_limit):
+            raise RefusalError(400, "api_key: there is no such key")
+        return {}
 
-async def _restart(emulator: "Emulator", _: Mapping[str, Any], request: web.BaseRequest) -> Any:
-    emulator.restart(spare=request)
-    return {}
+    async def _add_fault(self, fault: Fault, _: web.BaseRequest) -> Any:
+        try:
+            self.faults.add(fault)
+        except ValueError as error:
+            raise RefusalError(400, str(error)) from error
+        return {}
 
+    async def _clear_faults(self, _: Nothing, __: web.BaseRequest) -> Any:
+        self.faults.clear()
+        return {}
 
-async def _outage(emulator: "Emulator", arguments: Mapping[str, Any], request: web.BaseRequest) -> Any:
-    await emulator.outage(**arguments, spare=request)
-    return {}
+    async def _restart(self, _: Nothing, request: web.BaseRequest) -> Any:
+        self.bridge.buckets.forget()
+        self.listener.cut_connections(spare=request)
+        return {}
 
+    async def _outage(self, outage: Outage, request: web.BaseRequest) -> Any:
+        await self.listener.outage(outage, spare=request)
+        return {}
 
-async def _journal(emulator: "Emulator", _: Mapping[str, Any], __: web.BaseRequest) -> Any:
-    return [entry.as_dict() for entry in emulator.journal]
+    async def _journal(self, _: Nothing, __: web.BaseRequest) -> Any:
+        return [entry.as_dict() for entry in self.bridge.database.entries()]
 
-
-async def _requests(emulator: "Emulator", _: Mapping[str, Any], __: web.BaseRequest) -> Any:
-    return [attrs.asdict(record) for record in emulator.requests[-_SHOWN_REQUESTS:]]
-
-
-_ROUTES: dict[tuple[str, str], Callable[["Emulator", Mapping[str, Any], web.BaseRequest], Awaitable[Any]]] = {
-    ("POST", "keys"): _new_key,
-    ("POST", "keys/limit"): _set_limit,
-    ("POST", "faults"): _add_fault,
-    ("DELETE", "faults"): _clear_faults,
-    ("POST", "restart"): _restart,
-    ("POST", "outage"): _outage,
-    ("GET", "journal"): _journal,
-    ("GET", "requests"): _requests,
-}
-
-
-def _json(status: int, document: Any) -> web.Response:
-    return web.Response(status=status, text=json.dumps(document), content_type="application/json")
+    async def _requests(self, _: Nothing, __: web.BaseRequest) -> Any:
+        return [attrs.asdict(record) for record in self.requests.records[-_SHOWN_REQUESTS:]]

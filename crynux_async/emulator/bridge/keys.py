@@ -7,10 +7,11 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 import attrs
+
+from crynux_async.emulator.http import checks
 
 _PREFIX = "Bearer "
 _SHOWN = 8
@@ -24,6 +25,27 @@ class AuthorizationError(Exception):
 
 class PanicError(Exception):
     """The bridge's handler crashes on this key: 500 with an empty body."""
+
+
+@attrs.frozen(kw_only=True)
+class KeyOptions:
+    """What a new key is to be like.
+
+    Attributes:
+        roles: Its roles; "admin" or "chat" opens the calls.
+        rate_limit: Creates per minute; below 1 none is ever allowed.
+        use_limit: LLM calls allowed in all; 0 or less means no limit.
+        primed: Whether the key has been used before; the first job of a key that has not is never delivered.
+        used_count: LLM calls so far.
+        expired: Whether its year is over.
+    """
+
+    roles: Collection[str] = attrs.field(default=("chat",), validator=checks.texts())
+    rate_limit: int = attrs.field(validator=checks.integer())
+    use_limit: int = attrs.field(default=-1, validator=checks.integer())
+    primed: bool = attrs.field(default=True, validator=checks.flag())
+    used_count: int = attrs.field(default=0, validator=checks.integer(low=0))
+    expired: bool = attrs.field(default=False, validator=checks.flag())
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -71,19 +93,29 @@ class KeyRing:
     def __getitem__(self, index: int) -> Key:
         return self._keys[index]
 
-    def new(self, *, roles: Iterable[str], **limits: Any) -> tuple[str, Key]:
+    def new(self, options: KeyOptions, client: int | None = None) -> tuple[str, Key]:
         """Make a key.
 
         Args:
-            roles: Its roles.
-            **limits: Further attributes of ``Key``.
+            options: What it is to be like.
+            client: The id of its client row, or None when it has none yet.
 
         Returns:
             The 44 characters of the key, which are kept nowhere, and the key.
         """
         raw = secrets.token_bytes(32)
         text = base64.urlsafe_b64encode(raw).decode()
-        key = Key(index=len(self._keys), prefix=text[:_SHOWN], digest=_digest(raw), roles=tuple(roles), **limits)
+        key = Key(
+            index=len(self._keys),
+            prefix=text[:_SHOWN],
+            digest=_digest(raw),
+            roles=tuple(options.roles),
+            rate_limit=options.rate_limit,
+            use_limit=options.use_limit,
+            used_count=options.used_count,
+            expired=options.expired,
+            client=client,
+        )
         self.add(key)
         return text, key
 

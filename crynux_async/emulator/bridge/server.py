@@ -1,65 +1,50 @@
-"""An HTTP server on this machine that answers as the Crynux bridge does."""
+"""``Emulator``: a Crynux bridge on this machine, put together from its parts and steered from Python."""
 
-import asyncio
+import secrets
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import attrs
 from aiohttp import web
 
-from crynux_async.emulator.bridge.control import PREFIX, control
+from crynux_async.emulator.bridge.control import BridgeControl
+from crynux_async.emulator.bridge.database import Database
 from crynux_async.emulator.bridge.jobs import Job
 from crynux_async.emulator.bridge.journal import JournalEntry
-from crynux_async.emulator.bridge.routes import OPERATIONS, Operation, outside, read_body, route
-from crynux_async.emulator.bridge.service import Bridge, Create
+from crynux_async.emulator.bridge.keys import KeyOptions
+from crynux_async.emulator.bridge.routes import OPERATIONS, Operation
+from crynux_async.emulator.bridge.service import Bridge
+from crynux_async.emulator.bridge.serving import FaultyBridge
 from crynux_async.emulator.clock import ServerClock
-from crynux_async.emulator.http.answers import Answer, html, http_date
+from crynux_async.emulator.http import checks
+from crynux_async.emulator.http.control import PREFIX, ControlPlane
 from crynux_async.emulator.http.faults import Fault, FaultBook
+from crynux_async.emulator.http.listener import Listener, Outage, OutageKind
+from crynux_async.emulator.http.request_log import RequestLog, RequestRecord
 from crynux_async.emulator.http.sending import Delivery, send
+from crynux_async.emulator.nodes.archives import ArchiveShelf
 from crynux_async.emulator.nodes.node import Network, Progress
 from crynux_async.emulator.nodes.unet import SIZES
 
-_SHOWN_HEADERS = ("Range", "If-Range", "If-Modified-Since", "Content-Type", "Connection")
-_CLOSE_WAIT = 1.0
 
+@attrs.frozen(kw_only=True)
+class _Options:
+    """What an emulator is started with, checked; ``Emulator`` says what it means."""
 
-@attrs.define(eq=False, kw_only=True)
-class RequestRecord:
-    """One request that reached the server.
-
-    Attributes:
-        method: Its method.
-        path: Its path.
-        at: When it arrived, on the loop's clock.
-        headers: Those of its headers that tell something about a client's behaviour; never the key.
-        has_key: Whether it had an Authorization header.
-        status: The status code that was sent, or None when nothing was.
-    """
-
-    method: str
-    path: str
-    at: float
-    headers: dict[str, str]
-    has_key: bool
-    status: int | None = None
-
-
-class _Server(web.Server):
-    """An aiohttp server that knows who waits for a connection to end."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.waiting: dict[web.RequestHandler, asyncio.Future[None]] = {}
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        waiter = self.waiting.pop(handler, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    port: int = attrs.field(validator=checks.integer(low=0, high=65_535))
+    speed: float = attrs.field(validator=checks.number(low=0, above=True))
+    rate_limit: int = attrs.field(validator=checks.integer())
+    images: int = attrs.field(validator=checks.integer(low=1))
+    round_overhead: float = attrs.field(validator=checks.number(low=0))
+    seconds_per_step: float = attrs.field(validator=checks.number(low=0))
+    retention_days: float = attrs.field(validator=checks.number(low=0))
+    unet: Literal["sd15", "tiny"] = attrs.field(validator=checks.one_of(*SIZES))
+    durable: bool = attrs.field(validator=checks.flag())
+    request_log: int = attrs.field(validator=checks.integer(low=0))
+    archive_limit_bytes: int = attrs.field(validator=checks.integer(low=0))
 
 
 class Emulator:
@@ -85,6 +70,11 @@ class Emulator:
             is faster.
         request_log: How many requests are remembered.
         archive_limit_bytes: How much of the archives is kept on disk; more is made again when asked for.
+        control_token: What the control plane wants in the header ``X-Emulator-Token``. None means that nothing is
+            wanted on an address of this machine only, and that one is drawn on any other.
+
+    Raises:
+        ValueError: An option makes no sense.
     """
 
     def __init__(
@@ -103,58 +93,78 @@ class Emulator:
         durable: bool = True,
         request_log: int = 100_000,
         archive_limit_bytes: int = 2 * 1024**3,
+        control_token: str | None = None,
     ) -> None:
-        if speed <= 0 or images < 1 or min(round_overhead, seconds_per_step, retention_days) < 0:
-            raise ValueError("speed must be > 0, images >= 1, and durations >= 0")
-        self._host = host
-        self._port = port
-        self._rate_limit = rate_limit
+        self._options = _Options(
+            port=port,
+            speed=speed,
+            rate_limit=rate_limit,
+            images=images,
+            round_overhead=round_overhead,
+            seconds_per_step=seconds_per_step,
+            retention_days=retention_days,
+            unet=unet,
+            durable=durable,
+            request_log=request_log,
+            archive_limit_bytes=archive_limit_bytes,
+        )
         self._folder = None if folder is None else Path(folder)
         self._is_temporary = folder is None
-        self._network = Network(
-            images=images, round_overhead=round_overhead, seconds_per_step=seconds_per_step, unet=SIZES[unet]
-        )
-        self._bridge_options: dict[str, Any] = {
-            "speed": speed,
-            "retention_days": retention_days,
-            "durable": durable,
-            "archive_limit_bytes": archive_limit_bytes,
-        }
+        self._listener = Listener(self._handle, host=host, port=port)
+        self._control_token = control_token or (None if self._listener.is_local else secrets.token_urlsafe(24))
         self._faults = FaultBook(OPERATIONS)
-        self._requests: deque[RequestRecord] = deque(maxlen=request_log)
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._outage_until = 0.0
-        self._relisten: asyncio.TimerHandle | None = None
+        self._requests = RequestLog(request_log)
         self._clock: ServerClock
+        self._served: FaultyBridge
+        self._control: ControlPlane
         self._bridge: Bridge | None = None
-        self._server: _Server
-        self._runner: web.ServerRunner
 
     async def start(self) -> None:
-        """Open the folder and listen."""
+        """Open the folder and listen.
+
+        Raises:
+            OSError: If the folder cannot be used or the address is taken.
+        """
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="crynux-emulator-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._clock = ServerClock()
-        self._bridge = Bridge(folder=self._folder, network=self._network, clock=self._clock, **self._bridge_options)
-        self._server = _Server(self._handle, access_log=None, auto_decompress=False)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_WAIT)
-        await self._runner.setup()
-        await self._listen()
+        bridge = self._bridge = self._new_bridge(self._folder)
+        control = BridgeControl(bridge, self._faults, self._listener, self._requests)
+        self._control = ControlPlane(control.calls(), host=self._listener.host, token=self._control_token)
+        self._served = FaultyBridge(bridge=bridge, faults=self._faults, clock=self._clock)
+        try:
+            await self._listener.open()
+        except BaseException:
+            await self._close_bridge(bridge)
+            raise
+
+    def _new_bridge(self, folder: Path) -> Bridge:
+        options = self._options
+        network = Network(
+            images=options.images,
+            round_overhead=options.round_overhead,
+            seconds_per_step=options.seconds_per_step,
+            unet=SIZES[options.unet],
+        )
+        return Bridge(
+            Database(folder, network=network, clock=self._clock, durable=options.durable),
+            ArchiveShelf(folder / "archives", network.unet, limit_bytes=options.archive_limit_bytes),
+            clock=self._clock,
+            speed=options.speed,
+            retention_days=options.retention_days,
+        )
 
     async def close(self) -> None:
         """Stop listening, cut all connections and forget a temporary folder."""
         if self._bridge is None:
             return
-        if self._relisten is not None:
-            self._relisten.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._cut_connections(spare=None)
-        await self._runner.cleanup()
-        await self._bridge.close()
+        await self._listener.close()
+        await self._close_bridge(self._bridge)
+
+    async def _close_bridge(self, bridge: Bridge) -> None:
         self._bridge = None
+        await bridge.close()
         if self._is_temporary and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -168,24 +178,28 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """The base URL, without a slash at the end."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        """The base URL on this machine, without a slash at the end."""
+        return self._listener.url
+
+    @property
+    def control_token(self) -> str | None:
+        """What the control plane wants in the header ``X-Emulator-Token``, or None."""
+        return self._control_token
 
     @property
     def jobs(self) -> Mapping[int, Job]:
         """Every id ever given away, deleted ones included."""
-        return self._running.jobs
+        return self._running.database.jobs
 
     @property
     def journal(self) -> Sequence[JournalEntry]:
         """Every id in order, with its key and time."""
-        return [self._running.entry(job) for job in self._running.jobs.values()]
+        return list(self._running.database.entries())
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
         """The last requests to the bridge's own addresses, in order of arrival."""
-        return list(self._requests)
+        return self._requests.records
 
     def progress(self, task_id: int) -> Progress:
         """Return how far a job is.
@@ -198,7 +212,7 @@ class Emulator:
     def new_key(
         self,
         *,
-        roles: Iterable[str] = ("chat",),
+        roles: Collection[str] = ("chat",),
         rate_limit: int | None = None,
         use_limit: int = -1,
         primed: bool = True,
@@ -217,10 +231,19 @@ class Emulator:
 
         Returns:
             Its 44 characters.
+
+        Raises:
+            ValueError: An argument makes no sense.
         """
-        limit = self._rate_limit if rate_limit is None else rate_limit
-        limits = {"rate_limit": limit, "use_limit": use_limit, "used_count": used_count, "expired": expired}
-        return self._running.new_key(roles=roles, primed=primed, **limits)
+        options = KeyOptions(
+            roles=roles,
+            rate_limit=self._options.rate_limit if rate_limit is None else rate_limit,
+            use_limit=use_limit,
+            primed=primed,
+            used_count=used_count,
+            expired=expired,
+        )
+        return self._running.database.new_key(options)
 
     def set_rate_limit(self, api_key: str, limit: int) -> None:
         """Change a key's creates per minute as the bridge's admin call does.
@@ -250,7 +273,7 @@ class Emulator:
             The fault, which counts its hits.
 
         Raises:
-            ValueError: If there is no such kind.
+            ValueError: If there is no such kind, or a parameter makes no sense.
         """
         fault = Fault(kind=kind, on=on, **parameters)
         self._faults.add(fault)
@@ -260,38 +283,23 @@ class Emulator:
         """Let everything go right again."""
         self._faults.clear()
 
-    def restart(self, *, spare: web.BaseRequest | None = None) -> None:
-        """Do what a restart of the bridge does: buckets are forgotten, connections cut, jobs and keys stay.
-
-        Args:
-            spare: A request whose connection is kept.
-        """
+    def restart(self) -> None:
+        """Do what a restart of the bridge does: buckets are forgotten, connections cut, jobs and keys stay."""
         self._running.buckets.forget()
-        self._cut_connections(spare=spare)
+        self._listener.cut_connections()
 
-    async def outage(
-        self, seconds: float, *, kind: Literal["html", "refused"] = "html", spare: web.BaseRequest | None = None
-    ) -> None:
-        """Be out of order for a while.
+    async def outage(self, seconds: float, *, kind: OutageKind = "html") -> None:
+        """Be out of order for a while; an outage that is going on is over.
 
         Args:
-            seconds: How long, on the loop's clock; 0 ends an outage.
+            seconds: How long, on the loop's clock; 0 only ends what is going on.
             kind: "html" answers everything with a proxy's 502 page, "refused" does not even listen, so that the
                 control plane is out of reach as well.
-            spare: A request whose connection is kept.
 
         Raises:
-            ValueError: If the kind is another.
+            ValueError: An argument makes no sense.
         """
-        if kind not in ("html", "refused"):
-            raise ValueError("an outage is 'html' or 'refused'")
-        if kind == "html":
-            self._outage_until = self._clock.now() + seconds
-            return
-        for site in list(self._runner.sites):
-            await site.stop()
-        self._cut_connections(spare=spare)
-        self._relisten = asyncio.get_running_loop().call_later(seconds, self._spawn_listen)
+        await self._listener.outage(Outage(seconds=seconds, kind=kind))
 
     @property
     def _running(self) -> Bridge:
@@ -299,95 +307,13 @@ class Emulator:
             raise RuntimeError("the emulator is not running: use 'async with Emulator(...)' or await start()")
         return self._bridge
 
-    def _spawn_listen(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._listen())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _listen(self) -> None:
-        site = web.TCPSite(self._runner, self._host, self._port)
-        await site.start()
-        self._port = site.port
-
-    def _cut_connections(self, *, spare: web.BaseRequest | None) -> None:
-        for connection in self._server.connections:
-            if spare is None or connection is not spare.protocol:
-                connection.force_close()
-
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         if request.path.startswith(PREFIX):
-            return await control(self, request)
-        record = self._record(request)
-        if self._clock.now() < self._outage_until:
-            record.status = 502
-            return await send(request, self._dated(html(502)), Delivery(), self._hang_on(request))
-        answer, delivery = await self._answer(request)
+            return await self._control.answer(request)
+        record = self._requests.add(request, self._clock.now())
+        if self._listener.is_out:
+            answer, delivery = self._served.proxy_page(), Delivery()
+        else:
+            answer, delivery = await self._served.answer(request)
         record.status = None if delivery.limit == 0 else answer.status
-        return await send(request, answer, delivery, self._hang_on(request))
-
-    def _dated(self, answer: Answer) -> Answer:
-        return attrs.evolve(answer, headers=(*answer.headers, ("Date", http_date(self._clock.wall()))))
-
-    def _record(self, request: web.BaseRequest) -> RequestRecord:
-        headers = {name: request.headers[name] for name in _SHOWN_HEADERS if name in request.headers}
-        record = RequestRecord(
-            method=request.method,
-            path=request.path,
-            at=self._clock.now(),
-            headers=headers,
-            has_key="Authorization" in request.headers,
-        )
-        self._requests.append(record)
-        return record
-
-    async def _answer(self, request: web.BaseRequest) -> tuple[Answer, Delivery]:
-        call = route(request.method, request.path)
-        if call is None:
-            return self._dated(outside(request)), Delivery()
-        operation, id_text = call
-        task_id = int(id_text) if id_text.isascii() and id_text.isdigit() and len(id_text) < 20 else None
-        fault = self._faults.take(operation, task_id)
-        if fault is None:
-            return self._dated(await self._carry_out(request, operation, id_text)), Delivery()
-        answer = None
-        if fault.is_carried_out:
-            if fault.kind == "changed" and task_id is not None:
-                self._running.replace_archive(task_id)
-            answer = await self._carry_out(request, operation, id_text, ignore_range=fault.kind == "ignore_range")
-        spoiled = self._dated(fault.spoil(answer))
-        if answer is not None and answer.file is not None and spoiled.file is None:
-            answer.file.close()
-        return spoiled, fault.delivery(spoiled)
-
-    async def _carry_out(
-        self, request: web.BaseRequest, operation: Operation, id_text: str, *, ignore_range: bool = False
-    ) -> Answer:
-        if operation == "status":
-            return self._running.status(id_text)
-        if operation == "result":
-            headers = request.headers.copy()
-            if ignore_range:
-                headers.pop("Range", None)
-            return await self._running.result(id_text, headers)
-        body, is_too_large = await read_body(request)
-        return self._running.create(
-            Create(
-                body=body,
-                content_type=request.headers.get("Content-Type", ""),
-                query=request.query_string,
-                authorization=request.headers.get("Authorization", ""),
-                is_too_large=is_too_large,
-            )
-        )
-
-    def _hang_on(self, request: web.BaseRequest) -> Callable[[], Awaitable[None]]:
-        async def hang() -> None:
-            if request.transport is not None:
-                waiter = self._server.waiting[request.protocol] = asyncio.get_running_loop().create_future()
-                await waiter
-
-        return hang
+        return await send(request, answer, delivery, self._listener.hanging_on(request))

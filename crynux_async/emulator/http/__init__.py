@@ -1,1 +1,6 @@
-"""What both emulated services serve with: answers, files, forms, and what can go wrong on the way."""
+"""What emulated services serve with.
+
+``answers`` are values that ``sending`` brings to the client, whole or maimed; ``faults`` says what goes wrong and
+``spoiling`` what that makes of an answer; ``listener`` is the socket and its outages, ``control`` the plane under
+``/_emulator/``, whose arguments ``checks`` are for. No service is known here.
+"""
