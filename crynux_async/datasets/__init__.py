@@ -2,6 +2,18 @@
 
 ``check`` says what a node would make of a folder or archive, ``pack`` makes the archive that works, and ``check_url``
 says whether a node could load it from an address. Every problem has a stable code, listed in ``CODES``.
+
+- ``problems``: every code. ``report``: what ``check`` returns.
+- Rules, each a plain function of what was read: ``layout_rules``, ``metadata_rules``, ``caption_rules``,
+  ``image_rules``, ``url_rules``. A new rule goes into one of them (captions: a line in ``RULES``), its code into
+  ``problems``.
+- What the rules judge: ``layout`` (which files are loaded), ``tables`` (metadata files), ``matching`` (which row is
+  whose), ``captions``, ``images``.
+- Files: ``archives`` and ``members`` (what is in an archive), ``reading`` (reads each once, trusts none).
+- ``checking``, ``packing`` with ``caption_sources``, ``url``: the three commands. Read ``checking`` first.
+
+How nodes read is not ours to choose: names and patterns in ``layout``, ``tables`` and ``matching`` are those of the
+``datasets`` library, which the tests compare them with.
 """
 
 from crynux_async.datasets.caption_sources import CaptionSource

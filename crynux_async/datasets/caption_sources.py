@@ -6,12 +6,13 @@ from typing import Final, Literal
 
 import attrs
 
-from crynux_async.datasets.captions import Table, read_table
+from crynux_async.datasets.caption_rules import Captions, judge_captions
 from crynux_async.datasets.layout import METADATA_NAMES, base_name, extension_of
 from crynux_async.datasets.matching import match, nearest
-from crynux_async.datasets.metadata_rules import Captions, judge_captions, judge_matching
+from crynux_async.datasets.metadata_rules import judge_matching
 from crynux_async.datasets.problems import DatasetProblem, has_error, named, problem
 from crynux_async.datasets.reading import SeenFile
+from crynux_async.datasets.tables import Table, read_table
 
 CaptionSource = Literal["auto", "txt", "csv", "jsonl"]
 """Where pack() takes the captions from; ``auto``: from the only place where there are any."""

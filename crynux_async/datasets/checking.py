@@ -8,14 +8,16 @@ from typing import Final
 import attrs
 
 from crynux_async.datasets.archives import ending_of
-from crynux_async.datasets.captions import Caption, estimated_tokens, read_table, texts_of
+from crynux_async.datasets.caption_rules import Captions
+from crynux_async.datasets.captions import Caption, estimated_tokens, texts_of
 from crynux_async.datasets.image_rules import copies_of, judge_amount, judge_images, usable_images
 from crynux_async.datasets.layout import METADATA_NAMES, Layout, base_name, is_visible, lay_out
 from crynux_async.datasets.layout_rules import is_image, judge_layout
-from crynux_async.datasets.metadata_rules import Captions, judge_metadata
+from crynux_async.datasets.metadata_rules import judge_metadata
 from crynux_async.datasets.problems import DatasetProblem, has_error, in_order, named, problem
 from crynux_async.datasets.reading import Limits, ParquetFacts, Scan, SeenFile, content_hash, scan
 from crynux_async.datasets.report import DatasetReport, Spread
+from crynux_async.datasets.tables import read_table
 from crynux_async.errors import UsageError
 
 _README: Final = "README.md"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from crynux_async.datasets.captions import Table, normal_name
+from crynux_async.datasets.tables import Table, normal_name
 
 
 @attrs.frozen(kw_only=True)

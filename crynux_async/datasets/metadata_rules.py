@@ -1,36 +1,12 @@
-"""What can be wrong with the metadata files of an image folder."""
+"""What can be wrong with the metadata files of an image folder, and between their rows and the images."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
 
-import attrs
-
-from crynux_async.datasets.captions import (
-    CLIP_TOKENS,
-    Caption,
-    Table,
-    caption_of,
-    estimated_tokens,
-    texts_of,
-)
+from crynux_async.datasets.caption_rules import CAPTION_KINDS, Captions, judge_captions, judge_column
 from crynux_async.datasets.layout import extension_of
 from crynux_async.datasets.matching import Matching, lookalikes, match
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
-
-_CAPTION_KINDS: Final = ("text", "list", "nothing")
-
-
-@attrs.frozen(kw_only=True)
-class Captions:
-    """The captions of the train split and what is wrong with them.
-
-    Attributes:
-        by_image: The usable captions.
-        problems: What was found.
-    """
-
-    by_image: Mapping[str, Caption] = attrs.field(factory=dict)
-    problems: tuple[DatasetProblem, ...] = ()
+from crynux_async.datasets.tables import Table
 
 
 def judge_metadata(
@@ -52,7 +28,7 @@ def judge_metadata(
         return Captions(problems=tuple(found))
     matching = match(images, tables)
     found += judge_matching(matching, len(set(images)))
-    if any(table.columns.get(caption_column) not in _CAPTION_KINDS for table in tables):
+    if any(table.columns.get(caption_column) not in CAPTION_KINDS for table in tables):
         return Captions(problems=tuple(found))
     values = {image: matching.rows[image].get(caption_column) for image in train if image in matching.rows}
     captions = judge_captions(values)
@@ -112,31 +88,6 @@ def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]
     return found
 
 
-def judge_captions(values: Mapping[str, object]) -> Captions:
-    """Sort out which values can be trained on.
-
-    Args:
-        values: What stands in the caption column, by image.
-
-    Returns:
-        The captions that are text, and the problems of the others.
-    """
-    captions = {image: caption for image, value in values.items() if (caption := caption_of(value)) is not None}
-    none = [image for image, value in values.items() if value is None]
-    other = [image for image, value in values.items() if value is not None and image not in captions]
-    empty = [image for image, caption in captions.items() if not all(text.strip() for text in texts_of(caption))]
-    found = []
-    if none:
-        text = f"{counted(len(none), 'image')} without a caption: {named(none)}. Training fails at the first of them."
-        found.append(problem("CX327", text, none))
-    if other:
-        text = f"Captions that are neither text nor a filled list of texts: {named(other)}."
-        found.append(problem("CX328", text, other))
-    if empty:
-        found.append(problem("CX329", f"The caption of {named(empty)} is empty.", empty))
-    return Captions(by_image=captions, problems=(*found, *_too_long(captions)))
-
-
 def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem]:
     names = ", ".join(table.columns)
     if table.columns.get("file_name") != "text":
@@ -144,24 +95,11 @@ def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem
     kind = table.columns.get(caption_column)
     if kind is None:
         yield problem("CX324", f"{table.file} has no column {caption_column}; it has {names}.", [table.file])
-    elif kind not in _CAPTION_KINDS:
-        yield problem("CX328", f"Every caption in {table.file} would be read as {kind}, not as text.", [table.file])
+    else:
+        yield from judge_column(kind, table.file)
     if "image" in table.columns:
         text = f"The column image of {table.file} takes the place of the images themselves."
         yield problem("CX334", text, [table.file])
     if extension_of(table.file) == ".csv":
         text = f"How {table.file} is read depends on the node's version of pandas: words like None become nothing, and"
         yield problem("CX331", f"{text} version 3 makes loading fail.", [table.file])
-
-
-def _too_long(captions: Mapping[str, Caption]) -> Iterable[DatasetProblem]:
-    long = [
-        image
-        for image, caption in captions.items()
-        if any(estimated_tokens(text) > CLIP_TOKENS for text in texts_of(caption))
-    ]
-    if long:
-        text = (
-            f"{counted(len(long), 'caption')} of probably more than {CLIP_TOKENS} tokens (an estimate): {named(long)}."
-        )
-        yield problem("CX335", text, long)

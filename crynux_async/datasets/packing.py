@@ -12,14 +12,16 @@ from typing import Final, get_args
 
 import attrs
 
+from crynux_async.datasets.caption_rules import judge_column
 from crynux_async.datasets.caption_sources import CaptionSource, find_captions, is_caption_file
-from crynux_async.datasets.captions import Caption, read_table, texts_of
+from crynux_async.datasets.captions import Caption, texts_of
 from crynux_async.datasets.image_rules import judge_amount, judge_broken
 from crynux_async.datasets.layout import is_visible, lay_out, split_word
 from crynux_async.datasets.layout_rules import is_image, judge_left_out
-from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order, problem
+from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order
 from crynux_async.datasets.reading import Limits, SeenFile, scan
 from crynux_async.datasets.report import VERSION_LENGTH
+from crynux_async.datasets.tables import read_table
 from crynux_async.errors import UsageError
 
 _METADATA: Final = "metadata.jsonl"
@@ -205,10 +207,7 @@ def _metadata(captions: Mapping[str, Caption], names: Mapping[str, str]) -> byte
 
 def _judge_own(metadata: bytes) -> list[DatasetProblem]:
     # Read back as a node would: captions that all look like dates, for one, would not come back as text.
-    kind = read_table(_METADATA, metadata).columns["text"]
-    return (
-        [] if kind in {"text", "list"} else [problem("CX328", f"Every caption would be read as {kind}, not as text.")]
-    )
+    return list(judge_column(read_table(_METADATA, metadata).columns["text"], _METADATA))
 
 
 def _write(source: Path, target: Path, plan: _Plan, *, overwrite: bool) -> tuple[int, str]:

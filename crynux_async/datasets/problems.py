@@ -2,16 +2,32 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, TypeVar, get_args
 
 import attrs
 
 from crynux_async.errors import CrynuxError
 
 Severity = Literal["error", "warning", "note"]
+"""How bad a finding is, of a data set or of a config; the worst comes first."""
 
-_ORDER: Final = {"error": 0, "warning": 1, "note": 2}
+_ORDER: Final[tuple[Severity, ...]] = get_args(Severity)
 _SHOWN: Final = 3
+
+
+class Finding(Protocol):
+    """A problem of a data set, or an advice about a config."""
+
+    @property
+    def code(self) -> str:
+        """The stable code."""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+
+
+AnyFinding = TypeVar("AnyFinding", bound=Finding)
 
 
 @attrs.frozen(kw_only=True)
@@ -175,14 +191,14 @@ def problem(code: str, message: str, files: Iterable[str] = (), *, severity: Sev
     )
 
 
-def in_order(problems: Iterable[DatasetProblem]) -> tuple[DatasetProblem, ...]:
-    """The problems, errors first, then by code."""
-    return tuple(sorted(problems, key=lambda found: (_ORDER[found.severity], found.code)))
+def in_order(findings: Iterable[AnyFinding]) -> tuple[AnyFinding, ...]:
+    """Findings, errors first, then by code."""
+    return tuple(sorted(findings, key=lambda found: (_ORDER.index(found.severity), found.code)))
 
 
-def has_error(problems: Iterable[DatasetProblem]) -> bool:
-    """Whether one of them is an error."""
-    return any(found.severity == "error" for found in problems)
+def has_error(findings: Iterable[Finding]) -> bool:
+    """Whether one of them is an error: what it is about cannot work."""
+    return any(found.severity == "error" for found in findings)
 
 
 def named(files: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ Pure: nothing here waits, and nothing knows a session. Data flows down this list
 - ``lengths``: steps and rounds. ``effective``: what the training code makes of what it was sent.
 - ``config``: ``FineTuneConfig``, which users hold, and ``EffectiveConfig``: asked for, sent, used.
 - ``schedules``: learning rates. ``simulation``: rounds, steps, images, time, money. ``unet_modules``: what gets a LoRA.
-- ``advice``: what to know of a config before it is paid for; its rules and their codes.
+- ``advice``: what to know of a config before it is paid for; its rules and their codes. That something else is sent
+  than was asked for is advised by ``value_rules.judge_differences``.
 
 The names below can be imported from here, and are loaded when they are first used.
 """

@@ -193,10 +193,10 @@ def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 def _read_fields(config: ConfigFields) -> Iterator[Problem]:
     """Turn the values of a new config into what is kept, and yield what is wrong with them."""
     for name, kind in field_kinds().items():
-        value = getattr(config, name)
-        if kind.read is not None:
-            value = kind.read(value)
-            object.__setattr__(config, name, value)
-        message = kind.problem(value)
+        given = getattr(config, name)
+        kept = given if kind.read is None else kind.read(given)
+        if kept is not given:
+            object.__setattr__(config, name, kept)
+        message = kind.problem(kept)
         if message:
             yield Problem(field=name, message=message)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.datasets.captions import Table
 from crynux_async.datasets.layout import Layout, extension_of, is_visible, lay_out, split_word
 from crynux_async.datasets.matching import match
+from crynux_async.datasets.tables import Table
 
 _WORDS = ("train", "training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation")
 _NAMES = st.lists(

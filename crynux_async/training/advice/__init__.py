@@ -3,6 +3,10 @@
 A mistake in the arguments is not refused by the network: the job stays silent until its timeout, four times over, and
 gives no reason. ``check`` knows the traps. What it cannot know: whether a model or a data set of that name exists and
 is public, how much memory and speed the node has, and what the bridge's operator has configured.
+
+``codes`` has every code, ``case`` what the rules look at, ``value_rules`` and ``training_rules`` the rules. A new rule
+is a function that yields advice, its line in ``RULES`` and its code. That a value is sent otherwise than asked for,
+such as a warm-up of 0, is said by ``value_rules.judge_differences``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from crynux_async.datasets.problems import Severity, has_error, in_order
 from crynux_async.errors import ConfigError, Problem, UsageError
 from crynux_async.training.advice import training_rules, value_rules
 from crynux_async.training.advice.case import Case, make_case
-from crynux_async.training.advice.codes import CODES, Advice, AdviceCode, Severity, has_error, in_order
+from crynux_async.training.advice.codes import CODES, Advice, AdviceCode
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
@@ -75,7 +80,7 @@ def check(
     charged = service if fee_cnx is None else attrs.evolve(service, fee_cnx=fee_cnx)
     case = make_case(config, images, report, charged)
     found = [advice for rule in RULES for advice in rule(case)]
-    return in_order([*found, *_from_report(report)] if report else found)
+    return list(in_order([*found, *_from_report(report)] if report else found))
 
 
 def require_workable(found: Iterable[Advice]) -> None:

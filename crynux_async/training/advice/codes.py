@@ -4,15 +4,13 @@
 data sets (``crynux_async.datasets.CODES``). A code keeps its meaning for ever.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
-Severity = Literal["error", "warning", "note"]
-
-_ORDER: Final = MappingProxyType({"error": 0, "warning": 1, "note": 2})
+from crynux_async.datasets.problems import Severity
 
 _TRAINING: Final = "stable-diffusion-task finetune_lora.py"
 _PARAMS: Final = "crynux-bridge api/v1/image/finetune_params.go"
@@ -208,13 +206,3 @@ def advise(code: str, field: str | None, message: str, *, severity: Severity | N
         action=kind.action,
         source=kind.source,
     )
-
-
-def in_order(found: Iterable[Advice]) -> list[Advice]:
-    """Return advice, errors first, then by code."""
-    return sorted(found, key=lambda item: (_ORDER[item.severity], item.code))
-
-
-def has_error(found: Iterable[Advice]) -> bool:
-    """Whether something among it cannot work."""
-    return any(item.severity == "error" for item in found)
