@@ -67,6 +67,7 @@ def judge_column(kind: str, file: str) -> Iterator[DatasetProblem]:
 
 
 def _judge_missing(case: CaptionCase) -> Iterator[DatasetProblem]:
+    # Null comes out of Arrow and pandas alike: finetune_lora.py tokenizes text and lists only, and raises ValueError.
     none = [image for image, value in case.values.items() if value is None]
     if none:
         text = f"{counted(len(none), 'image')} without a caption: {named(none)}. Training fails at the first of them."
@@ -86,6 +87,7 @@ def _judge_emptiness(case: CaptionCase) -> Iterator[DatasetProblem]:
 
 
 def _judge_length(case: CaptionCase) -> Iterator[DatasetProblem]:
+    # The tokenizer is asked for its maximum length with truncation, so the rest is dropped without a word.
     long = [
         image
         for image, caption in case.captions.items()

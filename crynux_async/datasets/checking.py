@@ -83,6 +83,7 @@ def check(
         return _report(Path(path), seen, Layout(rule="none"), _Content(problems=seen.problems))
     files = {file.name: file for file in seen.files}
     layout = lay_out(files)
+    # Its YAML head may say which files are which split (datasets 3.1.0 metadata_configs): that is not followed here.
     readme = files[_README].text if _README in files else b""
     problems = judge_layout(tuple(files), layout, stem=_stem(Path(path)), readme=readme or b"")
     content = _content(files, layout, asked)

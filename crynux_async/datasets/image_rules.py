@@ -103,6 +103,7 @@ def copies_of(train: Iterable[SeenFile]) -> tuple[tuple[str, ...], ...]:
 
 
 def _cut_share(facts: ImageFacts, resolution: int) -> float:
+    # torchvision's Resize sets the shorter side and rounds the longer one down; then a square is cut out.
     short, long = sorted((facts.width, facts.height))
     scaled = resolution * long // short
     return (scaled - resolution) / scaled

@@ -91,7 +91,7 @@ def look_at(data: bytes, *, pixels: int = NODE_PIXELS) -> ImageFacts:
             if image.width * image.height > pixels:
                 size = {"width": image.width, "height": image.height}
                 return ImageFacts(**size, format=image.format, is_too_large=True)
-            image.verify()
+            image.verify()  # checks what load() does not, such as a PNG's checksums; the file must be opened again then
         with module.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.load()
             return _facts(image)

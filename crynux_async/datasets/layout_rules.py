@@ -105,6 +105,7 @@ def _judge_splits(visible: Sequence[str], layout: Layout) -> Iterable[DatasetPro
 
 
 def _is_mixed(name: str) -> bool:
+    # datasets 3.1.0 lists each extension in lower and in upper case, and compares letter by letter.
     extension = name.rpartition(".")[2]
     return extension not in {extension.lower(), extension.upper()}
 

@@ -67,6 +67,7 @@ def match(images: Iterable[str], tables: Sequence[Table]) -> Matching:
 
 def nearest(image: str, folders: Iterable[str]) -> str | None:
     """The folder, of those given, that is the image's own or the nearest above it; None when there is none."""
+    # As the loader: it goes up from the image's folder until a metadata file is there, and never looks beside it.
     above = [folder for folder in folders if not folder or image.startswith(f"{folder}/")]
     return max(above, key=len, default=None)
 
@@ -86,6 +87,7 @@ def lookalikes(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
 
 
 def _folded(name: str) -> str:
+    # macOS stores decomposed names and tables are typed composed; nodes compare bytes.
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -104,6 +106,7 @@ class _Rows:
             self._add(row)
 
     def _add(self, row: Mapping[str, object]) -> None:
+        # datasets 3.1.0 takes the normal form of every name, and stops with a TypeError at one that is no text.
         value = row.get("file_name")
         if not isinstance(value, str):
             self.has_unnamed = True

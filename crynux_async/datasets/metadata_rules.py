@@ -97,6 +97,7 @@ def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem
         yield problem("CX324", f"{table.file} has no column {caption_column}; it has {names}.", [table.file])
     else:
         yield from judge_column(kind, table.file)
+    # The builder adds the columns of the table to its own column "image", and theirs win.
     if "image" in table.columns:
         text = f"The column image of {table.file} takes the place of the images themselves."
         yield problem("CX334", text, [table.file])

@@ -119,7 +119,7 @@ def scan(path: Path, *, limits: Limits, keep: Callable[[str], bool]) -> Scan:
     Raises:
         UsageError: There is no such path, or Pillow is not installed.
     """
-    pillow()
+    pillow()  # asked before anything is read: a check of an hour must not end with "not installed"
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     notes = Notes()
@@ -248,6 +248,7 @@ def _see_parquet(stream: IO[bytes], member: Member) -> SeenFile:
     except ImportError:
         size, digest = _copied(stream, None)
         return SeenFile(name=member.name, size=size, sha256=digest)
+    # The columns stand at a parquet file's end, and a member of an archive cannot be read backwards.
     with tempfile.TemporaryFile() as copy:
         size, digest = _copied(stream, copy)
         copy.seek(0)

@@ -260,7 +260,7 @@ class EffectiveConfig:
         for use in uses(self.config, None):
             data[use.field] = use.value
         data["scale_lr"] = None  # it is in the learning rate
-        if isinstance(self.config.target_modules, tuple):
+        if isinstance(self.config.target_modules, tuple):  # PEFT asks only whether a name is among them
             data["target_modules"] = sorted(set(self.config.target_modules))
         return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
 

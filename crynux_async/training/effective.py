@@ -113,6 +113,7 @@ def uses(config: ConfigFields, images: int | None) -> Iterator[Use]:
         yield Use(field="dataset_url", value=None, reason="dataset_name is used where both are given")
     if config.lr_scheduler == "constant":
         yield Use(field="lr_warmup_steps", value=None, reason="the constant scheduler has no warm-up")
+    # Left out of the JSON the bridge reads scale_lr as false, the training code as true; it is always sent.
     factor = config.gradient_accumulation_steps * config.batch_size
     if config.scale_lr and factor != 1:
         reason = f"scale_lr multiplies it by batch size and accumulation: {factor}"
@@ -142,6 +143,7 @@ def fields_that_nobody_asked_for(config: ConfigFields) -> set[str]:
 
 
 def _used_lengths(config: ConfigFields, images: int | None) -> Iterator[Use]:
+    # Steps win over epochs where both are given; epochs that were not given are 1, on the bridge and on the node.
     part, whole = lengths(config, images)
     if config.num_train_steps is not None:
         yield Use(field="num_train_epochs", value=None, reason="num_train_steps decides how long a round is")

@@ -21,7 +21,7 @@ MixedPrecision = Literal["no", "fp16", "bf16"]
 PredictionType = Literal["epsilon", "v_prediction"]
 
 ATTENTION_MODULES = ("to_k", "to_q", "to_v", "to_out.0")
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1  # numpy's; accelerate's set_seed stops the training at larger ones
 
 _LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
 _DRAWN_SEEDS = 99_999_999  # the bridge draws from as many: crynux-bridge api/v1/image/finetune_params.go
@@ -82,6 +82,7 @@ def _draw_seed(config: "ConfigFields") -> int:
 class ConfigFields:
     """The fields of a ``FineTuneConfig``, which says what each of them means; checked as a whole."""
 
+    # Empty text is refused everywhere: the bridge passes it on, and the node's schema or loader stops at it.
     model_name: str = attrs.field(metadata=kinds.text())
     model_variant: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
     model_revision: str = attrs.field(default="main", metadata=kinds.text())
@@ -91,6 +92,7 @@ class ConfigFields:
     dataset_image_column: str = attrs.field(default="image", metadata=kinds.text())
     dataset_caption_column: str = attrs.field(default="text", metadata=kinds.text())
     validation_prompt: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    # 1 to 10 in the node's schema; without a prompt each takes its caption from another image of the data set.
     validation_num_images: int = attrs.field(default=4, metadata=kinds.integer(low=1, high=10))
     center_crop: bool = attrs.field(default=False, metadata=kinds.flag())
     random_flip: bool = attrs.field(default=False, metadata=kinds.flag())
@@ -98,6 +100,7 @@ class ConfigFields:
     init_lora_weights: bool | InitLoraWeights = attrs.field(
         default="gaussian", metadata=kinds.flag_or_choice(InitLoraWeights)
     )
+    # The bridge's own default is none, with which PEFT fails: "model_type", before the first step.
     target_modules: tuple[str, ...] | str = attrs.field(
         default=ATTENTION_MODULES, converter=kinds.as_names, metadata=kinds.names_or_pattern()
     )
@@ -113,6 +116,7 @@ class ConfigFields:
     max_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
     max_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
     scale_lr: bool = attrs.field(default=False, metadata=kinds.flag())
+    # The VAE makes one number of 8 pixels, so that fewer leave nothing.
     resolution: int = attrs.field(default=512, metadata=kinds.integer(low=8))
     noise_offset: float = attrs.field(default=0.0, metadata=kinds.number())
     snr_gamma: float | None = attrs.field(

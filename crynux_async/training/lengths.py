@@ -12,6 +12,7 @@ _MANY_IMAGES = 10_000  # where steps and epochs are mixed, rounds depend on a nu
 def steps_per_epoch(config: ConfigFields, images: int) -> int:
     """Return the optimizer steps of one pass over a data set of ``images`` images, >= 1."""
     batches = -(-images // config.batch_size)
+    # accelerate makes a step at the end of the data set, however few micro-batches have gathered since the last one.
     return -(-batches // config.gradient_accumulation_steps)
 
 
@@ -47,7 +48,7 @@ def most_rounds(config: ConfigFields, images: int | None = None) -> int | None:
         At least 1, or None when that depends on the data set.
     """
     part, whole = lengths(config, images)
-    if part is None and whole is None:
+    if part is None and whole is None:  # both in epochs of the same data set, whose size then does not matter
         part, whole = config.num_train_epochs or 1, config.max_train_epochs or 1
     return -(-whole // part) if part is not None and whole is not None else None
 

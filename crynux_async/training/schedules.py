@@ -49,7 +49,7 @@ class Schedule:
         """Return the part of ``peak`` that is used after ``done`` optimizer steps."""
         if self.scheduler == "constant":
             return 1.0
-        if done < self.warmup_steps:
+        if done < self.warmup_steps:  # LambdaLR counts from 0: the first step of a warm-up trains nothing
             return done / self.warmup_steps
         return _FACTORS[self.scheduler](self, done)
 
@@ -103,13 +103,14 @@ def _cosine(schedule: Schedule, done: int) -> float:
 
 
 def _cosine_with_restarts(schedule: Schedule, done: int) -> float:
+    # The training code asks for no number of cycles and gets one, which is the plain cosine until its end.
     return 0.0 if _progress(schedule, done) >= 1.0 else _cosine(schedule, done)
 
 
 def _polynomial(schedule: Schedule, done: int) -> float:
     if done > schedule.total_steps:
         return POLYNOMIAL_END / schedule.peak
-    if schedule.warmup_steps == schedule.total_steps:
+    if schedule.warmup_steps == schedule.total_steps:  # diffusers divides by their difference, and training stops
         return math.nan
     remaining = 1 - (done - schedule.warmup_steps) / (schedule.total_steps - schedule.warmup_steps)
     return ((schedule.peak - POLYNOMIAL_END) * remaining + POLYNOMIAL_END) / schedule.peak

@@ -68,15 +68,21 @@ class ServiceFacts:
     Attributes:
         mapping: How what was asked for becomes what is sent.
         fee_cnx: Fee of a round in CNX, >= 0, unless the operator has configured another one.
+        account: Whose account pays it, in words.
         queue_seconds: Seconds, besides its timeout, that a round may wait for a node.
         failed_rounds: Failed rounds, >= 1, after which the job fails.
+        endless_share: Share of all rounds, 0 to 1, that never end however well they are trained.
+        has_validation_images: Whether it hands the validation images out.
         retention: Seconds that a result is kept after the job has ended, or None for ever.
     """
 
     mapping: ValueMapping = attrs.field(factory=ValueMapping)
     fee_cnx: float
+    account: str
     queue_seconds: float
     failed_rounds: int
+    endless_share: float
+    has_validation_images: bool
     retention: float | None
 
     def longest_round(self, timeout: float) -> float:
@@ -129,8 +135,13 @@ BRIDGE_MAPPING = ValueMapping(
 BRIDGE_FACTS = ServiceFacts(
     mapping=BRIDGE_MAPPING,
     fee_cnx=15.0,
+    account="the bridge's account",
     queue_seconds=180.0,
     failed_rounds=4,
+    # One round in a hundred is checked in a group of three, and the relay hands out no checkpoint of those: the bridge
+    # asks for it until retention deletes the job. Source: crynux-relay's get_result.go, its VRF rule.
+    endless_share=0.01,
+    has_validation_images=False,
     retention=7 * 86_400.0,
 )
 """The bridge's facts, as in its example configuration."""

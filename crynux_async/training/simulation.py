@@ -27,7 +27,7 @@ from crynux_async.training.unet_modules import select
 MAX_ROUNDS = 1000
 """Rounds that are worked out; a job of more is known up to there."""
 
-_OPTIMIZER_COPIES = 2
+_OPTIMIZER_COPIES = 2  # AdamW keeps two moments of every weight
 _BYTES_PER_LAYER = 1917  # names, shapes and bookkeeping of a layer's tensors in weights and optimizer state
 _BYTES_BESIDES = 16_026  # random states and scheduler
 _COMPRESSION = 0.92  # of an archive with a LoRA of rank 4 for the attention of Stable Diffusion 1.5
@@ -183,7 +183,8 @@ def round_after(config: FineTuneConfig, images: int, *, number: int, done: int, 
     """
     accumulation = config.gradient_accumulation_steps
     batches = -(-images // config.batch_size)
-    per_epoch = -(-batches // accumulation)
+    per_epoch = -(-batches // accumulation)  # the last batch of an epoch always makes a step: accelerate's accumulate()
+    # The loop is range(global_step // per_epoch, epochs): a round begins anew the epoch in which the last one stopped.
     epochs = -(-whole // per_epoch) - done // per_epoch
     wanted = min(part, whole - done)
     full = (wanted - 1) // per_epoch
@@ -191,6 +192,8 @@ def round_after(config: FineTuneConfig, images: int, *, number: int, done: int, 
         steps, micro_batches, seen = epochs * per_epoch, epochs * batches, epochs * images
     else:
         partial = min((wanted - full * per_epoch) * accumulation, batches)
+        # The "break" at the limit leaves the loop over batches only: each epoch that remains runs its first batch. One
+        # that is a whole epoch makes a step every time; the others do when enough of them have been gathered.
         remaining = epochs - full - 1
         steps = wanted + (remaining if batches == 1 else remaining // accumulation)
         micro_batches = full * batches + partial + remaining
@@ -218,7 +221,7 @@ def archive_bytes(config: FineTuneConfig) -> int | None:
     selection = select(config.target_modules)
     if not selection.trained:
         return None
-    width = 2 if config.mixed_precision == "bf16" else 4
+    width = 2 if config.mixed_precision == "bf16" else 4  # fp16 too keeps what is trained in float32
     weights = width * config.rank * selection.weights_per_rank
     besides = len(selection.trained) * _BYTES_PER_LAYER + _BYTES_BESIDES
     return round(_COMPRESSION * ((1 + _OPTIMIZER_COPIES) * weights + besides))

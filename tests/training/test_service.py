@@ -21,7 +21,15 @@ from crynux_async.training.simulation import simulate
 from tests.strategies import configs
 
 # A service that can be sent everything, as the relay can; its other numbers are none that the bridge has.
-PLAIN = ServiceFacts(fee_cnx=2.5, queue_seconds=100.0, failed_rounds=2, retention=None)
+PLAIN = ServiceFacts(
+    fee_cnx=2.5,
+    account="your own account",
+    queue_seconds=100.0,
+    failed_rounds=2,
+    endless_share=0.0,
+    has_validation_images=True,
+    retention=None,
+)
 
 
 def make(**changes: Any) -> FineTuneConfig:
@@ -94,7 +102,7 @@ def test_cost_is_the_services_unless_another_fee_is_named() -> None:
         fee: next(item.message for item in advice.check(config, fee_cnx=fee, service=PLAIN) if item.code == "CX401")
         for fee in (None, 7.0)
     }
-    assert "2.5 CNX: 10 CNX" in messages[None]
+    assert "2.5 CNX: 10 CNX, from your own account." in messages[None]
     assert "7 CNX: 28 CNX" in messages[7.0]
 
 
@@ -113,6 +121,27 @@ def test_time_until_a_mistake_shows_counts_the_services_failed_rounds() -> None:
     assert "2 rounds stay silent" in text
     (text,) = (item.message for item in advice.check(config) if item.code == "CX402")
     assert "4 rounds stay silent" in text
+
+
+def test_rounds_that_never_end_are_told_of_only_where_there_are_any() -> None:
+    config = make(num_train_steps=100, max_train_steps=200)
+    (text,) = (item.message for item in advice.check(config) if item.code == "CX406")
+    assert "One round in 100" in text
+    assert "2% of such jobs" in text
+    assert "CX406" not in codes(advice.check(config, service=PLAIN))
+    (text,) = (
+        item.message
+        for item in advice.check(config, service=attrs.evolve(PLAIN, endless_share=0.5))
+        if item.code == "CX406"
+    )
+    assert "One round in 2" in text
+    assert "75% of such jobs" in text
+
+
+def test_validation_images_are_useless_only_where_nobody_hands_them_out() -> None:
+    config = make(validation_num_images=4)
+    assert "CX117" in codes(advice.check(config))
+    assert "CX117" not in codes(advice.check(config, service=PLAIN))
 
 
 def test_bridge_is_the_default_wherever_no_service_is_named() -> None:

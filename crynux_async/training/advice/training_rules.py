@@ -22,10 +22,7 @@ UPLOAD_BYTES = 32 * 1024 * 1024
 LONG_TIMEOUT = 7200
 """Seconds; the bridge's own default."""
 
-STUCK = 0.01
-"""Part of all rounds that are checked in a group of three: the relay hands out no checkpoint of those."""
-
-_MUCH_STUCK = 0.05
+_MANY_ENDLESS = 0.05
 _UNMEASURED = 512
 
 
@@ -128,12 +125,14 @@ def judge_cost(case: Case) -> Iterator[Advice]:
     else:
         up_to = "" if case.simulation.is_complete or most == 1 else "at most "
         fees = f"{counted(most, 'round')} of {case.service.fee_cnx:g} CNX: {cost:,.15g} CNX"
-        text = f"{up_to}{fees}, from the bridge's account."
+        text = f"{up_to}{fees}, from {case.service.account}."
     yield advise("CX401", None, f"{text[0].upper()}{text[1:]} Failed rounds are refunded.")
-    if most is not None:
-        chance = 1 - (1 - STUCK) ** most
-        text = f"One round in a hundred is checked in a group of three and never ends: {chance:.0%} of such jobs hang."
-        yield advise("CX406", None, text, severity="warning" if chance >= _MUCH_STUCK else None)
+    share = case.service.endless_share
+    if most is not None and share > 0:
+        chance = 1 - (1 - share) ** most
+        one_in = f"One round in {1 / share:.0f}"
+        text = f"{one_in} is checked in a group of three and never ends: {chance:.0%} of such jobs hang."
+        yield advise("CX406", None, text, severity="warning" if chance >= _MANY_ENDLESS else None)
 
 
 def judge_time(case: Case) -> Iterator[Advice]:
@@ -154,6 +153,7 @@ def judge_time(case: Case) -> Iterator[Advice]:
         )
         yield advise("CX404", "timeout", text)
     images = _most_images(case)
+    # Time goes with the pixels. Attention grows faster than they do: large images are judged kindly.
     needed = images * SECONDS_PER_IMAGE * (case.config.resolution / _UNMEASURED) ** 2
     if needed > known.timeout:
         text = (

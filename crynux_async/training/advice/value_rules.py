@@ -11,12 +11,14 @@ from crynux_async.training.advice.case import Case
 from crynux_async.training.advice.codes import Advice, advise
 from crynux_async.training.unet_modules import is_attention, select
 
+# Models with a second text encoder, or a UNet of other inputs than four channels: names are all that is known here.
 _OTHER_MODELS = re.compile(
     r"sdxl|(?<![a-z0-9])xl(?![a-z0-9])|ssd-1b|playground-v2|(?<![a-z0-9])sd-?3|stable-diffusion-3"
     r"|(?<![a-z])flux(?![a-z])|pixart|kandinsky|wuerstchen|stable-cascade|stable-video|deepfloyd|hunyuan|auraflow"
     r"|inpaint|pix2pix",
     re.IGNORECASE,
 )
+# "RealVisXL", but not "pixel": in capitals only, after a letter or digit.
 _GLUED_XL = re.compile(r"[a-z0-9]XL(?![a-z])")
 _SHOWN = 3
 
@@ -63,6 +65,7 @@ def judge_targets(case: Case) -> Iterator[Advice]:
     elif selection.unmatched:
         text = f"No layer of the UNet matches {_named(selection.unmatched)}: silently left out."
         yield advise("CX104", "target_modules", text)
+    # Attention is saved as lora.down/lora.up and all else as lora_A/lora_B: diffusers loaders/peft.py (first_key).
     if selection.attention_count and not is_attention(selection.trained[0]) and not selection.unsuitable:
         text = (
             f"The file has two styles of names, and diffusers goes by the first ({selection.trained[0]}): of "
@@ -122,7 +125,7 @@ def judge_images(case: Case) -> Iterator[Advice]:
     if not config.center_crop and not _all_square(case):
         text = "Images that are not square are cropped at random, so captions may describe what was cut off."
         yield advise("CX116", "center_crop", text)
-    if config.validation_num_images > 1:
+    if config.validation_num_images > 1 and not case.service.has_validation_images:
         text = f"{config.validation_num_images} are rendered after each round, and the bridge hands none of them out."
         yield advise("CX117", "validation_num_images", text)
     if config.prediction_type is not None:
