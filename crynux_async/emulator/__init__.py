@@ -5,9 +5,11 @@ It shares no code with the rest of the library, because it is there to judge it.
 
 ``Emulator`` and the names below are for everybody; the folders are not. Begin with ``bridge`` (the service), then
 ``nodes`` (what becomes of a job and what it delivers) and ``http`` (sockets, answers, faults, the control plane);
-``go_json`` and ``go_text`` write as Go does, ``clock`` and ``line_log`` keep time and lines.
+``go_json`` and ``go_text`` write as Go does, ``signatures`` tells who signed a request, ``clock`` and ``line_log`` keep
+time and lines.
 """
 
+from crynux_async.emulator.bridge.admin import Owner
 from crynux_async.emulator.bridge.jobs import Job
 from crynux_async.emulator.bridge.journal import JournalEntry
 from crynux_async.emulator.bridge.server import Emulator
@@ -16,4 +18,4 @@ from crynux_async.emulator.http.request_log import RequestRecord
 from crynux_async.emulator.nodes.node import Progress
 from crynux_async.emulator.nodes.task_args import TaskArgs
 
-__all__ = ["KINDS", "Emulator", "Fault", "Job", "JournalEntry", "Progress", "RequestRecord", "TaskArgs"]
+__all__ = ["KINDS", "Emulator", "Fault", "Job", "JournalEntry", "Owner", "Progress", "RequestRecord", "TaskArgs"]

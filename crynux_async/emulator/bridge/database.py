@@ -47,10 +47,15 @@ class Database:
         self._key_log.append({**attrs.asdict(key), "digest": key.digest.hex()})
         return text
 
-    def set_rate_limit(self, key: Key, limit: int) -> None:
-        """Change creates per minute of a key."""
-        self._key_log.append({"index": key.index, "rate_limit": limit})
-        key.rate_limit = limit
+    def change_key(self, key: Key, **changes: Any) -> None:
+        """Change attributes of a key: its roles or limits."""
+        self._key_log.append({"index": key.index, **changes})
+        _change(key, changes)
+
+    def delete_key(self, key: Key) -> None:
+        """Let a key open nothing any more."""
+        self._key_log.append({"index": key.index, "deleted": True})
+        self.keys.remove(key)
 
     def new_job(self, key: Key, filled: Mapping[str, Any], outcome: Outcome) -> Job:
         """Make the rows of a create and write them down.
@@ -119,11 +124,21 @@ class Database:
                 values = {**line, "digest": bytes.fromhex(line["digest"]), "roles": tuple(line["roles"])}
                 self.keys.add(Key(**values))
                 self._next_client = max(self._next_client, (line["client"] or 0) + 1)
+            elif line.get("deleted"):
+                self.keys.remove(self.keys[line["index"]])
             else:
-                self.keys[line["index"]].rate_limit = line["rate_limit"]
+                _change(self.keys[line["index"]], line)
         start = self._clock.now() - self._clock.wall()
         for line in self._journal:
             job = Job.from_line(line, args=self._args(line["args"]), created=start + line["created_wall"])
             self._start(job)
             self.keys[job.key].client = self.keys[job.key].client or job.client
             self._next_client = max(self._next_client, job.client + 1, job.owner + 1)
+
+
+def _change(key: Key, changes: Mapping[str, Any]) -> None:
+    for name in ("rate_limit", "use_limit"):
+        if name in changes:
+            setattr(key, name, changes[name])
+    if "roles" in changes:
+        key.roles = tuple(changes["roles"])

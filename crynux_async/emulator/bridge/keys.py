@@ -124,6 +124,10 @@ class KeyRing:
         self._keys.append(key)
         self._by_prefix[key.prefix] = key
 
+    def remove(self, key: Key) -> None:
+        """Let a key open nothing any more; its number stays taken."""
+        self._by_prefix.pop(key.prefix, None)
+
     def find(self, text: str) -> Key | None:
         """Return the key with this text, or None."""
         if not _BASE64URL.fullmatch(text):
@@ -143,14 +147,20 @@ class KeyRing:
         """
         if not header.startswith(_PREFIX):
             raise AuthorizationError("Authorization header must start with 'Bearer '")
-        key = self._prove(header.removeprefix(_PREFIX))
+        key = self.prove(header.removeprefix(_PREFIX))
         if _ROLES.isdisjoint(key.roles):
             raise AuthorizationError("API key does not have required role: admin or chat")
         if 0 < key.use_limit <= key.used_count:
             raise AuthorizationError("API key quota exceeded")
         return key
 
-    def _prove(self, text: str) -> Key:
+    def prove(self, text: str) -> Key:
+        """Return the key with this text.
+
+        Raises:
+            AuthorizationError: If there is none, or its year is over.
+            PanicError: If the text has fewer than 8 characters.
+        """
         if not _BASE64URL.fullmatch(text):
             raise AuthorizationError("invalid API key")
         if len(text) < _SHOWN:

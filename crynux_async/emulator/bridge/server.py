@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import attrs
 from aiohttp import web
 
+from crynux_async.emulator.bridge.admin import Admin, Owner
 from crynux_async.emulator.bridge.control import BridgeControl
 from crynux_async.emulator.bridge.database import Database
 from crynux_async.emulator.bridge.jobs import Job
@@ -72,6 +73,7 @@ class Emulator:
         archive_limit_bytes: How much of the archives is kept on disk; more is made again when asked for.
         control_token: What the control plane wants in the header ``X-Emulator-Token``. None means that nothing is
             wanted on an address of this machine only, and that one is drawn on any other.
+        owner: The wallet that may make and change keys, and the token that opens the traces; None for nobody.
 
     Raises:
         ValueError: An option makes no sense.
@@ -94,6 +96,7 @@ class Emulator:
         request_log: int = 100_000,
         archive_limit_bytes: int = 2 * 1024**3,
         control_token: str | None = None,
+        owner: Owner | None = None,
     ) -> None:
         self._options = _Options(
             port=port,
@@ -108,6 +111,7 @@ class Emulator:
             request_log=request_log,
             archive_limit_bytes=archive_limit_bytes,
         )
+        self._owner = owner or Owner()
         self._folder = None if folder is None else Path(folder)
         self._is_temporary = folder is None
         self._listener = Listener(self._handle, host=host, port=port)
@@ -132,7 +136,15 @@ class Emulator:
         bridge = self._bridge = self._new_bridge(self._folder)
         control = BridgeControl(bridge, self._faults, self._listener, self._requests)
         self._control = ControlPlane(control.calls(), host=self._listener.host, token=self._control_token)
-        self._served = FaultyBridge(bridge=bridge, faults=self._faults, clock=self._clock)
+        admin = Admin(
+            owner=self._owner,
+            database=bridge.database,
+            buckets=bridge.buckets,
+            clock=self._clock,
+            speed=self._options.speed,
+            traced=len(bridge.database.jobs) + 1,
+        )
+        self._served = FaultyBridge(bridge=bridge, admin=admin, faults=self._faults, clock=self._clock)
         try:
             await self._listener.open()
         except BaseException:

@@ -123,7 +123,7 @@ class Bridge:
         key = self.database.keys.find(api_key)
         if key is None:
             return False
-        self.database.set_rate_limit(key, limit)
+        self.database.change_key(key, rate_limit=limit)
         self.buckets.change(key.index, limit, self._clock.now())
         return True
 

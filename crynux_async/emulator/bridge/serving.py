@@ -3,6 +3,7 @@
 import attrs
 from aiohttp import web
 
+from crynux_async.emulator.bridge.admin import Admin
 from crynux_async.emulator.bridge.routes import Operation, outside, read_body, route
 from crynux_async.emulator.bridge.service import Bridge, Create
 from crynux_async.emulator.clock import ServerClock
@@ -20,11 +21,13 @@ class FaultyBridge:
 
     Attributes:
         bridge: The bridge.
+        admin: Its calls besides jobs.
         faults: What goes wrong.
         clock: The server's clock, for the Date of every answer.
     """
 
     bridge: Bridge
+    admin: Admin
     faults: FaultBook
     clock: ServerClock
 
@@ -32,7 +35,7 @@ class FaultyBridge:
         """Return what a request gets, and how it is to reach the client."""
         call = route(request.method, request.path)
         if call is None:
-            return self._dated(outside(request)), Delivery()
+            return self._dated(await self.admin.answer(request) or outside(request)), Delivery()
         operation, id_text = call
         fault = self.faults.take(operation, _known_id(id_text))
         if fault is None:

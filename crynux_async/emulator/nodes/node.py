@@ -75,6 +75,22 @@ class Progress:
     ended: float | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Round:
+    """One round of a job, or one try of a round.
+
+    Attributes:
+        began: When it began, in seconds of training time after the create.
+        ended: When it ended, or None while it is going on.
+        fate: "trains" when it delivers a checkpoint, "fails" when the node refuses the arguments, "silent" when the
+            node says nothing until the time is up.
+    """
+
+    began: float
+    ended: float | None
+    fate: Literal["trains", "fails", "silent"]
+
+
 def round_end(*, images: int, args: TaskArgs, start: int) -> int:
     """Return the global step at which a round stops.
 
@@ -133,6 +149,10 @@ class Chain:
             return Progress(status="success", rounds_done=done, global_step=step, ended=self._ends[-1])
         return Progress(status="running", rounds_done=done, global_step=step)
 
+    def ends(self, age: float) -> list[float]:
+        """Return when the rounds that are over after ``age`` seconds ended."""
+        return self._ends[: self.at(age).rounds_done]
+
     @property
     def _complete(self) -> bool:
         return bool(self._steps) and self._steps[-1] >= self._finish
@@ -168,6 +188,20 @@ class Course:
             return _failing(age, self.round_duration)
         rounds = int(age // self.round_duration) if self.fate == "never_finishes" else 0
         return Progress(status="running", rounds_done=rounds, global_step=rounds * self.round_steps)
+
+    def rounds(self, age: float) -> list[Round]:
+        """Return the rounds and tries that have begun after ``age`` seconds of training time, in order."""
+        progress = self.at(age)
+        count = progress.rounds_done + progress.failed_count
+        ends = [self.round_duration * number for number in range(1, count + 1)]
+        if self.chain is not None:
+            ends = self.chain.ends(age)
+        fate: Literal["trains", "fails", "silent"] = "trains"
+        if self.fate in ("fails", "silent"):
+            fate = "fails" if self.fate == "fails" else "silent"
+        over = [Round(began=began, ended=ended, fate=fate) for began, ended in zip([0.0, *ends], ends, strict=False)]
+        is_going_on = progress.status == "running"
+        return [*over, Round(began=ends[-1] if ends else 0.0, ended=None, fate=fate)] if is_going_on else over
 
 
 @attrs.define(eq=False, kw_only=True)
