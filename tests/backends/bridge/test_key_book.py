@@ -1,0 +1,108 @@
+"""The file of keys: whole at every moment, private from its first byte on, and shared by processes."""
+
+import os
+import stat
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+import pytest
+
+from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
+from crynux_async.errors import SettingsError
+from crynux_async.secret import Secret
+
+BRIDGE = "http://127.0.0.1:5028"
+
+
+def key(name: str, **changes: object) -> BridgeKey:
+    values: dict[str, object] = {
+        "api_key": Secret(name.ljust(43, "x") + "="),
+        "bridge": BRIDGE,
+        "made_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "expires_at": datetime(2027, 1, 1, tzinfo=UTC),
+        "roles": ("chat",),
+        "rate_limit": 60,
+        "use_limit": -1,
+    }
+    return BridgeKey(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_keys_come_back_in_the_order_in_which_they_were_put(tmp_path: Path) -> None:
+    book = KeyBook(tmp_path / "a" / "keys.json")
+    first, second, elsewhere = key("first"), key("second", roles=("chat", "admin")), key("third", bridge="http://other")
+    for one in (first, second, elsewhere):
+        book.put(one)
+    book.put(attrs.evolve(first, is_ready=True))
+    assert KeyBook(book.path).keys(BRIDGE) == [attrs.evolve(first, is_ready=True), second]
+    book.remove(first.api_key)
+    assert book.keys(BRIDGE) == [second]
+    assert book.keys("http://other") == [elsewhere]
+
+
+def test_file_that_is_not_there_has_no_keys(tmp_path: Path) -> None:
+    assert KeyBook(tmp_path / "keys.json").keys(BRIDGE) == []
+
+
+def test_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        KeyBook(tmp_path / "keys.json").put(key("first"))
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_cut_at_any_step_of_a_write_leaves_the_old_file_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = KeyBook(tmp_path / "keys.json")
+    book.put(key("first"))
+    for step in ("fsync", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, _killed)
+            with pytest.raises(KeyboardInterrupt):
+                book.put(key("second"))
+        assert book.keys(BRIDGE) == [key("first")]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.json", "keys.json.lock"]
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    books = [KeyBook(tmp_path / "keys.json") for _ in range(8)]
+    threads = [
+        threading.Thread(target=book.put, args=(key(f"k{number}{index}"),))
+        for number, book in enumerate(books)
+        for index in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(books[0].keys(BRIDGE)) == 32
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{}]}', '{"keys": [{"api_key": 1}]}'])
+def test_file_of_another_kind_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(content)
+    for call in (lambda: KeyBook(path).keys(BRIDGE), lambda: KeyBook(path).put(key("first"))):
+        with pytest.raises(SettingsError, match=r"keys\.json is not a key file of this library; keep it"):
+            call()
+    assert path.read_text() == content
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        KeyBook(tmp_path / "file" / "keys.json").put(key("first"))
+
+
+def test_key_shows_its_prefix_alone() -> None:
+    shown = repr(key("q3hXHA_8secret"))
+    assert "secret" not in shown
+    assert key("q3hXHA_8secret").prefix == "q3hXHA_8"
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
