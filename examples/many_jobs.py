@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import sys
 
-from crynux_async import CrynuxError, FineTuneConfig, Job, Session
+from crynux_async import CrynuxError, FineTuneConfig, Job, Session, SettingsArguments
 from crynux_async.testing import running_emulator
 
 BASE = FineTuneConfig(
@@ -28,7 +28,7 @@ async def finish(job: Job) -> None:
 
 async def main() -> None:
     async with contextlib.AsyncExitStack() as stack:
-        settings = {}
+        settings: SettingsArguments = {}
         if "--emulator" in sys.argv:
             bridge = await stack.enter_async_context(running_emulator(speed=60))
             settings = {

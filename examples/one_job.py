@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 
-from crynux_async import FineTuneConfig, Session
+from crynux_async import FineTuneConfig, Session, SettingsArguments
 from crynux_async.testing import running_emulator
 
 CONFIG = FineTuneConfig(
@@ -23,7 +23,7 @@ CONFIG = FineTuneConfig(
 
 async def main() -> None:
     async with contextlib.AsyncExitStack() as stack:
-        settings = {}
+        settings: SettingsArguments = {}
         if "--emulator" in sys.argv:
             bridge = await stack.enter_async_context(running_emulator(speed=60))
             settings = {

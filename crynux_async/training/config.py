@@ -68,7 +68,7 @@ class FineTuneConfig(ConfigFields):
         random_flip: Flip images at random.
         rank: LoRA rank, >= 1.
         init_lora_weights: True, False, "gaussian" or "loftq".
-        target_modules: Names of the modules that get a LoRA, or one regular expression.
+        target_modules: Names of the modules that get a LoRA, kept as a tuple, or one regular expression.
         learning_rate: Peak learning rate, > 0.
         batch_size: Images per micro-batch, >= 1.
         gradient_accumulation_steps: Micro-batches per optimizer step, >= 1.
@@ -260,7 +260,7 @@ class EffectiveConfig:
         for use in uses(self.config, None):
             data[use.field] = use.value
         data["scale_lr"] = None  # it is in the learning rate
-        if isinstance(self.config.target_modules, tuple):  # PEFT asks only whether a name is among them
+        if not isinstance(self.config.target_modules, str):  # PEFT asks only whether a name is among them
             data["target_modules"] = sorted(set(self.config.target_modules))
         return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
 

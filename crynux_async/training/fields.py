@@ -101,9 +101,7 @@ class ConfigFields:
         default="gaussian", metadata=kinds.flag_or_choice(InitLoraWeights)
     )
     # The bridge's own default is none, with which PEFT fails: "model_type", before the first step.
-    target_modules: tuple[str, ...] | str = attrs.field(
-        default=ATTENTION_MODULES, converter=kinds.as_names, metadata=kinds.names_or_pattern()
-    )
+    target_modules: Sequence[str] | str = attrs.field(default=ATTENTION_MODULES, metadata=kinds.names_or_pattern())
     learning_rate: float = attrs.field(default=1e-4, metadata=kinds.number(low=0, above=True))
     batch_size: int = attrs.field(default=1, metadata=kinds.integer(low=1))
     gradient_accumulation_steps: int = attrs.field(default=1, metadata=kinds.integer(low=1))

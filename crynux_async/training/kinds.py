@@ -75,12 +75,7 @@ def flag_or_choice(words: object) -> Mapping[str, Kind]:
 
 def names_or_pattern() -> Mapping[str, Kind]:
     """Names of modules, at least one, or a pattern."""
-    return _metadata(as_names, _modules_problem, False)
-
-
-def as_names(value: Sequence[str] | str) -> tuple[str, ...] | str:
-    """Return names as a tuple, and one pattern as it is; what is neither is left to the check."""
-    return value if isinstance(value, str) else _as_tuple(value)
+    return _metadata(_as_names, _modules_problem, False)
 
 
 def _metadata(read: Callable[[Any], Any] | None, problem: _Check, optional: bool) -> Mapping[str, Kind]:
@@ -90,8 +85,9 @@ def _metadata(read: Callable[[Any], Any] | None, problem: _Check, optional: bool
     return {"kind": Kind(read=read, problem=problem_unless_none if optional else problem)}
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, bytes) else value
+def _as_names(value: Any) -> Any:
+    """Turn names in any sequence into a tuple, which is hashable; leave one pattern, and what is neither, as it is."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
 
 def _exact(value: Any) -> Any:

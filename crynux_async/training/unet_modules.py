@@ -11,7 +11,7 @@ tuners_utils.check_target_module_exists.
 import functools
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
@@ -50,11 +50,11 @@ def is_attention(layer: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def select(target_modules: tuple[str, ...] | str) -> Selection:
+def select(target_modules: Sequence[str] | str) -> Selection:
     """Return what ``target_modules`` selects, as PEFT does.
 
     Args:
-        target_modules: Ends of names; or one regular expression for whole names; or "all-linear".
+        target_modules: A tuple of ends of names; or one regular expression for whole names; or "all-linear".
     """
     sizes = module_sizes()
     if isinstance(target_modules, str):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from crynux_async import EffectiveConfig, FineTuneConfig, Replacement, Secret, Session, Settings, SettingsArguments
+from crynux_async.archive import LoraArchive
 from crynux_async.training import (
     BRIDGE_FACTS,
     ConfigChanges,
@@ -126,6 +127,10 @@ def ask_before_paying(config: FineTuneConfig) -> tuple[list[advice.Advice], Simu
 def what_becomes_of(config: FineTuneConfig) -> tuple[tuple[EffectiveField, ...], tuple[Replacement, ...]]:
     effective = config.effective(20, ValueMapping())
     return effective.differences, effective.replacements
+
+
+def is_healthy(archive: LoraArchive, config: FineTuneConfig) -> bool:
+    return archive.health(config).ok
 
 
 def what_is_compared(config: FineTuneConfig) -> tuple[str, str, bool]:

@@ -3,7 +3,7 @@
 import functools
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from crynux_async.datasets.archives import ENDINGS, ending_of
@@ -75,7 +75,7 @@ def judge_targets(case: Case) -> Iterator[Advice]:
         yield advise("CX105", "target_modules", text)
 
 
-def _unsuitable(target_modules: tuple[str, ...] | str) -> str:
+def _unsuitable(target_modules: Sequence[str] | str) -> str:
     if isinstance(target_modules, str):
         return _shown(target_modules)
     return _named(tuple(entry for entry in target_modules if select((entry,)).unsuitable))
