@@ -278,7 +278,16 @@ class CorruptArchiveError(DownloadError):
 
 
 class ArchiveError(CrynuxError):
-    """A file is not a result archive that can be read safely."""
+    """A file is not a result archive that can be read safely.
+
+    Attributes:
+        is_undamaged: Whether every byte is as it was packed, so that fetching it again cannot help: what is inside is
+            no LoRA, or not one that is read.
+    """
+
+    def __init__(self, message: str, *, is_undamaged: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.is_undamaged = is_undamaged
 
 
 class LedgerError(CrynuxError):

@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 
 from crynux_async.backends.base import Validator
-from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, download
+from crynux_async.downloads.pace import DownloadOptions
+from crynux_async.downloads.transfer import DownloadedFile, download
 from crynux_async.errors import ArchiveError, NotFoundError, RangeError, TransportError
 
 SIZE = 10_000

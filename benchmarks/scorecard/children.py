@@ -43,10 +43,7 @@ class _OneThread(ThreadPoolExecutor):
 
 def do_all_file_work_in_one_thread() -> None:
     """Let the download engine and the loop share one thread, because strace counts the calls of each thread apart."""
-    from crynux_async.downloads import part_file
-
     thread = _OneThread()
-    vars(part_file)["ThreadPoolExecutor"] = lambda *_, **__: thread
     asyncio.get_running_loop().set_default_executor(thread)
 
 

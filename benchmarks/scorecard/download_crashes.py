@@ -44,7 +44,7 @@ from benchmarks.scorecard.tasks import (
 )
 from benchmarks.scorecard.worlds import World
 from crynux_async import errors
-from crynux_async.downloads.part_file import read_note
+from crynux_async.downloads.notes import read_note
 from crynux_async.errors import DownloadError
 
 ALL_POINTS = 20

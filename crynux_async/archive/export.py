@@ -9,19 +9,16 @@ Source: diffusers src/diffusers/loaders/peft.py (load_lora_adapter) and src/diff
 (convert_state_dict_to_kohya); kohya-ss sd-scripts networks/lora.py.
 """
 
-import contextlib
-import errno
 import json
-import os
-import secrets
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
 
+from crynux_async import files
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.safetensors import TensorInfo, dump_header
 from crynux_async.errors import ArchiveError
@@ -30,7 +27,6 @@ ExportStyle = Literal["diffusers", "kohya"]
 """Whose names an exported file has."""
 
 _ALPHA_BYTES = 4
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 def plan_beginning(
@@ -160,55 +156,11 @@ def write_new_file(path: Path, pieces: Iterable[bytes], *, overwrite: bool) -> N
     Raises:
         ArchiveError: When it cannot be written, or is there and must not be replaced.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    with _writing(path):
-        if not overwrite and os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "is there already, and it was not asked to replace it")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with _writing(path), open(descriptor, "wb", buffering=0) as file:
+        with files.new_file(path, replace=overwrite) as file:
             for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        with _writing(path):
-            _give_name(part, path, overwrite=overwrite)
-            _sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
+                file.write(piece)
     except FileExistsError as error:
         raise ArchiveError(f"{path}: is there already; choose another name, or ask for it to be replaced") from error
     except OSError as error:
-        raise ArchiveError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _give_name(part: Path, path: Path, *, overwrite: bool) -> None:
-    if overwrite:
-        part.replace(path)
-        return
-    try:
-        # Unlike a rename, a hard link never replaces what another process has put there meanwhile.
-        path.hardlink_to(part)
-        part.unlink()
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "is there already") from error
-        part.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise ArchiveError(files.explain(error, path)) from error

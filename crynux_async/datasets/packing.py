@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Final, get_args
 
 import attrs
 
+from crynux_async import files
 from crynux_async.datasets.caption_rules import judge_column
 from crynux_async.datasets.caption_sources import CaptionSource, find_captions, is_caption_file
 from crynux_async.datasets.captions import Caption, texts_of
@@ -95,7 +94,8 @@ def pack(
 
     Raises:
         DatasetError: The folder cannot be packed; ``problems`` has all reasons.
-        UsageError: The arguments cannot work, a file changed meanwhile, or Pillow is not installed.
+        UsageError: The arguments cannot work, a file changed meanwhile, ``out`` cannot be written (a disk that is full,
+            a folder that is read-only), or Pillow is not installed.
     """
     source, target = Path(folder), Path(out)
     _check_arguments(source, target, captions, overwrite=overwrite)
@@ -211,23 +211,17 @@ def _judge_own(metadata: bytes) -> list[DatasetProblem]:
 
 
 def _write(source: Path, target: Path, plan: _Plan, *, overwrite: bool) -> tuple[int, str]:
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("xb") as file:
+        with files.new_file(target, replace=overwrite) as file:
             with zipfile.ZipFile(file, "w") as archive:
                 _fill(archive, source, plan)
-            file.flush()
-            os.fsync(file.fileno())
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = part.stat().st_size
-        if target.exists() and not overwrite:
-            raise UsageError(f"{target} has appeared meanwhile", field="out")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-    return size, digest
+            size = file.tell()
+            file.seek(0)
+            return size, hashlib.file_digest(file, "sha256").hexdigest()
+    except FileExistsError as error:
+        raise UsageError(f"{target} has appeared meanwhile", field="out") from error
+    except OSError as error:
+        raise UsageError(files.explain(error, target), field="out") from error
 
 
 def _fill(archive: zipfile.ZipFile, source: Path, plan: _Plan) -> None:
@@ -245,11 +239,3 @@ def _entry(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, _EARLIEST)
     info.external_attr, info.create_system, info.compress_type = _MODE, _UNIX, zipfile.ZIP_STORED
     return info
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

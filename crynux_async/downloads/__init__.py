@@ -1,5 +1,7 @@
 """How bytes come: a transfer that continues where it was cut, into a part file, to a final name that is never wrong.
 
-Read ``transfer`` (the sequence), ``part_file`` (what is on disk meanwhile), ``names`` (which name), ``disk`` (locks,
-room, making a file durable).
+Read ``transfer`` (the sequence), ``requests`` (what is asked for, which answers are taken), ``part_file`` (what is on
+disk meanwhile, with ``notes`` beside it) and ``final_name`` (where a file gets its name, what is checked before).
+``names`` and ``reservations`` say which name, ``room`` whether it fits. ``pace`` holds the options; ``gathering``,
+``disk`` and ``threads`` carry the bytes.
 """

@@ -1,31 +1,31 @@
-"""What a download asks of the file system: one writer at a time, no overwriting, durable names, errors that help.
+"""The file under a download: one writer at a time, many pieces to one write.
 
-Everything here blocks and belongs in a thread.
+Everything here blocks and belongs in a thread, and nothing waits for anybody else.
 """
 
-import contextlib
-import errno
 import io
 import os
-import shutil
-import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from crynux_async import files
 from crynux_async.errors import DownloadError
 
 if sys.platform != "win32":
+    import errno
     import fcntl
 
-_LOCK_ATTEMPTS = 20
+    _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+_OPEN_ATTEMPTS = 20
 _MOST_PIECES = 512  # to one writev; Linux and macOS take 1024
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_NO_FOLDER_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+
+
+class LockedError(DownloadError):
+    """Another download has the file."""
 
 
 class RawFile(io.FileIO):
@@ -67,29 +67,30 @@ class RawFile(io.FileIO):
                     rest[0] = rest[0][count:]
 
 
-def open_locked(name: str, flags: int = 0, *, wait: bool = False) -> int:
+def open_locked(name: str, flags: int = 0) -> int:
     """Open the file called ``name``, made if it is not there, and lock it (an ``opener`` of ``open``).
 
     Args:
         name: Path of a regular file; a symbolic link is refused.
         flags: Ignored: it is opened to read and write.
-        wait: Whether to wait for the lock.
 
     Returns:
         The descriptor of the file that has the name once the lock is held.
 
     Raises:
-        DownloadError: Another download holds the lock, it is not a regular file, or it changes with every look.
+        LockedError: Another download holds the lock.
+        DownloadError: It is not a regular file, or another one with every look.
         OSError: Whatever else the file system says.
     """
     del flags
-    for _ in range(_LOCK_ATTEMPTS):
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    for _ in range(_OPEN_ATTEMPTS):
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DownloadError(f"{name} is not a regular file; remove it or choose another name")
-            lock(descriptor, name, wait=wait)
-            if is_at(descriptor, name):
+            descriptor = files.open_plain(name, os.O_RDWR | os.O_CREAT)
+        except ValueError as error:
+            raise DownloadError(f"{error}; remove it or choose another name") from error
+        try:
+            lock(descriptor, name)
+            if files.is_at(descriptor, name):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -103,14 +104,12 @@ def open_in_place_of(target: Path, draft: str) -> int:
 
     Args:
         target: Path that the new file gets.
-        draft: Path in the same folder under which it is made; a left-over file there is removed.
+        draft: Path in the same folder under which it is made; a left-over there is removed.
 
     Returns:
         The descriptor, open to read and write.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(draft)
-    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = open_draft(draft)
     try:
         lock(descriptor, str(target))
         os.replace(draft, target)
@@ -120,116 +119,41 @@ def open_in_place_of(target: Path, draft: str) -> int:
     return descriptor
 
 
-def lock(descriptor: int, name: str, *, wait: bool = False) -> None:
+def open_draft(draft: str | Path) -> int:
+    """Make a new file where a draft of a process that was killed may lie, which is removed, and open it.
+
+    The name can be guessed, so that the next process finds what was left. What is there is never written through.
+
+    Raises:
+        DownloadError: Another process makes the same draft each time.
+    """
+    for _ in range(_OPEN_ATTEMPTS):
+        Path(draft).unlink(missing_ok=True)
+        try:
+            return files.open_new(draft)
+        except FileExistsError:
+            continue
+    raise DownloadError(f"another process is writing {draft}; call again")
+
+
+def lock(descriptor: int, name: str) -> None:
     """Keep other downloads away from an open file until it is closed; does nothing where the system cannot.
+
+    It never waits: whoever has the lock may have been stopped, and then this process could not be ended either.
 
     Args:
         descriptor: The open file.
         name: What it is called, for the message.
-        wait: Whether to wait for the lock.
 
     Raises:
-        DownloadError: Another download has it.
+        LockedError: Another download has it.
     """
     if sys.platform == "win32":
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise DownloadError(f"another download is writing {name}; wait for it or choose another name") from error
+        raise LockedError(f"another download is writing {name}; wait for it or choose another name") from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-
-
-def is_at(descriptor: int, name: str | Path) -> bool:
-    """Whether the open file is the one that has this name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(name, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
-def move_without_overwriting(source: Path, target: Path) -> None:
-    """Give ``source`` the name ``target`` in the same folder, unless something has that name already.
-
-    A file system without hard links gets a look and a rename instead: there, a foreign program that takes the name in
-    between loses its file. Downloads keep each other away by the lock of the part file.
-
-    Raises:
-        FileExistsError: ``target`` is taken.
-        FileNotFoundError: ``source`` is not there.
-        OSError: Whatever else the file system says.
-    """
-    try:
-        os.link(source, target)
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except OSError as error:
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
-        os.rename(source, target)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(source)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the file system can.
-
-    Raises:
-        OSError: The disk failed.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_FSYNC:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def require_space(path: Path, needed: int, margin: int) -> None:
-    """Check that a file can grow.
-
-    Args:
-        path: The final name of the file.
-        needed: Bytes, >= 0, still to come.
-        margin: Bytes, >= 0, that must stay free.
-
-    Raises:
-        DownloadError: There is not enough space; names both sizes.
-    """
-    usage = shutil.disk_usage(path.parent)
-    if usage.total and needed + margin > usage.free:  # a total of 0: the file system does not tell
-        raise DownloadError(_say_full(path, needed, margin, usage.free))
-
-
-def explain(error: OSError, path: Path, needed: int) -> DownloadError:
-    """Return the error that tells a user what to do about a disk error.
-
-    Args:
-        error: What the file system said.
-        path: The final name of the file.
-        needed: Bytes, >= 0, that are still to come.
-    """
-    if error.errno in _NO_SPACE:
-        with contextlib.suppress(OSError):
-            return DownloadError(_say_full(path, needed, 0, shutil.disk_usage(path.parent).free))
-    where = error.filename or path
-    if error.errno in _FORBIDDEN:
-        advice = "choose another folder or change its permissions"
-    elif error.errno == errno.EFBIG:
-        advice = f"files that large are not allowed here, and {path.name} needs {needed} more bytes"
-    else:
-        advice = "what arrived is kept; check the folder and call again"
-    return DownloadError(f"{where}: {error.strerror or error}; {advice}")
-
-
-def _say_full(path: Path, needed: int, margin: int, free: int) -> str:
-    return (
-        f"{path.parent} is full: {path.name} needs {needed} more bytes"
-        f"{f' and {margin} to spare' if margin else ''}, {free} are free; "
-        "what arrived is kept: free some space and call again"
-    )

@@ -1,24 +1,20 @@
-"""What an archive is called on disk: after a template of ours, never by the server, and never like another one.
+"""What an archive is called on disk: after a template of ours, never by the server, and portable.
 
-A name is taken when the file, its part file or its note is there. Whoever writes the note, under a lock, has the name
-until the archive is there or the name is given back.
+Whether a name is free is the business of ``reservations``.
 """
 
-import contextlib
 import itertools
 import os
 import re
 import string
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
-from crynux_async.downloads import disk
-from crynux_async.downloads.part_file import NOTE_SUFFIX, PART_SUFFIX, Note, read_note
 from crynux_async.errors import UsageError
 
 MAX_NAME_BYTES = 200  # file systems allow 255; what a download puts beside the file needs the rest
 _SUFFIX = ".zip"
+_MOST_DIGITS = 9
 _UNSAFE = re.compile(r'[<>:"/\\|?*\s]+')
 _SEPARATORS = " ._-"
 # Source: Microsoft, "Naming Files, Paths, and Namespaces".
@@ -52,52 +48,27 @@ def archive_name(template: str, **facts: str | int | None) -> str:
     return _portable("".join(pieces))
 
 
-def unused_path(folder: Path, name: str) -> Path:
-    """Return ``folder/name``, or the first of ``name-2.zip``, ``name-3.zip`` ... where that is taken.
-
-    This looks and reserves nothing: use ``reserve_path`` where another job may look at the same time.
-    """
-    return next(path for path in _candidates(folder, name) if not _is_taken(path))
-
-
-def reserve_path(folder: Path, name: str, *, owner: str = "") -> Path:
-    """Take an unused name in a folder, which is made if it does not exist; blocks for a few disk accesses.
-
-    Args:
-        folder: Where the archive will be.
-        name: What it should be called.
-        owner: Whom it is for, such as a job id. A name that this owner has taken before, and not finished, is returned
-            again, so that a download goes on in the next process.
-
-    Returns:
-        ``folder/name``, or the first of ``name-2.zip``, ``name-3.zip`` ... that is free.
-
-    Raises:
-        DownloadError: The folder cannot be used.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return next(path for path in _candidates(folder, name) if _take(path, owner))
-    except OSError as error:
-        raise disk.explain(error, folder / name, 0) from error
+def numbered_names(name: str) -> Iterator[str]:
+    """Yield ``name.zip``, then ``name-2.zip``, ``name-3.zip`` ..., none longer than the first may be."""
+    yield name
+    for number in itertools.count(2):
+        yield _numbered(name, number)
 
 
-def release_path(path: Path, *, owner: str = "") -> None:
-    """Give a reserved name back, unless something has arrived under it that a later call can continue or finish.
+def number_of(found: str, name: str) -> int | None:
+    """Return which of ``numbered_names(name)`` a name is, counted from 1, or None where it is none of them."""
+    if found == name:
+        return 1
+    number = os.path.splitext(found)[0].rpartition("-")[2]
+    if not number.isdecimal() or not number.isascii() or len(number) > _MOST_DIGITS or int(number) < 2:
+        return None
+    return int(number) if found == _numbered(name, int(number)) else None
 
-    Where the disk does not allow it, the name stays reserved.
 
-    Args:
-        path: What ``reserve_path`` returned.
-        owner: The owner that was given there.
-    """
-    note_path = _beside(path, NOTE_SUFFIX)
-    with contextlib.suppress(OSError):
-        note = read_note(note_path)
-        if note is None or note.owner != owner or os.path.lexists(_beside(path, PART_SUFFIX)):
-            return
-        if not _is_finished(path, note):
-            note_path.unlink()
+def _numbered(name: str, number: int) -> str:
+    stem, suffix = os.path.splitext(name)
+    ending = f"-{number}{suffix}"
+    return _cut(stem, MAX_NAME_BYTES - len(ending.encode())) + ending
 
 
 def _parse(template: str) -> Iterator[tuple[str, str | None]]:
@@ -128,55 +99,3 @@ def _cut(stem: str, size: int) -> str:
     """Return at most ``size`` bytes of a name, in whole characters."""
     encoded = stem.encode()
     return stem if len(encoded) <= size else encoded[:size].decode(errors="ignore").rstrip(_SEPARATORS)
-
-
-def _candidates(folder: Path, name: str) -> Iterator[Path]:
-    yield folder / name
-    stem, suffix = os.path.splitext(name)
-    for number in itertools.count(2):
-        ending = f"-{number}{suffix}"
-        yield folder / (_cut(stem, MAX_NAME_BYTES - len(ending.encode())) + ending)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _is_taken(path: Path) -> bool:
-    return any(os.path.lexists(_beside(path, suffix)) for suffix in ("", PART_SUFFIX, NOTE_SUFFIX))
-
-
-def _is_finished(path: Path, note: Note) -> bool:
-    """Whether the file at ``path`` is what the note is about: a process ended just before it could remove the note."""
-    size = path.stat().st_size if path.is_file() else None
-    return size is not None and note.validator is not None and note.validator.total_bytes == size
-
-
-def _take(path: Path, owner: str) -> bool:
-    """Write the note of a name, or find that the name is taken by somebody else."""
-    note_path = _beside(path, NOTE_SUFFIX)
-    descriptor = disk.open_locked(str(note_path), wait=True)
-    try:
-        if os.fstat(descriptor).st_size == 0:  # an empty note is one whose writer was killed
-            return _write_note(descriptor, path, owner)
-    finally:
-        os.close(descriptor)
-    note = read_note(note_path)
-    if not owner or note is None or note.owner != owner:
-        return False
-    return not os.path.lexists(path) or _is_finished(path, note)
-
-
-def _write_note(descriptor: int, path: Path, owner: str) -> bool:
-    try:
-        # Only now: between a look and the note another job may have finished under this name.
-        is_free = not os.path.lexists(path) and not os.path.lexists(_beside(path, PART_SUFFIX))
-        if is_free:
-            os.write(descriptor, Note(owner=owner).encode())
-    except OSError:
-        is_free = False
-        raise
-    finally:
-        if not is_free:
-            _beside(path, NOTE_SUFFIX).unlink(missing_ok=True)
-    return is_free

@@ -10,10 +10,14 @@ import anyio
 import attrs
 
 from crynux_async.archive.lora_archive import verify_archive
+from crynux_async.archive.zip_members import ArchiveLimits
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
-from crynux_async.downloads.names import archive_name, release_path, reserve_path
-from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, Progress, download
+from crynux_async.downloads.names import archive_name
+from crynux_async.downloads.pace import DownloadOptions, Progress
+from crynux_async.downloads.reservations import Reservation
+from crynux_async.downloads.room import Room
+from crynux_async.downloads.transfer import DownloadedFile, download
 from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, NotFoundError
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.job import Job
@@ -55,6 +59,7 @@ class Fetcher:
         self._options = DownloadOptions(chunk_bytes=settings.chunk_bytes, stall_timeout=settings.read_timeout)
         self._slots = asyncio.Semaphore(settings.max_downloads)
         self._check_slots = check_slots()
+        self._room = Room()
         self._transfers: dict[_Key, _Transfer] = {}
 
     @property
@@ -111,13 +116,8 @@ class Fetcher:
         _, folder, name = key
         if job.path is not None and job.path.parent == folder and await asyncio.to_thread(job.path.is_file):
             return job.path
-        async with self._slots:
-            owner = f"{self._settings.base_url} task {job.task_id}"
-            path = await asyncio.to_thread(reserve_path, folder, name, owner=owner)
-            try:
-                file = await self._transfer(job, path, owner)
-            finally:
-                release_path(path, owner=owner)
+        owner = f"{self._settings.base_url} task {job.task_id}"
+        file = await self._transfer(job, Reservation(folder=folder, name=name, owner=owner))
         self._register.tell(
             ArchiveReady(
                 job_id=job.job_id, task_id=job.task_id, at=utc_now(), path=file.path, total_bytes=file.total_bytes
@@ -127,7 +127,7 @@ class Fetcher:
             self._register.stored(job, file.path, file.total_bytes)
         return file.path
 
-    async def _transfer(self, job: Job, path: Path, owner: str) -> DownloadedFile:
+    async def _transfer(self, job: Job, place: Reservation) -> DownloadedFile:
         def progressed(progress: Progress) -> None:
             if not self._register.is_heard(job):
                 return
@@ -144,11 +144,13 @@ class Fetcher:
         try:
             return await download(
                 partial(self._backend.open_result, _task_id(job)),
-                path,
+                place,
                 options=self._options,
                 verify=verify_archive if self._settings.verify_archives else None,
                 on_progress=progressed,
-                owner=owner,
+                most_bytes=ArchiveLimits().file_bytes,
+                room=self._room,
+                slots=self._slots,
                 check_slots=self._check_slots,
             )
         except NotFoundError as error:

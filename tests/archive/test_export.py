@@ -215,7 +215,7 @@ def test_export_of_damaged_weights_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_export_into_a_missing_folder_raises_archive_error(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="cannot be written: No such file"):
+    with pytest.raises(ArchiveError, match=r"out\.safetensors: No such file"):
         LoraArchive.open(RESULT).export(tmp_path / "none" / "out.safetensors")
 
 
@@ -224,7 +224,7 @@ def test_export_where_the_disk_cannot_take_it_leaves_no_file(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArchiveError, match="out: cannot be written: No space left"):
+    with pytest.raises(ArchiveError, match="is full, out cannot be written"):
         LoraArchive.open(RESULT).export(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -240,7 +240,7 @@ def small_files() -> Iterator[None]:
 
 
 def test_export_that_cannot_be_written_to_its_end_leaves_no_file(tmp_path: Path) -> None:
-    with small_files(), pytest.raises(ArchiveError, match="out: cannot be written: File too large"):
+    with small_files(), pytest.raises(ArchiveError, match="out: File too large"):
         LoraArchive.open(RESULT).export(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,6 @@
 """pack(): the archive that works, or everything that is wrong."""
 
+import errno
 import io
 import json
 import os
@@ -251,10 +252,28 @@ def test_pack_failure_while_writing_leaves_the_old_archive_and_no_other_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UsageError, match=r"is full, out\.zip cannot be written") as caught:
         pack(folder, out, overwrite=True)
+    assert caught.value.field == "out"
     assert out.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cats", "out.zip"]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_pack_into_a_folder_that_is_read_only_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(name: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(code, os.strerror(code), os.fspath(name))
+        return original(name, flags, *rest, **options)
+
+    original = os.open
+    folder = write(tmp_path / "cats", sidecars())
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UsageError, match=r"out\.zip: .*choose another folder or change its permissions") as caught:
+        pack(folder, tmp_path / "out.zip")
+    assert caught.value.field == "out"
 
 
 def test_pack_archive_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,15 @@
-"""Names of archives: from templates, portable, never taken twice."""
+"""Names of archives: from templates, portable, numbered."""
 
-import asyncio
-import errno
-import json
 import os
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from itertools import islice
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crynux_async.downloads.names import MAX_NAME_BYTES, archive_name, release_path, reserve_path, unused_path
-from crynux_async.errors import DownloadError, NotFoundError, UsageError
-from tests.fake_result import CONTENT, GONE, MONDAY, SIZE, Answer, FakeService, fetch, names_in
+from crynux_async.downloads.names import MAX_NAME_BYTES, archive_name, number_of, numbered_names
+from crynux_async.errors import UsageError
 
 FACTS: dict[str, str | int | None] = {
     "task_id": 7,
@@ -22,11 +17,6 @@ FACTS: dict[str, str | int | None] = {
     "label": "cats",
     "model_name": "runwayml/stable-diffusion-v1-5",
 }
-
-
-def owner_of(path: Path) -> str:
-    note = json.loads(path.with_name(path.name + ".part.json").read_bytes())
-    return str(note["owner"])
 
 
 # Templates
@@ -96,168 +86,24 @@ def test_archive_name_of_anything_is_safe_everywhere(label: str, model_name: str
     assert stem.partition(".")[0].upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "LPT9"}
 
 
-# Names that are taken
+# Numbers
 
 
-@pytest.mark.parametrize("taken", ["7.zip", "7.zip.part", "7.zip.part.json"])
-def test_unused_path_passes_over_what_is_there(tmp_path: Path, taken: str) -> None:
-    assert unused_path(tmp_path, "7.zip") == tmp_path / "7.zip"
-    (tmp_path / taken).touch()
-    assert unused_path(tmp_path, "7.zip") == tmp_path / "7-2.zip"
-    (tmp_path / "7-2.zip").touch()
-    assert unused_path(tmp_path, "7.zip") == tmp_path / "7-3.zip"
+@given(st.text(), st.integers(1, 50))
+@example("lora-2", 2)
+@example("7-2-2", 1)
+@example("\u00fc" * 300, 12)
+def test_number_of_finds_what_numbered_names_gave(label: str, number: int) -> None:
+    name = archive_name("{label}", label=label)
+    assert number_of(next(islice(numbered_names(name), number - 1, None)), name) == number
 
 
-def test_unused_path_passes_over_a_dangling_link(tmp_path: Path) -> None:
-    (tmp_path / "7.zip").symlink_to("nowhere")
-    assert unused_path(tmp_path, "7.zip") == tmp_path / "7-2.zip"
+@pytest.mark.parametrize(
+    "found", ["8.zip", "7-1.zip", "7-02.zip", "7-0.zip", "7-x.zip", "7-\u0662.zip", "7-2.ZIP", "7", ""]
+)
+def test_number_of_another_name_is_none(found: str) -> None:
+    assert number_of(found, "7.zip") is None
 
 
-def test_unused_path_of_a_long_name_stays_short_enough(tmp_path: Path) -> None:
-    name = archive_name("\u00fc" * 300)
-    (tmp_path / name).touch()
-    again = unused_path(tmp_path, name).name
-    assert again != name
-    assert len(again.encode()) <= MAX_NAME_BYTES
-    assert again.endswith("-2.zip")
-
-
-@pytest.mark.parametrize("taken", ["7.zip", "7.zip.part", "7.zip.part.json"])
-def test_reserve_path_passes_over_what_is_there_and_leaves_it(tmp_path: Path, taken: str) -> None:
-    (tmp_path / taken).write_text("mine")
-    assert reserve_path(tmp_path, "7.zip", owner="job 1") == tmp_path / "7-2.zip"
-    assert names_in(tmp_path) == {taken, "7-2.zip.part.json"}
-    assert (tmp_path / taken).read_text() == "mine"
-
-
-def test_reserve_path_makes_the_folder(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path / "a" / "b", "7.zip", owner="job 1")
-    assert owner_of(path) == "job 1"
-
-
-def test_reserve_path_below_a_file_says_so(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match="file"):
-        reserve_path(tmp_path / "file", "7.zip")
-
-
-def test_reserve_path_for_two_owners_gives_two_names(tmp_path: Path) -> None:
-    first = reserve_path(tmp_path, "7.zip", owner="job 1")
-    second = reserve_path(tmp_path, "7.zip", owner="job 2")
-    assert (first.name, second.name) == ("7.zip", "7-2.zip")
-
-
-def test_reserve_path_for_nobody_twice_gives_two_names(tmp_path: Path) -> None:
-    assert reserve_path(tmp_path, "7.zip") != reserve_path(tmp_path, "7.zip")
-
-
-def test_reserve_path_for_the_same_owner_gives_the_same_name(tmp_path: Path) -> None:
-    reserve_path(tmp_path, "7.zip", owner="job 1")
-    second = reserve_path(tmp_path, "7.zip", owner="job 2")
-    assert reserve_path(tmp_path, "7.zip", owner="job 2") == second
-
-
-def test_reserve_path_takes_over_the_empty_note_of_a_killed_process(tmp_path: Path) -> None:
-    (tmp_path / "7.zip.part.json").touch()
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    assert path == tmp_path / "7.zip"
-    assert owner_of(path) == "job 1"
-
-
-def test_reserve_path_on_a_full_disk_says_so_and_takes_nothing(tmp_path: Path) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "write", refuse)
-        with pytest.raises(DownloadError, match="is full"):
-            reserve_path(tmp_path, "7.zip", owner="job 1")
-    assert names_in(tmp_path) == set()
-
-
-def test_reserve_path_by_many_threads_gives_every_name_once(tmp_path: Path) -> None:
-    (tmp_path / "7.zip.part.json").touch()
-    with ThreadPoolExecutor(16) as threads:
-        owners = [f"job {number}" for number in range(100)]
-        paths = list(threads.map(lambda owner: reserve_path(tmp_path, "7.zip", owner=owner), owners))
-    assert len(set(paths)) == 100
-    assert [owner_of(path) for path in paths] == owners
-
-
-def test_released_path_can_be_reserved_by_another(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    release_path(path, owner="job 1")
-    assert names_in(tmp_path) == set()
-    assert reserve_path(tmp_path, "7.zip", owner="job 2") == path
-
-
-def test_release_of_what_another_owner_has_does_nothing(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    release_path(path, owner="job 2")
-    assert owner_of(path) == "job 1"
-
-
-def test_release_twice_does_nothing(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    release_path(path, owner="job 1")
-    release_path(path, owner="job 1")
-
-
-# Names and downloads together
-
-
-async def test_reserved_path_is_continued_by_the_same_owner_after_a_failure(tmp_path: Path) -> None:
-    service = FakeService(CONTENT, Answer(cut_after=6000), GONE)
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    with pytest.raises(NotFoundError):
-        await fetch(service, path, owner="job 1")
-    release_path(path, owner="job 1")
-    assert reserve_path(tmp_path, "7.zip", owner="job 2") == tmp_path / "7-2.zip"
-    assert reserve_path(tmp_path, "7.zip", owner="job 1") == path
-    done = await fetch(service, path, owner="job 1")
-    assert done.resumed_from == 6000
-
-
-async def test_reserved_path_is_free_again_when_nothing_came(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    with pytest.raises(NotFoundError):
-        await fetch(FakeService(CONTENT, GONE), path, owner="job 1")
-    release_path(path, owner="job 1")
-    assert names_in(tmp_path) == set()
-
-
-async def test_finished_path_is_passed_over_by_the_next_reservation(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    await fetch(FakeService(CONTENT), path, owner="job 1")
-    assert reserve_path(tmp_path, "7.zip", owner="job 1") == tmp_path / "7-2.zip"
-
-
-async def test_path_whose_note_a_crash_left_is_given_back_to_its_owner_and_finished(tmp_path: Path) -> None:
-    path = tmp_path / "7.zip"
-    path.write_bytes(CONTENT)
-    note = {"owner": "job 1", "last_modified": MONDAY, "total_bytes": SIZE}
-    path.with_name("7.zip.part.json").write_text(json.dumps(note))
-    release_path(path, owner="job 1")
-    assert reserve_path(tmp_path, "7.zip", owner="job 1") == path
-    done = await fetch(FakeService(CONTENT), path, owner="job 1")
-    assert done.fetched_bytes == 0
-    assert names_in(tmp_path) == {"7.zip"}
-
-
-def test_reserved_path_that_a_foreign_file_took_is_passed_over(tmp_path: Path) -> None:
-    path = reserve_path(tmp_path, "7.zip", owner="job 1")
-    path.write_text("mine")
-    assert reserve_path(tmp_path, "7.zip", owner="job 1") == tmp_path / "7-2.zip"
-
-
-async def test_many_jobs_of_one_name_all_get_their_own_file(tmp_path: Path) -> None:
-    async def one(number: int) -> Path:
-        content = f"result {number}".encode()
-        path = await asyncio.to_thread(reserve_path, tmp_path, "lora.zip", owner=f"job {number}")
-        await fetch(FakeService(content, Answer(pause=number % 3)), path, owner=f"job {number}")
-        assert path.read_bytes() == content
-        return path
-
-    paths = await asyncio.gather(*(one(number) for number in range(20)))
-    assert len(set(paths)) == 20
-    assert names_in(tmp_path) == {path.name for path in paths}
+def test_number_of_a_name_with_endless_digits_is_none() -> None:
+    assert number_of(f"7-{'9' * 10_000}.zip", "7.zip") is None

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crynux_async.clock import monotonic
-from crynux_async.downloads import part_file
+from crynux_async.downloads import gathering
 from crynux_async.downloads.transfer import DownloadedFile
 from crynux_async.errors import ArchiveError, CorruptArchiveError, DownloadError, NotFoundError, ServerError
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
@@ -39,7 +39,7 @@ from tests.fake_result import (
 @pytest.fixture(autouse=True)
 def writes_of_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small files written in several writes, as large ones are."""
-    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1500)
+    monkeypatch.setattr(gathering, "WORTH_A_WRITE", 1500)
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def limit_disk(monkeypatch: pytest.MonkeyPatch, room: int, at_once: int = SIZE) 
 async def test_download_to_a_disk_that_fills_up_keeps_every_byte_that_fits_and_is_continued(
     path: Path, part: Path, monkeypatch: pytest.MonkeyPatch, gathered: int
 ) -> None:
-    monkeypatch.setattr(part_file, "GATHERED_BYTES", gathered)
+    monkeypatch.setattr(gathering, "GATHERED_BYTES", gathered)
     service = FakeService(CONTENT)
     with pytest.MonkeyPatch.context() as patch:
         limit_disk(patch, 6543)
@@ -597,7 +597,7 @@ async def test_download_cancelled_while_it_writes_waits_for_the_write_and_keeps_
 
     writev = os.writev
     monkeypatch.setattr(os, "writev", slow_writev)
-    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1)
+    monkeypatch.setattr(gathering, "WORTH_A_WRITE", 1)
     service = FakeService(CONTENT, Answer(stall_after=5000))
     task = asyncio.create_task(fetch(service, path))
     await asyncio.to_thread(writing.wait, 30)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import itertools
 import os
 import tempfile
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 from crynux_async.backends.base import Validator
 from crynux_async.clock import monotonic
-from crynux_async.downloads import part_file
-from crynux_async.downloads.part_file import PartFile
-from crynux_async.downloads.transfer import DownloadOptions, Progress
+from crynux_async.downloads import gathering
+from crynux_async.downloads.gathering import Gatherer
+from crynux_async.downloads.pace import DownloadOptions, Progress
+from crynux_async.downloads.reservations import Reservation
+from crynux_async.downloads.transfer import download
 from crynux_async.errors import (
     ArchiveError,
     CorruptArchiveError,
@@ -54,7 +57,7 @@ from tests.fake_result import (
 @pytest.fixture(autouse=True)
 def writes_of_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small files written in several writes, as large ones are."""
-    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1500)
+    monkeypatch.setattr(gathering, "WORTH_A_WRITE", 1500)
 
 
 @pytest.fixture
@@ -109,15 +112,15 @@ async def test_download_reads_on_while_it_writes_until_enough_has_gathered(
     order: list[str] = []
     service = FakeService(CONTENT[:6000], Answer(on_piece=lambda number: order.append(f"read {number}")))
 
-    async def slow_write(self: PartFile, pieces: list[bytes]) -> None:
+    async def slow_write(self: Gatherer, pieces: list[bytes]) -> None:
         await asyncio.sleep(1)
         await original(self, pieces)
         order.append(f"written {self.written}")
 
-    original = PartFile._write
-    monkeypatch.setattr(PartFile, "_write", slow_write)
-    monkeypatch.setattr(part_file, "GATHERED_BYTES", 2000)
-    monkeypatch.setattr(part_file, "WORTH_A_WRITE", 1)
+    original = Gatherer._write
+    monkeypatch.setattr(Gatherer, "_write", slow_write)
+    monkeypatch.setattr(gathering, "GATHERED_BYTES", 2000)
+    monkeypatch.setattr(gathering, "WORTH_A_WRITE", 1)
     await fetch(service, path)
     assert order == [
         *("read 0", "read 1", "read 2", "written 1000"),
@@ -411,13 +414,13 @@ async def test_download_with_pauses_below_the_timeout_is_not_disturbed(path: Pat
 
 
 async def test_download_to_a_slow_disk_is_not_a_stall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow_write(self: PartFile, pieces: list[bytes]) -> None:
+    async def slow_write(self: Gatherer, pieces: list[bytes]) -> None:
         await asyncio.sleep(500)
         await original(self, pieces)
 
-    original = PartFile._write
-    monkeypatch.setattr(PartFile, "_write", slow_write)
-    monkeypatch.setattr(part_file, "GATHERED_BYTES", 1000)
+    original = Gatherer._write
+    monkeypatch.setattr(Gatherer, "_write", slow_write)
+    monkeypatch.setattr(gathering, "GATHERED_BYTES", 1000)
     done = await fetch(FakeService(CONTENT[:4000]), path, options=attrs.evolve(OPTIONS, min_bytes_per_second=0))
     assert done.attempts == 1
 
@@ -536,6 +539,109 @@ async def test_part_file_that_somebody_shortened_is_fetched_again(path: Path, pa
     await fetch(service, path, verify=None)
     assert path.read_bytes() == CONTENT
     assert len(service.requests) == 2
+
+
+async def test_undamaged_file_that_is_not_what_it_should_be_is_fetched_once(path: Path) -> None:
+    def verify(where: Path) -> None:
+        raise ArchiveError(f"{where} holds no LoRA", is_undamaged=True)
+
+    service = FakeService(CONTENT)
+    with pytest.raises(CorruptArchiveError, match=r"arrived and is not good: .* holds no LoRA"):
+        await fetch(service, path, verify=verify)
+    assert len(service.requests) == 1
+    assert names_in(path.parent) == {"7.zip.corrupt"}
+
+
+async def test_result_that_announces_more_than_is_accepted_is_not_fetched(path: Path) -> None:
+    service = FakeService(CONTENT)
+    with pytest.raises(DownloadError, match="would be 10000 bytes long, and at most 9999 are accepted"):
+        await fetch(service, path, most_bytes=SIZE - 1)
+    assert service.sent == 0
+    assert len(service.requests) == 1
+    assert names_in(path.parent) == set()
+
+
+async def test_result_that_announces_as_much_as_is_accepted_is_fetched(path: Path) -> None:
+    await fetch(FakeService(CONTENT), path, most_bytes=SIZE)
+    assert path.read_bytes() == CONTENT
+
+
+# --- slots
+
+
+async def test_download_that_waits_to_ask_again_holds_no_slot_and_no_file(path: Path, part: Path) -> None:
+    slots = asyncio.Semaphore(1)
+    service = FakeService(CONTENT, Answer(cut_after=4000), Answer(error=RateLimitedError("later", wait=100.0)))
+    waiting = asyncio.create_task(fetch(service, path, slots=slots))
+    await asyncio.sleep(50)
+    assert not slots.locked()
+    with part.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    await waiting
+    assert path.read_bytes() == CONTENT
+
+
+async def test_silent_results_keep_a_healthy_one_waiting_for_one_time_out_at_most(tmp_path: Path) -> None:
+    slots = asyncio.Semaphore(4)
+    silent = FakeService(CONTENT)
+    silent.default = Answer(opening=1e9)
+    downloads = [asyncio.create_task(fetch(silent, tmp_path / f"{n}.zip", slots=slots)) for n in range(4)]
+    await asyncio.sleep(0.1)
+    await fetch(FakeService(CONTENT), tmp_path / "healthy.zip", slots=slots)
+    assert monotonic() <= OPTIONS.stall_timeout + 0.1
+    for each in await asyncio.gather(*downloads, return_exceptions=True):
+        assert isinstance(each, IncompleteError)
+
+
+async def test_download_holds_its_slot_while_it_asks_writes_and_verifies(path: Path) -> None:
+    slots = Slots()
+    seen: list[bool] = []
+    service = FakeService(CONTENT, Answer(on_piece=lambda _: seen.append(slots.held)))
+    await fetch(service, path, verify=lambda _: seen.append(slots.held), slots=slots)
+    assert all(seen)
+    assert len(seen) == 11
+    assert not slots.held
+
+
+async def test_reserved_name_is_taken_with_the_first_slot_and_not_before(tmp_path: Path) -> None:
+    slots = asyncio.Semaphore(1)
+    await slots.acquire()
+    place = Reservation(folder=tmp_path, name="7.zip", owner="job 1")
+    task = asyncio.create_task(download(FakeService(CONTENT).open_result, place, verify=None, slots=slots))
+    await asyncio.sleep(1)
+    assert names_in(tmp_path) == set()
+    slots.release()
+    done = await task
+    assert done.path == tmp_path / "7.zip"
+    assert names_in(tmp_path) == {"7.zip"}
+
+
+async def test_reserved_name_is_given_back_when_nothing_comes(tmp_path: Path) -> None:
+    place = Reservation(folder=tmp_path, name="7.zip", owner="job 1")
+    with pytest.raises(NotFoundError):
+        await download(FakeService(CONTENT, GONE).open_result, place, verify=None)
+    assert names_in(tmp_path) == set()
+
+
+# --- threads that cannot be had
+
+
+async def test_download_without_a_thread_to_be_had_says_so_and_leaves_no_lock(
+    path: Path, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def break_threads(number: int) -> None:
+        if number == 4:
+            monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        await fetch(FakeService(CONTENT, Answer(on_piece=break_threads, pause=3.0)), path)
+    monkeypatch.undo()
+    with part.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    await fetch(FakeService(CONTENT), path)
 
 
 # --- progress

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, download
+from crynux_async.downloads.pace import DownloadOptions
+from crynux_async.downloads.transfer import DownloadedFile, download
 from crynux_async.errors import CorruptArchiveError, DownloadError, NotFoundError
 from crynux_async.testing import virtual_time_run
 from tests.fake_result import MONDAY, TUESDAY, Answer, FakeService, some_bytes, verify_is

@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 
 from crynux_async.backends.bridge.http import BridgeBackend
-from crynux_async.downloads.transfer import DownloadedFile, DownloadOptions, download
+from crynux_async.downloads.pace import DownloadOptions
+from crynux_async.downloads.transfer import DownloadedFile, download
 from crynux_async.errors import ArchiveError, CorruptArchiveError
 from crynux_async.settings import Settings
 from tests.fake_result import names_in, some_bytes

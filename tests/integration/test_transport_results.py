@@ -177,6 +177,12 @@ async def test_answer_with_any_binary_type_or_none_is_a_result(kind: str | None)
         assert await fetch(backend) == BODY
 
 
+@pytest.mark.parametrize("coding", ["", " ", "identity", None])
+async def test_answer_without_a_coding_is_a_result(coding: str | None) -> None:
+    async with bridge_at(always(answer(200, BODY, ZIP, Content_Encoding=coding))) as (_, backend):
+        assert await fetch(backend) == BODY
+
+
 @pytest.mark.parametrize("header", ["Content-Type", "Content-Encoding"])
 async def test_answer_that_shows_the_key_in_a_header_is_refused_without_it(header: str) -> None:
     fields = {"Content_Type": "text/html", "Content_Encoding": "identity", header.replace("-", "_"): f"text/{KEY}"}

@@ -443,7 +443,7 @@ def _placed(response: aiohttp.ClientResponse, url: str, hide: Callable[[str], st
         ProtocolError: The answer contradicts itself or is not a result.
     """
     length = response.content_length
-    kind, coding = _media_type(response), response.headers.get("Content-Encoding", "identity")
+    kind, coding = _media_type(response), response.headers.get("Content-Encoding", "").strip() or "identity"
     if coding.lower() != "identity" or kind.startswith(("text/", "multipart/")) or kind == "application/json":
         raise ProtocolError(
             f"a result was asked for and {hide(kind) or 'no content type'} ({hide(coding)}) came",

@@ -1,0 +1,40 @@
+"""Work in threads whose end is waited for: a thread that has begun cannot be stopped, and must not be left behind."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+def in_thread(work: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
+    """Run ``work`` in a thread of the loop's executor."""
+    return asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+
+
+async def to_the_end(work: "asyncio.Future[_T]") -> _T:
+    """Await ``work`` to its end even when the caller is cancelled meanwhile; then pass the cancellation on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not work.cancelled():
+            work.exception()  # the caller wants to leave, not to hear of it
+        raise cancelled
+    return work.result()
+
+
+async def clean_up(work: Callable[[], None]) -> None:
+    """Run a short ``work`` to its end in a thread, or on the loop where no thread is to be had.
+
+    Blocking for a moment is better than a lock that stays.
+    """
+    try:
+        working = in_thread(work)
+    except RuntimeError:
+        work()
+    else:
+        await to_the_end(working)

@@ -1,0 +1,231 @@
+"""What this library asks of a file system wherever it writes: new files, final names, and errors that help.
+
+Theory of operation
+-------------------
+A file that somebody will rely on is written under a private name and gets its final one when it is whole: by
+:func:`publish`, which downloads, exports and packed data sets share. The order is what makes it hold: the bytes are on
+disk before the name is given, the name never replaces a file unless that was asked for, and the folder follows.
+
+Some file systems, and some folders, cannot do all of it: a folder that may be written and not read cannot be opened to
+be synced, others answer an fsync with "invalid argument" or refuse hard links. That is no failure: what such a place
+can keep is kept. A disk that fails is one.
+
+New files are made where nothing was before and through no symbolic link, so that a link which somebody planted in a
+shared folder is never written through. Everything here blocks and belongs in a thread.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_LINKS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+
+
+class NotDurableError(OSError):
+    """The disk did not keep what was written; the file must not be used, and syncing it again proves nothing.
+
+    After a failed fsync Linux takes the lost pages for clean, and the next fsync reports success.
+    Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+    """
+
+
+def open_new(path: str | os.PathLike[str]) -> int:
+    """Make a file that was not there before and open it; a symbolic link of that name is no place to make one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A descriptor to read and write.
+
+    Raises:
+        FileExistsError: Something has that name.
+        OSError: Whatever else the file system says.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+
+
+def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Open a regular file: through no symbolic link, and without waiting for a pipe's other end.
+
+    Args:
+        path: The file.
+        flags: As for ``os.open``; may make the file.
+
+    Returns:
+        A descriptor.
+
+    Raises:
+        ValueError: It is not a regular file.
+        OSError: Whatever the file system says.
+    """
+    descriptor = os.open(path, flags | _NO_LINKS | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file")
+    return descriptor
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``; the system may take less at once, and does so just before the disk is full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def is_at(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Whether the open file is the one that has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def publish(descriptor: int, draft: Path, target: Path, *, replace: bool = False) -> None:
+    """Make a finished file durable and give it its final name. The one place where files get theirs.
+
+    Args:
+        descriptor: The file, open, everything written.
+        draft: The name that it has, in the folder of ``target``.
+        target: The name that it is to have.
+        replace: Whether a file of that name may be replaced.
+
+    Raises:
+        NotDurableError: The disk did not keep the bytes; the name was not given.
+        FileExistsError: ``target`` is taken, and is not to be replaced.
+        FileNotFoundError: ``draft`` is not there any more.
+        OSError: The disk failed. The name may be there and not be durable yet; :func:`sync_folder` may be tried again.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise NotDurableError(error.errno, error.strerror, str(draft)) from error
+    if replace:
+        os.replace(draft, target)
+    else:
+        move_without_overwriting(draft, target)
+    sync_folder(target.parent)
+
+
+def move_without_overwriting(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target`` in the same folder, unless something has that name already.
+
+    Where hard links are refused, for whatever reason, a look and a rename stand in for one: there, a foreign program
+    that takes the name in between loses its file.
+
+    Raises:
+        FileExistsError: ``target`` is taken.
+        FileNotFoundError: ``source`` is not there.
+        OSError: Whatever else the file system says.
+    """
+    try:
+        # Unlike a rename, a hard link never replaces what another process has put there meanwhile.
+        os.link(source, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.rename(source, target)
+    else:
+        with contextlib.suppress(OSError):  # the name is given: a second one that stays is no failure
+            os.unlink(source)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the file system can and the folder may be read.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _FORBIDDEN:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC | {errno.EBADF}:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, replace: bool = False) -> Iterator[io.BufferedRandom]:
+    """Write a file whole or not at all: on leaving it is durable and has its name, after an exception nothing is left.
+
+    Args:
+        target: The name that it is to have.
+        replace: Whether a file of that name may be replaced.
+
+    Yields:
+        The file, empty, to write and to read.
+
+    Raises:
+        FileExistsError: ``target`` is taken, and is not to be replaced.
+        OSError: Whatever :func:`publish` raises, or the file system.
+    """
+    if not replace and os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    # Not made of the target's name: that may be as long as names can be. Nobody can guess it and put a link there.
+    draft = target.with_name(f".{secrets.token_hex(8)}.part")
+    descriptor = open_new(draft)
+    try:
+        with open(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            publish(descriptor, draft, target, replace=replace)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def explain(error: OSError, path: Path, *, needed: int = 0, kept: bool = False) -> str:
+    """Say what a user can do about a disk error.
+
+    Args:
+        error: What the file system said.
+        path: The final name of the file that was being written.
+        needed: Bytes, >= 0, that are still to come where that is known.
+        kept: Whether what was written so far stays, so that a later call goes on there.
+    """
+    folder = path.parent
+    if error.errno in _NO_SPACE:
+        again = "what arrived is kept: free some space and call again" if kept else "free some space and call again"
+        return f"{_say_full(error, folder, path.name, needed)}; {again}"
+    # What stands beside the file under a private name is the file to its user.
+    is_elsewhere = isinstance(error.filename, str) and Path(error.filename).parent != folder
+    where = error.filename if is_elsewhere else path
+    if error.errno in _FORBIDDEN:
+        advice = "choose another folder or change its permissions"
+    elif error.errno == errno.EFBIG:
+        more = f", and {path.name} needs {needed} more bytes" if needed else ""
+        advice = f"files that large are not allowed here{more}"
+    else:
+        advice = "what arrived is kept; check the folder and call again" if kept else "check the folder and call again"
+    return f"{where}: {error.strerror or error}; {advice}"
+
+
+def _say_full(error: OSError, folder: Path, name: str, needed: int) -> str:
+    if error.errno == errno.EDQUOT:
+        return f"{folder}: the quota is used up, {name} cannot be written"
+    needs = f": {name} needs {needed} more bytes" if needed else f", {name} cannot be written"
+    with contextlib.suppress(OSError):
+        system = os.statvfs(folder)
+        if system.f_files and not system.f_favail and system.f_bavail:
+            return f"{folder} cannot take another file: all {system.f_files} inodes of its disk are used; remove files"
+        return f"{folder} is full{needs}, {shutil.disk_usage(folder).free} are free"
+    return f"{folder} is full{needs}"
