@@ -524,7 +524,8 @@ async def test_two_hundred_jobs_at_once_all_end(tmp_path: Path) -> None:
 
 async def test_statistics_and_repr_count_jobs(session: Session) -> None:
     await session.submit(make_config())
-    await (await session.submit(make_config()))
+    await session.submit(make_config())
+    await session.wait_all()
     statistics = session.statistics()
     assert sum(statistics.jobs.values()) == 2
     assert statistics.polls > 0

@@ -1,116 +1,62 @@
-"""When the jobs of one kind end: a completion hazard per age, learned from the polls themselves.
+"""When the jobs of one kind end: hazards of completion and of failure per age, learned from the polls themselves.
 
 Theory of operation
 -------------------
 A poll that says "running" proves that the job lived through the time since the poll before it; a poll that says "ended"
 proves that it ended somewhere in that time. Both go into age bins that grow by 4 %: a running answer adds its
 job-seconds of *exposure*; an end adds one *event*, divided among the bins of its interval in proportion to how likely
-an end in each of them is by what is known so far, and the exposure that goes with it (one step of expectation
+such an end in each of them is by what is known so far, and the exposure that goes with it (one step of expectation
 maximisation; an even division would blur a sharp window of ends by the length of the polls).
 
-Events over exposure is the hazard ``lambda`` (ends per second among the jobs that got that far). One bin alone is
-noisy, so it is drawn towards its neighbourhood with the weight of half an event, and the neighbourhood towards a job
-that lasts ``hint`` seconds with the weight of a fiftieth ::
+Jobs end well or fail, and these are two causes with a hazard each over one exposure: a data set that nobody can read
+fails after a minute whatever the training would take, and if its failure counted as a completion it would be put where
+completions are expected. Events over exposure is a hazard ``lambda`` (ends per second among the jobs that got that
+far). One bin alone is noisy, so it is drawn towards its neighbourhood with the weight of half an event, and the
+neighbourhood towards what is assumed at first, an end after ``hint`` seconds on average, with the weight of a fiftieth;
+a tenth of that is the part of failures ::
 
-    nearby = (sum of events + 0.02) / (sum of exposure + 0.02 hint)     over three bins to either side
+    nearby = (sum of events + 0.02 part) / (sum of exposure + 0.02 hint)     over three bins to either side
     lambda = (events + 0.5) / (exposure + 0.5 / nearby)
 
 Polled at intervals ``tau``, a job costs ``1/tau`` polls a second and hides its end for ``tau/2`` on average. The best
-trade at any price is ``tau = sqrt(2 c / lambda)``, the interval at which the hidden delay to be expected reaches ``c``
-seconds; for a hazard that changes within the interval that is the smallest ``tau`` with ::
+trade at any price is ``tau = sqrt(2 c / lambda)``, lambda the sum of both causes: the interval at which the hidden
+delay to be expected reaches ``c`` seconds; for a hazard that changes within the interval that is the smallest ``tau``
+with ::
 
     integral from 0 to tau of lambda(age + s) (tau - s) ds  >=  c
 
 With H the integral of lambda and K the integral of H, the left side is ``K(age + tau) - K(age) - tau H(age)``. As
 lambda is a step function, H and K are one table each, and the answer is a binary search and a square root.
 
+The past fades: of very many events only the weight is kept that a thousand have, and when the ends show that the kind
+has changed (crynux_async.pacing.drift) that of a few, so that it is learned anew from where it was.
+
 Source: Barlow, Hunter, Proschan, "Optimum checking procedures", J. SIAM 11(4), 1963; Keller, "Optimum checking
-schedules for systems subject to random failure", Management Science 21(3), 1974.
+schedules for systems subject to random failure", Management Science 21(3), 1974; for two causes over one exposure,
+Prentice et al., "The analysis of failure times in the presence of competing risks", Biometrics 34(4), 1978.
 """
 
 import math
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
-import attrs
-
-_RATIO = 1.04
-_FIRST_EDGE = 10.0
-_LONGEST = 90 * 86_400.0
-_BINS = 1 + math.ceil(math.log(_LONGEST / _FIRST_EDGE, _RATIO))
-# Bin b holds the ages [_EDGES[b], _EDGES[b + 1]); the last one has no upper edge.
-_EDGES = (0.0, *(_FIRST_EDGE * _RATIO**b for b in range(_BINS - 1)))
-_WIDTHS = (*(high - low for low, high in pairwise(_EDGES)), 0.0)
+from crynux_async.pacing.age_bins import BINS, EDGES, LONGEST, WIDTHS, BinCounts, HazardSnapshot, bin_of, nearby_sums
+from crynux_async.pacing.drift import Drift
 
 _HINT_WEIGHT = 0.02
 _NEARBY_WEIGHT = 0.5
-_NEARBY_BINS = 3
+_FAILING_PART = 0.1
 _TOLERANCE = 0.02
-_MEMORY_EVENTS = 4096.0
-_VERSION = 1
-
-
-@attrs.frozen(kw_only=True)
-class HazardSnapshot:
-    """What was learned about one kind of job, as a value that can be stored.
-
-    Attributes:
-        version: Meaning of the bin numbers; 1 is bins that grow by 4 % from a first edge at 10 s.
-        bins: One (bin number, events >= 0, exposure in job-seconds >= 0) per bin that is not empty, in ascending order.
-    """
-
-    version: int = _VERSION
-    bins: tuple[tuple[int, float, float], ...] = ()
-
-    def to_json(self) -> list[Any]:
-        """Return the snapshot as a compact JSON value, numbers rounded to 6 digits."""
-        return [self.version, [[b, _rounded(events), _rounded(exposure)] for b, events, exposure in self.bins]]
-
-    @classmethod
-    def from_json(cls, value: Any) -> "HazardSnapshot":
-        """Read what to_json() gave.
-
-        Raises:
-            ValueError: The value is not such a snapshot, or one of another version.
-        """
-        try:
-            version, rows = value
-            bins = tuple((int(b), float(events), float(exposure)) for b, events, exposure in rows)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError("not a snapshot of a completion hazard") from error
-        if version != _VERSION:
-            raise ValueError(f"snapshot of a completion hazard has version {version!r}, expected {_VERSION}")
-        if not all(
-            0 <= b < _BINS and 0 <= events < math.inf and 0 <= exposure < math.inf for b, events, exposure in bins
-        ):
-            raise ValueError("snapshot of a completion hazard has a number out of range")
-        return cls(version=version, bins=bins)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _bin_of(age: float) -> int:
-    return bisect_right(_EDGES, age) - 1
-
-
-def _windows(values: Sequence[float]) -> list[float]:
-    """Return the sum of each value and its neighbours."""
-    sums = list(accumulate(values, initial=0.0))
-    upper = sums[_NEARBY_BINS + 1 :] + [sums[-1]] * min(_NEARBY_BINS, len(values))
-    lower = [0.0] * _NEARBY_BINS + sums
-    return [max(high - low, 0.0) for high, low in zip(upper, lower, strict=False)]
+_MEMORY_EVENTS = 1024.0
+# What is kept of a kind that has changed; a change is looked for where twice as much is known.
+_CHANGED_EVENTS = 24.0
+# Ends per second: more than that no poll can make use of, and damaged counts must not overflow.
+_FASTEST = 10.0
 
 
 class Hazard:
-    """The completion hazard of one kind of job: learns from polls, tells when the next one is worth it.
-
-    Memory is bounded and the past fades: when 4096 events have come together all counts are halved, so a kind that has
-    become faster or slower is learned anew.
+    """When jobs of one kind end: learns from polls, tells when the next one is worth it.
 
     Args:
         hint: How long such a job may take, in seconds, > 0. It only matters for ages at which little has been seen.
@@ -122,10 +68,15 @@ class Hazard:
 
     __slots__ = (
         "_areas",
+        "_completed",
+        "_completing_drift",
         "_crossed",
         "_cumulated",
-        "_events",
         "_exposure",
+        "_failed",
+        "_failing",
+        "_failing_cumulated",
+        "_failing_drift",
         "_new_events",
         "_new_exposure",
         "_rates",
@@ -140,15 +91,20 @@ class Hazard:
             raise ValueError(f"hint must be a positive number of seconds, not {hint!r}")
         self.hint = hint
         self.changed = False
-        self._events = array("d")
+        self._completed = array("d")
+        self._failed = array("d")
         self._exposure = array("d")
         # Jobs seen to cross a bin as a whole are counted at the first and after the last bin of the crossing, so that
         # an answer costs the same however many bins lie between two polls; _tabulate() settles it.
         self._crossed = array("d")
+        # Apart: failures that come in addition leave the number of ends much as it was.
+        self._completing_drift, self._failing_drift = Drift(), Drift()
         self._new_events = self._new_exposure = 0.0
         self._total_events = self._total_exposure = 0.0
         self._rates = array("d")
+        self._failing = array("d")
         self._cumulated = array("d")
+        self._failing_cumulated = array("d")
         self._areas = array("d")
         self._tabulate()
 
@@ -158,7 +114,7 @@ class Hazard:
 
     @property
     def totals(self) -> tuple[float, float]:
-        """Everything learned and not faded: events, and exposure in job-seconds."""
+        """Everything learned and not faded: events of both causes, and exposure in job-seconds."""
         return self._total_events + self._new_events, self._total_exposure + self._new_exposure
 
     def observe_running(self, seen: float, age: float) -> None:
@@ -168,48 +124,67 @@ class Hazard:
             seen: Age in seconds, >= 0, up to which it has been counted already.
             age: Age in seconds; an age not above ``seen`` teaches nothing.
         """
+        seen, age = _within_bins(seen), _within_bins(age)
         if age <= seen:
             return
-        first, last = _bin_of(seen), _bin_of(age)
+        first, last = bin_of(seen), bin_of(age)
         self._reserve(last)
         self._new_exposure += age - seen
         self.changed = True
         if first == last:
             self._exposure[first] += age - seen
-            return
-        self._exposure[first] += _EDGES[first + 1] - seen
-        self._exposure[last] += age - _EDGES[last]
-        self._crossed[first + 1] += 1.0
-        self._crossed[last] -= 1.0
+        else:
+            self._exposure[first] += EDGES[first + 1] - seen
+            self._exposure[last] += age - EDGES[last]
+            self._crossed[first + 1] += 1.0
+            self._crossed[last] -= 1.0
+        completing, failing = self._passed_between(seen, age)
+        # No "or" here and below: both have to hear of it.
+        if self._completing_drift.lived(completing) | self._failing_drift.lived(failing):
+            self._forget()
 
-    def observe_end(self, seen: float, age: float) -> None:
+    def observe_end(self, seen: float, age: float, *, failed: bool = False) -> None:
         """Learn that a job known to be running at one age had ended at a later one.
 
         Args:
             seen: Age in seconds, >= 0, up to which it has been counted already.
             age: Age in seconds at which the end was noticed; one below ``seen`` counts as equal.
+            failed: Whether it failed; else it ended well.
         """
-        age = max(age, seen)
+        seen = _within_bins(seen)
+        age = max(_within_bins(age), seen)
         self._refresh()
-        first, last = _bin_of(seen), _bin_of(age)
-        self._reserve(last)
-        passed = self._passed(seen)
-        chance = max(-math.expm1(passed - self._passed(age)), 1e-12)
-        start, gone, lived = seen, 0.0, 0.0
-        for b, end in enumerate((*_EDGES[first + 1 : last + 1], age), first):
-            by_then = 1.0 if end == age else min(max(-math.expm1(passed - self._passed(end)) / chance, gone), 1.0)
-            exposure = (end - start) * (1.0 - (gone + by_then) / 2.0)
-            self._events[b] += by_then - gone
+        self._reserve(bin_of(age))
+        events = self._failed if failed else self._completed
+        shares = list(self._shares(seen, age, failed=failed))
+        whole, gone, lived = sum(mass for _, _, mass in shares), 0.0, 0.0
+        for b, seconds, mass in shares:
+            # Without any mass the end cannot have been there; it counts where it was noticed.
+            part = mass / whole if whole > 0.0 else float(b == shares[-1][0])
+            exposure = seconds * max(1.0 - gone - part / 2.0, 0.0)
+            events[b] += part
             self._exposure[b] += exposure
-            start, gone, lived = end, by_then, lived + exposure
+            gone, lived = gone + part, lived + exposure
         self._new_events += 1.0
         self._new_exposure += lived
         self.changed = True
+        completing, failing = self._passed_between(seen, age)
+        if failed:
+            has_changed = self._completing_drift.lived(completing) | self._failing_drift.ended(failing)
+        else:
+            has_changed = self._completing_drift.ended(completing) | self._failing_drift.lived(failing)
+        if has_changed:
+            self._forget()
 
     def rate_at(self, age: float) -> float:
-        """Return the hazard in ends per second and job at an age in seconds."""
+        """Return the hazard of both causes in ends per second and job at an age in seconds."""
         self._refresh()
-        return self._rates[min(_bin_of(age), len(self._rates) - 1)]
+        return self._rates[min(bin_of(age), len(self._rates) - 1)]
+
+    def failing_at(self, age: float) -> float:
+        """Return the hazard of failure alone in failures per second and job at an age in seconds."""
+        self._refresh()
+        return self._failing[min(bin_of(age), len(self._failing) - 1)]
 
     def next_delay(self, age: float, target_delay: float, min_interval: float = 0.0) -> float:
         """Return after how many seconds a poll is worth it.
@@ -220,49 +195,46 @@ class Hazard:
             min_interval: Smallest answer in seconds.
         """
         self._refresh()
+        age = _within_bins(age)
         rates, cumulated, areas = self._rates, self._cumulated, self._areas
         last = len(rates) - 1
-        low = min(_bin_of(age), last)
-        into = age - _EDGES[low]
+        low = min(bin_of(age), last)
+        into = age - EDGES[low]
         passed = cumulated[low] + rates[low] * into
         goal = target_delay + areas[low] + into * (cumulated[low] + rates[low] * into / 2.0) - age * passed
         here = low
         # The last edge at which less than the target is hidden; hidden delay grows with the age, so bisect.
         while low < last:
             middle = (low + last + 1) // 2
-            if areas[middle] - _EDGES[middle] * passed < goal:
+            if areas[middle] - EDGES[middle] * passed < goal:
                 low = middle
             else:
                 last = middle - 1
         if low == here:
             return max(math.sqrt(2.0 * target_delay / rates[low]), min_interval)
-        edge = _EDGES[low]
-        left = goal - (areas[low] - edge * passed)
-        slope = cumulated[low] - passed
+        edge = EDGES[low]
+        # Both are >= 0 but for the rounding of large sums.
+        left = max(goal - (areas[low] - edge * passed), 0.0)
+        slope = max(cumulated[low] - passed, 0.0)
         # left = slope x + rate x^2 / 2, in the form that does not cancel.
-        beyond = 2.0 * left / (slope + math.sqrt(slope * slope + 2.0 * rates[low] * left))
+        divisor = slope + math.sqrt(slope * slope + 2.0 * rates[low] * left)
+        beyond = 2.0 * left / divisor if divisor > 0.0 else 0.0
         return max(edge - age + beyond, min_interval)
 
     def snapshot(self) -> HazardSnapshot:
         """Return all that was learned as a value to store."""
         self._tabulate()
-        rows = zip(self._events, self._exposure, strict=True)
         self.changed = False
-        bins = tuple((b, ev, ex) for b, (ev, ex) in enumerate(rows) if ev > 0.0 or ex > 0.0)
-        return HazardSnapshot(bins=bins)
+        rows = enumerate(zip(self._completed, self._failed, self._exposure, strict=True))
+        return HazardSnapshot(bins=tuple(BinCounts.of(b, *counts) for b, counts in rows if any(counts)))
 
     def restore(self, snapshot: HazardSnapshot) -> None:
-        """Add what an earlier process learned.
-
-        Raises:
-            ValueError: The snapshot has another version.
-        """
-        if snapshot.version != _VERSION:
-            raise ValueError(f"snapshot has version {snapshot.version}, expected {_VERSION}")
-        for b, events, exposure in snapshot.bins:
-            self._reserve(b)
-            self._events[b] += events
-            self._exposure[b] += exposure
+        """Add what an earlier process learned."""
+        for one in snapshot.bins:
+            self._reserve(one.number)
+            self._completed[one.number] += one.completed
+            self._failed[one.number] += one.failed
+            self._exposure[one.number] += one.exposure
         self._tabulate()
 
     def _refresh(self) -> None:
@@ -273,48 +245,96 @@ class Hazard:
 
     def _passed(self, age: float) -> float:
         """Return the integral of the hazard from 0 to an age."""
-        b = min(_bin_of(age), len(self._rates) - 1)
-        return self._cumulated[b] + self._rates[b] * (age - _EDGES[b])
+        b = min(bin_of(age), len(self._rates) - 1)
+        return self._cumulated[b] + self._rates[b] * (age - EDGES[b])
+
+    def _passed_between(self, seen: float, age: float) -> tuple[float, float]:
+        """Return the integrals of the hazards of completion and of failure from one age to another."""
+        top = len(self._rates) - 1
+        low, high = min(bin_of(seen), top), min(bin_of(age), top)
+        before, after = seen - EDGES[low], age - EDGES[high]
+        whole = self._cumulated[high] - self._cumulated[low] + self._rates[high] * after - self._rates[low] * before
+        failing = self._failing_cumulated[high] - self._failing_cumulated[low]
+        failing += self._failing[high] * after - self._failing[low] * before
+        return max(whole - failing, 0.0), max(failing, 0.0)
+
+    def _shares(self, seen: float, age: float, *, failed: bool) -> Iterator[tuple[int, float, float]]:
+        """Yield for each bin between two ages its number, its seconds, and how likely an end of a cause is in it."""
+        first, last, here = bin_of(seen), bin_of(age), self._passed(seen)
+        start, survived, top = seen, 1.0, len(self._rates) - 1
+        for b in range(first, last + 1):
+            end = age if b == last else EDGES[b + 1]
+            rate, failing = self._rates[min(b, top)], self._failing[min(b, top)]
+            surviving = math.exp(here - self._passed(end))
+            cause = failing if failed else rate - failing
+            yield b, end - start, max(cause / rate * (survived - surviving), 0.0)
+            start, survived = end, surviving
+
+    def _forget(self) -> None:
+        """Let most of the past go, for the ends are no longer where they were, unless there is little anyway."""
+        if self._total_events < 2.0 * _CHANGED_EVENTS:
+            return
+        self._settle()
+        self._fade(_CHANGED_EVENTS)
+        self._tabulate()
 
     def _reserve(self, last: int) -> None:
-        missing = last + 1 - len(self._events)
+        missing = last + 1 - len(self._exposure)
         if missing > 0:
-            for values in (self._events, self._exposure, self._crossed):
+            for values in (self._completed, self._failed, self._exposure, self._crossed):
                 values.extend([0.0] * missing)
 
     def _settle(self) -> None:
         crossings = accumulate(self._crossed)
-        settled = (e + n * w for e, n, w in zip(self._exposure, crossings, _WIDTHS, strict=False))
+        settled = (e + n * w for e, n, w in zip(self._exposure, crossings, WIDTHS, strict=False))
         self._exposure = array("d", settled)
-        while self._exposure and self._exposure[-1] == self._events[-1] == 0.0:
-            self._exposure.pop()
-            self._events.pop()
+        while self._exposure and self._exposure[-1] == self._completed[-1] == self._failed[-1] == 0.0:
+            for values in (self._completed, self._failed, self._exposure):
+                values.pop()
         self._crossed = array("d", bytes(8 * len(self._exposure)))
-        if sum(self._events) > _MEMORY_EVENTS:
-            self._events = array("d", (value / 2.0 for value in self._events))
-            self._exposure = array("d", (value / 2.0 for value in self._exposure))
+
+    def _fade(self, events: float) -> None:
+        """Keep the weight of so many events, and exposure in proportion."""
+        part = events / (sum(self._completed) + sum(self._failed))
+        self._completed = array("d", (value * part for value in self._completed))
+        self._failed = array("d", (value * part for value in self._failed))
+        self._exposure = array("d", (value * part for value in self._exposure))
 
     def _tabulate(self) -> None:
         self._settle()
-        self._total_events = sum(self._events)
+        if sum(self._completed) + sum(self._failed) > _MEMORY_EVENTS:
+            self._fade(_MEMORY_EVENTS / 2.0)
+        self._total_events = sum(self._completed) + sum(self._failed)
         self._total_exposure = sum(self._exposure)
         self._new_events = self._new_exposure = 0.0
-        rates = self._smoothed_rates()
-        widths = _WIDTHS[: len(rates) - 1]
+        completing = self._smoothed_rates(self._completed, 1.0 - _FAILING_PART)
+        failing = self._smoothed_rates(self._failed, _FAILING_PART)
+        rates = [a + b for a, b in zip(completing, failing, strict=True)]
+        widths = WIDTHS[: len(rates) - 1]
         cumulated = list(accumulate((r * w for r, w in zip(rates, widths, strict=False)), initial=0.0))
         areas = ((h + r * w / 2.0) * w for h, r, w in zip(cumulated, rates, widths, strict=False))
         self._areas = array("d", accumulate(areas, initial=0.0))
         self._rates = array("d", rates)
+        self._failing = array("d", failing)
         self._cumulated = array("d", cumulated)
+        failing_passed = (r * w for r, w in zip(failing, widths, strict=False))
+        self._failing_cumulated = array("d", accumulate(failing_passed, initial=0.0))
 
-    def _smoothed_rates(self) -> list[float]:
-        nearby = zip(_windows(self._events), _windows(self._exposure), strict=True)
-        weight = _HINT_WEIGHT * self.hint
+    def _smoothed_rates(self, events: Sequence[float], part: float) -> list[float]:
+        """Return the hazard of one cause by bin; ``part`` of all ends are of it where nothing is known."""
+        nearby = zip(nearby_sums(events), nearby_sums(self._exposure), strict=True)
+        hint = min(max(self.hint, 1.0 / _FASTEST), LONGEST)
+        weight, assumed = _HINT_WEIGHT * hint, _HINT_WEIGHT * part
         rates = [
-            (ev + _NEARBY_WEIGHT) / (ex + _NEARBY_WEIGHT * (near_ex + weight) / (near_ev + _HINT_WEIGHT))
-            for ev, ex, (near_ev, near_ex) in zip(self._events, self._exposure, nearby, strict=True)
+            min((ev + _NEARBY_WEIGHT) / (ex + _NEARBY_WEIGHT * (near_ex + weight) / (near_ev + assumed)), _FASTEST)
+            for ev, ex, (near_ev, near_ex) in zip(events, self._exposure, nearby, strict=True)
         ]
-        if len(rates) < _BINS:
+        if len(rates) < BINS:
             # One bin for all ages that nobody has reached.
-            rates.append(1.0 / self.hint)
+            rates.append(part / hint)
         return rates
+
+
+def _within_bins(age: float) -> float:
+    """Return an age within what the bins hold; one that is no number counts as 0."""
+    return min(max(0.0, age), LONGEST)

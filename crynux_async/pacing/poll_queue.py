@@ -6,29 +6,28 @@ Theory of operation
 ``running()``, ``ended()`` or ``errored()`` says what the poll found; the first and the last put it back. So a job is
 on the heap, in flight, or gone, and it cannot be forgotten. Nothing here waits or reads a clock: the caller passes
 ``now``, and time is the largest that was ever passed, so a clock that goes back freezes the queue and breaks nothing.
+Whoever drives jobs must not be stopped by a number: nothing here raises once the queue is made.
 
 *When.* A running job is polled again when the end that may be hidden by then is ``target_delay`` seconds old in
 expectation (crynux_async.pacing.hazard, learned per kind of job), but never before ``min_interval`` nor after
-``max_interval``. Instants are rounded up to a common tick, so that thousands of jobs wake the caller a few times a
-second at most.
+``max_interval``. What was learned may be wrong: a data set that fails at once, a kind that has become ten times
+faster. So there is a bound that rests on nothing learned: an interval is at most ``worst_delay`` of the job's age and a
+minute, and no end is noticed later than that. Where the service says when to look again, that takes the place of what
+was learned, not of the bound. Instants are rounded up to a common tick, so that thousands of jobs wake the caller a few
+times a second at most.
 
-*How many.* ``requests_per_second`` is a promise, kept twice. A token bucket hands out no more, whatever happens. And
-the price moves so that no more is wanted: with R polls a second planned at ``target_delay`` and a budget Q of nine
-tenths of the promise, the target becomes ``target_delay * (R/Q)^2``, because the interval grows with its square root.
-R is a sum over the jobs that is kept up to date as they are planned. (Scaling the plan of each job back to
-``target_delay`` makes this the fixed point of "multiply by (rate/Q)^2" without its overshoot.)
+*How many.* See crynux_async.pacing.poll_budget. Where the promised rate does not allow all polls, everything that was
+planned is stretched alike, the bound included.
 
-*Trouble.* A job whose poll fails backs off alone. When many different jobs in a row fail and none succeeds, it is the
-bridge that is gone: then one job per ``min_interval`` is sent to look until somebody gets an answer. The others keep
-their place instead of backing off, and are asked at the promised rate afterwards. A job that runs past its stall
-deadline is reported once and polled slowly from then on.
+*Trouble.* A job whose poll fails backs off alone, but not in an outage: then the jobs keep their place, and are asked
+at the promised rate afterwards. A job that runs past its stall deadline is reported once and polled slowly from then
+on.
 
 *Cost.* A job is one slotted object, one heap entry and one entry of the index. What is discarded leaves the heap when
 it comes up or when half of the heap is garbage.
 """
 
 import math
-import sys
 from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -36,16 +35,16 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from crynux_async.pacing.hazard import Hazard, HazardSnapshot
+from crynux_async.pacing.age_bins import HazardSnapshot
+from crynux_async.pacing.hazard import Hazard
+from crynux_async.pacing.poll_budget import PollBudget
 
-_HEADROOM = 0.9
-_HIGHEST_SCALE = 100.0
 _GARBAGE_MIN = 64
-# This many different jobs fail with no success between them: it is not the jobs.
-_OUTAGE_JOBS = 8
+_GRACE = 60.0  # seconds on top of the part of its age by which an end may be noticed late
 # So many failures in a row (at least ten minutes) tell as little as "running" does about a job past its deadline.
 _FAILURES_TO_STALL = 8
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+_MOST_TICKS = 2.0**53
 _IN_FLIGHT = 0
 _GONE = -1
 
@@ -103,31 +102,6 @@ class _Entry:
         self.stalled = False
 
 
-class _TokenBucket:
-    """At most ``burst + rate * T`` tokens in any T seconds."""
-
-    __slots__ = ("_at", "_tokens", "burst", "rate")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self._tokens = burst
-        self._at = -math.inf
-
-    def whole_tokens(self, now: float) -> int:
-        if now > self._at:
-            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
-            self._at = now
-        # The caller comes back at next_at(): a token that lacks a rounding error must not send it away again.
-        return int(self._tokens + 1e-4)
-
-    def spend(self, tokens: int) -> None:
-        self._tokens -= tokens
-
-    def next_at(self, now: float) -> float:
-        return now if self.whole_tokens(now) >= 1 else self._at + (1.0 - self._tokens) / self.rate
-
-
 def _positive(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
     if value is not None and not 0.0 < value < math.inf:
         raise ValueError(f"{field.name} must be a positive number, not {value!r}")
@@ -144,6 +118,8 @@ class PollQueue:
             with the inverse of its square root.
         min_interval: Shortest time between two polls of a job in seconds, > 0; raises the longer ones that are below.
         max_interval: Longest time between two polls of a job that answers in seconds, unless the budget needs more.
+        worst_delay: No end is noticed later than this part of the job's age and 60 seconds, whatever was learned, as
+            long as the budget allows it and polls are answered; > 0, None for no such bound.
         requests_per_second: No more polls than this, all jobs together; None for no limit.
         burst: How many polls may come at once after a quiet time, >= 1; by default what one second allows.
         tick: Polls are planned on multiples of so many seconds, > 0.
@@ -158,6 +134,7 @@ class PollQueue:
     target_delay: float = attrs.field(default=2.0, validator=_positive)
     min_interval: float = attrs.field(default=5.0, validator=_positive)
     max_interval: float = attrs.field(default=1800.0, validator=_positive)
+    worst_delay: float | None = attrs.field(default=0.5, validator=_positive)
     requests_per_second: float | None = attrs.field(default=50.0, validator=_positive)
     burst: float = attrs.field(validator=[_positive, validators.ge(1.0)])
     tick: float = attrs.field(default=0.25, validator=_positive)
@@ -165,18 +142,14 @@ class PollQueue:
     stalled_interval: float = attrs.field(default=900.0, validator=_positive)
     duration_hint: float = attrs.field(default=1200.0, validator=_positive)
 
-    _bucket: _TokenBucket | None = attrs.field(init=False)
-    _budget: float = attrs.field(init=False)
+    _budget: PollBudget = attrs.field(init=False)
     _jobs: dict[Hashable, _Entry] = attrs.field(init=False, factory=dict)
     _heap: list[tuple[float, int, _Entry]] = attrs.field(init=False, factory=list)
     _garbage: int = attrs.field(init=False, default=0)
     _serial: int = attrs.field(init=False, default=0)
     _hazards: dict[str, Hazard] = attrs.field(init=False, factory=dict)
     _now: float = attrs.field(init=False, default=-math.inf)
-    _load: float = attrs.field(init=False, default=0.0)
     _phase: float = attrs.field(init=False, default=0.0)
-    _failing: int = attrs.field(init=False, default=0)
-    _probe_at: float = attrs.field(init=False, default=-math.inf)
     _newly_stalled: list[_Entry] = attrs.field(init=False, factory=list)
     _stalled: int = attrs.field(init=False, default=0)
     _polls: int = attrs.field(init=False, default=0)
@@ -189,13 +162,9 @@ class PollQueue:
     def _one_second(self) -> float:
         return max(1.0, self.requests_per_second or 1.0)
 
-    @_bucket.default
-    def _new_bucket(self) -> _TokenBucket | None:
-        return None if self.requests_per_second is None else _TokenBucket(self.requests_per_second, self.burst)
-
     @_budget.default
-    def _share_to_plan(self) -> float:
-        return math.inf if self.requests_per_second is None else _HEADROOM * self.requests_per_second
+    def _promise(self) -> PollBudget:
+        return PollBudget(self.requests_per_second, self.burst, self.min_interval)
 
     def __attrs_post_init__(self) -> None:
         self.max_interval = max(self.max_interval, self.min_interval)
@@ -226,7 +195,7 @@ class PollQueue:
         seen_at: float | None = None,
         duration_hint: float | None = None,
     ) -> None:
-        """Begin to watch a job.
+        """Begin to watch a job; one that is watched already is planned anew.
 
         A job that was started long ago (by an earlier process) is planned somewhere within its first interval, so that
         thousands of them do not come due at once.
@@ -241,14 +210,10 @@ class PollQueue:
             seen_at: When it was last known to run and counted, for a job that an earlier process has polled. Without
                 it the first answer about an old job teaches nothing, because its end may lie anywhere.
             duration_hint: How many seconds a job of this kind may take; only the first job of a kind is heard.
-
-        Raises:
-            ValueError: The job is in the queue already.
         """
-        if job_id in self._jobs:
-            raise ValueError(f"job {job_id!r} is in the poll queue already")
+        self.discard(job_id)
         now = self._at_least(now)
-        started_at = min(started_at, now)
+        started_at = min(now, started_at)  # in this order: what is no number counts as now
         fresh = now - started_at <= self.min_interval
         if seen_at is None:
             seen_at = started_at if fresh else math.nan
@@ -257,7 +222,7 @@ class PollQueue:
         entry = self._jobs[job_id] = _Entry(job_id, hazard, started_at, seen_at, deadline)
         interval = self._plan(entry, now)
         if next_at is not None and next_at > now:
-            interval = min(next_at - now, max(self.max_interval, interval))
+            interval = min(next_at - now, self._longest(entry, now))
         elif not fresh:
             # Multiples of the golden ratio fill the interval evenly, however many there will be.
             self._phase = (self._phase + _GOLDEN) % 1.0
@@ -278,7 +243,7 @@ class PollQueue:
         ready: list[Hashable] = []
         if not heap or heap[0][0] > now:
             return ready
-        allowed = min(at_most, self._allowance(now))
+        allowed = min(at_most, self._budget.allowed(now))
         while len(ready) < allowed and heap and heap[0][0] <= now:
             planned, serial, entry = heappop(heap)
             if entry.serial != serial:
@@ -288,7 +253,8 @@ class PollQueue:
             ready.append(entry.job_id)
             self._lag += now - planned
             self._max_lag = max(self._max_lag, now - planned)
-        self._spend(now, len(ready))
+        self._polls += len(ready)
+        self._budget.spend(len(ready), now)
         return ready
 
     def next_at(self, now: float) -> float:
@@ -300,15 +266,17 @@ class PollQueue:
             self._garbage -= 1
         if not heap:
             return math.inf
-        at = max(heap[0][0], now)
-        if self._failing >= _OUTAGE_JOBS:
-            at = max(at, self._probe_at)
-        if self._bucket is not None:
-            at = max(at, self._bucket.next_at(now))
-        return self._rounded_up(at)
+        return self._rounded_up(self._budget.next_at(max(heap[0][0], now), now))
 
-    def running(self, job_id: Hashable, now: float) -> None:
-        """Note that a poll found the job running, and plan the next one. Unknown jobs are ignored."""
+    def running(self, job_id: Hashable, now: float, look_again: float | None = None) -> None:
+        """Note that a poll found the job running, and plan the next one. Unknown jobs are ignored.
+
+        Args:
+            job_id: The job.
+            now: The time.
+            look_again: After how many seconds the service wants to be asked again, or None where it does not say. It
+                may be less than ``min_interval``; it does not put off what ``worst_delay`` promises.
+        """
         entry = self._jobs.get(job_id)
         if entry is None:
             return
@@ -316,17 +284,19 @@ class PollQueue:
         if entry.seen_at <= now:
             entry.hazard.observe_running(max(entry.seen_at - entry.started_at, 0.0), now - entry.started_at)
         entry.seen_at = now
-        entry.errors = self._failing = 0
+        entry.errors = 0
+        self._budget.answered()
         if now >= entry.stall_at:
             self._note_stalled(entry)
-        self._schedule(entry, now + self._plan(entry, now))
+        self._schedule(entry, now + self._plan(entry, now, look_again))
 
-    def ended(self, job_id: Hashable, now: float, learn: bool = True) -> None:
+    def ended(self, job_id: Hashable, now: float, *, failed: bool = False, learn: bool = True) -> None:
         """Note that a poll found the job at its end, and forget the job. Unknown jobs are ignored.
 
         Args:
             job_id: The job.
             now: The time.
+            failed: Whether the job failed; failures are learned apart.
             learn: False if this end says nothing about how long such jobs take.
         """
         entry = self._jobs.get(job_id)
@@ -334,9 +304,9 @@ class PollQueue:
             return
         now = self._at_least(now)
         if learn and entry.seen_at <= now:
-            entry.hazard.observe_end(max(entry.seen_at - entry.started_at, 0.0), now - entry.started_at)
+            entry.hazard.observe_end(max(entry.seen_at - entry.started_at, 0.0), now - entry.started_at, failed=failed)
         self._ended += 1
-        self._failing = 0
+        self._budget.answered()
         self._remove(entry)
 
     def errored(self, job_id: Hashable, now: float) -> None:
@@ -346,7 +316,7 @@ class PollQueue:
             return
         now = self._at_least(now)
         self._errors += 1
-        self._failing += entry.errors == 0
+        self._budget.failed(again=entry.errors > 0)
         entry.errors += 1
         if now >= entry.stall_at and entry.errors >= _FAILURES_TO_STALL:
             self._note_stalled(entry)
@@ -369,11 +339,7 @@ class PollQueue:
         return [entry.job_id for entry in told if entry.serial != _GONE]
 
     def restore(self, kind: str, snapshot: HazardSnapshot) -> None:
-        """Add what an earlier process learned about a kind of job.
-
-        Raises:
-            ValueError: The snapshot has another version.
-        """
+        """Add what an earlier process learned about a kind of job."""
         self._hazard(kind, None).restore(snapshot)
 
     def snapshots(self, *, changed_only: bool = False) -> dict[str, HazardSnapshot]:
@@ -386,7 +352,7 @@ class PollQueue:
 
     def statistics(self) -> PollStatistics:
         """Return the counters."""
-        scale = self._scale()
+        scale = self._budget.scale
         return PollStatistics(
             jobs=len(self._jobs),
             in_flight=len(self._jobs) - (len(self._heap) - self._garbage),
@@ -397,44 +363,54 @@ class PollQueue:
             mean_lag=self._lag / max(self._polls, 1),
             max_lag=self._max_lag,
             target_delay=self.target_delay * scale * scale,
-            planned_rate=max(self._load, 0.0) / scale,
-            outage=self._failing >= _OUTAGE_JOBS,
+            planned_rate=max(self._budget.load, 0.0) / scale,
+            outage=self._budget.is_outage,
         )
 
     def _at_least(self, now: float) -> float:
-        self._now = max(self._now, now)
-        return self._now
+        if self._now < now < math.inf:
+            self._now = now
+        return self._now if self._now > -math.inf else 0.0
 
     def _rounded_up(self, at: float) -> float:
-        return math.ceil(at / self.tick) * self.tick
+        ticks = at / self.tick
+        return math.ceil(ticks) * self.tick if ticks < _MOST_TICKS else at
 
     def _hazard(self, kind: str, hint: float | None) -> Hazard:
         hazard = self._hazards.get(kind)
         if hazard is None:
-            hazard = self._hazards[kind] = Hazard(self.duration_hint if hint is None else hint)
+            usable = hint is not None and 0.0 < hint < math.inf
+            hazard = self._hazards[kind] = Hazard(hint if hint is not None and usable else self.duration_hint)
         return hazard
 
-    def _scale(self) -> float:
-        """How many times too many polls there would be at ``target_delay``, at least 1."""
-        return min(max(self._load / self._budget, 1.0), _HIGHEST_SCALE)
-
-    def _plan(self, entry: _Entry, now: float) -> float:
+    def _plan(self, entry: _Entry, now: float, look_again: float | None = None) -> float:
         """Return the time to the job's next poll and enter its load."""
-        scale = self._scale()
-        # With more jobs than max_interval and the budget allow, the promised rate wins.
-        crowd = len(self._jobs) / self._budget
-        if entry.stalled:
-            interval = max(self.stalled_interval, crowd)
-        else:
-            price = self.target_delay * scale * scale
-            interval = entry.hazard.next_delay(now - entry.started_at, price, self.min_interval)
-            interval = min(interval, max(self.max_interval, crowd))
-            if now < entry.stall_at < now + interval:
-                interval = max(entry.stall_at - now, self.min_interval)
+        scale = self._budget.scale
+        interval = min(self._wanted(entry, now, look_again), self._longest(entry, now))
         load = scale / interval
-        self._load += load - entry.load
+        self._budget.load += load - entry.load
         entry.load = load
         return interval
+
+    def _wanted(self, entry: _Entry, now: float, look_again: float | None) -> float:
+        """Return the time to the job's next poll as far as only its end counts."""
+        scale = self._budget.scale
+        if look_again is not None:
+            return max(self.tick, look_again) * scale
+        if entry.stalled:
+            return self.stalled_interval
+        interval = entry.hazard.next_delay(now - entry.started_at, self.target_delay * scale * scale, self.min_interval)
+        return max(entry.stall_at - now, self.min_interval) if now < entry.stall_at < now + interval else interval
+
+    def _longest(self, entry: _Entry, now: float) -> float:
+        """Return the longest time to the job's next poll."""
+        longest = self.stalled_interval if entry.stalled else self.max_interval
+        if self.worst_delay is not None:
+            # The instant is rounded up to the tick.
+            bound = (self.worst_delay * (now - entry.started_at) + _GRACE - self.tick) * self._budget.scale
+            longest = min(longest, max(bound, self.min_interval))
+        # With more jobs than that and the budget allow, the promised rate wins.
+        return max(longest, self._budget.crowd(len(self._jobs)))
 
     def _schedule(self, entry: _Entry, at: float) -> None:
         queued = entry.serial > _IN_FLIGHT
@@ -447,7 +423,7 @@ class PollQueue:
     def _remove(self, entry: _Entry) -> None:
         del self._jobs[entry.job_id]
         # Sums of floats drift; an empty queue is the occasion to be exact again.
-        self._load = self._load - entry.load if self._jobs else 0.0
+        self._budget.load = self._budget.load - entry.load if self._jobs else 0.0
         self._stalled -= entry.stalled
         queued = entry.serial > _IN_FLIGHT
         entry.serial = _GONE
@@ -466,16 +442,3 @@ class PollQueue:
             entry.stalled = True
             self._stalled += 1
             self._newly_stalled.append(entry)
-
-    def _allowance(self, now: float) -> int:
-        if self._failing >= _OUTAGE_JOBS and now < self._probe_at:
-            return 0
-        tokens = sys.maxsize if self._bucket is None else self._bucket.whole_tokens(now)
-        return min(tokens, 1) if self._failing >= _OUTAGE_JOBS else tokens
-
-    def _spend(self, now: float, polls: int) -> None:
-        self._polls += polls
-        if self._bucket is not None:
-            self._bucket.spend(polls)
-        if polls and self._failing >= _OUTAGE_JOBS:
-            self._probe_at = now + self.min_interval

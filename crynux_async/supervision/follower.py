@@ -14,7 +14,7 @@ from crynux_async.backends.base import Backend, RemoteStatus
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import BackendError, NotFoundError
 from crynux_async.job import Job
-from crynux_async.pacing.hazard import HazardSnapshot
+from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, Signal
@@ -195,16 +195,16 @@ class Follower:
         if job.state not in FOLLOWED:
             self._polls.discard(job.job_id)
         elif status == RemoteStatus.SUCCESS:
-            self._ended(job, Signal.SAID_SUCCESS, learn=True)
+            self._ended(job, Signal.SAID_SUCCESS)
         elif status == RemoteStatus.FAILED:
-            self._ended(job, Signal.SAID_FAILED, learn=False)
+            self._ended(job, Signal.SAID_FAILED)
         else:
             if status != RemoteStatus.RUNNING:
                 _log.warning("task %d has the status %r, which is not known; it is still followed", job.task_id, status)
             self._polls.running(job.job_id, monotonic())
 
-    def _ended(self, job: Job, signal: Signal, *, learn: bool) -> None:
-        self._polls.ended(job.job_id, monotonic(), learn=learn)
+    def _ended(self, job: Job, signal: Signal, *, learn: bool = True) -> None:
+        self._polls.ended(job.job_id, monotonic(), failed=signal is Signal.SAID_FAILED, learn=learn)
         if job.state in FOLLOWED:
             self._register.learn(job, signal)
             if signal is Signal.SAID_SUCCESS:

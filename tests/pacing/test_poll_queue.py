@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.pacing.hazard import HazardSnapshot
+from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue, PollStatistics
 
 
@@ -39,13 +39,16 @@ class Fleet:
         self.queue = queue
         self.now = 0.0
         self.ends: dict[Any, float] = {}
+        self.failing: set[Any] = set()
         self.delays: dict[Any, float] = {}
         self.times: list[float] = []
         self.down: Callable[[float], bool] = lambda now: False
 
-    def add(self, job: Any, *, at: float, duration: float) -> None:
+    def add(self, job: Any, *, at: float, duration: float, fails: bool = False) -> None:
         self.queue.add(job, kind="k", started_at=at, now=self.now)
         self.ends[job] = at + duration
+        if fails:
+            self.failing.add(job)
 
     def run(self, until: float) -> None:
         while (at := self.queue.next_at(self.now)) <= until:
@@ -61,7 +64,7 @@ class Fleet:
         if self.down(self.now):
             self.queue.errored(job, self.now)
         elif self.now >= self.ends[job]:
-            self.queue.ended(job, self.now)
+            self.queue.ended(job, self.now, failed=job in self.failing)
             self.delays[job] = self.now - self.ends[job]
         else:
             self.queue.running(job, self.now)
@@ -87,17 +90,24 @@ def test_next_at_empty_queue_is_never() -> None:
 
 
 def test_due_fresh_job_nothing_learned_comes_after_the_square_root_formula() -> None:
-    queue = queue_of(1, target_delay=2.0, duration_hint=1200.0, tick=0.25)
-    expected = math.sqrt(2 * 2.0 * 1200.0)
+    queue = queue_of(1, target_delay=1.0, duration_hint=1200.0, tick=0.25)
+    expected = math.sqrt(2 * 1.0 * 1200.0)
     assert queue.next_at(0.0) == pytest.approx(expected, abs=0.25)
     assert queue.due(expected - 0.3, 10) == []
     assert queue.due(expected + 0.3, 10) == [0]
 
 
 def test_add_duration_hint_sets_the_first_plan_of_its_kind() -> None:
-    queue = PollQueue(target_delay=2.0)
+    queue = PollQueue(target_delay=0.1)
     queue.add("a", kind="long", started_at=0.0, now=0.0, duration_hint=10_000.0)
-    assert queue.next_at(0.0) == pytest.approx(200.0, abs=0.25)
+    assert queue.next_at(0.0) == pytest.approx(math.sqrt(2 * 0.1 * 10_000.0), abs=0.25)
+
+
+@pytest.mark.parametrize("hint", [0.0, -5.0, math.nan, math.inf])
+def test_add_duration_hint_that_means_nothing_is_not_heard(hint: float) -> None:
+    queue = PollQueue(target_delay=1.0, duration_hint=1200.0)
+    queue.add("a", kind="k", started_at=0.0, now=0.0, duration_hint=hint)
+    assert queue.next_at(0.0) == pytest.approx(math.sqrt(2 * 1.0 * 1200.0), abs=0.25)
 
 
 def test_running_job_is_not_due_before_min_interval() -> None:
@@ -109,8 +119,110 @@ def test_running_job_is_not_due_before_min_interval() -> None:
 
 
 def test_running_job_is_due_by_max_interval() -> None:
-    queue = queue_of(1, target_delay=1e9, max_interval=300.0)
+    queue = queue_of(1, target_delay=1e9, max_interval=300.0, worst_delay=None)
     assert queue.next_at(0.0) == 300.0
+
+
+def longest_intervals(queue: PollQueue, until: float) -> list[tuple[float, float]]:
+    """Poll a job that never ends; return its age at each poll and the seconds to the next one."""
+    now, polls = 0.0, []
+    while now < until:
+        then = queue.next_at(now)
+        polls.append((now, then - now))
+        now = then
+        for job in queue.due(now, 10):
+            queue.running(job, now)
+    return polls
+
+
+def taught(duration: float, jobs: int, **settings: Any) -> PollQueue:
+    """Return an empty queue that has seen so many jobs of one kind end well after one and the same time."""
+    queue = PollQueue(requests_per_second=None, **settings)
+    for job in range(jobs):
+        queue.add(job, kind="k", started_at=-duration, now=0.0, seen_at=-duration)
+        queue.running(job, 0.95 * duration - duration)
+        queue.ended(job, 0.0)
+    return queue
+
+
+def test_running_whatever_was_learned_is_looked_at_before_half_its_age_and_a_minute_have_passed() -> None:
+    queue = taught(1e5, 500, max_interval=1e6)
+    queue.add("a", kind="k", started_at=0.0, now=0.0)
+    polls = longest_intervals(queue, until=50_000.0)
+    assert all(wait <= 0.5 * age + 60.0 for age, wait in polls)
+    # And no sooner than that, for nothing is expected yet: 60, 150, 285, 487, 791, 1246, ... to within the ticks.
+    assert [age for age, _ in polls[1:7]] == pytest.approx([60.0, 150.0, 285.0, 487.5, 791.25, 1246.9], abs=5.0)
+
+
+def test_running_without_a_bound_what_was_learned_decides_alone() -> None:
+    queue = taught(1200.0, 500, worst_delay=None)
+    queue.add("a", kind="k", started_at=0.0, now=0.0)
+    assert queue.next_at(0.0) > 1000.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    past=st.lists(st.tuples(st.floats(1.0, 1e6), st.booleans()), max_size=30),
+    end=st.floats(0.0, 20_000.0),
+    share=st.floats(0.05, 2.0),
+)
+def test_ended_any_past_is_noticed_within_the_promised_part_of_its_age_and_a_minute(
+    past: list[tuple[float, bool]], end: float, share: float
+) -> None:
+    queue = PollQueue(requests_per_second=None, worst_delay=share, max_interval=1e9)
+    for job, (duration, failed) in enumerate(past):
+        queue.add(job, kind="k", started_at=-duration, now=0.0, seen_at=-duration)
+        queue.ended(job, 0.0, failed=failed)
+    queue.add("a", kind="k", started_at=0.0, now=0.0)
+    now = queue.next_at(0.0)
+    while now < end:
+        queue.due(now, 1)
+        queue.running("a", now)
+        now = queue.next_at(now)
+    assert now - end <= share * end + 60.0 + 1e-6
+
+
+def test_running_wish_of_the_service_is_kept_even_below_min_interval() -> None:
+    queue = queue_of(1, min_interval=5.0, tick=0.25)
+    for wish in (1.0, 2.5, 0.25, 30.0):
+        now = queue.next_at(0.0)
+        queue.due(now, 1)
+        queue.running(0, now, look_again=wish)
+        assert queue.next_at(now) == now + wish
+
+
+def test_running_wish_of_the_service_does_not_put_off_the_bound() -> None:
+    queue = queue_of(1)
+    queue.due(100.0, 1)
+    queue.running(0, 100.0, look_again=1e6)
+    assert queue.next_at(100.0) == pytest.approx(100.0 + 0.5 * 100.0 + 60.0, abs=0.25)
+
+
+@pytest.mark.parametrize("wish", [0.0, -3.0, math.nan, -math.inf])
+def test_running_wish_that_is_no_time_means_the_next_tick(wish: float) -> None:
+    queue = queue_of(1, tick=0.25)
+    queue.due(100.0, 1)
+    queue.running(0, 100.0, look_again=wish)
+    assert queue.next_at(100.0) == 100.25
+
+
+def test_running_wish_is_for_one_look_only() -> None:
+    queue = queue_of(1, target_delay=1.0)
+    queue.due(100.0, 1)
+    queue.running(0, 100.0, look_again=1.0)
+    queue.due(101.0, 1)
+    queue.running(0, 101.0)
+    assert queue.next_at(101.0) > 101.0 + 30.0
+
+
+def test_running_wishes_of_many_keep_the_promised_rate() -> None:
+    fleet = Fleet(queue_of(0, requests_per_second=5.0))
+    fleet.answer = lambda job: fleet.queue.running(job, fleet.now, look_again=1.0)  # type: ignore[method-assign]
+    for job in range(100):
+        fleet.add(job, at=0.0, duration=1e9)
+    fleet.run(600.0)
+    assert most_in_window(fleet.times, 100.0) <= fleet.queue.burst + 500
+    assert fleet.queue.statistics().planned_rate == pytest.approx(0.9 * 5.0, rel=0.1)
 
 
 def test_due_jobs_come_in_the_order_of_their_plans() -> None:
@@ -177,6 +289,7 @@ def test_clock_jumps_ahead_everything_is_due_at_the_capped_rate() -> None:
         {"target_delay": 0.0},
         {"min_interval": -1.0},
         {"max_interval": math.nan},
+        {"worst_delay": 0.0},
         {"requests_per_second": 0.0},
         {"burst": 0.5},
         {"tick": math.inf},
@@ -196,10 +309,25 @@ def test_queue_min_interval_above_the_others_raises_them() -> None:
     assert queue.next_at(2000.0) == 4000.0
 
 
-def test_add_job_twice_is_refused() -> None:
+def test_add_job_twice_is_planned_anew_once() -> None:
     queue = queue_of(1)
-    with pytest.raises(ValueError, match="already"):
-        queue.add(0, kind="k", started_at=0.0, now=1.0)
+    queue.add(0, kind="k", started_at=0.0, now=1.0, next_at=20.0)
+    assert len(queue) == 1
+    assert [job for _, job in all_due(queue, until=1000.0)] == [0]
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e300, -1e300])
+def test_queue_times_that_are_no_times_lose_no_job(odd: float) -> None:
+    queue = PollQueue()
+    queue.add("a", kind="k", started_at=odd, now=odd, stall_at=odd, next_at=odd, seen_at=odd)
+    queue.add("b", kind="k", started_at=odd, now=100.0)
+    for now in (odd, 200.0):
+        queue.next_at(now)
+        for job in queue.due(now, 10):
+            queue.running(job, odd, look_again=odd)
+    now = max(200.0, queue.next_at(200.0))
+    assert len(queue) == 2
+    assert sorted(map(str, queue.due(now + 3600.0, 10))) == ["a", "b"]
 
 
 # learning
@@ -222,7 +350,7 @@ def test_learning_sweep_at_equal_polls_finds_ends_sooner_than_a_fixed_interval()
 
 
 def test_learning_kinds_do_not_mix() -> None:
-    queue = PollQueue(requests_per_second=None)
+    queue = PollQueue(requests_per_second=None, target_delay=1.0)
     for job in range(50):
         queue.add(job, kind="short", started_at=0.0, now=0.0)
     now = queue.next_at(0.0)
@@ -232,7 +360,7 @@ def test_learning_kinds_do_not_mix() -> None:
         now = queue.next_at(now)
     assert len(queue) == 0
     queue.add("other", kind="long", started_at=500.0, now=500.0)
-    assert queue.next_at(500.0) - 500.0 == pytest.approx(math.sqrt(2 * 2.0 * 1200.0), abs=0.5)
+    assert queue.next_at(500.0) - 500.0 == pytest.approx(math.sqrt(2 * 1.0 * 1200.0), abs=0.5)
     assert set(queue.snapshots()) == {"short", "long"}
     assert queue.snapshots()["long"].bins == ()
 
@@ -252,7 +380,43 @@ def test_running_old_job_of_unknown_past_teaches_only_from_its_first_answer_on()
     assert queue.snapshots()["k"].bins == ()
     queue.due(1000.0, 1)
     queue.running(0, 1000.0)
-    assert sum(exposure for _, _, exposure in queue.snapshots()["k"].bins) == pytest.approx(900.0)
+    assert sum(one.exposure for one in queue.snapshots()["k"].bins) == pytest.approx(900.0)
+
+
+def test_ended_failed_is_learned_as_a_failure() -> None:
+    queue = queue_of(2)
+    queue.due(100.0, 2)
+    queue.ended(0, 100.0, failed=True)
+    queue.ended(1, 100.0)
+    [learned] = queue.snapshots().values()
+    assert sum(one.failed for one in learned.bins) == pytest.approx(1.0)
+    assert sum(one.completed for one in learned.bins) == pytest.approx(1.0)
+
+
+def test_learning_jobs_that_fail_soon_are_noticed_soon_after_many_that_did_not() -> None:
+    fleet = Fleet(PollQueue(requests_per_second=None))
+    rng = random.Random(2)
+    fails = {job: job >= 300 and rng.random() < 0.5 for job in range(500)}
+    for job, has_failed in fails.items():
+        fleet.run(job * 12.0)
+        duration = 40.0 if has_failed else 1200.0 * rng.uniform(0.95, 1.05)
+        fleet.add(job, at=job * 12.0, duration=duration, fails=has_failed)
+    fleet.run(20_000.0)
+    delays = [fleet.delays[job] for job, has_failed in fails.items() if has_failed]
+    assert delays[0] <= 0.5 * 40.0 + 60.0
+    assert sum(delays[-50:]) / 50 < 10.0
+
+
+def test_learning_kind_that_became_ten_times_faster_is_noticed_soon() -> None:
+    fleet = Fleet(PollQueue(requests_per_second=None))
+    rng = random.Random(5)
+    for job in range(800):
+        fleet.run(job * 12.0)
+        fleet.add(job, at=job * 12.0, duration=(1200.0 if job < 600 else 120.0) * rng.uniform(0.95, 1.05))
+    fleet.run(20_000.0)
+    # 3,000 jobs and 1,023 s for the first 250 before; now at worst half of the age and a minute, and soon far less.
+    assert max(fleet.delays[job] for job in range(600, 800)) <= 0.5 * 126.0 + 60.0
+    assert sum(fleet.delays[job] for job in range(650, 800)) / 150 < 10.0
 
 
 def test_ended_old_job_of_unknown_past_teaches_nothing() -> None:
@@ -267,7 +431,7 @@ def test_ended_old_job_with_known_past_teaches_its_end() -> None:
     queue.add("a", kind="k", started_at=-5000.0, now=0.0, seen_at=-200.0)
     queue.due(100.0, 1)
     queue.ended("a", 100.0)
-    assert sum(events for _, events, _ in queue.snapshots()["k"].bins) == pytest.approx(1.0)
+    assert sum(one.completed for one in queue.snapshots()["k"].bins) == pytest.approx(1.0)
 
 
 def test_errored_poll_adds_exposure_only_when_the_job_answers() -> None:
@@ -277,18 +441,18 @@ def test_errored_poll_adds_exposure_only_when_the_job_answers() -> None:
     assert queue.snapshots()["k"].bins == ()
     queue.due(200.0, 1)
     queue.running(0, 200.0)
-    assert sum(exposure for _, _, exposure in queue.snapshots()["k"].bins) == pytest.approx(200.0)
+    assert sum(one.exposure for one in queue.snapshots()["k"].bins) == pytest.approx(200.0)
 
 
 def test_restore_what_was_learned_before_plans_like_before() -> None:
-    first = queue_of(100, requests_per_second=None)
+    first = queue_of(100, requests_per_second=None, worst_delay=None)
     for job in range(100):
         first.due(900.0, 100)
         first.running(job, 900.0)
     for job in range(100):
         first.ended(job, 950.0)
     first.add("next", kind="k", started_at=950.0, now=950.0)
-    second = PollQueue(requests_per_second=None)
+    second = PollQueue(requests_per_second=None, worst_delay=None)
     second.restore("k", HazardSnapshot.from_json(first.snapshots()["k"].to_json()))
     second.add("next", kind="k", started_at=950.0, now=950.0)
     assert second.next_at(950.0) == pytest.approx(first.next_at(950.0), rel=0.02)
@@ -356,7 +520,7 @@ def test_add_planned_instant_known_is_kept() -> None:
 def test_add_planned_instant_beyond_reason_is_brought_forward() -> None:
     queue = PollQueue(max_interval=1800.0)
     queue.add("a", kind="k", started_at=0.0, now=0.0, next_at=1e9)
-    assert queue.next_at(0.0) <= 1800.0
+    assert queue.next_at(0.0) <= 60.0
 
 
 @pytest.mark.parametrize("spread", [0.5, 0.15])
@@ -504,7 +668,7 @@ def test_outage_failing_jobs_among_healthy_ones_are_none() -> None:
 
 def test_stalled_job_found_past_its_deadline_is_told_once_and_polled_slowly() -> None:
     queue = PollQueue(stalled_interval=900.0)
-    queue.add("a", kind="k", started_at=0.0, now=0.0, stall_at=100.0)
+    queue.add("a", kind="k", started_at=-5000.0, now=0.0, stall_at=100.0)
     now, told = queue.next_at(0.0), []
     for _ in range(6):
         queue.due(now, 1)
@@ -517,7 +681,7 @@ def test_stalled_job_found_past_its_deadline_is_told_once_and_polled_slowly() ->
 
 
 def test_stalled_job_is_looked_at_when_the_deadline_passes() -> None:
-    queue = PollQueue(target_delay=1e6, max_interval=1800.0)
+    queue = PollQueue(target_delay=1e6, max_interval=1800.0, worst_delay=None)
     queue.add("a", kind="k", started_at=0.0, now=0.0, stall_at=333.0)
     assert queue.next_at(0.0) == 333.0
     queue.due(333.0, 1)
@@ -544,6 +708,7 @@ def test_stalled_job_whose_poll_fails_is_still_polled_slowly() -> None:
     queue.add("a", kind="k", started_at=0.0, now=0.0, stall_at=10.0)
     queue.due(500.0, 1)
     queue.running("a", 500.0)
+    assert queue.next_at(500.0) == 500.0 + 0.5 * 500.0 + 60.0 - queue.tick  # what is promised holds for it, too
     queue.due(2000.0, 1)
     queue.errored("a", 2000.0)
     assert queue.next_at(2000.0) == 2900.0
@@ -594,7 +759,7 @@ def test_discard_job_in_flight_ignores_its_late_answer() -> None:
 
 
 def test_discard_and_add_again_leaves_one_plan() -> None:
-    queue = queue_of(1, requests_per_second=None)
+    queue = queue_of(1, requests_per_second=None, worst_delay=None)
     queue.discard(0)
     queue.add(0, kind="k", started_at=0.0, now=1.0, next_at=500.0)
     assert queue.due(400.0, 10) == []

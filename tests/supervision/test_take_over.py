@@ -14,6 +14,7 @@ from crynux_async import JobState, LedgerError, RateLimitedError, Session, Submi
 from crynux_async.clock import monotonic
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.supervision.supervisor import LEASE
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_backend import FakeBackend, make_config
@@ -435,6 +436,25 @@ async def test_attached_task_is_followed_by_the_next_session() -> None:
         await asyncio.sleep(5)
     async with open_session(backend, ledger) as second:
         assert [job.task_id for job in second.jobs()] == [1]
+
+
+async def test_what_was_learned_of_failures_is_kept_apart_in_the_ledger() -> None:
+    backend, ledger = FakeBackend(duration=600), MemoryLedger()
+    async with open_session(backend, ledger) as session:
+        jobs = [await session.submit(make_config(seed=1)), await session.submit(make_config(model_name="a/fail"))]
+        await session.wait_all(jobs)
+        assert {job.state for job in jobs} == {JobState.SUCCEEDED, JobState.FAILED}
+    stored = await ledger.load_hazards(session.settings.base_url)
+    learned = {kind: HazardSnapshot.from_json(value) for kind, value in stored.items()}
+    good, bad = (sum_of(learned, part) for part in ("crynux-ai", "a/fail"))
+    assert good == pytest.approx((1.0, 0.0))
+    assert bad == pytest.approx((0.0, 1.0))
+
+
+def sum_of(learned: dict[str, HazardSnapshot], part: str) -> tuple[float, float]:
+    """Return the completions and failures of the kinds with a text in their name."""
+    bins = [one for kind, snapshot in learned.items() if part in kind for one in snapshot.bins]
+    return sum(one.completed for one in bins), sum(one.failed for one in bins)
 
 
 async def test_what_was_learned_about_durations_goes_on_in_the_next_session() -> None:
