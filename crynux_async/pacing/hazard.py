@@ -138,10 +138,11 @@ class Hazard:
             self._exposure[last] += age - EDGES[last]
             self._crossed[first + 1] += 1.0
             self._crossed[last] -= 1.0
-        completing, failing = self._passed_between(seen, age)
-        # No "or" here and below: both have to hear of it.
-        if self._completing_drift.lived(completing) | self._failing_drift.lived(failing):
-            self._forget()
+        if self._is_watched:
+            completing, failing = self._passed_between(seen, age)
+            # No "or" here and below: both have to hear of it.
+            if self._completing_drift.lived(completing) | self._failing_drift.lived(failing):
+                self._forget()
 
     def observe_end(self, seen: float, age: float, *, failed: bool = False) -> None:
         """Learn that a job known to be running at one age had ended at a later one.
@@ -168,12 +169,7 @@ class Hazard:
         self._new_events += 1.0
         self._new_exposure += lived
         self.changed = True
-        completing, failing = self._passed_between(seen, age)
-        if failed:
-            has_changed = self._completing_drift.lived(completing) | self._failing_drift.ended(failing)
-        else:
-            has_changed = self._completing_drift.ended(completing) | self._failing_drift.lived(failing)
-        if has_changed:
+        if self._is_watched and self._shows_change(seen, age, failed=failed):
             self._forget()
 
     def rate_at(self, age: float) -> float:
@@ -270,10 +266,19 @@ class Hazard:
             yield b, end - start, max(cause / rate * (survived - surviving), 0.0)
             start, survived = end, surviving
 
+    @property
+    def _is_watched(self) -> bool:
+        """Whether enough is known to tell that the kind has changed."""
+        return self._total_events >= 2.0 * _CHANGED_EVENTS
+
+    def _shows_change(self, seen: float, age: float, *, failed: bool) -> bool:
+        completing, failing = self._passed_between(seen, age)
+        if failed:
+            return self._completing_drift.lived(completing) | self._failing_drift.ended(failing)
+        return self._completing_drift.ended(completing) | self._failing_drift.lived(failing)
+
     def _forget(self) -> None:
-        """Let most of the past go, for the ends are no longer where they were, unless there is little anyway."""
-        if self._total_events < 2.0 * _CHANGED_EVENTS:
-            return
+        """Let most of the past go: the ends are no longer where they were."""
         self._settle()
         self._fade(_CHANGED_EVENTS)
         self._tabulate()
