@@ -276,24 +276,35 @@ def export(
 @app.command
 def emulator(
     *,
+    relay: bool = False,
     host: str = "127.0.0.1",
-    port: int = 5028,
+    port: int | None = None,
+    control_port: int | None = None,
+    nodes: int | None = None,
     speed: float = 10.0,
     rate_limit: int = 60,
     folder: Path | None = None,
     json: _Json = False,
 ) -> int:
-    """Run an emulated bridge that answers like the real one, and print its address and a ready key.
+    """Run an emulated bridge that answers like the real one, and print its address and a ready key; or a relay.
 
     Args:
+        relay: Run an emulated relay instead, and print its address and the file of a wallet with money.
         host: Address to listen on; one that other machines can reach gives the control plane a token, which is
             printed.
-        port: Port to listen on; 0 for any that is free.
-        speed: Seconds of training that pass in one real second; the rate limit is not sped up.
+        port: Port to listen on; 0 for any that is free. 5028 for a bridge and 5029 for a relay if not given.
+        control_port: With --relay, a port for ``POST /ctl``, where deposits are made and nodes get stakes.
+        nodes: With --relay, how many nodes work by themselves: 3 if not given, none with a control port.
+        speed: Seconds of training that pass in one real second; rate limit and deadlines are not sped up.
         rate_limit: Creates a minute for the printed key.
         folder: Where to keep jobs, keys and archives, for a later start; a temporary folder if not given.
         json: Print address and key as JSON.
     """
     from crynux_async.cli import emulator as emulator_command
 
-    return execute(emulator_command.serve(host, port, speed, rate_limit, folder, as_json=json), as_json=json)
+    options = emulator_command.Options(host=host, port=port, speed=speed, folder=folder, as_json=json)
+    if relay:
+        return execute(emulator_command.serve_relay(options, control_port, nodes), as_json=json)
+    if control_port is not None or nodes is not None:
+        return execute(emulator_command.refuse("--control-port and --nodes go with --relay"), as_json=json)
+    return execute(emulator_command.serve(options, rate_limit), as_json=json)

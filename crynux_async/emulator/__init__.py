@@ -1,12 +1,12 @@
-"""A Crynux bridge on this machine, to develop and test against.
+"""A Crynux bridge and a relay on this machine, to develop and test against.
 
-It answers word for word as the real bridge does, has its rate limiter and its known faults, and delivers real archives.
-It shares no code with the rest of the library, because it is there to judge it.
+They answer word for word as the real ones do, have their limits and their known faults, and deliver real archives.
+They share no code with the rest of the library, because they are there to judge it.
 
-``Emulator`` and the names below are for everybody; the folders are not. Begin with ``bridge`` (the service), then
-``nodes`` (what becomes of a job and what it delivers) and ``http`` (sockets, answers, faults, the control plane);
-``go_json`` and ``go_text`` write as Go does, ``signatures`` tells who signed a request, ``clock`` and ``line_log`` keep
-time and lines.
+``Emulator`` (the bridge), ``relay.RelayEmulator`` (which needs the extra ``wallet``) and the names below are for
+everybody; the folders are not. Begin with ``bridge`` and ``relay`` (the services), then ``nodes`` (what becomes of a
+job and what it delivers) and ``http`` (sockets, answers, faults, the control plane); ``go_json`` and ``go_text`` write
+as Go does, ``signatures`` tells who signed a request, ``clock`` and ``line_log`` keep time and lines.
 """
 
 from crynux_async.emulator.bridge.admin import Owner

@@ -16,6 +16,7 @@ from crynux_async.emulator.go_text import quote
 _SPACE = " \t\r\n"
 _DIGITS = frozenset(b"0123456789")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
+_PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 _SCALARS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _HTML = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _CUT = "unexpected EOF"
@@ -58,15 +59,34 @@ def decode(data: bytes) -> Any:
     Raises:
         GoJSONError: If it is not JSON.
     """
+    return _first(data)[0]
+
+
+def decode_all(data: bytes) -> Any:
+    """Return ``data`` as one JSON value that nothing follows, as json.Unmarshal reads it.
+
+    Raises:
+        GoJSONError: If it is not JSON, or something else comes behind it.
+    """
+    value, rest = _first(data)
+    if value is None and not data.strip():
+        raise GoJSONError(_CUT)
+    if rest:
+        raise GoJSONError(f"invalid character {_quoted(ord(rest[0]))} after top-level value")
+    return value
+
+
+def _first(data: bytes) -> tuple[Any, str]:
+    """Return the first value, None when there is none, and what follows it."""
     text = data.decode("utf-8", "replace")
     start = len(text) - len(text.lstrip(_SPACE))
     if start == len(text):
-        return None
+        return None, ""
     try:
-        value, _ = _DECODER.raw_decode(text, start)
+        value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         raise GoJSONError(_Scanner(data).complaint() or "exceeded max depth") from None
-    return value
+    return value, text[end:].lstrip(_SPACE)
 
 
 def is_cut(error: GoJSONError) -> bool:
@@ -108,9 +128,15 @@ def kind(value: Any) -> str:
     return "object" if isinstance(value, Pairs) else "array"
 
 
-def encode(value: Any) -> bytes:
-    """Return ``value`` as compact JSON, with ``<``, ``>`` and ``&`` escaped for HTML."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_HTML).encode()
+def encode(value: Any, *, indent: int | None = None) -> bytes:
+    """Return ``value`` as JSON, with ``<``, ``>`` and ``&`` escaped for HTML.
+
+    Args:
+        value: What the json module can write.
+        indent: Spaces of a level; None for compact JSON.
+    """
+    colon = ":" if indent is None else ": "
+    return json.dumps(value, ensure_ascii=False, indent=indent, separators=(",", colon)).translate(_HTML).encode()
 
 
 class _RefusalError(Exception):
@@ -187,13 +213,19 @@ class _Scanner:
 
     def _string(self) -> None:
         self._at += 1
-        while (char := self._byte()) != ord('"'):
+        while (char := self._special()) != ord('"'):
             if char < 0x20:
                 raise self._bad(char, "in string literal")
             self._at += 1
-            if char == ord("\\"):
-                self._escape()
+            self._escape()
         self._at += 1
+
+    def _special(self) -> int:
+        """Go on to the next byte of a string that does not stand for itself."""
+        plain = _PLAIN.match(self._data, self._at)
+        if plain is not None:
+            self._at = plain.end()
+        return self._byte()
 
     def _escape(self) -> None:
         char = self._byte()
@@ -257,5 +289,8 @@ class _Scanner:
 
     @staticmethod
     def _bad(char: int, context: str) -> _RefusalError:
-        quoted = {ord("'"): "'\\''", ord('"'): "'\"'"}.get(char) or f"'{quote(chr(char))[1:-1]}'"
-        return _RefusalError(f"invalid character {quoted} {context}")
+        return _RefusalError(f"invalid character {_quoted(char)} {context}")
+
+
+def _quoted(char: int) -> str:
+    return {ord("'"): "'\\''", ord('"'): "'\"'"}.get(char) or f"'{quote(chr(char))[1:-1]}'"

@@ -1,7 +1,7 @@
-"""What tests of this library, and of programs that use it, need: virtual time, an emulated bridge, ledger checks."""
+"""What tests of this library, and of programs that use it, need: virtual time, emulated services, ledger checks."""
 
 from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck, LedgerFactory
-from crynux_async.testing.emulators import running_emulator
+from crynux_async.testing.emulators import running_emulator, running_relay
 from crynux_async.testing.virtual_time import VirtualTimeLoop, loop_factories, virtual_time_run
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "VirtualTimeLoop",
     "loop_factories",
     "running_emulator",
+    "running_relay",
     "virtual_time_run",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crynux_async.emulator import Emulator
+    from crynux_async.emulator.relay import RelayEmulator
 
 
 @asynccontextmanager
@@ -19,3 +20,16 @@ async def running_emulator(**options: Any) -> "AsyncIterator[Emulator]":
 
     async with Emulator(**options) as emulator:
         yield emulator
+
+
+@asynccontextmanager
+async def running_relay(**options: Any) -> "AsyncIterator[RelayEmulator]":
+    """Run an emulated relay on this loop while the block runs; it needs the extra ``wallet``.
+
+    Args:
+        **options: For ``crynux_async.emulator.relay.RelayEmulator``.
+    """
+    from crynux_async.emulator.relay import RelayEmulator
+
+    async with RelayEmulator(**options) as relay:
+        yield relay

@@ -7,16 +7,19 @@ import os
 import re
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
 import crynux_async
 from crynux_async.emulator import Emulator
+from crynux_async.signing import Wallet
 
 pytestmark = pytest.mark.real_time
 
@@ -222,6 +225,39 @@ async def test_emulator_open_to_other_machines_prints_a_plain_address_and_its_to
     address = next(line for line in lines if "CRYNUX_BASE_URL" in line)
     assert re.fullmatch(r"export CRYNUX_BASE_URL=http://127\.0\.0\.1:[0-9]+", address)
     assert len(lines[-1].removeprefix("X-Emulator-Token: ")) >= 32
+
+
+async def test_emulated_relay_prints_an_address_and_a_wallet_with_money(tmp_path: Path) -> None:
+    folder = tmp_path / "relay"
+    arguments = ("emulator", "--relay", "--port", "0", "--control-port", "0", "--folder", str(folder), "--json")
+    facts = []
+    for _ in range(2):
+        server = await start(*arguments, env=environment(), cwd=tmp_path)
+        assert server.stdout is not None
+        async with asyncio.timeout(60):
+            facts.append(json.loads(await server.stdout.readline()))
+        async with aiohttp.ClientSession() as session:
+            wallet = Wallet.from_file(facts[-1]["wallet"])
+            url = f"{facts[-1]['network']}/v2/relay_account/{wallet.address}/balance"
+            answer = await signed(session, url, wallet)
+        with contextlib.suppress(ProcessLookupError):
+            server.send_signal(signal.SIGINT)
+        await server.communicate()
+        assert answer == {"message": "success", "data": str(1000 * 10**18)}
+    assert facts[0]["wallet"] == facts[1]["wallet"]
+    assert (folder / "wallet.key").stat().st_mode & 0o777 == 0o600
+
+
+async def signed(session: aiohttp.ClientSession, url: str, wallet: Wallet) -> Any:
+    now = int(time.time())
+    parameters = {"timestamp": str(now), "signature": wallet.sign({"address": wallet.address}, now)}
+    async with session.get(url, params=parameters) as response:
+        return await response.json()
+
+
+async def test_emulated_bridge_takes_no_options_of_a_relay(tmp_path: Path) -> None:
+    code, _, err = await run_cli("emulator", "--port", "0", "--nodes", "3", env=environment(), cwd=tmp_path)
+    assert (code, "--relay" in err) == (2, True)
 
 
 async def test_emulator_with_an_option_that_makes_no_sense_says_so(tmp_path: Path) -> None:

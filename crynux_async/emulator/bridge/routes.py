@@ -7,6 +7,7 @@ from typing import Literal
 
 from aiohttp import web
 
+from crynux_async.emulator.http import receiving
 from crynux_async.emulator.http.answers import Answer, not_found
 
 Operation = Literal["create", "status", "result"]
@@ -57,12 +58,4 @@ def outside(request: web.BaseRequest) -> Answer:
 
 async def read_body(request: web.BaseRequest) -> tuple[bytes, bool]:
     """Return as much of the body as the bridge reads, and whether there was more."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    parts = []
-    size = 0
-    while size <= _MAX_BODY_BYTES and (part := await request.content.readany()):
-        parts.append(part)
-        size += len(part)
-    body = b"".join(parts)
-    return body[:_MAX_BODY_BYTES], size > _MAX_BODY_BYTES
+    return await receiving.read_body(request, _MAX_BODY_BYTES)

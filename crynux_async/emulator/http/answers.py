@@ -26,6 +26,7 @@ _REASONS = {
     307: "Temporary Redirect",
     308: "Permanent Redirect",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     416: "Requested Range Not Satisfiable",
     500: "Internal Server Error",
@@ -122,6 +123,11 @@ class Answer:
         """Bytes of the body."""
         return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in self.body)
 
+    @property
+    def status_line(self) -> str:
+        """The first line of the answer."""
+        return f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Unknown')}"
+
     def header(self, name: str) -> str | None:
         """Return the value of a header, or None."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
@@ -133,7 +139,7 @@ class Answer:
 
     def head(self, *, with_length: bool = True) -> bytes:
         """Return the status line and headers as bytes."""
-        lines = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Unknown')}"]
+        lines = [self.status_line]
         lines += [f"{name}: {value}" for name, value in self.headers]
         if with_length:
             lines.append(f"Content-Length: {self.length}")

@@ -57,9 +57,7 @@ async def send(
             await asyncio.sleep(delivery.seconds)
         if delivery.is_raw:
             return await _send_raw(request, answer, delivery, hang)
-        if answer.file is None and all(isinstance(piece, bytes) for piece in answer.body):
-            return web.Response(status=answer.status, headers=answer.headers, body=b"".join(answer.chunks()) or None)
-        return await _stream(request, answer)
+        return await _send_exactly(request, answer)
     except ConnectionError:
         return web.Response()
     finally:
@@ -67,14 +65,46 @@ async def send(
             answer.file.close()
 
 
-async def _stream(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, headers=answer.headers)
-    response.content_length = answer.length
+async def _send_exactly(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+    response = _ExactResponse(answer)
     await response.prepare(request)
-    for chunk in answer.chunks():
-        await response.write(chunk)
-    await response.write_eof()
     return response
+
+
+class _ExactResponse(web.StreamResponse):
+    """An answer with its own headers and no others: aiohttp would add its name, and a type to what has none."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(status=answer.status)
+        self._answer = answer
+        self._is_sent = False
+        self._stays = False
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the connection stays open."""
+        return self._stays
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send everything."""
+        if self._is_sent:
+            return
+        self._is_sent = True
+        self._stays = request.keep_alive
+        answer = self._answer
+        self.headers.extend(answer.headers)
+        if answer.status != 204:
+            self.headers["Content-Length"] = str(answer.length)
+        if not self._stays:
+            self.headers["Connection"] = "close"
+        await request.writer.write_headers(answer.status_line, self.headers)
+        if request.method != "HEAD":
+            for chunk in answer.chunks():
+                await request.writer.write(chunk)
+        await request.writer.write_eof()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: everything is sent already."""
 
 
 async def _send_raw(

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +30,9 @@ _SCHEDULER = 1_401
 _SCALER = 988
 
 
-def members(args: TaskArgs, unet: Unet, *, global_step: int, version: int = 0) -> tuple[Member, ...]:
+def members(
+    args: TaskArgs, unet: Unet, *, global_step: int, version: int = 0, is_finished: bool = True
+) -> tuple[Member, ...]:
     """Return the files of a finished job's archive, in the order of a node's.
 
     Args:
@@ -37,6 +40,7 @@ def members(args: TaskArgs, unet: Unet, *, global_step: int, version: int = 0) -
         unet: The model that was trained.
         global_step: Optimizer steps in all.
         version: Another version has other numbers.
+        is_finished: Whether this is the last round.
     """
     asked = wishes(args.model_name)
     condition: Condition = "untrained" if asked.untrained else "nan" if asked.nan else "trained"
@@ -56,7 +60,7 @@ def members(args: TaskArgs, unet: Unet, *, global_step: int, version: int = 0) -
         Member(name="global_step.txt", pieces=(str(global_step).encode(),)),
         Member(name="optimizer.bin", pieces=optimizer, is_stored=extra > 0),
         *(scaler if args.mixed_precision == "fp16" else ()),
-        Member(name="FINISH", pieces=()),
+        *((Member(name="FINISH", pieces=()),) if is_finished else ()),
         Member(name="scheduler.bin", pieces=_torch_file("scheduler", _SCHEDULER)),
     )
 
@@ -106,17 +110,19 @@ class ArchiveShelf:
         for leftover in folder.glob("*.zip*"):
             leftover.unlink()
 
-    async def open(self, args: TaskArgs, *, global_step: int, version: int) -> BinaryIO:
+    async def open(self, args: TaskArgs, *, global_step: int, version: int = 0, is_finished: bool = True) -> BinaryIO:
         """Return the archive of a finished job, open for reading; it is made now unless it is there.
 
         Args:
             args: The job's arguments.
             global_step: Optimizer steps in all.
             version: How often the archive has been replaced.
+            is_finished: Whether the job's last round is done.
         """
-        name = hashlib.sha256(repr((args, global_step, version)).encode()).hexdigest()[:32]
+        name = hashlib.sha256(repr((args, global_step, version, is_finished)).encode()).hexdigest()[:32]
+        contents = partial(members, args, self._unet, global_step=global_step, version=version, is_finished=is_finished)
         while True:
-            archive = self._files.get(name) or await self._build_once(name, args, global_step, version)
+            archive = self._files.get(name) or await self._build_once(name, contents)
             try:
                 file = archive.path.open("rb")
             except FileNotFoundError:
@@ -126,11 +132,10 @@ class ArchiveShelf:
             self._files.move_to_end(name)
             return file
 
-    async def _build_once(self, name: str, args: TaskArgs, global_step: int, version: int) -> _Archive:
+    async def _build_once(self, name: str, contents: Callable[[], tuple[Member, ...]]) -> _Archive:
         build = self._builds.get(name)
         if build is None:
-            contents = members(args, self._unet, global_step=global_step, version=version)
-            build = self._builds[name] = asyncio.create_task(self._build(name, contents))
+            build = self._builds[name] = asyncio.create_task(self._build(name, contents()))
             build.add_done_callback(lambda _: self._builds.pop(name, None))
         return await asyncio.shield(build)
 
@@ -143,11 +148,11 @@ class ArchiveShelf:
 
     async def _build(self, name: str, contents: tuple[Member, ...]) -> _Archive:
         path = self._folder / f"{name}.zip"
-        partial = path.with_suffix(".zip.new")
-        with partial.open("wb") as file:
+        unfinished = path.with_suffix(".zip.new")
+        with unfinished.open("wb") as file:
             for _ in write_zip(file, contents):
                 await asyncio.sleep(0)
-        os.replace(partial, path)
+        os.replace(unfinished, path)
         made = self._files[name] = _Archive(path=path, size=path.stat().st_size)
         self._give_up_old_ones()
         return made

@@ -61,6 +61,7 @@ def test_range_behind_the_end_is_416_with_the_size(text: str) -> None:
     assert (answer.status, body(answer)) == (416, b"invalid range: failed to overlap\n")
     assert answer.header("Content-Range") == "bytes */1000"
     assert answer.header("Content-Type") == "text/plain; charset=utf-8"
+    assert answer.header("Last-Modified") is None
 
 
 @pytest.mark.parametrize(
