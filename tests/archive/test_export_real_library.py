@@ -16,7 +16,7 @@ from crynux_async.emulator.nodes.archives import members
 from crynux_async.emulator.nodes.unet import SIZES, Module
 from crynux_async.emulator.nodes.zip_files import write_zip
 from tests.archive_files import RESULT, WEIGHTS
-from tests.emulator.test_archives import ATTENTION, make_args
+from tests.emulator.nodes.test_archives import ATTENTION, make_args
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 with warnings.catch_warnings():

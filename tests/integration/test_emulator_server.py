@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import zipfile
 from collections.abc import AsyncIterator
 from io import BytesIO
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 
 from crynux_async.emulator import Emulator
+from crynux_async.emulator.nodes import unet
 from tests.emulator_client import BOTH_ROUNDS, CONFIG, DAY, FIRST_ROUND, Client
 
 
@@ -115,6 +117,50 @@ async def test_job_that_nodes_cannot_train_fails_late(client: Client, changes: d
     assert await client.status(task_id) == "running"
     await asyncio.sleep(2)
     assert await client.status(task_id) == "failed"
+
+
+async def test_expression_that_never_ends_holds_nobody_up(
+    session: aiohttp.ClientSession, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, others_served = threading.Event(), threading.Event()
+
+    def stuck(_: str, __: tuple[str, ...]) -> None:
+        begun.set()
+        assert others_served.wait(30), "nobody was served meanwhile"
+
+    monkeypatch.setattr(unet, "matching", stuck)
+    created = asyncio.create_task(client.new_job(target_modules=r"(\w+\.?)+\.to_kk"))
+    await asyncio.to_thread(begun.wait, 30)
+    other = await client.new_job()
+    assert (await client.status(other), created.done()) == ("running", False)
+    others_served.set()
+    assert await client.status(await created) == "running"
+
+
+async def test_emulator_opened_again_with_an_expression_that_never_ends_works(
+    session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with Emulator(unet="tiny", folder=tmp_path) as emulator:
+        key = emulator.new_key()
+        task_id = await Client(session, emulator, key).new_job(target_modules=r"(\w+\.?)+\.to_kk|again", timeout=600)
+    async with Emulator(unet="tiny", folder=tmp_path) as emulator:
+        client = Client(session, emulator, key)
+        await asyncio.sleep(2399)
+        assert await client.status(task_id) == "running"
+        await asyncio.sleep(1)
+        assert await client.status(task_id) == "failed"
+
+
+async def test_archive_beyond_the_room_for_archives_is_not_even_begun(
+    session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with Emulator(unet="tiny", folder=tmp_path, archive_limit_bytes=50 * 2**20) as emulator:
+        client = Client(session, emulator, emulator.new_key())
+        task_id = await client.new_job(rank=100_000, timeout=600)
+        await asyncio.sleep(2401)
+        assert await client.status(task_id) == "failed"
+        assert await client.error(task_id) == ("id", "Task not found")
+        assert not list((tmp_path / "archives").iterdir())
 
 
 async def test_first_job_of_a_fresh_key_is_never_delivered(session: aiohttp.ClientSession, emulator: Emulator) -> None:

@@ -19,7 +19,7 @@ class Database:
     """The rows of the server.
 
     Args:
-        folder: Where the logs are; what is there is taken up again.
+        folder: Where the logs are.
         network: The nodes, which say what is going to happen to a job.
         clock: The server's clock.
         durable: Whether each log line is forced to the disk.
@@ -34,7 +34,26 @@ class Database:
         self._shared: dict[Any, Any] = {}
         self._key_log = LineLog(folder / "keys.jsonl", durable=durable)
         self._journal = LineLog(folder / "journal.jsonl", durable=durable)
-        self._take_up()
+
+    async def take_up(self) -> None:
+        """Read what an earlier run has left."""
+        for line in self._key_log:
+            if "digest" in line:
+                values = {**line, "digest": bytes.fromhex(line["digest"]), "roles": tuple(line["roles"])}
+                self.keys.add(Key(**values))
+                self._next_client = max(self._next_client, (line["client"] or 0) + 1)
+            elif line.get("deleted"):
+                self.keys.remove(self.keys[line["index"]])
+            else:
+                _change(self.keys[line["index"]], line)
+        start = self._clock.now() - self._clock.wall()
+        for line in self._journal:
+            job = Job.from_line(line, args=self._args(line["args"]), created=start + line["created_wall"])
+            if job.outcome == "job":
+                await self._network.learn(job.args.target_modules)
+            self._start(job)
+            self.keys[job.key].client = self.keys[job.key].client or job.client
+            self._next_client = max(self._next_client, job.client + 1, job.owner + 1)
 
     def close(self) -> None:
         """Close the logs."""
@@ -56,6 +75,10 @@ class Database:
         """Let a key open nothing any more."""
         self._key_log.append({"index": key.index, "deleted": True})
         self.keys.remove(key)
+
+    async def learn(self, filled: Mapping[str, Any]) -> None:
+        """Find out what takes a while about a job that is to be made."""
+        await self._network.learn(self._args(filled).target_modules)
 
     def new_job(self, key: Key, filled: Mapping[str, Any], outcome: Outcome) -> Job:
         """Make the rows of a create and write them down.
@@ -116,24 +139,6 @@ class Database:
     def _new_client(self) -> int:
         self._next_client += 1
         return self._next_client - 1
-
-    def _take_up(self) -> None:
-        """Read the logs of an earlier run."""
-        for line in self._key_log:
-            if "digest" in line:
-                values = {**line, "digest": bytes.fromhex(line["digest"]), "roles": tuple(line["roles"])}
-                self.keys.add(Key(**values))
-                self._next_client = max(self._next_client, (line["client"] or 0) + 1)
-            elif line.get("deleted"):
-                self.keys.remove(self.keys[line["index"]])
-            else:
-                _change(self.keys[line["index"]], line)
-        start = self._clock.now() - self._clock.wall()
-        for line in self._journal:
-            job = Job.from_line(line, args=self._args(line["args"]), created=start + line["created_wall"])
-            self._start(job)
-            self.keys[job.key].client = self.keys[job.key].client or job.client
-            self._next_client = max(self._next_client, job.client + 1, job.owner + 1)
 
 
 def _change(key: Key, changes: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from crynux_async.emulator.http.sending import Delivery, send
 from crynux_async.emulator.nodes.archives import ArchiveShelf
 from crynux_async.emulator.nodes.node import Network, Progress
 from crynux_async.emulator.nodes.unet import SIZES
+from crynux_async.emulator.nodes.zip_files import LARGEST
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +53,7 @@ class Emulator:
     """A bridge on this machine, with nodes that only pretend to train.
 
     Durations, the rate limit and the age of jobs follow the running loop's clock, so that all of it works on virtual
-    time as well. Steering is by the end of the model's name (see ``node.wishes``), by ``add_fault`` and the other
+    time as well. Steering is by the end of the model's name (see ``nodes.wishes``), by ``add_fault`` and the other
     methods, or by the control plane under ``/_emulator/``.
 
     Args:
@@ -70,7 +71,8 @@ class Emulator:
         durable: Whether the journal is forced to the disk at each create; without, a simulation of very many jobs
             is faster.
         request_log: How many requests are remembered.
-        archive_limit_bytes: How much of the archives is kept on disk; more is made again when asked for.
+        archive_limit_bytes: How much room archives may take on disk; one that had to make way is made again when asked
+            for. A job whose archive alone would be larger fails, as if the network did not take the upload.
         control_token: What the control plane wants in the header ``X-Emulator-Token``. None means that nothing is
             wanted on an address of this machine only, and that one is drawn on any other.
         owner: The wallet that may make and change keys, and the token that opens the traces; None for nobody.
@@ -133,7 +135,7 @@ class Emulator:
             self._folder = Path(tempfile.mkdtemp(prefix="crynux-emulator-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._clock = ServerClock()
-        bridge = self._bridge = self._new_bridge(self._folder)
+        bridge = self._bridge = await self._new_bridge(self._folder)
         control = BridgeControl(bridge, self._faults, self._listener, self._requests)
         self._control = ControlPlane(control.calls(), host=self._listener.host, token=self._control_token)
         admin = Admin(
@@ -151,16 +153,19 @@ class Emulator:
             await self._close_bridge(bridge)
             raise
 
-    def _new_bridge(self, folder: Path) -> Bridge:
+    async def _new_bridge(self, folder: Path) -> Bridge:
         options = self._options
         network = Network(
             images=options.images,
             round_overhead=options.round_overhead,
             seconds_per_step=options.seconds_per_step,
             unet=SIZES[options.unet],
+            largest_archive=min(options.archive_limit_bytes, LARGEST),
         )
+        database = Database(folder, network=network, clock=self._clock, durable=options.durable)
+        await database.take_up()
         return Bridge(
-            Database(folder, network=network, clock=self._clock, durable=options.durable),
+            database,
             ArchiveShelf(folder / "archives", network.unet, limit_bytes=options.archive_limit_bytes),
             clock=self._clock,
             speed=options.speed,

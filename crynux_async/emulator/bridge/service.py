@@ -78,11 +78,11 @@ class Bridge:
         await self._shelf.close()
         self.database.close()
 
-    def create(self, request: Create) -> Answer:
+    async def create(self, request: Create) -> Answer:
         """Answer a create."""
         try:
             key, bound = self._check(request)
-            return _created(self._admit(key, bound))
+            return _created(await self._admit(key, bound))
         except RefusedError as refused:
             return refused.answer
 
@@ -192,7 +192,7 @@ class Bridge:
             raise _refused("id", "Task result not found")
         return job
 
-    def _admit(self, key: Key, bound: Bound) -> Job:
+    async def _admit(self, key: Key, bound: Bound) -> Job:
         if bound.checkpoints > 1:
             raise _refused("checkpoint", "More than one checkpoint file uploaded")
         filled = with_defaults(bound.values, seed=secrets.randbelow(_SEEDS))
@@ -206,6 +206,7 @@ class Bridge:
         if filled["timeout"] == 0:
             self.database.new_job(key, filled, "timeout")
             raise _refused("timeout", _NO_TIMEOUT)
+        await self.database.learn(filled)
         return self.database.new_job(key, filled, "job")
 
 

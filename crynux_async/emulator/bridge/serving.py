@@ -69,7 +69,7 @@ class FaultyBridge:
                 headers.pop("Range", None)
             return await self.bridge.result(id_text, headers)
         body, is_too_large = await read_body(request)
-        return self.bridge.create(
+        return await self.bridge.create(
             Create(
                 body=body,
                 content_type=request.headers.get("Content-Type", ""),

@@ -15,7 +15,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _CLOSE_WAIT = 1.0
 _LISTEN_AGAIN = 1.0
-_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 @attrs.frozen(kw_only=True)
@@ -50,13 +50,14 @@ class Listener:
 
     Args:
         handler: Answers a request.
-        host: The address to listen on.
+        host: The address to listen on; "" for all of IPv4.
         port: The port, or 0 for a free one, which then stays the same.
     """
 
     def __init__(self, handler: Handler, *, host: str, port: int) -> None:
         self._handler = handler
-        self._host = host
+        # An empty host would be two sockets, of IPv4 and IPv6, each on a free port of its own.
+        self._host = host or "0.0.0.0"  # noqa: S104
         self._port = port
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_out_until = 0.0

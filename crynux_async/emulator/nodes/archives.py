@@ -16,11 +16,13 @@ from typing import BinaryIO
 
 import attrs
 
-from crynux_async.emulator.nodes.node import wishes
 from crynux_async.emulator.nodes.task_args import TaskArgs
-from crynux_async.emulator.nodes.unet import Unet
+from crynux_async.emulator.nodes.unet import Module, Unet
 from crynux_async.emulator.nodes.weights import Condition, Lora
+from crynux_async.emulator.nodes.wishes import wishes
 from crynux_async.emulator.nodes.zip_files import Member, write_zip
+
+_Contents = Callable[[], tuple[Member, ...]]
 
 _MEBIBYTE = 1 << 20
 # What torch.save adds to the numbers for each tensor of an optimizer.
@@ -28,6 +30,8 @@ _PICKLED = 810
 _RANDOM_STATES = 14_625
 _SCHEDULER = 1_401
 _SCALER = 988
+# The ZIP's own records, and global_step.txt.
+_BESIDES = 2_000
 
 
 def members(
@@ -42,16 +46,8 @@ def members(
         version: Another version has other numbers.
         is_finished: Whether this is the last round.
     """
-    asked = wishes(args.model_name)
-    condition: Condition = "untrained" if asked.untrained else "nan" if asked.nan else "trained"
-    lora = Lora(
-        modules=unet.targeted(args.target_modules),
-        rank=args.rank,
-        dtype="BF16" if args.mixed_precision == "bf16" else "F32",
-        seed=f"{args.seed} {version}",
-        condition=condition,
-    )
-    extra = asked.extra_mebibytes
+    lora = _lora(args, unet.targeted(args.target_modules), global_step, version)
+    extra = wishes(args.model_name).extra_mebibytes
     optimizer = _optimizer(lora, extra)
     scaler = (Member(name="scaler.pt", pieces=_torch_file("scaler", _SCALER)),)
     return (
@@ -65,8 +61,44 @@ def members(
     )
 
 
+def archive_bytes(args: TaskArgs, modules: tuple[Module, ...]) -> int:
+    """Return how many bytes an archive has at most, with nothing packed.
+
+    Args:
+        args: The job's arguments.
+        modules: The layers that are trained.
+    """
+    lora = _lora(args, modules, global_step=0, version=0)
+    weights = len(lora.header()) + lora.data_bytes
+    extra = _MEBIBYTE * wishes(args.model_name).extra_mebibytes
+    return weights + _optimizer_bytes(lora) + extra + _RANDOM_STATES + _SCHEDULER + _SCALER + _BESIDES
+
+
+def _lora(args: TaskArgs, modules: tuple[Module, ...], global_step: int, version: int) -> Lora:
+    return Lora(
+        modules=modules,
+        rank=args.rank,
+        dtype="BF16" if args.mixed_precision == "bf16" else "F32",
+        seed=f"{args.seed} {version}",
+        condition=_condition(args, global_step),
+    )
+
+
+def _condition(args: TaskArgs, global_step: int) -> Condition:
+    asked = wishes(args.model_name)
+    if asked.nan:
+        return "nan"
+    # The first step of a warm-up has learning rate 0, and Min-SNR weights of 0 make the loss 0.
+    learns_nothing = args.snr_gamma == 0 or (global_step == 1 and args.lr_scheduler != "constant")
+    return "untrained" if asked.untrained or learns_nothing else "trained"
+
+
+def _optimizer_bytes(lora: Lora) -> int:
+    return 2 * lora.data_bytes + _PICKLED * len(lora.tensors)
+
+
 def _optimizer(lora: Lora, extra: int) -> Iterator[bytes]:
-    yield from _torch_file("optimizer", 2 * lora.data_bytes + _PICKLED * len(lora.tensors))
+    yield from _torch_file("optimizer", _optimizer_bytes(lora))
     block = hashlib.shake_256(b"extra").digest(_MEBIBYTE) if extra else b""
     for index in range(extra):
         # Each mebibyte is numbered, so that one in another's place is noticed.
@@ -97,7 +129,8 @@ class ArchiveShelf:
     Args:
         folder: A folder that belongs to the shelf.
         unet: The model that all jobs train.
-        limit_bytes: How much to keep; the archive asked for last is kept in any case.
+        limit_bytes: How much to keep, that which is being made included; the archive asked for last is kept in any
+            case.
     """
 
     def __init__(self, folder: Path, unet: Unet, *, limit_bytes: int) -> None:
@@ -106,6 +139,7 @@ class ArchiveShelf:
         self._limit_bytes = limit_bytes
         self._files: OrderedDict[str, _Archive] = OrderedDict()
         self._builds: dict[str, asyncio.Task[_Archive]] = {}
+        self._turn = asyncio.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.zip*"):
             leftover.unlink()
@@ -122,7 +156,7 @@ class ArchiveShelf:
         name = hashlib.sha256(repr((args, global_step, version, is_finished)).encode()).hexdigest()[:32]
         contents = partial(members, args, self._unet, global_step=global_step, version=version, is_finished=is_finished)
         while True:
-            archive = self._files.get(name) or await self._build_once(name, contents)
+            archive = self._files.get(name) or await self._build_once(name, args, contents)
             try:
                 file = archive.path.open("rb")
             except FileNotFoundError:
@@ -132,10 +166,10 @@ class ArchiveShelf:
             self._files.move_to_end(name)
             return file
 
-    async def _build_once(self, name: str, contents: Callable[[], tuple[Member, ...]]) -> _Archive:
+    async def _build_once(self, name: str, args: TaskArgs, contents: _Contents) -> _Archive:
         build = self._builds.get(name)
         if build is None:
-            build = self._builds[name] = asyncio.create_task(self._build(name, contents()))
+            build = self._builds[name] = asyncio.create_task(self._build_in_turn(name, args, contents))
             build.add_done_callback(lambda _: self._builds.pop(name, None))
         return await asyncio.shield(build)
 
@@ -146,6 +180,13 @@ class ArchiveShelf:
             build.cancel()
         await asyncio.gather(*builds, return_exceptions=True)
 
+    async def _build_in_turn(self, name: str, args: TaskArgs, contents: _Contents) -> _Archive:
+        await self._unet.learn(args.target_modules)
+        # One after the other: two at once would not be done sooner, and would need room for both.
+        async with self._turn:
+            self._make_room(archive_bytes(args, self._unet.targeted(args.target_modules)))
+            return await self._build(name, contents())
+
     async def _build(self, name: str, contents: tuple[Member, ...]) -> _Archive:
         path = self._folder / f"{name}.zip"
         unfinished = path.with_suffix(".zip.new")
@@ -154,12 +195,11 @@ class ArchiveShelf:
                 await asyncio.sleep(0)
         os.replace(unfinished, path)
         made = self._files[name] = _Archive(path=path, size=path.stat().st_size)
-        self._give_up_old_ones()
         return made
 
-    def _give_up_old_ones(self) -> None:
-        total = sum(file.size for file in self._files.values())
-        while total > self._limit_bytes and len(self._files) > 1:
+    def _make_room(self, size: int) -> None:
+        total = size + sum(file.size for file in self._files.values())
+        while total > self._limit_bytes and self._files:
             _, file = self._files.popitem(last=False)
             file.path.unlink(missing_ok=True)
             total -= file.size

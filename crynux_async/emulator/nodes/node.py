@@ -7,53 +7,26 @@ tasks/process_sd_ft_tasks.go (the chain of rounds, the fourth failure).
 """
 
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import attrs
 
+from crynux_async.emulator.nodes.archives import archive_bytes
+from crynux_async.emulator.nodes.failures import failure
 from crynux_async.emulator.nodes.task_args import TargetModules, TaskArgs
 from crynux_async.emulator.nodes.unet import Unet
+from crynux_async.emulator.nodes.wishes import Fate, wishes
+from crynux_async.emulator.nodes.zip_files import LARGEST
+
+_T = TypeVar("_T")
 
 Status = Literal["running", "success", "failed"]
-Fate = Literal["trains", "fails", "silent", "stalls", "never_finishes"]
 
 _FAILURES = 4
-_ENDING = re.compile(r"(.*)/(fail|stall|nofinish|untrained|nan|big-[0-9]{1,6})", re.DOTALL)
-_MOST_COURSES = 4096
-
-
-@attrs.frozen(kw_only=True)
-class Wishes:
-    """What the ending of a model name asks of the emulated network.
-
-    Attributes:
-        fate: What becomes of the job, as far as its name decides.
-        untrained: Whether all ``up`` tensors are zero.
-        nan: Whether all weights are NaN.
-        extra_mebibytes: How much larger the archive is.
-    """
-
-    fate: Fate = "trains"
-    untrained: bool = False
-    nan: bool = False
-    extra_mebibytes: int = 0
-
-
-def wishes(model_name: str) -> Wishes:
-    """Return what the endings of a model name ask for; several may follow each other."""
-    found: dict[str, object] = {}
-    while (match := _ENDING.fullmatch(model_name)) is not None:
-        model_name, ending = match[1], match[2]
-        if ending.startswith("big-"):
-            found["extra_mebibytes"] = int(ending.removeprefix("big-"))
-        elif ending in ("untrained", "nan"):
-            found[ending] = True
-        else:
-            found["fate"] = {"fail": "fails", "stall": "stalls", "nofinish": "never_finishes"}[ending]
-    return Wishes(**found)  # type: ignore[arg-type]
+_MOST_REMEMBERED = 4096
+_MOST_ROUNDS = 100_000
 
 
 @attrs.frozen(kw_only=True)
@@ -121,47 +94,88 @@ def _max_steps(images: int, args: TaskArgs) -> int:
     return args.max_train_steps or args.max_train_epochs * per_epoch
 
 
-class Chain:
-    """The rounds of one kind of job, worked out as far as somebody asked.
+@attrs.frozen(kw_only=True)
+class Rounds:
+    """The rule of a job's rounds.
 
-    Args:
+    Attributes:
         next_step: Takes the global step at the start of a round and returns the one at its end.
         finish: The global step from which on a checkpoint is the last.
         duration: Takes the steps of a round and returns its seconds of training time.
+        timeout: Seconds after which a round is given up.
+        fatal_step: The global step at which the training code stops with an error, or None.
     """
 
-    __slots__ = ("_duration", "_ends", "_finish", "_next_step", "_steps")
+    next_step: Callable[[int], int]
+    finish: int
+    duration: Callable[[int], float]
+    timeout: float
+    fatal_step: int | None = None
 
-    def __init__(self, next_step: Callable[[int], int], finish: int, duration: Callable[[int], float]) -> None:
-        self._next_step = next_step
-        self._finish = finish
-        self._duration = duration
+    def is_lost(self, start: int, end: int) -> bool:
+        """Return whether a round from ``start`` to ``end`` delivers nothing."""
+        is_fatal = self.fatal_step is not None and start < self.fatal_step <= end
+        return is_fatal or self.duration(end - start) > self.timeout
+
+
+class Chain:
+    """The rounds of one kind of job, worked out as far as somebody asked, and 100,000 at most.
+
+    Args:
+        rounds: Their rule.
+    """
+
+    __slots__ = ("_ends", "_is_lost", "_rounds", "_steps")
+
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
         self._ends: list[float] = []
         self._steps: list[int] = []
+        self._is_lost = False
 
     def at(self, age: float) -> Progress:
         """Return the progress after ``age`` seconds of training time."""
-        while not self._complete and (not self._ends or self._ends[-1] <= age):
+        while not self._is_known and (not self._ends or self._ends[-1] <= age):
             self._extend()
         done = bisect_right(self._ends, age)
         step = self._steps[done - 1] if done else 0
-        if self._complete and done == len(self._ends):
+        if done < len(self._ends):
+            return Progress(status="running", rounds_done=done, global_step=step)
+        if self._is_lost:
+            return self._failing(age)
+        if step >= self._rounds.finish:
             return Progress(status="success", rounds_done=done, global_step=step, ended=self._ends[-1])
         return Progress(status="running", rounds_done=done, global_step=step)
 
-    def ends(self, age: float) -> list[float]:
-        """Return when the rounds that are over after ``age`` seconds ended."""
-        return self._ends[: self.at(age).rounds_done]
+    def tries(self, age: float) -> list[tuple[float, bool]]:
+        """Return when the rounds and tries that are over after ``age`` seconds ended, and whether each delivered."""
+        progress = self.at(age)
+        done = [(end, True) for end in self._ends[: progress.rounds_done]]
+        start = self._ends[-1] if self._ends else 0.0
+        lost = range(1, progress.failed_count + 1)
+        return [*done, *((start + number * self._rounds.timeout, False) for number in lost)]
 
     @property
-    def _complete(self) -> bool:
-        return bool(self._steps) and self._steps[-1] >= self._finish
+    def _is_known(self) -> bool:
+        is_last = bool(self._steps) and self._steps[-1] >= self._rounds.finish
+        # Each round of the real network takes minutes: so many are never reached, and nobody is to wait for them.
+        return is_last or self._is_lost or len(self._ends) >= _MOST_ROUNDS
 
     def _extend(self) -> None:
         start = self._steps[-1] if self._steps else 0
-        step = self._next_step(start)
-        self._ends.append((self._ends[-1] if self._ends else 0.0) + self._duration(step - start))
-        self._steps.append(step)
+        end = self._rounds.next_step(start)
+        if self._rounds.is_lost(start, end):
+            self._is_lost = True
+            return
+        self._ends.append((self._ends[-1] if self._ends else 0.0) + self._rounds.duration(end - start))
+        self._steps.append(end)
+
+    def _failing(self, age: float) -> Progress:
+        """Return the progress of a job whose next round gives nothing, however often it is tried."""
+        start, step = (self._ends[-1], self._steps[-1]) if self._ends else (0.0, 0)
+        failing = _failing(age - start, self._rounds.timeout)
+        ended = None if failing.ended is None else start + failing.ended
+        return attrs.evolve(failing, rounds_done=len(self._ends), global_step=step, ended=ended)
 
 
 @attrs.frozen(kw_only=True)
@@ -191,17 +205,27 @@ class Course:
 
     def rounds(self, age: float) -> list[Round]:
         """Return the rounds and tries that have begun after ``age`` seconds of training time, in order."""
+        tries = self._tries(age)
+        begins = [0.0, *(ended for ended, _ in tries)]
+        over = [
+            Round(began=began, ended=ended, fate="trains" if delivers else self._lost_fate)
+            for began, (ended, delivers) in zip(begins, tries, strict=False)
+        ]
+        if self.at(age).status != "running":
+            return over
+        fate = self._lost_fate if self.fate in ("fails", "silent") else "trains"
+        return [*over, Round(began=begins[-1], ended=None, fate=fate)]
+
+    @property
+    def _lost_fate(self) -> Literal["fails", "silent"]:
+        return "fails" if self.fate == "fails" else "silent"
+
+    def _tries(self, age: float) -> list[tuple[float, bool]]:
+        if self.chain is not None:
+            return self.chain.tries(age)
         progress = self.at(age)
         count = progress.rounds_done + progress.failed_count
-        ends = [self.round_duration * number for number in range(1, count + 1)]
-        if self.chain is not None:
-            ends = self.chain.ends(age)
-        fate: Literal["trains", "fails", "silent"] = "trains"
-        if self.fate in ("fails", "silent"):
-            fate = "fails" if self.fate == "fails" else "silent"
-        over = [Round(began=began, ended=ended, fate=fate) for began, ended in zip([0.0, *ends], ends, strict=False)]
-        is_going_on = progress.status == "running"
-        return [*over, Round(began=ends[-1] if ends else 0.0, ended=None, fate=fate)] if is_going_on else over
+        return [(self.round_duration * number, not progress.failed_count) for number in range(1, count + 1)]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -213,45 +237,52 @@ class Network:
         round_overhead: Seconds of training time that a round takes besides its steps, >= 0.
         seconds_per_step: Seconds of training time of one optimizer step, >= 0.
         unet: The model that is trained.
+        largest_archive: Bytes of the largest archive that a node can deliver, before it is packed.
     """
 
     images: int
     round_overhead: float
     seconds_per_step: float
     unet: Unet
+    largest_archive: int = LARGEST
+    _can_deliver: dict[tuple[object, ...], bool] = attrs.field(factory=dict, init=False, repr=False)
     _courses: dict[tuple[object, ...], Course] = attrs.field(factory=dict, init=False, repr=False)
-    _targets: dict[TargetModules, bool] = attrs.field(factory=dict, init=False, repr=False)
+
+    async def learn(self, target_modules: TargetModules) -> None:
+        """Find out what ``target_modules`` selects without holding anybody up, before ``course`` needs it."""
+        await self.unet.learn(target_modules)
 
     def course(self, args: TaskArgs) -> Course:
         """Return what is going to happen to a job; equal for jobs that differ in what does not matter to it."""
         fate = self._fate(args)
+        fatal_step = _fatal_step(self.images, args)
         numbers = (args.batch_size, args.gradient_accumulation_steps, args.num_train_epochs, args.num_train_steps)
-        key = (fate, *numbers, args.max_train_epochs, args.max_train_steps, args.timeout)
-        course = self._courses.get(key)
-        if course is None:
-            if len(self._courses) >= _MOST_COURSES:
-                self._courses.clear()
-            course = self._courses[key] = self._plan(fate, args)
-        return course
+        key = (fate, fatal_step, *numbers, args.max_train_epochs, args.max_train_steps, args.timeout)
+        return _remembered(self._courses, key, lambda: self._plan(fate, args, fatal_step))
 
     def _fate(self, args: TaskArgs) -> Fate:
-        fate = wishes(args.model_name).fate
-        return "silent" if fate == "trains" and not self._trainable(args) else fate
+        asked = wishes(args.model_name)
+        if asked.fate != "trains":
+            return asked.fate
+        found = failure(args, asked.model_name)
+        if found == "refused":
+            return "fails"
+        return "trains" if found is None and self._delivers(args, asked.extra_mebibytes) else "silent"
 
-    def _trainable(self, args: TaskArgs) -> bool:
-        has_data = bool(args.dataset_url or args.dataset_name)
-        return has_data and args.init_lora_weights != "loftq" and self._has_targets(args.target_modules)
+    def _delivers(self, args: TaskArgs, extra_mebibytes: int) -> bool:
+        """Return whether there is something to train, and the node can upload what comes of it."""
+        key = (args.target_modules, args.rank, args.mixed_precision, extra_mebibytes)
 
-    def _has_targets(self, target_modules: TargetModules) -> bool:
-        known = self._targets.get(target_modules)
-        if known is None:
-            known = self._targets[target_modules] = bool(self.unet.targeted(target_modules))
-        return known
+        def find_out() -> bool:
+            modules = self.unet.targeted(args.target_modules)
+            return bool(modules) and archive_bytes(args, modules) <= self.largest_archive
 
-    def _plan(self, fate: Fate, args: TaskArgs) -> Course:
+        return _remembered(self._can_deliver, key, find_out)
+
+    def _plan(self, fate: Fate, args: TaskArgs, fatal_step: int | None) -> Course:
         match fate:
             case "trains":
-                return Course(fate=fate, chain=self._chain(args))
+                return Course(fate=fate, chain=self._chain(args, fatal_step))
             case "fails":
                 return Course(fate=fate, round_duration=self.round_overhead)
             case "silent":
@@ -260,15 +291,34 @@ class Network:
         # Rounds without end must have a duration.
         return Course(fate=fate, round_duration=max(1.0, self._duration(steps)), round_steps=steps)
 
-    def _chain(self, args: TaskArgs) -> Chain:
+    def _chain(self, args: TaskArgs, fatal_step: int | None) -> Chain:
         return Chain(
-            lambda start: round_end(images=self.images, args=args, start=start),
-            _max_steps(self.images, args),
-            self._duration,
+            Rounds(
+                next_step=lambda start: round_end(images=self.images, args=args, start=start),
+                finish=_max_steps(self.images, args),
+                duration=self._duration,
+                timeout=float(args.timeout),
+                fatal_step=fatal_step,
+            )
         )
 
     def _duration(self, steps: int) -> float:
         return self.round_overhead + steps * self.seconds_per_step
+
+
+def _remembered(known: dict[tuple[object, ...], _T], key: tuple[object, ...], find_out: Callable[[], _T]) -> _T:
+    """Return what is known under a key, or find it out; what is remembered has a bound."""
+    if key not in known:
+        if len(known) >= _MOST_REMEMBERED:
+            known.clear()
+        known[key] = find_out()
+    return known[key]
+
+
+def _fatal_step(images: int, args: TaskArgs) -> int | None:
+    """Return the step after which the polynomial scheduler divides by the steps behind its warm-up: there are none."""
+    total = _max_steps(images, args)
+    return total if args.lr_scheduler == "polynomial" and args.lr_warmup_steps == total else None
 
 
 def _failing(age: float, duration: float) -> Progress:

@@ -1,4 +1,4 @@
-"""The modules of Stable Diffusion 1.5's UNet that a LoRA can train, and the tensors that come of it.
+"""The modules of Stable Diffusion 1.5's UNet, which of them a LoRA can train, and the tensors that come of it.
 
 Names and shapes follow from the block structure: three blocks with attention and one without on the way down, a middle
 block, and the mirror image on the way up, where every residual block also takes what was put aside on the way down.
@@ -7,17 +7,29 @@ Source: diffusers UNet2DConditionModel with the configuration of stable-diffusio
 tuners_utils.check_target_module_exists; diffusers convert_state_dict_to_diffusers (two naming styles).
 """
 
-import re
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import attrs
 
+from crynux_async.emulator.nodes.patterns import matching
 from crynux_async.emulator.nodes.task_args import TargetModules
 
 _ATTENTION = ("to_k", "to_out.0", "to_q", "to_v")
+_ALL_LINEAR = "all-linear"
 
 Shape = tuple[int, ...]
+
+# What stands beside a layer of that name in the same module: norms, dropouts, activations.
+_BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "conv1": ("norm1", "norm2", "dropout", "nonlinearity"),
+        "proj_in": ("norm", *(f"transformer_blocks.0.{name}" for name in ("norm1", "norm2", "norm3", "ff.net.1"))),
+        "to_k": ("to_out.1",),
+    }
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -62,34 +74,78 @@ class Unet:
         widths: Channels of the four levels.
         context: Features of the text embedding.
         modules: Every layer that can be trained.
+        others: The names of all other modules: whatever holds layers, norms, dropouts, activations.
     """
 
     widths: tuple[int, int, int, int] = (320, 640, 1280, 1280)
     context: int = 768
     modules: tuple[Module, ...] = attrs.field(init=False, repr=False)
 
+    others: frozenset[str] = attrs.field(init=False, repr=False)
+    _layers: Mapping[str, Module] = attrs.field(init=False, repr=False)
+
     @modules.default
     def _build(self) -> tuple[Module, ...]:
         return tuple(_unet(self.widths, self.context))
 
+    @others.default
+    def _name_others(self) -> frozenset[str]:
+        return frozenset(_others(self.modules))
+
+    @_layers.default
+    def _name_layers(self) -> Mapping[str, Module]:
+        return {module.name: module for module in self.modules}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all modules, layers or not, as the node's code goes through them."""
+        return (*self._layers, *sorted(self.others))
+
     def targeted(self, target_modules: TargetModules) -> tuple[Module, ...]:
         """Return the layers that ``target_modules`` selects, as PEFT does: () when it would raise.
+
+        A regular expression that was not asked for before takes a process, and at most a quarter of a second of its
+        time.
 
         Args:
             target_modules: Ends of names, a regular expression for whole names, "all-linear", or None.
         """
         if not target_modules:
             return ()
-        if target_modules == "all-linear":
+        if isinstance(target_modules, str) and target_modules.lower() == _ALL_LINEAR:
             return tuple(module for module in self.modules if module.kernel is None)
+        chosen = self._chosen(target_modules)
+        # PEFT stops at the first module that is no layer.
+        is_bad = chosen is None or not self.others.isdisjoint(chosen)
+        return () if chosen is None or is_bad else tuple(module for module in self.modules if module.name in chosen)
+
+    async def learn(self, target_modules: TargetModules) -> None:
+        """Find out what ``target_modules`` selects without holding anybody up; ``targeted`` knows it then."""
         if isinstance(target_modules, str):
-            try:
-                pattern = re.compile(target_modules)
-            except re.error:
-                return ()
-            return tuple(module for module in self.modules if pattern.fullmatch(module.name))
-        endings = tuple(f".{name}" for name in target_modules)
-        return tuple(module for module in self.modules if f".{module.name}".endswith(endings))
+            await asyncio.to_thread(self.targeted, target_modules)
+
+    def _chosen(self, target_modules: tuple[str, ...] | str) -> frozenset[str] | None:
+        if isinstance(target_modules, str):
+            return matching(target_modules, self.names)
+        wanted = frozenset(target_modules)
+        return frozenset(name for name in self.names if not wanted.isdisjoint(_endings(name)))
+
+
+def _endings(name: str) -> Iterator[str]:
+    """Yield a name and each part of it that begins after a dot."""
+    while name:
+        yield name
+        name = name.partition(".")[2]
+
+
+def _others(modules: tuple[Module, ...]) -> Iterator[str]:
+    """Yield the names of all modules that are no linear or convolution layer."""
+    yield from ("time_proj", "time_embedding.act", "conv_norm_out", "conv_act")
+    for module in modules:
+        parts = module.name.split(".")
+        yield from (".".join(parts[:end]) for end in range(1, len(parts)))
+        parent, _, last = module.name.rpartition(".")
+        yield from (f"{parent}.{name}" for name in _BESIDE.get(last, ()))
 
 
 def _unet(widths: tuple[int, ...], context: int) -> Iterator[Module]:

@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 import attrs
 
+LARGEST = 2**32 - 2**20
+"""Bytes that the members of an archive may have together."""
+
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Literal
 
-from crynux_async.emulator.nodes.node import Fate, Network
+from crynux_async.emulator.nodes.node import Network
 from crynux_async.emulator.nodes.weights import Lora
+from crynux_async.emulator.nodes.wishes import Fate
 from crynux_async.emulator.relay.agenda import Act
 from crynux_async.emulator.relay.images import score
 from crynux_async.emulator.relay.nodes import Node, NodeStatus

@@ -8,7 +8,7 @@ import pytest
 from crynux_async.emulator.nodes.task_args import TargetModules
 from crynux_async.emulator.nodes.unet import SIZES
 
-HEADER = Path(__file__).parents[1] / "data" / "archive" / "sd15_rank4_header.json"
+HEADER = Path(__file__).parents[2] / "data" / "archive" / "sd15_rank4_header.json"
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 PARAMETERS_OF_SD15 = 859_520_964
 

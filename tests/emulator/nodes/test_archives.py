@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from crynux_async.emulator.bridge.binding import FIELDS
-from crynux_async.emulator.nodes.archives import ArchiveShelf, members
+from crynux_async.emulator.nodes.archives import ArchiveShelf, archive_bytes, members
 from crynux_async.emulator.nodes.task_args import TaskArgs, task_args, with_defaults
 from crynux_async.emulator.nodes.unet import SIZES
 from crynux_async.emulator.nodes.zip_files import Member, write_zip
 
-HEADER = Path(__file__).parents[1] / "data" / "archive" / "sd15_rank4_header.json"
+HEADER = Path(__file__).parents[2] / "data" / "archive" / "sd15_rank4_header.json"
 LORA = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 
@@ -29,10 +29,10 @@ def make_args(**fields: Any) -> TaskArgs:
     return task_args(with_defaults({**values, **fields}, seed=1))
 
 
-def archive(args: TaskArgs, *, size: str = "tiny", version: int = 0) -> zipfile.ZipFile:
+def archive(args: TaskArgs, *, size: str = "tiny", version: int = 0, step: int = 11) -> zipfile.ZipFile:
     file = BytesIO()
     unet = SIZES[size]  # type: ignore[index]
-    for _ in write_zip(file, members(args, unet, global_step=11, version=version)):
+    for _ in write_zip(file, members(args, unet, global_step=step, version=version)):
         pass
     return zipfile.ZipFile(file)
 
@@ -153,6 +153,22 @@ def test_untrained_lora_has_only_zeros_above() -> None:
     assert any(floats(header, data, "lora.down.weight"))
 
 
+@pytest.mark.parametrize(
+    ("fields", "step"), [({"lr_scheduler": "cosine"}, 1), ({"lr_scheduler": "polynomial"}, 1), ({"snr_gamma": 0.0}, 11)]
+)
+def test_training_that_teaches_nothing_gives_an_untrained_lora(fields: dict[str, Any], step: int) -> None:
+    with archive(make_args(**fields), step=step) as file:
+        header, data = read_lora(file.read(LORA))
+    assert set(floats(header, data, "lora.up.weight")) == {0.0}
+
+
+@pytest.mark.parametrize(("scheduler", "step"), [("constant", 1), ("cosine", 2)])
+def test_training_with_a_learning_rate_gives_a_trained_lora(scheduler: str, step: int) -> None:
+    with archive(make_args(lr_scheduler=scheduler), step=step) as file:
+        header, data = read_lora(file.read(LORA))
+    assert any(floats(header, data, "lora.up.weight"))
+
+
 def test_nan_lora_has_no_number_at_all() -> None:
     with archive(make_args(model_name="m/nan")) as file:
         header, data = read_lora(file.read(LORA))
@@ -212,6 +228,35 @@ async def test_shelf_makes_a_given_up_archive_again_byte_for_byte(tmp_path: Path
         with await shelf.open(make_args(seed=seed), global_step=1, version=0) as file:
             contents.append(file.read())
     assert contents[0] == contents[2] != contents[1]
+
+
+async def test_shelf_never_holds_more_than_its_limit(tmp_path: Path) -> None:
+    # Three archives fit; before, six at once were written side by side and only then thrown away.
+    limit = 2_000_000
+    held: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            held.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+            await asyncio.sleep(0)
+
+    shelf = ArchiveShelf(tmp_path, SIZES["tiny"], limit_bytes=limit)
+    watching = asyncio.create_task(watch())
+    files = await asyncio.gather(*(shelf.open(make_args(seed=n), global_step=1, version=0) for n in range(1, 7)))
+    watching.cancel()
+    for file in files:
+        file.close()
+    assert 1_000_000 < max(held) <= limit
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"rank": 16, "mixed_precision": "bf16"}, {"mixed_precision": "fp16"}, {"model_name": "m/big-3"}]
+)
+def test_size_of_an_archive_is_known_before_it_is_made(fields: dict[str, Any]) -> None:
+    args = make_args(**fields)
+    with archive(args) as file:
+        size = sum(entry.file_size for entry in file.infolist())
+    assert size <= archive_bytes(args, SIZES["tiny"].targeted(args.target_modules)) <= size + 3000
 
 
 async def test_shelf_that_is_closed_while_making_leaves_no_archive(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How many rounds and steps the emulated network makes of a job."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crynux_async.emulator.bridge.binding import FIELDS
-from crynux_async.emulator.nodes.node import Network, Progress, Wishes, round_end, wishes
+from crynux_async.emulator.nodes.node import Network, Progress, round_end
 from crynux_async.emulator.nodes.task_args import TaskArgs, task_args, with_defaults
 from crynux_async.emulator.nodes.unet import SIZES
 
@@ -132,7 +133,7 @@ def test_course_asked_in_any_order_tells_the_same() -> None:
 
 
 def test_enormous_job_is_planned_at_once() -> None:
-    course = network().course(make_args(num_train_steps=10**12, max_train_steps=10**12))
+    course = network().course(make_args(num_train_steps=10**12, max_train_steps=10**12, timeout=10**13))
     assert course.at(1e9).status == "running"
     assert course.at(1e13).global_step == 10**12
 
@@ -151,21 +152,81 @@ def test_job_that_is_to_fail_fails_at_its_fourth_round() -> None:
     assert course.at(100).ended == 80
 
 
+def test_round_longer_than_its_timeout_is_lost_four_times() -> None:
+    # 100 steps of a second and 20 s besides, where 10 s are allowed: the fault that was found.
+    course = network().course(make_args(num_train_steps=100, max_train_steps=100, timeout=10))
+    assert [course.at(age) for age in (0, 10, 35, 39.9, 40, 1e9)] == [
+        Progress(status="running"),
+        Progress(status="running", failed_count=1),
+        Progress(status="running", failed_count=3),
+        Progress(status="running", failed_count=3),
+        Progress(status="failed", failed_count=4, ended=40),
+        Progress(status="failed", failed_count=4, ended=40),
+    ]
+
+
+@pytest.mark.parametrize(("timeout", "status"), [(119, "failed"), (120, "success")])
+def test_round_that_just_fits_into_its_timeout_is_delivered(timeout: int, status: str) -> None:
+    course = network().course(make_args(num_train_steps=100, max_train_steps=100, timeout=timeout))
+    assert course.at(1e6).status == status
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("timeout", "expected"),
     [
-        {"target_modules": None},
-        {"target_modules": ()},
-        {"target_modules": ("no_such_module",)},
-        {"target_modules": "to_k"},
-        {"target_modules": "("},
-        {"init_lora_weights": "loftq"},
-        {"dataset_url": None},
+        (26, Progress(status="success", rounds_done=2, global_step=9, ended=26 + 23)),
+        (25, Progress(status="failed", failed_count=4, ended=4 * 25)),
     ],
 )
-def test_job_that_a_node_cannot_train_fails_after_four_silent_timeouts(fields: dict[str, Any]) -> None:
-    course = network().course(make_args(timeout=600, **fields))
-    assert [course.at(age).status for age in (2399.9, 2400)] == ["running", "failed"]
+def test_steps_that_a_round_runs_beyond_what_was_asked_must_fit_into_its_timeout(
+    timeout: int, expected: Progress
+) -> None:
+    # 8 images in 2 micro-batches are 2 steps an epoch; 3 of 9 steps are asked for, in 5 epochs. The first round stops
+    # in the second epoch and runs one step more in each of the 3 that remain: 6 steps, 26 s. The second begins in the
+    # fourth epoch, and nothing remains when it stops: 3 steps, 23 s.
+    args = make_args(batch_size=4, num_train_steps=3, max_train_steps=9, timeout=timeout)
+    assert network().course(args).at(1e6) == expected
+
+
+def test_polynomial_warm_up_as_long_as_the_training_fails_in_the_round_that_ends_it() -> None:
+    fields = {"lr_scheduler": "polynomial", "num_train_steps": 100, "max_train_steps": 200, "timeout": 600}
+    course = network().course(make_args(lr_warmup_steps=200, **fields))
+    # As in the job of two rounds above: the first ends at 132 s with step 112, and the second never does.
+    assert course.at(132 + 599) == Progress(status="running", rounds_done=1, global_step=112)
+    assert course.at(132 + 600).failed_count == 1
+    ended = Progress(status="failed", rounds_done=1, failed_count=4, global_step=112, ended=132 + 2400)
+    assert course.at(132 + 2400) == ended
+
+
+def test_rounds_of_a_job_that_fails_late_are_told_one_by_one() -> None:
+    fields = {"lr_scheduler": "polynomial", "num_train_steps": 100, "max_train_steps": 200, "timeout": 600}
+    course = network().course(make_args(lr_warmup_steps=200, **fields))
+    ends = [132, 732, 1332, 1932, 2532]
+    assert [(one.began, one.ended, one.fate) for one in course.rounds(1e6)] == [
+        (0, 132, "trains"),
+        *((began, ended, "silent") for began, ended in pairwise(ends)),
+    ]
+    assert [one.ended for one in course.rounds(1400)] == [132, 732, 1332, None]
+
+
+@pytest.mark.parametrize("warmup", [199, 201])
+def test_polynomial_warm_up_of_another_length_than_the_training_trains(warmup: int) -> None:
+    args = make_args(lr_scheduler="polynomial", lr_warmup_steps=warmup, num_train_steps=200, max_train_steps=200)
+    assert network().course(args).at(1e6).status == "success"
+
+
+def test_archive_that_no_node_can_deliver_fails_the_job() -> None:
+    tiny = network(largest_archive=50 * 2**20)
+    statuses = [tiny.course(make_args(rank=rank, timeout=600)).at(1e6).status for rank in (8, 100_000)]
+    assert statuses == ["success", "failed"]
+    assert tiny.course(make_args(model_name="m/big-100", timeout=600)).at(1e6).status == "failed"
+
+
+def test_job_of_a_thousand_million_rounds_is_asked_about_in_bounded_time() -> None:
+    endless = network(seconds_per_step=0.0, round_overhead=0.0)
+    args = make_args(num_train_steps=1, max_train_steps=10**9, gradient_accumulation_steps=10**9)
+    progress = endless.course(args).at(1e9)
+    assert (progress.status, progress.rounds_done) == ("running", 100_000)
 
 
 def test_stalled_job_runs_for_ever_without_a_round() -> None:
@@ -175,24 +236,3 @@ def test_stalled_job_runs_for_ever_without_a_round() -> None:
 def test_job_that_never_finishes_makes_round_after_round() -> None:
     course = network().course(make_args(model_name="m/nofinish", num_train_steps=8, max_train_steps=8))
     assert course.at(28 * 1000) == Progress(status="running", rounds_done=1000, global_step=8000)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a/b", Wishes()),
-        ("fail", Wishes()),
-        ("a/failing", Wishes()),
-        ("a/fail/b", Wishes()),
-        ("a/fail", Wishes(fate="fails")),
-        ("a/b/stall", Wishes(fate="stalls")),
-        ("a/nofinish", Wishes(fate="never_finishes")),
-        ("a/untrained", Wishes(untrained=True)),
-        ("a/nan", Wishes(nan=True)),
-        ("a/big-12", Wishes(extra_mebibytes=12)),
-        ("a/big-x", Wishes()),
-        ("a/nan/big-3", Wishes(nan=True, extra_mebibytes=3)),
-    ],
-)
-def test_wishes_follow_from_the_end_of_the_model_name(name: str, expected: Wishes) -> None:
-    assert wishes(name) == expected
