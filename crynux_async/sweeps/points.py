@@ -1,0 +1,182 @@
+"""What one point of a sweep is: what it changes, what is trained for it, and the name under which it is paid for once.
+
+Theory of operation. A point is known by what was *asked*: the base with the point's changes, without a seed that nobody
+gave. Its digest, the sweep's name and the repeat make the idempotency key of its job, so that the same script, the same
+command and five hosts at once find the same jobs. A seed that nobody gave is derived from the sweep's name and the
+repeat: all points of a repeat share it, so that they can be compared, and the next run has it again. What a point
+*becomes* on its way (``effective()``) never counts for its name: that may be judged better in a later version, and must
+not pay for a sweep twice. It only tells which points train the same.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+
+from crynux_async.errors import ConfigError, Problem
+from crynux_async.sweeps.spaces import Params
+from crynux_async.training.config import FineTuneConfig
+
+Derive: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Makes further fields of a point from those that it has, such as a warm-up from a length."""
+
+_MOST_SEEDS = 2**32 - 1  # a node's numpy takes no larger one
+
+
+@attrs.frozen(kw_only=True)
+class Point:
+    """One config of a sweep.
+
+    Attributes:
+        number: Its place, counted from 1; a repeat of it has the same number.
+        repeat: Which repeat, counted from 1.
+        params: What it changes in the base, derived fields included.
+        config: What is trained.
+        digest: What it is known by, without its repeat.
+        key: The idempotency key of its job.
+    """
+
+    number: int
+    repeat: int
+    params: Params
+    config: FineTuneConfig
+    digest: str
+    key: str
+
+    @property
+    def label(self) -> str:
+        """A name for people: what it changes, in the order in which it was given."""
+        said = " ".join(f"{name}={shown(value)}" for name, value in self.params.items()) or "base"
+        return said if self.repeat == 1 else f"{said} #{self.repeat}"
+
+
+@attrs.frozen(kw_only=True)
+class BrokenPoint:
+    """A point that is no config.
+
+    Attributes:
+        number: Its place, counted from 1.
+        params: What it changes.
+        problems: What is wrong with it.
+    """
+
+    number: int
+    params: Params
+    problems: Sequence[Problem]
+
+
+@attrs.frozen(kw_only=True)
+class Points:
+    """The points of a sweep, before anything is sent.
+
+    Attributes:
+        good: Those that are configs, in order, repeats beside each other; one that is asked for twice stands once.
+        broken: Those that are not.
+        twice: Places of points that ask for the same as an earlier one: place -> place of the earlier one.
+        alike: Places of points that train the same although they ask for different things, in groups.
+    """
+
+    good: Sequence[Point]
+    broken: Sequence[BrokenPoint]
+    twice: Mapping[int, int]
+    alike: Sequence[Sequence[int]]
+
+    def require_good(self) -> None:
+        """Check that every point is a config.
+
+        Raises:
+            ConfigError: Some are not; names the place and the field of every mistake.
+        """
+        problems = [
+            attrs.evolve(problem, field=f"point {broken.number}: {problem.field}")
+            for broken in self.broken
+            for problem in broken.problems
+        ]
+        if problems:
+            raise ConfigError(problems, what="this sweep cannot be sent")
+
+
+def plan(
+    name: str, base: FineTuneConfig, changes: Iterable[Params], *, repeats: int = 1, derive: Derive | None = None
+) -> Points:
+    """Return the points of a sweep.
+
+    Args:
+        name: The sweep's name.
+        base: What is trained where a point changes nothing.
+        changes: What each point changes.
+        repeats: How often each is trained, >= 1, each time with a seed of its own unless the config gives one.
+        derive: Makes further fields of a point from its own.
+    """
+    good: list[Point] = []
+    broken: list[BrokenPoint] = []
+    first: dict[str, int] = {}
+    twice: dict[int, int] = {}
+    for number, params in enumerate(changes, start=1):
+        try:
+            full = _derived(params, derive)
+            config = base.evolve(**full)
+        except ConfigError as error:
+            broken.append(BrokenPoint(number=number, params=params, problems=error.problems))
+            continue
+        digest = config.asked_digest()
+        if first.setdefault(digest, number) != number:
+            twice[number] = first[digest]
+            continue
+        good.extend(
+            Point(
+                number=number,
+                repeat=repeat,
+                params=full,
+                config=_seeded(config, name, repeat),
+                digest=digest,
+                key=key_of(name, digest, repeat),
+            )
+            for repeat in range(1, repeats + 1)
+        )
+    return Points(good=good, broken=broken, twice=twice, alike=_alike(good))
+
+
+def derived_seed(name: str, repeat: int) -> int:
+    """Return the seed of a repeat of a sweep whose config gives none: 1 to 4294967295, the same everywhere."""
+    digest = hashlib.sha256(f"crynux-async sweep seed\0{name}\0{repeat}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % _MOST_SEEDS + 1
+
+
+def key_of(name: str, digest: str, repeat: int) -> str:
+    """Return the idempotency key of a point's job."""
+    return f"sweep:{name}:{repeat}:{digest}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as it stands in labels and tables."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _derived(params: Params, derive: Derive | None) -> dict[str, Any]:
+    if derive is None:
+        return dict(params)
+    try:
+        return {**params, **derive(params)}
+    except Exception as error:
+        message = f"derive() failed for {dict(params)!r:.200}: {error!r}"
+        raise ConfigError([Problem(field="derive", message=message)]) from error
+
+
+def _seeded(config: FineTuneConfig, name: str, repeat: int) -> FineTuneConfig:
+    return config.evolve(seed=derived_seed(name, repeat)) if config.seed_was_drawn else config
+
+
+def _alike(points: Iterable[Point]) -> list[list[int]]:
+    """Return the places of different points that train the same."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for point in points:
+        if point.repeat == 1:
+            groups[point.config.digest()].append(point.number)
+    return [places for places in groups.values() if len(places) > 1]
