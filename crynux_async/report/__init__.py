@@ -1,0 +1,10 @@
+"""Pages for people: what came of a sweep, in one file that opens anywhere.
+
+``values`` says what a page is told, ``story`` puts it into sentences, ``page`` makes the file. ``templates`` hold the
+markup and ``static`` the plot library (Apache ECharts) with its licence. Nothing here knows a session or a ledger.
+"""
+
+from crynux_async.report.page import render
+from crynux_async.report.values import ChangedField, SweepView, TrialView
+
+__all__ = ["ChangedField", "SweepView", "TrialView", "render"]

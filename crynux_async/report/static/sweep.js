@@ -1,0 +1,182 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const rows = [...document.querySelectorAll("#trials tbody tr")];
+  const rowOf = new Map(rows.map((row) => [Number(row.dataset.trial), row]));
+  const charts = [];
+  let brushed = null;
+
+  // Table: search, filter, sort.
+  const search = document.getElementById("search"), filter = document.getElementById("filter");
+  const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+  function show() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const number = Number(row.dataset.trial);
+      const fits = words.every((word) => texts.get(row).includes(word))
+        && (!filter.value || row.dataset.state === filter.value) && (!brushed || brushed.has(number));
+      row.hidden = !fits;
+      shown += fits;
+    }
+    document.getElementById("count").value = `${shown} of ${rows.length}`;
+  }
+  function valueOf(row, column) {
+    const cell = row.cells[column], text = cell.dataset.value ?? cell.textContent.trim();
+    return text === "" || text === "–" ? null : Number.isNaN(Number(text)) ? text : Number(text);
+  }
+  function sortBy(column, direction) {
+    const order = (a, b) => {
+      const [x, y] = [valueOf(a, column), valueOf(b, column)];
+      if (x === null || y === null) return (x === null) - (y === null);
+      const step = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+      return direction * step;
+    };
+    document.querySelector("#trials tbody").append(...[...rows].sort(order));
+  }
+  const headings = [...document.querySelectorAll("#trials thead th")];
+  headings.forEach((heading, column) => {
+    if (heading.textContent.trim() === "strength") return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      headings.forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+      sortBy(column, direction);
+    });
+  });
+  search.addEventListener("input", show);
+  filter.addEventListener("change", show);
+  document.querySelector(".tools").hidden = false;
+  show();
+
+  // A trial under the pointer or the focus is lit wherever it stands.
+  let lit = null;
+  function light(number) {
+    if (number === lit) return;
+    for (const element of document.querySelectorAll(".lit")) element.classList.remove("lit");
+    lit = number;
+    if (number === null) { charts.forEach(({ chart }) => chart.dispatchAction({ type: "downplay" })); return; }
+    for (const element of document.querySelectorAll(`[data-trial="${number}"]`)) element.classList.add("lit");
+    charts.forEach(({ chart, indexOf }) => {
+      chart.dispatchAction({ type: "downplay" });
+      const dataIndex = indexOf.get(number);
+      if (dataIndex !== undefined) chart.dispatchAction({ type: "highlight", seriesIndex: 0, dataIndex });
+    });
+  }
+  for (const kind of ["pointerover", "focusin"]) {
+    document.addEventListener(kind, (event) => {
+      const marked = event.target.closest?.("[data-trial]");
+      if (marked) light(Number(marked.dataset.trial));
+    });
+  }
+
+  // Pictures open large.
+  const dialog = document.getElementById("large");
+  for (const button of document.querySelectorAll(".pictures button")) {
+    button.addEventListener("click", () => {
+      const small = button.querySelector("img"), large = dialog.querySelector("img");
+      large.src = small.src;
+      large.alt = small.alt;
+      dialog.querySelector("p").textContent = small.alt;
+      dialog.showModal();
+    });
+  }
+
+  // Plots.
+  if (!document.getElementById("parallel")) return;
+  const models = data.trials.filter((trial) => trial.state === "done");
+  const shade = (trial) => trial.verdict === "diverged" || trial.verdict === "damaged" ? colour("--warm") : colour("--accent");
+  const style = () => ({ textStyle: { fontFamily: "system-ui, sans-serif", color: colour("--soft") }, animation: false });
+  const result = data.objective ? ["objective", data.objective] : ["norm", "‖BA‖"];
+  const measures = [["minutes", "minutes"], result].filter(([key]) => models.some((trial) => trial[key] !== null));
+  const isNumber = (name) => models.every((trial) => typeof (trial.params[name] ?? 0) === "number");
+  const distinct = (name) => [...new Set(valuesOf(name))];
+  const inOrder = (values) => values.every((value) => typeof value === "number") ? values.sort((a, b) => a - b) : values;
+  const spread = (values) => Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) >= 50;
+  const valuesOf = (name) => models.map((trial) => trial.params[name]).filter((value) => value !== undefined && value !== null);
+  function axisType(name) {
+    // A few values stand evenly spaced: ranks of 4, 8 and 64 would crowd at one end.
+    if (!isNumber(name) || distinct(name).length <= 8) return "category";
+    return spread(valuesOf(name)) ? "log" : "value";
+  }
+  function make(id, indexOf, options) {
+    const element = typeof id === "string" ? document.getElementById(id) : id;
+    const chart = echarts.init(element, null, { renderer: "svg" });
+    const entry = { chart, indexOf, options };
+    chart.setOption(options());
+    chart.on("mouseover", (event) => { if (event.data?.number ?? event.data?.trial) light(event.data.number ?? event.data.trial); });
+    charts.push(entry);
+    return chart;
+  }
+  const indexOf = new Map(models.map((trial, index) => [trial.number, index]));
+  function parallel() {
+    const axes = data.parameters.map((name) => ({ name, type: axisType(name), of: (trial) => trial.params[name] ?? null }))
+      .concat(measures.map(([key, name]) => ({ name, type: "value", of: (trial) => trial[key] })));
+    return {
+      ...style(),
+      parallel: { left: 50, right: 60, top: 40, bottom: 24 },
+      parallelAxis: axes.map((axis, dim) => ({
+        dim, name: axis.name, type: axis.type, scale: true, nameTextStyle: { color: colour("--ink"), fontWeight: 600 },
+        axisLine: { lineStyle: { color: colour("--line") } }, axisTick: { show: false },
+        axisLabel: { color: colour("--soft"), hideOverlap: true, textBorderColor: colour("--card"), textBorderWidth: 4 },
+        areaSelectStyle: { color: colour("--accent"), opacity: .2, borderColor: colour("--accent") },
+        ...(axis.type === "category" ? { data: inOrder(distinct(axis.name)).map(String) } : {}),
+      })),
+      series: [{
+        type: "parallel", smooth: false, inactiveOpacity: .06, activeOpacity: .75,
+        lineStyle: { width: 1.6, opacity: .55 }, emphasis: { lineStyle: { width: 3.5, opacity: 1 } },
+        data: models.map((trial) => ({
+          number: trial.number, lineStyle: { color: shade(trial) },
+          value: axes.map((axis) => axis.type === "category" ? String(axis.of(trial) ?? "–") : axis.of(trial)),
+        })),
+      }],
+    };
+  }
+  const chart = make("parallel", indexOf, parallel);
+  chart.on("axisareaselected", () => {
+    const series = chart.getModel().getSeriesByIndex(0);
+    const kept = series.getRawIndicesByActiveState("active");
+    const none = series.getRawIndicesByActiveState("inactive").length === 0;
+    brushed = none ? null : new Set(kept.map((index) => models[index].number));
+    show();
+  });
+  const measure = measures.at(-1);
+  if (measure) {
+    for (const name of data.parameters) {
+      const box = document.createElement("div");
+      box.className = "plot";
+      box.setAttribute("role", "img");
+      box.setAttribute("aria-label", `${measure[1]} by ${name}; the same figures stand in the table below`);
+      document.getElementById("effects").append(box);
+      const type = axisType(name);
+      const points = models.filter((trial) => trial[measure[0]] !== null && trial.params[name] !== undefined);
+      const order = inOrder(distinct(name)).map(String);
+      const place = (trial) => type === "category" ? String(trial.params[name]) : trial.params[name];
+      make(box, new Map(points.map((trial, index) => [trial.number, index])), () => {
+        const groups = Map.groupBy ? Map.groupBy(points, place) : points.reduce((m, t) => m.set(place(t), [...(m.get(place(t)) ?? []), t]), new Map());
+        const means = [...groups].map(([x, group]) => [x, group.reduce((sum, t) => sum + t[measure[0]], 0) / group.length]);
+        if (type !== "category") means.sort((a, b) => a[0] - b[0]);
+        else means.sort((a, b) => order.indexOf(a[0]) - order.indexOf(b[0]));
+        const axis = { nameTextStyle: { color: colour("--ink"), fontWeight: 600 }, axisLabel: { color: colour("--soft"), hideOverlap: true }, splitLine: { show: false }, axisLine: { lineStyle: { color: colour("--line") } } };
+        return {
+          ...style(),
+          grid: { left: 46, right: 14, top: 14, bottom: 44 },
+          xAxis: { ...axis, type, name, nameLocation: "middle", nameGap: 26, scale: true, ...(type === "category" ? { data: order } : {}) },
+          yAxis: { ...axis, type: "value", scale: true, splitLine: { lineStyle: { color: colour("--line") } } },
+          series: [
+            { type: "scatter", symbolSize: 7, itemStyle: { opacity: .6 }, emphasis: { itemStyle: { opacity: 1, borderColor: colour("--ink"), borderWidth: 2 } }, data: points.map((trial) => ({ number: trial.number, value: [place(trial), trial[measure[0]]], itemStyle: { color: shade(trial) } })) },
+            { type: "line", symbol: "none", silent: true, lineStyle: { color: colour("--soft"), width: 1.2 }, data: means },
+          ],
+        };
+      });
+    }
+  }
+  addEventListener("resize", () => charts.forEach(({ chart }) => chart.resize()));
+  addEventListener("beforeprint", () => charts.forEach(({ chart }) => chart.resize()));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(({ chart, options }) => chart.setOption(options(), true)));
+})();
