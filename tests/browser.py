@@ -1,0 +1,55 @@
+"""Debian's Chromium, driven from Python; tests that need it are skipped by name where there is none."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def opened_browser() -> Iterator[Any]:
+    """Give a browser of playwright for the block."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened_page(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+    """Give a page; the test fails where the page logs an error, breaks its policy or asks anybody for anything."""
+    context = browser.new_context(offline=True, **options)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if not _is_local(request.url) else None)
+    try:
+        page.goto(address)
+        yield page
+    finally:
+        context.close()
+    assert problems == []
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith(("file:", "data:", "blob:", "about:"))
