@@ -1,0 +1,198 @@
+"""A task as the relay shows it: its states, why it was aborted, and what that means for people and money.
+
+Source: crynux-relay models/inference_task.go, service/task_status.go (who is paid), api/v1/inference_tasks/
+task_response.go; measured with the real relay.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import attrs
+
+_E = TypeVar("_E", bound=IntEnum)
+
+_SEED_DIGITS = 64
+
+
+class Status(IntEnum):
+    """Where a task is; the numbers are the relay's."""
+
+    QUEUED = 0
+    STARTED = 1
+    PARAMETERS_UPLOADED = 2
+    ERROR_REPORTED = 3
+    SCORE_READY = 4
+    VALIDATED = 5
+    GROUP_VALIDATED = 6
+    INVALIDATED = 7
+    SUCCEEDED = 8
+    ABORTED = 9
+    GROUP_REFUNDED = 10
+    GROUP_SUCCEEDED = 11
+
+
+class AbortReason(IntEnum):
+    """Why a task was aborted; the numbers are the relay's."""
+
+    NONE = 0
+    TIMEOUT = 1
+    MODEL_DOWNLOAD_FAILED = 2
+    INCORRECT_RESULT = 3
+    FEE_TOO_LOW = 4
+    GROUP_TIMEOUT = 5
+    ERROR_REPORTED = 6
+    CREATOR_CANCELLED = 7
+    CREATOR_VALIDATION_TIMEOUT = 8
+    RESULT_UPLOAD_TIMEOUT = 9
+    NODE_SLASHED = 10
+
+
+REASONS: Mapping[AbortReason, str] = {
+    AbortReason.NONE: "the relay gave no reason",
+    AbortReason.TIMEOUT: "the time was up",
+    AbortReason.MODEL_DOWNLOAD_FAILED: "no node could load the base model",
+    AbortReason.INCORRECT_RESULT: "the nodes that checked each other did not agree",
+    AbortReason.FEE_TOO_LOW: "the fee was too low",
+    AbortReason.GROUP_TIMEOUT: "fewer than two of the three nodes that check each other were done in time",
+    AbortReason.ERROR_REPORTED: "the node could not run the task with these arguments",
+    AbortReason.CREATOR_CANCELLED: "cancelled",
+    AbortReason.CREATOR_VALIDATION_TIMEOUT: "nobody validated the result in time",
+    AbortReason.RESULT_UPLOAD_TIMEOUT: "the node did not upload its result in time",
+    AbortReason.NODE_SLASHED: "the node was thrown out of the network",
+}
+"""Each reason in words for people."""
+
+ENDED = frozenset((Status.INVALIDATED, Status.SUCCEEDED, Status.ABORTED, Status.GROUP_REFUNDED, Status.GROUP_SUCCEEDED))
+"""States that a task never leaves."""
+
+SPENT = frozenset((Status.INVALIDATED, Status.SUCCEEDED, Status.GROUP_SUCCEEDED))
+"""States in which the fee is gone; in the other two that end, it was given back."""
+
+UNREFUNDED = frozenset((AbortReason.CREATOR_VALIDATION_TIMEOUT,))
+"""Reasons for which an aborted task is not refunded; the relay has none of them for fine-tuning."""
+
+
+class TaskError(ValueError):
+    """What the relay shows is no task; the message names what is wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class RelayTask:
+    """One task as the relay shows it.
+
+    Attributes:
+        commitment: What it is called.
+        creator: The address that pays for it.
+        nonce: Its owner's part of the commitment.
+        seed: Its sampling seed, 32 bytes.
+        args: Its arguments as JSON.
+        status: Where it is.
+        abort_reason: Why it was aborted.
+        fee: Wei.
+        timeout: Seconds for run, score, validation and upload together.
+        created_at: When it was created, aware UTC, or None where that is not shown.
+        started_at: When a node took it, or None while none has.
+        node: The address of its node, or "".
+    """
+
+    commitment: str
+    creator: str
+    nonce: str
+    seed: bytes
+    args: str
+    status: Status
+    abort_reason: AbortReason
+    fee: int
+    timeout: int
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    node: str = ""
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds since 1970 at which it is aborted unless it is done, or None while no node has it."""
+        return None if self.started_at is None else self.started_at.timestamp() + self.timeout
+
+    @property
+    def spent(self) -> int:
+        """Wei that are gone for good: nothing while it goes on, and nothing when it was refunded."""
+        is_kept = self.status is Status.ABORTED and self.abort_reason in UNREFUNDED
+        return self.fee if self.status in SPENT or is_kept else 0
+
+
+def read_task(data: Any) -> RelayTask:
+    """Return the task that a JSON object shows.
+
+    Raises:
+        TaskError: It is no task, or one in a state that this library does not know.
+    """
+    if not isinstance(data, Mapping):
+        raise TaskError("it is no JSON object")
+    return RelayTask(
+        commitment=_text(data, "task_id_commitment").lower(),
+        creator=_text(data, "creator"),
+        nonce=_text(data, "nonce").lower(),
+        seed=_seed(data),
+        args=_text(data, "task_args"),
+        status=_member(Status, data, "status"),
+        abort_reason=_member(AbortReason, data, "abort_reason"),
+        fee=_fee(data),
+        timeout=_whole(data, "timeout"),
+        created_at=read_time(data.get("create_time")),
+        started_at=read_time(data.get("start_time")),
+        node=_text(data, "selected_node"),
+    )
+
+
+def read_time(value: Any) -> datetime | None:
+    """Return a time as Go writes it (with up to 9 digits behind the point) in UTC, or None where it is none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        # Python reads any number of digits and keeps six.
+        time = datetime.fromisoformat(value)
+        return time.astimezone(UTC) if time.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    value = data.get(name)
+    if not isinstance(value, str):
+        raise TaskError(f"{name} is no text: {value!r}")
+    return value
+
+
+def _whole(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TaskError(f"{name} is no whole number: {value!r}")
+    return value
+
+
+def _fee(data: Mapping[str, Any]) -> int:
+    text = _text(data, "task_fee")
+    if not (text.isascii() and text.isdigit()):
+        raise TaskError(f"task_fee is no number of wei: {text!r}")
+    return int(text)
+
+
+def _seed(data: Mapping[str, Any]) -> bytes:
+    text = _text(data, "sampling_seed").removeprefix("0x")
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(text) != _SEED_DIGITS or len(seed) * 2 != _SEED_DIGITS:
+        raise TaskError(f"sampling_seed is not 32 bytes: {text!r}")
+    return seed
+
+
+def _member(kind: type[_E], data: Mapping[str, Any], name: str) -> _E:
+    value = _whole(data, name)
+    try:
+        return kind(value)
+    except ValueError:
+        raise TaskError(f"{name} has an unknown value: {value}") from None
