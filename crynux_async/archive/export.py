@@ -3,7 +3,8 @@
 diffusers decides by the first tensor's name which naming style a file has, and drops what has the other one. A file
 from a node can mix both, so that up to all attention weights are lost on loading. Here every pair becomes ``lora_A``
 and ``lora_B``, which is read whole. The style "kohya" is for programs of the other family: ``lora_unet_`` names with
-an alpha each. Only names change: the numbers are copied byte for byte.
+an alpha each. Only names change: the numbers are copied byte for byte. An alpha that is not the rank is written where
+the style has a place for it: as a tensor, or in the adapter metadata that diffusers reads.
 
 Source: diffusers src/diffusers/loaders/peft.py (load_lora_adapter) and src/diffusers/utils/state_dict_utils.py
 (convert_state_dict_to_kohya); kohya-ss sd-scripts networks/lora.py.
@@ -21,7 +22,8 @@ import attrs
 from crynux_async import files
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.safetensors import TensorInfo, dump_header
-from crynux_async.errors import ArchiveError
+from crynux_async.archive.scaling import ADAPTER_METADATA, write_scaling
+from crynux_async.errors import ArchiveError, UsageError
 
 ExportStyle = Literal["diffusers", "kohya"]
 """Whose names an exported file has."""
@@ -51,7 +53,7 @@ def plan_beginning(
         ValueError: When the style cannot express this LoRA.
     """
     names = _diffusers_names(modules) if style == "diffusers" else _kohya_names(modules)
-    alphas = [] if style == "diffusers" else [(_kohya_alpha(name), module.rank) for name, module in modules.items()]
+    alphas = [] if style == "diffusers" else [(_kohya_alpha(name), module.alpha) for name, module in modules.items()]
     shift = _ALPHA_BYTES * len(alphas)
     planned = {
         name: TensorInfo(dtype="F32", shape=(), offset_bytes=_ALPHA_BYTES * index, size_bytes=_ALPHA_BYTES)
@@ -62,7 +64,7 @@ def plan_beginning(
     if len(planned) != len(tensors) + len(alphas):
         raise ValueError("two modules would have one name in the kohya style; export it in the diffusers style")
     header = dump_header(planned, {"format": "pt", **metadata})
-    return header + b"".join(struct.pack("<f", rank) for _, rank in alphas)
+    return header + b"".join(struct.pack("<f", alpha) for _, alpha in alphas)
 
 
 def _diffusers_names(modules: Mapping[str, LoraModule]) -> dict[str, str]:
@@ -117,19 +119,18 @@ def describe(
         Texts by key; unchangeable.
 
     Raises:
-        TypeError: When ``config`` holds what JSON cannot.
-        ValueError: When ``config`` holds NaN, an infinity or a circle.
+        UsageError: Something given is not what a header can hold; ``field`` says what.
     """
     ranks = sorted({module.rank for module in modules.values()})
+    alphas = sorted({module.alpha for module in modules.values()})
     targets = sorted({module.target for module in modules.values()})
-    training = None if config is None else json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
     texts = {
         "base_model": base_model,
         "rank": ",".join(map(str, ranks)),
-        "alpha": ",".join(map(str, ranks)),
+        "alpha": ",".join(f"{alpha:.9g}" for alpha in alphas),
         "target_modules": json.dumps(targets, separators=(",", ":")),
         "global_step": None if global_step is None else str(global_step),
-        "training_config": training,
+        "training_config": None if config is None else _dump_config(config),
         "config_digest": digest,
     }
     if style == "kohya":
@@ -140,8 +141,44 @@ def describe(
             "ss_sd_model_name": base_model,
             "ss_steps": texts["global_step"],
         }
+    elif any(module.alpha != module.rank for module in modules.values()):
+        texts[ADAPTER_METADATA] = write_scaling({name: each.alpha for name, each in modules.items()}, ranks[0])
     known = {key: text for key, text in texts.items() if text is not None}
-    return MappingProxyType({**known, **(metadata or {})})
+    _check_texts(base_model=base_model, digest=digest)
+    return MappingProxyType({**known, **_checked_metadata(metadata)})
+
+
+def _dump_config(config: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"the config cannot be written as JSON: {error}", field="config") from error
+
+
+def _checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
+    given: dict[Any, Any] = dict(metadata or {})
+    for key, value in given.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            message = f"metadata[{key!r}] is {value!r}, and a safetensors file holds texts alone; give str(...) of it"
+            raise UsageError(message, field="metadata")
+        _check_encoding("metadata", key + value)
+    return metadata or {}
+
+
+def _check_texts(**texts: object) -> None:
+    for field, text in texts.items():
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise UsageError(f"{field} is {text!r} and must be a text", field=field)
+        _check_encoding(field, text)
+
+
+def _check_encoding(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{field} holds a character that cannot be written: {error}", field=field) from error
 
 
 def write_new_file(path: Path, pieces: Iterable[bytes], *, overwrite: bool) -> None:

@@ -1,26 +1,21 @@
-"""The LoRA inside a safetensors file: which tensors belong together, and how strongly each module was changed.
+"""The LoRA inside a safetensors file: which tensors belong together, and what they are called.
 
-A LoRA changes the weight W of a module to W + B A, with A of shape [rank, in_features] and B of shape
+A LoRA changes the weight W of a module to W + (alpha / rank) B A, with A of shape [rank, in_features] and B of shape
 [out_features, rank]. The nodes' training code writes two naming styles, mixed in one file: ``lora.down`` and
 ``lora.up`` for the attention projections, ``lora_A`` and ``lora_B`` for every other module. Its alpha equals its rank,
-so that B A is the whole change.
+so that B A is the whole change; see ``scaling`` for files that say otherwise.
 
 Source: stable-diffusion-task finetune_lora.py; diffusers src/diffusers/utils/state_dict_utils.py (PEFT_TO_DIFFUSERS).
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import attrs
 
 from crynux_async.archive.safetensors import TensorInfo, giving_way
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from crynux_async.archive.scaling import Scaling
 
 _PREFIX = "unet."
 _DOWN = (".lora.down.weight", ".lora_A.weight")
@@ -48,6 +43,7 @@ class LoraModule:
         rank: Rows of A and columns of B.
         in_features: Columns of A; for a convolution its input channels.
         out_features: Rows of B; for a convolution its output channels.
+        alpha: B A counts alpha / rank, > 0. Equal to the rank in a node's file.
     """
 
     name: str
@@ -56,6 +52,12 @@ class LoraModule:
     rank: int
     in_features: int
     out_features: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """By how much B A is multiplied."""
+        return self.alpha / self.rank
 
     @property
     def block(self) -> str:
@@ -70,11 +72,12 @@ class LoraModule:
         return self.name[found.end() :] if found else self.name
 
 
-def pair_modules(tensors: Mapping[str, TensorInfo]) -> Mapping[str, LoraModule]:
+def pair_modules(tensors: Mapping[str, TensorInfo], scaling: Scaling) -> Mapping[str, LoraModule]:
     """Put the two tensors of each module together.
 
     Args:
         tensors: The tensors by name, as the header has them.
+        scaling: What the header says about alpha.
 
     Returns:
         The modules by name, in the order in which the file first names them; unchangeable.
@@ -92,7 +95,8 @@ def pair_modules(tensors: Mapping[str, TensorInfo]) -> Mapping[str, LoraModule]:
         half[module] = tensor
     if lonely := sorted(downs.keys() ^ ups.keys()):
         raise ValueError(f"{len(lonely)} modules have only one of their two tensors, the first is {lonely[0]}")
-    return MappingProxyType({name: _pair(name, down, ups[name], tensors) for name, down in giving_way(downs.items())})
+    pairs = ((name, _pair(name, down, ups[name], tensors, scaling)) for name, down in giving_way(downs.items()))
+    return MappingProxyType(dict(pairs))
 
 
 def _split(tensor: str) -> tuple[str, bool]:
@@ -110,7 +114,7 @@ def _is_path(module: str) -> bool:
     return len(module) <= _MOST_NAME_CHARS and _MODULE.fullmatch(module) is not None and ".lora" not in f".{module}"
 
 
-def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> LoraModule:
+def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo], scaling: Scaling) -> LoraModule:
     a, b = tensors[down], tensors[up]
     rank = a.shape[0]
     if len(a.shape) != len(b.shape) or b.shape[1] != rank or any(size != 1 for size in b.shape[2:]):
@@ -119,7 +123,15 @@ def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> L
         raise ValueError(f"the dtypes of {name} differ: {a.dtype} and {b.dtype}")
     if rank > _MOST_RANK:
         raise ValueError(f"{name} has rank {rank}; at most {_MOST_RANK} is accepted")
-    return LoraModule(name=name, down=down, up=up, rank=rank, in_features=a.shape[1], out_features=b.shape[0])
+    return LoraModule(
+        name=name,
+        down=down,
+        up=up,
+        rank=rank,
+        in_features=a.shape[1],
+        out_features=b.shape[0],
+        alpha=scaling.alpha_of(name, rank),
+    )
 
 
 def matcher(target_modules: str | Sequence[str]) -> Callable[[str], bool]:
@@ -144,63 +156,3 @@ def matcher(target_modules: str | Sequence[str]) -> Callable[[str], bool]:
         return lambda module: pattern.fullmatch(module) is not None
     endings = tuple(f".{name}" for name in target_modules)
     return lambda module: f".{module}".endswith(endings)
-
-
-@attrs.frozen(kw_only=True)
-class Norms:
-    """How strongly the LoRA changes the UNet: Frobenius norms of B A, >= 0; NaN where a weight is not finite.
-
-    Attributes:
-        modules: By module path.
-        blocks: By part of the UNet: root of the sum of its modules' squares.
-        total: Root of the sum of all squares.
-    """
-
-    modules: Mapping[str, float]
-    blocks: Mapping[str, float]
-    total: float
-
-
-def collect_norms(modules: Mapping[str, LoraModule], norms: Mapping[str, float]) -> Norms:
-    """Sum norms up by block.
-
-    Args:
-        modules: The modules by name.
-        norms: The norm of each of them.
-
-    Returns:
-        All three views, in the order of ``modules``.
-    """
-    squares: dict[str, list[float]] = {}
-    for name, module in modules.items():
-        squares.setdefault(module.block, []).append(norms[name])
-    return Norms(
-        modules=MappingProxyType({name: norms[name] for name in modules}),
-        blocks=MappingProxyType({block: math.hypot(*parts) for block, parts in squares.items()}),
-        total=math.hypot(*norms.values()),
-    )
-
-
-def update_norm(down: "NDArray[np.float32]", up: "NDArray[np.float32]") -> float:
-    """Return the Frobenius norm of B A, without forming the product where that is the larger way.
-
-    Uses ||B A||^2 = trace((A A^T)(B^T B)), two matrices of [rank, rank] in float64.
-
-    Args:
-        down: A, float32 [rank, in_features] or [rank, in_channels, height, width].
-        up: B, float32 [out_features, rank] or [out_channels, rank, 1, 1].
-
-    Returns:
-        The norm, >= 0, or NaN where a weight is not a finite number.
-    """
-    import numpy as np
-
-    a = down.reshape(len(down), -1).astype(np.float64)
-    b = up.reshape(len(up), -1).astype(np.float64)
-    with np.errstate(all="ignore"):
-        if len(a) < min(a.shape[1], len(b)):
-            square = float(np.sum((a @ a.T) * (b.T @ b)))
-        else:
-            square = float(np.sum(np.square(b @ a)))
-    # Rounding can leave a trace of zero slightly below it.
-    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan

@@ -25,7 +25,9 @@ import attrs
 
 from crynux_async.archive.export import ExportStyle, describe, plan_beginning, write_new_file
 from crynux_async.archive.health import AskedFor, Health, judge, scan
-from crynux_async.archive.lora import LoraModule, Norms
+from crynux_async.archive.lora import LoraModule
+from crynux_async.archive.members import FINISH, STEP, WEIGHTS, check_packing
+from crynux_async.archive.norms import Norms
 from crynux_async.archive.safetensors import TensorInfo
 from crynux_async.archive.weights import Weights
 from crynux_async.archive.zip_directory import read_directory
@@ -35,10 +37,6 @@ from crynux_async.errors import ArchiveError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
-STEP_NAME = "global_step.txt"
-FINISH_NAME = "FINISH"
 
 _DEFAULT_LIMITS = ArchiveLimits()
 _MOST_STEP_BYTES = 18
@@ -125,6 +123,7 @@ class LoraArchive:
         where = Path(path)
         with reading(where), open_regular(where) as file:
             members = read_directory(file, limits)
+            check_packing(members, limits)
             return cls(where, limits, MappingProxyType(members), _Identity.of(file))
 
     def __repr__(self) -> str:
@@ -134,22 +133,22 @@ class LoraArchive:
     @property
     def finished(self) -> bool:
         """Whether the node marked the training as finished."""
-        return FINISH_NAME in self.members
+        return FINISH in self.members
 
     @property
     def global_step(self) -> int | None:
         """Optimizer steps made, >= 0, or None when the archive does not say. May exceed what was asked for."""
-        member = self.members.get(STEP_NAME)
+        member = self.members.get(STEP)
         if member is None:
             return None
         with reading(self.path), self._opened() as file:
             if member.size_bytes > _MOST_STEP_BYTES:
-                raise ValueError(f"{STEP_NAME} is {member.size_bytes} bytes long and should hold one number")
+                raise ValueError(f"{STEP} is {member.size_bytes} bytes long and should hold one number")
             stream = MemberStream(member)
             text = stream.piece(file)
             stream.drain(file)
             if not text.strip().isdigit():
-                raise ValueError(f"{STEP_NAME} holds {text!r} in place of a number")
+                raise ValueError(f"{STEP} holds {text!r} in place of a number")
             return int(text)
 
     @property
@@ -219,13 +218,17 @@ class LoraArchive:
             What the archive holds.
 
         Raises:
-            ArchiveError: When anything is not as it should be, or there is no LoRA inside.
+            ArchiveError: When anything is not as it should be, or there is no LoRA inside. ``is_undamaged`` tells an
+                archive that came as it was made from one that should be fetched again.
         """
-        summary = self.summary()
         with reading(self.path), self._opened() as file:
             for member in self.members.values():
                 MemberStream(member).drain(file)
-        return summary
+        try:
+            return self.summary()
+        except ArchiveError as error:
+            error.is_undamaged = True
+            raise
 
     def health(self, config: AskedFor | None = None) -> Health:
         """Look at every weight, and compare the LoRA with what was asked for. Needs no numpy.
@@ -276,7 +279,9 @@ class LoraArchive:
         return self._loaded().arrays()
 
     def norms(self) -> Norms:
-        """Return how strongly each module was changed: the Frobenius norm of its update B A.
+        """Return how strongly each module was changed: the Frobenius norm of its update (alpha / rank) B A.
+
+        Takes some 50 MB at most, however large the archive is; a rank above 1024 is refused.
 
         Returns:
             Norms by module, by part of the UNet and in total.
@@ -319,8 +324,8 @@ class LoraArchive:
         Raises:
             ArchiveError: When the LoRA cannot be read, cannot be expressed in this style, or the file cannot be
                 written or is there already.
-            UsageError: When there is no such style.
-            TypeError: When ``config`` holds what JSON cannot.
+            UsageError: When there is no such style, or ``config``, ``metadata`` or another text cannot be written: a
+                header holds texts, and JSON knows no NaN. ``field`` says which; nothing was written.
         """
         if style not in ("diffusers", "kohya"):
             raise UsageError(f'there is no export style {style!r}; choose "diffusers" or "kohya"')
@@ -349,10 +354,10 @@ class LoraArchive:
             return self._weights
 
     def _weights_member(self) -> Member:
-        member = self.members.get(WEIGHTS_NAME)
+        member = self.members.get(WEIGHTS)
         if member is None:
             raise ArchiveError(
-                f"{self.path}: holds no {WEIGHTS_NAME}, only {', '.join(sorted(self.members))}: "
+                f"{self.path}: holds no {WEIGHTS}, only {', '.join(sorted(self.members))}: "
                 "no LoRA came out of this training (test networks answer so when they only pretend to train)"
             )
         return member

@@ -5,6 +5,10 @@ a shape and where its bytes begin and end, counted from the end of the JSON. The
 run. Still it comes from an unknown machine here, so that a header is believed only when it is exactly right: tensors
 tile the data without gap or overlap, shapes and sizes agree, and no key appears twice.
 
+Parsing JSON holds the interpreter from its first byte to its last, in whatever thread it runs. So a header is parsed in
+segments, between which other threads come through, and what is no description of a tensor is thrown away with the
+segment that it stands in: neither time nor memory follow from what an archive holds.
+
 Flaws are raised as ValueError, without the file's name. Numbers are little-endian on every machine.
 
 Source: https://github.com/huggingface/safetensors (README "Format", safetensors/src/tensor.rs ``validate``).
@@ -13,10 +17,11 @@ Source: https://github.com/huggingface/safetensors (README "Format", safetensors
 import contextlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import attrs
 
@@ -27,11 +32,19 @@ if TYPE_CHECKING:
 LENGTH_BYTES = 8
 """Bytes in front of the JSON."""
 
+MOST_HEADER_BYTES = 100_000_000
+"""The longest JSON that the format's own library reads. Source: safetensors/src/tensor.rs, MAX_HEADER_SIZE."""
+
 WIDTHS: Mapping[str, int] = MappingProxyType({"F32": 4, "F16": 2, "BF16": 2})
 """Bytes of one number, for each dtype in which a LoRA is trained."""
 
 _T = TypeVar("_T")
+_METADATA = "__metadata__"
 
+_SEGMENT_BYTES = 1 << 14
+_MOST_SEGMENT_BYTES = 1 << 17  # of one tensor's description, or of all metadata
+_BOUNDARY = re.compile(rb"\}[ \t\r\n]{0,16},[ \t\r\n]{0,64}(?=\")")
+_SPACE = b" \t\r\n"
 _TURN = 256  # tensors between two chances for other threads
 _ENTRY = frozenset({"dtype", "shape", "data_offsets"})
 _MOST_DIMENSIONS = 4  # a convolution's
@@ -61,6 +74,19 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+@attrs.frozen(kw_only=True)
+class Header:
+    """What stands in front of the numbers.
+
+    Attributes:
+        tensors: The tensors by name, in the order of their bytes; unchangeable.
+        metadata: The texts that whoever wrote the file put there, by key; unchangeable.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+
 def header_length(prefix: bytes, file_bytes: int, most_bytes: int) -> int:
     """Return the length of the JSON that the first 8 bytes announce.
 
@@ -84,7 +110,7 @@ def header_length(prefix: bytes, file_bytes: int, most_bytes: int) -> int:
     return length
 
 
-def parse_header(raw: bytes, data_bytes: int, most_tensors: int) -> Mapping[str, TensorInfo]:
+def parse_header(raw: bytes, data_bytes: int, most_tensors: int) -> Header:
     """Read and check a header.
 
     Args:
@@ -93,40 +119,72 @@ def parse_header(raw: bytes, data_bytes: int, most_tensors: int) -> Mapping[str,
         most_tensors: How many tensors are accepted.
 
     Returns:
-        The tensors by name, in the order of their bytes; unchangeable.
+        The header.
 
     Raises:
         ValueError: When it is not JSON, or not a header that describes exactly these bytes.
         RecursionError: When the JSON is nested too deeply.
     """
-    header = _decode(raw)
-    if not raw.startswith(b"{") or not isinstance(header, dict):
-        raise ValueError("the safetensors header is not a JSON object")
-    _check_metadata(header.pop("__metadata__", {}))
-    if not 1 <= len(header) <= most_tensors:
-        raise ValueError(f"the safetensors header names {len(header)} tensors; 1 to {most_tensors} are accepted")
-    tensors = [(name, _parse_tensor(name, entry)) for name, entry in giving_way(header.items())]
-    tensors.sort(key=lambda item: item[1].offset_bytes)
+    metadata: Mapping[str, str] | None = None
+    tensors: dict[str, TensorInfo] = {}
+    for segment in giving_way(_segments(raw), turn=1):
+        for name, entry in giving_way(_decode(segment).items()):
+            if name in tensors or (name == _METADATA and metadata is not None):
+                raise ValueError("a name appears twice in the safetensors header")
+            if name == _METADATA:
+                metadata = _checked_metadata(entry)
+            else:
+                tensors[name] = _parse_tensor(name, entry)
+        if len(tensors) > most_tensors:
+            break
+    if not 1 <= len(tensors) <= most_tensors:
+        raise ValueError(f"the safetensors header names {len(tensors)} tensors; 1 to {most_tensors} are accepted")
+    return Header(tensors=_in_order(tensors, data_bytes), metadata=MappingProxyType(metadata or {}))
+
+
+def _in_order(tensors: Mapping[str, TensorInfo], data_bytes: int) -> Mapping[str, TensorInfo]:
+    """Return the tensors in the order of their bytes, which they must cover without gap or overlap."""
+    ordered = sorted(tensors.items(), key=lambda item: item[1].offset_bytes)
     end = 0
-    for name, info in tensors:
+    for name, info in ordered:
         if info.offset_bytes != end:
             raise ValueError(f"the tensor {name[:200]!r} begins at byte {info.offset_bytes} in place of {end}")
         end += info.size_bytes
     if end != data_bytes:
         raise ValueError(f"the tensors take {end} bytes and {data_bytes} are there")
-    return MappingProxyType(dict(tensors))
+    return MappingProxyType(dict(ordered))
 
 
-def _decode(raw: bytes) -> object:
+def _segments(raw: bytes) -> Iterator[bytes]:
+    """Cut a JSON object into several, each with some of its keys.
+
+    Wherever it is cut: when each piece is a JSON object, so is the whole, and it means all of them together.
+    """
+    body = raw.rstrip(_SPACE)
+    if not body.startswith(b"{") or not body.endswith(b"}"):
+        raise ValueError("the safetensors header is not a JSON object")
+    begin, end = 1, len(body) - 1
+    while begin < end:
+        found = _BOUNDARY.search(body, begin + _SEGMENT_BYTES, end) if end - begin > _SEGMENT_BYTES else None
+        stop, following = (found.start() + 1, found.end()) if found else (end, end)
+        if stop - begin > _MOST_SEGMENT_BYTES:
+            raise ValueError(
+                f"the safetensors header has {stop - begin} bytes in one piece, its metadata or a tensor; at most "
+                f"{_MOST_SEGMENT_BYTES} are accepted"
+            )
+        yield b"{%b}" % body[begin:stop]
+        begin = following
+
+
+def _decode(raw: bytes) -> dict[str, Any]:
     hooks: dict[str, Any] = {"parse_float": _no_float, "parse_constant": _no_float}
     try:
         text = raw.decode("utf-8")
         # Without the other two hooks it takes a tenth of the time; what goes wrong then is for them to explain.
         with contextlib.suppress(ValueError):
-            value = json.loads(text, **hooks)
-            if _has_no_twins(raw, value):
-                return value
-        return json.loads(text, object_pairs_hook=_unique, parse_int=_small_int, **hooks)
+            if _has_no_twins(raw, value := json.loads(text, **hooks)):
+                return cast("dict[str, Any]", value)
+        return cast("dict[str, Any]", json.loads(text, object_pairs_hook=_unique, parse_int=_small_int, **hooks))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"the safetensors header is not JSON: {error}") from error
 
@@ -146,14 +204,18 @@ def _count_keys(value: object) -> int:
     return len(value) + sum(len(inner) for inner in value.values() if isinstance(inner, dict))
 
 
-def giving_way(items: Iterable[_T]) -> Iterator[_T]:
+def giving_way(items: Iterable[_T], *, turn: int = _TURN) -> Iterator[_T]:
     """Yield ``items`` and let other threads run in between.
 
     A thread that computes keeps the interpreter for 5 ms, and an event loop beside it waits as long for it after each
     of its own system calls. Headers are read in threads, many at once. Source: sys.setswitchinterval.
+
+    Args:
+        items: What is worked on.
+        turn: How many of them at a time, >= 1.
     """
     for index, item in enumerate(items):
-        if index % _TURN == _TURN - 1:
+        if index % turn == turn - 1:
             time.sleep(0)
         yield item
 
@@ -176,9 +238,10 @@ def _no_float(_: str) -> NoReturn:
     raise ValueError("the safetensors header holds a number that is not whole")
 
 
-def _check_metadata(metadata: object) -> None:
+def _checked_metadata(metadata: object) -> Mapping[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("the safetensors metadata is not a map of texts")
+    return metadata
 
 
 def _parse_tensor(name: str, entry: object) -> TensorInfo:
@@ -222,38 +285,66 @@ def dump_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) 
 
     Returns:
         The file's beginning: 8 bytes and the JSON, padded with spaces to a multiple of 8.
+
+    Raises:
+        ValueError: When it is longer than any program reads, or a text cannot be written as UTF-8.
     """
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    for name, info in tensors.items():
+    entries = [_dump(_METADATA, dict(sorted(metadata.items())))]
+    for name, info in giving_way(tensors.items()):
         offsets = [info.offset_bytes, info.offset_bytes + info.size_bytes]
-        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": offsets}
-    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    raw += b" " * (-len(raw) % 8)
+        entries.append(_dump(name, {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": offsets}))
+    raw = f"{{{','.join(entries)}}}".encode()
+    raw += b" " * (-len(raw) % LENGTH_BYTES)
+    if len(raw) > MOST_HEADER_BYTES:
+        raise ValueError(f"the header would be {len(raw)} bytes long, and {MOST_HEADER_BYTES} are read at most")
     return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
 
 
-def to_float32(data: bytes, info: TensorInfo) -> "NDArray[np.float32]":
+def _dump(name: str, value: object) -> str:
+    key, text = (json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in (name, value))
+    return f"{key}:{text}"
+
+
+def to_float32(pieces: Iterable[bytes], info: TensorInfo) -> "NDArray[np.float32]":
     """Return a tensor's numbers as a numpy array; bfloat16 and float16 are widened without loss.
 
     Args:
-        data: Exactly the tensor's bytes.
+        pieces: The tensor's bytes, each piece of whole numbers.
         info: What the header says about it.
 
     Returns:
-        float32 array of ``info.shape``, writable, sharing no memory with ``data``.
+        float32 array of ``info.shape``, writable, sharing no memory with ``pieces``.
 
     Raises:
         ImportError: When numpy is not installed.
     """
     import numpy as np
 
-    flat: NDArray[np.float32]
-    if info.dtype == "BF16":
-        # bfloat16 is the upper half of float32.
-        flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        flat = np.frombuffer(data, "<f2" if info.dtype == "F16" else "<f4").astype(np.float32)
+    flat = np.empty(info.parameters, np.float32)
+    filled = 0
+    for piece in pieces:
+        count = len(piece) // WIDTHS[info.dtype]
+        flat[filled : filled + count] = numbers(piece, info.dtype)
+        filled += count
     return flat.reshape(info.shape)
+
+
+def numbers(data: bytes, dtype: str) -> "NDArray[Any]":
+    """Return whole numbers' bytes as a numpy array of one dimension, which may share memory with them.
+
+    Args:
+        data: The bytes.
+        dtype: "F32", "F16" or "BF16".
+
+    Returns:
+        float32, or float16 for "F16".
+    """
+    import numpy as np
+
+    if dtype == "BF16":
+        # bfloat16 is the upper half of float32.
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, "<f2" if dtype == "F16" else "<f4")
 
 
 def is_zero(data: bytes, dtype: str) -> bool:

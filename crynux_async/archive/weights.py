@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crynux_async.archive.lora import LoraModule, Norms, collect_norms, pair_modules, update_norm
+from crynux_async.archive.lora import LoraModule, pair_modules
+from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces
 from crynux_async.archive.safetensors import LENGTH_BYTES, TensorInfo, header_length, parse_header, to_float32
-from crynux_async.archive.zip_members import PIECE_BYTES, ArchiveLimits, Member, MemberStream, reading
+from crynux_async.archive.scaling import read_scaling
+from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, reading
 from crynux_async.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Weights:
         modules: The trained modules by their path in the UNet; unchangeable.
     """
 
-    __slots__ = ("_begin", "_cursor", "_lock", "_member", "_opened", "_path", "modules", "tensors")
+    __slots__ = ("_begin", "_cursor", "_limits", "_lock", "_member", "_opened", "_path", "modules", "tensors")
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Weights:
         self._path = path
         self._member = member
         self._opened = opened
+        self._limits = limits
         self._lock = threading.Lock()
         self._cursor: MemberStream | None = None
         with reading(path), opened() as file:
@@ -60,8 +63,9 @@ class Weights:
             length = header_length(prefix, member.size_bytes, limits.header_bytes)
             self._begin = LENGTH_BYTES + length
             raw = stream.exactly(file, length)
-            self.tensors: Mapping[str, TensorInfo] = parse_header(raw, member.size_bytes - self._begin, limits.tensors)
-            self.modules: Mapping[str, LoraModule] = pair_modules(self.tensors)
+            header = parse_header(raw, member.size_bytes - self._begin, limits.tensors)
+            self.tensors: Mapping[str, TensorInfo] = header.tensors
+            self.modules: Mapping[str, LoraModule] = pair_modules(header.tensors, read_scaling(header.metadata))
 
     def pieces(self) -> Iterator[tuple[str, TensorInfo, bytes]]:
         """Unpack the LoRA once.
@@ -75,12 +79,9 @@ class Weights:
         """
         with reading(self._path), self._opened() as file:
             stream = MemberStream(self._member)
-            stream.exactly(file, self._begin)
+            stream.read_on(file, self._begin)
             for name, info in self.tensors.items():
-                left = info.size_bytes
-                while left:
-                    data = stream.exactly(file, min(left, PIECE_BYTES))
-                    left -= len(data)
+                for data in tensor_pieces(stream, file, info):
                     yield name, info, data
             stream.drain(file)
 
@@ -92,43 +93,55 @@ class Weights:
             raise ArchiveError(f"{self._path}: holds no tensor named {name!r}; .tensors lists those it has")
         begin = self._begin + info.offset_bytes
         with reading(self._path), self._opened() as file:
+            self._check_size(name, info)
             stream = self._take_cursor(begin)
             stream.skip(file, begin)
-            data = stream.exactly(file, info.size_bytes)
+            array = to_float32(tensor_pieces(stream, file, info), info)
             self._cursor = stream
-            return to_float32(data, info)
+            return array
 
     def arrays(self) -> "Iterator[tuple[str, NDArray[np.float32]]]":
         """Return all tensors in one pass; see LoraArchive.arrays."""
         _need_numpy("arrays()")
-        parts: list[bytes] = []
-        missing = 0
-        for name, info, data in self.pieces():
-            missing = (missing or info.size_bytes) - len(data)
-            parts.append(data)
-            if not missing:
-                with reading(self._path):
-                    array = to_float32(b"".join(parts), info)
-                parts.clear()
-                yield name, array
+        with reading(self._path), self._opened() as file:
+            self._check_sizes()
+            stream = MemberStream(self._member)
+            stream.read_on(file, self._begin)
+            for name, info in self.tensors.items():
+                yield name, to_float32(tensor_pieces(stream, file, info), info)
+            stream.drain(file)
 
     def norms(self) -> Norms:
         """Return how strongly each module was changed; see LoraArchive.norms."""
         _need_numpy("norms()")
         owner = {tensor: module for module in self.modules.values() for tensor in (module.down, module.up)}
-        waiting: dict[str, NDArray[np.float32]] = {}
         norms: dict[str, float] = {}
-        for name, array in self.arrays():
-            module = owner[name]
-            other = waiting.pop(module.name, None)
-            if other is None:
-                # In a node's file the partner comes next, so that one tensor waits at a time.
-                waiting[module.name] = array
-                continue
-            down, up = (array, other) if name == module.down else (other, array)
-            with reading(self._path):
-                norms[module.name] = update_norm(down, up)
+        with reading(self._path), self._opened() as file:
+            self._check_sizes()
+            stream = MemberStream(self._member)
+            stream.read_on(file, self._begin)
+            tensors = iter(self.tensors.items())
+            for first, second in zip(tensors, tensors, strict=True):
+                module = owner[first[0]]
+                if owner[second[0]] is not module:
+                    raise ValueError(
+                        f"the two tensors of {module.name} do not follow one another, as a node writes them"
+                    )
+                norms[module.name] = module_norm(module, (first, second), stream, file)
+            stream.drain(file)
         return collect_norms(self.modules, norms)
+
+    def _check_sizes(self) -> None:
+        for name, info in self.tensors.items():
+            self._check_size(name, info)
+
+    def _check_size(self, name: str, info: TensorInfo) -> None:
+        size, most = 4 * info.parameters, self._limits.tensor_bytes
+        if size > most:
+            raise ValueError(
+                f"the tensor {name} takes {size} bytes as numbers, and {most} are taken into memory at most; "
+                "limits=ArchiveLimits(tensor_bytes=...) raises that"
+            )
 
     def _take_cursor(self, position: int) -> MemberStream:
         """Return a stream that has not passed ``position``: the one that was used last, or a new one."""

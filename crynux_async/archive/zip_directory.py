@@ -4,10 +4,13 @@ Theory of operation
 -------------------
 The directory at the end of a ZIP says what is inside, and nearly everything in it is said twice: in the directory and
 in the header before each member. Readers disagree when the two differ, and that is what hostile archives live on. So
-nothing is repaired, searched for or guessed here. The end record is the last 22 bytes; the directory ends where it
-begins; members lie side by side from byte 0 to the directory without gap or overlap; both descriptions of a member
-agree. A member's name is a plain file name, its bytes are stored or deflated, and it is a regular file. How many they
-are and how large they say they are is checked before any of them is unpacked.
+nothing is repaired or guessed here. The end record, with its comment, ends where the file does; the directory ends
+where it begins; members lie side by side from byte 0 to the directory without gap or overlap; both descriptions of a
+member agree. A member's name is a plain file name, its bytes are stored or deflated, and it is a regular file. How many
+they are and how large they say they are is checked before any of them is unpacked.
+
+Within that, every layout that Python's ``zipfile`` writes is read: sizes before or after the bytes, in 32 or in 64
+bits, and comments, which mean nothing.
 
 Source: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 to 4.5.
 """
@@ -24,6 +27,7 @@ import attrs
 from crynux_async.archive.zip_members import ArchiveLimits, Member, read_at
 
 _END = struct.Struct("<4s4H2LH")
+_END_SIGNATURE = b"PK\5\6"
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -32,6 +36,7 @@ _DESCRIPTOR = struct.Struct("<4s3L")
 _DESCRIPTOR64 = struct.Struct("<4sL2Q")
 
 _STORED, _DEFLATED = 0, 8
+_MOST_RATIO = 1032  # of deflate: 258 bytes from two bits
 _NEWEST_VERSION = 45  # 4.5 brought ZIP64; what came later is encryption and other methods
 _HAS_DESCRIPTOR = 0x0008
 _HARMLESS_FLAGS = 0x0006 | _HAS_DESCRIPTOR | 0x0800  # deflate level, sizes after the data, names are UTF-8
@@ -67,19 +72,17 @@ def read_directory(file: io.FileIO, limits: ArchiveLimits) -> dict[str, Member]:
         raise ValueError(f"has a directory of {length} bytes, too long for {count} files")
     entries = _parse_entries(read_at(file, start, length), count, limits)
     _check_names([entry.name for entry in entries])
-    _check_sizes(entries, size, limits)
+    _check_sizes(entries, limits)
     entries.sort(key=lambda entry: entry.header)
     return _locate(file, entries, start)
 
 
 def _read_end(file: io.FileIO, size: int) -> tuple[int, int, int]:
-    """Return (members, bytes of the directory, where it begins) from the very last bytes of the file."""
+    """Return (members, bytes of the directory, where it begins) from the end of the file."""
     if size < _END.size:
         raise ValueError(f"is {size} bytes long, too short for a ZIP")
-    end = size - _END.size
-    signature, disk, first_disk, here, count, length, start, comment = _END.unpack(read_at(file, end, _END.size))
-    if signature != b"PK\5\6" or comment:
-        raise ValueError("does not end with the end record of a ZIP: it is cut short, or something follows")
+    end = _find_end(file, size)
+    _, disk, first_disk, here, count, length, start, _ = _END.unpack(read_at(file, end, _END.size))
     if disk or first_disk or here != count:
         raise ValueError("is one part of a ZIP in several parts")
     locator = read_at(file, end - _LOCATOR64.size, _LOCATOR64.size) if end >= _LOCATOR64.size else b""
@@ -90,6 +93,21 @@ def _read_end(file: io.FileIO, size: int) -> tuple[int, int, int]:
     if not count:
         raise ValueError("holds no files")
     return count, length, start
+
+
+def _find_end(file: io.FileIO, size: int) -> int:
+    """Return where the end record begins: its comment, if it has one, ends where the file does.
+
+    It is looked for as ``zipfile`` does, from the back. A comment that holds another one is refused.
+    """
+    begin = max(0, size - _END.size - _FULL16)
+    tail = read_at(file, size - _END.size, _END.size)
+    if not tail.startswith(_END_SIGNATURE):
+        tail = read_at(file, begin, size - begin)
+    found = tail.rfind(_END_SIGNATURE)
+    if found < 0 or len(tail) - found < _END.size or _END.unpack_from(tail, found)[-1] != len(tail) - found - _END.size:
+        raise ValueError("does not end with the end record of a ZIP: it is cut short, or something follows")
+    return size - len(tail) + found
 
 
 def _read_end64(
@@ -133,23 +151,24 @@ def _parse_entries(data: bytes, count: int, limits: ArchiveLimits) -> list[_Entr
         if signature != b"PK\1\2":
             raise ValueError(f"its directory is damaged after {len(entries)} of {count} entries")
         position += _CENTRAL.size
-        name_length, extra_length = fields[9], fields[10]
-        tail = data[position : position + name_length + extra_length]
-        if len(tail) < name_length + extra_length:
+        name_length, extra_length, comment_length = fields[9:12]
+        tail = data[position : position + name_length + extra_length + comment_length]
+        if len(tail) < name_length + extra_length + comment_length:
             raise ValueError("its directory ends inside an entry")
         position += len(tail)
-        entries.append(_parse_entry(fields, tail[:name_length], tail[name_length:], limits))
+        extra = tail[name_length : name_length + extra_length]
+        entries.append(_parse_entry(fields, tail[:name_length], extra, limits))
     if position != len(data):
         raise ValueError(f"its directory holds more than the {count} entries it announces")
     return entries
 
 
 def _parse_entry(fields: Sequence[int], raw_name: bytes, extra: bytes, limits: ArchiveLimits) -> _Entry:
-    _, version, flags, method, time, date, crc, packed, size, _, _, comment, disk, _, attributes, header = fields
+    _, version, flags, method, time, date, crc, packed, size, _, _, _, disk, _, attributes, header = fields
     name = _plain_name(raw_name, limits)
     _check_kind(name, version & 0xFF, flags, method, attributes)
-    if comment or disk:
-        raise ValueError(f"{name} has a comment or lies in another part")
+    if disk:
+        raise ValueError(f"{name} lies in another part")
     size, packed, header = _widen(name, extra, [size, packed, header])
     if method == _STORED and size != packed:
         raise ValueError(f"{name} is stored, and yet says two sizes: {packed} and {size}")
@@ -207,27 +226,23 @@ def _check_names(names: Sequence[str]) -> None:
         seen[key] = name
 
 
-def _check_sizes(entries: Sequence[_Entry], file_bytes: int, limits: ArchiveLimits) -> None:
+def _check_sizes(entries: Sequence[_Entry], limits: ArchiveLimits) -> None:
     for entry in entries:
         if entry.size > limits.member_bytes:
             raise ValueError(f"{entry.name} unpacks to {entry.size} bytes; at most {limits.member_bytes} are accepted")
-        _check_ratio(entry.name, entry.size, entry.packed, limits)
+        if entry.size > _MOST_RATIO * entry.packed:
+            raise ValueError(f"{entry.name} announces {entry.size} bytes, more than {entry.packed} can be unpacked to")
     total = sum(entry.size for entry in entries)
     if total > limits.total_bytes:
         raise ValueError(f"unpacks to {total} bytes; at most {limits.total_bytes} are accepted")
-    _check_ratio("the whole", total, file_bytes, limits)
-
-
-def _check_ratio(what: str, size: int, packed: int, limits: ArchiveLimits) -> None:
-    if size > limits.ratio_free_bytes and size > limits.ratio * packed:
-        raise ValueError(f"{what} packs {size} bytes into {packed}, more than {limits.ratio} to 1: a ZIP bomb")
 
 
 def _locate(file: io.FileIO, entries: Sequence[_Entry], directory: int) -> dict[str, Member]:
     """Read every local header; members must lie side by side from byte 0 to the directory."""
     members: dict[str, Member] = {}
     position = 0
-    for entry in entries:
+    ends = [*(entry.header for entry in entries[1:]), directory]
+    for entry, end in zip(entries, ends, strict=True):
         if entry.header != position:
             fault = "overlap" if entry.header < position else "leave a gap"
             raise ValueError(f"members {fault}: {entry.name} begins at byte {entry.header} in place of {position}")
@@ -236,7 +251,7 @@ def _locate(file: io.FileIO, entries: Sequence[_Entry], directory: int) -> dict[
         if position > directory:
             raise ValueError(f"{entry.name} runs into the directory")
         if entry.flags & _HAS_DESCRIPTOR:
-            position += _read_descriptor(file, entry, position)
+            position += _read_descriptor(file, entry, position, end)
         members[entry.name] = Member(
             name=entry.name,
             size_bytes=entry.size,
@@ -273,11 +288,13 @@ def _read_local(file: io.FileIO, entry: _Entry, directory: int) -> int:
     return entry.header + _LOCAL.size + len(tail)
 
 
-def _read_descriptor(file: io.FileIO, entry: _Entry, position: int) -> int:
-    """Return the length of the description after a member's bytes, which must repeat what the directory says."""
+def _read_descriptor(file: io.FileIO, entry: _Entry, position: int, end: int) -> int:
+    """Return the length of the description after a member's bytes, which must repeat what the directory says.
+
+    Its length tells whether its sizes have 32 or 64 bits: those of an empty member begin alike.
+    """
     told = (b"PK\7\x08", entry.crc32, entry.packed, entry.size)
     for layout in (_DESCRIPTOR, _DESCRIPTOR64):
-        # The directory and the end record follow, so that a short read here is a damaged file in any case.
-        if layout.unpack(read_at(file, position, layout.size)) == told:
+        if position + layout.size == end and layout.unpack(read_at(file, position, layout.size)) == told:
             return layout.size
     raise ValueError(f"{entry.name} announces two sizes or two checksums")

@@ -34,7 +34,9 @@ def _bound(default: int) -> int:
 class ArchiveLimits:
     """How much of an archive from an unknown machine is accepted. Every bound is inclusive.
 
-    The defaults leave room for any LoRA of a Stable Diffusion UNet up to rank 512 or so, with its optimizer state.
+    The defaults leave room for a LoRA of every module of Stable Diffusion's UNet up to rank 4096 with its optimizer
+    state. Memory does not follow from them: it is what one piece of 256 KiB needs, and for :meth:`LoraArchive.norms`
+    some blocks of numbers, whatever an archive announces.
 
     Attributes:
         members: Files inside.
@@ -42,22 +44,24 @@ class ArchiveLimits:
         file_bytes: Size of the ZIP itself.
         member_bytes: Unpacked size of one member.
         total_bytes: Unpacked size of all members together.
-        ratio: Unpacked size over packed size, of one member and of the whole. Deflate cannot exceed 1032.
-        ratio_free_bytes: Up to this unpacked size the ratio does not matter. A training that diverged gives an
-            archive in which every number is the same NaN; it packs 1000 to 1 and is no bomb.
+        ratio: Unpacked size over packed size of what a training does not account for; see ``archive.members``.
+        ratio_free_bytes: Up to this unpacked size the ratio does not matter.
         header_bytes: Size of the safetensors header's JSON.
         tensors: Tensors in the safetensors file.
+        tensor_bytes: Size of a tensor as float32 numbers that is taken into memory: by ``tensor()``, ``arrays()`` and
+            ``norms()``. Whatever its size, a tensor is verified, judged and exported.
     """
 
     members: int = _bound(64)
     name_bytes: int = _bound(128)
     file_bytes: int = _bound(16 * 2**30)
-    member_bytes: int = _bound(8 * 2**30)
-    total_bytes: int = _bound(16 * 2**30)
+    member_bytes: int = _bound(40 * 2**30)
+    total_bytes: int = _bound(64 * 2**30)
     ratio: int = _bound(200)
     ratio_free_bytes: int = _bound(128 * 2**20)
     header_bytes: int = _bound(2 * 2**20)
     tensors: int = _bound(8192)
+    tensor_bytes: int = _bound(128 * 2**20)
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +104,7 @@ def reading(path: Path) -> Iterator[None]:
     except zlib.error as error:
         raise ArchiveError(f"{path}: a member's packed bytes are damaged: {error}") from error
     except RecursionError as error:
-        raise ArchiveError(f"{path}: the safetensors header is nested too deeply") from error
+        raise ArchiveError(f"{path}: its JSON is nested too deeply") from error
     except MemoryError as error:
         raise ArchiveError(f"{path}: not enough memory to read it") from error
     except (ValueError, ArithmeticError, EOFError, struct.error) as error:
@@ -176,6 +180,14 @@ class MemberStream:
         self._crc32 = 0
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if member.deflated else None
 
+    def copy(self) -> "MemberStream":
+        """Return a stream that is as far as this one, and goes on by itself."""
+        twin = MemberStream(self.member)
+        twin.position, twin._source, twin._packed_left = self.position, self._source, self._packed_left
+        twin._pending, twin._crc32 = self._pending, self._crc32
+        twin._inflater = self._inflater.copy() if self._inflater is not None else None
+        return twin
+
     def piece(self, file: io.FileIO, at_most: int = PIECE_BYTES) -> bytes:
         """Return the next bytes.
 
@@ -217,6 +229,10 @@ class MemberStream:
             self.position += step
             self._source += step
             self._packed_left -= step
+        self.read_on(file, position)
+
+    def read_on(self, file: io.FileIO, position: int) -> None:
+        """Read to ``position``, which must not lie behind, so that the checksum can still be verified."""
         while self.position < position:
             if not self.piece(file, position - self.position):
                 self._too_short()

@@ -24,9 +24,10 @@ from crynux_async.archive import (
     Member,
     Norms,
 )
+from crynux_async.archive.members import PURPOSES, is_pickle
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.units import size
-from crynux_async.errors import UsageError
+from crynux_async.errors import ArchiveError, UsageError
 from crynux_async.training.config import FineTuneConfig
 
 _PAGE_WIDTH = 80
@@ -35,17 +36,6 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 # In the order in which an image passes through the UNet.
 _FLOW = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")
-
-_MEMBERS = {
-    "pytorch_lora_weights.safetensors": "the LoRA",
-    "global_step.txt": "how many steps were made",
-    "FINISH": "mark of a complete training",
-    "optimizer.bin": "optimizer state",
-    "scheduler.bin": "learning rate state",
-    "random_states_0.pkl": "random number state",
-    "scaler.pt": "gradient scaler state",
-}
-_PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt")
 
 _ADVICE = {
     HealthCode.UNTRAINED: "Images made with it are those of the base model.",
@@ -58,12 +48,12 @@ _ADVICE = {
 
 @attrs.frozen(kw_only=True)
 class _Report:
-    """Everything that is said about an archive."""
+    """Everything that is said about an archive; why there are no norms, where there are none."""
 
     archive: LoraArchive
     summary: ArchiveSummary
     health: Health
-    norms: Norms | None
+    norms: Norms | str
     config: FineTuneConfig | None
     config_path: Path | None
 
@@ -142,11 +132,13 @@ def _sent(config: FineTuneConfig, path: Path) -> dict[str, Any]:
     return {name: value for name, value in sent.items() if name != "seed" or name in written}
 
 
-def _norms(archive: LoraArchive) -> Norms | None:
+def _norms(archive: LoraArchive) -> Norms | str:
     try:
         return archive.norms()
     except UsageError:
-        return None
+        return "This needs numpy: pip install 'crynux-async[archive]'"
+    except ArchiveError as error:
+        return str(error)  # every byte was verified: it is too large, or not in a node's order
 
 
 def _left_out(archive: LoraArchive) -> int:
@@ -161,10 +153,6 @@ def _left_out(archive: LoraArchive) -> int:
     return sum(".lora." in name for name in names) if ".lora_A." in names[0] else 0
 
 
-def _is_pickle(name: str) -> bool:
-    return name.endswith(_PICKLES)
-
-
 def _facts(report: _Report) -> dict[str, Any]:
     return {
         "path": str(report.archive.path),
@@ -173,7 +161,7 @@ def _facts(report: _Report) -> dict[str, Any]:
         "problems": _problem_facts(report.health),
         "asked_for": _asked_facts(report.config) if report.config else None,
         "dropped_by_diffusers": _left_out(report.archive),
-        "norms": _norm_facts(report.norms) if report.norms else None,
+        "norms": _norm_facts(report.norms) if isinstance(report.norms, Norms) else None,
         "members": [_member_facts(member) for member in report.archive.members.values()],
     }
 
@@ -199,7 +187,7 @@ def _number(value: float) -> float | None:
 
 def _member_facts(member: Member) -> dict[str, Any]:
     facts = {"name": member.name, "size_bytes": member.size_bytes, "packed_bytes": member.packed_bytes}
-    return {**facts, "pickle": _is_pickle(member.name)}
+    return {**facts, "pickle": is_pickle(member.name)}
 
 
 def _console() -> Console:
@@ -252,6 +240,8 @@ def _rows(report: _Report) -> Iterator[_Row]:
         asked=str(config.rank) if config else "",
         is_wrong=HealthCode.RANK in codes,
     )
+    if any(module.alpha != module.rank for module in modules):
+        yield _Row(name="alpha", found=", ".join(f"{alpha:.9g}" for alpha in sorted({each.alpha for each in modules})))
     yield _Row(
         name="modules",
         found=", ".join(summary.target_modules),
@@ -305,10 +295,10 @@ def _show_health(console: Console, report: _Report) -> None:
         console.print(table)
 
 
-def _show_norms(console: Console, norms: Norms | None) -> None:
+def _show_norms(console: Console, norms: Norms | str) -> None:
     _heading(console, "Update", "||B A||, how strongly each part of the UNet was changed", "dim")
-    if norms is None:
-        console.print("  This needs numpy: pip install 'crynux-async\\[archive]'")
+    if isinstance(norms, str):
+        console.print(Padding(Text(norms), (0, 0, 0, 2)))
         return
     largest = max((norm for norm in norms.blocks.values() if math.isfinite(norm)), default=0.0)
     width = max(8, min(_BAR_WIDTH, console.width - 32))
@@ -352,12 +342,12 @@ def _show_members(console: Console, members: Mapping[str, Member]) -> None:
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
     for member in sorted(members.values(), key=lambda member: -member.size_bytes):
-        what = Text(_MEMBERS.get(member.name, "unknown"), style="" if member.name in _MEMBERS else "yellow")
-        if _is_pickle(member.name):
+        what = Text(PURPOSES.get(member.name, "unknown"), style="" if member.name in PURPOSES else "yellow")
+        if is_pickle(member.name):
             what.append(" (pickle)", style="yellow")
         table.add_row(Text(member.name), size(member.size_bytes), what)
     console.print(table)
-    if any(map(_is_pickle, members)):
+    if any(map(is_pickle, members)):
         note = (
             "Pickles can run code when they are loaded, and an unknown machine made these. They are checksummed "
             "and never opened; the LoRA does not need them."

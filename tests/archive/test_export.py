@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crynux_async.archive import LoraArchive
+from crynux_async.archive import LoraArchive, safetensors
 from crynux_async.errors import ArchiveError, UsageError
 from tests.archive_files import (
     ALL_FOUR,
@@ -271,3 +271,66 @@ def test_export_in_kohya_style_refuses_names_that_would_be_one(
     with pytest.raises(ArchiveError, match="one name in the kohya style"):
         archive.export(tmp_path / "out", style="kohya")
     assert not (tmp_path / "out").exists()
+
+
+# What the format's own library reads
+
+TEXTS = {"epoch": "3", "note": "größer \U0001f431 \u2028", "quote": '"}, {"\\', "empty": "", "": "no key", "nul": "\0"}
+
+
+@pytest.mark.parametrize("style", ["diffusers", "kohya"])
+def test_export_with_any_text_in_its_metadata_is_read_by_safetensors(tmp_path: Path, style: Any) -> None:
+    safe_open = pytest.importorskip("safetensors").safe_open
+    path = LoraArchive.open(RESULT).export(tmp_path / "out.safetensors", style=style, metadata=TEXTS)
+    with safe_open(path, "numpy") as file:
+        found = file.metadata()
+        assert len(file.keys()) == (256 if style == "diffusers" else 384)
+    assert {key: found[key] for key in TEXTS} == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"metadata": {"epoch": 3}}, "metadata"),
+        ({"metadata": {"loss": 0.5}}, "metadata"),
+        ({"metadata": {"note": None}}, "metadata"),
+        ({"metadata": {3: "epoch"}}, "metadata"),
+        ({"metadata": {"note": b"bytes"}}, "metadata"),
+        ({"metadata": {"note": ["a", "b"]}}, "metadata"),
+        ({"metadata": {"note": "\ud800"}}, "metadata"),
+        ({"metadata": {"\udfff": "note"}}, "metadata"),
+        ({"base_model": 15}, "base_model"),
+        ({"base_model": "\ud800"}, "base_model"),
+        ({"digest": b"00ff"}, "digest"),
+        ({"config": {"learning_rate": float("nan")}}, "config"),
+        ({"config": {"learning_rate": float("inf")}}, "config"),
+        ({"config": {"path": Path()}}, "config"),
+    ],
+    ids=str,
+)
+def test_export_of_what_a_header_cannot_hold_is_a_typed_error_before_anything_is_written(
+    tmp_path: Path, given: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        LoraArchive.open(RESULT).export(tmp_path / "out.safetensors", **given)
+    assert caught.value.field == field
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_of_a_config_that_holds_itself_is_a_typed_error(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"rank": 2}
+    config["config"] = config
+    with pytest.raises(UsageError, match="cannot be written as JSON"):
+        LoraArchive.open(RESULT).export(tmp_path / "out.safetensors", config=config)
+
+
+def test_export_with_a_header_longer_than_safetensors_reads_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1_000_000
+    monkeypatch.setattr(safetensors, "MOST_HEADER_BYTES", limit)
+    archive = LoraArchive.open(RESULT)
+    archive.export(tmp_path / "fits.safetensors", metadata={"note": "x" * 900_000})
+    with pytest.raises(ArchiveError, match=f"the header would be .* bytes long, and {limit} are read at most"):
+        archive.export(tmp_path / "out.safetensors", metadata={"note": "x" * limit})
+    assert [path.name for path in tmp_path.iterdir()] == ["fits.safetensors"]

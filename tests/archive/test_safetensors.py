@@ -1,12 +1,16 @@
 import functools
+import json
 import math
 import random
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crynux_async.archive import safetensors
 from tests.archive_files import DOWN, GOOD, UP, WEIGHTS, Raw, lora_bytes, pair, raw_zip, refuse
@@ -78,12 +82,17 @@ def test_header_that_does_not_fit_its_bytes_is_refused(refused: Callable[..., st
 @pytest.mark.parametrize(
     ("raw", "match"),
     [
-        (b"\xff\xfe{}", "not JSON: .*utf-8"),
-        (b"{ ", "not JSON"),
-        (b"  ", "not JSON"),
+        (b"{\xff\xfe}", "not JSON: .*utf-8"),
+        (b"{ ", "not a JSON object"),
+        (b"  ", "not a JSON object"),
+        (b"{,}", "not JSON"),
+        (b'{"a":1,}', "not JSON"),
+        (b'{"a":{}},"b":{}}', "not JSON"),
         (b' {"a":1}', "not a JSON object"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "nested too deeply"),
+        (b'{"a":' * 20_000 + b"1" + b"}" * 20_000, "nested too deeply"),
+        (b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "bytes in one piece"),
+        (b'{"a":"' + b"x" * 131_072 + b'"}', "bytes in one piece"),
         (b'{"a":1,"a":2}', "appears twice"),
         (b'{"a" :1,"a":2}', "appears twice"),
         (b'{"a"\t:1,"\\u0061":2}', "appears twice"),
@@ -104,6 +113,72 @@ def test_header_that_is_no_plain_json_is_refused(refused: Callable[..., str], ra
 @pytest.mark.parametrize("data", [b"", b"\0" * 7, b"\0" * 8, b"\xff" * 8, (100).to_bytes(8, "little") + b"{}"])
 def test_weights_shorter_than_their_header_are_refused(refused: Callable[..., str], data: bytes) -> None:
     refused(raw_zip(Raw(name=WEIGHTS.encode(), data=data)), "safetensors header says|holds .* bytes, and more")
+
+
+@pytest.mark.parametrize("junk", [b"[],", b"{},", b'"",', b"0,", b"[[[]]],"])
+def test_header_of_two_mebibytes_of_anything_is_refused_in_little_memory(
+    refused: Callable[..., str], junk: bytes
+) -> None:
+    entry = b'"%d":[' + junk * (20_000 // len(junk)) + b"0]"
+    raw = b"{" + b",".join(entry % number for number in range(100)) + b"}"
+    data = len(raw).to_bytes(8, "little") + raw
+    archive = raw_zip(Raw(name=WEIGHTS.encode(), data=data))
+    tracemalloc.start()
+    try:
+        refused(archive, "not described by|bytes in one piece")
+        assert tracemalloc.get_traced_memory()[1] < 24 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def header_of(count: int, *, space: str = "") -> bytes:
+    """A header like a node's, with as many tensors, written with or without spaces."""
+    tensors: dict[str, Any] = {"__metadata__": {"format": "pt", "note": 'ends in "},'}}
+    for number in range(count):
+        half = "lora_A" if number % 2 == 0 else "lora_B"
+        offsets = [4 * number, 4 * number + 4]
+        name = f"unet.down_blocks.{number // 2}.{half}.weight"
+        tensors[name] = {"dtype": "F32", "shape": [1, 1], "data_offsets": offsets}
+    return json.dumps(tensors, separators=(f",{space}", f":{space}")).encode()
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n  "])
+@pytest.mark.parametrize("count", [2, 256, 1000, 8192])
+def test_header_of_any_length_is_read_whole_and_in_order(space: str, count: int) -> None:
+    raw = header_of(count, space=space)
+    header = safetensors.parse_header(raw + b" " * 7, 4 * count, 8192)
+    assert len(header.tensors) == count
+    assert [info.offset_bytes for info in header.tensors.values()] == list(range(0, 4 * count, 4))
+    assert header.metadata == {"format": "pt", "note": 'ends in "},'}
+
+
+@pytest.mark.parametrize("count", [2, 1000])
+def test_name_that_stands_twice_is_seen_however_far_apart(count: int) -> None:
+    raw = header_of(count)
+    first = raw[raw.index(b'"unet') : raw.index(b"}", raw.index(b'"unet')) + 1]
+    for twice in (first, b'"__metadata__":{"format":"pt"}'):
+        with pytest.raises(ValueError, match="appears twice"):
+            safetensors.parse_header(raw[:-1] + b"," + twice + b"}", 4 * count, 8192)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_header_with_anything_changed_is_refused_or_means_what_json_says(data: st.DataObject) -> None:
+    raw = bytearray(header_of(300))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(raw) - 1))
+        raw[place : place + data.draw(st.integers(0, 3))] = data.draw(
+            st.sampled_from([b"", b"}", b",", b'"', b"},", b"{"])
+        )
+    try:
+        header = safetensors.parse_header(bytes(raw), 1200, 8192)
+    except ValueError:
+        return
+    meant = json.loads(raw)
+    meant.pop("__metadata__", None)
+    assert header.tensors.keys() == meant.keys()
+    for name, info in header.tensors.items():
+        assert [info.offset_bytes, info.offset_bytes + info.size_bytes] == meant[name]["data_offsets"]
 
 
 PATTERNS = {

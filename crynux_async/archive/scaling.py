@@ -1,0 +1,186 @@
+"""How strongly B A counts: the alpha of a LoRA, where its file says one.
+
+A module's weight changes by (alpha / rank) B A. A node's file says no alpha, and means its rank. Files that peft and
+diffusers write with adapter metadata say it in the header, and may mean alpha / sqrt(rank) by it. What is said is used;
+what is said and not understood here is refused, because taking it for the usual would give wrong numbers in silence.
+
+Source: diffusers src/diffusers/loaders/lora_base.py (LORA_ADAPTER_METADATA_KEY, _pack_dict_with_prefix); peft
+src/peft/tuners/lora/layer.py (update_layer) and src/peft/utils/other.py (get_pattern_key).
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+_T = TypeVar("_T")
+
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""The header's key under which diffusers keeps the LoraConfig of peft, as JSON."""
+
+_PREFIX = "unet."
+_PLAIN_ALPHAS = ("alpha", "lora_alpha", "network_alpha", "ss_network_alpha")
+# Variants of LoRA in which the change is not (alpha / rank) B A. Each is off when it is missing, false or empty.
+_VARIANTS = (
+    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "layer_replication"),
+    *("alora_invocation_tokens", "arrow_config"),
+)
+# peft takes the keys of a pattern for regular expressions that fit the end of a path. An unknown machine's are not run:
+# these are ends of paths, or with a "^" whole ones.
+_PLAIN_PATH = re.compile(r"\^?[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
+
+
+@attrs.frozen(kw_only=True)
+class Scaling:
+    """The alphas of a LoRA.
+
+    Attributes:
+        alpha: Of every module that ``alpha_pattern`` does not name, > 0; None where it is the module's rank.
+        alpha_pattern: Other alphas, > 0, by the end of modules' paths or, after a "^", a whole one; the first that fits
+            counts.
+        rank: Rank of every module that ``rank_pattern`` does not name, or None where that is not said.
+        rank_pattern: Other ranks, likewise.
+        by_root: Whether B A counts alpha / sqrt(rank) in place of alpha / rank.
+    """
+
+    alpha: float | None = None
+    alpha_pattern: Mapping[str, float] = attrs.field(factory=dict)
+    rank: int | None = None
+    rank_pattern: Mapping[str, int] = attrs.field(factory=dict)
+    by_root: bool = False
+
+    def alpha_of(self, module: str, rank: int) -> float:
+        """Return the alpha with which B A counts alpha / rank, > 0.
+
+        Args:
+            module: The module's path in the UNet.
+            rank: Its rank, >= 1.
+
+        Raises:
+            ValueError: The header says another rank.
+        """
+        said = _fitting(self.rank_pattern, module) or self.rank
+        if said is not None and said != rank:
+            raise ValueError(f"the header says that {module} has rank {said}, and it has {rank}")
+        alpha = _fitting(self.alpha_pattern, module) or self.alpha
+        if alpha is None:
+            return float(rank)
+        return alpha * math.sqrt(rank) if self.by_root else alpha
+
+
+def read_scaling(metadata: Mapping[str, str]) -> Scaling:
+    """Find out what the texts of a header say about alpha.
+
+    Args:
+        metadata: The texts, by key.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: They say something that is not understood here.
+        RecursionError: The JSON is nested too deeply.
+    """
+    if ADAPTER_METADATA in metadata:
+        return _from_adapter(_config(metadata[ADAPTER_METADATA]))
+    plain = {metadata[key] for key in _PLAIN_ALPHAS if key in metadata}
+    if len(plain) > 1:
+        raise ValueError(f"the header says several alphas: {', '.join(sorted(plain))[:200]}")
+    return Scaling(alpha=_number("alpha", _parsed(plain.pop())) if plain else None)
+
+
+def write_scaling(alphas: Mapping[str, float], rank: int) -> str:
+    """Return the adapter metadata of a LoRA, as diffusers reads it.
+
+    Args:
+        alphas: The alpha of each module, by path; B A counts alpha / rank.
+        rank: The rank of all modules.
+
+    Returns:
+        JSON; the same arguments always give the same text.
+    """
+    counted = sorted(alphas.values())
+    usual = max(counted, key=counted.count)
+    config = {
+        "r": rank,
+        "lora_alpha": _tidy(usual),
+        "rank_pattern": {},
+        "alpha_pattern": {name: _tidy(alpha) for name, alpha in alphas.items() if alpha != usual},
+        "target_modules": sorted(alphas),
+        "use_rslora": False,
+    }
+    prefixed = {f"{_PREFIX}{key}": value for key, value in config.items()}
+    return json.dumps(prefixed, sort_keys=True, separators=(",", ":"))
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = _checked("adapter metadata", dict, json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"adapter metadata in the header is not JSON: {error}") from error
+    # A pipeline's file has the part's name in front of each key, that of a model alone does not.
+    return {key.removeprefix(_PREFIX): value for key, value in config.items()}
+
+
+def _from_adapter(config: Mapping[str, Any]) -> Scaling:
+    if on := [key for key in _VARIANTS if config.get(key)]:
+        raise ValueError(f"the adapter metadata in the header has {', '.join(on)} on, which is not understood here")
+    if config.get("bias", "none") != "none":
+        raise ValueError("the adapter metadata in the header has a bias trained, which is not understood here")
+    if "lora_alpha" not in config:
+        raise ValueError("the adapter metadata in the header does not say an alpha")
+    return Scaling(
+        alpha=_number("lora_alpha", config["lora_alpha"]),
+        alpha_pattern=_pattern("alpha_pattern", config),
+        rank=_rank("r", config["r"]) if "r" in config else None,
+        rank_pattern={key: _rank("rank_pattern", value) for key, value in _pattern("rank_pattern", config).items()},
+        by_root=_checked("use_rslora", bool, config.get("use_rslora") or False),
+    )
+
+
+def _pattern(what: str, config: Mapping[str, Any]) -> dict[str, float]:
+    plain = {}
+    for key, value in _checked(what, dict, config.get(what) or {}).items():
+        if not _PLAIN_PATH.fullmatch(key):
+            raise ValueError(f"{what} in the header names modules by {key[:200]!r}, which is not understood here")
+        plain[key] = _number(what, value)
+    return plain
+
+
+def _fitting(pattern: Mapping[str, Any], module: str) -> Any:
+    path = f".{module}"
+    fits = (value for key, value in pattern.items() if f"^{module}" == key or path.endswith(f".{key}"))
+    return next(fits, None)
+
+
+def _parsed(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _checked(what: str, kind: type[_T], value: object) -> _T:
+    if isinstance(value, kind):
+        return value
+    raise ValueError(f"{what} in the header is {str(value)[:200]}, which is not understood here")
+
+
+def _number(what: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{what} in the header is {str(value)[:200]} and must be a number above 0")
+    return float(value)
+
+
+def _rank(what: str, value: object) -> int:
+    number = _number(what, value)
+    if number != int(number):
+        raise ValueError(f"{what} in the header is {number} and must be whole")
+    return int(number)
+
+
+def _tidy(alpha: float) -> float | int:
+    return int(alpha) if alpha.is_integer() else alpha
