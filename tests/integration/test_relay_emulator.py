@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from crynux_async.backends.relay import wire
 from crynux_async.emulator.relay import CNX, AbortReason, Conduct, RelayEmulator, Status
 from crynux_async.secret import Secret
 from crynux_async.signing import Wallet
@@ -349,6 +350,14 @@ async def test_control_plane_refuses_what_makes_no_sense(lab: Lab, name: str, do
 def test_option_that_makes_no_sense_is_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         RelayEmulator(**options)
+
+
+async def test_token_of_another_account_opens_no_balance(lab: Lab) -> None:
+    login = wire.log_in(CREATOR, await lab.now())
+    token = (await lab.send("POST", login.path, login.body, {"Content-Type": "application/json"})).data["token"]
+    path = f"/v2/relay_account/{STRANGER.address}/balance"
+    answer = await lab.send("GET", path, headers={"Authorization": f"Bearer {token}"})
+    assert answer.error == ("address", "Address mismatch")
 
 
 async def test_page_of_another_origin_may_read_answers(lab: Lab) -> None:

@@ -35,7 +35,10 @@ def connect(service: Service, call: Call) -> Answer:
 def balance(service: Service, call: Call) -> Answer:
     """Tell what is in an account, to who has its token or signs for it."""
     address = call.path["address"]
-    if _token_address(service, call) != address and _query_signer(service, call, address) != address:
+    asker = _token_address(service, call)
+    if asker is None:
+        asker = _query_signer(service, call, address)
+    if asker != address:
         raise invalid("address", "Address mismatch")
     return told(str(service.relay.accounts.balance(address)))
 
