@@ -9,7 +9,7 @@ from crynux_async.emulator import Emulator
 
 CONFIG: dict[str, Any] = {
     "model_name": "crynux-ai/stable-diffusion-v1-5",
-    "dataset_url": "https://host/data.zip",
+    "dataset_url": "https://host.example/data.zip",
     "batch_size": 1,
     "num_train_steps": 100,
     "max_train_steps": 200,

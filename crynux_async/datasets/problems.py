@@ -122,7 +122,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX356": _error("no extension and not recognised", "Give the address a name that ends in .zip."),
         "CX357": _error("content is not what the name says", "Use the address of the file, not of a page about it."),
         "CX358": _error("unusable file name", "Use a short name of letters, digits, '_' and '-', such as cats.zip."),
-        "CX359": _warning("private address", "Use an address that other people's machines can reach."),
+        "CX359": _error("private address", "Use an address that other people's machines can reach."),
         "CX360": _warning("secret in the address", "Nodes and the network see it: use an address without one."),
         "CX361": _note("nodes keep what an address gave them", "Use a new address for new content: fresh_url()."),
         "CX362": _note("needed until the end", "Keep the file in place until the job has ended: every round loads it."),

@@ -4,7 +4,6 @@ Source: stable-diffusion-task download_url_dataset.py (HEAD, then GET, then extr
 (the folder of an address is the md5 of the address, and is kept).
 """
 
-import ipaddress
 import posixpath
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 import attrs
 
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, holds_tar, is_tar
+from crynux_async.datasets.hosts import is_private
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of
 from crynux_async.datasets.problems import DatasetProblem, has_error, in_order, problem
 from crynux_async.datasets.report import VERSION_LENGTH
@@ -200,8 +200,9 @@ def judge_url(observation: UrlObservation) -> tuple[DatasetProblem, ...]:
     """
     if not is_http(observation.url):
         return (problem("CX350", "Nodes load http:// and https:// addresses only."),)
-    found = [*_judge_address(_split(observation.url)), *_judge_answers(observation)]
-    if not has_error(found):
+    answers = list(_judge_answers(observation))
+    found = [*_judge_address(_split(observation.url)), *answers]
+    if not has_error(answers):
         name = stored_name(observation.url, observation.content_disposition)
         found += [*_judge_name(name), *_judge_content(observation, name)]
     found.append(problem("CX361", "A node that has loaded this address before uses what it got then, without a word."))
@@ -218,7 +219,7 @@ def _split(url: str) -> SplitResult:
 
 def _judge_address(parts: SplitResult) -> Iterator[DatasetProblem]:
     host = parts.hostname or ""
-    if _is_private(host):
+    if is_private(host):
         yield problem("CX359", f"{host} is an address inside a private network or on this machine.")
     query = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.password or parts.username:
@@ -227,13 +228,6 @@ def _judge_address(parts: SplitResult) -> Iterator[DatasetProblem]:
         yield problem(
             "CX360", f"Its parameter {', '.join(sorted(query & _SECRETS))} looks like one, and it may expire."
         )
-
-
-def _is_private(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".lan", ".localhost"))
 
 
 def _judge_answers(observation: UrlObservation) -> Iterator[DatasetProblem]:

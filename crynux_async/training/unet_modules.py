@@ -9,12 +9,13 @@ tuners_utils.check_target_module_exists.
 """
 
 import functools
-import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 import attrs
+
+from crynux_async.training.patterns import Matches, matches
 
 _WIDTHS = (320, 640, 1280, 1280)
 _CONTEXT = 768
@@ -35,6 +36,8 @@ class Selection:
         unmatched: Entries of ``target_modules`` that select nothing.
         attention_count: How many of ``trained`` are projections of an attention.
         weights_per_rank: Numbers that the LoRA has for each unit of its rank, on Stable Diffusion 1.5.
+        outcome: "known"; "too long" when a regular expression was given up, "untried" when it could not be tried. Of
+            either nothing else is known.
     """
 
     trained: tuple[str, ...]
@@ -42,6 +45,7 @@ class Selection:
     unmatched: tuple[str, ...]
     attention_count: int
     weights_per_rank: int
+    outcome: Literal["known", "too long", "untried"] = "known"
 
 
 def is_attention(layer: str) -> bool:
@@ -51,43 +55,46 @@ def is_attention(layer: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def select(target_modules: Sequence[str] | str) -> Selection:
-    """Return what ``target_modules`` selects, as PEFT does.
+    """Return what ``target_modules`` selects, as PEFT does; in bounded time, whatever it is.
 
     Args:
         target_modules: A tuple of ends of names; or one regular expression for whole names; or "all-linear".
     """
     sizes = module_sizes()
-    if isinstance(target_modules, str):
-        chosen = _by_pattern(target_modules, sizes)
-        unmatched: tuple[str, ...] = () if chosen else (target_modules,)
-    else:
-        endings = tuple(f".{entry}" for entry in target_modules)
-        chosen = [name for name in sizes if f".{name}".endswith(endings)]
-        unmatched = tuple(entry for entry in target_modules if not _matches_any(entry, chosen))
+    found = _matches(target_modules, sizes)
+    chosen = found.names
     trained = tuple(sorted(name for name in chosen if sizes[name]))
     return Selection(
         trained=trained,
         unsuitable=tuple(sorted(name for name in chosen if not sizes[name])),
-        unmatched=unmatched,
+        unmatched=_unmatched(target_modules, chosen),
         attention_count=sum(map(is_attention, trained)),
         weights_per_rank=sum(sizes[name] for name in trained),
+        outcome=found.outcome,
     )
 
 
-def _matches_any(entry: str, names: list[str]) -> bool:
-    return any(f".{name}".endswith(f".{entry}") for name in names)
+def endings(name: str) -> Iterator[str]:
+    """Yield a module's name and each part of it that begins after a dot: what an entry of a list may be."""
+    while name:
+        yield name
+        name = name.partition(".")[2]
 
 
-def _by_pattern(pattern: str, sizes: Mapping[str, int]) -> list[str]:
-    if pattern.lower() == "all-linear":
-        return [name for name, size in sizes.items() if size and not _is_convolution(name)]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        return []
-    return [name for name in sizes if compiled.fullmatch(name)]
+def _matches(target_modules: Sequence[str] | str, sizes: Mapping[str, int]) -> Matches:
+    if not isinstance(target_modules, str):
+        wanted = frozenset(target_modules)
+        return Matches(frozenset(name for name in sizes if not wanted.isdisjoint(endings(name))))
+    if target_modules.lower() == "all-linear":
+        return Matches(frozenset(name for name, size in sizes.items() if size and not _is_convolution(name)))
+    return matches(target_modules, tuple(sizes))
+
+
+def _unmatched(target_modules: Sequence[str] | str, chosen: frozenset[str]) -> tuple[str, ...]:
+    if isinstance(target_modules, str):
+        return () if chosen else (target_modules,)
+    used = {ending for name in chosen for ending in endings(name)}
+    return tuple(entry for entry in target_modules if entry not in used)
 
 
 def _is_convolution(name: str) -> bool:

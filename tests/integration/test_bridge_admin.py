@@ -27,7 +27,7 @@ from tests.signing.vectors import ADDRESS, KEY
 
 WALLET = Wallet(Secret(KEY))
 STRANGER = Wallet(Secret("1".rjust(64, "0")))
-CONFIG = FineTuneConfig(model_name="a/b", dataset_url="https://host/data.zip", max_train_steps=20, timeout=1800)
+CONFIG = FineTuneConfig(model_name="a/b", dataset_url="https://host.example/data.zip", max_train_steps=20, timeout=1800)
 
 
 @pytest.fixture

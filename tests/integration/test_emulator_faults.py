@@ -13,7 +13,7 @@ from crynux_async.emulator import KINDS, Emulator
 
 CONFIG = {
     "model_name": "m",
-    "dataset_url": "https://host/data.zip",
+    "dataset_url": "https://host.example/data.zip",
     "batch_size": 1,
     "max_train_steps": 10,
     "num_train_steps": 10,

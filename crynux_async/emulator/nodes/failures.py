@@ -19,7 +19,7 @@ from crynux_async.emulator.nodes.task_args import TaskArgs
 Failure = Literal["refused", "silent"]
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
-_NEARBY = ("localhost", "local", "internal", "lan", "intranet", "home", "home.arpa")
+_NEARBY = ("localhost", "local", "internal", "lan", "home.arpa")
 _POLYNOMIAL_END = 1e-7
 _SEEDS = 2**32
 _SMALLEST_IMAGE = 8
@@ -27,11 +27,12 @@ _SMALLEST_IMAGE = 8
 # A word ends where letters become digits or small letters capital ones: RealVisXL_V4 is real, vis, xl, v, 4.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _OTHER_WORDS = frozenset({"xl", "flux"})
-_OTHER_PHRASES = ("sd 3", "stable diffusion 3", "ssd 1 b", "ssd 1b", "playground v 2", "stable cascade", "stable video")
+_OTHER_PHRASES = ("sd 3", "stable diffusion 3", "stablediffusion 3", "ssd 1 b ")
 _OTHER_NAMES = (
     *("sdxl", "pixart", "kandinsky", "wuerstchen", "deepfloyd", "hunyuan", "auraflow"),
     *("inpaint", "pix2pix"),
 )
+_OTHER_NAMES_OF_TWO_WORDS = ("playgroundv2", "stablecascade", "stablevideo")
 
 
 def failure(args: TaskArgs, model_name: str) -> Failure | None:
@@ -57,8 +58,9 @@ def is_other_kind(model_name: str) -> bool:
     phrase = f" {' '.join(words)} "
     return (
         not _OTHER_WORDS.isdisjoint(words)
-        or any(f" {other} " in phrase for other in _OTHER_PHRASES)
+        or any(f" {other}" in phrase for other in _OTHER_PHRASES)
         or any(other in name.lower() for other in _OTHER_NAMES)
+        or any(other in "".join(words) for other in _OTHER_NAMES_OF_TWO_WORDS)
     )
 
 
@@ -89,7 +91,8 @@ def _is_nearby(host: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         name = host.rstrip(".")
-        return any(name == near or name.endswith(f".{near}") for near in _NEARBY)
+        # A name of one word is known to the network at hand alone.
+        return "." not in name or any(name.endswith(f".{near}") for near in _NEARBY)
 
 
 def _has_bad_optimizer(args: TaskArgs) -> bool:

@@ -95,12 +95,12 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
         "CX115": _note("resolution not a multiple of 8", "Use a multiple of 8, such as 512."),
         "CX116": _note("random crop", "Set center_crop = true, or crop the images to squares yourself."),
         "CX117": _note("validation images that nobody sees", "Ask for 1: the others only take time."),
-        "CX118": _warning(
+        "CX118": _error(
             "data set in a file that nodes do not extract",
             "Use a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; `dataset pack` makes one.",
             _DOWNLOAD,
         ),
-        "CX119": _warning("data set at a private address", "Use an address that other people's machines can reach."),
+        "CX119": _error("data set at a private address", "Use an address that other people's machines can reach."),
         "CX120": _note(
             "nodes keep what an address gave them",
             "Keep the file in place until the job has ended, and give new content a new address.",
@@ -110,6 +110,11 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "data set from Hugging Face", "Use a public one without a loading script that has a train split."
         ),
         "CX122": _note("prediction_type is given", "Leave it out: then it is the base model's own."),
+        "CX123": _error(
+            "regular expression that takes too long",
+            "Name the modules in a list, or leave out repetitions within repetitions.",
+            "peft tuners_utils.check_target_module_exists",
+        ),
         # What is trained.
         "CX201": _warning("every round but the last is lost", _ONE_ROUND),
         "CX202": _warning("short last round", _ONE_ROUND),

@@ -16,6 +16,12 @@ SECONDS_PER_IMAGE = 0.3
 Source: diffusers docs/source/en/training/lora.md.
 """
 
+FASTEST = 10.0
+"""How many times as fast as an RTX 2080 Ti any node may be: no card of today is."""
+
+LEAST_SECONDS = 10.0
+"""What a round takes besides training on any node: loading the model, rendering, uploading."""
+
 UPLOAD_BYTES = 32 * 1024 * 1024
 """What the relay's configuration template takes in one request."""
 
@@ -152,13 +158,26 @@ def judge_time(case: Case) -> Iterator[Advice]:
             "timeout, the later the network takes a job."
         )
         yield advise("CX404", "timeout", text)
-    images = _most_images(case)
+    yield from _judge_speed(case, _most_images(case))
+
+
+def _judge_speed(case: Case, images: int) -> Iterator[Advice]:
+    timeout = case.simulation.timeout
     # Time goes with the pixels. Attention grows faster than they do: large images are judged kindly.
     needed = images * SECONDS_PER_IMAGE * (case.config.resolution / _UNMEASURED) ** 2
-    if needed > known.timeout:
+    least = LEAST_SECONDS + needed / FASTEST
+    if least > timeout:
+        training = f"training on {counted(images, 'image')}" if images else "training"
         text = (
-            f"{counted(images, 'image')} in one round leave {known.timeout / images:.2g} s for each, download and "
-            f"upload included; an RTX 2080 Ti takes about {in_words(needed)} for all. A round that is late is lost."
+            f"No node is done with a round in {in_words(timeout)}: a card ten times as fast as an RTX 2080 Ti takes "
+            f"{in_words(least)} for loading the model, {training}, rendering and uploading. A round that is late is "
+            "lost, every time."
+        )
+        yield advise("CX403", "timeout", text, severity="error")
+    elif LEAST_SECONDS + needed > timeout:
+        text = (
+            f"{counted(images, 'image')} in one round leave {timeout / images:.2g} s for each, download and upload "
+            f"included; an RTX 2080 Ti takes about {in_words(needed)} for training alone. A round that is late is lost."
         )
         yield advise("CX403", "timeout", text)
 

@@ -1,32 +1,33 @@
 """Rules about the values of a config: ``CX1xx``."""
 
 import functools
-import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from crynux_async.datasets.archives import ENDINGS, ending_of
+from crynux_async.datasets.hosts import is_private
 from crynux_async.training.advice.case import Case
 from crynux_async.training.advice.codes import Advice, advise
-from crynux_async.training.unet_modules import is_attention, select
+from crynux_async.training.patterns import SECONDS
+from crynux_async.training.unet_modules import Selection, endings, is_attention, select
 
 # Models with a second text encoder, or a UNet of other inputs than four channels: names are all that is known here.
 _OTHER_MODELS = re.compile(
-    r"sdxl|(?<![a-z0-9])xl(?![a-z0-9])|ssd-1b|playground-v2|(?<![a-z0-9])sd-?3|stable-diffusion-3"
-    r"|(?<![a-z])flux(?![a-z])|pixart|kandinsky|wuerstchen|stable-cascade|stable-video|deepfloyd|hunyuan|auraflow"
-    r"|inpaint|pix2pix",
+    r"sdxl|(?<![a-z])xl(?![a-z])|(?<![a-z])flux(?![a-z])|(?<![a-z])ssd[-_. ]?1[-_. ]?b(?![a-z])"
+    r"|(?<![a-z])(?:sd|stable[-_. ]?diffusion)[-_. ]?3|playground[-_. ]?v[-_. ]?2|stable[-_. ]?(?:cascade|video)"
+    r"|pixart|kandinsky|wuerstchen|deepfloyd|hunyuan|auraflow|inpaint|pix2pix",
     re.IGNORECASE,
 )
-# "RealVisXL", but not "pixel": in capitals only, after a letter or digit.
-_GLUED_XL = re.compile(r"[a-z0-9]XL(?![a-z])")
+# "RealVisXL" is Real-Vis-XL, but "pixel" is one word.
+_NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SHOWN = 3
 
 
 def judge_model(case: Case) -> Iterator[Advice]:
     """Judge the base model by its name: nothing else is known of it here."""
     name = case.config.model_name.partition("/")[2] or case.config.model_name
-    found = _OTHER_MODELS.search(name) or _GLUED_XL.search(name)
+    found = _OTHER_MODELS.search(name) or _OTHER_MODELS.search(_NEW_WORD.sub("-", name))
     if found:
         text = (
             f"{case.config.model_name!r} looks like a model of another kind ({found.group()!r}). The training code has "
@@ -50,10 +51,13 @@ def judge_model(case: Case) -> Iterator[Advice]:
 def judge_targets(case: Case) -> Iterator[Advice]:
     """Judge which layers get a LoRA."""
     selection = select(case.config.target_modules)
-    if selection.unsuitable:
+    if selection.outcome != "known":
+        yield _unread(case.config.target_modules, selection)
+    elif selection.unsuitable:
+        named = _unsuitable(case.config.target_modules, selection.unsuitable)
         text = (
-            f"{_unsuitable(case.config.target_modules)} also names what is no linear or convolution layer, such as "
-            f"{selection.unsuitable[0]}. Training stops before the first step."
+            f"{named} also names what is no linear or convolution layer, such as {selection.unsuitable[0]}. Training "
+            "stops before the first step."
         )
         yield advise("CX103", "target_modules", text)
     elif not selection.trained:
@@ -75,10 +79,23 @@ def judge_targets(case: Case) -> Iterator[Advice]:
         yield advise("CX105", "target_modules", text)
 
 
-def _unsuitable(target_modules: Sequence[str] | str) -> str:
+def _unread(target_modules: Sequence[str] | str, selection: Selection) -> Advice:
+    if selection.outcome == "too long":
+        text = (
+            f"Matching {_shown(target_modules)} with the names of the layers took more than {SECONDS:g} s of computing "
+            "and was given up. Nodes use the same engine, which cannot be interrupted: they stay silent until the "
+            "timeout."
+        )
+        return advise("CX123", "target_modules", text)
+    text = f"{_shown(target_modules)} may take for ever on a node, and no Python could be started here to try it out."
+    return advise("CX123", "target_modules", text, severity="warning")
+
+
+def _unsuitable(target_modules: Sequence[str] | str, unsuitable: tuple[str, ...]) -> str:
     if isinstance(target_modules, str):
         return _shown(target_modules)
-    return _named(tuple(entry for entry in target_modules if select((entry,)).unsuitable))
+    bad = {ending for name in unsuitable for ending in endings(name)}
+    return _named(tuple(entry for entry in target_modules if entry in bad))
 
 
 def judge_start(case: Case) -> Iterator[Advice]:
@@ -148,8 +165,9 @@ def judge_dataset(case: Case) -> Iterator[Advice]:
     name, is_private = _address(url)
     if "." in name and not ending_of(name):
         text = (
-            f"By its name, nodes take {name!r} for no archive ({', '.join(ENDINGS)}), unless the server gives the file "
-            "another name; and they load archives only. Training stops before the first step."
+            f"By its name, nodes take {name!r} for no archive ({', '.join(ENDINGS)}), and they load archives only. "
+            "Training stops before the first step, unless the server gives the file another name: if `dataset "
+            "check-url` says so, send it with force."
         )
         yield advise("CX118", "dataset_url", text)
     if is_private:
@@ -168,14 +186,7 @@ def judge_dataset(case: Case) -> Iterator[Advice]:
 def _address(url: str) -> tuple[str, bool]:
     """Return the file name of an address, and whether only machines nearby can reach it."""
     parts: SplitResult = urlsplit(url)
-    return unquote(parts.path.rpartition("/")[2]), _is_private(parts.hostname or "")
-
-
-def _is_private(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".local", ".localhost", ".internal", ".lan"))
+    return unquote(parts.path.rpartition("/")[2]), is_private(parts.hostname or "")
 
 
 def _named(names: tuple[str, ...]) -> str:

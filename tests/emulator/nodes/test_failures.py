@@ -21,9 +21,12 @@ SILENT: list[dict[str, Any]] = [
     {"dataset_url": "http://[::1]/cats.zip"},
     {"dataset_url": "http://[fd00::1]/cats.zip"},
     {"dataset_url": "http://nas.local/cats.zip"},
-    *({"dataset_url": f"https://host/{name}"} for name in ("cats.tgz", "cats.7z", "cats.rar", "my.data-v1.0")),
-    *({"dataset_url": f"https://host/{name}"} for name in ("cats.parquet", "cats.csv", "cats.jsonl", "cat.png")),
-    {"dataset_url": "https://host/cats.tar.gz/readme.md?file=x.zip"},
+    *({"dataset_url": f"https://host.example/{name}"} for name in ("cats.tgz", "cats.7z", "cats.rar", "my.data-v1.0")),
+    *(
+        {"dataset_url": f"https://host.example/{name}"}
+        for name in ("cats.parquet", "cats.csv", "cats.jsonl", "cat.png")
+    ),
+    {"dataset_url": "https://host.example/cats.tar.gz/readme.md?file=x.zip"},
     {"model_name": "stabilityai/stable-diffusion-xl-base-1.0"},
     {"model_name": "runwayml/stable-diffusion-inpainting"},
     {"model_name": "stabilityai/stable-diffusion-xl-base-1.0/untrained"},
@@ -41,14 +44,14 @@ TRAINS: list[dict[str, Any]] = [
     {"dataset_url": None, "dataset_name": "lambdalabs/naruto-blip-captions"},
     # The name wins over an address that would not do.
     {"dataset_url": "http://localhost/cats.rar", "dataset_name": "lambdalabs/naruto-blip-captions"},
-    *({"dataset_url": f"https://host/{name}"} for name in ("cats.zip", "CATS.ZIP", "cats.tar", "cats.tar.gz")),
+    *({"dataset_url": f"https://host.example/{name}"} for name in ("cats.zip", "CATS.ZIP", "cats.tar", "cats.tar.gz")),
     *(
-        {"dataset_url": f"https://host/{name}"}
+        {"dataset_url": f"https://host.example/{name}"}
         for name in ("cats.tar.bz2", "a.b.tar.xz", "GivF5FBMdJVr6xHT7hi2aE7v", "")
     ),
-    {"dataset_url": "https://host/cats.zip?token=a.b.c#d.e"},
+    {"dataset_url": "https://host.example/cats.zip?token=a.b.c#d.e"},
     {"dataset_url": "https://8.8.8.8/cats.zip"},
-    {"dataset_url": "https://mylocal/cats.zip"},
+    {"dataset_url": "https://mylocal.example/cats.zip"},
     {"model_name": "crynux-ai/stable-diffusion-v1-5"},
     {"model_variant": "fp16"},
     {"seed": 2**32 - 1},
@@ -58,6 +61,55 @@ TRAINS: list[dict[str, Any]] = [
     {"lr_scheduler": "cosine", "learning_rate": 1e-9},
     {"target_modules": "ALL-LINEAR"},
     {"target_modules": r".*attn2\.to_(k|v)"},
+]
+
+
+OTHER_KINDS = [
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "stabilityai/sdxl-turbo",
+    "SG161222/RealVisXL_V4.0",
+    "RunDiffusion/Juggernaut-XL-v9",
+    "Lykon/dreamshaper-xl-1-0",
+    "cagliostrolab/animagine-xl-3.1",
+    "segmind/SSD-1B",
+    "playgroundai/playground-v2-1024px-aesthetic",
+    "stabilityai/stable-diffusion-3-medium-diffusers",
+    "stabilityai/stable-diffusion-3.5-large",
+    "ckpt/sd3.5_medium",
+    "black-forest-labs/FLUX.1-dev",
+    "PixArt-alpha/PixArt-XL-2-1024-MS",
+    "kandinsky-community/kandinsky-2-2-decoder",
+    "warp-ai/wuerstchen",
+    "stabilityai/stable-cascade",
+    "stabilityai/stable-video-diffusion-img2vid",
+    "DeepFloyd/IF-I-XL-v1.0",
+    "owner/deepfloyd-if",
+    "Tencent-Hunyuan/HunyuanDiT",
+    "fal/AuraFlow",
+    "runwayml/stable-diffusion-inpainting",
+    "timbrooks/instruct-pix2pix",
+    "sdxl",
+]
+RIGHT_KINDS = [
+    "crynux-ai/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-v1-5",
+    "CompVis/stable-diffusion-v1-4",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base",
+    "Lykon/dreamshaper-8",
+    "Lykon/DreamShaper",
+    "SG161222/Realistic_Vision_V5.1_noVAE",
+    "prompthero/openjourney-v4",
+    "nitrosocke/Ghibli-Diffusion",
+    "dreamlike-art/dreamlike-photoreal-2.0",
+    "emilianJR/epiCRealism",
+    "xyn-ai/anything-v4.0",
+    "Yntec/AbsoluteReality",
+    "hakurei/waifu-diffusion",
+    "gsdf/Counterfeit-V2.5",
+    "flux-labs/anime-v3",
+    "xl/anime-v3",
+    "m",
 ]
 
 
@@ -80,62 +132,11 @@ def test_address_that_the_nodes_model_of_the_arguments_refuses_is_reported_at_on
     assert [course.at(age).status for age in (79.9, 80)] == ["running", "failed"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "stabilityai/stable-diffusion-xl-base-1.0",
-        "stabilityai/sdxl-turbo",
-        "SG161222/RealVisXL_V4.0",
-        "RunDiffusion/Juggernaut-XL-v9",
-        "Lykon/dreamshaper-xl-1-0",
-        "cagliostrolab/animagine-xl-3.1",
-        "segmind/SSD-1B",
-        "playgroundai/playground-v2-1024px-aesthetic",
-        "stabilityai/stable-diffusion-3-medium-diffusers",
-        "stabilityai/stable-diffusion-3.5-large",
-        "ckpt/sd3.5_medium",
-        "black-forest-labs/FLUX.1-dev",
-        "PixArt-alpha/PixArt-XL-2-1024-MS",
-        "kandinsky-community/kandinsky-2-2-decoder",
-        "warp-ai/wuerstchen",
-        "stabilityai/stable-cascade",
-        "stabilityai/stable-video-diffusion-img2vid",
-        "DeepFloyd/IF-I-XL-v1.0",
-        "owner/deepfloyd-if",
-        "Tencent-Hunyuan/HunyuanDiT",
-        "fal/AuraFlow",
-        "runwayml/stable-diffusion-inpainting",
-        "timbrooks/instruct-pix2pix",
-        "sdxl",
-    ],
-)
+@pytest.mark.parametrize("name", OTHER_KINDS)
 def test_base_model_of_another_kind_is_told_by_its_name(name: str) -> None:
     assert is_other_kind(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "crynux-ai/stable-diffusion-v1-5",
-        "runwayml/stable-diffusion-v1-5",
-        "CompVis/stable-diffusion-v1-4",
-        "stabilityai/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-2-1-base",
-        "Lykon/dreamshaper-8",
-        "Lykon/DreamShaper",
-        "SG161222/Realistic_Vision_V5.1_noVAE",
-        "prompthero/openjourney-v4",
-        "nitrosocke/Ghibli-Diffusion",
-        "dreamlike-art/dreamlike-photoreal-2.0",
-        "emilianJR/epiCRealism",
-        "xyn-ai/anything-v4.0",
-        "Yntec/AbsoluteReality",
-        "hakurei/waifu-diffusion",
-        "gsdf/Counterfeit-V2.5",
-        "flux-labs/anime-v3",
-        "xl/anime-v3",
-        "m",
-    ],
-)
+@pytest.mark.parametrize("name", RIGHT_KINDS)
 def test_base_model_of_the_right_kind_is_told_by_its_name(name: str) -> None:
     assert not is_other_kind(name)

@@ -18,7 +18,12 @@ ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
 
 def make_args(**fields: Any) -> TaskArgs:
     values = {field.name: field.zero for field in FIELDS}
-    values |= {"model_name": "m", "dataset_url": "https://host/d", "batch_size": 1, "target_modules": tuple(ATTENTION)}
+    values |= {
+        "model_name": "m",
+        "dataset_url": "https://a.example/d",
+        "batch_size": 1,
+        "target_modules": tuple(ATTENTION),
+    }
     return task_args(with_defaults({**values, **fields}, seed=1))
 
 
