@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from crynux_async.backends.base import Validator
 from crynux_async.clock import monotonic
 from crynux_async.downloads import gathering
+from crynux_async.downloads.book import check_slots
 from crynux_async.downloads.gathering import Gatherer
 from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.reservations import Reservation
@@ -34,7 +35,6 @@ from crynux_async.errors import (
     TransportError,
     UnreachableError,
 )
-from crynux_async.supervision.fetcher import check_slots
 from crynux_async.testing import virtual_time_run
 from tests.fake_result import (
     CONTENT,
