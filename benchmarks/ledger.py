@@ -12,7 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,11 +20,14 @@ from typing import Any
 import attrs
 
 from benchmarks.reporting import finish, show_table
+from crynux_async.backends.base import Look, Task
+from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.errors import UnreachableError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, JobRow, Ledger, TaskRow
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.session import Session
+from crynux_async.settings import Settings
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
@@ -38,14 +41,12 @@ KEY_ID = "0123456789abcdef"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class _OutOfReach:
+class _OutOfReach(BridgeBackend):
     """A bridge that answers nothing."""
 
-    def __getattr__(self, name: str) -> Any:
-        async def fail(*_: Any) -> None:
-            raise UnreachableError("this bridge does not exist")
-
-        return fail
+    async def look(self, task: Task) -> Look:
+        """Find nobody there."""
+        raise UnreachableError("this bridge does not exist")
 
 
 def make_job(number: int) -> JobRow:
@@ -74,24 +75,27 @@ def make_attempt(job: JobRow) -> AttemptRow:
     return AttemptRow(job_id=job.job_id, number=1, backend=BACKEND, key_id=KEY_ID, began_at=NOW)
 
 
-async def live(ledger: Ledger, number: int, job: JobRow) -> None:
+async def live(ledger: Ledger, fence: Fence, number: int, job: JobRow) -> None:
     """Do what one create asks of a ledger."""
-    attempt = make_attempt(job)
-    await ledger.begin(attempt)
-    done = attrs.evolve(attempt, answered_at=NOW, outcome=AttemptOutcome.ACCEPTED, task_id=number + 1, status=200)
-    await ledger.finish(done, state=JobState.RUNNING, task_id=number + 1, submitted_at=NOW)
+    attempt, task_id = make_attempt(job), str(number + 1)
+    await ledger.begin(fence, attempt)
+    done = attrs.evolve(attempt, answered_at=NOW, outcome=AttemptOutcome.ACCEPTED, task_id=task_id, status=200)
+    columns = {"state": JobState.RUNNING, "task_id": task_id, "submitted_at": NOW}
+    task = TaskRow(job_id=job.job_id, try_number=1, backend=BACKEND, task_id=task_id, made_at=NOW)
+    await ledger.change(fence, [JobChange(job_id=job.job_id, columns=columns, finished=done, tasks=(task,))])
 
 
 async def pairs_per_second(ledger: Ledger, callers: int) -> float:
     """Return how many begin and finish pairs a ledger takes from so many callers at once."""
     jobs = [make_job(number) for number in range(PAIRS)]
     await ledger.open()
-    await ledger.add(jobs)
+    fence = await ledger.enter("me", seconds=3600)
+    await ledger.add(jobs, fence=fence)
     waiting = iter(enumerate(jobs))
 
     async def caller() -> None:
         for number, job in waiting:
-            await live(ledger, number, job)
+            await live(ledger, fence, number, job)
 
     started = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(callers)))
@@ -104,7 +108,7 @@ def raw_pairs_per_second(path: Path) -> float:
     """Return how many pairs ``sqlite3`` takes with the ledger's tables and settings, a commit for every write."""
 
     async def prepare() -> None:
-        ledger = SqlLedger(path)
+        ledger = SqliteLedger(path)
         await ledger.open()
         await ledger.add([make_job(number) for number in range(PAIRS)])
         await ledger.close()
@@ -113,7 +117,10 @@ def raw_pairs_per_second(path: Path) -> float:
     connection = sqlite3.connect(path, isolation_level=None)
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
-    begin = "INSERT INTO attempts (job_id, number, backend, key_id, began_at, answer) VALUES (?, 1, ?, ?, ?, '')"
+    begin = (
+        "INSERT INTO attempts (job_id, number, try_number, backend, key_id, payload, began_at, answer) "
+        "VALUES (?, 1, 1, ?, ?, '', ?, '')"
+    )
     end = (
         "UPDATE attempts SET answered_at=?, outcome='accepted', task_id=?, status=200, "
         "last_begun=(SELECT max(id) FROM attempts) WHERE job_id=? AND number=1"
@@ -143,33 +150,38 @@ def stopwatch(times: dict[str, float], name: str) -> Iterator[None]:
 async def large_ledger(path: Path, size: int) -> dict[str, float]:
     """Return the seconds that each step takes with a ledger of so many running jobs, and the bytes of its file."""
     times: dict[str, float] = {}
-    jobs = [attrs.evolve(make_job(number), state=JobState.RUNNING, task_id=number + 1) for number in range(size)]
-    ledger = SqlLedger(path)
+    jobs = [attrs.evolve(make_job(number), state=JobState.RUNNING, task_id=str(number + 1)) for number in range(size)]
+    ledger = SqliteLedger(path)
     await ledger.open()
+    gone = await ledger.enter("gone", seconds=3600)
     with stopwatch(times, "add"):
-        await ledger.add(jobs, owner="gone", until=NOW)
+        await ledger.add(jobs, fence=gone)
     await ledger.close()
     times["bytes"] = _size(path)
     with stopwatch(times, "open"):
         await ledger.open()
     with stopwatch(times, "list"):
         assert len(await ledger.jobs()) == size
-    later = NOW + timedelta(days=1)
+    await ledger.leave(gone)
+    me, other = await ledger.enter("me", seconds=3600), await ledger.enter("other", seconds=3600)
     with stopwatch(times, "claim"):
-        claimed = await ledger.claim("me", backend=BACKEND, now=later, until=later, states=[JobState.RUNNING])
+        claimed = await ledger.claim(me, backend=BACKEND, states=[JobState.RUNNING])
     assert len(claimed) == size
     with stopwatch(times, "claim in vain"):
-        assert not await ledger.claim("other", backend=BACKEND, now=later, until=later, states=[JobState.RUNNING])
+        assert not await ledger.claim(other, backend=BACKEND, states=[JobState.RUNNING])
     with stopwatch(times, "renew"):
-        assert await ledger.renew("me", until=later) == size
-    await ledger.release("me")
+        assert await ledger.renew(me, seconds=3600) == size
+    await ledger.leave(me)
     with stopwatch(times, "close"):
         await ledger.close()
-    session = Session(ledger=path, backend=_OutOfReach(), base_url=BACKEND, api_key="k" * 44)
+    settings = Settings(base_url=BACKEND, api_key="k" * 44)
+    backend = _OutOfReach(settings)
+    session = Session(settings, ledger=path, backend=backend)
     with stopwatch(times, "resume"):  # all of it, until every job is followed
         await session.open()
     assert len(session.jobs(JobState.RUNNING)) == size
     await session.close()
+    await backend.close()
     return times
 
 
@@ -179,11 +191,12 @@ def _size(path: Path) -> int:
 
 async def _fill_memory() -> MemoryLedger:
     ledger = MemoryLedger()
+    fence = await ledger.enter("me", seconds=3600)
     shared = make_job(0)
     for number in range(MEMORY_JOBS):
         job = attrs.evolve(shared, job_id=f"{number:026x}")
-        await ledger.add([job], owner="me", until=NOW)
-        await live(ledger, number, job)
+        await ledger.add([job], fence=fence)
+        await live(ledger, fence, number, job)
     return ledger
 
 
@@ -204,7 +217,7 @@ def measure_pairs(folder: Path) -> dict[str, list[float]]:
         runs["memory"].append([asyncio.run(pairs_per_second(MemoryLedger(), callers)) for callers in CALLERS])
         runs["sqlite"].append(
             [
-                asyncio.run(pairs_per_second(SqlLedger(folder / f"{repeat}-{callers}.db"), callers))
+                asyncio.run(pairs_per_second(SqliteLedger(folder / f"{repeat}-{callers}.db"), callers))
                 for callers in CALLERS
             ]
         )
@@ -223,7 +236,7 @@ def measure_sizes(folder: Path) -> dict[int, dict[str, float]]:
 
 def show_pairs(pairs: dict[str, list[float]]) -> None:
     """Print what durability costs."""
-    names = {"memory": "MemoryLedger", "sqlite": "SqlLedger", "sqlite3": "sqlite3, a commit per write"}
+    names = {"memory": "MemoryLedger", "sqlite": "SqliteLedger", "sqlite3": "sqlite3, a commit per write"}
     rows = [
         (names[name], callers, pairs[name][index], 1000 / pairs[name][index], pairs[name][index] / pairs["sqlite3"][0])
         for name in names

@@ -17,12 +17,11 @@ from aiolimiter import AsyncLimiter
 from benchmarks.reporting import finish, show_table
 from benchmarks.scorecard.worlds import World, config, creates, on_virtual_time, submit_all
 from crynux_async.backends.base import CreatedTask
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.backends.bridge.wire import parse_wait, to_wire
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.session import Session
 from crynux_async.settings import Settings
-from crynux_async.training.config import FineTuneConfig
 
 JOBS = 60
 SEED = 7
@@ -75,7 +74,7 @@ def _four_clients(limit: int) -> Row:
         for session in sessions:
             await session.open()
         began = loop.time()
-        jobs = [session.plan(config(seed)) for session in sessions for seed in range(1, JOBS // 4 + 1)]
+        jobs = [session.submit_nowait(config(seed)) for session in sessions for seed in range(1, JOBS // 4 + 1)]
         await asyncio.gather(*(job.submitted() for job in jobs))
         seconds = loop.time() - began
         refused = sum(request.status == 400 for request in creates(world.bridge))
@@ -124,10 +123,10 @@ class DistantBackend(BridgeBackend):
         super().__init__(settings)
         self._way = random.Random(SEED)
 
-    async def create(self, config: FineTuneConfig) -> CreatedTask:
+    async def create(self, payload: str) -> CreatedTask:
         """Send one create over the long way."""
         await asyncio.sleep(self._way.uniform(*WAY_OUT))
-        return await super().create(config)
+        return await super().create(payload)
 
 
 async def _obey(send: Send, _: int) -> int:

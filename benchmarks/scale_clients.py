@@ -23,19 +23,21 @@ from typing import Any
 import aiohttp
 
 from benchmarks.scale_server import FIRST_SUCCESS
-from crynux_async.backends.base import CreatedTask, RemoteStatus, ResultStream, Validator
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.base import CreatedTask, Look, Order, ResultStream, Seen, ServiceFacts, Task, Validator
+from crynux_async.backends.bridge import wire
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.job import Job
 from crynux_async.ledgers.base import JobRow, Ledger
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.pacing.hazard import Hazard
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.session import Session
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
 from crynux_async.testing import virtual_time_run
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.lengths import stall_seconds
 
 Figures = dict[str, float]
 Ask = Callable[[int], Awaitable[str]]
@@ -46,6 +48,7 @@ AT_ONCE = 100
 WARM_UP_JOBS = 200
 LAG_POLL_RATE = 200.0  # the default of Settings
 FAST = {"max_poll_rate": 1e9, "min_poll_interval": 1e-3, "poll_delay": 1e-9}
+RUNNING = Look(seen=Seen.RUNNING)
 BASE = FineTuneConfig(
     model_name="crynux-ai/stable-diffusion-v1-5",
     dataset_url="https://data.example/pictures.zip",
@@ -58,29 +61,38 @@ BASE = FineTuneConfig(
 class InstantBackend:
     """A bridge in this process that answers at once; its tasks run for ever."""
 
+    is_rate_limited = True
+    creates_are_repeatable = False
+    name = "instant"
+    key_id = "0123456789abcdef"
+    facts = ServiceFacts(retention=7 * 86_400.0)
+
     def __init__(self) -> None:
         self._ids = itertools.count(1)
         self.polls = 0
 
-    async def create(self, config: FineTuneConfig) -> CreatedTask:
-        return CreatedTask(task_id=next(self._ids))
+    def normal_task_id(self, given: str | int) -> str:
+        return str(given)
 
-    async def status(self, task_id: int) -> RemoteStatus | str:
+    def effective(self, config: FineTuneConfig) -> EffectiveConfig:
+        return config.effective()
+
+    def stall_after(self, config: FineTuneConfig) -> float:
+        return stall_seconds(config)
+
+    def intend(self, order: Order) -> str:
+        return wire.encode_args(wire.to_wire(order.config.effective().config)).decode()
+
+    async def create(self, payload: str) -> CreatedTask:
+        return CreatedTask(task_id=str(next(self._ids)))
+
+    async def look(self, task: Task) -> Look:
         self.polls += 1
         await asyncio.sleep(0)
-        return RemoteStatus.RUNNING
-
-    async def key_is_fresh(self) -> bool:
-        return False
-
-    async def prime_key(self) -> None:
-        raise AssertionError("the key is not fresh")
-
-    async def owns(self, task_id: int) -> bool | None:
-        return True
+        return RUNNING
 
     def open_result(
-        self, task_id: int, *, start: int = 0, validator: Validator | None = None
+        self, task: Task, *, start: int = 0, validator: Validator | None = None
     ) -> AbstractAsyncContextManager[ResultStream]:
         raise AssertionError("no task ends")
 
@@ -190,7 +202,8 @@ def hour_of_tasks(count: int) -> Figures:
 
         async def follow(number: int) -> None:
             await asyncio.sleep(number * HOUR_INTERVAL / count)
-            while await backend.status(number) == RemoteStatus.RUNNING:
+            task = Task(task_id=str(number))
+            while (await backend.look(task)).seen is Seen.RUNNING:
                 await asyncio.sleep(HOUR_INTERVAL)
 
         async with asyncio.TaskGroup() as group:
@@ -213,7 +226,7 @@ def resume(count: int, place: str) -> Figures:
     async def work(ledger: Ledger) -> Figures:
         settings = make_settings()
         await ledger.open()
-        await ledger.add([running_row(number, settings) for number in range(1, count + 1)])
+        await ledger.add([running_row(number) for number in range(1, count + 1)], fence=None)
         await ledger.close()
         session = Session(settings, ledger=ledger, backend=InstantBackend())
         began = time.perf_counter()
@@ -225,20 +238,19 @@ def resume(count: int, place: str) -> Figures:
         return {"resume": opened - began, "close": time.perf_counter() - closing}
 
     with tempfile.TemporaryDirectory(prefix="scale-benchmark-") as folder:
-        return asyncio.run(work(MemoryLedger() if place == "memory" else SqlLedger(Path(folder) / "jobs.db")))
+        return asyncio.run(work(MemoryLedger() if place == "memory" else SqliteLedger(Path(folder) / "jobs.db")))
 
 
-def running_row(number: int, settings: Settings) -> JobRow:
+def running_row(number: int) -> JobRow:
     """Return a job that runs, as a ledger remembers it."""
     config, now = BASE.evolve(seed=number), datetime.now(UTC)
     return JobRow(
         job_id=f"j{number:012x}",
-        backend=settings.base_url,
-        key_id=settings.key_id,
+        backend=InstantBackend.name,
+        key_id=InstantBackend.key_id,
         config=config,
-        digest=config.digest(),
         label="",
-        task_id=number,
+        task_id=str(number),
         state=JobState.RUNNING,
         planned_at=now,
         submitted_at=now,
@@ -260,9 +272,11 @@ async def asking(library: str, url: str) -> AsyncIterator[Ask]:
                     word: str = (await response.json())["data"]["status"]
                     return word
         elif library == "transport":
-            backend = BridgeBackend(make_settings(base_url=url, max_connections=AT_ONCE))
-            stack.push_async_callback(backend.close)
-            ask = backend.status
+            bridge = BridgeClient(make_settings(base_url=url, max_connections=AT_ONCE))
+            stack.push_async_callback(bridge.close)
+
+            async def ask(task_id: int) -> str:
+                return await bridge.status(str(task_id))
         else:
             import httpx
 
@@ -289,7 +303,7 @@ async def _session_rate(_: str, url: str, seconds: float) -> Figures:
     async with Session(settings) as session:
         for number in range(1, 10_001):
             session.attach(number)
-        await session.submit_many(())  # returns when the ledger has them all
+        await session.history(limit=0)  # returns when the ledger has them all
         await asyncio.sleep(1.0)
 
         def asked() -> int:
@@ -343,7 +357,7 @@ async def _session_crowd(_: str, url: str, count: int, per_second: float, second
         before = resident()
         for number in range(1, count + 1):
             session.attach(number)
-        await session.submit_many(())
+        await session.history(limit=0)
         await asyncio.sleep(1.0)
         grown = resident() - before
         return {"bytes": grown / count, **await _watched(lambda: session.statistics().polls, seconds)}
@@ -397,7 +411,7 @@ async def _lag(url: str, count: int, downloads: int, seconds: float, folder: Pat
         for number in range(1, count + 1):
             session.attach(number)
         fetchers = [asyncio.create_task(fetch_for_ever(job)) for job in ended]
-        await session.submit_many(())
+        await session.history(limit=0)
         await asyncio.sleep(1.0)
         polls, first, began = session.statistics().polls, received, time.perf_counter()
         lags = await _sampled(seconds)

@@ -134,7 +134,8 @@ def with_aiohttp(task: Task) -> list[float]:
 def with_crynux_async(task: Task) -> list[float]:
     """Use the real backend and download engine."""
     from crynux_async.archive import verify_archive
-    from crynux_async.backends.bridge.http import BridgeBackend
+    from crynux_async.backends.base import Task
+    from crynux_async.backends.bridge.backend import BridgeBackend
     from crynux_async.downloads.transfer import download
     from crynux_async.settings import Settings
     from crynux_async.supervision.fetcher import check_slots
@@ -145,7 +146,9 @@ def with_crynux_async(task: Task) -> list[float]:
 
         async def fetch(number: int) -> None:
             target = task.target(number)
-            await download(partial(backend.open_result, number), target, verify=verify, check_slots=slots)
+            await download(
+                partial(backend.open_result, Task(task_id=str(number))), target, verify=verify, check_slots=slots
+            )
 
         try:
             await _at_once(task, fetch)

@@ -10,11 +10,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crynux_async.backends.base import Backend
     from crynux_async.errors import (
         ArchiveError,
         AuthError,
         BackendError,
+        BudgetExceededError,
         ConfigError,
+        ConflictError,
         CorruptArchiveError,
         CrynuxError,
         DownloadError,
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
         JobExpiredError,
         JobFailedError,
         JobStalledError,
+        LeaseLostError,
+        LedgerBusyError,
         LedgerError,
         NotFoundError,
         OwnershipError,
         ProtocolError,
         QuotaError,
+        RangeError,
         RateLimitedError,
         RejectedError,
         ServerError,
@@ -39,9 +45,20 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeoutError,
     )
+    from crynux_async.events import (
+        ArchiveReady,
+        DownloadFailed,
+        DownloadProgressed,
+        Event,
+        EventsMissed,
+        JobQueued,
+        JobStateChanged,
+        JobSubmitted,
+    )
     from crynux_async.job import Job
+    from crynux_async.ledgers.base import JobRow, Ledger
     from crynux_async.secret import Secret
-    from crynux_async.session import Session
+    from crynux_async.session import Reconciled, Session, SessionStatistics, Unconfirmed
     from crynux_async.settings import Settings, SettingsArguments
     from crynux_async.states import JobState
     from crynux_async.training.config import EffectiveConfig, FineTuneConfig
@@ -50,26 +67,48 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "ArchiveReady": "events",
+    "Backend": "backends.base",
+    "DownloadFailed": "events",
+    "DownloadProgressed": "events",
     "EffectiveConfig": "training.config",
+    "Event": "events",
+    "EventsMissed": "events",
     "FineTuneConfig": "training.config",
     "Job": "job",
+    "JobQueued": "events",
+    "JobRow": "ledgers.base",
     "JobState": "states",
+    "JobStateChanged": "events",
+    "JobSubmitted": "events",
+    "Ledger": "ledgers.base",
+    "Reconciled": "session",
     "Replacement": "training.effective",
     "Secret": "secret",
     "Session": "session",
+    "SessionStatistics": "session",
     "Settings": "settings",
     "SettingsArguments": "settings",
+    "Unconfirmed": "session",
 }
 
 __all__ = [
     "ArchiveError",
+    "ArchiveReady",
     "AuthError",
+    "Backend",
     "BackendError",
+    "BudgetExceededError",
     "ConfigError",
+    "ConflictError",
     "CorruptArchiveError",
     "CrynuxError",
     "DownloadError",
+    "DownloadFailed",
+    "DownloadProgressed",
     "EffectiveConfig",
+    "Event",
+    "EventsMissed",
     "FineTuneConfig",
     "IncompleteError",
     "Job",
@@ -77,24 +116,35 @@ __all__ = [
     "JobError",
     "JobExpiredError",
     "JobFailedError",
+    "JobQueued",
+    "JobRow",
     "JobStalledError",
     "JobState",
+    "JobStateChanged",
+    "JobSubmitted",
+    "LeaseLostError",
+    "Ledger",
+    "LedgerBusyError",
     "LedgerError",
     "NotFoundError",
     "OwnershipError",
     "ProtocolError",
     "QuotaError",
+    "RangeError",
     "RateLimitedError",
+    "Reconciled",
     "RejectedError",
     "Replacement",
     "Secret",
     "ServerError",
     "Session",
+    "SessionStatistics",
     "Settings",
     "SettingsArguments",
     "SettingsError",
     "SubmissionUnknownError",
     "TransportError",
+    "Unconfirmed",
     "UnreachableError",
     "UsageError",
     "WaitTimeoutError",

@@ -24,19 +24,24 @@
     │   ├── JobStalledError               the task runs longer than it possibly can
     │   ├── JobExpiredError               the bridge has deleted the task
     │   └── JobAbandonedError             given up here, before or after it was sent
+    ├── ConflictError                     an idempotency key stands for something else already
+    ├── BudgetExceededError               a budget does not allow what a create may cost; nothing was sent
     ├── WaitTimeoutError (TimeoutError)   waiting ended, the job goes on
     ├── DownloadError
     │   ├── IncompleteError               fewer bytes than the bridge announced
     │   └── CorruptArchiveError           all bytes arrived, and they are not a good archive
     ├── ArchiveError                      a file on disk is not an archive that can be read safely
-    └── LedgerError                       jobs cannot be remembered: damaged, locked, full, or of a newer version
+    └── LedgerError                       jobs cannot be remembered: damaged, read-only, or of a newer version
+        ├── LedgerBusyError               nothing was written this time; the same may work later
+        └── LeaseLostError                another process has the job by now; nothing of it was written
 
 Every message says what happened, what is known and what to do. The facts behind it are attributes: ``job_id``,
 ``task_id``, ``url`` and ``field`` are on every error and None where they do not apply. Errors survive pickling and
 never hold a key.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -47,7 +52,7 @@ class CrynuxError(Exception):
 
     Attributes:
         job_id: The job of this session that it is about, or None.
-        task_id: The bridge's number of the task, or None.
+        task_id: The service's name of the task, or None.
         url: The address that was asked, without any secret, or None.
         field: The field of the config, settings or answer that is at fault, or None.
     """
@@ -57,7 +62,7 @@ class CrynuxError(Exception):
         message: str,
         *,
         job_id: str | None = None,
-        task_id: int | None = None,
+        task_id: str | None = None,
         url: str | None = None,
         field: str | None = None,
     ) -> None:
@@ -136,6 +141,7 @@ class BackendError(CrynuxError):
     Attributes:
         status: The HTTP status of the answer, or None when there was no answer.
         answer: The beginning of the answer's text (at most 64 KiB, the key masked), or "".
+        is_lasting: Whether waiting cannot mend it, so that asking again is pointless until somebody does something.
     """
 
     def __init__(
@@ -144,14 +150,16 @@ class BackendError(CrynuxError):
         *,
         status: int | None = None,
         answer: str = "",
+        is_lasting: bool = False,
         job_id: str | None = None,
-        task_id: int | None = None,
+        task_id: str | None = None,
         url: str | None = None,
         field: str | None = None,
     ) -> None:
         super().__init__(message, job_id=job_id, task_id=task_id, url=url, field=field)
         self.status = status
         self.answer = answer
+        self.is_lasting = is_lasting
 
 
 class UnreachableError(BackendError):
@@ -204,7 +212,15 @@ class NotFoundError(BackendError):
 
 
 class RejectedError(BackendError):
-    """The bridge names a field that it does not accept. Nothing was created and nothing is paid."""
+    """The service names a field that it does not accept. Nothing was created and nothing is paid.
+
+    Attributes:
+        is_counted: Whether the refused create counts against the rate limit all the same.
+    """
+
+    def __init__(self, message: str, *, is_counted: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.is_counted = is_counted
 
 
 class ServerError(BackendError):
@@ -251,6 +267,42 @@ class JobAbandonedError(JobError):
     """The job was given up here: cancelled before it was sent, or abandoned afterwards."""
 
 
+class ConflictError(CrynuxError):
+    """An idempotency key stands for another intention already. Nothing was planned and nothing was sent.
+
+    Attributes:
+        differences: Field -> what was asked under this key before, and what is asked now.
+    """
+
+    def __init__(
+        self, message: str, *, differences: Mapping[str, tuple[Any, Any]] = MappingProxyType({}), **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.differences = dict(differences)
+
+
+class BudgetExceededError(CrynuxError):
+    """A create could cost more than its budget has left. Nothing was sent, and nothing is held for it.
+
+    Attributes:
+        budget: The budget's name.
+        amount: What the create may cost, in wei, >= 0.
+        limit: What the budget may hold and spend together, in wei.
+        held: What it holds for tasks that have not ended, in wei.
+        spent: What it has spent, in wei.
+    """
+
+    def __init__(
+        self, message: str, *, budget: str, amount: int, limit: int, held: int, spent: int, **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.budget = budget
+        self.amount = amount
+        self.limit = limit
+        self.held = held
+        self.spent = spent
+
+
 class WaitTimeoutError(CrynuxError, TimeoutError):
     """Waiting ended before the job did. The job goes on and can be waited for again."""
 
@@ -291,7 +343,7 @@ class ArchiveError(CrynuxError):
 
 
 class LedgerError(CrynuxError):
-    """The ledger cannot be read or written: damaged, locked, full, read-only, or written by a newer version.
+    """The ledger cannot be read or written: damaged, read-only, written by a newer version, on a disk that fails.
 
     Attributes:
         path: The file or database, without any secret.
@@ -300,3 +352,22 @@ class LedgerError(CrynuxError):
     def __init__(self, message: str, *, path: str = "", **facts: Any) -> None:
         super().__init__(message, **facts)
         self.path = path
+
+
+class LedgerBusyError(LedgerError):
+    """The ledger could not be written this time: another's lock, a full disk, a server that is away.
+
+    Nothing was written, and the same call may work later; the ledger goes on.
+    """
+
+
+class LeaseLostError(LedgerError):
+    """Jobs are held by another process by now, or the lease was given back. Nothing about them was written.
+
+    Attributes:
+        job_ids: Which jobs.
+    """
+
+    def __init__(self, message: str, *, job_ids: Sequence[str], **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.job_ids = tuple(job_ids)

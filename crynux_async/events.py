@@ -14,12 +14,12 @@ class Event:
 
     Attributes:
         job_id: The job.
-        task_id: The bridge's number of its task, or None before there is one.
+        task_id: The service's name of its task, or None before there is one.
         at: When, aware UTC.
     """
 
     job_id: str
-    task_id: int | None
+    task_id: str | None
     at: datetime
 
 
@@ -38,7 +38,7 @@ class JobQueued(Event):
 
 @attrs.frozen(kw_only=True)
 class JobSubmitted(Event):
-    """The bridge has accepted the job; from here on it costs money."""
+    """The service has accepted the job; from here on it costs money."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +60,7 @@ class DownloadProgressed(Event):
 
     Attributes:
         received_bytes: Bytes on disk.
-        total_bytes: Bytes of the archive, or None where the bridge did not say.
+        total_bytes: Bytes of the archive, or None where the service did not say.
     """
 
     received_bytes: int

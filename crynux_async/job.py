@@ -1,13 +1,15 @@
-"""``Job``: the handle on one remote task."""
+"""``Job``: the handle on one fine-tuning job.
+
+A handle holds nothing: it asks the record that the library keeps of the job. Handles are made on demand, and two
+handles on one job are equal.
+"""
 
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Generator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
-
-import attrs
+from typing import TYPE_CHECKING
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import (
@@ -17,112 +19,144 @@ from crynux_async.errors import (
     JobFailedError,
     JobStalledError,
     LedgerError,
+    UsageError,
     WaitTimeoutError,
 )
-from crynux_async.event_stream import EventStream
 from crynux_async.events import DownloadFailed, Event, JobStateChanged
-from crynux_async.states import ENDED, GOOD, JobState, Signal, may
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.states import GOOD, STAGES, JobState, Stage
+
+if TYPE_CHECKING:
+    from crynux_async.supervision.record import Record
+    from crynux_async.supervision.supervisor import Supervisor
+    from crynux_async.training.config import FineTuneConfig
 
 
-class JobKeeper(Protocol):
-    """What a job asks of whoever keeps it."""
-
-    async def fetch(self, job: "Job", folder: Path, name: str) -> Path:
-        """Bring the archive to disk."""
-
-    def learn(self, job: "Job", signal: Signal) -> None:
-        """Take note of something that happened to the job."""
-
-    def note(self, job: "Job") -> None:
-        """Remember what changed about the job."""
-
-    def resubmit(self, job: "Job") -> "Job":
-        """Send the job's config again."""
-
-    def expected_at(self, job: "Job") -> datetime | None:
-        """When a queued job will be sent."""
-
-    def check_open(self) -> None:
-        """Raise UsageError when nothing follows jobs any more."""
-
-
-@attrs.define(eq=False, kw_only=True)
 class Job:
-    """The handle on one fine-tuning task. Made by a ``Session``, never directly.
+    """The handle on one fine-tuning job. A ``Session`` makes it.
 
-    ``await job`` waits for the model, ``await job.download(folder)`` brings it to disk. Any number of callers may wait
-    for one job, and cancelling a waiter never touches the task: the bridge cannot cancel anything.
-
-    Attributes:
-        job_id: This library's name for it, unique.
-        config: What is trained, or None for a task that was attached by its number.
-        label: The caller's own name for it, or "".
-        task_id: The bridge's number of the task, or None before it is accepted.
-        state: What is believed of it.
-        error: Why it ended badly, or why it was not sent, or None.
-        path: Where the archive is, once it is downloaded.
-        total_bytes: Size of the archive, once it is downloaded.
-        planned_at: When it was planned or attached, aware UTC.
-        submitted_at: When the bridge accepted it, aware UTC, or None.
-        ended_at: When its end was noticed, aware UTC, or None.
+    ``await job`` waits for the model, ``await job.download(folder)`` brings it to disk. As many callers as like
+    may wait for one job, and cancelling a waiter never touches the task.
     """
 
-    job_id: str
-    config: FineTuneConfig | None = None
-    label: str = ""
-    task_id: int | None = None
-    state: JobState = JobState.PLANNED
-    error: CrynuxError | None = attrs.field(default=None, repr=False)
-    path: Path | None = None
-    total_bytes: int | None = attrs.field(default=None, repr=False)
-    planned_at: datetime = attrs.field(factory=utc_now, repr=False)
-    submitted_at: datetime | None = attrs.field(default=None, repr=False)
-    ended_at: datetime | None = attrs.field(default=None, repr=False)
-    wanted: tuple[Path, str] | None = attrs.field(default=None, repr=False)
-    resubmitted_as: str | None = attrs.field(default=None, repr=False)
-    attempts: int = attrs.field(default=0, repr=False)
-    is_resumed: bool = attrs.field(default=False, repr=False)
-    is_saved: bool = attrs.field(default=False, repr=False)
-    queue_number: int = attrs.field(default=0, repr=False)
-    unreachable_at: float | None = attrs.field(default=None, repr=False)
-    unreachable_for: float = attrs.field(default=0.0, repr=False)
-    _keeper: JobKeeper = attrs.field(repr=False)
-    _waiters: list["asyncio.Future[None]"] | None = attrs.field(default=None, repr=False, init=False)
-    _streams: list[EventStream] | None = attrs.field(default=None, repr=False, init=False)
+    __slots__ = ("_record", "_supervisor")
+    _record: "Record"
+    _supervisor: "Supervisor"
+
+    def __init__(self) -> None:
+        raise UsageError("jobs are made by a session: session.submit(config), or session.attach(task_id)")
 
     def __repr__(self) -> str:
-        task = f"task {self.task_id}" if self.task_id is not None else "no task yet"
-        label = f" {self.label!r}" if self.label else ""
-        return f"<Job {self.job_id}{label} {self.state}, {task}>"
+        return repr(self._record)
+
+    def __eq__(self, other: object) -> bool:
+        return self._record.job_id == other._record.job_id if isinstance(other, Job) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._record.job_id)
+
+    def __await__(self) -> Generator[object, None, "Job"]:
+        return self.wait().__await__()
+
+    @property
+    def job_id(self) -> str:
+        """This library's name for the job, unique."""
+        return self._record.job_id
+
+    @property
+    def config(self) -> "FineTuneConfig | None":
+        """What is trained, as it was asked for; None for a task that was attached by its id."""
+        return self._record.config
+
+    @property
+    def label(self) -> str:
+        """The caller's own name for it, or ""."""
+        return self._record.label
+
+    @property
+    def task_id(self) -> str | None:
+        """The service's name of the task, or None before it is accepted."""
+        return self._record.task_id
+
+    @property
+    def state(self) -> JobState:
+        """What is believed of it."""
+        return self._record.state
 
     @property
     def done(self) -> bool:
         """Whether nothing more will happen to the remote task that could be seen."""
-        return self.state in ENDED
+        return self._record.done
+
+    @property
+    def error(self) -> CrynuxError | None:
+        """Why it ended badly, or why it was not sent, or None."""
+        return self._record.error
+
+    @property
+    def path(self) -> Path | None:
+        """Where the archive is, once it is downloaded."""
+        archive = self._record.archive
+        return archive.path if archive else None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Size of the archive in bytes, once it is downloaded."""
+        archive = self._record.archive
+        return archive.total_bytes if archive else None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the archive is wanted, or None where nobody has asked for it."""
+        wanted = self._record.wanted
+        return wanted.folder if wanted else None
+
+    @property
+    def file_name(self) -> str | None:
+        """The template of the name that is wanted for the archive, or None where nobody has asked for it."""
+        wanted = self._record.wanted
+        return wanted.name if wanted else None
+
+    @property
+    def planned_at(self) -> datetime:
+        """When it was planned or attached, aware UTC."""
+        return self._record.planned_at
+
+    @property
+    def submitted_at(self) -> datetime | None:
+        """When it was accepted, aware UTC, or None."""
+        return self._record.submitted_at
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When its end was noticed, aware UTC, or None."""
+        return self._record.ended_at
 
     @property
     def eta(self) -> datetime | None:
         """When the job will be sent as far as is known, aware UTC; None once it is sent."""
-        return self._keeper.expected_at(self)
+        return self._supervisor.expected_at(self._record)
 
-    def __await__(self) -> Generator[Any, None, "Job"]:
-        return self.wait().__await__()
+    @property
+    def resubmitted_as(self) -> str | None:
+        """The name of the job that replaces it, or None."""
+        return self._record.resubmitted_as
 
     async def submitted(self) -> "Job":
-        """Wait until the bridge has accepted the job, and return the job.
+        """Wait until the job is accepted, and return the job.
 
         Raises:
-            AuthError, QuotaError, RejectedError: The bridge refused it; nothing is paid.
-            UnreachableError: The bridge could not be reached for too long; nothing was sent.
+            AuthError, QuotaError: The credential was refused; nothing is paid, and ``resubmit()`` sends it again.
+            RejectedError: The service refused it; nothing is paid.
+            UnreachableError: The service could not be reached for too long; nothing was sent.
             SubmissionUnknownError: It was sent and its outcome is not known.
             JobAbandonedError: It was given up before it was sent.
             LedgerError: It could not be remembered. Where ``task_id`` of the error is set, the task exists.
             UsageError: The session was closed.
         """
-        await self._until(lambda: self.task_id is not None or self.error is not None or self.done)
-        if self.task_id is None or isinstance(self.error, LedgerError):
-            raise self._failure()
+        record = self._record
+        await self._until(lambda: record.task_id is not None or record.error is not None or record.done)
+        if record.task_id is None or isinstance(record.error, LedgerError):
+            raise _failure(record)
         return self
 
     async def wait(self, timeout: float | None = None) -> "Job":
@@ -135,26 +169,27 @@ class Job:
             JobFailedError: The network gave up on the task.
             JobStalledError: The task runs longer than it can; it is still watched, so waiting again raises again until
                 it ends.
-            JobExpiredError: The bridge has deleted the task.
+            JobExpiredError: The service has deleted the task.
             WaitTimeoutError: ``timeout`` is over; the job goes on.
             UsageError: The session was closed; the task goes on.
             CrynuxError: It was never accepted: whatever ``submitted()`` raises.
         """
+        record = self._record
         try:
             async with asyncio.timeout(timeout):
-                await self._until(lambda: self.done or self.state is JobState.STALLED or self.error is not None)
+                await self._until(lambda: record.done or record.state is JobState.STALLED or record.error is not None)
         except TimeoutError:
             raise WaitTimeoutError(
                 f"{self!r} has not ended after {timeout:g} s; it goes on and can be waited for again",
-                job_id=self.job_id,
-                task_id=self.task_id,
+                job_id=record.job_id,
+                task_id=record.task_id,
             ) from None
-        if self.state not in GOOD:
-            raise self._failure()
+        if record.state not in GOOD:
+            raise _failure(record)
         return self
 
     async def download(
-        self, folder: str | Path = ".", *, name: str = "{task_id}.zip", timeout: float | None = None
+        self, folder: str | Path = ".", *, name: str | None = None, timeout: float | None = None
     ) -> Path:
         """Wait for the model, bring its archive to disk, check it, and return its path.
 
@@ -162,7 +197,8 @@ class Job:
 
         Args:
             folder: Where to put it; made if it does not exist.
-            name: File name with ``{task_id}``, ``{job_id}``, ``{label}``, ``{model}`` or ``{digest}`` in it.
+            name: File name with ``{task_id}``, ``{job_id}``, ``{label}``, ``{model}`` or ``{digest}`` in it; None for
+                the service's usual one, such as "{task_id}.zip".
             timeout: Seconds to wait for the model at most, or None for as long as it takes.
 
         Raises:
@@ -170,10 +206,9 @@ class Job:
             OwnershipError, AuthError, QuotaError: The key may not have it.
             CrynuxError: Whatever ``wait()`` raises.
         """
-        self.wanted = (Path(folder), name)
-        self._keeper.note(self)
+        wanted = self._supervisor.want(self._record, Path(folder), name)
         await self.wait(timeout)
-        return await self._keeper.fetch(self, Path(folder), name)
+        return await self._supervisor.fetch(self._record, wanted)
 
     def resubmit(self) -> "Job":
         """Send the job's config again, because the user says so, and return the job that stands for it.
@@ -184,87 +219,67 @@ class Job:
         Raises:
             UsageError: The job runs or has a model, or its config is not known.
         """
-        return self._keeper.resubmit(self)
+        return handle_on(self._supervisor.resubmit(self._record), self._supervisor)
 
     def abandon(self) -> None:
         """Stop caring about the job: not sent if it waits to be sent, not followed any more otherwise.
 
-        A task that runs goes on and is paid for: the bridge has no way to cancel it.
+        A task that runs goes on and is paid for.
         """
-        if may(self.state, Signal.ABANDON):
-            self._keeper.learn(self, Signal.ABANDON)
+        self._supervisor.abandon(self._record)
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield what happens to the job, beginning with where it is.
 
         Ends when nothing more can happen: after the download where one was asked for, else at the end of the task.
         """
-        stream = self._listen()
+        record = self._record
+        stream = record.listen()
         try:
             yield JobStateChanged(
-                job_id=self.job_id, task_id=self.task_id, at=utc_now(), previous=None, state=self.state
+                job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=None, state=record.state
             )
-            if self._is_over():
+            if _is_over(record):
                 return
             async for event in stream:
                 yield event
-                if isinstance(event, JobStateChanged | DownloadFailed) and self._is_over(event):
+                if isinstance(event, JobStateChanged | DownloadFailed) and _is_over(record, event):
                     return
         finally:
             stream.close()
 
-    @property
-    def is_heard(self) -> bool:
-        """Whether anybody reads this job's own events."""
-        return bool(self._streams)
-
-    def tell(self, event: Event) -> None:
-        """Hand an event to whoever listens to this job."""
-        for stream in self._streams or ():
-            stream.put(event)
-
-    def wake(self) -> None:
-        """Let every waiter look again."""
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def end_streams(self) -> None:
-        """Let every reader of events finish."""
-        for stream in self._streams or ():
-            stream.end()
-
-    def _listen(self) -> EventStream:
-        stream = EventStream(self._unlisten)
-        self._streams = [*(self._streams or ()), stream]
-        return stream
-
-    def _unlisten(self, stream: EventStream) -> None:
-        self._streams = [other for other in self._streams or () if other is not stream] or None
-
-    def _is_over(self, event: Event | None = None) -> bool:
-        if self.state is JobState.SUCCEEDED:
-            return self.wanted is None or isinstance(event, DownloadFailed)
-        return self.done
-
     async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._keeper.check_open()
-            waiter = asyncio.get_running_loop().create_future()
-            waiters = self._waiters = self._waiters or []
-            waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                waiters.remove(waiter)
-                raise
+        await self._record.until(condition, self._supervisor.check_open)
 
-    def _failure(self) -> CrynuxError:
-        if self.error is not None:
-            return copy.copy(self.error)  # one instance raised in several tasks would pile up their tracebacks
-        cls, message = _FAILURES[self.state]
-        return cls(f"{self!r}: {message}", job_id=self.job_id, task_id=self.task_id)
+
+def handle_on(record: "Record", supervisor: "Supervisor") -> Job:
+    """Return a handle on a job.
+
+    Args:
+        record: What the library keeps of it.
+        supervisor: Who drives it.
+    """
+    job = object.__new__(Job)
+    job._record, job._supervisor = record, supervisor
+    return job
+
+
+def record_of(job: Job) -> "Record":
+    """Return what the library keeps of a job."""
+    return job._record
+
+
+def _is_over(record: "Record", event: Event | None = None) -> bool:
+    if STAGES[record.state] is Stage.FETCH:
+        return record.wanted is None or isinstance(event, DownloadFailed)
+    return record.done
+
+
+def _failure(record: "Record") -> CrynuxError:
+    if record.error is not None:
+        return copy.copy(record.error)  # one instance raised in several tasks would pile up their tracebacks
+    cls, message = _FAILURES[record.state]
+    return cls(f"{record!r}: {message}", job_id=record.job_id, task_id=record.task_id)
 
 
 _FAILURES: dict[JobState, tuple[type[CrynuxError], str]] = {
@@ -281,7 +296,7 @@ _FAILURES: dict[JobState, tuple[type[CrynuxError], str]] = {
     ),
     JobState.EXPIRED: (
         JobExpiredError,
-        "the bridge does not know this task (any more): it deletes tasks 7 days after their end by default",
+        "the service does not know this task (any more): a bridge deletes tasks 7 days after their end by default",
     ),
     JobState.ABANDONED: (JobAbandonedError, "it was given up here"),
 }

@@ -4,27 +4,28 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Self, Unpack
 
 import attrs
 
-from crynux_async.backends.base import Backend
+from crynux_async.backends.base import Backend, RateLimited, Verdict
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import LedgerError, UsageError, WaitTimeoutError
+from crynux_async.errors import UsageError, WaitTimeoutError
 from crynux_async.events import Event
-from crynux_async.job import Job
+from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.base import AttemptRow, JobFilter, JobRow, Ledger
 from crynux_async.pacing.gate import Gate, LedgerGate, past_attempts, shared_gate
+from crynux_async.pacing.open_gate import OpenGate
 from crynux_async.pacing.token_bucket import TokenBucket
 from crynux_async.settings import Settings, SettingsArguments
-from crynux_async.states import JobState
+from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.owners import is_gone, new_owner
+from crynux_async.supervision.record import Record
 from crynux_async.supervision.supervisor import Supervisor, new_job_id
-from crynux_async.supervision.take_over import Unconfirmed
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
 
@@ -59,6 +60,43 @@ class SessionStatistics:
     limit_per_minute: float | None
 
 
+@attrs.frozen(kw_only=True)
+class Unconfirmed:
+    """A create whose outcome is not known, and what is known around it.
+
+    Attributes:
+        job: The job.
+        began_at: When the create was begun, aware UTC.
+        digest: The config's digest.
+        after: The newest task that was certainly made before it, or None where none is known.
+        before: The oldest task that was certainly made after it, or None where none is known yet.
+    """
+
+    job: Job
+    began_at: datetime
+    digest: str
+    after: str | None
+    before: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Reconciled:
+    """What looking for the task of one unconfirmed job has shown.
+
+    Attributes:
+        job: The job. Where its task was found, it is followed again; where it certainly was not created, it is planned
+            as if it had never been sent, and ``resubmit()`` sends it.
+        verdict: What was found: "found", "ambiguous", "not created" or "open".
+        candidates: Tasks that may be it.
+        explanation: What was done, what remains and what to do, for people.
+    """
+
+    job: Job
+    verdict: Verdict
+    candidates: tuple[str, ...]
+    explanation: str
+
+
 class Session:
     """Submits, follows and downloads any number of fine-tuning jobs on one event loop.
 
@@ -74,7 +112,8 @@ class Session:
         settings: How the client behaves; None to load it from ``arguments``, the environment and the settings file.
         ledger: Where jobs are remembered, so that the next process goes on with them: a path, "sqlite:///jobs.db" or a
             ``Ledger``. None remembers them as long as the session is open.
-        backend: Who runs the tasks; None for the bridge at ``settings.base_url``.
+        backend: Who runs the tasks; None for the bridge at ``settings.base_url``. A backend that is given is not closed
+            with the session.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
 
     Raises:
@@ -106,11 +145,12 @@ class Session:
         return self._settings
 
     def __repr__(self) -> str:
+        service = self._given_backend.name if self._given_backend is not None else self._settings.base_url
         if self._supervisor is None:
-            return f"<Session {self._settings.base_url}, not open>"
+            return f"<Session {service}, not open>"
         counts = self._supervisor.register.counts
         jobs = ", ".join(f"{counts[state]} {state}" for state in JobState if counts[state]) or "no jobs"
-        return f"<Session {self._settings.base_url}, {jobs}>"
+        return f"<Session {service}, {jobs}>"
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -131,7 +171,8 @@ class Session:
         await self._ledger.open()
         self._backend = self._given_backend or _bridge(self._settings)
         try:
-            self._supervisor = Supervisor(self._backend, self._settings, self._ledger, await self._gate(self._ledger))
+            gate = await self._gate(self._backend, self._ledger)
+            self._supervisor = Supervisor(self._backend, self._settings, self._ledger, gate)
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
             await started
@@ -156,10 +197,11 @@ class Session:
             if self._runner.done():
                 await self._release()
 
-    def plan(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
+    def submit_nowait(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
         """Queue a config and return its job at once, before anything is sent; ``await job.submitted()`` waits for that.
 
-        What will surprise is logged as a warning, once for each kind of surprise.
+        It is sent, and paid for, when the rate limit allows it. What will surprise is logged as a warning, once for
+        each kind of surprise.
 
         Args:
             config: What to train.
@@ -168,18 +210,20 @@ class Session:
 
         Raises:
             ConfigError: It cannot work (``advice.check`` finds an error); nothing is queued.
+            LedgerError: Nothing can be remembered any more; nothing is queued.
             UsageError: The session is not open.
         """
         supervisor = self._open_supervisor()
         self._advise(config, force=force)
-        job = Job(job_id=new_job_id(), config=config, label=label, keeper=supervisor)
-        supervisor.submit(job)
-        return job
+        record = _new_record(config, label)
+        supervisor.submit(record)
+        return handle_on(record, supervisor)
 
     async def submit(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
-        """Send a config when the rate limit allows it, and return its job when the bridge has accepted it.
+        """Send a config when the rate limit allows it, and return its job when it is accepted.
 
-        Cancelled before the job is sent, it is not sent. Cancelled after that, the job goes on in ``jobs()``.
+        Cancelled before the job is sent, it is not sent. Cancelled after that, the job goes on in ``jobs()``: to call
+        this again would send, and pay for, a second one.
 
         Args:
             config: What to train.
@@ -188,16 +232,19 @@ class Session:
 
         Raises:
             ConfigError: It cannot work; nothing was sent.
-            AuthError, QuotaError, RejectedError: The bridge refused it; nothing is paid.
-            UnreachableError: The bridge could not be reached for too long; nothing was sent.
+            AuthError, QuotaError: The credential was refused; nothing is paid, and the job waits for ``resubmit()``.
+            RejectedError: The service refused it; nothing is paid.
+            UnreachableError: The service could not be reached for too long; nothing was sent.
             SubmissionUnknownError: It was sent and its outcome is not known.
+            LedgerError: It could not be remembered. Where ``task_id`` of the error is set, the task exists.
             UsageError: The session is not open.
         """
-        job = self.plan(config, label=label, force=force)
+        job = self.submit_nowait(config, label=label, force=force)
         try:
             return await job.submitted()
         except asyncio.CancelledError:
-            self._open_supervisor().submitter.withdraw(job)
+            if self._supervisor is not None:
+                self._supervisor.submitter.withdraw(record_of(job))
             raise
 
     async def submit_many(
@@ -227,24 +274,27 @@ class Session:
             self._advise(config, force=force)
             if number % _PLANNED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        jobs = []
+        records = []
         for number, config in enumerate(chosen, start=1):
-            job = Job(job_id=new_job_id(), config=config, label=label(config) if label else "", keeper=supervisor)
-            supervisor.submit(job)
-            jobs.append(job)
+            record = _new_record(config, label(config) if label else "")
+            supervisor.submit(record)
+            records.append(record)
             if number % _PLANNED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        await supervisor.planned()
-        return jobs
+        await supervisor.saved(records)
+        return [handle_on(record, supervisor) for record in records]
 
-    def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
+    async def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
         """Yield jobs as their tasks end, well or badly: look at ``job.state``. Costs nothing per waiting job.
 
         Args:
             jobs: Which; None for every job that the session has now.
         """
         supervisor = self._open_supervisor()
-        return supervisor.register.as_completed(supervisor.register.select() if jobs is None else list(jobs))
+        records = supervisor.register.select() if jobs is None else [record_of(job) for job in jobs]
+        async with aclosing(supervisor.register.as_completed(records)) as ends:
+            async for record in ends:
+                yield handle_on(record, supervisor)
 
     async def wait_all(self, jobs: Iterable[Job] | None = None, *, timeout: float | None = None) -> list[Job]:
         """Wait until every task has ended, well or badly, and return the jobs: look at ``job.state``.
@@ -273,10 +323,13 @@ class Session:
         folder: str | Path = ".",
         *,
         label: str = "",
-        name: str = "{task_id}.zip",
+        name: str | None = None,
         force: bool = False,
     ) -> Path:
         """Submit a config, wait for its model, download it and return the archive's path.
+
+        Cancelled after the job was sent, its task goes on and is paid for: go on with ``jobs()``, and do not call this
+        again for the same model.
 
         Args:
             config: What to train.
@@ -291,42 +344,42 @@ class Session:
         job = await self.submit(config, label=label, force=force)
         return await job.download(folder, name=name)
 
-    def attach(self, task_id: int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
-        """Follow a task that the bridge has already, and return its job.
+    def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
+        """Follow a task that the service has already, and return its job.
 
         Args:
-            task_id: The bridge's number of the task, > 0.
+            task_id: The service's name of the task, as text or as a number.
             config: What it trains, where that is known.
             label: The caller's own name for the job.
 
         Raises:
-            UsageError: The number cannot be one, or the session is not open.
+            UsageError: No task of this service can be called so, or the session is not open.
         """
         supervisor = self._open_supervisor()
-        if not _is_task_id(task_id):
-            raise UsageError(f"a task id is a whole number above 0, not {task_id!r}", field="task_id")
-        known = supervisor.register.by_task(task_id)
-        if known is not None:
-            return known
-        now = utc_now()
-        job = Job(
-            job_id=new_job_id(),
-            config=config,
-            label=label,
-            task_id=task_id,
-            state=JobState.RUNNING,
-            planned_at=now,
-            submitted_at=now,
-            keeper=supervisor,
-        )
-        supervisor.attach(job)
-        return job
+        assert self._backend is not None
+        text = self._backend.normal_task_id(task_id)
+        record = supervisor.register.by_task(text)
+        if record is None:
+            now = utc_now()
+            record = Record(
+                job_id=new_job_id(),
+                config=config,
+                label=label,
+                task_id=text,
+                state=advance(JobState.PLANNED, Signal.ACCEPTED),
+                planned_at=now,
+                submitted_at=now,
+            )
+            supervisor.attach(record)
+        return handle_on(record, supervisor)
 
     def jobs(self, state: JobState | Iterable[JobState] | None = None) -> list[Job]:
         """Return the jobs of this session in the order in which they came, all or those in ``state``."""
-        if self._supervisor is None:
+        supervisor = self._supervisor
+        if supervisor is None:
             return []
-        return self._supervisor.register.select((state,) if isinstance(state, JobState) else state)
+        records = supervisor.register.select((state,) if isinstance(state, JobState) else state)
+        return [handle_on(record, supervisor) for record in records]
 
     def job(self, job_id: str) -> Job:
         """Return the job with this name.
@@ -334,13 +387,14 @@ class Session:
         Raises:
             UsageError: This session has no such job.
         """
-        try:
-            return self._open_supervisor().register.get(job_id)
-        except KeyError:
-            raise UsageError(f"this session has no job {job_id!r}", job_id=job_id) from None
+        supervisor = self._open_supervisor()
+        record = supervisor.register.get(job_id)
+        if record is None:
+            raise UsageError(f"this session has no job {job_id!r}", job_id=job_id)
+        return handle_on(record, supervisor)
 
     def events(self) -> AsyncIterator[Event]:
-        """Yield what happens to any job from now on, until the session is closed.
+        """Yield what happens to any job from this call on, until the session is closed. It tells nothing of the past.
 
         A reader that is too slow gets an ``EventsMissed`` in place of what it missed.
         """
@@ -359,39 +413,48 @@ class Session:
             downloading=supervisor.fetcher.active,
             polls=polls.polls,
             poll_errors=polls.errors,
-            refusals=bucket.refusals,
-            limit_per_minute=bucket.limit_per_minute,
+            refusals=bucket.refusals if bucket else 0,
+            limit_per_minute=bucket.limit_per_minute if bucket else None,
         )
 
     async def unconfirmed(self) -> list[Unconfirmed]:
-        """Return the jobs whose create has an unknown outcome, with the numbers between which each task must lie."""
-        return await self._open_supervisor().unconfirmed()
+        """Return the jobs whose create has an unknown outcome, and the tasks before and after which each was sent."""
+        lost = await self._open_supervisor().lost_creates()
+        return [
+            Unconfirmed(
+                job=job,
+                began_at=create.began_at,
+                digest=job.config.digest() if job.config else "",
+                after=create.before[0] if create.before else None,
+                before=create.after[0] if create.after else None,
+            )
+            for create in lost
+            for job in (self.job(create.job_id),)
+        ]
 
-    async def reconcile(self, *, at_most: int = 50) -> list[Job]:
-        """Look for the tasks of unconfirmed jobs, and return the jobs whose task was found; they are followed again.
+    async def reconcile(self, *, at_most: int = 50) -> list[Reconciled]:
+        """Look for the tasks of unconfirmed jobs, and return what was found of each of them.
 
-        Only numbers inside a job's bracket are asked about, each with one request for one byte of its result, with this
-        session's own key. A task that has not ended yet cannot be told from one that does not exist: try again later.
+        A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
+        between the tasks that were made before and after are asked about, with this session's own key.
 
         Args:
-            at_most: Brackets with more numbers than this are left alone.
+            at_most: Tasks to look at for each job; where more would have to be looked at, it is left alone.
+
+        Raises:
+            UsageError: The service gives no way to look, or the session is not open.
+            BackendError: The service did not answer.
         """
         supervisor = self._open_supervisor()
-        assert self._backend is not None
-        found = []
-        for lost in await supervisor.unconfirmed():
-            numbers = lost.candidates
-            for task_id in numbers if numbers is not None and len(numbers) <= at_most else ():
-                if supervisor.register.by_task(task_id) is not None or not await self._backend.owns(task_id):
-                    continue
-                try:
-                    await supervisor.adopt(lost.job, task_id)
-                except LedgerError as error:
-                    _log.info("task %d is not adopted: %s", task_id, error)
-                else:
-                    found.append(lost.job)
-                    break
-        return found
+        return [
+            Reconciled(
+                job=handle_on(record, supervisor),
+                verdict=finding.verdict,
+                candidates=tuple(finding.candidates),
+                explanation=finding.explanation,
+            )
+            for finding, record in await supervisor.look_for_lost(at_most=at_most)
+        ]
 
     async def history(
         self, *, states: Iterable[JobState] | None = None, label: str | None = None, limit: int | None = None
@@ -403,12 +466,18 @@ class Session:
             label: Only jobs with this label.
             limit: How many at most.
         """
-        wanted = frozenset(states) if states is not None else None
-        return await self._open_supervisor().history(states=wanted, label=label, limit=limit)
+        supervisor = self._open_supervisor()
+        assert self._backend is not None
+        where = JobFilter(
+            backend=self._backend.name, states=frozenset(states) if states is not None else None, label=label
+        )
+        return await supervisor.history(where, limit)
 
-    async def _gate(self, ledger: Ledger) -> Gate:
+    async def _gate(self, backend: Backend, ledger: Ledger) -> Gate:
         """Return the gate before this session's key."""
-        settings = self._settings
+        if not (isinstance(backend, RateLimited) and backend.is_rate_limited):
+            return OpenGate()
+        settings, key = self._settings, (backend.name, backend.key_id)
 
         def fresh(past: Sequence[AttemptRow] = ()) -> TokenBucket:
             return TokenBucket.replay(
@@ -420,14 +489,11 @@ class Session:
 
         given = settings.rate_limit, settings.rate_burst
         if self._ledger_place is None:
-            return shared_gate(settings.base_url, settings.key_id, fresh, given=given)
-        past = await ledger.attempts(
-            backend=settings.base_url, key_id=settings.key_id, since=utc_now() - _RATE_LIMIT_MEMORY
-        )
+            return shared_gate(*key, fresh, given=given)
+        past = await ledger.attempts(backend=backend.name, key_id=backend.key_id, since=utc_now() - _RATE_LIMIT_MEMORY)
         return LedgerGate(
             ledger,
-            settings.base_url,
-            settings.key_id,
+            *key,
             fresh=partial(fresh, past),
             given=given,
             lost_after=settings.connect_timeout + settings.request_timeout,
@@ -469,10 +535,10 @@ class Session:
 
 
 def _bridge(settings: Settings) -> Backend:
-    from crynux_async.backends.bridge.http import BridgeBackend
+    from crynux_async.backends.bridge.backend import BridgeBackend
 
     return BridgeBackend(settings)
 
 
-def _is_task_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
+def _new_record(config: FineTuneConfig, label: str) -> Record:
+    return Record(job_id=new_job_id(), config=config, label=label, planned_at=utc_now())

@@ -84,6 +84,10 @@ def _read_url(value: Any) -> Any:
     return value.strip().rstrip("/") if isinstance(value, str) else value
 
 
+def _read_path(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 def _shown_url(value: str | None) -> str:
     return mask_credentials(repr(value))
 
@@ -106,9 +110,23 @@ def _file_problem(value: Any) -> str | None:
 
 def _url_problem(value: Any) -> str | None:
     problem = _address_problem(value)
-    if problem or "@" not in urlsplit(value).netloc:
+    if problem:
         return problem
-    return "must not hold a user or password: they would take the place of the key"
+    parts = urlsplit(value)
+    if "@" in parts.netloc:
+        return "must not hold a user or password: they would take the place of the key"
+    before, version, _ = f"{parts.path}/".partition("/v1/")
+    if version:
+        return f"must end before /v1, which is added to it: {parts.scheme}://{parts.netloc}{before}"
+    return None
+
+
+def proxy_problem(value: Any) -> str | None:
+    """Return what is wrong with a proxy's address, without showing its password, or None."""
+    scheme = value.partition("://")[0].lower() if isinstance(value, str) else ""
+    if scheme.startswith("socks"):
+        return f"names a {scheme} proxy, and only http and https proxies work"
+    return _address_problem(value)
 
 
 def _address_problem(value: Any) -> str | None:
@@ -128,6 +146,8 @@ def _key_problem(value: Any) -> str | None:
     if not isinstance(value, Secret):
         return "must be text"
     text = value.reveal()  # it goes into a header, where nothing but visible ASCII may stand
+    if text[:1] in ("'", '"'):
+        return "is in quotes: leave them out (docker's --env-file does not take them away)"
     if text.isascii() and text.isprintable() and " " not in text:
         return None if len(text) >= 8 else "is too short: a key has 44 characters"
     return "has characters that no key has; was something else pasted?"
@@ -150,8 +170,8 @@ def _integer(*, low: int) -> dict[str, _Kind]:
 
 _FLAG = {"kind": _Kind(_read_flag, _flag_problem)}
 _URL = {"kind": _Kind(_read_url, _url_problem)}
-_PROXY = {"kind": _Kind(_read_url, _address_problem)}
-_FILE = {"kind": _Kind(_as_it_is, _file_problem)}
+_PROXY = {"kind": _Kind(_read_url, proxy_problem)}
+_FILE = {"kind": _Kind(_read_path, _file_problem)}
 _KEY = {"kind": _Kind(_as_it_is, _key_problem)}
 
 
@@ -280,7 +300,7 @@ def _read_file(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     if not asked and not os.path.isfile(path):
         return path, {}
     try:
-        return path, tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return path, tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SettingsError([Problem(field="CRYNUX_SETTINGS", message=f"{path} cannot be read: {error}")]) from error
 

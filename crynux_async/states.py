@@ -2,7 +2,9 @@
 
 Theory of operation: a job only ever moves along ``TRANSITIONS``. Whoever learns something (an answer to a create, a
 status, a finished download, a decision of the user) hands it to ``advance`` as a ``Signal`` and gets the next state;
-what the table does not list is a bug and raises. States in ``ENDED`` have no way out except through the user.
+what the table does not list is a bug and raises. States in ``ENDED`` have no way out except through the user. Where a
+job stands in its life (``Stage``) follows from its state alone, by the second table; every set of states that anything
+else asks about is at the end of this module, so that a new state is a line in each table and nothing else.
 
 ``RUNNING`` is the bridge's word and says no more than that: the bridge tells no difference between waiting for a node,
 training, and hanging for ever. ``STALLED`` is our word for a job that runs longer than any healthy job can.
@@ -31,11 +33,13 @@ class Signal(StrEnum):
     """Something learned about a job."""
 
     ACCEPTED = "accepted"
-    REFUSED = "refused"
+    TURNED_DOWN = "turned down"
     LOST_SIGHT = "lost sight"
+    NOT_CREATED = "not created"
     SAID_RUNNING = "said running"
     SAID_SUCCESS = "said success"
     SAID_FAILED = "said failed"
+    SAID_CANCELLED = "said cancelled"
     NOT_FOUND = "not found"
     OVERDUE = "overdue"
     STORED = "stored"
@@ -46,6 +50,7 @@ _FOLLOWED = {
     Signal.SAID_RUNNING: None,
     Signal.SAID_SUCCESS: JobState.SUCCEEDED,
     Signal.SAID_FAILED: JobState.FAILED,
+    Signal.SAID_CANCELLED: JobState.ABANDONED,
     Signal.NOT_FOUND: JobState.EXPIRED,
     Signal.ABANDON: JobState.ABANDONED,
 }
@@ -55,11 +60,15 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
     {
         JobState.PLANNED: {
             Signal.ACCEPTED: JobState.RUNNING,
-            Signal.REFUSED: JobState.REJECTED,
+            Signal.TURNED_DOWN: JobState.REJECTED,
             Signal.LOST_SIGHT: JobState.UNCONFIRMED,
             Signal.ABANDON: JobState.ABANDONED,
         },
-        JobState.UNCONFIRMED: {Signal.ACCEPTED: JobState.RUNNING, Signal.ABANDON: JobState.ABANDONED},
+        JobState.UNCONFIRMED: {
+            Signal.ACCEPTED: JobState.RUNNING,
+            Signal.NOT_CREATED: JobState.PLANNED,
+            Signal.ABANDON: JobState.ABANDONED,
+        },
         JobState.RUNNING: {**_FOLLOWED, Signal.OVERDUE: JobState.STALLED},
         JobState.STALLED: {**_FOLLOWED, Signal.OVERDUE: None},
         JobState.SUCCEEDED: {
@@ -76,21 +85,42 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
     }
 )
 
-FOLLOWED = frozenset({JobState.RUNNING, JobState.STALLED})
-"""States in which the bridge is asked for the status."""
 
-ENDED = frozenset(
+class Stage(StrEnum):
+    """Who drives a job: each stage hands it on to the next."""
+
+    SUBMIT = "submit"
+    FOLLOW = "follow"
+    FETCH = "fetch"
+    OVER = "over"
+
+
+STAGES: MappingProxyType[JobState, Stage] = MappingProxyType(
     {
-        JobState.UNCONFIRMED,
-        JobState.REJECTED,
-        JobState.SUCCEEDED,
-        JobState.FAILED,
-        JobState.EXPIRED,
-        JobState.DOWNLOADED,
-        JobState.ABANDONED,
+        JobState.PLANNED: Stage.SUBMIT,
+        JobState.RUNNING: Stage.FOLLOW,
+        JobState.STALLED: Stage.FOLLOW,
+        JobState.SUCCEEDED: Stage.FETCH,
+        JobState.UNCONFIRMED: Stage.OVER,
+        JobState.REJECTED: Stage.OVER,
+        JobState.FAILED: Stage.OVER,
+        JobState.EXPIRED: Stage.OVER,
+        JobState.DOWNLOADED: Stage.OVER,
+        JobState.ABANDONED: Stage.OVER,
     }
 )
+
+FOLLOWED = frozenset(state for state, stage in STAGES.items() if stage is Stage.FOLLOW)
+"""States in which the service is asked how far the task is."""
+
+ENDED = frozenset(state for state, stage in STAGES.items() if stage in (Stage.FETCH, Stage.OVER))
 """States in which nothing more happens to the remote task that we could see."""
+
+UNFINISHED = frozenset(state for state, stage in STAGES.items() if stage is not Stage.OVER) | {JobState.UNCONFIRMED}
+"""States whose jobs a session takes over from one that has ended: there is something left to do or to decide."""
+
+WITHOUT_TASK = frozenset({JobState.PLANNED, JobState.UNCONFIRMED})
+"""States of a job that has no task as far as is known, but whose creates may say otherwise."""
 
 GOOD = frozenset({JobState.SUCCEEDED, JobState.DOWNLOADED})
 """States of a job that has a model to show."""

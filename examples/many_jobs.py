@@ -40,7 +40,7 @@ async def main() -> None:
         session = await stack.enter_async_context(Session(**settings))
         trials = itertools.product((4, 8, 16), (1e-4, 5e-5, 2e-5, 1e-5))
         jobs = [
-            session.plan(BASE.evolve(rank=rank, learning_rate=rate), label=f"rank{rank}-lr{rate:g}")
+            session.submit_nowait(BASE.evolve(rank=rank, learning_rate=rate), label=f"rank{rank}-lr{rate:g}")
             for rank, rate in trials
         ]
         async with asyncio.TaskGroup() as group:

@@ -1,19 +1,33 @@
 """A backend in memory: tasks last as long as a test says, and every answer can be scripted."""
 
 import asyncio
-import io
 import json
-import struct
-import zipfile
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from crynux_async.backends.base import CreatedTask, RemoteStatus, Validator
+from crynux_async.backends.base import (
+    CreatedTask,
+    Finding,
+    Look,
+    LostCreate,
+    Order,
+    Seen,
+    ServiceFacts,
+    Task,
+    Turnstile,
+    Validator,
+)
+from crynux_async.backends.bridge.brackets import find_lost, search_requests
+from crynux_async.backends.bridge.wire import RemoteStatus
 from crynux_async.clock import monotonic
-from crynux_async.errors import NotFoundError
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.errors import NotFoundError, UsageError
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.lengths import stall_seconds
+from tests.small_results import FakeResult, make_archive
+
+LEASE = 60.0
 
 
 def make_config(**changes: Any) -> FineTuneConfig:
@@ -27,41 +41,34 @@ def make_config(**changes: Any) -> FineTuneConfig:
     return FineTuneConfig(**{**base, **changes})
 
 
-class FakeResult:
-    """A result stream over bytes in memory."""
-
-    def __init__(self, data: bytes, start: int) -> None:
-        self._data = data
-        self.start = start
-        self.validator = Validator(last_modified="Thu, 01 Jan 2026 00:00:00 GMT", total_bytes=len(data))
-
-    async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
-        for offset in range(self.start, len(self._data), chunk_bytes):
-            await asyncio.sleep(0)
-            yield self._data[offset : offset + chunk_bytes]
-
-
 class FakeBackend:
-    """A service in memory.
+    """A service in memory that numbers its tasks and limits creates, as a bridge does.
 
     Attributes:
         created: The configs that were accepted, by task id.
         received: The configs of all creates, in the order in which they came.
         may_download: Cleared to hold downloads up.
         answers: What the next creates do: an exception to raise, a callable to await first, or None to accept.
+        looks: What looks at certain tasks show: functions that return a ``Look`` or raise, by task id.
         duration: Seconds that a task runs, or a function of its config.
-        end: How a task ends.
+        fresh: Whether a create that is bound to be refused must come before the first real one; or what to raise.
     """
 
+    is_rate_limited = True
+    creates_are_repeatable = False
+    name = "fake"
+    key_id = "fake-key"
+
     def __init__(self, *, duration: float | Callable[[FineTuneConfig], float] = 60.0, round_trip: float = 0.1) -> None:
-        self.created: dict[int, FineTuneConfig] = {}
-        self.created_at: dict[int, float] = {}
-        self.asked: list[int] = []
+        self.facts = ServiceFacts(retention=7 * 86_400.0, lease=LEASE)
+        self.created: dict[str, FineTuneConfig] = {}
+        self.created_at: dict[str, float] = {}
+        self.asked: list[str] = []
         self.received: list[FineTuneConfig] = []
         self.may_download = asyncio.Event()
         self.may_download.set()
         self.answers: deque[BaseException | Callable[[], Any] | None] = deque()
-        self.statuses: dict[int, Callable[[], RemoteStatus | str]] = {}
+        self.looks: dict[str, Callable[[], Look]] = {}
         self.duration = duration
         self.round_trip = round_trip
         self.creates = self.polls = self.primings = 0
@@ -71,7 +78,23 @@ class FakeBackend:
         self.result_error: Exception | None = None
         self.open_results = 0
 
-    async def create(self, config: FineTuneConfig) -> CreatedTask:
+    def normal_task_id(self, given: str | int) -> str:
+        text = str(given).strip()
+        if isinstance(given, bool) or not text.isdecimal() or int(text) == 0:
+            raise UsageError(f"a task id is a whole number above 0, not {given!r}", field="task_id")
+        return text
+
+    def effective(self, config: FineTuneConfig) -> EffectiveConfig:
+        return config.effective()
+
+    def stall_after(self, config: FineTuneConfig) -> float:
+        return stall_seconds(config)
+
+    def intend(self, order: Order) -> str:
+        return json.dumps(order.config.effective().config.to_dict())
+
+    async def create(self, payload: str) -> CreatedTask:
+        config = FineTuneConfig.from_dict(json.loads(payload))
         self.creates += 1
         self.received.append(config)
         answer = self.answers.popleft() if self.answers else None
@@ -84,34 +107,44 @@ class FakeBackend:
         await asyncio.sleep(self.round_trip / 2)
         return CreatedTask(task_id=task_id)
 
-    def make_task(self, config: FineTuneConfig) -> int:
-        """Make a task as a create does, and return its number."""
-        task_id = len(self.created) + 1
+    def make_task(self, config: FineTuneConfig) -> str:
+        """Make a task as a create does, and return its id."""
+        task_id = str(len(self.created) + 1)
         self.created[task_id] = config
         self.created_at[task_id] = monotonic()
         return task_id
 
-    async def owns(self, task_id: int) -> bool | None:
+    async def owns(self, task_id: str) -> bool | None:
         self.asked.append(task_id)
         await asyncio.sleep(self.round_trip)
-        return True if task_id in self.created else None
+        return True if task_id in self.created and self._end(task_id) is Seen.SUCCEEDED else None
 
-    async def status(self, task_id: int) -> RemoteStatus | str:
-        self.polls += 1
+    async def status(self, task_id: str) -> str:
         await asyncio.sleep(self.round_trip)
-        if task_id in self.statuses:
-            return self.statuses[task_id]()
         if task_id not in self.created:
             raise NotFoundError("record not found", status=500)
+        words = {Seen.SUCCEEDED: RemoteStatus.SUCCESS, Seen.FAILED: RemoteStatus.FAILED}
+        return words.get(self._end(task_id), RemoteStatus.RUNNING)
+
+    async def look(self, task: Task) -> Look:
+        self.polls += 1
+        await asyncio.sleep(self.round_trip)
+        if task.task_id in self.looks:
+            return self.looks[task.task_id]()
+        if task.task_id not in self.created:
+            raise NotFoundError("record not found", status=500)
+        return Look(seen=self._end(task.task_id))
+
+    def _end(self, task_id: str) -> Seen:
         config = self.created[task_id]
         duration = self.duration(config) if callable(self.duration) else self.duration
         if monotonic() - self.created_at[task_id] < duration:
-            return RemoteStatus.RUNNING
-        return RemoteStatus.FAILED if config.model_name.endswith("/fail") else RemoteStatus.SUCCESS
+            return Seen.RUNNING
+        return Seen.FAILED if config.model_name.endswith("/fail") else Seen.SUCCEEDED
 
     @asynccontextmanager
     async def open_result(
-        self, task_id: int, *, start: int = 0, validator: Validator | None = None
+        self, task: Task, *, start: int = 0, validator: Validator | None = None
     ) -> AsyncIterator[FakeResult]:
         await asyncio.sleep(self.round_trip)
         if self.result_error is not None:
@@ -120,36 +153,23 @@ class FakeBackend:
         await self.may_download.wait()
         yield FakeResult(self.archive, start)
 
-    async def key_is_fresh(self) -> bool:
+    async def prepare(self, turnstile: Turnstile) -> float | None:
         await asyncio.sleep(self.round_trip)
         if isinstance(self.fresh, BaseException):
             raise self.fresh
-        return self.fresh
+        if self.fresh:
+            async with turnstile():
+                self.primings += 1
+                await asyncio.sleep(self.round_trip)
+            self.fresh = False
+        return None
 
-    async def prime_key(self) -> None:
-        self.primings += 1
-        await asyncio.sleep(self.round_trip)
-        self.fresh = False
+    def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+        return search_requests(lost, known=known, at_most=at_most)
+
+    async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
+        bridge: Any = self  # it answers what is asked of a bridge
+        return await find_lost(bridge, lost, known=known, at_most=at_most)
 
     async def close(self) -> None:
         self.closed = True
-
-
-def make_archive(*, rank: int = 4, size: int = 8, extra_bytes: int = 0) -> bytes:
-    """Return a result archive with one LoRA pair, as small as a good one can be."""
-    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora"
-    count = rank * size
-    header = json.dumps(
-        {
-            f"{module}.down.weight": {"dtype": "F32", "shape": [rank, size], "data_offsets": [0, 4 * count]},
-            f"{module}.up.weight": {"dtype": "F32", "shape": [size, rank], "data_offsets": [4 * count, 8 * count]},
-        }
-    ).encode()
-    weights = struct.pack("<Q", len(header)) + header + struct.pack(f"<{2 * count}f", *[0.5] * (2 * count))
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("pytorch_lora_weights.safetensors", weights)
-        archive.writestr("optimizer.bin", b"\0" * extra_bytes)
-        archive.writestr("global_step.txt", "100")
-        archive.writestr("FINISH", "")
-    return file.getvalue()

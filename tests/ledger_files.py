@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 
 from crynux_async.errors import LedgerError
+from crynux_async.ledgers.base import Fence, Ledger
 from crynux_async.ledgers.conformance.support import job
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
 # A process that does with the ledger what it reads, line by line, and answers each line with JSON.
 WORKER = """
 import asyncio, json, sys
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import GateRow
-from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, job
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, happened, job
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
 
 async def count(ledger, times):
@@ -32,11 +33,17 @@ async def count(ledger, times):
             await asyncio.sleep(0)
             cell.row = GateRow(boot_id="boot", snapshot={"count": seen + 1})
 
-async def claim(ledger, owner, now, until):
-    rows = await ledger.claim(
-        owner, backend=BACKEND, now=at(now), until=at(until), states=[JobState.PLANNED, JobState.RUNNING]
-    )
+async def enter(ledger, owner):
+    global fence
+    fence = await ledger.enter(owner, seconds=60)
+    return fence.number
+
+async def claim(ledger):
+    rows = await ledger.claim(fence, backend=BACKEND, states=[JobState.PLANNED, JobState.RUNNING])
     return [row.job_id for row in rows]
+
+async def add(ledger, *names):
+    return [row.job_id for row in await ledger.add([job(name) for name in names])]
 
 async def tried(doing):
     try:
@@ -45,7 +52,7 @@ async def tried(doing):
         return str(error)
 
 async def main():
-    ledger = SqlLedger(sys.argv[1])
+    ledger = SqliteLedger(sys.argv[1])
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         print(json.dumps(await tried(eval(line))), flush=True)
@@ -122,8 +129,8 @@ def query(path: Path, statement: str) -> list[Any]:
 
 
 @asynccontextmanager
-async def opened(path: Path, **options: Any) -> AsyncIterator[SqlLedger]:
-    ledger = SqlLedger(path, **options)
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteLedger]:
+    ledger = SqliteLedger(path, **options)
     await ledger.open()
     try:
         yield ledger
@@ -135,6 +142,57 @@ async def make_ledger(path: Path, jobs: int = 3) -> Path:
     async with opened(path) as ledger:
         await ledger.add([job(f"job {number}") for number in range(jobs)])
     return path
+
+
+class Faulty:
+    """Stands before the connection to a file: notes every statement, and lets some of them fail.
+
+    Attributes:
+        statements: What was run since the last ``clear()``.
+        failing: A statement that begins so fails, if it is not "".
+        error: With this.
+        is_done: Whether it is done all the same before it fails.
+    """
+
+    def __init__(self, ledger: SqliteLedger) -> None:
+        assert ledger._database is not None
+        writes: Any = ledger._database.writes
+        self._raw = writes._raw
+        writes._raw = self
+        self.statements: list[str] = []
+        self.failing = ""
+        self.error: Exception = failure_of_sqlite(sqlite3.SQLITE_IOERR)
+        self.is_done = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        return self._run(self._raw.execute, sql, *parameters)
+
+    def executemany(self, sql: str, *parameters: Any) -> Any:
+        return self._run(self._raw.executemany, sql, *parameters)
+
+    def _run(self, run: Callable[..., Any], sql: str, *parameters: Any) -> Any:
+        self.statements.append(sql)
+        fails = bool(self.failing) and sql.startswith(self.failing)
+        result = run(sql, *parameters) if self.is_done or not fails else None
+        if fails:
+            raise self.error
+        return result
+
+
+def failure_of_sqlite(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("made for this test")
+    error.sqlite_errorcode = code
+    return error
+
+
+async def holding(ledger: Ledger, *names: str) -> Fence:
+    """Return a lease of a minute that holds certain jobs."""
+    fence = await ledger.enter("me", seconds=60)
+    assert await ledger.take(fence, names) == list(names)
+    return fence
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -12,9 +12,13 @@ import pytest
 from crynux_async import errors
 from crynux_async.errors import (
     BackendError,
+    BudgetExceededError,
     ConfigError,
+    ConflictError,
     CrynuxError,
     IncompleteError,
+    LeaseLostError,
+    LedgerBusyError,
     LedgerError,
     Problem,
     RangeError,
@@ -30,7 +34,11 @@ OWN_FACTS: dict[type[CrynuxError], dict[str, Any]] = {
     RateLimitedError: {"wait": 59.94},
     RangeError: {"total_bytes": 100},
     IncompleteError: {"received": 10, "expected": 20},
+    ConflictError: {"differences": {"rank": (4, 8)}},
+    BudgetExceededError: {"budget": "sweep", "amount": 3 * 10**18, "limit": 5 * 10**18, "held": 10**18, "spent": 2**70},
     LedgerError: {"path": "jobs.db"},
+    LedgerBusyError: {"path": "jobs.db"},
+    LeaseLostError: {"path": "jobs.db", "job_ids": ("j", "k")},
 }
 
 
@@ -63,7 +71,7 @@ def drawn_tree() -> dict[str, str]:
     parents: dict[str, str] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"    ((?:│   |├── |└── )*)([A-Z]\w+Error)\b", line)
+        match = re.match(r"    ((?:│   |    |├── |└── )*)([A-Z]\w+Error)\b", line)
         if match:
             depth = len(match[1]) // 4
             above[depth:] = [match[2]]
@@ -120,7 +128,7 @@ def test_copy_of_every_error_is_equal_and_independent(cls: type[CrynuxError]) ->
 @pytest.mark.parametrize("cls", ALL)
 def test_facts_of_every_error_are_none_when_not_given(cls: type[CrynuxError]) -> None:
     arguments: tuple[Any, ...] = ([],) if issubclass(cls, ConfigError | SettingsError) else ("what happened",)
-    required: dict[str, Any] = {"received": 1, "expected": None} if cls is IncompleteError else {}
+    required = OWN_FACTS[cls] if cls in {IncompleteError, BudgetExceededError, LeaseLostError} else {}
     error = cls(*arguments, **required)
     assert {getattr(error, name) for name in FACTS} == {None}
 

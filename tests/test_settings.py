@@ -288,3 +288,36 @@ def test_settings_without_a_key_are_pickled() -> None:
 def test_copy_of_settings_has_the_key(duplicate: Callable[[Settings], Settings]) -> None:
     settings = Settings(api_key=Secret(KEY))
     assert duplicate(settings) == settings
+
+
+@pytest.mark.parametrize(
+    "address", ["https://bridge.example/v1", "https://bridge.example/v1/", "https://bridge.example/v1/images/models"]
+)
+def test_address_with_the_version_or_a_route_is_refused_with_the_right_one(address: str) -> None:
+    assert "https://bridge.example" in problems_of(base_url=address)["base_url"].rpartition(": ")[2]
+
+
+def test_address_with_a_prefix_before_the_version_keeps_the_prefix() -> None:
+    assert problems_of(base_url="https://proxy.example/crynux/v1")["base_url"].endswith("https://proxy.example/crynux")
+
+
+def test_socks_proxy_is_refused_by_name() -> None:
+    message = problems_of(proxy="socks5://me:hunter2@proxy.example:1080")["proxy"]
+    assert "socks5" in message
+    assert "hunter2" not in message
+
+
+def test_key_in_quotes_is_named(tmp_path: Path) -> None:
+    assert "quotes" in problems_of(api_key='"q3hXHA_8O0LuGJ1_tou4_KamMlQqAo-aYwyAIDttdmI="')["api_key"]
+
+
+def test_settings_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b"\xef\xbb\xbfrate_limit = 20\n")
+    assert Settings.load(environ={"CRYNUX_SETTINGS": str(path)}).rate_limit == 20
+
+
+def test_ca_bundle_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Settings.load(environ={"CRYNUX_CA_BUNDLE": "~/ca.pem"}).ca_bundle == str(tmp_path / "ca.pem")

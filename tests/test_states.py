@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.states import ENDED, FOLLOWED, GOOD, TRANSITIONS, JobState, Signal, advance, may
+from crynux_async.states import (
+    ENDED,
+    FOLLOWED,
+    GOOD,
+    STAGES,
+    TRANSITIONS,
+    UNFINISHED,
+    WITHOUT_TASK,
+    JobState,
+    Signal,
+    Stage,
+    advance,
+    may,
+)
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
 from tests.strategies import configs
@@ -17,20 +30,23 @@ S, E = JobState, Signal
 # What each answer or decision makes of a job. A pair that is not here must be refused.
 EXPECTED: dict[tuple[JobState, Signal], JobState] = {
     (S.PLANNED, E.ACCEPTED): S.RUNNING,
-    (S.PLANNED, E.REFUSED): S.REJECTED,
+    (S.PLANNED, E.TURNED_DOWN): S.REJECTED,
     (S.PLANNED, E.LOST_SIGHT): S.UNCONFIRMED,
     (S.PLANNED, E.ABANDON): S.ABANDONED,
     (S.UNCONFIRMED, E.ACCEPTED): S.RUNNING,
+    (S.UNCONFIRMED, E.NOT_CREATED): S.PLANNED,
     (S.UNCONFIRMED, E.ABANDON): S.ABANDONED,
     (S.RUNNING, E.SAID_RUNNING): S.RUNNING,
     (S.RUNNING, E.SAID_SUCCESS): S.SUCCEEDED,
     (S.RUNNING, E.SAID_FAILED): S.FAILED,
+    (S.RUNNING, E.SAID_CANCELLED): S.ABANDONED,
     (S.RUNNING, E.NOT_FOUND): S.EXPIRED,
     (S.RUNNING, E.OVERDUE): S.STALLED,
     (S.RUNNING, E.ABANDON): S.ABANDONED,
     (S.STALLED, E.SAID_RUNNING): S.STALLED,
     (S.STALLED, E.SAID_SUCCESS): S.SUCCEEDED,
     (S.STALLED, E.SAID_FAILED): S.FAILED,
+    (S.STALLED, E.SAID_CANCELLED): S.ABANDONED,
     (S.STALLED, E.NOT_FOUND): S.EXPIRED,
     (S.STALLED, E.OVERDUE): S.STALLED,
     (S.STALLED, E.ABANDON): S.ABANDONED,
@@ -89,7 +105,7 @@ def test_every_state_can_be_reached_from_planned() -> None:
 @pytest.mark.parametrize(
     ("state", "out"),
     [
-        (S.UNCONFIRMED, {S.RUNNING, S.ABANDONED}),
+        (S.UNCONFIRMED, {S.RUNNING, S.PLANNED, S.ABANDONED}),
         (S.SUCCEEDED, {S.DOWNLOADED, S.EXPIRED, S.ABANDONED}),
         *[(state, set()) for state in (S.REJECTED, S.FAILED, S.EXPIRED, S.DOWNLOADED, S.ABANDONED)],
     ],
@@ -97,6 +113,12 @@ def test_every_state_can_be_reached_from_planned() -> None:
 def test_ended_job_has_no_way_out_but_these(state: JobState, out: set[JobState]) -> None:
     assert state in ENDED
     assert set(ways_out(state)) == out
+
+
+def test_every_state_has_a_stage_and_what_is_not_over_is_taken_over() -> None:
+    assert set(STAGES) == set(JobState)
+    assert {state for state in JobState if STAGES[state] is not Stage.OVER} | {S.UNCONFIRMED} == UNFINISHED
+    assert {S.PLANNED, S.UNCONFIRMED} == WITHOUT_TASK
 
 
 def test_every_state_is_waiting_followed_or_ended() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 import crynux_async
 from crynux_async.backends.base import Validator
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge import wire
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.errors import CrynuxError
 from crynux_async.settings import Settings
 from crynux_async.training.config import FineTuneConfig
@@ -30,9 +31,9 @@ PACKAGE = str(Path(crynux_async.__file__).parent)
 
 
 @asynccontextmanager
-async def bridge(base_url: str, **settings: Any) -> AsyncIterator[BridgeBackend]:
+async def bridge(base_url: str, **settings: Any) -> AsyncIterator[BridgeClient]:
     """Give a backend for one test and check at the end that it holds no connection."""
-    backend = BridgeBackend(Settings(**{"api_key": KEY, "base_url": base_url, "trust_env": False, **settings}))
+    backend = BridgeClient(Settings(**{"api_key": KEY, "base_url": base_url, "trust_env": False, **settings}))
     try:
         yield backend
         assert held(backend) == 0
@@ -41,16 +42,21 @@ async def bridge(base_url: str, **settings: Any) -> AsyncIterator[BridgeBackend]
 
 
 @asynccontextmanager
-async def bridge_at(script: Script, **settings: Any) -> AsyncIterator[tuple[RawServer, BridgeBackend]]:
+async def bridge_at(script: Script, **settings: Any) -> AsyncIterator[tuple[RawServer, BridgeClient]]:
     """Give a scripted server and a backend that talks to it."""
     async with serving(script) as server, bridge(f"http://{server.host}", **settings) as backend:
         yield server, backend
 
 
-def held(backend: BridgeBackend) -> int:
+def held(backend: BridgeClient) -> int:
     """Return how many connections are in use, those being made included."""
     connectors = [client.connector for client in (backend._http, backend._create_http)]
     return sum(len(connector._acquired) for connector in connectors if connector is not None)
+
+
+def body_of(config: FineTuneConfig) -> bytes:
+    """Return what a create of a config sends."""
+    return wire.encode_args(wire.to_wire(config))
 
 
 async def failure_of(awaitable: Awaitable[object]) -> CrynuxError:
@@ -64,22 +70,22 @@ async def failure_of(awaitable: Awaitable[object]) -> CrynuxError:
 
 
 async def fetch(
-    backend: BridgeBackend, *, start: int = 0, validator: Validator | None = None, chunk_bytes: int = 1 << 20
+    backend: BridgeClient, *, start: int = 0, validator: Validator | None = None, chunk_bytes: int = 1 << 20
 ) -> bytes:
     """Return the body of task 17's result."""
-    async with backend.open_result(17, start=start, validator=validator) as stream:
+    async with backend.open_result("17", start=start, validator=validator) as stream:
         return b"".join([piece async for piece in stream.chunks(chunk_bytes)])
 
 
 # Everything that a backend does with a bridge, for tests of what must be the same for all of it.
-Call = Callable[[BridgeBackend], Awaitable[object]]
+Call = Callable[[BridgeClient], Awaitable[object]]
 CALLS: dict[str, Call] = {
-    "create": lambda backend: backend.create(CONFIG),
+    "create": lambda backend: backend.create(body_of(CONFIG)),
     "prime_key": lambda backend: backend.prime_key(),
     "key_is_fresh": lambda backend: backend.key_is_fresh(),
-    "status": lambda backend: backend.status(17),
+    "status": lambda backend: backend.status("17"),
     "result": fetch,
-    "owns": lambda backend: backend.owns(17),
+    "owns": lambda backend: backend.owns("17"),
 }
 POSTS = (CALLS["create"], CALLS["prime_key"])
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

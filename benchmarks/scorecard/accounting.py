@@ -19,10 +19,10 @@ from pathlib import Path
 import attrs
 
 from crynux_async.emulator import JournalEntry
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger, Neighbours
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
-from crynux_async.supervision.take_over import lost_attempt
+from crynux_async.supervision.rows import lost_attempt
 
 Bracket = tuple[int | None, int | None]
 
@@ -45,29 +45,37 @@ class Remembered:
     Attributes:
         jobs: All of its jobs.
         attempts: All of its attempts, in the order in which they were begun.
-        brackets: For each job without a task whose create has an unknown outcome, where its task must lie.
+        lost: For each job without a task whose create has an unknown outcome, what was made before and after it.
     """
 
     jobs: Sequence[JobRow]
     attempts: Sequence[AttemptRow]
-    brackets: Mapping[str, Bracket]
+    lost: Mapping[str, Neighbours]
+
+    @property
+    def brackets(self) -> dict[str, Bracket]:
+        """For each job in ``lost``, between which numbers its task must lie."""
+        return {
+            job_id: (max(map(int, around.before), default=None), min(map(int, around.after), default=None))
+            for job_id, around in self.lost.items()
+        }
 
 
 async def remember(ledger: Ledger) -> Remembered:
     """Return what an open ledger says."""
     jobs, attempts = await ledger.jobs(), await ledger.attempts()
     by_job = _by_job(attempts)
-    brackets = {}
+    around = {}
     for job in jobs:
         lost = lost_attempt(by_job.get(job.job_id, ())) if job.task_id is None else None
         if lost is not None:
-            brackets[job.job_id] = await ledger.bracket(lost)
-    return Remembered(jobs=jobs, attempts=attempts, brackets=brackets)
+            around[job.job_id] = await ledger.neighbours(lost)
+    return Remembered(jobs=jobs, attempts=attempts, lost=around)
 
 
 async def remember_file(path: Path) -> Remembered:
     """Return what a ledger's file says that no process uses any more."""
-    ledger = SqlLedger(path)
+    ledger = SqliteLedger(path)
     await ledger.open()
     try:
         return await remember(ledger)
@@ -82,7 +90,7 @@ def check_nothing_lost(
     posts: Sized,
     *,
     brackets: Mapping[str, Bracket],
-    told: Iterable[int] = (),
+    told: Iterable[str] = (),
     finals: Mapping[Path, str] | None = None,
 ) -> Counter[JobClass]:
     """Check N1 to N5, and return how many jobs are in which class.
@@ -111,6 +119,11 @@ def check_nothing_lost(
     return Counter(classes.values())
 
 
+def _numbers(jobs: Iterable[JobRow]) -> set[int]:
+    """Return the bridge's numbers of the tasks of jobs."""
+    return {int(job.task_id) for job in jobs if job.task_id is not None}
+
+
 def _by_job(attempts: Iterable[AttemptRow]) -> dict[str, list[AttemptRow]]:
     found: dict[str, list[AttemptRow]] = {}
     for attempt in attempts:
@@ -120,7 +133,7 @@ def _by_job(attempts: Iterable[AttemptRow]) -> dict[str, list[AttemptRow]]:
 
 def _check_recorded(created: Sequence[JournalEntry], jobs: Iterable[JobRow], brackets: Mapping[str, Bracket]) -> None:
     """N1: every task is a job's, or has an ambiguous submission of its own whose bracket it lies in."""
-    recorded = {job.task_id for job in jobs}
+    recorded = _numbers(jobs)
     free = [(after or 0, math.inf if before is None else before) for after, before in brackets.values()]
     for task_id in sorted(entry.task_id for entry in created if entry.task_id not in recorded):
         # The bracket that ends first is the one that later tasks can use least: no better assignment exists.
@@ -160,7 +173,7 @@ def _check_paid_once(
     assert len(posts) <= begun, f"N3: {len(posts)} creates arrived and {begun} were begun"
     # An attached task has no config, and none of our creates made it.
     planned = Counter((job.config.model_name, job.config.seed) for job in jobs if job.config is not None)
-    attached = {job.task_id for job in jobs if job.config is None}
+    attached = _numbers(job for job in jobs if job.config is None)
     made_of = Counter((entry.model_name, entry.seed) for entry in created if entry.task_id not in attached)
     for config, count in made_of.items():
         assert count <= planned[config], f"N3: {count} tasks for {planned[config]} jobs with seed {config[1]}"

@@ -5,7 +5,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -18,6 +18,8 @@ from benchmarks.scorecard.worlds import World, accounts, config, on_virtual_time
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.session import Session
 
+T = TypeVar("T")
+
 CANCELLATIONS = 15
 LIMIT = 60_000
 INSTANT = 1e9
@@ -29,26 +31,27 @@ _MARGIN = 3.0
 class SlowLedger(MemoryLedger):
     """A ledger whose disk takes its time, before it has a row and after."""
 
-    async def add(self, *args: Any, **kwargs: Any) -> None:
+    async def add(self, *args: Any, **kwargs: Any) -> Any:
         """Store new jobs."""
-        await _around(super().add(*args, **kwargs))
+        return await _around(super().add(*args, **kwargs))
 
     async def begin(self, *args: Any, **kwargs: Any) -> None:
         """Store an attempt."""
         await _around(super().begin(*args, **kwargs))
 
-    async def finish(self, *args: Any, **kwargs: Any) -> None:
-        """Store what became of an attempt."""
-        await _around(super().finish(*args, **kwargs))
+    async def change(self, *args: Any, **kwargs: Any) -> Any:
+        """Store what became of an attempt, and what changed about jobs."""
+        return await _around(super().change(*args, **kwargs))
 
 
-async def _around(write: Awaitable[None]) -> None:
-    async def do() -> None:
+async def _around(write: Awaitable[T]) -> T:
+    async def do() -> T:
         await asyncio.sleep(0.05)
-        await write
+        written = await write
         await asyncio.sleep(0.05)
+        return written
 
-    await asyncio.shield(asyncio.create_task(do()))  # cancelling a caller does not undo its write
+    return await asyncio.shield(asyncio.create_task(do()))  # cancelling a caller does not undo its write
 
 
 def cancelled(context: Context) -> str:
@@ -63,7 +66,7 @@ def _cancelled(count: int) -> str:
         world.bridge.add_fault("delay", on="create", seconds=0.3, count=None)
         ledger, rng, ends = SlowLedger(), random.Random(5), Counter[str]()
         async with world.session(ledger=ledger, rate_limit=LIMIT, max_creates=64) as session:
-            told: list[int] = []
+            told: list[str] = []
             ways = (_by_cancel, _by_timeout, _by_sibling)
             for number in range(count):
                 ends[await ways[number % 3](session, number + 1, rng.uniform(0.0, 0.6), told)] += 1
@@ -71,7 +74,7 @@ def _cancelled(count: int) -> str:
         created = [entry for entry in world.bridge.journal if entry.accepted]
         classes = await accounts(world, ledger, told)
         recorded = {row.task_id for row in await ledger.jobs()}
-        lost = sum(entry.task_id not in recorded for entry in created)
+        lost = sum(str(entry.task_id) not in recorded for entry in created)
         assert len(created) > during, "no cancellation came after the POST, so the case shows nothing"
         return ends, lost, classes
 
@@ -82,12 +85,13 @@ def _cancelled(count: int) -> str:
     return f"{count} creates, {dict(ends)}: 0 ids lost; {classes[JobClass.ACCEPTED]} accepted, the others never sent"
 
 
-async def _submit_and_tell(session: Session, seed: int, told: list[int]) -> None:
+async def _submit_and_tell(session: Session, seed: int, told: list[str]) -> None:
     job = await session.submit(config(seed))
-    told.append(job.task_id or 0)
+    assert job.task_id is not None
+    told.append(job.task_id)
 
 
-async def _by_cancel(session: Session, seed: int, seconds: float, told: list[int]) -> str:
+async def _by_cancel(session: Session, seed: int, seconds: float, told: list[str]) -> str:
     task = asyncio.create_task(_submit_and_tell(session, seed, told))
     await asyncio.sleep(seconds)
     task.cancel()
@@ -97,7 +101,7 @@ async def _by_cancel(session: Session, seed: int, seconds: float, told: list[int
     return "cancelled" if task.cancelled() else "returned"
 
 
-async def _by_timeout(session: Session, seed: int, seconds: float, told: list[int]) -> str:
+async def _by_timeout(session: Session, seed: int, seconds: float, told: list[str]) -> str:
     try:
         async with asyncio.timeout(seconds):
             await _submit_and_tell(session, seed, told)
@@ -106,7 +110,7 @@ async def _by_timeout(session: Session, seed: int, seconds: float, told: list[in
     return "returned"
 
 
-async def _by_sibling(session: Session, seed: int, seconds: float, told: list[int]) -> str:
+async def _by_sibling(session: Session, seed: int, seconds: float, told: list[str]) -> str:
     async def fail() -> None:
         await asyncio.sleep(seconds)
         raise ZeroDivisionError

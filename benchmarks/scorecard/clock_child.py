@@ -20,7 +20,7 @@ async def work(ledger: str, count: int) -> None:
         seen = asyncio.create_task(_states(session))
         await asyncio.sleep(0)
         print(json.dumps({"ready": True}), flush=True)
-        jobs = [session.plan(config(seed)) for seed in range(1, count + 1)]
+        jobs = [session.submit_nowait(config(seed)) for seed in range(1, count + 1)]
         await session.wait_all(jobs)
         statistics = session.statistics()
         told = [job.task_id for job in jobs]

@@ -64,7 +64,7 @@ def _virtual_jumps(context: Context) -> str:
 
 
 async def _jump(world: World, rng: random.Random, limit: int, count: int) -> int:
-    loop, ledger, told = _virtual_loop(), MemoryLedger(), list[int]()
+    loop, ledger, told = _virtual_loop(), MemoryLedger(), list[str]()
 
     async def jump() -> None:
         for _ in range(10):
@@ -74,9 +74,11 @@ async def _jump(world: World, rng: random.Random, limit: int, count: int) -> int
     jumping = asyncio.create_task(jump())
     for part in range(2):  # the second session replays what the first has sent
         async with world.session(ledger=ledger, rate_limit=limit) as session:
-            jobs = [session.plan(config(seed)) for seed in range(part * count + 1, part * count + count // 2 + 1)]
+            jobs = [
+                session.submit_nowait(config(seed)) for seed in range(part * count + 1, part * count + count // 2 + 1)
+            ]
             for job in jobs:
-                told.append((await job.submitted()).task_id or 0)
+                told.append((await job.submitted()).task_id or "")
             await asyncio.sleep(600)
             states = Counter(job.state for job in session.jobs())
             assert states == {JobState.RUNNING: len(session.jobs())}, f"given up too early: {states}"
@@ -88,7 +90,7 @@ async def _jump(world: World, rng: random.Random, limit: int, count: int) -> int
     return _busiest_minute([post.at for post in creates(world.bridge)])
 
 
-async def _die_after_a_jump(world: World, ledger: MemoryLedger, told: list[int]) -> None:
+async def _die_after_a_jump(world: World, ledger: MemoryLedger, told: list[str]) -> None:
     """Plan a job, set the clock back, send it, and die before the answer: the next process must not send it again."""
     loop = _virtual_loop()
     world.bridge.add_fault("stall", on="create", count=None)
@@ -183,7 +185,7 @@ async def _sleep_and_wake(
         world.session(ledger=ledger, **settings) as other,
     ):
         sessions, seeds = (one, other), itertools.count(1)
-        mine = [[session.plan(config(next(seeds))) for _ in range(20)] for session in sessions]
+        mine = [[session.submit_nowait(config(next(seeds))) for _ in range(20)] for session in sessions]
         for _ in range(4):
             await asyncio.sleep(rng.uniform(80.0, 160.0))  # long enough to notice that there is a network
             async with sleeper.without_network(rng.uniform(0.0, 60.0)):

@@ -34,7 +34,8 @@ from benchmarks.scorecard.tasks import (
 )
 from benchmarks.scorecard.worlds import World
 from benchmarks.transfers import sample_lag
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.base import Task
+from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.downloads.transfer import download
 from crynux_async.errors import CorruptArchiveError, CrynuxError, DownloadError, IncompleteError
 from crynux_async.session import Session
@@ -228,7 +229,11 @@ async def _no_length_no_ranges(world: World, rng: random.Random, folder: Path) -
         port = server.sockets[0].getsockname()[1]
         backend = BridgeBackend(Settings(base_url=f"http://127.0.0.1:{port}", api_key=world.key))
         try:
-            await download(partial(backend.open_result, task.task_id), folder / f"{task.task_id}.zip", verify=None)
+            await download(
+                partial(backend.open_result, Task(task_id=str(task.task_id))),
+                folder / f"{task.task_id}.zip",
+                verify=None,
+            )
         except IncompleteError as error:
             expected = error.expected
         else:

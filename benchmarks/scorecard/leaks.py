@@ -21,7 +21,8 @@ from benchmarks.scorecard.children import ACCEPTED
 from benchmarks.scorecard.processes import child, require_tool, run, started
 from benchmarks.scorecard.tasks import IMPATIENT, Finished, environment, finish_task, on_instant_bridge, on_real_time
 from benchmarks.scorecard.worlds import World, config, creates
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.base import Order, Task
+from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.emulator.bridge.routes import Operation
 from crynux_async.errors import CrynuxError, SubmissionUnknownError
 from crynux_async.session import Session
@@ -110,12 +111,12 @@ async def _ask_everything(backend: BridgeBackend) -> int:
     """Make each kind of request, none of which can succeed, and return how many."""
 
     async def download() -> None:
-        async with backend.open_result(1):
+        async with backend.open_result(Task(task_id="1")):
             pass
 
     calls: list[Callable[[], Awaitable[object]]] = [
-        partial(backend.create, config()),
-        partial(backend.status, 1),
+        partial(backend.create, backend.intend(Order(job_id="j1", try_number=1, config=config()))),
+        partial(backend.look, Task(task_id="1")),
         download,
     ]
     try:

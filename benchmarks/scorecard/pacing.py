@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 from benchmarks.scorecard.case import Case, Context
 from benchmarks.scorecard.worlds import World, config, creates, on_virtual_time, submit_all
-from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.session import Session
+from crynux_async.backends.bridge.http import BridgeClient
 
 JOBS = 60
 
@@ -50,12 +50,17 @@ def limit_is_unknown(_: Context) -> str:
     return "; ".join(seen)
 
 
-def stranger(world: World) -> Session:
-    """Return a session of another program: a ledger of its own makes that it shares no gate with the others.
+@contextlib.asynccontextmanager
+async def stranger(world: World) -> AsyncIterator[BridgeClient]:
+    """Provide another program's client, which knows of no gate.
 
     It wastes the key's tokens with ``prime_key``: every one of these creates is refused by the schema.
     """
-    return world.session(ledger=MemoryLedger(), rate_limit=6000, prime_key=False)
+    client = BridgeClient(world.settings())
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 def _learn(limit: int, start: str) -> tuple[float, int, float]:
@@ -64,7 +69,7 @@ def _learn(limit: int, start: str) -> tuple[float, int, float]:
         async with stranger(world) as other:
             with contextlib.suppress(Exception):
                 for _ in range(debt):
-                    await other._backend.prime_key()  # type: ignore[union-attr]
+                    await other.prime_key()
         async with world.session() as session:
             seconds = await submit_all(session, JOBS)
             owed = debt - limit if start == "in debt" else 0
@@ -86,7 +91,7 @@ def _changed(before: int, after: int) -> tuple[float, int]:
             refusals = session.statistics().refusals
             world.bridge.set_rate_limit(world.key, after)
             began = loop.time()
-            jobs = [session.plan(config(seed)) for seed in range(1, 10 * after + 1)]
+            jobs = [session.submit_nowait(config(seed)) for seed in range(1, 10 * after + 1)]
             await asyncio.gather(*(job.submitted() for job in jobs))
             return (loop.time() - began) / (10 * 60), session.statistics().refusals - refusals
 
@@ -167,10 +172,10 @@ async def _foreign_traffic(world: World) -> int:
     """Submit while another program uses the same key for a minute."""
 
     async def other() -> None:
-        async with stranger(world) as session:
+        async with stranger(world) as client:
             for _ in range(6):
                 with contextlib.suppress(Exception):
-                    await session._backend.prime_key()  # type: ignore[union-attr]
+                    await client.prime_key()
                 await asyncio.sleep(10)
 
     async with world.session(rate_limit=5) as session:

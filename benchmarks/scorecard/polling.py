@@ -19,7 +19,7 @@ def strange_statuses(_: Context) -> str:
         async with world.session(rate_limit=60_000) as session:
             jobs = await session.submit_many(config(seed) for seed in range(1, MANY + 1))
             await asyncio.gather(*(job.submitted() for job in jobs))
-            gone, weird = jobs[100].task_id, jobs[200].task_id
+            gone, weird = (int(jobs[number].task_id or 0) for number in (100, 200))
             body = '{"message":"record not found"}'
             world.bridge.add_fault("body", on="status", task_id=gone, status=500, body=body, count=1)
             body = f'{{"message":"success","data":{{"id":{weird},"status":"weird"}}}}'

@@ -53,7 +53,7 @@ async def _on_virtual_time(world: World, rng: random.Random) -> tuple[float, int
         session = world.session(ledger=way, rate_limit=LIMIT, prime_key=False)
         await session.open()
         for _ in range(JOBS):
-            session.plan(config(next(seeds)))
+            session.submit_nowait(config(next(seeds)))
         return session, way
 
     alive = [await start() for _ in range(PROCESSES)]

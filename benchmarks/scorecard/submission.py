@@ -151,7 +151,7 @@ async def _cut(world: World, side: str, end: str, step: int) -> tuple[int, int, 
         settings = {"base_url": url, "rate_limit": LIMIT, "prime_key": False}
         async with world.session(ledger=ledger, **settings) as session:
             whole = await session.submit(config(_SEEDS))
-            told.append(whole.task_id or 0)
+            told.append(whole.task_id or "")
             for at in itertools.count(0, step):  # an answer is not always of one size: its times are not
                 if side == "request" and at >= scissors.request_size:
                     break
@@ -165,15 +165,15 @@ async def _cut(world: World, side: str, end: str, step: int) -> tuple[int, int, 
                     break
                 cuts += 1
                 if cuts % 50 == 0:  # so that brackets have ends
-                    told.append((await session.submit(config(2 * _SEEDS + at))).task_id or 0)
+                    told.append((await session.submit(config(2 * _SEEDS + at))).task_id or "")
             size = scissors.request_size if side == "request" else scissors.answer_size
         return cuts, size, await accounts(world, ledger, told)
 
 
-async def _submit_cut(world: World, session: Session, scissors: Scissors, seed: int) -> int | None:
+async def _submit_cut(world: World, session: Session, scissors: Scissors, seed: int) -> str | None:
     """Submit a job, and return its task where nothing was cut off."""
     posts, created = scissors.posts, len(world.bridge.journal)
-    job = session.plan(config(seed))
+    job = session.submit_nowait(config(seed))
     try:
         await job.submitted()
     except SubmissionUnknownError:
@@ -207,7 +207,7 @@ async def _until_sent(world: World, repair: Callable[[], Awaitable[None] | None]
     """Submit while nothing works, repair it after two failures, and return how often it was tried."""
     ledger = MemoryLedger()
     async with world.session(ledger=ledger, rate_limit=LIMIT, **{"prime_key": False, **settings}) as session:
-        job = session.plan(config())
+        job = session.submit_nowait(config())
         while sum(a.outcome is AttemptOutcome.NOT_SENT for a in await ledger.attempts()) < 2:
             assert job.state is JobState.PLANNED, f"{job!r}: {job.error}"
             await asyncio.sleep(0.1)
@@ -220,7 +220,7 @@ async def _until_sent(world: World, repair: Callable[[], Awaitable[None] | None]
         outcomes = [attempt.outcome for attempt in attempts]
         assert outcomes == [AttemptOutcome.NOT_SENT] * (len(outcomes) - 1) + [AttemptOutcome.ACCEPTED], outcomes
         assert len(world.bridge.journal) == 1, "not exactly one creation"
-        await accounts(world, ledger, [job.task_id or 0])
+        await accounts(world, ledger, [job.task_id or ""])
         return len(attempts)
 
 
@@ -378,7 +378,7 @@ def invalid_among_many(context: Context) -> str:
             jobs: list[Job] = []
             for row in rows:
                 with contextlib.suppress(ConfigError):
-                    jobs.append(session.plan(FineTuneConfig.from_dict(row)))
+                    jobs.append(session.submit_nowait(FineTuneConfig.from_dict(row)))
             await asyncio.gather(*(job.submitted() for job in jobs))
         refused = sum(not entry.accepted for entry in world.bridge.journal)
         return len(creates(world.bridge)), refused

@@ -10,22 +10,24 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from benchmarks.scorecard.worlds import config
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.base import CreatedTask, ServiceFacts
+from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.errors import CrynuxError
 from crynux_async.session import Session
 from crynux_async.settings import Settings
-from crynux_async.states import JobState
-from crynux_async.supervision import supervisor
-from crynux_async.supervision.take_over import UNFINISHED
+from crynux_async.states import UNFINISHED, JobState
 
 REFUSED = 3
 INTERRUPTED = 130
+FULL_SECONDS = 1.5
+"""How long a session waits for room on a full disk before it is closed."""
 
 
 class QuietLoop(asyncio.SelectorEventLoop):
@@ -55,20 +57,32 @@ class FillingBackend(BridgeBackend):
         settings: As for every backend.
         before: Called with nothing before the first create is sent.
         after: Called with nothing when the first create was answered.
+        lease: Seconds of a lease, or None for as long as usual.
     """
 
     def __init__(
-        self, settings: Settings, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+        self,
+        settings: Settings,
+        *,
+        before: Callable[[], None] | None = None,
+        after: Callable[[], None] | None = None,
+        lease: float | None = None,
     ) -> None:
         super().__init__(settings)
         self._before, self._after = before, after
+        self._lease = lease
 
-    async def create(self, config: Any) -> Any:
+    @property
+    def facts(self) -> ServiceFacts:
+        """What bridges are known to do, with leases as long as this process holds them."""
+        return attrs.evolve(super().facts, lease=self._lease) if self._lease else super().facts
+
+    async def create(self, payload: str) -> CreatedTask:
         """Send one create."""
         before, self._before = self._before, None
         if before is not None:
             before()
-        created = await super().create(config)
+        created = await super().create(payload)
         after, self._after = self._after, None
         if after is not None:
             after()
@@ -107,6 +121,15 @@ async def submit(session: Session, seed: int) -> None:
         say(told=job.task_id, seed=seed)
 
 
+async def submit_all(session: Session, seeds: Iterable[int], *, at_once: bool) -> None:
+    """Submit jobs, all at once or one after the other."""
+    if at_once:
+        await asyncio.gather(*(submit(session, seed) for seed in seeds))
+    else:
+        for seed in seeds:
+            await submit(session, seed)
+
+
 async def take_over(session: Session) -> None:
     """Go on until this session has every unfinished job of the ledger, and everything that was planned is sent."""
     loop = asyncio.get_running_loop()
@@ -131,7 +154,7 @@ async def work(options: argparse.Namespace) -> None:
     if options.fill == "first":
         fill(place)
     settings = Settings.load()
-    backend = FillingBackend(settings, **fillers)
+    backend = FillingBackend(settings, lease=options.lease, **fillers)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
         session = await stack.enter_async_context(Session(settings, ledger=options.ledger, backend=backend))
@@ -139,11 +162,11 @@ async def work(options: argparse.Namespace) -> None:
         if options.fill == "open":
             fill(place)
         seeds = range(options.first, options.first + options.count)
-        if options.at_once:
-            await asyncio.gather(*(submit(session, seed) for seed in seeds))
-        else:
-            for seed in seeds:
-                await submit(session, seed)
+        submitting = asyncio.create_task(submit_all(session, seeds, at_once=options.at_once))
+        if options.fill:
+            await asyncio.wait([submitting], timeout=FULL_SECONDS)  # a disk may get room again, so nobody is told yet
+            await session.close()
+        await submitting
         if options.lease:
             await asyncio.to_thread(sys.stdin.read)  # there is nothing to take over before the other one is dead
             await take_over(session)
@@ -165,8 +188,6 @@ def main() -> int:
     )
     parser.add_argument("--interruptible", action="store_true", help="run as most programs do, and end with Ctrl-C")
     options = parser.parse_args()
-    if options.lease:
-        vars(supervisor).update(LEASE=timedelta(seconds=options.lease), _RENEW=options.lease / 3)
     try:
         with asyncio.Runner(loop_factory=None if options.interruptible else QuietLoop) as runner:
             runner.run(work(options))

@@ -11,8 +11,8 @@ import attrs
 
 from benchmarks.scorecard.case import Context
 from benchmarks.scorecard.worlds import config
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobRow, TaskRow
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
 
 JOBS = 6
@@ -76,7 +76,7 @@ async def _torn_log(context: Context) -> str:
 
 async def _write(path: Path) -> tuple[list[Commit], Path]:
     """Write a ledger, and return what it held after each write and a copy of its files as a crash would leave them."""
-    ledger = SqlLedger(path)
+    ledger = SqliteLedger(path)
     await ledger.open()
     commits: list[Commit] = [await _commit(ledger, path)]
 
@@ -84,14 +84,18 @@ async def _write(path: Path) -> tuple[list[Commit], Path]:
         await write
         commits.append(await _commit(ledger, path))
 
+    fence = await ledger.enter("me", seconds=60)
+    commits.append(await _commit(ledger, path))
     for number in range(1, JOBS + 1):
-        row, attempt = _job(number), _attempt(number)
-        await done(ledger.add([row], owner="me", until=_NOON + timedelta(minutes=1)))
-        await done(ledger.begin(attempt))
-        finished = attrs.evolve(
-            attempt, answered_at=_NOON + timedelta(seconds=number), outcome=AttemptOutcome.ACCEPTED, task_id=number
-        )
-        await done(ledger.finish(finished, state=JobState.RUNNING, task_id=number))
+        row, attempt, task_id = _job(number), _attempt(number), str(number)
+        await done(ledger.add([row], fence=fence))
+        await done(ledger.begin(fence, attempt))
+        at = _NOON + timedelta(seconds=number)
+        finished = attrs.evolve(attempt, answered_at=at, outcome=AttemptOutcome.ACCEPTED, task_id=task_id)
+        columns = {"state": JobState.RUNNING, "task_id": task_id}
+        task = TaskRow(job_id=row.job_id, try_number=1, backend=row.backend, task_id=task_id, made_at=at)
+        change = JobChange(job_id=row.job_id, columns=columns, finished=finished, tasks=(task,))
+        await done(ledger.change(fence, [change]))
     frozen = path.with_name("frozen.db")
     shutil.copy(path, frozen)
     shutil.copy(path.with_name(f"{path.name}-wal"), frozen.with_name(f"{frozen.name}-wal"))
@@ -99,7 +103,7 @@ async def _write(path: Path) -> tuple[list[Commit], Path]:
     return commits, frozen
 
 
-async def _commit(ledger: SqlLedger, path: Path) -> Commit:
+async def _commit(ledger: SqliteLedger, path: Path) -> Commit:
     log = path.with_name(f"{path.name}-wal")
     size = await asyncio.to_thread(lambda: log.stat().st_size if log.exists() else 0)
     return Commit(log_bytes=size, jobs=await ledger.jobs(), attempts=await ledger.attempts())
@@ -122,7 +126,7 @@ async def _check(frozen: Path, log: bytes, expected: Commit, what: str) -> bool:
         copy.with_name(copy.name + ending).unlink(missing_ok=True)
     shutil.copy(frozen, copy)
     copy.with_name(f"{copy.name}-wal").write_bytes(log)
-    ledger = SqlLedger(copy)
+    ledger = SqliteLedger(copy)
     await ledger.open()
     try:
         jobs, attempts = await ledger.jobs(), await ledger.attempts()

@@ -77,12 +77,12 @@ async def submit_all(session: Session, count: int) -> float:
     """Submit jobs through one session and return the seconds until the last was accepted."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    jobs = [session.plan(config(seed)) for seed in range(1, count + 1)]
+    jobs = [session.submit_nowait(config(seed)) for seed in range(1, count + 1)]
     await asyncio.gather(*(job.submitted() for job in jobs))
     return loop.time() - began
 
 
-async def accounts(world: World, ledger: Ledger, told: list[int]) -> Counter[JobClass]:
+async def accounts(world: World, ledger: Ledger, told: list[str]) -> Counter[JobClass]:
     """Check that nothing is lost of what one bridge and one ledger have seen."""
     known = await remember(ledger)
     return check_nothing_lost(

@@ -1,47 +1,160 @@
-"""What a backend must be able to do, whoever runs the task.
+"""The seam: what a service must be able to do so that jobs can be trained on it, whoever it is.
 
-A backend translates between this library's values and one remote service. It keeps no jobs, retries nothing and knows
-no rate limit: every decision to wait or to ask again is the supervisor's.
+Nothing above this folder knows which service is behind it: no HTTP, no numbers, no API keys, no ZIP files. A backend is
+told configs and gives task ids, which are opaque text. It keeps no jobs, retries nothing and holds no queue: every
+decision to wait or to ask again is the supervisor's.
+
+Theory of operation, the life of one try:
+
+1. ``prepare()`` before the first create of a session: whatever must be done once, such as making a key known.
+2. ``intend(order)`` makes the payload of a create. It waits for nothing, and its text is durable in the ledger, with
+   the attempt, before ``create`` is called.
+3. ``create(payload)`` sends it. ``creates_are_repeatable`` says whether the same payload may be sent again after an
+   unknown outcome: a bridge would make, and bill, a second task; a service that knows the payload's own id would not.
+4. ``look(task)`` only reads: what is seen of the task, how far it is, and when to look again.
+5. A service whose tasks need more than a create is ``Stepped``: ``next_action(rows, seen)`` is a plain function that
+   decides from what is stored and what is seen. The supervisor stores the action as a row under the job's fence, and
+   only then calls ``act(row)``, in a slot of its own, so that an upload of a minute never holds up a look.
+   An owner that lost the job finishes at most the one action that it has begun.
+6. ``open_result(task)`` hands out the bytes.
+
+Everything else that a service may be able to do is a small protocol of its own below; ``isinstance`` asks for it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 
 
-class RemoteStatus(StrEnum):
-    """The remote service's word for where a task is."""
+class Seen(StrEnum):
+    """What a look at a task has shown."""
 
     RUNNING = "running"
-    SUCCESS = "success"
+    SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """What one look at a task has shown.
+
+    Attributes:
+        seen: Where the task is.
+        stage: The service's own word for how far it is, such as "started", or "".
+        again_after: Seconds after which the service wishes to be asked again, or None where polling may choose.
+        reason: Why it failed, as far as the service tells, or "".
+        facts: What ``next_action`` needs to know of what was seen; the supervisor only hands it on.
+    """
+
+    seen: Seen
+    stage: str = ""
+    again_after: float | None = None
+    reason: str = ""
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """What is to be created: one try of one job.
+
+    Attributes:
+        job_id: The job.
+        try_number: Which try, >= 1.
+        config: What is trained, as it was asked for.
+    """
+
+    job_id: str
+    try_number: int
+    config: FineTuneConfig
 
 
 @attrs.frozen(kw_only=True)
 class CreatedTask:
-    """A task that the remote service has accepted and will bill.
+    """A task that the service has accepted and will bill.
 
     Attributes:
-        task_id: The service's number of the task, > 0.
+        task_id: The service's name of it.
         created_at: When the service says it was created, aware UTC, or None where it did not say.
     """
 
-    task_id: int
+    task_id: str
     created_at: datetime | None = None
 
 
 @attrs.frozen(kw_only=True)
-class Validator:
-    """What tells one version of a result from another: the bridge has no ETag.
+class Action:
+    """Something to be done to a task beyond its create, or that was done.
 
     Attributes:
-        last_modified: The ``Last-Modified`` header word for word, or None where there was none.
+        kind: What: a word of the backend, such as "validate".
+        member: To which task of the try, >= 0.
+        arguments: With what, as JSON values; frozen when they are first stored.
+        fee: What it may cost, in wei, or None.
+        done_at: When it was done, or None while it is not.
+        outcome: What became of it: a word of the backend, or "".
+    """
+
+    kind: str
+    member: int = 0
+    arguments: Mapping[str, Any] = attrs.field(factory=dict)
+    fee: int | None = None
+    done_at: datetime | None = None
+    outcome: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """A task as a backend is shown it: made once for each try, not for each look.
+
+    Attributes:
+        task_id: The service's name of it.
+        job_id: The job that it belongs to.
+        try_number: Which try of the job, >= 1.
+        config: What it trains, or None where that is not known.
+        payload: What ``intend`` made for it, or "" where it was attached.
+        actions: What was stored of its steps, in the order in which they were planned.
+        made_at: When it was accepted, aware UTC, or None where that is not known.
+    """
+
+    task_id: str
+    job_id: str = ""
+    try_number: int = 1
+    config: FineTuneConfig | None = None
+    payload: str = ""
+    actions: Sequence[Action] = ()
+    made_at: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ServiceFacts:
+    """What a service is known to do, as far as deadlines and money are concerned.
+
+    Attributes:
+        retention: Seconds after which it deletes finished results, or None where it keeps them.
+        lease: Seconds for which a session holds its jobs: short where somebody must live to go on with a task.
+        file_name: Default template of archive names.
+        needs_credential_to_look: Whether following a task needs the credential that created it.
+    """
+
+    retention: float | None = None
+    lease: float = 60.0
+    file_name: str = "{task_id}.zip"
+    needs_credential_to_look: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Validator:
+    """What tells one version of a result from another.
+
+    Attributes:
+        last_modified: The service's own mark of the version word for word, or None where there was none.
         total_bytes: Size of the whole result, or None where it is not known.
     """
 
@@ -69,19 +182,57 @@ class ResultStream(Protocol):
 
 
 class Backend(Protocol):
-    """The remote service as the supervisor sees it."""
+    """A service as the supervisor sees it."""
 
-    async def create(self, config: FineTuneConfig) -> CreatedTask:
+    @property
+    def name(self) -> str:
+        """What identifies the service in a ledger, for people and for ever, such as "https://bridge.crynux.io"."""
+
+    @property
+    def key_id(self) -> str:
+        """Fingerprint of the credential; never the credential."""
+
+    @property
+    def facts(self) -> ServiceFacts:
+        """What it is known to do."""
+
+    @property
+    def creates_are_repeatable(self) -> bool:
+        """Whether one payload may be created again after an unknown outcome, because it can only be billed once."""
+
+    def normal_task_id(self, given: str | int) -> str:
+        """Return a task id that a user gave as the service writes it.
+
+        Raises:
+            UsageError: No task of this service can be called so.
+        """
+
+    def effective(self, config: FineTuneConfig) -> EffectiveConfig:
+        """Return what the service and its nodes make of a config."""
+
+    def stall_after(self, config: FineTuneConfig) -> float:
+        """Return after how many seconds a healthy task of a config has certainly ended."""
+
+    def intend(self, order: Order) -> str:
+        """Return the payload of a create: text that is durable before anything is sent.
+
+        Raises:
+            ConfigError: The service cannot express this config.
+        """
+
+    async def create(self, payload: str) -> CreatedTask:
         """Send one create, exactly once, and return the task that it made.
 
         Raises:
             UnreachableError: No connection; nothing was sent.
-            RateLimitedError, AuthError, QuotaError, RejectedError: Refused; nothing was created.
+            RateLimitedError: Refused for now; its ``wait`` says how long, and the gate understands it.
+            AuthError, QuotaError, RejectedError: Refused; nothing was created. ``is_counted`` says whether the refusal
+                counts against the rate limit all the same.
             SubmissionUnknownError: Everything else: the task may exist.
         """
 
-    async def status(self, task_id: int) -> RemoteStatus | str:
-        """Return the status of a task; a word that is not known comes back as it is.
+    async def look(self, task: Task) -> Look:
+        """Look at a task without changing anything.
 
         Raises:
             NotFoundError: The service has no such task, or not any more.
@@ -89,7 +240,7 @@ class Backend(Protocol):
         """
 
     def open_result(
-        self, task_id: int, *, start: int = 0, validator: Validator | None = None
+        self, task: Task, *, start: int = 0, validator: Validator | None = None
     ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the result from byte ``start`` on, provided it is still the version of ``validator``.
 
@@ -98,33 +249,168 @@ class Backend(Protocol):
         Raises:
             RangeError: ``start`` is not inside the result; ``.total_bytes`` says how long it is where known.
             NotFoundError: There is no result (not finished, failed, or deleted).
-            OwnershipError, AuthError, QuotaError: The key may not have it.
+            OwnershipError, AuthError, QuotaError: The credential may not have it.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
-        """
-
-    async def owns(self, task_id: int) -> bool | None:
-        """Whether a task was made with this key, or None where that cannot be told (yet).
-
-        Raises:
-            AuthError, QuotaError: The key is not accepted.
-            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
-        """
-
-    async def key_is_fresh(self) -> bool:
-        """Whether this key has never created anything, asked without side effect.
-
-        Raises:
-            AuthError, QuotaError: The key is not accepted.
-            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
-        """
-
-    async def prime_key(self) -> None:
-        """Make the key known to the service with one create that is bound to be refused: it costs a token, no money.
-
-        Raises:
-            RateLimitedError, AuthError, QuotaError: The key could not be primed now.
-            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
         """
 
     async def close(self) -> None:
         """Release every connection."""
+
+
+class Turnstile(Protocol):
+    """How ``prepare`` gets a token of the rate limit for a request that counts against it."""
+
+    def __call__(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a token on entering; in the block one request is sent, and its error tells the gate how it ended."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A service for which something must be done once before the first create with a credential."""
+
+    async def prepare(self, turnstile: Turnstile) -> float | None:
+        """Do it, or return at once where it was done before, by anybody.
+
+        Returns:
+            How many creates a minute the credential may make, as far as this has shown, or None.
+
+        Raises:
+            AuthError, QuotaError: The credential is not accepted.
+            RateLimitedError, UnreachableError, TransportError, ServerError, ProtocolError: Not now; call it again.
+        """
+
+
+@runtime_checkable
+class RateLimited(Protocol):
+    """A service whose creates pass a token bucket, so that they must pass the gate."""
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """Whether creates with this credential are limited."""
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A service whose tasks need more than a create."""
+
+    def next_action(self, task: Task, look: Look) -> Action | None:
+        """Return what the task needs next, from what is stored and what is seen alone; None where it needs nothing.
+
+        An action whose row is stored and not done is returned again: doing it twice is safe, or ``act`` looks first.
+        """
+
+    async def act(self, task: Task, action: Action) -> str:
+        """Do a stored action, and return what became of it: a word that is stored with the row.
+
+        Raises:
+            BackendError: No outcome that counts; it is done again after the next look.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class LostCreate:
+    """A create whose outcome is not known.
+
+    Attributes:
+        job_id: The job.
+        payload: What was sent.
+        began_at: When the create was begun, aware UTC.
+        before: Task ids whose create was answered before this one began, the newest first.
+        after: Task ids whose create began after this one was answered, the oldest first; () while that is not known.
+        is_closed: Whether this create, and every other create of the service that overlaps it, has ended for certain.
+    """
+
+    job_id: str
+    payload: str
+    began_at: datetime
+    before: Sequence[str]
+    after: Sequence[str]
+    is_closed: bool
+
+
+class Verdict(StrEnum):
+    """What looking for a lost create has shown."""
+
+    FOUND = "found"
+    AMBIGUOUS = "ambiguous"
+    NOT_CREATED = "not created"
+    OPEN = "open"
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What looking for one lost create has shown.
+
+    Attributes:
+        job_id: The job.
+        verdict: FOUND: exactly one task is left, and no other job can have made it. AMBIGUOUS: ``candidates`` are left,
+            the user decides. NOT_CREATED: certainly no task exists, sending again is safe. OPEN: cannot be told yet.
+        task_id: The task, where it was found.
+        candidates: Tasks that may be it.
+        explanation: For people: what was done, what remains, what to do.
+    """
+
+    job_id: str
+    verdict: Verdict
+    task_id: str | None = None
+    candidates: Sequence[str] = ()
+    explanation: str = ""
+
+
+@runtime_checkable
+class FindsLostCreates(Protocol):
+    """A service on which the task of a create of unknown outcome can be found."""
+
+    def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+        """Return how many requests ``find_lost`` will make at most with the same arguments."""
+
+    async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
+        """Look for the tasks of lost creates.
+
+        Args:
+            lost: All that are lost with this credential, so that no task is given to two of them.
+            known: Task ids that belong to other jobs.
+            at_most: Tasks to look at for each lost create, >= 0.
+        """
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """A service that can cancel tasks."""
+
+    async def cancel(self, task: Task) -> str:
+        """Cancel a task, and return what that means for the money, for people.
+
+        Raises:
+            BackendError: It cannot be cancelled (any more); the message says what happens now.
+        """
+
+
+@runtime_checkable
+class HasImages(Protocol):
+    """A service that hands out validation images."""
+
+    async def images(self, task: Task) -> Sequence[bytes]:
+        """Return the validation images of a task as PNG files, in order."""
+
+
+@runtime_checkable
+class TellsReasons(Protocol):
+    """A service that can say why a task failed."""
+
+    async def reason(self, task: Task) -> str:
+        """Return why, for people, or "" where it does not know."""
+
+
+@runtime_checkable
+class HasPrices(Protocol):
+    """A service that knows what tasks cost."""
+
+    def price(self, config: FineTuneConfig) -> int | None:
+        """Return what one try of a config may cost at most, in wei, or None where that is not known."""
+
+    async def balance(self) -> int | None:
+        """Return what the account has, in wei, or None where that cannot be asked."""
+
+    async def spent(self, task: Task, look: Look) -> int | None:
+        """Return what an ended task did cost, in wei, or None where that is not known."""

@@ -204,7 +204,7 @@ def run(
 
 @app.command
 def download(
-    task_id: int,
+    task_id: str,
     /,
     *,
     out: Path = Path(),
@@ -215,7 +215,7 @@ def download(
     """Follow a task that the bridge has already, and download its model when it is there.
 
     Args:
-        task_id: The bridge's number of the task.
+        task_id: The task's id at the bridge.
         out: Folder for the archive.
         name: File name; may hold {task_id}.
         timeout: Seconds to wait at most; the task goes on after that.

@@ -73,7 +73,7 @@ class Board:
         table.add_column("", no_wrap=True)
         for job in self._session.jobs() if self._jobs is None else self._jobs:
             state = Text(str(job.state), style=STYLES[job.state])
-            task = "" if job.task_id is None else str(job.task_id)
+            task = job.task_id or ""
             table.add_row(Text(job.label or job.job_id), task, state, _age(job), self._detail(job))
         return table
 

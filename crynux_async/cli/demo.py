@@ -38,7 +38,7 @@ async def demo(out: Path, *, as_json: bool) -> Exit:
         )
         async with Session(settings) as session:
             async with Board(session, console).shown():
-                jobs = [session.plan(config, label=label) for label, config in _sweep()]
+                jobs = [session.submit_nowait(config, label=label) for label, config in _sweep()]
                 await asyncio.gather(*(_finish(job, out) for job in jobs), return_exceptions=True)
             refusals = session.statistics().refusals
     if as_json:

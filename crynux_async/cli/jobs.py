@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crynux_async.backends.base import Verdict
 from crynux_async.cli.board import STYLES, Board, as_facts, summary
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
@@ -18,11 +19,10 @@ from crynux_async.cli.units import size
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import JobRow
-from crynux_async.session import Session
+from crynux_async.ledgers.base import JobFilter, JobRow
+from crynux_async.session import Reconciled, Session, Unconfirmed
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
-from crynux_async.supervision.take_over import Unconfirmed
 
 
 async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:
@@ -33,7 +33,7 @@ async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | Non
     book = open_ledger(path)
     await book.open()
     try:
-        rows = await book.jobs(states=parse_states(states), label=label)
+        rows = await book.jobs(JobFilter(states=parse_states(states), label=label))
     finally:
         await book.close()
     if as_json:
@@ -84,18 +84,26 @@ async def resubmit(ledger: Path | None, names: Sequence[str]) -> Exit:
 
 
 async def reconcile(ledger: Path | None, *, as_json: bool) -> Exit:
-    """Look for the tasks of unconfirmed jobs inside their brackets."""
+    """Look for the tasks of unconfirmed jobs, and say of each what was found."""
     console = Console(stderr=as_json, highlight=False)
     async with _session(ledger) as session:
-        found = await session.reconcile()
+        looked_for = await session.reconcile()
         lost = await session.unconfirmed()
-    for job in found:
-        console.print(f"{job.job_id} is task {job.task_id}; 'crynux-async resume' follows it")
+    for each in looked_for:
+        console.print(Text(f"{each.job.job_id}: {each.verdict}; {each.explanation}"), soft_wrap=True)
+    found = [each.job for each in looked_for if each.verdict is Verdict.FOUND]
+    if found:
+        console.print("Follow them: crynux-async resume.", style="dim")
     _print_unconfirmed(console, lost)
-    if not found and not lost:
+    if not looked_for:
         console.print("Every create has a known outcome.")
     if as_json:
-        print(json.dumps({"found": [as_facts(job) for job in found], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
+        facts = {
+            "found": [as_facts(job) for job in found],
+            "looked_for": [_looked_for(each) for each in looked_for],
+            "unconfirmed": [_bracket(each) for each in lost],
+        }
+        print(json.dumps(facts))  # noqa: T201  # the command's output
     return Exit.DONE
 
 
@@ -121,18 +129,16 @@ async def _session(ledger: Path | None) -> AsyncIterator[Session]:
 async def _fetch(jobs: Sequence[Job], out: Path | None) -> None:
     """Fetch the models of jobs that have one, into the folder that was asked for then or now."""
     for job in jobs:
-        folder, name = job.wanted or (out, "{task_id}.zip")
+        folder = job.folder or out
         if job.state is JobState.SUCCEEDED and folder is not None:
             try:
-                await job.download(folder, name=name)
+                await job.download(folder, name=job.file_name)
             except CrynuxError:
                 continue  # the board shows it, and the model stays where it is
 
 
 def _find(session: Session, names: Sequence[str]) -> list[Job]:
-    jobs = {job.job_id: job for job in session.jobs()} | {
-        str(job.task_id): job for job in session.jobs() if job.task_id
-    }
+    jobs = {job.job_id: job for job in session.jobs()} | {job.task_id: job for job in session.jobs() if job.task_id}
     unknown = [name for name in names if name not in jobs]
     if unknown:
         raise UsageError(f"no unfinished job is called {', '.join(unknown)}; 'crynux-async jobs' lists them")
@@ -145,7 +151,7 @@ def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
         table.add_column(name, no_wrap=True, justify="right" if name == "task" else "left")
     for row in rows:
         archive = f"{size(row.total_bytes or 0)}  {row.path}" if row.path else ""
-        task = "" if row.task_id is None else str(row.task_id)
+        task = row.task_id or ""
         state = Text(str(row.state), style=STYLES[row.state])
         table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), archive)
     console.print(table if rows else f"No jobs in {path}.")
@@ -163,9 +169,18 @@ def _print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
 
 
 def _between(lost: Unconfirmed) -> str:
-    after = f"above {lost.after}" if lost.after is not None else ""
-    before = f"below {lost.before}" if lost.before is not None else ""
-    return " and ".join(part for part in (after, before) if part) or "of any number"
+    after = f"after {lost.after}" if lost.after is not None else ""
+    before = f"before {lost.before}" if lost.before is not None else ""
+    return " and ".join(part for part in (after, before) if part) or "of unknown place"
+
+
+def _looked_for(each: Reconciled) -> dict[str, Any]:
+    return {
+        "job_id": each.job.job_id,
+        "verdict": str(each.verdict),
+        "candidates": list(each.candidates),
+        "explanation": each.explanation,
+    }
 
 
 def _bracket(lost: Unconfirmed) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.job import Job
 from crynux_async.session import Session
-from crynux_async.states import JobState
+from crynux_async.states import STAGES, Stage
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -33,7 +33,7 @@ async def run(
     async with _session(emulated=emulated) as session:
         return await _follow(
             session,
-            lambda: session.plan(config, label=config_path.stem, force=force),
+            lambda: session.submit_nowait(config, label=config_path.stem, force=force),
             out,
             name,
             timeout,
@@ -41,7 +41,7 @@ async def run(
         )
 
 
-async def download(task_id: int, out: Path, name: str, timeout: float | None, *, as_json: bool) -> Exit:
+async def download(task_id: str, out: Path, name: str, timeout: float | None, *, as_json: bool) -> Exit:
     """Follow a task that the bridge has already and download its model."""
     async with _session(emulated=False) as session:
         return await _follow(session, lambda: session.attach(task_id), out, name, timeout, as_json=as_json)
@@ -94,7 +94,7 @@ async def _follow(
 
 def _say_what_goes_on(job: Job, console: Console) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
-    if job.state in (JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED):
+    if STAGES[job.state] in (Stage.FOLLOW, Stage.FETCH):
         console.print(
             f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]"
         )

@@ -27,9 +27,9 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
     if isinstance(where, str | os.PathLike):
         if os.fspath(where).startswith(("postgresql", "postgres")) and "://" in os.fspath(where):
             raise UsageError("a ledger in PostgreSQL is not supported yet; give a path or 'sqlite:///jobs.db'")
-        from crynux_async.ledgers.sqlite.ledger import SqlLedger
+        from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
-        return SqlLedger(where)
+        return SqliteLedger(where)
     if callable(getattr(where, "begin", None)) and callable(getattr(where, "claim", None)):
         return where
     raise UsageError(f"{where!r:.100} is no ledger: give a path, 'sqlite:///jobs.db', None or a Ledger")

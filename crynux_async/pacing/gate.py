@@ -60,8 +60,8 @@ class Gate(Protocol):
         """Return when the create at a place in the queue (0 is next) will be sent, in loop seconds."""
 
     @property
-    def bucket(self) -> TokenBucket:
-        """The bucket as it was last seen."""
+    def bucket(self) -> TokenBucket | None:
+        """The bucket as it was last seen, or None where nothing is limited."""
 
 
 class LocalGate:

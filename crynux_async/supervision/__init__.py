@@ -1,5 +1,12 @@
 """Who drives jobs: from a planned job to an archive on disk, for every job of a session at once.
 
-Internal: users hold a ``Session`` and ``Job`` handles. Read ``supervisor`` (the one task group and the sequence submit,
-follow, fetch), then ``submitter``, ``follower``, ``fetcher``, then ``take_over`` (what an earlier process left).
+Internal: users hold a ``Session`` and ``Job`` handles; here is what stands behind them. In this order it reads best:
+
+- ``record``, ``register``, ``rows``: what is kept of a job, the one place where that changes, and how it is stored;
+- ``supervisor``: the one task group, and ``hand_on``, the life of a job (submit, follow, fetch);
+- ``submitter`` with ``send_queue``, ``preparation``, ``create`` and ``patience``: from PLANNED to a task;
+- ``follower`` with ``tasks`` and ``stepper``: from a task to its end;
+- ``fetcher``: from its end to an archive on disk;
+- ``ledger_writer``: every write about a job, under the session's fence;
+- ``take_over``, ``lost_creates``, ``owners``: what other processes left.
 """

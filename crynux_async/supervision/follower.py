@@ -1,6 +1,7 @@
-"""Watches accepted jobs: ``polling.PollQueue`` says which one to look at, this asks the bridge.
+"""Watches accepted jobs: ``polling.PollQueue`` says which one to look at, this asks the service.
 
-A job that nobody asks about costs an entry in a heap and no task. A few pollers take the due jobs in turn.
+A job that nobody asks about costs an entry in a heap and no task. A few pollers take the due jobs in turn. A look only
+reads; where a task needs something done, ``stepper`` does it in a slot of its own.
 """
 
 import asyncio
@@ -10,33 +11,43 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from crynux_async.backends.base import Backend, RemoteStatus
+from crynux_async.backends.base import Backend, Look, Seen, Task
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import BackendError, NotFoundError
-from crynux_async.job import Job
+from crynux_async.errors import BackendError, JobAbandonedError, JobFailedError, LedgerError, NotFoundError
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, Signal
+from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
-from crynux_async.supervision.submitter import Spawn
-from crynux_async.training.lengths import stall_seconds
+from crynux_async.supervision.submitter import HandOn, Spawn
+from crynux_async.supervision.tasks import TaskViews
+from crynux_async.training.config import FineTuneConfig
 
 _log = logging.getLogger("crynux_async.supervision.follower")
 
 _LONGEST_SLEEP = 3600.0
 _TAKEN_AT_ONCE = 8  # by a poller that has nothing left: to take them one by one costs more
+_ENDS = {
+    Seen.SUCCEEDED: Signal.SAID_SUCCESS,
+    Seen.FAILED: Signal.SAID_FAILED,
+    Seen.CANCELLED: Signal.SAID_CANCELLED,
+}
+
+OnLook = Callable[[Record, Task, Look], None]
 
 
 class Follower:
-    """Asks for the status of every accepted job until it ends.
+    """Looks at every accepted job until it ends.
 
     Args:
         backend: Whom to ask.
         settings: Limits and intervals.
         register: Learns the answers.
         spawn: Starts a task.
-        on_success: Called with each job whose model is there.
+        tasks: Shows tasks to the backend.
+        on_look: Called with each task that runs and what was seen of it.
+        hand_on: Called with each job whose task has ended.
     """
 
     def __init__(
@@ -45,19 +56,24 @@ class Follower:
         settings: Settings,
         register: JobRegister,
         spawn: Spawn,
-        on_success: Callable[[Job], None],
+        *,
+        tasks: TaskViews,
+        on_look: OnLook,
+        hand_on: HandOn,
     ) -> None:
         self._backend = backend
-        self._on_success = on_success
-        self._settings = settings
+        self._max_polls = settings.max_polls
         self._register = register
         self._spawn = spawn
+        self._tasks = tasks
+        self._on_look = on_look
+        self._hand_on = hand_on
         self._polls: PollQueue = PollQueue(
             target_delay=settings.poll_delay,
             min_interval=settings.min_poll_interval,
             requests_per_second=settings.max_poll_rate,
         )
-        self._due: deque[Job] = deque()
+        self._due: deque[Record] = deque()
         self._pollers = 0
         self._busy = 0
         self._idle: list[asyncio.Future[None]] = []
@@ -69,19 +85,25 @@ class Follower:
         """The queue that decides."""
         return self._polls
 
-    def follow(self, job: Job) -> None:
-        """Watch a job from now on."""
+    def follow(self, record: Record) -> None:
+        """Watch a job from now on; one that is watched already stays as it is."""
+        if record.job_id in self._polls:
+            return
         now = monotonic()
         started_at = now
-        if job.is_resumed and job.submitted_at:  # only the date tells how old it is, and a date may be wrong
-            started_at -= max(0.0, (utc_now() - job.submitted_at).total_seconds())
+        if record.is_resumed and record.submitted_at:  # only the date tells how old it is, and a date may be wrong
+            started_at -= max(0.0, (utc_now() - record.submitted_at).total_seconds())
         stall_at = None
-        if job.config:
-            longest = stall_seconds(job.config)
+        if record.config:
+            longest = self._backend.stall_after(record.config)
             # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
             stall_at = (started_at if now - started_at < longest else now) + longest
-        self._polls.add(job.job_id, kind=kind_of(job), started_at=started_at, now=now, stall_at=stall_at)
+        self._polls.add(record.job_id, kind=kind_of(record.config), started_at=started_at, now=now, stall_at=stall_at)
         self._wake.set()
+
+    def forget(self, record: Record) -> None:
+        """Watch a job no more."""
+        self._polls.discard(record.job_id)
 
     def restore(self, learned: Mapping[str, Any]) -> None:
         """Go on with what earlier processes learned about how long each kind of job takes."""
@@ -95,21 +117,21 @@ class Follower:
         """Return what was learned since the last call, by kind of job, as JSON values."""
         return {kind: snapshot.to_json() for kind, snapshot in self._polls.snapshots(changed_only=True).items()}
 
-    def forget(self, job: Job) -> None:
-        """Watch a job no more."""
-        self._polls.discard(job.job_id)
-
     async def run(self) -> None:
         """Look at what is due, for ever."""
         while True:
             now = monotonic()
-            self._take_due(now, self._settings.max_polls - len(self._due) - self._busy)
+            self._take_due(now, self._max_polls - len(self._due) - self._busy)
             self._start_pollers(len(self._due))
             await self._sleep(now)
 
     def _take_due(self, now: float, at_most: int) -> None:
         for job_id in self._polls.due(now, at_most) if at_most > 0 else ():
-            self._due.append(self._register.get(job_id))
+            record = self._register.get(job_id)
+            if record is not None:
+                self._due.append(record)
+            else:
+                self._polls.discard(job_id)
 
     def _start_pollers(self, jobs: int) -> None:
         """Wake pollers for so many jobs that are due, and start more where there are too few."""
@@ -118,12 +140,12 @@ class Follower:
         for waiter in self._idle[:jobs]:
             if not waiter.done():
                 waiter.set_result(None)
-        while self._pollers < min(self._settings.max_polls, jobs + self._busy):
+        while self._pollers < min(self._max_polls, jobs + self._busy):
             self._pollers += 1
             self._spawn(self._poll_due())
 
     async def _sleep(self, now: float) -> None:
-        busy = self._busy + len(self._due) >= self._settings.max_polls
+        busy = self._busy + len(self._due) >= self._max_polls
         when = now + _LONGEST_SLEEP if busy else min(self._polls.next_at(now), now + _LONGEST_SLEEP)
         if when <= monotonic() and not busy:
             await asyncio.sleep(0)
@@ -140,17 +162,17 @@ class Follower:
         """Poll one due job after the other, for ever: to end and begin again costs more than a poll."""
         try:
             while True:
-                job = await self._next_due()
+                record = await self._next_due()
                 self._busy += 1
                 try:
-                    await self._poll(job)
+                    await self._poll(record)
                 finally:
                     self._busy -= 1
         finally:
             self._pollers -= 1
             self._wake.set()
 
-    async def _next_due(self) -> Job:
+    async def _next_due(self) -> Record:
         """Return a job that is due and that no other poller has, waiting until there is one."""
         while True:
             if not self._due:
@@ -168,63 +190,66 @@ class Follower:
 
     def _look_earlier(self) -> None:
         """Wake ``run`` where an answer has planned a poll before the time until which it sleeps."""
-        has_room = self._busy + len(self._due) < self._settings.max_polls
+        has_room = self._busy + len(self._due) < self._max_polls
         if has_room and self._polls.next_at(monotonic()) < self._sleeps_until:
             self._wake.set()
 
-    async def _poll(self, job: Job) -> None:
-        """Ask for one job's status. Whatever goes wrong concerns this job alone."""
-        task_id = job.task_id
-        assert task_id is not None
+    async def _poll(self, record: Record) -> None:
+        """Look at one job's task. Whatever goes wrong concerns this job alone."""
         try:
-            status = await self._backend.status(task_id)
+            task = self._tasks.known(record) or await self._tasks.recall(record)
+            self._saw(record, task, await self._backend.look(task))
         except NotFoundError:
-            self._ended(job, Signal.NOT_FOUND, learn=False)
-        except BackendError as error:
-            self._polls.errored(job.job_id, monotonic())
-            _log.info("status of task %d: %s", task_id, error)
+            self._ended(record, Signal.NOT_FOUND, learn=False)
+        except (BackendError, LedgerError) as error:
+            self._polls.errored(record.job_id, monotonic())
+            _log.info("look at task %s: %s", record.task_id, error)
         except Exception:
-            self._polls.errored(job.job_id, monotonic())
-            _log.exception("status of task %d", task_id)
-        else:
-            self._said(job, status)
+            self._polls.errored(record.job_id, monotonic())
+            _log.exception("look at task %s", record.task_id)
         for job_id in self._polls.stalled():
-            self._stalled(self._register.get(job_id))
+            stalled = self._register.get(job_id)
+            if stalled is not None:
+                self._stalled(stalled)
 
-    def _said(self, job: Job, status: RemoteStatus | str) -> None:
-        if job.state not in FOLLOWED:
-            self._polls.discard(job.job_id)
-        elif status == RemoteStatus.SUCCESS:
-            self._ended(job, Signal.SAID_SUCCESS)
-        elif status == RemoteStatus.FAILED:
-            self._ended(job, Signal.SAID_FAILED)
+    def _saw(self, record: Record, task: Task, look: Look) -> None:
+        if record.state not in FOLLOWED or not record.is_ours:
+            self._polls.discard(record.job_id)
+        elif look.seen in _ENDS:
+            self._ended(record, _ENDS[look.seen], learn=look.seen is not Seen.CANCELLED, reason=look.reason)
         else:
-            if status != RemoteStatus.RUNNING:
-                _log.warning("task %d has the status %r, which is not known; it is still followed", job.task_id, status)
-            self._polls.running(job.job_id, monotonic())
+            self._polls.running(record.job_id, monotonic(), look.again_after)
+            self._on_look(record, task, look)
 
-    def _ended(self, job: Job, signal: Signal, *, learn: bool = True) -> None:
-        self._polls.ended(job.job_id, monotonic(), failed=signal is Signal.SAID_FAILED, learn=learn)
-        if job.state in FOLLOWED:
-            self._register.learn(job, signal)
-            if signal is Signal.SAID_SUCCESS:
-                self._on_success(job)
+    def _ended(self, record: Record, signal: Signal, *, learn: bool, reason: str = "") -> None:
+        self._polls.ended(record.job_id, monotonic(), failed=signal is Signal.SAID_FAILED, learn=learn)
+        if record.state in FOLLOWED:
+            self._register.learn(record, signal, _why(signal, reason))
+            self._hand_on(record)
 
-    def _stalled(self, job: Job) -> None:
-        if job.state in FOLLOWED:
-            self._register.learn(job, Signal.OVERDUE)
-            _log.warning("task %s runs longer than it can; it is watched slowly from now on", job.task_id)
+    def _stalled(self, record: Record) -> None:
+        if record.state in FOLLOWED:
+            self._register.learn(record, Signal.OVERDUE)
+            _log.warning("task %s runs longer than it can; it is watched slowly from now on", record.task_id)
 
 
-def kind_of(job: Job) -> str:
+def kind_of(config: FineTuneConfig | None) -> str:
     """Return the name of the kind of job whose durations are alike: model, about so many images, resolution.
 
     Steps times batch are rounded to a fifth, so that a search over them does not make every trial a kind of its own.
     """
-    config = job.config
     if config is None:
         return "unknown"
     if config.max_train_steps is None:
         return f"{config.model_name}|{config.max_train_epochs} epochs|{config.resolution}"
     images = config.max_train_steps * config.batch_size * config.gradient_accumulation_steps
     return f"{config.model_name}|1.2^{round(math.log(images, 1.2))}|{config.resolution}"
+
+
+def _why(signal: Signal, reason: str) -> JobFailedError | JobAbandonedError | None:
+    """Return the error of an end whose reason the service tells."""
+    if signal is Signal.SAID_CANCELLED:
+        return JobAbandonedError(f"the task was cancelled: {reason}" if reason else "the task was cancelled")
+    if signal is Signal.SAID_FAILED and reason:
+        return JobFailedError(f"the network gave up on the task: {reason}")
+    return None

@@ -2,161 +2,197 @@
 
 import asyncio
 import copy
+import logging
+import weakref
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Hashable, Iterable
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.event_stream import EventStream
 from crynux_async.events import Event, JobStateChanged, JobSubmitted
-from crynux_async.job import Job
-from crynux_async.ledgers.base import JobRow
-from crynux_async.states import ENDED, JobState, Signal, advance
+from crynux_async.states import ENDED, STAGES, JobState, Signal, Stage, advance, may
+from crynux_async.supervision.record import Record, StoredArchive
+
+_log = logging.getLogger("crynux_async.supervision.register")
 
 
 class JobRegister:
-    """All jobs of a session, by their own name and by the bridge's number.
+    """All jobs of a session, by their own name and by their task."""
 
-    Args:
-        backend: Which service the jobs belong to.
-        key_id: Fingerprint of the key that submits them.
-    """
-
-    def __init__(self, backend: str, key_id: str) -> None:
-        self._backend = backend
-        self._key_id = key_id
-        self._changed: dict[str, Job] = {}
-        self.has_changes = asyncio.Event()
-        self._jobs: dict[Hashable, Job] = {}
-        self._by_task: dict[int, Job] = {}
+    def __init__(self) -> None:
+        self._jobs: dict[Hashable, Record] = {}
+        self._by_task: dict[str, Record] = {}
+        self._changed: dict[str, Record] = {}
         self._streams: tuple[EventStream, ...] = ()
-        self._end_watchers: list[Callable[[Job | None], None]] = []
+        self._end_watchers: list[Callable[[Record | None], None]] = []
         self._closed = False
+        self.has_changes = asyncio.Event()
+        """Set when the ledger is to be told something; whoever tells it clears it."""
         self.counts: Counter[JobState] = Counter()
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def __contains__(self, job_id: object) -> bool:
-        return job_id in self._jobs
-
-    def add(self, job: Job) -> None:
+    def add(self, record: Record) -> None:
         """Take in a job."""
-        self._jobs[job.job_id] = job
-        self.counts[job.state] += 1
-        if job.task_id is not None:
-            self._by_task[job.task_id] = job
+        self._jobs[record.job_id] = record
+        self.counts[record.state] += 1
+        if record.task_id is not None:
+            self._by_task[record.task_id] = record
 
-    def get(self, job_id: Hashable) -> Job:
-        """Return the job with this name.
+    def get(self, job_id: Hashable) -> Record | None:
+        """Return the job with this name, or None."""
+        return self._jobs.get(job_id)
 
-        Raises:
-            KeyError: There is none.
-        """
-        return self._jobs[job_id]
-
-    def by_task(self, task_id: int) -> Job | None:
-        """Return the job that has the bridge's number ``task_id``, or None."""
+    def by_task(self, task_id: str) -> Record | None:
+        """Return the job that has a task, or None."""
         return self._by_task.get(task_id)
 
-    def select(self, states: Iterable[JobState] | None = None) -> list[Job]:
+    def select(self, states: Iterable[JobState] | None = None) -> list[Record]:
         """Return the jobs in any of ``states``, or all of them, in the order in which they came."""
         if states is None:
             return list(self._jobs.values())
         wanted = frozenset(states)
-        return [job for job in self._jobs.values() if job.state in wanted]
+        return [record for record in self._jobs.values() if record.state in wanted]
 
-    def row(self, job: Job) -> JobRow:
-        """Return a job as a ledger remembers it."""
-        return JobRow(
-            job_id=job.job_id,
-            backend=self._backend,
-            key_id=self._key_id if job.config else "",
-            config=job.config,
-            label=job.label,
-            task_id=job.task_id,
-            planned_at=job.planned_at,
-            submitted_at=job.submitted_at,
-            **_changing(job),
-        )
+    def note(self, record: Record) -> None:
+        """Remember that the ledger is to be told about a job."""
+        if record.is_ours:
+            self._changed[record.job_id] = record
+            self.has_changes.set()
 
-    def saved(self, job: Job) -> None:
-        """Take note that the ledger has the job."""
-        job.is_saved = True
+    def saved(self, record: Record) -> None:
+        """Enter that the ledger has a job: from now on it can be told what changes about it."""
+        record.is_saved = True
+        if record.job_id in self._changed:
+            self.has_changes.set()
 
-    def note(self, job: Job) -> None:
-        """Take note that the ledger is to be told about a job."""
-        self._changed[job.job_id] = job
-        self.has_changes.set()
+    def take_changed(self, but_for: Collection[str] = ()) -> list[Record]:
+        """Return the jobs that the ledger is to be told about since the last call.
 
-    def take_changes(self) -> dict[str, dict[str, Any]]:
-        """Return what the ledger is to be told since the last call: job id -> columns -> values."""
-        changes = {job_id: _changing(job) for job_id, job in self._changed.items() if job.is_saved}
-        self._changed = {job_id: job for job_id, job in self._changed.items() if not job.is_saved}
-        self.has_changes.clear()
-        return changes
+        Args:
+            but_for: Names of jobs that stay noted, as those do that the ledger does not have yet.
+        """
+        kept = {
+            job_id: record
+            for job_id, record in self._changed.items()
+            if record.is_ours and (not record.is_saved or job_id in but_for)
+        }
+        taken = [record for job_id, record in self._changed.items() if record.is_ours and job_id not in kept]
+        self._changed = kept
+        return taken
 
-    def accepted(self, job: Job, task_id: int, submitted_at: datetime) -> None:
-        """Take note that the bridge has accepted a job; from here on it costs money."""
-        job.task_id, job.submitted_at, job.error = task_id, submitted_at, None
-        self._by_task[task_id] = job
-        self.tell(JobSubmitted(job_id=job.job_id, task_id=task_id, at=submitted_at))
-        self.learn(job, Signal.ACCEPTED)
+    def accepted(self, record: Record, task_id: str, submitted_at: datetime, *, is_stored: bool = True) -> None:
+        """Enter that the service has accepted a job; from here on it costs money.
 
-    def stored(self, job: Job, path: Path, total_bytes: int) -> None:
-        """Take note that a job's archive is safe on disk."""
-        job.path, job.total_bytes = path, total_bytes
-        self.learn(job, Signal.STORED)
+        Args:
+            record: The job.
+            task_id: Its task.
+            submitted_at: When that was known.
+            is_stored: Whether the ledger has it.
+        """
+        record.task_id, record.submitted_at, record.error = task_id, submitted_at, None
+        self._by_task[task_id] = record
+        self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at))
+        self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
+        record.wake()  # also where the user has given the job up meanwhile
 
-    def learn(self, job: Job, signal: Signal, error: CrynuxError | None = None) -> None:
-        """Move a job along the table of states and let everybody know."""
-        previous, job.state = job.state, advance(job.state, signal)
+    def stored(self, record: Record, archive: StoredArchive) -> None:
+        """Enter that a job's archive is safe on disk."""
+        record.archive = archive
+        self.note(record)
+        self.learn(record, Signal.STORED)
+
+    def learn(
+        self,
+        record: Record,
+        signal: Signal,
+        error: CrynuxError | None = None,
+        *,
+        at: datetime | None = None,
+        is_stored: bool = False,
+    ) -> None:
+        """Move a job along the table of states and let everybody know.
+
+        Never raises: an answer may come after the user has given the job up, or after another process took it over. The
+        table does not know such pairs, and they change nothing.
+
+        Args:
+            record: The job.
+            signal: What was learned.
+            error: Why, for whoever waits.
+            at: When, or None for now.
+            is_stored: Whether the ledger has it already.
+        """
+        if not record.is_ours or not may(record.state, signal):
+            _log.debug("%r cannot learn %s any more", record, signal)
+            return
+        previous, record.state = record.state, advance(record.state, signal)
+        if record.state is not previous:
+            self._moved(record, previous, at or utc_now(), is_stored=is_stored)
         if error is not None:
-            job.error = copy.copy(error)  # the same error may concern many jobs
-            job.error.job_id, job.error.task_id = job.job_id, job.task_id
-        if job.state is not previous:
-            self._moved(job, previous)
-        if job.state is not previous or error is not None:
-            job.wake()
+            self.fail(record, error)
+        elif record.state is not previous:
+            record.wake()
 
-    def is_heard(self, job: Job) -> bool:
+    def fail(self, record: Record, error: CrynuxError) -> None:
+        """Tell whoever waits for a job why it does not go on, whatever its state."""
+        record.error = copy.copy(error)  # the same error may concern many jobs
+        record.error.job_id, record.error.task_id = record.job_id, record.task_id or error.task_id
+        record.wake()
+
+    def replace(self, record: Record, restore: Callable[[], None]) -> None:
+        """Bring a job up to date with what others wrote about it, and let everybody know.
+
+        Args:
+            record: The job.
+            restore: Changes the record.
+        """
+        previous, task_id = record.state, record.task_id
+        restore()
+        if record.task_id is not None and record.task_id != task_id:
+            self._by_task[record.task_id] = record
+        if record.state is not previous:
+            self._count_move(record, previous)
+            record.wake()
+
+    def is_heard(self, record: Record) -> bool:
         """Whether anybody listens to the events of a job."""
-        return bool(self._streams) or job.is_heard
+        return bool(self._streams) or record.is_heard
 
     def tell(self, event: Event) -> None:
         """Hand an event to the listeners of its job and of the session."""
-        self._jobs[event.job_id].tell(event)
+        record = self._jobs.get(event.job_id)
+        if record is not None:
+            record.tell(event)
         for stream in self._streams:
             stream.put(event)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens to any job from now on, until the session is closed."""
+    def events(self) -> AsyncIterator[Event]:
+        """Return what happens to any job from this call on, until the session is closed."""
         stream = EventStream(self._unlisten)
         self._streams = (*self._streams, stream)
-        try:
-            async for event in stream:
-                yield event
-        finally:
-            stream.close()
+        reader = _read(stream)
+        weakref.finalize(reader, stream.close).atexit = False  # a reader that never began to read has no other end
+        return reader
 
-    async def as_completed(self, jobs: Collection[Job]) -> AsyncGenerator[Job, None]:
-        """Yield each of ``jobs`` once when nothing more can be seen of its task, in the order of their ends."""
-        waiting = {job.job_id for job in jobs if not job.done}
-        ended = deque(job for job in jobs if job.done)
+    async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
+        """Yield each of ``records`` once when nothing more can be seen of its task, in the order of their ends."""
+        waiting = {record.job_id for record in records if not record.done}
+        ended = deque(record for record in records if record.done)
         wake = asyncio.Event()
 
-        def note(job: Job | None) -> None:
-            if job is None:
+        def notice(record: Record | None) -> None:
+            if record is None:
                 wake.set()
-            elif job.job_id in waiting:
-                waiting.discard(job.job_id)
-                ended.append(job)
+            elif record.job_id in waiting:
+                waiting.discard(record.job_id)
+                ended.append(record)
                 wake.set()
 
-        self._end_watchers.append(note)
+        self._end_watchers.append(notice)
         try:
             while ended or waiting:
                 while ended:
@@ -169,47 +205,50 @@ class JobRegister:
                     wake.clear()
                     await wake.wait()
         finally:
-            self._end_watchers.remove(note)
+            self._end_watchers.remove(notice)
 
     def close(self) -> None:
         """Let every waiter and reader finish: nothing will happen any more."""
         self._closed = True
-        for note in self._end_watchers:
-            note(None)
+        for notice in self._end_watchers:
+            notice(None)
         for stream in self._streams:
             stream.end()
-        for job in self._jobs.values():
-            job.wake()
-            job.end_streams()
+        for record in self._jobs.values():
+            record.wake()
+            record.end_streams()
 
-    def _moved(self, job: Job, previous: JobState) -> None:
-        now = utc_now()
-        self.note(job)
-        self.counts[previous] -= 1
-        self.counts[job.state] += 1
-        if job.state not in ENDED:
-            job.ended_at = None
+    def _moved(self, record: Record, previous: JobState, at: datetime, *, is_stored: bool) -> None:
+        if not is_stored:
+            self.note(record)
+        if record.state not in ENDED:
+            record.ended_at = None
         elif previous not in ENDED:
             # A clock may have been set back meanwhile; the ledger's times never go back.
-            job.ended_at = max(now, job.submitted_at or job.planned_at)
-            for note in self._end_watchers:
-                note(job)
-        self.tell(JobStateChanged(job_id=job.job_id, task_id=job.task_id, at=now, previous=previous, state=job.state))
+            record.ended_at = max(at, record.submitted_at or record.planned_at)
+        self._count_move(record, previous)
+
+    def _count_move(self, record: Record, previous: JobState) -> None:
+        self.counts[previous] -= 1
+        self.counts[record.state] += 1
+        if STAGES[record.state] is not Stage.SUBMIT:
+            record.queue_number = 0
+        if record.state in ENDED and previous not in ENDED:
+            for notice in self._end_watchers:
+                notice(record)
+        self.tell(
+            JobStateChanged(
+                job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
+            )
+        )
 
     def _unlisten(self, stream: EventStream) -> None:
         self._streams = tuple(other for other in self._streams if other is not stream)
 
 
-def _changing(job: Job) -> dict[str, Any]:
-    """Return the columns of a job that change after it was planned, but for those that a create sets."""
-    folder, name = job.wanted or (None, None)
-    return {
-        "state": job.state,
-        "ended_at": job.ended_at,
-        "error": str(job.error) if job.error else "",
-        "folder": str(folder) if folder is not None else None,
-        "file_name": name,
-        "path": str(job.path) if job.path else None,
-        "total_bytes": job.total_bytes,
-        "resubmitted_as": job.resubmitted_as,
-    }
+async def _read(stream: EventStream) -> AsyncIterator[Event]:
+    try:
+        async for event in stream:
+            yield event
+    finally:
+        stream.close()

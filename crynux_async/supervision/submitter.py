@@ -1,94 +1,76 @@
 """Sends jobs: in order, each exactly once, and only when the rate limit has room.
 
-This is the rate-limit-aware semaphore that every create passes. The gate decides when; here is the queue before it and
-what becomes of each answer. The order of a submission is fixed, so that a crash between any two steps can be told:
+This is the rate-limit-aware semaphore that every create passes. The gate decides when; ``send_queue`` says which job;
+``preparation`` makes the service ready; ``create`` says what an answer means; ``patience`` for how long a service that
+is away is tried again; ``ledger_writer`` makes every step durable. The order of a submission is fixed, so that a crash
+between any two steps can be told:
 
 1. the job is durable in the ledger, PLANNED;
 2. the gate gives a ticket;
-3. the attempt is durable in the ledger, without outcome;
+3. the attempt is durable in the ledger with its payload, without outcome;
 4. one POST, in a task of its own that no caller's cancellation reaches;
 5. the outcome is durable in the ledger;
 6. whoever waits is told.
 
-Where the ledger cannot store (1) or (3) nothing is sent; where it cannot store (5) the task id is printed on standard
-error and is in the exception. Either way no further job is sent.
+Where the ledger is busy at (1) or (3), sending pauses and goes on later; at (5) the answer waits for the ledger. Where
+it has failed for good, nothing more is sent, and an answer that cannot be stored is printed on standard error and is in
+the exception. None of this changes what is believed of a job.
 """
 
 import asyncio
 import logging
 import sys
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
-import attrs
 
-from crynux_async.backends.base import Backend
+from crynux_async.backends.base import Backend, Order, Stepped
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import (
     AuthError,
     BackendError,
     CrynuxError,
+    LeaseLostError,
+    LedgerBusyError,
     LedgerError,
-    ProtocolError,
     QuotaError,
     RateLimitedError,
-    RejectedError,
-    SubmissionUnknownError,
-    UnreachableError,
 )
 from crynux_async.events import JobQueued
-from crynux_async.job import Job
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.settings import Settings
-from crynux_async.states import JobState, Signal
+from crynux_async.states import STAGES, Signal, Stage
+from crynux_async.supervision.create import Answer, columns_after, finished, post, signal_of
+from crynux_async.supervision.ledger_writer import LedgerWriter
+from crynux_async.supervision.patience import Patience
+from crynux_async.supervision.preparation import Preparation
+from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.send_queue import SendQueue
 
 _log = logging.getLogger("crynux_async.supervision.submitter")
 
-_FIRST_RETRY = 1.0
-_LONGEST_RETRY = 60.0
-_SPENT_FIELDS = frozenset({"task_args", "timeout"})
 _FOREVER = 1e15
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@attrs.frozen(kw_only=True)
-class _Answer:
-    """What became of one POST.
-
-    Attributes:
-        outcome: For the ledger.
-        spent: For the gate.
-        task_id: The task that was made, or None.
-        error: What to tell whoever waits, or None.
-        interrupt: What ends the program, and may go on once all of this is stored; or None.
-    """
-
-    outcome: AttemptOutcome
-    spent: Outcome
-    task_id: int | None = None
-    error: CrynuxError | None = None
-    interrupt: BaseException | None = None
+HandOn = Callable[[Record], None]
 
 
 class Submitter:
-    """The queue of jobs to send.
+    """Sends the jobs that are queued.
 
     Args:
         backend: Where to send them.
         settings: Limits and time-outs.
         register: Learns what becomes of them.
-        ledger: Remembers what is sent.
-        add: Stores new jobs in the ledger, as this session's.
+        writer: Remembers what is sent.
         gate: Decides when.
         spawn: Starts a task that outlives its caller.
-        on_accepted: Called with each job that the bridge has accepted.
+        hand_on: Called with each job that the service has accepted.
     """
 
     def __init__(
@@ -97,32 +79,26 @@ class Submitter:
         settings: Settings,
         register: JobRegister,
         *,
-        ledger: Ledger,
-        add: Callable[[Sequence[JobRow]], Awaitable[None]],
+        writer: LedgerWriter,
         gate: Gate,
         spawn: Spawn,
-        on_accepted: Callable[[Job], None],
+        hand_on: HandOn,
     ) -> None:
         self._backend = backend
-        self._settings = settings
-        self._key_id = settings.key_id  # one text for all attempts
+        self._key_id = backend.key_id  # one text for all attempts
+        self._keeps_payloads = isinstance(backend, Stepped)
+        self._max_creates = settings.max_creates
         self._register = register
-        self._ledger = ledger
-        self._add = add
+        self._writer = writer
         self._gate = gate
         self._spawn = spawn
-        self._on_accepted = on_accepted
-        self._queue: deque[Job] = deque()
-        self._unsaved: deque[Job] = deque()
-        self._queued = 0
+        self._hand_on = hand_on
+        self._queue = SendQueue()
+        self._patience = Patience(settings.unreachable_timeout, settings.connect_timeout)
+        self._preparation = Preparation(backend, self._ticket, self._leave)
         self._under_way: set[str] = set()
-        self._key_is_ready = not settings.prime_key
-        self._not_before = 0.0
-        self._retry = _FIRST_RETRY
-        self._heard_at = 0.0
-        self._broken: LedgerError | None = None
-        self._latest = utc_now()
-        self._saved = asyncio.Event()
+        self._payloads: dict[str, str] = {}
+        self._busy: LedgerBusyError | None = None
         self._wake = asyncio.Event()
         gate.watch(self._wake)
 
@@ -141,118 +117,85 @@ class Submitter:
         """How many creates are under way."""
         return len(self._under_way)
 
-    def date(self, after: datetime) -> datetime:
-        """Return the time for the ledger: never before ``after`` or what it was told last, whatever a clock says."""
-        self._latest = max(self._latest, after, utc_now())
-        return self._latest
-
-    def check_ledger(self) -> None:
-        """Raise LedgerError when nothing may be sent any more because it could not be remembered."""
-        if self._broken is not None:
-            raise LedgerError(f"nothing is sent any more: {self._broken}", path=self._broken.path)
-
-    def enqueue(self, job: Job, *, is_saved: bool = False) -> None:
-        """Put a planned job at the end of the queue.
-
-        Args:
-            job: The job.
-            is_saved: Whether the ledger has it already.
-        """
-        self._queued += 1
-        job.queue_number = self._queued
-        self._queue.append(job)
-        if not is_saved:
-            self.remember(job)
+    def enqueue(self, record: Record) -> None:
+        """Put a planned job at the end of the queue; one that is there already stays where it is."""
+        record.error = None
+        if record.queue_number:
+            return
+        self._queue.add(record)
         self._wake.set()
-        position = self.position(job)
         self._register.tell(
             JobQueued(
-                job_id=job.job_id, task_id=None, at=utc_now(), position=position, expected_at=self.expected_at(job)
+                job_id=record.job_id,
+                task_id=None,
+                at=utc_now(),
+                position=self._queue.position(record),
+                expected_at=self.expected_at(record),
             )
         )
 
-    def remember(self, job: Job) -> None:
-        """Store a job in the ledger soon, and in any case before it is sent."""
-        self._unsaved.append(job)
+    def go_on(self, record: Record) -> None:
+        """Queue a planned job anew that was queued here before another process had it for a while."""
+        if record.queue_number and not self.is_under_way(record):
+            record.queue_number = 0
+            self.enqueue(record)
+
+    def repeat(self, record: Record, payload: str) -> None:
+        """Send exactly this when the job is sent again: an earlier create of it has an unknown outcome."""
+        self._payloads[record.job_id] = payload
+
+    def look_again(self) -> None:
+        """Look at the queue again: a job was saved."""
         self._wake.set()
 
-    def withdraw(self, job: Job) -> None:
+    def withdraw(self, record: Record) -> None:
         """Give a job up that nobody has sent yet; one that is under way stays."""
-        if job.state is JobState.PLANNED and job.job_id not in self._under_way:
-            self._register.learn(job, Signal.ABANDON)
+        if STAGES[record.state] is Stage.SUBMIT and not self.is_under_way(record):
+            self._register.learn(record, Signal.ABANDON)
 
-    def is_under_way(self, job: Job) -> bool:
+    def is_under_way(self, record: Record) -> bool:
         """Whether a create of this job is under way."""
-        return job.job_id in self._under_way
+        return record.job_id in self._under_way
 
-    def position(self, job: Job) -> int:
-        """Return how many jobs go before this one, >= 0; those given up meanwhile are counted."""
-        return max(0, job.queue_number - self._queue[0].queue_number) if self._queue else 0
-
-    def expected_at(self, job: Job) -> datetime | None:
-        """Return when a planned job will be sent as far as is known, or None."""
-        if job.state is not JobState.PLANNED or job.error is not None:
+    def expected_at(self, record: Record) -> datetime | None:
+        """Return when a queued job will be sent as far as is known, or None."""
+        if STAGES[record.state] is not Stage.SUBMIT or not record.queue_number:
             return None
-        seconds = max(self._gate.expected_at(self.position(job)), self._not_before) - monotonic()
+        seconds = max(self._gate.expected_at(self._queue.position(record)), self._patience.not_before) - monotonic()
         return utc_now() + timedelta(seconds=max(0.0, seconds)) if seconds < _FOREVER else None
 
     async def run(self) -> None:
         """Send what is queued, for ever."""
         while True:
             try:
+                await self._pause()
                 await self._step()
+            except LedgerBusyError as error:
+                self._busy = error
             except LedgerError as error:
-                self._stop_sending(error)
+                self._in_trouble(error)
+            except Exception as error:
+                _log.exception("unexpected")
+                self._in_trouble(BackendError(f"the job could not be sent: {error!r}"))
 
-    async def save_planned(self) -> None:
-        """Make every planned job durable.
-
-        Raises:
-            LedgerError: They could not be stored.
-        """
-        while self._unsaved:
-            jobs = list(self._unsaved)
-            await self._add([self._register.row(job) for job in jobs if job.task_id is None])
-            for job in jobs:
-                self._unsaved.popleft()
-                if job.task_id is None or await self._save_attached(job):
-                    self._register.saved(job)
-        self._saved.set()
-
-    async def all_saved(self) -> None:
-        """Wait until the ledger has every planned job.
-
-        Raises:
-            LedgerError: It cannot be told any more.
-        """
-        while self._unsaved and self._broken is None:
-            self._saved.clear()
-            await self._saved.wait()
-        self.check_ledger()
-
-    async def _save_attached(self, job: Job) -> bool:
-        """Remember an attached task, unless the ledger has it under another name."""
-        try:
-            await self._add([self._register.row(job)])
-        except LedgerError as error:
-            _log.info("attached task %d is not stored again: %s", job.task_id, error)
-            return False
-        return True
+    async def _pause(self) -> None:
+        error, self._busy = self._busy, None
+        if error is not None:
+            await self._writer.wait_out(error)
 
     async def _step(self) -> None:
         """Do the next thing, or wait until there is one."""
-        await self.save_planned()
-        job = self._head()
-        if job is None or len(self._under_way) >= self._settings.max_creates:
+        record = self._queue.first()
+        if record is None or not record.is_saved or len(self._under_way) >= self._max_creates:
             await self._sleep_until(None)
-        elif self._not_before > monotonic():
-            await self._sleep_until(self._not_before)
-        elif not self._key_is_ready:
-            await self._make_key_ready(job)
-        elif (ticket := await self._ticket()) is not None:
-            await self._send_head(ticket)
+        elif self._patience.not_before > monotonic():
+            await self._sleep_until(self._patience.not_before)
+        elif not self._preparation.is_done:
+            await self._prepare(record)
+        elif (ticket := await self._try_gate()) is not None:
+            await self._send_first(ticket)
 
-    async def _ticket(self) -> int | None:
+    async def _try_gate(self) -> int | None:
         """Return a ticket, or None after having waited until there may be one."""
         self._wake.clear()
         entry = await self._gate.enter()
@@ -260,20 +203,10 @@ class Submitter:
             await self._sleep_until(entry.when, clear=False)
         return entry.ticket
 
-    async def _send_head(self, ticket: int) -> None:
-        job = self._head()
-        if job is None:  # given up while the gate was asked
-            await self._gate.leave(ticket, Outcome.RELEASED)
-            return
-        self._queue.popleft()
-        self._under_way.add(job.job_id)
-        self._spawn(self._create(job, ticket))
-
-    def _head(self) -> Job | None:
-        """Return the next job to send, dropping those that were given up."""
-        while self._queue and self._queue[0].state is not JobState.PLANNED:
-            self._queue.popleft()
-        return self._queue[0] if self._queue else None
+    async def _ticket(self) -> int:
+        while (ticket := await self._try_gate()) is None:
+            pass
+        return ticket
 
     async def _sleep_until(self, when: float | None, *, clear: bool = True) -> None:
         """Wait until ``when`` or until something changes."""
@@ -285,220 +218,226 @@ class Submitter:
         except TimeoutError:
             pass
 
-    async def _create(self, job: Job, ticket: int) -> None:
-        """Send one job, exactly once, and take note of what became of it before anybody is told."""
+    async def _prepare(self, record: Record) -> None:
+        """Make the service ready for creates; ``record`` is the job that waits for it first."""
         try:
-            attempt = self._attempt(job)
-            try:
-                await self._ledger.begin(attempt)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._gate.leave(ticket, Outcome.RELEASED)
-                raise
-            answer = await self._send(job)
+            await self._preparation.run()
+        except (LedgerError, asyncio.CancelledError):
+            raise
+        except (AuthError, QuotaError) as error:
+            self._turn_all_away(error)
+        except RateLimitedError as error:
+            _log.info("preparing for the first create was refused by the rate limit: %s", error)
+        except CrynuxError as error:
+            self._not_sent(record, error)
+
+    async def _send_first(self, ticket: int) -> None:
+        record = self._queue.take_first()
+        if record is None:  # given up while the gate was asked
+            await self._leave(ticket, Outcome.RELEASED, None)
+            return
+        self._under_way.add(record.job_id)
+        self._spawn(self._create(record, ticket))
+
+    async def _create(self, record: Record, ticket: int) -> None:
+        """Send one job, exactly once, and store what became of it before anybody is told."""
+        try:
+            attempt = await self._begin(record, ticket)
+            if attempt is None:
+                return
+            answer = await post(self._backend, attempt.payload)
             with anyio.CancelScope(shield=True):
-                await self._take_note(job, ticket, attempt, answer)
+                await self._conclude(record, ticket, attempt, answer)
             if answer.interrupt is not None:
                 raise answer.interrupt
-        except LedgerError as error:
-            self._requeue(job)
-            self._stop_sending(error)
         finally:
-            self._under_way.discard(job.job_id)
+            self._under_way.discard(record.job_id)
             self._wake.set()
 
-    def _attempt(self, job: Job) -> AttemptRow:
-        job.attempts += 1
-        return AttemptRow(
-            job_id=job.job_id,
-            number=job.attempts,
-            backend=self._settings.base_url,
-            key_id=self._key_id,
-            began_at=self.date(job.planned_at),
-        )
-
-    async def _send(self, job: Job) -> _Answer:
-        """Make the POST. Never raises: once bytes may have left, every end has a meaning."""
-        assert job.config is not None
+    async def _begin(self, record: Record, ticket: int) -> AttemptRow | None:
+        """Store the attempt and return it, or give the ticket back and return None: then nothing may be sent."""
         try:
-            created = await self._backend.create(job.config.effective().config)
-        except RateLimitedError as error:
-            return _Answer(outcome=AttemptOutcome.REFUSED, spent=Outcome.LIMITED, error=error)
-        except UnreachableError as error:
-            return _Answer(outcome=AttemptOutcome.NOT_SENT, spent=Outcome.RELEASED, error=error)
-        except SubmissionUnknownError as error:
-            return _Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=error)
-        except CrynuxError as error:
-            spent = isinstance(error, RejectedError) and error.field in _SPENT_FIELDS
-            return _Answer(
-                outcome=AttemptOutcome.REJECTED, spent=Outcome.CHARGED if spent else Outcome.RELEASED, error=error
-            )
+            attempt = self._attempt(record)
+            await self._writer.begin(attempt)
         except BaseException as error:
-            _log.debug("create cut off", exc_info=True)
-            interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
-            return _Answer(
-                outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=_cut_off(error), interrupt=interrupt
-            )
-        return _Answer(outcome=AttemptOutcome.ACCEPTED, spent=Outcome.ACCEPTED, task_id=created.task_id)
+            with anyio.CancelScope(shield=True):
+                await self._leave(ticket, Outcome.RELEASED, None)
+            self._not_begun(record, error)
+            return None
+        record.attempts = attempt.number
+        return attempt
 
-    async def _take_note(self, job: Job, ticket: int, attempt: AttemptRow, answer: _Answer) -> None:
-        """Store an outcome, then tell the gate and whoever waits."""
-        now, error = self.date(attempt.began_at), answer.error
-        finished = attrs.evolve(
-            attempt,
-            answered_at=now,
-            outcome=answer.outcome,
-            task_id=answer.task_id,
-            wait=error.wait if isinstance(error, RateLimitedError) else None,
-            status=getattr(error, "status", None),
-            answer=getattr(error, "answer", "") if answer.outcome is AttemptOutcome.UNKNOWN else "",
+    def _attempt(self, record: Record) -> AttemptRow:
+        assert record.config is not None
+        payload = self._payloads.get(record.job_id)
+        if payload is None:
+            order = Order(job_id=record.job_id, try_number=record.tries, config=record.config)
+            payload = self._backend.intend(order)
+        return AttemptRow(
+            job_id=record.job_id,
+            number=record.attempts + 1,
+            try_number=record.tries,
+            backend=self._backend.name,
+            key_id=self._key_id,
+            payload=payload,
+            began_at=self._writer.date(record.planned_at),
         )
-        try:
-            await self._ledger.finish(finished, **self._changes(job, answer, now))
-            await self._gate.leave(ticket, answer.spent, finished.wait)
-        except LedgerError as failure:
-            self._could_not_store(job, answer, failure)
-            return
-        self._conclude(job, answer, now)
 
-    def _changes(self, job: Job, answer: _Answer, now: datetime) -> dict[str, Any]:
-        """Return how an outcome changes the job's row."""
-        if answer.outcome is AttemptOutcome.ACCEPTED:
-            return {"state": JobState.RUNNING, "task_id": answer.task_id, "submitted_at": now, "error": ""}
-        if answer.outcome in (AttemptOutcome.REJECTED, AttemptOutcome.UNKNOWN):
-            is_unknown = answer.outcome is AttemptOutcome.UNKNOWN
-            state = JobState.UNCONFIRMED if is_unknown else JobState.REJECTED
-            return {"state": state, "ended_at": now, "error": str(answer.error)}
-        return {}
-
-    def _conclude(self, job: Job, answer: _Answer, now: datetime) -> None:
-        """Move the job on; everything is durable."""
-        error = answer.error
-        if answer.outcome is AttemptOutcome.ACCEPTED:
-            assert answer.task_id is not None
-            self._answered()
-            _log.info("job %s accepted as task %d", job.job_id, answer.task_id)
-            job.queue_number = 0
-            self._register.accepted(job, answer.task_id, now)
-            self._on_accepted(job)
-        elif answer.outcome is AttemptOutcome.REFUSED:
-            self._answered()
-            _log.info("create refused by the rate limit, queued again: %s", error)
-            self._requeue(job)
-        elif answer.outcome is AttemptOutcome.NOT_SENT:
-            assert isinstance(error, BackendError)
-            if self._try_again(job, error):
-                self._requeue(job)
-            else:
-                self._register.learn(job, Signal.REFUSED, error)
-        elif answer.outcome is AttemptOutcome.UNKNOWN:
-            _log.error("outcome unknown, not sent again: job %s: %s", job.job_id, error)
-            self._register.learn(job, Signal.LOST_SIGHT, error)
+    def _not_begun(self, record: Record, error: BaseException) -> None:
+        """Say what becomes of a job whose create was not begun."""
+        if isinstance(error, LedgerBusyError):
+            self._busy = error
+            self._queue.put_back(record)
+        elif isinstance(error, LeaseLostError):
+            _log.info("job %s is not sent: %s", record.job_id, error)
+        elif isinstance(error, LedgerError):
+            self._set_aside(record, error)
+            self._stop_if_failed()
+        elif isinstance(error, CrynuxError):
+            self._register.learn(record, Signal.TURNED_DOWN, error)
+        elif isinstance(error, Exception):
+            _log.error("job %s could not be sent", record.job_id, exc_info=error)
+            self._set_aside(record, BackendError(f"the job could not be sent: {error!r}"))
         else:
-            self._answered()
-            _log.warning("job %s was refused: %s", job.job_id, error)
-            if isinstance(error, AuthError | QuotaError):
-                self._key_is_ready = not self._settings.prime_key  # ask about the key before the next job
-            self._register.learn(job, Signal.REFUSED, error)
+            raise error
 
-    def _could_not_store(self, job: Job, answer: _Answer, failure: LedgerError) -> None:
+    async def _conclude(self, record: Record, ticket: int, attempt: AttemptRow, answer: Answer) -> None:
+        """Store an answer, tell whoever waits, then the gate, and let the job go on."""
+        at = self._writer.date(attempt.began_at)
+        signal = signal_of(answer, is_repeatable=self._backend.creates_are_repeatable)
+        columns = columns_after(record.state, signal, answer, at)
+        try:
+            is_ours = await self._writer.change(self._change(record, attempt, answer, columns, at))
+        except Exception as failure:
+            self._could_not_store(record, answer, failure)
+        else:
+            if is_ours:
+                self._tell(record, signal, answer, at)
+                if columns.get("state", record.state) is not record.state:
+                    self._register.note(record)  # the user has decided something while the answer was being stored
+            elif answer.task_id is not None:
+                await self._hand_over(record, attempt, answer.task_id)
+        await self._leave(ticket, answer.spent, answer.wait)
+        self._go_on(record, attempt, answer)
+
+    async def _hand_over(self, record: Record, attempt: AttemptRow, task_id: str) -> None:
+        """Leave a task that was made for a job which was lost meanwhile to whoever has the job, and tell who waits."""
+        await self._writer.hand_over(record.job_id, attempt.number, task_id)
+        record.task_id = task_id
+        record.wake()
+
+    def _change(
+        self, record: Record, attempt: AttemptRow, answer: Answer, columns: dict[str, Any], at: datetime
+    ) -> JobChange:
+        tasks: tuple[TaskRow, ...] = ()
+        if answer.task_id is not None:
+            made = TaskRow(
+                job_id=record.job_id,
+                try_number=attempt.try_number,
+                backend=attempt.backend,
+                task_id=answer.task_id,
+                made_at=at,
+            )
+            tasks = (made,)
+        ended = finished(attempt, answer, at, keeps_payload=self._keeps_payloads)
+        return JobChange(job_id=record.job_id, columns=columns, finished=ended, tasks=tasks)
+
+    def _tell(self, record: Record, signal: Signal | None, answer: Answer, at: datetime) -> None:
+        """Let whoever waits know an answer; everything is durable."""
+        error = answer.error
+        if answer.task_id is not None:
+            _log.info("job %s accepted as task %s", record.job_id, answer.task_id)
+            self._register.accepted(record, answer.task_id, at)
+        elif signal is Signal.LOST_SIGHT:
+            _log.error("outcome unknown, not sent again: job %s: %s", record.job_id, error)
+            self._register.learn(record, signal, error, at=at, is_stored=True)
+        elif signal is Signal.TURNED_DOWN:
+            _log.warning("job %s was refused: %s", record.job_id, error)
+            self._register.learn(record, signal, error, at=at, is_stored=True)
+
+    def _go_on(self, record: Record, attempt: AttemptRow, answer: Answer) -> None:
+        """Let a job whose create was answered go where it belongs, and the queue with it."""
+        error, outcome = answer.error, answer.outcome
+        self._payloads.pop(record.job_id, None)
+        if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
+            self._patience.heard(monotonic())
+        if outcome is AttemptOutcome.ACCEPTED:
+            self._hand_on(record)
+        elif outcome is AttemptOutcome.REFUSED:
+            _log.info("create refused by the rate limit, queued again: %s", error)
+            self._queue.put_back(record)
+        elif outcome is AttemptOutcome.NOT_SENT:
+            assert error is not None
+            self._queue.put_back(record)
+            self._not_sent(record, error)
+        elif outcome is AttemptOutcome.UNKNOWN and self._backend.creates_are_repeatable:
+            assert error is not None
+            self._payloads[record.job_id] = attempt.payload
+            self._queue.put_back(record)
+            self._not_sent(record, error, Signal.LOST_SIGHT)
+        elif answer.concerns_all:
+            assert error is not None
+            self._preparation.undo()
+            self._set_aside(record, error)
+            self._turn_all_away(error)
+
+    def _could_not_store(self, record: Record, answer: Answer, failure: Exception) -> None:
         """Say on standard error, and to whoever waits, what the ledger could not be told."""
         task = f"task {answer.task_id}" if answer.task_id else f"outcome: {answer.outcome}"
-        message = f"job {job.job_id} ({task}) could not be stored: {failure}; write it down, nothing else is sent"
+        message = f"job {record.job_id} ({task}) could not be stored: {failure}; write it down"
         print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # the last place where it can be kept
-        error = LedgerError(message, path=failure.path, task_id=answer.task_id)
-        if answer.outcome is AttemptOutcome.ACCEPTED and answer.task_id is not None:
-            self._register.accepted(job, answer.task_id, self.date(job.planned_at))
-            self._on_accepted(job)
-            error.job_id, job.error = job.job_id, error
-            job.wake()
+        error = LedgerError(message, path=getattr(failure, "path", ""), task_id=answer.task_id)
+        if answer.task_id is not None:
+            at = self._writer.date(record.planned_at)
+            self._register.accepted(record, answer.task_id, at, is_stored=False)
+            self._register.fail(record, error)
         else:
-            self._register.learn(job, Signal.LOST_SIGHT, error)
-        self._stop_sending(failure)
+            self._register.learn(record, Signal.LOST_SIGHT, error)
+        self._stop_if_failed()
 
-    def _stop_sending(self, error: LedgerError) -> None:
-        """Fail everything that waits: what cannot be remembered must not be sent."""
-        _log.error("nothing is sent any more: %s", error)
-        self._broken = self._broken or error
-        self._unsaved.clear()
-        self._saved.set()
-        self._fail_all(error)
-
-    def _requeue(self, job: Job) -> None:
-        """Put a job that was not accepted yet back to its place."""
-        index = 0
-        while index < len(self._queue) and self._queue[index].queue_number < job.queue_number:
-            index += 1
-        self._queue.insert(index, job)
-
-    def _answered(self) -> None:
-        self._retry = _FIRST_RETRY
-        self._not_before = 0.0
-        self._heard_at = monotonic()
-
-    def _hold(self) -> None:
-        """Let nothing go for a while, longer each time."""
-        self._not_before = monotonic() + self._retry
-        self._retry = min(2 * self._retry, _LONGEST_RETRY)
-
-    def _try_again(self, job: Job, error: BackendError) -> bool:
-        """Whether a job that was certainly not sent is to be tried again; if so, nothing goes for a while."""
-        now = monotonic()
-        if job.unreachable_at is None or job.unreachable_at < self._heard_at:
-            job.unreachable_for = 0.0
+    def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:
+        """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long."""
+        if self._patience.is_left(record, monotonic()):
+            _log.warning("job %s was not sent: %s", record.job_id, error)
         else:
-            # No two tries lie further apart than this, unless the machine slept or the gate was shut.
-            job.unreachable_for += min(now - job.unreachable_at, self._retry + self._settings.connect_timeout)
-        job.unreachable_at = now
-        self._hold()
-        _log.warning("job %s was not sent: %s", job.job_id, error)
-        return job.unreachable_for < self._settings.unreachable_timeout
+            self._register.learn(record, last_word, error)
 
-    async def _make_key_ready(self, job: Job) -> None:
-        """Find out whether the key was ever used, and use it once if not, before the first real job.
+    def _in_trouble(self, error: CrynuxError) -> None:
+        """Bear what nobody has thought of: everything waits a while, and the first job does so for a bounded time."""
+        if self._stop_if_failed():
+            return
+        record = self._queue.first()
+        if record is None:
+            self._patience.hold(monotonic())
+        elif self._patience.is_left(record, monotonic()):
+            _log.warning("job %s was not sent: %s", record.job_id, error)
+        else:
+            self._set_aside(record, error)
 
-        The bridge files a key's first task under two clients and then never hands out its result (crynux-bridge
-        models/client.go, api/v1/image/finetune.go). A create that the schema refuses comes far enough to prevent that.
-        """
+    def _stop_if_failed(self) -> bool:
+        """Set every queued job aside where the ledger has failed for good, and say whether it has."""
         try:
-            if not await self._backend.key_is_fresh():
-                self._key_is_ready = True
-            elif (ticket := await self._ticket()) is not None:
-                await self._prime(ticket)
-        except (AuthError, QuotaError) as error:
-            self._fail_all(error)
-        except BackendError as error:
-            if not self._try_again(job, error):
-                self._queue.remove(job)
-                self._register.learn(job, Signal.REFUSED, error)
+            self._writer.check()
+        except LedgerError as failure:
+            _log.error("%s", failure)
+            self._turn_all_away(failure)
+            return True
+        return False
 
-    async def _prime(self, ticket: int) -> None:
-        _log.info("the key was never used: sending one create that is bound to be refused, so that results can be had")
-        spent, wait = Outcome.CHARGED, None
+    def _set_aside(self, record: Record, error: CrynuxError) -> None:
+        """Tell whoever waits for a job that it is not sent for now; it stays planned, and may be queued again."""
+        record.queue_number = 0
+        self._register.fail(record, error)
+        self._register.note(record)
+
+    def _turn_all_away(self, error: CrynuxError) -> None:
+        """Set every queued job aside: the same would happen to each of them."""
+        while (record := self._queue.take_first()) is not None:
+            self._set_aside(record, error)
+
+    async def _leave(self, ticket: int, spent: Outcome, wait: float | None) -> None:
+        """Tell the gate what became of a create. Never raises: whoever waits for the answer must have it."""
         try:
-            await self._backend.prime_key()
-            self._key_is_ready = True
-        except RateLimitedError as error:
-            spent, wait = Outcome.LIMITED, error.wait
-        except (SubmissionUnknownError, ProtocolError) as error:
-            self._hold()
-            _log.warning("priming the key: %s", error)
-        except BackendError:
-            spent = Outcome.RELEASED
-            raise
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._gate.leave(ticket, spent, wait)
-
-    def _fail_all(self, error: CrynuxError) -> None:
-        """Refuse every queued job: the same would happen to each of them."""
-        while (job := self._head()) is not None:
-            self._queue.popleft()
-            self._register.learn(job, Signal.REFUSED, error)
-
-
-def _cut_off(error: BaseException) -> SubmissionUnknownError:
-    said = "the session was closed" if isinstance(error, asyncio.CancelledError) else repr(error)
-    return SubmissionUnknownError(
-        f"the create was under way when {said}; the task may exist and is not sent again by itself"
-    )
+            await self._writer.persist(lambda: self._gate.leave(ticket, spent, wait))
+        except Exception as error:
+            _log.warning("the gate could not be told of a create: %r", error)

@@ -1,45 +1,47 @@
-"""The one task group: runs the submitter, the follower, the fetcher and the scribe, and every task that they ask for.
+"""The one task group: runs everything that drives jobs, and every task that they ask for.
 
-What may be done is decided by the pure modules (``rate_limit``, ``polling``, ``states``); this module only keeps their
-carriers alive, gives them tasks, and ends them in order: first no new create, then the answers of those under way, then
-everything else, then the last words to the ledger.
+``Supervisor.hand_on`` is the life of a job: submit, then follow, then fetch. Each stage drives any number of jobs at
+once and calls it with a job that it has finished; nothing else moves a job from one to the next.
+
+What may be done is decided by the pure modules (``token_bucket``, ``poll_queue``, ``states``); this module only keeps
+their carriers alive, gives them tasks, and ends them in order: first no new create, then the answers of those under
+way, then everything else, then the last words to the ledger. No failure of one of them ends the others.
 """
 
 import asyncio
 import logging
 import secrets
-from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
-import attrs
 
-from crynux_async.backends.base import Backend
+from crynux_async.backends.base import Backend, Finding, LostCreate
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import CrynuxError, LedgerError, UsageError
-from crynux_async.job import Job
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger
+from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
-from crynux_async.states import FOLLOWED, GOOD, JobState, Signal, may
+from crynux_async.states import FOLLOWED, GOOD, STAGES, JobState, Signal, Stage, may
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.follower import Follower
-from crynux_async.supervision.owners import is_gone, new_owner
+from crynux_async.supervision.ledger_writer import LedgerWriter
+from crynux_async.supervision.lost_creates import LostCreates
+from crynux_async.supervision.owners import new_owner
+from crynux_async.supervision.record import Record, Wanted
 from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.stepper import Stepper
 from crynux_async.supervision.submitter import Submitter
-from crynux_async.supervision.take_over import CUT_OFF, UNFINISHED, Unconfirmed, job_from_row, lost_attempt
+from crynux_async.supervision.take_over import TakeOver
+from crynux_async.supervision.tasks import TaskViews
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")
 
-LEASE = timedelta(seconds=60)
-_RENEW = 20.0
-_LEDGER_RETRY = 5.0
-_ASKED_ONE_BY_ONE = 100
-_RETENTION = timedelta(days=7)
+_RENEWALS = 3  # of a lease while it lasts
+_BEGIN_AGAIN = 5.0
 _WARN_BEFORE = timedelta(days=1)
 _LOOK_FOR_EXPIRING = 3600.0
 
@@ -58,24 +60,71 @@ class Supervisor:
         self._backend = backend
         self._settings = settings
         self._ledger = ledger
-        self._owner = new_owner()
         self._group: anyio.abc.TaskGroup | None = None
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
         self._closed = False
-        self.register = JobRegister(settings.base_url, settings.key_id)
-        self.follower = Follower(backend, settings, self.register, self._spawn, self._fetch_if_resumed)
+        self.register = JobRegister()
+        self._writer = LedgerWriter(
+            ledger,
+            self.register,
+            backend=backend.name,
+            key_id=backend.key_id,
+            owner=new_owner(),
+            lease=backend.facts.lease,
+        )
+        self._tasks = TaskViews(backend, ledger)
+        stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
         self.submitter = Submitter(
             backend,
             settings,
             self.register,
-            ledger=ledger,
-            add=self._add,
+            writer=self._writer,
             gate=gate,
             spawn=self._spawn,
-            on_accepted=self.follower.follow,
+            hand_on=self.hand_on,
         )
-        self.fetcher = Fetcher(backend, settings, self.register, self._spawn)
+        self.follower = Follower(
+            backend,
+            settings,
+            self.register,
+            self._spawn,
+            tasks=self._tasks,
+            on_look=stepper.looked,
+            hand_on=self.hand_on,
+        )
+        self.fetcher = Fetcher(backend, settings, self.register, self._tasks, self._spawn)
+        self._lost = LostCreates(backend, ledger, self.register, self._writer)
+        self._take_over = TakeOver(
+            backend,
+            ledger,
+            self.register,
+            writer=self._writer,
+            submitter=self.submitter,
+            lost=self._lost,
+            hand_on=self.hand_on,
+        )
+        self._writer.on_lost = self.hand_on
+        self._writer.on_saved = self.submitter.look_again
+
+    def hand_on(self, record: Record) -> None:
+        """Give a job to whoever drives it next: submit, then follow, then fetch.
+
+        A planned job is sent only where somebody here has asked for that, and a model is fetched here only where an
+        earlier process was asked for it; otherwise whoever wants it is waiting, and asks for it.
+        """
+        stage = STAGES[record.state] if record.is_ours else Stage.OVER
+        if stage is not Stage.FOLLOW:
+            self.follower.forget(record)
+        if stage is Stage.SUBMIT:
+            self.submitter.go_on(record)
+        elif stage is Stage.FOLLOW:
+            self.follower.follow(record)
+        elif stage is Stage.FETCH and record.wanted is not None and record.is_resumed:
+            if not self.fetcher.is_fetching(record):
+                self._spawn(self._fetch_wanted(record, record.wanted))
+        elif stage is Stage.OVER:
+            self._tasks.forget(record)
 
     async def run(self, started: "asyncio.Future[None]") -> None:
         """Run until ``stop()``, in whichever task calls this; ``started`` is set when jobs can be taken."""
@@ -85,8 +134,8 @@ class Supervisor:
                 await self._begin()
                 sending = anyio.CancelScope()
                 group.start_soon(self._send, sending)
-                for work in (self.follower.run, self._scribe, self._keep_leases, self._warn):
-                    group.start_soon(work)
+                for work in (self.follower.run, self._writer.run, self._keep_leases, self._warn):
+                    group.start_soon(self._keep_alive, work)
                 started.set_result(None)
                 await self._stop.wait()
                 sending.cancel()
@@ -101,12 +150,14 @@ class Supervisor:
             self._closed = True
             self._group = None
             self.register.close()
+            self._writer.close()
             with anyio.CancelScope(shield=True):
                 await self._end()
 
     def stop(self) -> None:
         """Begin to end: creates under way get ``close_timeout`` seconds for their answer."""
         self._closed = True
+        self._writer.give_up_after(self._settings.close_timeout)
         self._stop.set()
 
     def check_open(self) -> None:
@@ -114,247 +165,169 @@ class Supervisor:
         if self._closed:
             raise UsageError(
                 "the session is closed, so nothing follows the job any more; its task, if it has one, goes on at the "
-                "bridge and can be followed again with session.attach(task_id)"
+                "service and can be followed again with session.attach(task_id)"
             )
 
-    def submit(self, job: Job) -> None:
-        """Take in a planned job and queue it."""
+    def submit(self, record: Record) -> None:
+        """Take in a planned job and queue it.
+
+        Raises:
+            UsageError: The session is closed.
+            LedgerError: Nothing can be remembered any more.
+        """
         self.check_open()
-        self.submitter.check_ledger()
-        self.register.add(job)
-        self.submitter.enqueue(job)
+        self._writer.check()
+        self.register.add(record)
+        self._writer.remember(record)
+        self.submitter.enqueue(record)
 
-    def attach(self, job: Job) -> None:
-        """Take in a job that the bridge has already."""
+    def attach(self, record: Record) -> None:
+        """Take in a job that the service has already."""
         self.check_open()
-        self.register.add(job)
-        self.submitter.remember(job)
-        self.follower.follow(job)
+        self.register.add(record)
+        self._writer.remember(record)
+        self.hand_on(record)
 
-    def learn(self, job: Job, signal: Signal) -> None:
-        """Take note of a decision of the user."""
-        was_followed = job.state in FOLLOWED
-        self.register.learn(job, signal)
-        if was_followed and job.state not in FOLLOWED:
-            self.follower.forget(job)
+    def abandon(self, record: Record) -> None:
+        """Stop caring about a job, because the user says so."""
+        self.register.learn(record, Signal.ABANDON)
+        self.hand_on(record)
 
-    def note(self, job: Job) -> None:
-        """Remember what changed about a job."""
-        self.register.note(job)
+    def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
+        """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
+        wanted = Wanted(folder=folder, name=name or self._backend.facts.file_name)
+        if wanted != record.wanted:
+            record.wanted = wanted
+            self.register.note(record)
+        return wanted
 
-    def resubmit(self, job: Job) -> Job:
-        """Send a job's config again, in the same job if it was never sent, else in a new one."""
+    def resubmit(self, record: Record) -> Record:
+        """Send a job's config again, in the same job if it was never sent, else in a new one.
+
+        Raises:
+            UsageError: The job runs or has a model, or its config is not known.
+        """
         self.check_open()
-        if job.config is None:
+        if record.config is None:
             raise UsageError(
-                "the config of an attached task is not known, so it cannot be sent again", job_id=job.job_id
+                "the config of an attached task is not known, so it cannot be sent again", job_id=record.job_id
             )
-        if job.state is JobState.PLANNED:
-            if job.queue_number == 0:
-                self.submitter.enqueue(job, is_saved=job.is_saved)
-            return job
-        if job.state in FOLLOWED | GOOD:
-            raise UsageError(f"{job!r} runs or has a model; submit its config as a new job if that is what you want")
-        new = Job(job_id=new_job_id(), config=job.config, label=job.label, keeper=self, wanted=job.wanted)
-        job.resubmitted_as = new.job_id
-        self.register.note(job)
-        if may(job.state, Signal.ABANDON):
-            self.learn(job, Signal.ABANDON)
+        if STAGES[record.state] is Stage.SUBMIT:
+            self.submitter.enqueue(record)
+            return record
+        if record.state in FOLLOWED | GOOD:
+            raise UsageError(f"{record!r} runs or has a model; submit its config as a new job if you want another")
+        new = Record(
+            job_id=new_job_id(), config=record.config, label=record.label, wanted=record.wanted, planned_at=utc_now()
+        )
+        record.resubmitted_as = new.job_id
+        self.register.note(record)
+        if may(record.state, Signal.ABANDON):
+            self.abandon(record)
         self.submit(new)
         return new
 
-    def expected_at(self, job: Job) -> datetime | None:
-        """Return when a planned job will be sent as far as is known, or None."""
-        return self.submitter.expected_at(job)
+    def expected_at(self, record: Record) -> datetime | None:
+        """Return when a queued job will be sent as far as is known, or None."""
+        return self.submitter.expected_at(record)
 
-    async def fetch(self, job: Job, folder: Path, name: str) -> Path:
+    async def fetch(self, record: Record, wanted: Wanted) -> Path:
         """Bring a job's archive to disk."""
         self.check_open()
-        return await self.fetcher.fetch(job, folder, name)
+        return await self.fetcher.fetch(record, wanted.folder, wanted.name)
 
-    async def unconfirmed(self) -> list[Unconfirmed]:
-        """Return the jobs whose create has an unknown outcome, each with the bracket of its task id."""
-        found = []
-        for job in self.register.select({JobState.UNCONFIRMED}):
-            attempt = lost_attempt(await self._ledger.attempts(job_id=job.job_id))
-            if attempt is not None and job.config is not None:
-                after, before = await self._ledger.bracket(attempt)
-                found.append(
-                    Unconfirmed(
-                        job=job, began_at=attempt.began_at, digest=job.config.digest(), after=after, before=before
-                    )
-                )
+    async def lost_creates(self) -> list[LostCreate]:
+        """Return the creates of this session's jobs whose outcome is not known."""
+        return await self._lost.all()
+
+    async def look_for_lost(self, *, at_most: int) -> list[tuple[Finding, Record]]:
+        """Look for the tasks of lost creates; those that are found are followed from now on."""
+        found = await self._lost.look_for(at_most=at_most)
+        for _, record in found:
+            self.hand_on(record)
         return found
 
-    async def adopt(self, job: Job, task_id: int) -> None:
-        """Take a task for the one that an unconfirmed job made, and follow it.
-
-        Raises:
-            LedgerError: The ledger has the task under another job, or cannot be written; nothing is changed.
-        """
-        now = self.submitter.date(job.planned_at)
-        found = {"task_id": task_id, "submitted_at": now, "state": JobState.RUNNING, "ended_at": None, "error": ""}
-        await self._ledger.update({job.job_id: found})
-        self.register.accepted(job, task_id, now)
-        self.follower.follow(job)
-
-    async def history(self, **selection: Any) -> list[JobRow]:
+    async def history(self, where: JobFilter, limit: int | None) -> list[JobRow]:
         """Return rows of the ledger, those of earlier processes included."""
-        await self._tell_ledger()
-        return await self._ledger.jobs(backend=self._settings.base_url, **selection)
+        await self._writer.flush()
+        return await self._ledger.jobs(where, limit=limit)
 
-    async def planned(self) -> None:
-        """Wait until every planned job is in the ledger.
+    async def saved(self, records: Sequence[Record]) -> None:
+        """Wait until certain new jobs are in the ledger.
 
         Raises:
-            LedgerError: That failed.
+            LedgerError: They could not be stored.
         """
-        await self.submitter.all_saved()
+        await self._writer.all_saved(records)
 
     async def _begin(self) -> None:
         """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
-        for owner in await self._ledger.owners():
-            if is_gone(owner):
-                await self._ledger.release(owner)
-        self.follower.restore(await self._ledger.load_hazards(self._settings.base_url))
-        await self._take_over()
-
-    async def _take_over(self) -> None:
-        """Take in every unfinished job that nobody follows (any more)."""
-        now = utc_now()
-        rows = await self._ledger.claim(
-            self._owner, backend=self._settings.base_url, now=now, until=now + LEASE, states=UNFINISHED
-        )
-        rows = [row for row in rows if row.job_id not in self.register]
-        if rows:
-            attempts = await self._attempts_of(rows)
-            self._take_in([await self._close_attempts(row, attempts) for row in rows], attempts)
-
-    async def _close_attempts(self, row: JobRow, attempts: dict[str, list[AttemptRow]]) -> JobRow:
-        """Say of a create that was under way when its process ended that its outcome is not known; return the row.
-
-        Only now does its bracket get an upper end: a task with a larger number was made after this. Job and attempt
-        change in one step: a process that dies between two would leave a job that looks as if it was never sent.
-        """
-        for attempt in attempts.get(row.job_id, ()):
-            if attempt.outcome is not None:
-                continue
-            ended = self.submitter.date(attempt.began_at)
-            lost = attrs.evolve(attempt, outcome=AttemptOutcome.UNKNOWN, answered_at=ended)
-            changes: dict[str, Any] = {"state": JobState.UNCONFIRMED, "ended_at": ended, "error": CUT_OFF}
-            try:
-                await self._ledger.finish(lost, **changes)
-            except LedgerError:
-                if self._ledger.failure is not None:
-                    raise
-                # Its process lives after all, and was faster.
-                attempts[row.job_id] = await self._ledger.attempts(job_id=row.job_id)
-                return await self._ledger.get(row.job_id) or row
-            row = attrs.evolve(row, **changes)
-        return row
-
-    def _take_in(self, rows: Sequence[JobRow], attempts: dict[str, list[AttemptRow]]) -> None:
-        for row in rows:
-            job = job_from_row(row, attempts.get(row.job_id, ()), self)
-            self.register.add(job)
-            self.submitter.date(max(filter(None, (row.planned_at, row.submitted_at, row.ended_at))))
-            if job.state is not row.state:
-                self.register.note(job)
-            if job.state in FOLLOWED:
-                self.follower.follow(job)
-        _log.info("took over %d unfinished jobs", len(rows))
-        # Oldest first: the bridge deletes what is too old.
-        for job in sorted(self.register.select({JobState.SUCCEEDED}), key=lambda job: job.ended_at or job.planned_at):
-            self._fetch_if_resumed(job)
-
-    async def _attempts_of(self, rows: Sequence[JobRow]) -> dict[str, list[AttemptRow]]:
-        """Return the attempts of the jobs that may not have been accepted, by job.
-
-        They are not looked for by their times: a clock that was set back would hide a create that was under way.
-        """
-        found: dict[str, list[AttemptRow]] = defaultdict(list)
-        unsent = [row for row in rows if row.state in (JobState.PLANNED, JobState.UNCONFIRMED)]
-        if len(unsent) <= _ASKED_ONE_BY_ONE:
-            for row in unsent:
-                found[row.job_id] = await self._ledger.attempts(job_id=row.job_id)
-        else:
-            for attempt in await self._ledger.attempts(backend=self._settings.base_url):
-                found[attempt.job_id].append(attempt)
-        return found
-
-    async def _add(self, rows: Sequence[JobRow]) -> None:
-        if rows:
-            await self._ledger.add(rows, owner=self._owner, until=utc_now() + LEASE)
+        await self._writer.enter()
+        await self._take_over.release_the_dead()
+        self.follower.restore(await self._ledger.load_hazards(self._backend.name))
+        await self._take_over.run()
 
     async def _send(self, scope: anyio.CancelScope) -> None:
         with scope:
             await self.submitter.run()
 
-    async def _scribe(self) -> None:
-        """Tell the ledger what changed, for ever."""
+    async def _keep_alive(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something that goes on for ever, and begin again where it fails: every job depends on it."""
         while True:
-            await self.register.has_changes.wait()
             try:
-                await self._tell_ledger()
-            except LedgerError as error:
-                _log.error("the ledger cannot be told what changed, trying again in %g s: %s", _LEDGER_RETRY, error)
-                await asyncio.sleep(_LEDGER_RETRY)
-
-    async def _tell_ledger(self) -> None:
-        changes = self.register.take_changes()
-        try:
-            if changes:
-                await self._ledger.update(changes)
-        except LedgerError:
-            for job_id in changes:
-                self.register.note(self.register.get(job_id))
-            raise
+                await work()
+            except Exception:
+                _log.exception("unexpected; it begins again in %g s", _BEGIN_AGAIN)
+                await asyncio.sleep(_BEGIN_AGAIN)
+            else:
+                return
 
     async def _keep_leases(self) -> None:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
+        lease = self._backend.facts.lease
         trusted_from = monotonic()
         while True:
             before = utc_now()
-            await asyncio.sleep(_RENEW)
-            if utc_now() - before > LEASE:
+            await asyncio.sleep(lease / _RENEWALS)
+            if (utc_now() - before).total_seconds() > lease:
                 # The machine slept or its clock was set, and every lease seems to have ended: those who live renew
                 # theirs within a lease, by the clock that cannot be set.
-                trusted_from = monotonic() + LEASE.total_seconds()
+                trusted_from = monotonic() + lease
             try:
-                await self._ledger.renew(self._owner, until=utc_now() + LEASE)
+                await self._writer.renew()
+                await self._take_over.grant_wishes()
                 if monotonic() >= trusted_from:
-                    await self._take_over()
+                    await self._take_over.run()
+                await self._take_over.keep_up()
                 await self._save_hazards()
+            except LedgerBusyError as error:
+                _log.info("leases are renewed later: %s", error)
             except LedgerError as error:
                 _log.error("leases cannot be renewed: %s", error)
 
     async def _save_hazards(self) -> None:
         learned = self.follower.learned()
         if learned:
-            await self._ledger.save_hazards(self._settings.base_url, learned)
+            await self._ledger.save_hazards(self._backend.name, learned)
 
-    def _fetch_if_resumed(self, job: Job) -> None:
-        """Fetch what an earlier process was asked to download; here, whoever asked is waiting and fetches it."""
-        if job.is_resumed and job.wanted is not None and not self.fetcher.is_fetching(job):
-            self._spawn(self._fetch_wanted(job))
-
-    async def _fetch_wanted(self, job: Job) -> None:
-        assert job.wanted is not None
+    async def _fetch_wanted(self, record: Record, wanted: Wanted) -> None:
         try:
-            await self.fetcher.fetch(job, *job.wanted)
+            await self.fetcher.fetch(record, wanted.folder, wanted.name)
         except CrynuxError as error:
-            _log.warning("download of task %s: %s", job.task_id, error)
+            _log.warning("download of task %s: %s", record.task_id, error)
 
     async def _warn(self) -> None:
-        """Warn before the bridge deletes models that nobody has fetched, for ever."""
-        while True:
-            limit = utc_now() - _RETENTION + _WARN_BEFORE
-            for job in self.register.select({JobState.SUCCEEDED}):
-                if job.ended_at is not None and job.ended_at < limit:
+        """Warn before the service deletes models that nobody has fetched, for ever."""
+        retention = self._backend.facts.retention
+        while retention is not None:
+            limit = utc_now() - timedelta(seconds=retention) + _WARN_BEFORE
+            for record in self.register.select({JobState.SUCCEEDED}):
+                if record.ended_at is not None and record.ended_at < limit:
                     _log.warning(
-                        "task %s ended %s and was not downloaded; a bridge deletes it after 7 days by default",
-                        job.task_id,
-                        f"{job.ended_at:%Y-%m-%d %H:%M} UTC",
+                        "task %s ended %s and was not downloaded; the service deletes it after %g days by default",
+                        record.task_id,
+                        f"{record.ended_at:%Y-%m-%d %H:%M} UTC",
+                        retention / 86_400,
                     )
             await asyncio.sleep(_LOOK_FOR_EXPIRING)
 
@@ -366,14 +339,12 @@ class Supervisor:
                 await self._idle.wait()
 
     async def _end(self) -> None:
-        """Say the last words to the ledger."""
-        try:
-            await self.submitter.save_planned()
-            await self._tell_ledger()
-            await self._save_hazards()
-            await self._ledger.release(self._owner)
-        except LedgerError as error:
-            _log.error("the ledger could not be told everything: %s", error)
+        """Say the last words to the ledger: each of them, whatever becomes of the others."""
+        for last_word in (self._writer.flush, self._save_hazards, self._writer.leave):
+            try:
+                await self._writer.persist(last_word)
+            except LedgerError as error:
+                _log.error("the ledger could not be told everything: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._group is None:
@@ -392,8 +363,8 @@ class Supervisor:
 
 
 def new_job_id() -> str:
-    """Return a name for a new job."""
-    return f"j{secrets.token_hex(6)}"
+    """Return a name for a new job: 128 bits, so that no two are ever alike, in whichever ledgers they meet."""
+    return f"j{secrets.token_hex(16)}"
 
 
 def _only(error: BaseException) -> BaseException:

@@ -1,101 +1,168 @@
-"""From rows of a ledger back to jobs: what the last process knew, and what can be concluded from how it ended."""
+"""Going on with what other processes left: jobs that nobody holds, and answers that came too late for their owners."""
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from pathlib import Path
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 
-from crynux_async.errors import (
-    CrynuxError,
-    JobAbandonedError,
-    JobExpiredError,
-    JobFailedError,
-    RejectedError,
-    SubmissionUnknownError,
-)
-from crynux_async.job import Job, JobKeeper
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow
-from crynux_async.states import JobState
+from crynux_async.backends.base import Backend
+from crynux_async.errors import LedgerError
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, JobRow, Ledger, WishRow
+from crynux_async.states import UNFINISHED, WITHOUT_TASK, JobState
+from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
+from crynux_async.supervision.lost_creates import LostCreates
+from crynux_async.supervision.owners import is_gone
+from crynux_async.supervision.record import Record
+from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.rows import CUT_OFF, lost_attempt, record_from_row, restore
+from crynux_async.supervision.submitter import HandOn, Submitter
 
-UNFINISHED = frozenset({JobState.PLANNED, JobState.UNCONFIRMED, JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED})
-"""States whose jobs a new session takes over."""
-
-CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
-
-_ERRORS: Mapping[JobState, type[CrynuxError]] = {
-    JobState.UNCONFIRMED: SubmissionUnknownError,
-    JobState.REJECTED: RejectedError,
-    JobState.FAILED: JobFailedError,
-    JobState.EXPIRED: JobExpiredError,
-    JobState.ABANDONED: JobAbandonedError,
-}
+_log = logging.getLogger("crynux_async.supervision.take_over")
 
 
-@attrs.frozen(kw_only=True)
-class Unconfirmed:
-    """A create whose outcome is not known, and where its task must be if there is one.
+class TakeOver:
+    """Takes over jobs, grants wishes, and keeps up with jobs that others have.
 
-    Attributes:
-        job: The job.
-        began_at: When the create was begun, aware UTC.
-        digest: The config's digest.
-        after: The task has a larger number than this, or None where that is not known.
-        before: The task has a smaller number than this, or None where that is not known yet.
+    Args:
+        backend: The service.
+        ledger: Where the jobs are.
+        register: Where they go.
+        writer: Holds the lease.
+        submitter: Knows which creates of this session are under way.
+        lost: Adopts tasks.
+        hand_on: Called with each job that is this session's from now on.
     """
 
-    job: Job
-    began_at: datetime
-    digest: str
-    after: int | None
-    before: int | None
+    def __init__(
+        self,
+        backend: Backend,
+        ledger: Ledger,
+        register: JobRegister,
+        *,
+        writer: LedgerWriter,
+        submitter: Submitter,
+        lost: LostCreates,
+        hand_on: HandOn,
+    ) -> None:
+        self._backend = backend
+        self._ledger = ledger
+        self._register = register
+        self._writer = writer
+        self._submitter = submitter
+        self._lost = lost
+        self._hand_on = hand_on
 
-    @property
-    def candidates(self) -> range | None:
-        """The numbers that the task can have, or None where they are not bounded on both sides."""
-        if self.after is None or self.before is None:
-            return None
-        return range(self.after + 1, self.before)
+    async def release_the_dead(self) -> None:
+        """Give back what processes hold that have certainly ended, without waiting for the end of their leases."""
+        for holder in await self._ledger.holders():
+            if is_gone(holder.fence.owner):
+                await self._ledger.leave(holder.fence)
 
+    async def run(self) -> None:
+        """Take in every unfinished job that nobody holds (any more)."""
+        rows = await self._writer.claim(UNFINISHED)
+        if not rows:
+            return
+        attempts = await self._attempts_of(rows)
+        records = [await self._take_in(row, attempts[row.job_id]) for row in rows]
+        _log.info("took over %d unfinished jobs", len(records))
+        # Oldest first: a service deletes what is too old.
+        for record in sorted(records, key=lambda record: record.ended_at or record.planned_at):
+            self._hand_on(record)
 
-def job_from_row(row: JobRow, attempts: Iterable[AttemptRow], keeper: JobKeeper) -> Job:
-    """Return the job that a row tells of.
+    async def grant_wishes(self) -> None:
+        """Do what others wish of jobs that this session holds."""
+        for wish in await self._writer.wishes():
+            record = self._register.get(wish.job_id)
+            if record is None or not record.is_ours:
+                continue
+            try:
+                await self._grant(record, wish)
+            except LedgerError as error:
+                _log.error("the wish %r for job %s is not granted: %s", wish.kind, wish.job_id, error)
 
-    A planned job with an attempt of unknown outcome was cut off by the end of its process: it is UNCONFIRMED.
-    """
-    made = list(attempts)
-    state, error = row.state, row.error
-    if state is JobState.PLANNED and lost_attempt(made) is not None:
-        state, error = JobState.UNCONFIRMED, CUT_OFF
-    return Job(
-        job_id=row.job_id,
-        config=row.config,
-        label=row.label,
-        task_id=row.task_id,
-        state=state,
-        error=_error(state, error, row),
-        path=Path(row.path) if row.path else None,
-        total_bytes=row.total_bytes,
-        planned_at=row.planned_at,
-        submitted_at=row.submitted_at,
-        ended_at=row.ended_at,
-        wanted=(Path(row.folder), row.file_name) if row.folder is not None and row.file_name else None,
-        resubmitted_as=row.resubmitted_as,
-        attempts=max((attempt.number for attempt in made), default=0),
-        is_saved=True,
-        is_resumed=True,
-        keeper=keeper,
-    )
+    async def keep_up(self) -> None:
+        """Read again what others wrote about jobs that this session has lost and somebody here still waits for."""
+        watched = {record.job_id: record for record in self._register.select() if self._is_watched(record)}
+        for row in await self._ledger.jobs(JobFilter(job_ids=list(watched))) if watched else ():
+            self._refresh(watched[row.job_id], row)
 
+    async def _take_in(self, row: JobRow, attempts: Sequence[AttemptRow]) -> Record:
+        known = self._register.get(row.job_id)
+        if known is None or not self._submitter.is_under_way(known):
+            row, attempts = await self._close_attempts(row, attempts)
+        self._writer.date(max(filter(None, (row.planned_at, row.submitted_at, row.ended_at))))
+        is_cut_off = not self._backend.creates_are_repeatable and lost_attempt(attempts) is not None
+        if known is not None:
+            known.is_ours = True
+            self._refresh(known, row, is_cut_off=is_cut_off)
+            record = known
+        else:
+            record = record_from_row(row, is_ours=True, is_cut_off=is_cut_off)
+            self._register.add(record)
+        record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
+        if self._backend.creates_are_repeatable and attempts and attempts[-1].try_number == row.tries:
+            self._submitter.repeat(record, attempts[-1].payload)
+        if record.state is not row.state:
+            self._register.note(record)
+        return record
 
-def lost_attempt(attempts: Iterable[AttemptRow]) -> AttemptRow | None:
-    """Return the last attempt whose outcome is not known, or None."""
-    unknown = [attempt for attempt in attempts if attempt.outcome in (None, AttemptOutcome.UNKNOWN)]
-    return max(unknown, key=lambda attempt: attempt.number) if unknown else None
+    async def _close_attempts(self, row: JobRow, attempts: Sequence[AttemptRow]) -> tuple[JobRow, Sequence[AttemptRow]]:
+        """Say of a create that was under way when its process ended that its outcome is not known.
 
+        Only now does its bracket get an upper end: a task that is made after this has a larger id. Job and attempt
+        change in one step: a process that dies between two would leave a job that looks as if it was never sent.
+        Where a create may be repeated, the job stays as it is and can be sent again.
 
-def _error(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
-    cls = _ERRORS.get(state)
-    if cls is None or not text:
-        return None
-    return cls(text, job_id=row.job_id, task_id=row.task_id)
+        Returns:
+            The row and the attempts as they are now.
+        """
+        closed = []
+        for attempt in attempts:
+            if attempt.outcome is not None:
+                closed.append(attempt)
+                continue
+            ended = self._writer.date(attempt.began_at)
+            lost = attrs.evolve(attempt, outcome=AttemptOutcome.UNKNOWN, answered_at=ended)
+            columns: dict[str, Any] = {}
+            if not self._backend.creates_are_repeatable:
+                columns = {"state": JobState.UNCONFIRMED, "ended_at": ended, "error": CUT_OFF}
+            await self._writer.change(JobChange(job_id=row.job_id, columns=columns, finished=lost))
+            row = attrs.evolve(row, **columns)
+            closed.append(lost)
+        return row, closed
+
+    async def _attempts_of(self, rows: Iterable[JobRow]) -> dict[str, list[AttemptRow]]:
+        """Return the attempts of the jobs that may not have been accepted, by job.
+
+        They are not looked for by their times: a clock that was set back would hide a create that was under way.
+        """
+        found: dict[str, list[AttemptRow]] = defaultdict(list)
+        unsent = [row.job_id for row in rows if row.state in WITHOUT_TASK]
+        for attempt in await self._ledger.attempts(job_ids=unsent) if unsent else ():
+            found[attempt.job_id].append(attempt)
+        return found
+
+    async def _grant(self, record: Record, wish: WishRow) -> None:
+        if wish.kind != ADOPT:
+            _log.warning("job %s: nobody here knows how to %r", wish.job_id, wish.kind)
+            await self._writer.change(JobChange(job_id=wish.job_id, granted=(wish.number,)))
+            return
+        attempts = await self._ledger.attempts(job_ids=[wish.job_id])
+        attempt = next((one for one in attempts if one.number == wish.arguments.get("attempt")), None)
+        if attempt is None or record.task_id is not None:
+            task_id = wish.arguments.get("task_id")
+            _log.error("task %s was made for job %s too, and nothing follows it", task_id, wish.job_id)
+            await self._writer.change(JobChange(job_id=wish.job_id, granted=(wish.number,)))
+            return
+        await self._lost.adopt(record, attempt, str(wish.arguments["task_id"]), granted=(wish.number,))
+        self._hand_on(record)
+
+    def _is_watched(self, record: Record) -> bool:
+        # Whoever waits for a create that is under way here is told by its answer, not by what others make of it.
+        return not record.is_ours and record.is_awaited and not self._submitter.is_under_way(record)
+
+    def _refresh(self, record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
+        self._register.replace(record, lambda: restore(record, row, is_cut_off=is_cut_off))

@@ -1,13 +1,18 @@
 """What tests of this library, and of programs that use it, need: virtual time, emulated services, ledger checks."""
 
-from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck, LedgerFactory
+from crynux_async.backends.conformance import BACKEND_CHECKS, BackendCheck, Stage
+from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck, LedgerFactory, LedgerPlace
 from crynux_async.testing.emulators import running_emulator, running_relay
 from crynux_async.testing.virtual_time import VirtualTimeLoop, loop_factories, virtual_time_run
 
 __all__ = [
+    "BACKEND_CHECKS",
     "LEDGER_CHECKS",
+    "BackendCheck",
     "LedgerCheck",
     "LedgerFactory",
+    "LedgerPlace",
+    "Stage",
     "VirtualTimeLoop",
     "loop_factories",
     "running_emulator",

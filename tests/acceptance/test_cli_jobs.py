@@ -9,7 +9,7 @@ import pytest
 
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.conformance.support import job
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
 from tests.acceptance.test_cli import bridge, config, environment, run_cli, start
 from tests.fake_backend import make_config
@@ -26,7 +26,7 @@ async def test_jobs_lists_what_was_run_without_asking_the_bridge(
     assert code == 0, err
     code, out, _ = await run_cli("jobs", "--json", env=environment(), cwd=tmp_path)
     (row,) = json.loads(out)
-    assert (code, row["task_id"], row["state"], row["label"]) == (0, 1, "downloaded", "job")
+    assert (code, row["task_id"], row["state"], row["label"]) == (0, "1", "downloaded", "job")
     code, out, _ = await run_cli("jobs", "--state", "failed", env=environment(), cwd=tmp_path)
     assert (code, "No jobs" in out) == (0, True)
 
@@ -73,7 +73,7 @@ async def test_resume_of_a_planned_job_says_how_it_is_sent_and_sends_it_when_tol
     bridge: Emulator, tmp_path: Path
 ) -> None:
     env = environment(bridge)
-    ledger = SqlLedger(tmp_path / "jobs.db")
+    ledger = SqliteLedger(tmp_path / "jobs.db")
     await ledger.open()
     await ledger.add([job("j1", backend=bridge.url, task_id=None, config=make_config(), state=JobState.PLANNED)])
     await ledger.close()
@@ -115,9 +115,9 @@ async def test_resume_of_a_lost_create_lists_it_with_its_bracket_and_reconcile_f
     await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
     code, out, _ = await run_cli("resume", "--json", env=env, cwd=tmp_path)
     (lost,) = json.loads(out)["unconfirmed"]
-    assert (code, lost["after"], lost["before"], len(lost["digest"])) == (0, 1, 3, 64)
+    assert (code, lost["after"], lost["before"], len(lost["digest"])) == (0, "1", "3", 64)
     code, out, _ = await run_cli("reconcile", "--json", env=env, cwd=tmp_path)
-    assert (code, [job["task_id"] for job in json.loads(out)["found"]]) == (0, [2])
+    assert (code, [job["task_id"] for job in json.loads(out)["found"]]) == (0, ["2"])
     code, out, _ = await run_cli("resume", "--out", "found", "--json", env=env, cwd=tmp_path)
     assert (code, [job["state"] for job in json.loads(out)["jobs"]]) == (0, ["downloaded"])
     assert len(bridge.journal) == 3

@@ -45,7 +45,7 @@ async def test_sweep_with_a_bad_data_set_in_it_gives_every_other_model(session: 
     base = make_config()
     configs = [base.evolve(rank=rank) for rank in (2, 4, 8)]
     bad: FineTuneConfig = base.evolve(model_name="crynux-ai/stable-diffusion-v1-5/fail")
-    jobs = [session.plan(config) for config in [*configs, bad]]
+    jobs = [session.submit_nowait(config) for config in [*configs, bad]]
     results = await asyncio.gather(*(job.download(tmp_path) for job in jobs), return_exceptions=True)
     assert [job.state for job in jobs] == [JobState.DOWNLOADED] * 3 + [JobState.FAILED]
     assert isinstance(results[-1], JobFailedError)
@@ -56,7 +56,7 @@ async def test_key_of_one_a_minute_sends_every_job_in_the_shortest_time(bridge: 
     key = bridge.new_key(rate_limit=1)
     async with Session(base_url=bridge.url, api_key=key, trust_env=False, rate_limit=1) as session:
         began = loop.time()
-        jobs = [session.plan(make_config()) for _ in range(20)]
+        jobs = [session.submit_nowait(make_config()) for _ in range(20)]
         await asyncio.gather(*(job.submitted() for job in jobs))
         assert session.statistics().refusals == 0
         assert loop.time() - began == pytest.approx(19 * 60, rel=0.02)
@@ -67,7 +67,7 @@ async def test_key_of_unknown_limit_is_refused_once_and_then_paced(bridge: Emula
     key = bridge.new_key(rate_limit=5)
     async with Session(base_url=bridge.url, api_key=key, trust_env=False) as session:
         began = loop.time()
-        jobs = [session.plan(make_config()) for _ in range(60)]
+        jobs = [session.submit_nowait(make_config()) for _ in range(60)]
         await asyncio.gather(*(job.submitted() for job in jobs))
         assert session.statistics().refusals <= 1
         assert session.statistics().limit_per_minute == pytest.approx(5)
@@ -78,7 +78,9 @@ async def test_key_of_unknown_limit_is_refused_once_and_then_paced(bridge: Emula
 async def test_two_hundred_jobs_at_once_are_all_downloaded(bridge: Emulator, tmp_path: Path) -> None:
     key = bridge.new_key(rate_limit=200)
     async with Session(base_url=bridge.url, api_key=key, trust_env=False, rate_limit=200) as session:
-        jobs = [session.plan(make_config(seed=seed, rank=1, target_modules=["to_k"])) for seed in range(1, 201)]
+        jobs = [
+            session.submit_nowait(make_config(seed=seed, rank=1, target_modules=["to_k"])) for seed in range(1, 201)
+        ]
         await asyncio.gather(*(job.download(tmp_path) for job in jobs))
         assert session.statistics().jobs == {JobState.DOWNLOADED: 200}
     assert len({path.read_bytes()[:4096] for path in tmp_path.glob("*.zip")}) >= 1

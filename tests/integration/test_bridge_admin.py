@@ -14,7 +14,7 @@ from crynux_async import FineTuneConfig, Session
 from crynux_async.backends.bridge import admin as admin_module
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.backends.bridge.admin_http import AdminHttp
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
 from crynux_async.clock import utc_now
 from crynux_async.emulator import Emulator, Owner
@@ -111,7 +111,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         if count == step:
             raise Killed
 
-    for cls, names in ((AdminHttp, ["send"]), (BridgeBackend, ["key_is_fresh", "prime_key"])):
+    for cls, names in ((AdminHttp, ["send"]), (BridgeClient, ["key_is_fresh", "prime_key"])):
         for name in names:
             monkeypatch.setattr(cls, name, _mortal_call(getattr(cls, name), pass_by))
     monkeypatch.setattr(KeyBook, "put", _mortal_write(KeyBook.put, pass_by))

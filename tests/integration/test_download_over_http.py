@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.downloads.pace import DownloadOptions
 from crynux_async.downloads.transfer import DownloadedFile, download
 from crynux_async.errors import ArchiveError, CorruptArchiveError
@@ -62,7 +62,7 @@ class FileServer:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[FileServer, BridgeBackend]]:
+async def serving(folder: Path) -> AsyncIterator[tuple[FileServer, BridgeClient]]:
     server = FileServer(folder)
     app = web.Application()
     app.router.add_get("/v1/images/models/7/result", server.result)
@@ -71,7 +71,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[FileServer, BridgeBackend
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    backend = BridgeBackend(Settings(api_key=KEY, base_url=f"http://{host}:{port}", trust_env=False))
+    backend = BridgeClient(Settings(api_key=KEY, base_url=f"http://{host}:{port}", trust_env=False))
     try:
         yield server, backend
     finally:
@@ -96,7 +96,7 @@ def verify(path: Path) -> None:
         raise ArchiveError(f"{bad} in {path} is damaged")
 
 
-async def fetch(backend: BridgeBackend, path: Path) -> DownloadedFile:
+async def fetch(backend: BridgeClient, path: Path) -> DownloadedFile:
     options = DownloadOptions(free_space_margin=0)
     return await download(partial(backend.open_result, 7), path, verify=verify, options=options)
 

@@ -12,15 +12,29 @@ from typing import Any
 import attrs
 import pytest
 
-from crynux_async.errors import LedgerError
-from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, job
+from crynux_async.errors import LedgerBusyError, LedgerError
+from crynux_async.ledgers.base import Fence, WishRow
+from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, happened, job
 from crynux_async.ledgers.sql.schema import APPLICATION_ID
 from crynux_async.ledgers.sqlite.connection import SqliteConnection
-from crynux_async.ledgers.sqlite.ledger import SqlLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.ledgers.sqlite.opening import _what_was_dropped
 from crynux_async.ledgers.sqlite.wal import read_frames
 from crynux_async.states import JobState
-from tests.ledger_files import HOLDER, WORKER, Start, make_ledger, opened, query, run, workers
+from tests.ledger_files import (
+    HOLDER,
+    WORKER,
+    Faulty,
+    Start,
+    failure_of_sqlite,
+    holding,
+    make_ledger,
+    opened,
+    query,
+    run,
+    workers,
+)
+from tests.ledger_places import MovableClock
 
 pytestmark = pytest.mark.real_time
 
@@ -31,88 +45,206 @@ def start() -> Iterator[Start]:
         yield begin
 
 
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every command that any connection of a ledger runs."""
-    seen: list[str] = []
-    command = SqliteConnection.command
-
-    async def note(self: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
-        seen.append(sql)
-        return await command(self, sql)
-
-    monkeypatch.setattr(SqliteConnection, "command", note)
-    return seen
+# --- trouble that passes ----------------------------------------------------------------------------------------------
 
 
-def failure_of_sqlite(code: int) -> sqlite3.OperationalError:
-    error = sqlite3.OperationalError("made for this test")
-    error.sqlite_errorcode = code
-    return error
-
-
-# --- disks that fail --------------------------------------------------------------------------------------------------
-
-
-async def test_full_disk_stops_every_write_until_the_ledger_is_reopened(tmp_path: Path) -> None:
+async def test_full_disk_fails_what_does_not_fit_and_nothing_else(tmp_path: Path) -> None:
     path = await make_ledger(tmp_path / "jobs.db")
-    ledger = SqlLedger(path)
-    await ledger.open()
-    assert ledger._file is not None
-    ((pages,),) = await ledger._file.writes.command("PRAGMA page_count")
-    await ledger._file.writes.command(f"PRAGMA max_page_count={pages + 2}")
-    with pytest.raises(LedgerError, match="disk is full") as raised:
+    async with opened(path) as ledger:
+        assert ledger._database is not None
+        writes: Any = ledger._database.writes
+        ((pages,),) = await writes.command("PRAGMA page_count")
+        await writes.command(f"PRAGMA max_page_count={pages + 2}")
+        with pytest.raises(LedgerBusyError, match="the disk is full, and nothing was stored") as raised:
+            await ledger.add([job(f"large {number}") for number in range(200)])
+        assert raised.value.path == str(path)
+        assert ledger.failure is None
+        await ledger.add([job("small")])
+        assert len(await ledger.jobs()) == 4
+        await writes.command("PRAGMA max_page_count=100000")
         await ledger.add([job(f"large {number}") for number in range(200)])
-    assert raised.value.path == str(path)
-    await ledger._file.writes.command("PRAGMA max_page_count=100000")
-    for doing in (
-        ledger.add([job("small")]),
-        ledger.begin(attempt("job 0")),
-        ledger.update({"job 0": {"label": "x"}}),
-        ledger.release("me"),
-        ledger.renew("me", until=at(0)),
-    ):
-        with pytest.raises(LedgerError, match="disk is full"):
-            await doing
-    with pytest.raises(LedgerError, match="disk is full"):
-        async with ledger.gate(BACKEND, KEY_ID):
-            pass
-    assert "disk is full" in str(ledger.failure)
-    assert len(await ledger.jobs()) == 3
-    await ledger.close()
-    await ledger.open()
-    assert str(ledger.failure) == "None"
-    await ledger.add([job("small")])
-    assert [row.job_id for row in await ledger.jobs()] == ["job 0", "job 1", "job 2", "small"]
-    await ledger.close()
+        assert len(await ledger.jobs()) == 204
 
 
-@pytest.mark.parametrize("command", ["COMMIT", "PRAGMA wal_checkpoint(PASSIVE)"])
-async def test_nothing_is_written_after_a_failed_sync(
-    command: str, tmp_path: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opened(tmp_path / "jobs.db") as ledger:
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("when", range(1, 13))
+async def test_disk_that_is_full_at_any_write_stores_what_it_says_and_nothing_else(when: int, tmp_path: Path) -> None:
+    path = await make_ledger(tmp_path / "jobs.db", 1)
+    program = (
+        "import asyncio, sys\n"
+        "from crynux_async.errors import LedgerBusyError\n"
+        "from crynux_async.ledgers.sqlite.ledger import SqliteLedger\n"
+        "from crynux_async.ledgers.conformance.support import job\n"
+        "async def main():\n"
+        "    ledger = SqliteLedger(sys.argv[1])\n"
+        "    await ledger.open()\n"
+        "    for name in 'abcdef':\n"
+        "        try:\n"
+        "            await ledger.add([job(name)])\n"
+        "            print(name, end='')\n"
+        "        except LedgerBusyError as error:\n"
+        "            print('-', end='')\n"
+        "    assert ledger.failure is None\n"
+        "    await ledger.close()\n"
+        "asyncio.run(main())\n"
+    )
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", f"{path}-wal", "-e", "trace=pwrite64"]
+    done = run(program, str(path), before=[*strace, "-e", f"inject=pwrite64:error=ENOSPC:when={when}"])
+    if "ptrace" in done.stderr:
+        pytest.skip("strace is not allowed here")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) == 6
+    assert done.stdout.count("-") == 1
+    async with opened(path) as ledger:
+        assert "".join(row.job_id for row in await ledger.jobs()) == "job 0" + done.stdout.replace("-", "")
+        assert ledger.dropped == ""
+
+
+async def test_lock_of_another_fails_what_waits_for_it_and_nothing_else(tmp_path: Path, start: Start) -> None:
+    path = await make_ledger(tmp_path / "jobs.db")
+    async with opened(path, busy_timeout=0.1) as ledger:
+        fence = await holding(ledger, "job 0")
+        holder = start(HOLDER, str(path), "BEGIN IMMEDIATE", "DELETE FROM attempts")
+        holder.answer()
+        for doing in (
+            ledger.add([job("a")]),
+            ledger.begin(fence, attempt("job 0")),
+            ledger.change(fence, [happened("job 0", 1)]),
+            ledger.renew(fence, seconds=60),
+            ledger.claim(fence, backend=BACKEND, states=[JobState.PLANNED]),
+            ledger.put_note("test", "a", 1),
+            ledger.wish(WishRow(job_id="job 0", kind="abandon", at=at(0))),
+        ):
+            with pytest.raises(LedgerBusyError, match="locked by another process"):
+                await doing
+        with pytest.raises(LedgerBusyError, match="locked by another process"):
+            async with ledger.gate(BACKEND, KEY_ID):
+                pass
+        assert ledger.failure is None
+        assert len(await ledger.jobs()) == 3
+        holder.kill()
         await ledger.add([job("a")])
-        working = SqliteConnection.command
+        await ledger.begin(fence, attempt("job 0"))
+        assert len(await ledger.jobs()) == 4
 
-        async def fail(self: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
-            if sql == command:
-                raise failure_of_sqlite(sqlite3.SQLITE_IOERR_FSYNC)
-            return await working(self, sql)
 
-        monkeypatch.setattr(SqliteConnection, "command", fail)
-        many = [job(f"job {number}") for number in range(1001)]  # enough to have the log copied
-        results = await asyncio.gather(ledger.add(many), ledger.update({"a": {"label": "x"}}), return_exceptions=True)
-        monkeypatch.setattr(SqliteConnection, "command", working)
-        commands.clear()
+@pytest.mark.parametrize("failing", ["BEGIN", "INSERT INTO jobs", "COMMIT"])
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL]
+)
+async def test_trouble_that_passes_is_undone_and_the_next_write_works(code: int, failing: str, tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        file = Faulty(ledger)
+        file.failing, file.error = failing, failure_of_sqlite(code)
+        results = await asyncio.gather(*(ledger.add([job(name)]) for name in "ab"), return_exceptions=True)
+        assert [type(result) for result in results] == [LedgerBusyError] * 2
+        assert results[0] is not results[1]
+        file.failing = ""
+        assert ledger.failure is None
+        assert await ledger.jobs() == []
+        await ledger.add([job("a")])
+        assert await ledger.jobs() == [job("a")]
+
+
+async def test_trouble_that_passes_while_requests_are_done_apart_stores_none_of_them(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        await ledger.add([job("taken")])
+        file = Faulty(ledger)
+        file.failing, file.error = "RELEASE", failure_of_sqlite(sqlite3.SQLITE_FULL)
+        adding = [ledger.add([job(name)]) for name in ("a", "taken", "b")]
+        results = await asyncio.gather(*adding, return_exceptions=True)
+        assert [type(result) for result in results] == [LedgerBusyError] * 3
+        file.failing = ""
+        assert await ledger.jobs() == [job("taken")]
+        await ledger.add([job("a")])
+
+
+async def test_full_disk_while_the_log_is_copied_is_tried_again_later(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        file = Faulty(ledger)
+        file.failing, file.error = "PRAGMA wal_checkpoint", failure_of_sqlite(sqlite3.SQLITE_FULL)
+        many = [job(f"job {number}") for number in range(1001)]
+        await ledger.add(many)
+        await ledger.add([job("a")])
+        assert ledger.failure is None
+        file.failing = ""
+        file.statements.clear()
+        await ledger.add([attrs.evolve(row, job_id=f"{row.job_id} again") for row in many])
+        await ledger.add([job("b")])
+        assert "PRAGMA wal_checkpoint(PASSIVE)" in file.statements
+
+
+# --- trouble that stays -----------------------------------------------------------------------------------------------
+
+_STAYS = {
+    name: getattr(sqlite3, name)
+    for name in (
+        "SQLITE_IOERR_FSYNC",
+        "SQLITE_IOERR_WRITE",
+        "SQLITE_IOERR_SHMSIZE",
+        "SQLITE_IOERR_LOCK",
+        "SQLITE_READONLY",
+        "SQLITE_CANTOPEN",
+        "SQLITE_NOMEM",
+        "SQLITE_CORRUPT",
+        "SQLITE_NOTADB",
+        "SQLITE_ERROR",
+        "SQLITE_INTERNAL",
+    )
+}
+
+
+@pytest.mark.parametrize("code", _STAYS.values(), ids=_STAYS)
+@pytest.mark.parametrize("failing", ["BEGIN", "INSERT INTO jobs", "COMMIT"])
+async def test_trouble_that_stays_stops_every_later_write(code: int, failing: str, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ledger:
+        file = Faulty(ledger)
+        file.failing, file.error = failing, failure_of_sqlite(code)
+        results = await asyncio.gather(*(ledger.add([job(name)]) for name in "ab"), return_exceptions=True)
+        assert [type(result) for result in results] == [LedgerError] * 2
+        assert results[0] is not results[1]
+        file.failing = ""
+        file.statements.clear()
+        fence = Fence(owner="me", number=1)
+        for doing in (
+            ledger.add([job("c")]),
+            ledger.begin(fence, attempt("a")),
+            ledger.change(fence, [happened("a", 1)]),
+            ledger.enter("me", seconds=60),
+        ):
+            with pytest.raises(LedgerError, match="made for this test"):
+                await doing
+        with pytest.raises(LedgerError, match="made for this test"):
+            async with ledger.gate(BACKEND, KEY_ID):
+                pass
+        assert file.statements == []
+        assert "made for this test" in str(ledger.failure)
+        await ledger.close()
+        await ledger.open()
+        assert str(ledger.failure) == "None"
+        await ledger.add([job("a")])
+
+
+async def test_commit_that_fails_after_it_reached_the_disk_is_not_called_undone(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        file = Faulty(ledger)
+        file.failing, file.error, file.is_done = "COMMIT", failure_of_sqlite(sqlite3.SQLITE_IOERR_SHMSIZE), True
+        with pytest.raises(LedgerError) as raised:
+            await ledger.add([job("a")])
+        assert not isinstance(raised.value, LedgerBusyError)
+        assert ledger.failure is not None
+
+
+async def test_failed_sync_while_the_log_is_copied_stops_later_writes(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        file = Faulty(ledger)
+        file.failing, file.error = "PRAGMA wal_checkpoint", failure_of_sqlite(sqlite3.SQLITE_IOERR_FSYNC)
+        await ledger.add([job(f"job {number}") for number in range(1001)])  # enough to have the log copied
         with pytest.raises(LedgerError, match="made for this test"):
             await ledger.add([job("b")])
-        assert commands == []
-        if command == "COMMIT":
-            assert all(isinstance(result, LedgerError) for result in results)
-            assert results[0] is not results[1]
-        else:
-            assert list(results) == [None, None]
+        assert file.statements[-1] == "PRAGMA wal_checkpoint(PASSIVE)"
+        assert len(await ledger.jobs()) == 1001
 
 
 async def test_file_that_outgrows_its_limit_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
@@ -120,10 +252,10 @@ async def test_file_that_outgrows_its_limit_is_an_error_and_loses_nothing(tmp_pa
     program = (
         "import asyncio, resource, sys\n"
         "from crynux_async.errors import LedgerError\n"
-        "from crynux_async.ledgers.sqlite.ledger import SqlLedger\n"
+        "from crynux_async.ledgers.sqlite.ledger import SqliteLedger\n"
         "from crynux_async.ledgers.conformance.support import job\n"
         "async def main():\n"
-        "    ledger = SqlLedger(sys.argv[1])\n"
+        "    ledger = SqliteLedger(sys.argv[1])\n"
         "    await ledger.open()\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))\n"
         "    for number in range(100):\n"
@@ -152,10 +284,10 @@ async def test_failed_fdatasync_stops_every_later_write(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\n"
         "from crynux_async.errors import LedgerError\n"
-        "from crynux_async.ledgers.sqlite.ledger import SqlLedger\n"
+        "from crynux_async.ledgers.sqlite.ledger import SqliteLedger\n"
         "from crynux_async.ledgers.conformance.support import job\n"
         "async def main():\n"
-        "    ledger = SqlLedger(sys.argv[1])\n"
+        "    ledger = SqliteLedger(sys.argv[1])\n"
         "    await ledger.open()\n"
         "    for name in 'abcdef':\n"
         "        try:\n"
@@ -304,14 +436,15 @@ async def test_creation_that_was_killed_after_its_first_page_is_begun_again(tmp_
 async def test_log_that_was_begun_anew_meanwhile_says_nothing_of_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     async with opened(path) as ledger:
-        assert ledger._file is not None
+        assert ledger._database is not None
+        writes: Any = ledger._database.writes
         await ledger.add([job("a")])
         now = read_frames(tmp_path / "jobs.db-wal")
         more = attrs.evolve(now, whole=now.whole + 1)
         earlier = attrs.evolve(more, salts=b"12345678")
-        assert await _what_was_dropped(ledger._file.writes, path, now) == ""
-        assert await _what_was_dropped(ledger._file.writes, path, more) != ""
-        assert await _what_was_dropped(ledger._file.writes, path, earlier) == ""
+        assert await _what_was_dropped(writes, path, now) == ""
+        assert await _what_was_dropped(writes, path, more) != ""
+        assert await _what_was_dropped(writes, path, earlier) == ""
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -329,49 +462,53 @@ async def test_several_processes_share_leases_gates_and_attempts(tmp_path: Path,
 
     # All of them find no file, and exactly one of them makes it.
     assert all_do("ledger.open()") == [None] * 3
+    assert len(set(all_do("enter(ledger, 'owner {}')"))) == 3
     names = [f"job {number}" for number in range(60)]
-    assert workers[0].do(f"ledger.add([job(f'job {{number}}') for number in range({len(names)})])") is None
+    assert workers[0].do(f"add(ledger, *{names})") == names
 
-    claims = all_do("claim(ledger, 'owner {}', 0, 60)")
+    claims = all_do("claim(ledger)")
     assert sorted(name for claim in claims for name in claim) == sorted(names)
-    assert all_do("ledger.renew('owner {}', until=at(100))") == [len(claim) for claim in claims]
+    assert all_do("ledger.renew(fence, seconds=60)") == [len(claim) for claim in claims]
 
     assert all_do("count(ledger, 15)") == [None] * 3
     async with opened(path) as ledger, ledger.gate(BACKEND, KEY_ID) as cell:
         assert cell.row is not None
         assert cell.row.snapshot == {"count": 45}
 
-    begun = all_do("ledger.begin(attempt('job 0'))")
-    assert sorted(answer is None for answer in begun) == [False, False, True]
+    begun = all_do("ledger.begin(fence, attempt('job 0'))")
+    winner = next(number for number, claim in enumerate(claims) if "job 0" in claim)
+    assert [answer is None for answer in begun] == [number == winner for number in range(3)]
+    assert all("not held" in answer for answer in begun if answer is not None)
 
-    # What a killed process has stored is there, and its jobs are free when its leases end.
-    loser = next(number for number, claim in enumerate(claims) if claim)
-    assert workers[loser].do("ledger.begin(attempt('job 1'))") is None
-    workers[loser].kill()
-    async with opened(path) as ledger:
-        assert [row.outcome for row in await ledger.attempts(job_id="job 1")] == [None]
-        states = [JobState.PLANNED]
-        assert await ledger.claim("heir", backend=BACKEND, now=at(100), until=at(200), states=states) == []
-        await ledger.renew(f"owner {loser}", until=at(50))
-        taken = await ledger.claim("heir", backend=BACKEND, now=at(100), until=at(200), states=states)
-        assert [row.job_id for row in taken] == [name for name in names if name in claims[loser]]
+    # What a killed process has stored is there, and its jobs are free when its lease has ended.
+    workers[winner].kill()
+    clock = MovableClock()
+    async with opened(path, clock=clock) as ledger:
+        assert [(row.job_id, row.outcome) for row in await ledger.attempts()] == [("job 0", None)]
+        fence = await ledger.enter("heir", seconds=60)
+        assert await ledger.claim(fence, backend=BACKEND, states=[JobState.PLANNED]) == []
+        clock.move(50)
+        for number, worker in enumerate(workers):
+            if number != winner:
+                assert worker.do("ledger.renew(fence, seconds=600)") == len(claims[number])
+        clock.move(20)
+        taken = await ledger.claim(fence, backend=BACKEND, states=[JobState.PLANNED])
+        assert [row.job_id for row in taken] == [name for name in names if name in claims[winner]]
 
 
-async def test_write_behind_anothers_lock_fails_alone_and_works_afterwards(tmp_path: Path, start: Start) -> None:
+async def test_process_hears_what_another_one_writes(tmp_path: Path, start: Start) -> None:
     path = await make_ledger(tmp_path / "jobs.db")
-    async with opened(path, busy_timeout=0.1) as ledger:
-        holder = start(HOLDER, str(path), "BEGIN IMMEDIATE", "DELETE FROM attempts")
-        holder.answer()
-        with pytest.raises(LedgerError, match="locked by another process"):
-            await ledger.add([job("a")])
-        with pytest.raises(LedgerError, match="locked by another process"):
-            async with ledger.gate(BACKEND, KEY_ID):
-                pass
-        assert ledger.failure is None
-        assert len(await ledger.jobs()) == 3
-        holder.kill()
-        await ledger.add([job("a")])
-        assert len(await ledger.jobs()) == 4
+    worker = start(WORKER, str(path))
+    assert worker.answer() == "ready"
+    assert worker.do("ledger.open()") is None
+    async with opened(path) as ledger:
+        since = await ledger.changed(0)
+        waiting = asyncio.create_task(ledger.changed(since))
+        await asyncio.sleep(0)
+        worker.ask("add(ledger, 'a')")
+        async with asyncio.timeout(10):
+            assert await waiting > since
+        assert await ledger.get("a") == job("a")
 
 
 @pytest.mark.parametrize(("refusals", "is_opened"), [(2, True), (10_000, False)])
@@ -390,14 +527,14 @@ async def test_open_while_another_turns_the_log_on_tries_again(
         return await working(self, sql)
 
     monkeypatch.setattr(SqliteConnection, "command", refuse)
-    ledger = SqlLedger(tmp_path / "jobs.db", busy_timeout=10 if is_opened else 0.1)
+    ledger = SqliteLedger(tmp_path / "jobs.db", busy_timeout=10 if is_opened else 0.1)
     with contextlib.nullcontext() if is_opened else pytest.raises(LedgerError, match="locked by another process"):
         await ledger.open()
     await ledger.close()
 
 
 async def test_ledgers_that_are_created_at_once_are_one(tmp_path: Path) -> None:
-    ledgers = [SqlLedger(tmp_path / "jobs.db") for _ in range(6)]
+    ledgers = [SqliteLedger(tmp_path / "jobs.db") for _ in range(6)]
     await asyncio.gather(*(ledger.open() for ledger in ledgers))
     await asyncio.gather(*(ledger.add([job(f"job {number}")]) for number, ledger in enumerate(ledgers)))
     assert [len(await ledger.jobs()) for ledger in ledgers] == [6] * 6

@@ -26,6 +26,7 @@ from tests.transport_probe import (
     POSTS,
     PROXY_LOGIN,
     Call,
+    body_of,
     bridge,
     bridge_at,
     check_text,
@@ -95,16 +96,16 @@ async def test_connection_that_is_not_made_in_time_is_unreachable() -> None:
             filler.connect_ex(full.getsockname())
         host = "{}:{}".format(*full.getsockname())
         async with bridge(f"http://{host}", connect_timeout=0.05) as backend:
-            error = await failure_of(backend.create(CONFIG))
+            error = await failure_of(backend.create(body_of(CONFIG)))
     assert type(error) is UnreachableError
 
 
 async def test_status_that_gets_no_connection_from_the_pool_is_unreachable_after_the_request_timeout() -> None:
     begun = once(answer(200, b"P", "application/zip", Content_Length="2"), end=Peer.silence)
     async with bridge_at(begun, max_connections=1, request_timeout=30.0) as (server, backend):
-        async with backend.open_result(17):
+        async with backend.open_result("17"):
             began = monotonic()
-            assert type(await failure_of(backend.status(17))) is UnreachableError
+            assert type(await failure_of(backend.status("17"))) is UnreachableError
             assert monotonic() - began == pytest.approx(30, abs=2)
         assert server.accepted == 1
 
@@ -171,22 +172,22 @@ async def test_tls_with_a_certificate_that_nobody_vouches_for_is_unreachable(
 async def test_tls_with_a_certificate_for_another_host_is_unreachable(foreign_certificate: Certificate) -> None:
     async with serving(always(ACCEPTED), tls=foreign_certificate.context) as server:
         async with bridge(f"https://{server.host}", ca_bundle=foreign_certificate.file) as backend:
-            assert type(await failure_of(backend.create(CONFIG))) is UnreachableError
+            assert type(await failure_of(backend.create(body_of(CONFIG)))) is UnreachableError
         assert server.requests == []
 
 
 async def test_tls_handshake_that_stalls_is_unreachable_after_the_connect_timeout() -> None:
     async with serving(Peer.silence) as server, bridge(f"https://{server.host}", connect_timeout=15.0) as backend:
         began = monotonic()
-        assert type(await failure_of(backend.create(CONFIG))) is UnreachableError
+        assert type(await failure_of(backend.create(body_of(CONFIG)))) is UnreachableError
         assert monotonic() - began == pytest.approx(15, abs=2)
 
 
 async def test_tls_with_the_ca_bundle_of_the_server_works(certificate: Certificate) -> None:
     async with serving(always(ACCEPTED), tls=certificate.context) as server:
         async with bridge(f"https://{server.host}", ca_bundle=certificate.file) as backend:
-            assert (await backend.create(CONFIG)).task_id == 17
-            assert (await backend.create(CONFIG)).task_id == 17
+            assert (await backend.create(body_of(CONFIG))).task_id == "17"
+            assert (await backend.create(body_of(CONFIG))).task_id == "17"
         assert (server.accepted, len(server.requests)) == (2, 2)
 
 
@@ -201,7 +202,7 @@ async def test_tls_create_cut_within_the_answer_is_unknown(
         bridge(f"https://{server.host}", ca_bundle=certificate.file) as backend,
     ):
         for count, _ in enumerate(cuts, 1):
-            assert type(await failure_of(backend.create(CONFIG))) is SubmissionUnknownError
+            assert type(await failure_of(backend.create(body_of(CONFIG)))) is SubmissionUnknownError
             assert len(server.requests) == server.accepted == count
 
 
@@ -216,7 +217,7 @@ async def test_proxy_gets_plain_requests_and_passes_them_on() -> None:
             backend,
         ),
     ):
-        assert (await backend.create(CONFIG)).task_id == 17
+        assert (await backend.create(body_of(CONFIG))).task_id == "17"
         assert [request.target for request in proxy.requests] == [f"http://{server.host}/v1/images/models"]
         assert [request.target for request in server.requests] == ["/v1/images/models"]
 
@@ -226,7 +227,7 @@ async def test_proxy_for_https_makes_a_tunnel_and_never_sees_the_key(certificate
         async with bridge(
             f"https://{server.host}", proxy=f"http://{proxy.host}", ca_bundle=certificate.file
         ) as backend:
-            assert (await backend.create(CONFIG)).task_id == 17
+            assert (await backend.create(body_of(CONFIG))).task_id == "17"
         [connect] = proxy.requests
         assert (connect.method, connect.target) == ("CONNECT", server.host)
         assert KEY.encode() not in connect.raw
@@ -262,7 +263,7 @@ async def test_proxy_that_is_not_there_is_unreachable() -> None:
     async with serving(forward) as proxy:
         host = proxy.host
     async with bridge_at(always(ACCEPTED), proxy=f"http://{PROXY_LOGIN}@{host}") as (server, backend):
-        assert type(await failure_of(backend.create(CONFIG))) is UnreachableError
+        assert type(await failure_of(backend.create(body_of(CONFIG)))) is UnreachableError
         assert server.accepted == 0
 
 
@@ -274,7 +275,7 @@ async def test_proxy_that_answers_a_plain_create_itself_leaves_it_unknown() -> N
             backend,
         ),
     ):
-        assert type(await failure_of(backend.create(CONFIG))) is SubmissionUnknownError
+        assert type(await failure_of(backend.create(body_of(CONFIG)))) is SubmissionUnknownError
         assert len(proxy.requests) == 1
 
 
@@ -283,7 +284,7 @@ async def test_proxy_credentials_in_the_address_are_sent_to_the_proxy_only() -> 
         serving(forward) as proxy,
         bridge_at(always(ACCEPTED), proxy=f"http://{PROXY_LOGIN}@{proxy.host}") as (server, backend),
     ):
-        await backend.create(CONFIG)
+        await backend.create(body_of(CONFIG))
         assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
         assert proxy.requests[0].headers["authorization"] == f"Bearer {KEY}"
         assert len(server.requests) == 1
@@ -298,7 +299,7 @@ async def test_proxy_of_the_environment_is_used_only_with_trust_env(
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
         async with bridge_at(always(ACCEPTED), trust_env=trust_env) as (_, backend):
-            await backend.create(CONFIG)
+            await backend.create(body_of(CONFIG))
             assert len(proxy.requests) == trust_env
 
 

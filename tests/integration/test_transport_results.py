@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from crynux_async.backends.base import Validator
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.clock import monotonic
 from crynux_async.errors import (
     CrynuxError,
@@ -44,9 +44,9 @@ def no_key_in_any_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     check_text(caplog.text)
 
 
-async def begin(backend: BridgeBackend, start: int = 0) -> tuple[int, Validator]:
+async def begin(backend: BridgeClient, start: int = 0) -> tuple[int, Validator]:
     """Open a result and return where it starts and which version it is."""
-    async with backend.open_result(17, start=start, validator=VERSION) as stream:
+    async with backend.open_result("17", start=start, validator=VERSION) as stream:
         return stream.start, stream.validator
 
 
@@ -137,7 +137,7 @@ async def test_part_of_a_result_that_does_not_say_which_is_refused(span: str | N
     async with bridge_at(always(part(span))) as (_, backend):
         error = await failure_of(begin(backend, 400))
     assert isinstance(error, ProtocolError)
-    assert (error.status, error.task_id) == (206, 17)
+    assert (error.status, error.task_id) == (206, "17")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ async def test_range_outside_the_result_tells_the_size_where_it_is_known(span: s
     async with bridge_at(always(refusal)) as (_, backend):
         error = await failure_of(begin(backend, 2000))
     assert isinstance(error, RangeError)
-    assert (error.total_bytes, error.task_id) == (total, 17)
+    assert (error.total_bytes, error.task_id) == (total, "17")
 
 
 NO_RESULTS = {
@@ -168,7 +168,7 @@ async def test_answer_that_is_no_result_is_refused(page: bytes) -> None:
     async with bridge_at(always(page)) as (_, backend):
         error = await failure_of(begin(backend, 400))
     assert type(error) is ProtocolError
-    assert error.task_id == 17
+    assert error.task_id == "17"
 
 
 @pytest.mark.parametrize("kind", [ZIP, "application/octet-stream", "binary/octet-stream", None])
@@ -217,13 +217,13 @@ async def test_result_without_content_length_has_no_total(data: bytes) -> None:
         await peer.request()
         await peer.send(data)
 
-    async with bridge_at(script) as (_, backend), backend.open_result(17) as stream:
+    async with bridge_at(script) as (_, backend), backend.open_result("17") as stream:
         assert stream.validator.total_bytes is None
         assert b"".join([piece async for piece in stream.chunks(100)]) == BODY
 
 
 async def test_empty_result_has_a_total_of_0() -> None:
-    async with bridge_at(always(answer(200, b"", ZIP))) as (_, backend), backend.open_result(17) as stream:
+    async with bridge_at(always(answer(200, b"", ZIP))) as (_, backend), backend.open_result("17") as stream:
         assert stream.validator.total_bytes == 0
         assert [piece async for piece in stream.chunks(100)] == []
 
@@ -231,7 +231,7 @@ async def test_empty_result_has_a_total_of_0() -> None:
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1000, 65536, 1 << 20])
 async def test_chunks_are_never_larger_than_asked_and_never_empty(chunk_bytes: int) -> None:
     body = BODY * (1 if chunk_bytes < 1000 else 3000)
-    async with bridge_at(always(answer(200, body, ZIP))) as (_, backend), backend.open_result(17) as stream:
+    async with bridge_at(always(answer(200, body, ZIP))) as (_, backend), backend.open_result("17") as stream:
         pieces = [piece async for piece in stream.chunks(chunk_bytes)]
     assert b"".join(pieces) == body
     assert 0 < min(map(len, pieces)) <= max(map(len, pieces)) <= chunk_bytes
@@ -268,15 +268,15 @@ async def test_result_cut_short_gives_what_came_and_then_an_error(
 ) -> None:
     pieces: list[bytes] = []
 
-    async def read(backend: BridgeBackend) -> None:
-        async with backend.open_result(17) as stream:
+    async def read(backend: BridgeClient) -> None:
+        async with backend.open_result("17") as stream:
             async for piece in stream.chunks(100):
                 pieces.append(piece)
 
     async with bridge_at(once(WHOLE[:-1000], BODY[:cut], end=end)) as (_, backend):
         error = await failure_of(read(backend))
     assert type(error) is TransportError
-    assert error.task_id == 17
+    assert error.task_id == "17"
     assert BODY[:cut].startswith(b"".join(pieces))
     assert end is reset or len(b"".join(pieces)) == cut
 
@@ -285,9 +285,9 @@ async def test_result_cut_while_it_is_read_slowly_gives_all_that_came() -> None:
     body, received = BODY * 2000, 0
     cut = len(body) - 500
 
-    async def read(backend: BridgeBackend) -> None:
+    async def read(backend: BridgeClient) -> None:
         nonlocal received
-        async with backend.open_result(17) as stream:
+        async with backend.open_result("17") as stream:
             async for piece in stream.chunks(1 << 20):
                 assert piece == body[received : received + len(piece)]
                 received += len(piece)
@@ -337,7 +337,7 @@ async def test_result_that_trickles_faster_than_the_read_timeout_arrives() -> No
 async def test_result_read_slowly_is_no_stall() -> None:
     body, received = BODY * 200, 0
     script = always(answer(200, body, ZIP))
-    async with bridge_at(script, read_timeout=10.0) as (_, backend), backend.open_result(17) as stream:
+    async with bridge_at(script, read_timeout=10.0) as (_, backend), backend.open_result("17") as stream:
         async for piece in stream.chunks(1 << 14):
             received += len(piece)
             await asyncio.sleep(60)
@@ -412,7 +412,7 @@ async def endless(peer: Peer) -> None:
 
 async def test_block_left_early_closes_the_connection() -> None:
     async with bridge_at(endless) as (server, backend):
-        async with backend.open_result(17) as stream:
+        async with backend.open_result("17") as stream:
             async for _ in stream.chunks(1000):
                 break
         assert held(backend) == 0
@@ -421,7 +421,7 @@ async def test_block_left_early_closes_the_connection() -> None:
 
 async def test_block_left_without_reading_closes_the_connection() -> None:
     async with bridge_at(endless) as (server, backend):
-        async with backend.open_result(17):
+        async with backend.open_result("17"):
             assert held(backend) == 1
         assert held(backend) == 0
         await server.all_closed()
@@ -435,7 +435,7 @@ async def test_block_left_without_reading_closes_the_connection() -> None:
 async def test_error_of_the_block_itself_comes_out_as_it_is(raised: Exception) -> None:
     async with bridge_at(endless) as (server, backend):
         with pytest.raises(type(raised)) as caught:
-            async with backend.open_result(17) as stream:
+            async with backend.open_result("17") as stream:
                 async for _ in stream.chunks(1000):
                     raise raised
         assert caught.value is raised
@@ -446,7 +446,7 @@ async def test_error_of_the_block_itself_comes_out_as_it_is(raised: Exception) -
 
 async def test_chunks_after_the_block_are_an_error() -> None:
     async with bridge_at(endless) as (_, backend):
-        async with backend.open_result(17) as stream:
+        async with backend.open_result("17") as stream:
             pass
 
         async def read() -> None:
@@ -495,7 +495,7 @@ async def test_result_that_nobody_reads_is_not_taken_from_the_network() -> None:
             sent += 100_000
 
     async with bridge_at(script) as (server, backend):
-        async with backend.open_result(17):
+        async with backend.open_result("17"):
             while quiet < 100:
                 before = sent
                 await asyncio.sleep(0)
@@ -511,14 +511,14 @@ async def test_result_that_nobody_reads_is_not_taken_from_the_network() -> None:
 @pytest.mark.parametrize("data", [WHOLE, part("bytes 0-0/1000", BODY[:1])], ids=["200", "206"])
 async def test_owns_a_task_whose_result_is_handed_out(data: bytes) -> None:
     async with bridge_at(always(data)) as (server, backend):
-        assert await backend.owns(17) is True
+        assert await backend.owns("17") is True
         assert server.requests[0].headers["range"] == "bytes=0-0"
         assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 async def test_owns_a_task_without_fetching_its_result() -> None:
     async with bridge_at(endless) as (server, backend):
-        assert await backend.owns(17) is True
+        assert await backend.owns("17") is True
         assert held(backend) == 0
         await server.all_closed()
 
@@ -529,18 +529,18 @@ def refusing(field: str, text: str) -> Script:
 
 async def test_owns_a_task_of_another_key_is_false() -> None:
     async with bridge_at(refusing("api_key", "invalid api key")) as (_, backend):
-        assert await backend.owns(17) is False
+        assert await backend.owns("17") is False
 
 
 async def test_owns_a_task_without_a_result_is_not_known() -> None:
     async with bridge_at(refusing("id", "Task not found")) as (_, backend):
-        assert await backend.owns(17) is None
+        assert await backend.owns("17") is None
 
 
 async def test_owns_asked_of_a_bridge_that_is_not_there_is_an_error() -> None:
     async with serving(always(WHOLE)) as server:
         host = server.host
     async with bridge(f"http://{host}") as backend:
-        error = await failure_of(backend.owns(17))
+        error = await failure_of(backend.owns("17"))
     assert type(error) is UnreachableError
-    assert error.task_id == 17
+    assert error.task_id == "17"

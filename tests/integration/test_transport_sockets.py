@@ -16,7 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from crynux_async.backends.bridge import wire
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.clock import monotonic
 from crynux_async.errors import (
     CrynuxError,
@@ -37,6 +37,7 @@ from tests.transport_probe import (
     POSTS,
     RUNNING,
     Call,
+    body_of,
     bridge_at,
     check_error,
     check_text,
@@ -69,7 +70,7 @@ def after_reading(count: int, end: Callable[[Peer], Awaitable[None]]) -> Script:
 async def request_bytes() -> int:
     """Return how many bytes a create has."""
     async with bridge_at(always(ACCEPTED)) as (server, backend):
-        await backend.create(CONFIG)
+        await backend.create(body_of(CONFIG))
         return len(server.requests[0].raw)
 
 
@@ -79,7 +80,7 @@ async def request_bytes() -> int:
 async def test_creates_use_a_fresh_connection_each_and_say_so() -> None:
     async with bridge_at(always(ACCEPTED)) as (server, backend):
         for _ in range(3):
-            await backend.create(CONFIG)
+            await backend.create(body_of(CONFIG))
         assert server.accepted == 3
         assert {request.headers["connection"] for request in server.requests} == {"close"}
 
@@ -87,21 +88,21 @@ async def test_creates_use_a_fresh_connection_each_and_say_so() -> None:
 async def test_status_requests_share_one_connection() -> None:
     async with bridge_at(always(RUNNING)) as (server, backend):
         for _ in range(3):
-            await backend.status(17)
+            await backend.status("17")
         assert (server.accepted, len(server.requests)) == (1, 3)
 
 
 async def test_status_requests_at_once_use_no_more_connections_than_allowed() -> None:
     async with bridge_at(always(RUNNING), max_connections=2) as (server, backend):
-        await asyncio.gather(*(backend.status(17) for _ in range(10)))
+        await asyncio.gather(*(backend.status("17") for _ in range(10)))
         assert (server.accepted, len(server.requests)) == (2, 10)
 
 
 async def test_status_on_a_kept_connection_that_the_server_closed_uses_a_new_one() -> None:
     async with bridge_at(once(RUNNING)) as (server, backend):
-        assert await backend.status(17) == "running"
+        assert await backend.status("17") == "running"
         await asyncio.sleep(1)
-        assert await backend.status(17) == "running"
+        assert await backend.status("17") == "running"
         assert server.accepted == 2
 
 
@@ -113,8 +114,8 @@ async def test_status_on_a_kept_connection_that_breaks_just_then_is_asked_again_
         peer.reset()
 
     async with bridge_at(in_turn(iter([once_then_break, always(RUNNING)]))) as (server, backend):
-        await backend.status(17)
-        assert await backend.status(17) == "running"
+        await backend.status("17")
+        assert await backend.status("17") == "running"
         assert (server.accepted, len(server.requests)) == (2, 3)
 
 
@@ -125,23 +126,23 @@ async def test_status_on_a_kept_connection_that_falls_silent_says_that_it_was_se
         await peer.silence()
 
     async with bridge_at(once_then_silence) as (server, backend):
-        await backend.status(17)
-        assert type(await failure_of(backend.status(17))) is TransportError
+        await backend.status("17")
+        assert type(await failure_of(backend.status("17"))) is TransportError
         assert server.accepted == 1
 
 
 async def test_create_on_a_kept_connection_that_the_server_closed_is_not_possible() -> None:
     async with bridge_at(once(ACCEPTED)) as (server, backend):
         for _ in range(3):
-            assert (await backend.create(CONFIG)).task_id == 17
+            assert (await backend.create(body_of(CONFIG))).task_id == "17"
         assert len(server.requests) == 3
 
 
 async def test_no_cookie_is_ever_sent_back() -> None:
     cookie = answer(200, '{"data":{"status":"running"}}', Set_Cookie="session=1; Path=/")
     async with bridge_at(always(cookie)) as (server, backend):
-        await backend.status(17)
-        await backend.status(17)
+        await backend.status("17")
+        await backend.status("17")
         assert [request.headers.get("cookie") for request in server.requests] == [None, None]
 
 
@@ -162,7 +163,7 @@ async def test_create_cut_after_every_byte_of_the_request_is_unknown_and_not_rep
     counts = range(await request_bytes() + 1)
     async with bridge_at(in_turn(after_reading(count, end) for count in counts)) as (server, backend):
         for count in counts:
-            error = await failure_of(backend.create(CONFIG))
+            error = await failure_of(backend.create(body_of(CONFIG)))
             assert type(error) is SubmissionUnknownError, f"after {count} bytes"
             assert server.accepted == count + 1
         assert server.requests == []
@@ -175,7 +176,7 @@ async def test_create_cut_before_every_byte_of_the_answer_is_unknown_and_not_rep
     cuts = range(len(ACCEPTED))
     async with bridge_at(in_turn(once(ACCEPTED[:cut], end=end) for cut in cuts)) as (server, backend):
         for cut in cuts:
-            error = await failure_of(backend.create(CONFIG))
+            error = await failure_of(backend.create(body_of(CONFIG)))
             assert type(error) is SubmissionUnknownError, f"after {cut} bytes"
             assert len(server.requests) == server.accepted == cut + 1
 
@@ -188,7 +189,7 @@ async def test_create_stalled_before_every_byte_of_the_answer_is_unknown_after_t
     ):
         for cut in cuts:
             began = monotonic()
-            error = await failure_of(backend.create(CONFIG))
+            error = await failure_of(backend.create(body_of(CONFIG)))
             assert type(error) is SubmissionUnknownError, f"after {cut} bytes"
             assert monotonic() - began == pytest.approx(60, abs=2)
             assert len(server.requests) == server.accepted == cut + 1
@@ -196,7 +197,7 @@ async def test_create_stalled_before_every_byte_of_the_answer_is_unknown_after_t
 
 async def test_create_answered_byte_by_byte_in_time_is_accepted() -> None:
     async with bridge_at(once(*(ACCEPTED[i : i + 1] for i in range(len(ACCEPTED))))) as (_, backend):
-        assert (await backend.create(CONFIG)).task_id == 17
+        assert (await backend.create(body_of(CONFIG))).task_id == "17"
 
 
 async def test_create_answered_by_a_trickle_is_unknown_after_the_request_timeout() -> None:
@@ -208,13 +209,13 @@ async def test_create_answered_by_a_trickle_is_unknown_after_the_request_timeout
 
     async with bridge_at(script, request_timeout=60.0) as (_, backend):
         began = monotonic()
-        assert type(await failure_of(backend.create(CONFIG))) is SubmissionUnknownError
+        assert type(await failure_of(backend.create(body_of(CONFIG)))) is SubmissionUnknownError
         assert monotonic() - began < 70
 
 
 async def test_create_answered_after_informational_answers_is_accepted() -> None:
     async with bridge_at(once(b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" * 3, ACCEPTED)) as (_, backend):
-        assert (await backend.create(CONFIG)).task_id == 17
+        assert (await backend.create(body_of(CONFIG))).task_id == "17"
 
 
 @every_call
@@ -237,7 +238,7 @@ async def test_call_that_is_never_answered_ends_after_the_request_timeout(call: 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_create_answered_5xx_is_unknown_and_seen_once(status: int, page: bytes) -> None:
     async with bridge_at(always(answer(status, page))) as (server, backend):
-        error = await failure_of(backend.create(CONFIG))
+        error = await failure_of(backend.create(body_of(CONFIG)))
         assert isinstance(error, SubmissionUnknownError)
         assert (error.status, error.answer) == (status, page.decode())
         assert (len(server.requests), server.accepted) == (1, 1)
@@ -251,19 +252,19 @@ async def test_create_refused_before_its_large_body_is_read_is_refused() -> None
 
     config = attrs.evolve(CONFIG, validation_prompt="x" * 2_000_000)
     async with bridge_at(script) as (_, backend):
-        assert type(await failure_of(backend.create(config))) is ProtocolError
+        assert type(await failure_of(backend.create(body_of(config)))) is ProtocolError
 
 
 async def test_create_cut_while_its_large_body_is_sent_is_unknown() -> None:
     config = attrs.evolve(CONFIG, validation_prompt="x" * 2_000_000)
     async with bridge_at(after_reading(100_000, reset)) as (server, backend):
-        assert type(await failure_of(backend.create(config))) is SubmissionUnknownError
+        assert type(await failure_of(backend.create(body_of(config)))) is SubmissionUnknownError
         assert server.accepted == 1
 
 
 async def test_backend_closed_while_a_create_is_under_way_leaves_it_unknown() -> None:
     async with bridge_at(once(end=Peer.silence)) as (server, backend):
-        task = asyncio.create_task(failure_of(backend.create(CONFIG)))
+        task = asyncio.create_task(failure_of(backend.create(body_of(CONFIG))))
         while not server.requests:
             await asyncio.sleep(0)
         await backend.close()
@@ -289,7 +290,7 @@ async def test_redirect_to_another_origin_is_not_followed(call: Call, status: in
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_of_a_create_within_the_origin_is_not_followed(status: int) -> None:
     async with bridge_at(always(answer(status, Location="/v1/images/models/"))) as (server, backend):
-        error = await failure_of(backend.create(CONFIG))
+        error = await failure_of(backend.create(body_of(CONFIG)))
         assert type(error) is SubmissionUnknownError
         assert [request.method for request in server.requests] == ["POST"]
 
@@ -343,7 +344,7 @@ async def test_answer_of_10_mb_is_read_up_to_the_bound_and_refused(call: Call, r
     assert peak < 8 * wire.MAX_ANSWER_BYTES
 
 
-async def call_once(call: Call, backend: BridgeBackend) -> None:
+async def call_once(call: Call, backend: BridgeClient) -> None:
     """Let everything be imported and cached that a first call needs."""
     await failure_of(call(backend))
 
@@ -379,7 +380,7 @@ async def test_result_refused_by_a_trickle_ends_after_the_request_timeout() -> N
 async def test_answer_that_is_compressed_anyway_is_not_decompressed(coding: str, received: Received) -> None:
     bomb = gzip.compress(b" " * 20_000_000 + CREATED.encode(), 1)
     async with bridge_at(always(answer(200, bomb, Content_Encoding=coding))) as (_, backend):
-        error = await failure_of(backend.create(CONFIG))
+        error = await failure_of(backend.create(body_of(CONFIG)))
     assert type(error) is SubmissionUnknownError
     assert received.count == len(bomb) < 200_000
 
@@ -443,13 +444,13 @@ def test_answer_damaged_anywhere_gives_a_task_or_an_error_of_this_library(
     async def run() -> None:
         async with bridge_at(once(damaged[:split], damaged[split:])) as (server, backend):
             try:
-                created = await backend.create(CONFIG)
+                created = await backend.create(body_of(CONFIG))
             except CrynuxError as error:
                 check_error(error)
                 outcome: type = type(error)
             else:
                 outcome = type(created)
-                assert created.task_id > 0
+                assert int(created.task_id) > 0
             assert outcome is not UnreachableError
             assert (len(server.requests), server.accepted) == (1, 1)
 
@@ -464,7 +465,7 @@ async def test_create_that_breaks_in_an_unforeseen_way_after_it_was_sent_is_unkn
 
     monkeypatch.setattr(wire, "Answer", fail)
     async with bridge_at(always(ACCEPTED)) as (_, backend):
-        error = await failure_of(backend.create(CONFIG))
+        error = await failure_of(backend.create(body_of(CONFIG)))
     assert type(error) is SubmissionUnknownError
     assert "a defect" in str(error)
 
@@ -495,7 +496,7 @@ async def test_call_cancelled_at_any_await_raises_cancelled_error_and_leaks_noth
         await server.all_closed()
 
 
-async def settled(call: Call, backend: BridgeBackend) -> None:
+async def settled(call: Call, backend: BridgeClient) -> None:
     """Make a call whose outcome does not matter, but for cancellation."""
     with suppress(CrynuxError):
         await call(backend)

@@ -49,7 +49,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.ledger = MemoryLedger()
         self.sessions: list[tuple[Session, Severable]] = []
         self.waiters: list[asyncio.Task[None]] = []
-        self.told: list[int] = []
+        self.told: list[str] = []
         self.seed = 0
 
     @initialize(disk=st.sampled_from(DISKS))
@@ -93,7 +93,7 @@ class MoneyMachine(RuleBasedStateMachine):
         async def plan() -> None:
             for _ in range(count):
                 self.seed += 1
-                job = session.plan(make_config(seed=self.seed))
+                job = session.submit_nowait(make_config(seed=self.seed))
                 self.waiters.append(asyncio.create_task(wait_for(job)))
             await asyncio.sleep(seconds)
 

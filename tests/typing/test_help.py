@@ -6,11 +6,33 @@ import re
 
 import pytest
 
-from crynux_async import FineTuneConfig, Settings, SettingsArguments
+from crynux_async import (
+    FineTuneConfig,
+    Job,
+    Reconciled,
+    Session,
+    SessionStatistics,
+    Settings,
+    SettingsArguments,
+    Unconfirmed,
+)
 from crynux_async.training import ConfigChanges
 
 
-@pytest.mark.parametrize("cls", [FineTuneConfig, Settings, ConfigChanges, SettingsArguments])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        FineTuneConfig,
+        Settings,
+        ConfigChanges,
+        SettingsArguments,
+        Session,
+        Job,
+        SessionStatistics,
+        Unconfirmed,
+        Reconciled,
+    ],
+)
 def test_help_shows_nothing_private_and_no_any(cls: type) -> None:
     shown = pydoc.render_doc(cls, renderer=pydoc.plaintext)
     assert cls.__name__ in shown

@@ -6,7 +6,21 @@ Nothing here is run; ``test_user_code`` gives the file to mypy and to pyright.
 from pathlib import Path
 from typing import Unpack
 
-from crynux_async import EffectiveConfig, FineTuneConfig, Replacement, Secret, Session, Settings, SettingsArguments
+from crynux_async import (
+    CrynuxError,
+    DownloadProgressed,
+    EffectiveConfig,
+    FineTuneConfig,
+    Job,
+    JobRow,
+    JobState,
+    Reconciled,
+    Replacement,
+    Secret,
+    Session,
+    Settings,
+    SettingsArguments,
+)
 from crynux_async.archive import LoraArchive
 from crynux_async.training import (
     BRIDGE_FACTS,
@@ -59,6 +73,40 @@ def key_of(known: Settings) -> str:
 
 def session_of_mine(name: str, **arguments: Unpack[SettingsArguments]) -> Session:
     return Session(ledger=f"{name}.db", **arguments)
+
+
+async def use_a_session(session: Session, config: FineTuneConfig, folder: Path) -> list[Path]:
+    jobs: list[Job] = [session.submit_nowait(config, label="a"), await session.submit(config), session.attach("7")]
+    jobs.append(session.attach(7, config=config))
+    jobs += await session.submit_many([config], label=lambda one: one.model_name)
+    session.plan(config)  # fails
+    session.submit_nowait(config, lable="a")  # fails
+    session.attach(7.5)  # fails
+    session.jobs("running")  # fails
+    async for job in session.as_completed(jobs):
+        await job
+    rows: list[JobRow] = await session.history(states={JobState.RUNNING}, limit=10)
+    looked_for: list[Reconciled] = await session.reconcile(at_most=10)
+    return [
+        await job.download(folder, name="{label}.zip")
+        for job in jobs
+        if job.state is JobState.SUCCEEDED and rows and looked_for
+    ]
+
+
+def number_of(job: Job) -> int:
+    return job.task_id  # fails
+
+
+async def look_at_a_job(job: Job) -> tuple[str, str | None, CrynuxError | None, Path | None]:
+    job.state = JobState.RUNNING  # fails
+    job.wanted.folder()  # fails
+    Job(job_id="j1")  # fails
+    async for event in job.events():
+        if isinstance(event, DownloadProgressed):
+            divmod(event.received_bytes, event.total_bytes or 1)
+    again: Job = await job.wait(timeout=5)
+    return again.job_id, again.task_id, job.error, job.path
 
 
 def secret_of(known: Settings) -> Secret | None:

@@ -20,7 +20,7 @@ import attrs
 
 from crynux_async.backends.bridge import admin_wire as wire
 from crynux_async.backends.bridge.admin_http import AdminHttp, Reply
-from crynux_async.backends.bridge.http import BridgeBackend
+from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
 from crynux_async.backends.bridge.wire import Answer
 from crynux_async.clock import utc_now
@@ -302,7 +302,7 @@ class BridgeAdmin:
 
     async def _prime(self, key: BridgeKey) -> None:
         """Make a key known to the bridge, unless it is already; a refusal by the rate limiter is waited for."""
-        backend = BridgeBackend(attrs.evolve(self._settings, api_key=key.api_key))
+        backend = BridgeClient(attrs.evolve(self._settings, api_key=key.api_key))
         try:
             for _ in range(_PRIMINGS):
                 if not await backend.key_is_fresh():

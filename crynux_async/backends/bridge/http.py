@@ -9,20 +9,19 @@ decompressed (a small answer must not become a large one), and no aiohttp except
 import asyncio
 import io
 import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import attrs
 from yarl import URL
 
 import crynux_async
-from crynux_async.backends.base import CreatedTask, RemoteStatus, ResultStream, Validator
+from crynux_async.backends.base import CreatedTask, ResultStream, Validator
 from crynux_async.backends.bridge import wire
+from crynux_async.backends.bridge.proxies import environment_proxy
 from crynux_async.errors import (
     AuthError,
     BackendError,
@@ -38,11 +37,10 @@ from crynux_async.errors import (
     UsageError,
 )
 from crynux_async.settings import Settings
-from crynux_async.training.config import FineTuneConfig
 
 _PATH = "/v1/images/models"
 _PROBE_ID = 2**62  # no bridge has made so many tasks, so asking for this result can only be refused
-_STATUSES = {status.value: status for status in RemoteStatus}
+_STATUSES = {status.value: status for status in wire.RemoteStatus}
 _REACHED_BY_PRIMING = ("task_args", "timeout")  # fields that the bridge looks at after it has filed the key
 _SAID_CHARS = 500
 # UnicodeError: a host name that no DNS label can hold. HttpProcessingError: a body that is not chunked as it should be.
@@ -74,10 +72,8 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
-class BridgeBackend:
-    """The Crynux bridge as a ``Backend``.
-
-    Must be made inside a running event loop.
+class BridgeClient:
+    """The bridge's calls, one method each. Must be made inside a running event loop.
 
     Args:
         settings: Address, key, timeouts, proxy and limits.
@@ -89,23 +85,23 @@ class BridgeBackend:
         self._base_url = URL(settings.base_url)
         self._base_path = self._base_url.raw_path.rstrip("/") + _PATH
         self._patience = aiohttp.ClientTimeout(total=settings.request_timeout, sock_connect=settings.connect_timeout)
-        self._proxy = settings.proxy or _environment_proxy(settings)
+        self._proxy = settings.proxy or (environment_proxy(settings.base_url) if settings.trust_env else None)
         tls = _tls(settings.ca_bundle)
         self._http = _client(tls, limit=settings.max_connections, force_close=False)
         self._create_http = _client(tls, limit=0, force_close=True)
 
-    async def create(self, config: FineTuneConfig) -> CreatedTask:
+    async def create(self, body: bytes) -> CreatedTask:
         """Send one create, exactly once, and return the task that it made.
 
         Args:
-            config: What to train; its values go over the wire as they are.
+            body: The create's JSON, as ``wire.encode_args`` makes it.
 
         Raises:
             UnreachableError: No connection; nothing was sent.
             RateLimitedError, AuthError, QuotaError, RejectedError, ProtocolError: Refused; nothing was created.
             SubmissionUnknownError: Everything else: the task may exist.
         """
-        return wire.read_created(await self._post(wire.encode_args(wire.to_wire(config))))
+        return wire.read_created(await self._post(body))
 
     async def prime_key(self) -> None:
         """Make the key known to the bridge with a create that its schema is bound to refuse.
@@ -141,7 +137,7 @@ class BridgeBackend:
         except NotFoundError as error:
             return wire.means_fresh_key(error)
 
-    async def status(self, task_id: int) -> RemoteStatus | str:
+    async def status(self, task_id: str) -> wire.RemoteStatus | str:
         """Return the status of a task; a word that is not known comes back as it is.
 
         Raises:
@@ -150,7 +146,7 @@ class BridgeBackend:
         """
         try:
             answer = await self._get(self._url(f"/{task_id}/status"), usual=wire.running_answer(task_id))
-            word = RemoteStatus.RUNNING if answer is None else wire.read_status(answer)
+            word = wire.RemoteStatus.RUNNING if answer is None else wire.read_status(answer)
         except BackendError as error:
             error.task_id = task_id
             raise
@@ -158,7 +154,7 @@ class BridgeBackend:
 
     @asynccontextmanager
     async def open_result(
-        self, task_id: int, *, start: int = 0, validator: Validator | None = None
+        self, task_id: str, *, start: int = 0, validator: Validator | None = None
     ) -> AsyncIterator[ResultStream]:
         """Open the result from byte ``start`` on, provided it is still the version of ``validator``.
 
@@ -174,7 +170,7 @@ class BridgeBackend:
         finally:
             result.close()
 
-    async def owns(self, task_id: int) -> bool | None:
+    async def owns(self, task_id: str) -> bool | None:
         """Whether a task was made with this key, or None where that cannot be told (yet).
 
         The bridge hands out a result only to its owner, and says of an unfinished one only that there is none; one byte
@@ -244,7 +240,7 @@ class BridgeBackend:
             failure = self._failure(error, url, progress)
         raise failure
 
-    async def _open(self, task_id: int, span: dict[str, str]) -> "_BridgeResult":
+    async def _open(self, task_id: str, span: dict[str, str]) -> "_BridgeResult":
         """Ask for a result and return it when it has begun to come, which must be within ``request_timeout``."""
         url, progress = self._url(f"/{task_id}/result"), self._begin()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
@@ -266,7 +262,7 @@ class BridgeBackend:
             failure.task_id = task_id
         raise failure
 
-    async def _begun(self, response: aiohttp.ClientResponse, task_id: int) -> "_BridgeResult":
+    async def _begun(self, response: aiohttp.ClientResponse, task_id: str) -> "_BridgeResult":
         """Return the result that an answer brings, or close the answer and raise what it says instead."""
         try:
             if response.status not in (200, 206):
@@ -302,6 +298,7 @@ class BridgeBackend:
             url=str(response.url),
             truncated=len(body) > wire.MAX_ANSWER_BYTES,
             content_range=response.headers.get("Content-Range", ""),
+            location=self._hide(response.headers.get("Location", ""))[:_SAID_CHARS],
         )
 
     def _hide(self, text: str) -> str:
@@ -319,6 +316,9 @@ class BridgeBackend:
         said = _describe(error, self._hide)
         if progress.connected:
             return TransportError(f"the connection to {url} broke: {said}", url=str(url))
+        if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == wire.PROXY_LOGIN_WANTED:
+            message = f"{said}; put user and password into proxy= (or HTTPS_PROXY); nothing was sent"
+            return UnreachableError(message, url=str(url), is_lasting=True)
         return UnreachableError(f"{url.authority} cannot be reached: {said}; nothing was sent", url=str(url))
 
 
@@ -328,7 +328,7 @@ class _BridgeResult:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        task_id: int,
+        task_id: str,
         read_timeout: float,
         hide: Callable[[str], str],
     ) -> None:
@@ -508,26 +508,3 @@ def _tls(ca_bundle: str | None) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=ca_bundle)
     except (OSError, ssl.SSLError) as error:
         raise SettingsError([Problem(field="ca_bundle", message=f"{ca_bundle} is no PEM file: {error}")]) from error
-
-
-def _environment_proxy(settings: Settings) -> str | None:
-    """Return the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY ask for, or None.
-
-    Raises:
-        SettingsError: They ask for a proxy that does not speak HTTP, to which the key must not be sent.
-    """
-    parts = urlsplit(settings.base_url)
-    hosts = (parts.netloc, parts.hostname or "")  # with port, and an IPv6 address without its brackets
-    if not settings.trust_env or any(urllib.request.proxy_bypass(host) for host in hosts):
-        return None
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy:
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    scheme = urlsplit(proxy).scheme
-    if scheme not in ("http", "https"):
-        message = (
-            f"{parts.scheme.upper()}_PROXY names a {scheme} proxy, and only http works; set proxy=, or trust_env=0"
-        )
-        raise SettingsError([Problem(field="proxy", message=message)])
-    return proxy

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, NoReturn
 
 import attrs
@@ -35,10 +36,23 @@ MAX_ANSWER_BYTES = 1 << 20
 KEPT_ANSWER_CHARS = 1 << 16
 MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
 
+PROXY_LOGIN_WANTED = 407
+
 _WAIT = re.compile(r"wait\s+(\d+(?:\.\d+)?)\s*seconds?")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
 _QUOTA = re.compile(r"quota|use limit", re.IGNORECASE)
+
+
+_COUNTED_FIELDS = frozenset({"task_args", "timeout"})  # looked at after the rate limit has taken its token
+
+
+class RemoteStatus(StrEnum):
+    """The bridge's words for where a task is."""
+
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +66,7 @@ class Answer:
         url: What was asked.
         truncated: Whether the body was longer than that.
         content_range: The ``Content-Range`` header, or "".
+        location: The ``Location`` header, or "".
     """
 
     status: int
@@ -60,6 +75,7 @@ class Answer:
     url: str
     truncated: bool = False
     content_range: str = ""
+    location: str = ""
 
     @property
     def text(self) -> str:
@@ -123,7 +139,7 @@ def read_created(answer: Answer) -> CreatedTask:
         data = _success_data(answer)
         task_id = data.get("id") if isinstance(data, dict) else None
         if isinstance(task_id, int) and not isinstance(task_id, bool) and 0 < task_id <= MAX_TASK_ID:
-            return CreatedTask(task_id=task_id, created_at=parse_time(data.get("created_at")))
+            return CreatedTask(task_id=str(task_id), created_at=parse_time(data.get("created_at")))
     if answer.status in (401, 403, 404, 413):
         raise _proxy_refusal(answer)
     if answer.status == 400 and (error := _validation_error(answer)):
@@ -135,9 +151,9 @@ def read_created(answer: Answer) -> CreatedTask:
     )
 
 
-def running_answer(task_id: int) -> bytes:
+def running_answer(task_id: str) -> bytes:
     """Return the body of the answer that a task still runs, to the letter."""
-    return b'{"message":"success","data":{"id":%d,"status":"running"}}' % task_id
+    return b'{"message":"success","data":{"id":%s,"status":"running"}}' % task_id.encode()
 
 
 def read_status(answer: Answer) -> str:
@@ -173,7 +189,7 @@ def raise_for(answer: Answer) -> NoReturn:
         raise ServerError(f"the bridge answered {_describe(answer)}; ask again later", **answer.facts)
     if answer.status in (401, 403, 404, 413, 429):
         raise _proxy_refusal(answer)
-    raise ProtocolError(f"no bridge answers {_describe(answer)}; is base_url right?", **answer.facts)
+    raise ProtocolError(_say_foreign(answer), is_lasting=True, **answer.facts)
 
 
 def means_fresh_key(error: BackendError) -> bool:
@@ -239,12 +255,15 @@ def _validation_error(answer: Answer) -> BackendError | None:
 
 def _named_error(field: str, text: str, answer: Answer) -> BackendError:
     facts = {**answer.facts, "field": field}
+    lasting = {**facts, "is_lasting": True}
     if field == "rate_limit":
         return RateLimitedError(f"too many creates: {text}", wait=parse_wait(text), **facts)
     if field == "Authorization" and _QUOTA.search(text):
-        return QuotaError(f"the key is used up ({text}); finished models cannot be downloaded with it either", **facts)
+        return QuotaError(
+            f"the key is used up ({text}); finished models cannot be downloaded with it either", **lasting
+        )
     if field == "Authorization":
-        return AuthError(f"the bridge does not accept the key: {text}; check CRYNUX_API_KEY", **facts)
+        return AuthError(f"the bridge does not accept the key: {text}; check CRYNUX_API_KEY", **lasting)
     if field == "api_key":
         return OwnershipError(
             f"the task does not belong to this key ({text}). If it does: the first task that a new key ever makes can "
@@ -253,13 +272,27 @@ def _named_error(field: str, text: str, answer: Answer) -> BackendError:
         )
     if field == "id":
         return NotFoundError(f"{text}: there is no result (not finished, failed, or deleted)", **facts)
-    return RejectedError(f"the bridge does not accept {field or 'the request'}: {text}", **facts)
+    message = f"the bridge does not accept {field or 'the request'}: {text}"
+    return RejectedError(message, is_counted=field in _COUNTED_FIELDS, **facts)
 
 
 def _proxy_refusal(answer: Answer) -> CrynuxError:
     """Return the error for a refusal that never comes from the bridge itself, so nothing behind it has happened."""
     cls = AuthError if answer.status in (401, 403) else ProtocolError
-    return cls(f"a proxy before the bridge refused with {_describe(answer)}; is base_url right?", **answer.facts)
+    message = f"a proxy before the bridge refused with {_describe(answer)}; is base_url right?"
+    return cls(message, is_lasting=answer.status != 429, **answer.facts)
+
+
+def _say_foreign(answer: Answer) -> str:
+    """Say that an answer is no bridge's, and what to do: waiting will not mend it."""
+    said = f"no bridge answers {_describe(answer)}"
+    if 300 <= answer.status < 400 and answer.location:
+        return f"{said}, it sends elsewhere: set base_url to where {answer.location} leads (redirects are not followed)"
+    if answer.status == PROXY_LOGIN_WANTED:
+        return f"{said}: the proxy wants user and password; put them into proxy= (or HTTP_PROXY)"
+    if answer.content_type == "text/html":
+        return f"{said}: this is a page for people, perhaps the login page of the network; is base_url right?"
+    return f"{said}; is base_url right?"
 
 
 def _unsatisfied_total(answer: Answer) -> int | None:

@@ -1,21 +1,25 @@
 """How an older ledger becomes a current one, one version at a time, in the one transaction that opens it.
 
 A new schema needs three things: the tables in ``schema``, ``schema.VERSION`` one higher, and here the step that leads
-from the version before to it. A step is never changed once it was released. A new ledger is made from ``schema`` at
-once.
+from the version before to it. A step is never changed once it was released, so it names its tables in words of its own
+and does not look into ``schema``. A new ledger is made from ``schema`` at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
 import attrs
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import insert, select, update
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from crynux_async.errors import LedgerError
+from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.schema import VERSION, meta, metadata
+from crynux_async.ledgers.sql.version_2 import migrate_to_version_2
 
-Migration: TypeAlias = Callable[[Connection], None]
+Migration: TypeAlias = Callable[[Connection, str, int], Awaitable[None]]
+"""A step to the next version; it is given the name of the ledger and the time in microseconds since 1970."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,38 +35,47 @@ class SchemaPlan:
     migrations: Mapping[int, Migration]
 
 
-CURRENT = SchemaPlan(version=VERSION, migrations=MappingProxyType({}))
+CURRENT = SchemaPlan(version=VERSION, migrations=MappingProxyType({1: migrate_to_version_2}))
 
 
-def create(connection: Connection, plan: SchemaPlan) -> None:
+async def create(connection: Connection, plan: SchemaPlan) -> None:
     """Make the tables of a new ledger inside the transaction that is open."""
-    metadata.create_all(connection, checkfirst=False)
-    connection.execute(insert(meta).values(name="version", value=str(plan.version)))
+    for table in metadata.sorted_tables:
+        await connection.run(CreateTable(table))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            await connection.run(CreateIndex(index))
+    await connection.run(insert(meta).values(name="version", value=str(plan.version)))
 
 
-def migrate(connection: Connection, plan: SchemaPlan, path: str) -> None:
+async def migrate(connection: Connection, plan: SchemaPlan, path: str, now: int) -> None:
     """Bring a ledger up to date inside the transaction that is open.
 
+    Args:
+        connection: To the ledger.
+        plan: Where to bring it.
+        path: Its name, for messages.
+        now: The time in microseconds since 1970.
+
     Raises:
-        LedgerError: It was written by a newer version.
+        LedgerError: It was written by a newer version, or is in use by the older one.
     """
-    version = found = stored_version(connection, path)
+    version = found = await stored_version(connection, path)
     check_version(found, plan, path)
     while version < plan.version:
-        plan.migrations[version](connection)
+        await plan.migrations[version](connection, path, now)
         version += 1
     if version != found:
-        connection.execute(update(meta).where(meta.c.name == "version").values(value=str(version)))
+        await connection.run(update(meta).where(meta.c.name == "version").values(value=str(version)))
 
 
-def stored_version(connection: Connection, path: str) -> int:
+async def stored_version(connection: Connection, path: str) -> int:
     """Return the version of a ledger's schema.
 
     Raises:
         LedgerError: It has none.
     """
-    text = connection.execute(select(meta.c.value).where(meta.c.name == "version")).scalar()
-    return parse_version(text, path)
+    rows = await connection.fetch(select(meta.c.value).where(meta.c.name == "version"))
+    return parse_version(rows[0][0] if rows else None, path)
 
 
 def parse_version(text: str | None, path: str) -> int:

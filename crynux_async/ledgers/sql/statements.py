@@ -1,10 +1,12 @@
-"""Every statement that a ledger in a database makes, as SQLAlchemy Core expressions.
+"""Every statement by which a ledger in a database writes, as SQLAlchemy Core expressions.
 
-The names of the parameters are the columns' own, with "set_" before those that an UPDATE stores.
+The names of the parameters are the columns' own, with "set_" before those that an UPDATE stores and "key_" before those
+that it looks for. Every statement about a job looks for its fence, ``key_lease``, or comes behind one that does in the
+same transaction: where another lease holds the job, no row is found and nothing is stored.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -12,9 +14,8 @@ from sqlalchemy import (
     ColumnElement,
     Delete,
     Insert,
-    ScalarSelect,
     Select,
-    Text,
+    Table,
     Update,
     and_,
     bindparam,
@@ -23,31 +24,106 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
-    not_,
     or_,
     select,
+    tuple_,
     update,
 )
 
+# An INSERT with ON CONFLICT; SQLite has taken this form of it over from PostgreSQL word for word.
+from sqlalchemy.dialects.postgresql import insert as insert_or
+from sqlalchemy.dialects.postgresql.dml import Insert as InsertOr
+
 from crynux_async.ledgers.base import AttemptOutcome
-from crynux_async.ledgers.sql.rows import ATTEMPT_COLUMNS, JOB_COLUMNS
-from crynux_async.ledgers.sql.schema import attempts, configs, gates, hazards, jobs, leases
-
-_JOB_COLUMNS = [name for name in JOB_COLUMNS if name != "config"]
-_FINISHED_COLUMNS = ("answered_at", "outcome", "task_id", "wait", "status", "answer")
-
-
-def _lease_of_owner() -> ScalarSelect[Any]:
-    return select(leases.c.id).where(leases.c.owner == bindparam("owner")).scalar_subquery()
-
-
-ADD_JOB: Insert = insert(jobs).values(
-    {**{name: bindparam(name) for name in _JOB_COLUMNS}, "lease_id": _lease_of_owner()},
+from crynux_async.ledgers.sql import money
+from crynux_async.ledgers.sql.schema import (
+    attempts,
+    budgets,
+    configs,
+    events,
+    gates,
+    hazards,
+    jobs,
+    leases,
+    notes,
+    steps,
+    tags,
+    tasks,
+    wishes,
 )
 
-ADD_CONFIG: Insert = insert(configs).values(job_id=bindparam("job_id"), config=bindparam("config"))
+MANY_EVENTS = 100
+"""Jobs with more events have an index of their own (``events_many``)."""
 
-BEGIN_ATTEMPT: Insert = insert(attempts).values({name: bindparam(name) for name in ATTEMPT_COLUMNS})
+FINISHED_COLUMNS = ("answered_at", "outcome", "task_id", "wait", "status", "answer")
+_NOTHING = literal_column("0", BigInteger)
+_UNKNOWN: ColumnElement[str] = literal_column(f"'{AttemptOutcome.UNKNOWN.value}'")
+
+
+def _values(table: Table, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a parameter for each column, by its name."""
+    return {column.name: bindparam(column.name) for column in table.columns if column.name not in without}
+
+
+def _put(table: Table) -> InsertOr:
+    """Return the INSERT that replaces what is there under the same primary key."""
+    statement = insert_or(table).values(_values(table))
+    keys = [column.name for column in table.primary_key]
+    others = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=others)
+
+
+def _of_held_job(table: Table, *, without: Iterable[str]) -> InsertOr:
+    """Return the INSERT of a row whose job ``key_lease`` holds; the job's row stays locked until the commit."""
+    chosen = [column for column in table.columns if column.name not in without]
+    row = select(*[bindparam(column.name, type_=column.type) for column in chosen]).select_from(jobs)
+    held = row.where(jobs.c.job_id == bindparam("job_id"), jobs.c.lease_id == bindparam("key_lease"))
+    return insert_or(table).from_select([column.name for column in chosen], held.with_for_update(of=jobs))
+
+
+# Jobs
+
+# Where the idempotency key is there it adds nothing, and says so by the number of rows.
+ADD_JOB: Insert = (
+    insert_or(jobs)
+    .values(_values(jobs, without=["id"]))
+    .on_conflict_do_nothing(index_elements=["idempotency_key", "backend", "tenant"])
+)
+
+ADD_CONFIG: Insert = insert(configs).values(_values(configs))
+
+ADD_TAG: Insert = insert(tags).values(_values(tags))
+
+REMOVE_TAGS: Delete = delete(tags).where(tags.c.job_id == bindparam("job_id"))
+
+CHANGE_CONFIG: Update = (
+    update(configs)
+    .where(
+        configs.c.job_id == bindparam("key_job_id"),
+        exists().where(jobs.c.job_id == bindparam("key_job_id"), jobs.c.digest == bindparam("key_digest")),
+    )
+    .values(config=bindparam("set_config"))
+)
+
+
+@functools.cache
+def change_job(names: tuple[str, ...], *, is_numbered: bool) -> Update:
+    """Return the UPDATE of some columns of one job by its fence; without any it only finds out whether that holds.
+
+    Args:
+        names: The columns.
+        is_numbered: Whether the job must be at a certain event, ``key_last_event``, because events are numbered on.
+    """
+    stored: dict[str, Any] = {name: bindparam(f"set_{name}") for name in names} or {"job_id": jobs.c.job_id}
+    found = and_(jobs.c.job_id == bindparam("key_job_id"), jobs.c.lease_id == bindparam("key_lease"))
+    if is_numbered:
+        found = and_(found, jobs.c.last_event == bindparam("key_last_event"))
+    return update(jobs).where(found).values(stored)
+
+
+# What belongs to jobs
+
+BEGIN_ATTEMPT: Insert = _of_held_job(attempts, without=["id", "last_begun"])
 
 FINISH_ATTEMPT: Update = (
     update(attempts)
@@ -56,138 +132,132 @@ FINISH_ATTEMPT: Update = (
         attempts.c.number == bindparam("key_number"),
         or_(
             attempts.c.outcome.is_(None),
-            attempts.c.outcome == literal_column(f"'{AttemptOutcome.UNKNOWN.value}'"),
+            attempts.c.outcome == _UNKNOWN,
             attempts.c.outcome == bindparam("set_outcome"),
         ),
     )
     .values(
         {
-            **{name: bindparam(f"set_{name}") for name in _FINISHED_COLUMNS},
+            **{name: bindparam(f"set_{name}") for name in FINISHED_COLUMNS},
             "last_begun": select(func.max(attempts.c.id)).scalar_subquery(),
         }
     )
 )
 
-ADD_LEASE: Insert = insert(leases).from_select(
-    ["owner", "until"],
-    select(bindparam("owner", type_=Text), bindparam("until", type_=BigInteger)).where(
-        not_(exists().where(leases.c.owner == bindparam("owner")))
-    ),
+PUT_TASK: Insert = _put(tasks)
+
+PLAN_STEP: Insert = _of_held_job(steps, without=["id"]).on_conflict_do_nothing(
+    index_elements=["job_id", "try_number", "member", "kind"]
 )
 
-RENEW_LEASE: Update = (
-    update(leases).where(leases.c.owner == bindparam("key_owner")).values(until=bindparam("set_until"))
+FINISH_STEP: Update = (
+    update(steps)
+    .where(
+        steps.c.job_id == bindparam("key_job_id"),
+        steps.c.try_number == bindparam("key_try_number"),
+        steps.c.member == bindparam("key_member"),
+        steps.c.kind == bindparam("key_kind"),
+    )
+    .values(done_at=bindparam("set_done_at"), outcome=bindparam("set_outcome"))
 )
 
-RELEASE_LEASE: Delete = delete(leases).where(leases.c.owner == bindparam("owner"))
+ADD_EVENT: Insert = insert(events).values(_values(events))
 
-TAKE_LEASE: Update = update(jobs).where(jobs.c.job_id == bindparam("key_job_id")).values(lease_id=_lease_of_owner())
+ADD_WISH: Insert = insert(wishes).values(_values(wishes, without=["number"]))
 
-REMOVE_GATE: Delete = delete(gates).where(
-    gates.c.backend == bindparam("backend"), gates.c.key_id == bindparam("key_id")
+GRANT_WISH: Delete = delete(wishes).where(
+    wishes.c.number == bindparam("number"), wishes.c.job_id == bindparam("job_id")
 )
 
-ADD_GATE: Insert = insert(gates).values({column.name: bindparam(column.name) for column in gates.columns})
 
-REMOVE_HAZARD: Delete = delete(hazards).where(
-    hazards.c.backend == bindparam("backend"), hazards.c.kind == bindparam("kind")
+def trim_old_events(before: int, at_most: int) -> Delete:
+    """Return the DELETE of some events before a time, of jobs that have ended."""
+    is_ended = exists().where(jobs.c.job_id == events.c.job_id, jobs.c.ended_at.is_not(None))
+    return _trim(select(events.c.job_id, events.c.number).where(events.c.at < before, is_ended), at_most)
+
+
+def trim_many_events(keep: int, at_most: int) -> Delete:
+    """Return the DELETE of some events that are not among the newest ``keep`` of their job."""
+    other = events.alias("other")
+    has_many = select(other.c.job_id).where(other.c.number > keep)
+    if keep >= MANY_EVENTS:  # in SQLite's own words, or the index is not used
+        has_many = has_many.where(other.c.number > literal_column(str(MANY_EVENTS)))
+    last = select(jobs.c.last_event).where(jobs.c.job_id == events.c.job_id).scalar_subquery()
+    too_many = select(events.c.job_id, events.c.number).where(
+        events.c.job_id.in_(has_many), events.c.number <= last - keep
+    )
+    return _trim(too_many, at_most)
+
+
+def _trim(chosen: Select[Any], at_most: int) -> Delete:
+    some = chosen.limit(at_most).subquery()
+    pairs = select(some.c.job_id, some.c.number)
+    return delete(events).where(tuple_(events.c.job_id, events.c.number).in_(pairs))
+
+
+# Money
+
+_HELD, _SPENT, _LIMIT = (money.columns(budgets.c, name) for name in ("held", "spent", "limit"))
+_AMOUNT, _GIVEN_LIMIT = money.parameter("set_amount"), money.parameter("set_limit")
+_RELEASED, _COST = money.parameter("set_released"), money.parameter("set_spent")
+
+OPEN_BUDGET: Insert = (
+    insert_or(budgets)
+    .values({column.name: bindparam("name") if column.name == "name" else _NOTHING for column in budgets.columns})
+    .on_conflict_do_nothing(index_elements=["name"])
 )
 
-ADD_HAZARD: Insert = insert(hazards).values({column.name: bindparam(column.name) for column in hazards.columns})
+RESERVE: Update = (
+    update(budgets)
+    .where(
+        budgets.c.name == bindparam("key_name"),
+        money.at_most(money.plus(_HELD, _SPENT, _AMOUNT), _GIVEN_LIMIT),
+    )
+    .values({**money.stored("limit", _GIVEN_LIMIT), **money.stored("held", money.plus(_HELD, _AMOUNT))})
+)
+
+SETTLE: Update = (
+    update(budgets)
+    .where(budgets.c.name == bindparam("key_name"), money.at_most(_RELEASED, _HELD))
+    .values({**money.stored("held", money.minus(_HELD, _RELEASED)), **money.stored("spent", money.plus(_SPENT, _COST))})
+)
 
 
-@functools.cache
-def change_job(names: tuple[str, ...]) -> Update:
-    """Return the UPDATE of some columns of one job; without any it only finds out whether the job is there."""
-    stored: dict[str, Any] = {name: bindparam(f"set_{name}") for name in names} or {"job_id": jobs.c.job_id}
-    return update(jobs).where(jobs.c.job_id == bindparam("key_job_id")).values(stored)
+# Leases
+
+ADD_LEASE: Insert = insert(leases).values(_values(leases, without=["id"]))
+
+REMOVE_LEASE: Delete = delete(leases).where(leases.c.id == bindparam("id"))
+
+FREE_JOBS: Update = update(jobs).where(jobs.c.lease_id == bindparam("key_lease")).values(lease_id=None)
+
+DROP_JOB: Update = (
+    update(jobs)
+    .where(jobs.c.job_id == bindparam("key_job_id"), jobs.c.lease_id == bindparam("key_lease"))
+    .values(lease_id=None)
+)
+
+TAKE_JOB: Update = update(jobs).where(jobs.c.id == bindparam("key_id")).values(lease_id=bindparam("set_lease"))
 
 
-def _select_rows() -> Select[Any]:
-    columns = [configs.c.config if name == "config" else jobs.c[name] for name in JOB_COLUMNS]
-    return select(*columns).select_from(jobs.outerjoin(configs, jobs.c.job_id == configs.c.job_id))
+# What is shared
 
+OPEN_GATE: Insert = insert_or(gates).values(_values(gates)).on_conflict_do_nothing(index_elements=["backend", "key_id"])
 
-def select_job(job_id: str) -> Select[Any]:
-    """Return the SELECT of one job."""
-    return _select_rows().where(jobs.c.job_id == job_id)
+PUT_GATE: Insert = _put(gates)
 
+PUT_HAZARD: Insert = _put(hazards)
 
-def select_jobs(
-    states: Collection[str] | None, backend: str | None, label: str | None, limit: int | None
-) -> Select[Any]:
-    """Return the SELECT of jobs in the order in which they were added."""
-    found = _select_rows().order_by(jobs.c.id)
-    if states is not None:
-        found = found.where(jobs.c.state.in_(list(states)))
-    if backend is not None:
-        found = found.where(jobs.c.backend == backend)
-    if label is not None:
-        found = found.where(jobs.c.label == label)
-    return found if limit is None else found.limit(limit)
+PUT_NOTE: Insert = _put(notes)
 
+ADD_NOTE: Insert = insert_or(notes).values(_values(notes)).on_conflict_do_nothing(index_elements=["scope", "name"])
 
-def select_attempts(backend: str | None, key_id: str | None, job_id: str | None, since: int | None) -> Select[Any]:
-    """Return the SELECT of attempts in the order in which they were begun."""
-    found = select(*[attempts.c[name] for name in ATTEMPT_COLUMNS]).order_by(attempts.c.id)
-    for name, wanted in (("backend", backend), ("key_id", key_id), ("job_id", job_id)):
-        if wanted is not None:
-            found = found.where(attempts.c[name] == wanted)
-    return found if since is None else found.where(attempts.c.began_at >= since)
+_THIS_NOTE = and_(notes.c.scope == bindparam("key_scope"), notes.c.name == bindparam("key_name"))
 
+REPLACE_NOTE: Update = (
+    update(notes).where(_THIS_NOTE, notes.c.value == bindparam("key_value")).values(value=bindparam("set_value"))
+)
 
-def select_bracket(job_id: str, number: int) -> Select[Any]:
-    """Return the SELECT of the two task ids around an attempt; no row where it was not begun."""
-    this, other = attempts.alias("this"), attempts.alias("other")
-    is_near = and_(other.c.backend == this.c.backend, other.c.task_id.is_not(None))
-    after = select(func.max(other.c.task_id)).where(is_near, other.c.last_begun < this.c.id).scalar_subquery()
-    before = select(func.min(other.c.task_id)).where(is_near, other.c.id > this.c.last_begun).scalar_subquery()
-    return select(after, before).where(this.c.job_id == job_id, this.c.number == number)
+REMOVE_NOTE: Delete = delete(notes).where(_THIS_NOTE)
 
-
-def is_free(backend: str, states: Collection[str], now: int) -> ColumnElement[bool]:
-    """Return the condition that a job can be claimed."""
-    is_held = exists().where(leases.c.id == jobs.c.lease_id, leases.c.until >= now)
-    return and_(jobs.c.backend == backend, jobs.c.state.in_(list(states)), not_(is_held))
-
-
-def select_free(condition: ColumnElement[bool]) -> Select[Any]:
-    """Return the SELECT of the jobs that a claim takes; it locks them where the database locks rows."""
-    return _select_rows().where(condition).order_by(jobs.c.id).with_for_update(of=jobs)
-
-
-def take_free(condition: ColumnElement[bool], owner: str) -> Update:
-    """Return the UPDATE that gives the jobs of a claim to their owner, whose lease is there already."""
-    lease_id = select(leases.c.id).where(leases.c.owner == owner).scalar_subquery()
-    return update(jobs).where(condition).values(lease_id=lease_id)
-
-
-def select_owners(job_ids: Collection[str]) -> Select[Any]:
-    """Return the SELECT of jobs with the owners of their leases (None: nobody)."""
-    joined = jobs.outerjoin(leases, leases.c.id == jobs.c.lease_id)
-    return select(jobs.c.job_id, leases.c.owner).select_from(joined).where(jobs.c.job_id.in_(list(job_ids)))
-
-
-def count_leases(owner: str) -> Select[Any]:
-    """Return the SELECT of how many jobs an owner has."""
-    lease_id = select(leases.c.id).where(leases.c.owner == owner).scalar_subquery()
-    return select(func.count()).select_from(jobs).where(jobs.c.lease_id == lease_id)
-
-
-def forget_leases(now: int) -> Delete:
-    """Return the DELETE of leases that ended and have no job left."""
-    is_used = exists().where(jobs.c.lease_id == leases.c.id)
-    return delete(leases).where(leases.c.until < now, not_(is_used))
-
-
-def select_gate(backend: str, key_id: str) -> Select[Any]:
-    """Return the SELECT of a key's gate."""
-    return select(gates.c.boot_id, gates.c.snapshot).where(gates.c.backend == backend, gates.c.key_id == key_id)
-
-
-def select_hazards(backend: str) -> Select[Any]:
-    """Return the SELECT of what was learned about a service."""
-    return select(hazards.c.kind, hazards.c.value).where(hazards.c.backend == backend).order_by(hazards.c.kind)
-
-
-SELECT_OWNERS = select(leases.c.owner)
+REMOVE_EXPECTED_NOTE: Delete = delete(notes).where(_THIS_NOTE, notes.c.value == bindparam("key_value"))

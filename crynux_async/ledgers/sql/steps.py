@@ -1,18 +1,24 @@
 """What each write of a ledger is in a database: statements and the rows that they are run for."""
 
-import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from itertools import groupby
 from typing import Any, TypeAlias
 
 import attrs
 from sqlalchemy.sql.expression import ClauseElement
 
-from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import AttemptRow
-from crynux_async.ledgers.sql import statements
-from crynux_async.ledgers.sql.rows import Column, encode_attempt, encode_changes, to_microseconds
+from crynux_async.ledgers.base import (
+    AttemptRow,
+    EventRow,
+    Fence,
+    JobChange,
+    Reservation,
+    Settlement,
+    StepRow,
+    TaskRow,
+)
+from crynux_async.ledgers.checks import not_held
+from crynux_async.ledgers.columns import Column, encode_changes, encode_row, encode_wei, to_json
+from crynux_async.ledgers.sql import money, statements
 
 Row: TypeAlias = Mapping[str, Column]
 
@@ -55,75 +61,92 @@ def merged(steps: Iterable[Step]) -> list[Step]:
     return [attrs.evolve(step, rows=rows) for step, rows in groups]
 
 
-def add_steps(rows: Sequence[Row], owner: str | None, until: datetime | None) -> list[Step]:
-    """Return how jobs are added, with the lease of ``owner`` where there is one.
+# Jobs
+
+
+def add_steps(
+    rows: Sequence[Row], fence: Fence | None, tags: Mapping[str, Mapping[str, str]], parts: Sequence[EventRow | TaskRow]
+) -> list[Step]:
+    """Return how jobs are added.
 
     Args:
         rows: Every column of each job.
-        owner: Who holds them, or None.
-        until: When the leases end.
+        fence: Who holds them, or None.
+        tags: Their tags, by the names of those that have any.
+        parts: Their events and tasks.
+
+    Raises:
+        LedgerError: A value cannot be stored.
     """
-    names = [row["job_id"] for row in rows]
-    configs = [row for row in rows if row["config"] is not None]
+    names = [str(row["job_id"]) for row in rows]
+    lease = None if fence is None else fence.number
     refusal = "a job with this id, or with this task of the same service, is there already"
+    configs = [row for row in rows if row["config"] is not None]
     return [
-        *([] if owner is None or until is None else _lease_steps(owner, until)),
-        # Touches the owner as well: a job must not go ahead of the lease that it names.
         Step(
             statement=statements.ADD_JOB,
-            rows=[{**row, "owner": owner} for row in rows],
-            touches=[*names, _owner_key(owner)],
+            rows=[{**row, "lease_id": lease} for row in rows],
+            touches=names,
             refusal=refusal,
         ),
         *([Step(statement=statements.ADD_CONFIG, rows=configs, touches=names, refusal=refusal)] if configs else ()),
+        *(_add_tags(name, tags[name]) for name in tags),
+        *(_event_step(part) if isinstance(part, EventRow) else _task_step(part) for part in parts),
     ]
 
 
-def change_steps(changes: Mapping[str, Mapping[str, Any]]) -> list[Step]:
-    """Return how columns of jobs change, in the order in which they are named.
+def change_steps(fence: Fence, change: JobChange) -> list[Step]:
+    """Return how a job changes, beginning with the step that looks for its fence.
 
     Raises:
-        LedgerError: There is no such column, or it cannot hold the value.
+        LedgerError: A value cannot be stored.
     """
-    encoded = [(job_id, encode_changes(columns)) for job_id, columns in changes.items()]
-    return [_change_alike(names, list(group)) for names, group in groupby(encoded, key=_stored_names)]
+    name = change.job_id
+    return [
+        _hold_step(fence, change),
+        *_config_steps(name, change.columns),
+        *_tag_steps(name, change.columns),
+        *([] if change.finished is None else [_finish_step(change.finished)]),
+        *map(_task_step, change.tasks),
+        *map(_step_done, change.steps),
+        *map(_event_step, change.events),
+        *([] if change.settlement is None else [_settle_step(change.settlement)]),
+        *_grant_steps(name, change.granted),
+    ]
 
 
-def begin_steps(attempt: AttemptRow) -> list[Step]:
+def begin_steps(fence: Fence, attempt: AttemptRow, reservation: Reservation | None) -> list[Step]:
     """Return how an attempt is begun.
 
     Raises:
         LedgerError: A value cannot be stored.
     """
-    refusal = f"there is no job {attempt.job_id!r}, or its attempt {attempt.number} was begun already"
-    rows = [encode_attempt(attempt)]
-    return [Step(statement=statements.BEGIN_ATTEMPT, rows=rows, touches=[attempt.job_id], refusal=refusal)]
+    name = attempt.job_id
+    begin = Step(
+        statement=statements.BEGIN_ATTEMPT,
+        rows=[{**encode_row(attempt), "key_lease": fence.number}],
+        touches=[name],
+        refusal=f"attempt {attempt.number} of job {name!r} was begun already",
+    )
+    return [begin, *([] if reservation is None else _reserve_steps(reservation))]
 
 
-def finish_steps(attempt: AttemptRow, changes: Mapping[str, Any]) -> list[Step]:
-    """Return how an attempt is finished and its job changed.
+def plan_steps(fence: Fence, step: StepRow) -> list[Step]:
+    """Return how a step of a job is planned; it changes nothing where it is there already.
 
     Raises:
         LedgerError: A value cannot be stored.
     """
-    columns = encode_attempt(attempt)
-    row = {f"set_{name}": value for name, value in columns.items()}
-    row |= {"key_job_id": columns["job_id"], "key_number": columns["number"]}
-    refusal = f"attempt {attempt.number} of job {attempt.job_id!r} was not begun, or has another outcome already"
-    step = Step(statement=statements.FINISH_ATTEMPT, rows=[row], touches=[attempt.job_id], refusal=refusal)
-    return [step, *(change_steps({attempt.job_id: changes}) if changes else ())]
+    row: Row = {**_with_money(encode_row(step), "fee"), "key_lease": fence.number}
+    refusal = f"the step {step.kind!r} of job {step.job_id!r} is there already"
+    return [Step(statement=statements.PLAN_STEP, rows=[row], touches=[step.job_id], refusal=refusal)]
 
 
-def release_steps(owner: str) -> list[Step]:
-    """Return how an owner gives back its leases."""
-    step = Step(
-        statement=statements.RELEASE_LEASE,
-        rows=[{"owner": owner}],
-        touches=[_owner_key(owner)],
-        refusal="the leases cannot be given back",
-        is_exact=False,
-    )
-    return [step]
+def drop_steps(fence: Fence, job_ids: Sequence[str]) -> list[Step]:
+    """Return how jobs are given back that a lease holds."""
+    rows: list[Row] = [{"key_job_id": job_id, "key_lease": fence.number} for job_id in job_ids]
+    refusal = "the jobs cannot be given back"
+    return [Step(statement=statements.DROP_JOB, rows=rows, touches=job_ids, refusal=refusal, is_exact=False)]
 
 
 def hazard_steps(backend: str, hazards: Mapping[str, Any]) -> list[Step]:
@@ -133,54 +156,117 @@ def hazard_steps(backend: str, hazards: Mapping[str, Any]) -> list[Step]:
         LedgerError: A value is not JSON.
     """
     rows: list[Row] = [{"backend": backend, "kind": kind, "value": to_json(hazards[kind])} for kind in hazards]
-    touches, refusal = [("hazards", backend)], "what was learned cannot be stored"
-    remove = Step(statement=statements.REMOVE_HAZARD, rows=rows, touches=touches, refusal=refusal, is_exact=False)
-    return [remove, Step(statement=statements.ADD_HAZARD, rows=rows, touches=touches, refusal=refusal)] if rows else []
+    refusal = "what was learned cannot be stored"
+    return [Step(statement=statements.PUT_HAZARD, rows=rows, touches=[("hazards", backend)], refusal=refusal)]
 
 
-def lease_row(owner: str, until: datetime) -> Row:
-    """Return the parameters of ``ADD_LEASE``."""
-    return {"owner": owner, "until": to_microseconds(until)}
+# Parts of a change
 
 
-def renewal_row(owner: str, until: datetime) -> Row:
-    """Return the parameters of ``RENEW_LEASE``."""
-    return {"key_owner": owner, "set_until": to_microseconds(until)}
+def _hold_step(fence: Fence, change: JobChange) -> Step:
+    columns = encode_changes(change.columns)
+    columns.pop("config", None)
+    row: dict[str, Column] = {"key_job_id": change.job_id, "key_lease": fence.number}
+    if change.events:
+        row["key_last_event"] = change.events[0].number - 1
+    names = tuple(sorted(columns))
+    return Step(
+        statement=statements.change_job(names, is_numbered=bool(change.events)),
+        rows=[{**row, **{f"set_{name}": columns[name] for name in names}}],
+        touches=[change.job_id],
+        refusal=f"job {change.job_id!r} cannot be changed so: its task belongs to another one",
+    )
 
 
-def to_json(value: Any) -> str:
-    """Return a value as JSON text.
-
-    Raises:
-        LedgerError: It is not JSON.
-    """
-    try:
-        return json.dumps(value, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise LedgerError(f"{value!r:.100} cannot be stored as JSON: {error}") from error
+def _config_steps(name: str, columns: Mapping[str, Any]) -> Iterator[Step]:
+    if "config" in columns:
+        config = columns["config"]
+        digest = "" if config is None else config.digest()
+        row = {"key_job_id": name, "key_digest": digest, "set_config": encode_changes({"config": config})["config"]}
+        refusal = "the config of a job cannot change in what it trains"
+        yield Step(statement=statements.CHANGE_CONFIG, rows=[row], touches=[name], refusal=refusal)
 
 
-def _lease_steps(owner: str, until: datetime) -> Iterator[Step]:
-    refusal = f"the lease of {owner!r} cannot be stored"
-    touches = [_owner_key(owner)]
-    rows = [lease_row(owner, until)]
-    yield Step(statement=statements.ADD_LEASE, rows=rows, touches=touches, refusal=refusal, is_exact=False)
-    yield Step(statement=statements.RENEW_LEASE, rows=[renewal_row(owner, until)], touches=touches, refusal=refusal)
+def _tag_steps(name: str, columns: Mapping[str, Any]) -> Iterator[Step]:
+    if "tags" in columns:
+        refusal = "the tags cannot be stored"
+        row = {"job_id": name}
+        yield Step(statement=statements.REMOVE_TAGS, rows=[row], touches=[name], refusal=refusal, is_exact=False)
+        if columns["tags"]:
+            yield _add_tags(name, columns["tags"])
 
 
-def _owner_key(owner: str | None) -> Hashable:
-    return "owner", owner
+def _add_tags(name: str, tags: Mapping[str, str]) -> Step:
+    rows = [{"job_id": name, "name": tag, "value": tags[tag]} for tag in tags]
+    return Step(statement=statements.ADD_TAG, rows=rows, touches=[name], refusal="the tags cannot be stored")
 
 
-def _stored_names(change: tuple[str, Row]) -> tuple[str, ...]:
-    """Return which columns change."""
-    return tuple(sorted(change[1]))
+def _finish_step(attempt: AttemptRow) -> Step:
+    columns = encode_row(attempt)
+    row: dict[str, Column] = {f"set_{name}": columns[name] for name in statements.FINISHED_COLUMNS}
+    row |= {"key_job_id": columns["job_id"], "key_number": columns["number"]}
+    refusal = f"attempt {attempt.number} of job {attempt.job_id!r} was not begun, or has another outcome already"
+    return Step(statement=statements.FINISH_ATTEMPT, rows=[row], touches=[attempt.job_id], refusal=refusal)
 
 
-def _change_alike(names: tuple[str, ...], changes: Sequence[tuple[str, Row]]) -> Step:
-    """Return how jobs change that change in the same columns."""
-    job_ids = [job_id for job_id, _ in changes]
-    subject = repr(job_ids[0]) if len(job_ids) == 1 else f"one of {len(job_ids)}"
-    refusal = f"job {subject} cannot be changed so: there is no such job, or its task belongs to another one"
-    rows = [{"key_job_id": job_id, **{f"set_{name}": columns[name] for name in names}} for job_id, columns in changes]
-    return Step(statement=statements.change_job(names), rows=rows, touches=job_ids, refusal=refusal)
+def _task_step(task: TaskRow) -> Step:
+    row = _with_money(_with_money(encode_row(task), "fee"), "spent")
+    refusal = f"task {task.task_id} of {task.backend} belongs to another job already, or to another try"
+    return Step(statement=statements.PUT_TASK, rows=[row], touches=[task.job_id], refusal=refusal)
+
+
+def _step_done(step: StepRow) -> Step:
+    columns = encode_row(step)
+    row = {f"key_{name}": columns[name] for name in ("job_id", "try_number", "member", "kind")}
+    row |= {"set_done_at": columns["done_at"], "set_outcome": columns["outcome"]}
+    refusal = f"the step {step.kind!r} of job {step.job_id!r} was not planned"
+    return Step(statement=statements.FINISH_STEP, rows=[row], touches=[step.job_id], refusal=refusal)
+
+
+def _event_step(event: EventRow) -> Step:
+    refusal = f"the event {event.number} of job {event.job_id!r} is there already"
+    return Step(statement=statements.ADD_EVENT, rows=[encode_row(event)], touches=[event.job_id], refusal=refusal)
+
+
+def _grant_steps(name: str, granted: Sequence[int]) -> Iterator[Step]:
+    if granted:
+        rows: list[Row] = [{"number": number, "job_id": name} for number in granted]
+        refusal = "the wishes cannot be removed"
+        yield Step(statement=statements.GRANT_WISH, rows=rows, touches=[name], refusal=refusal, is_exact=False)
+
+
+# Money
+
+
+def _reserve_steps(wanted: Reservation) -> list[Step]:
+    amount = money.split("set_amount", encode_wei("amount", wanted.amount))
+    row: Row = {"key_name": wanted.budget, **amount, **money.split("set_limit", encode_wei("limit", wanted.limit))}
+    touches = [("budget", wanted.budget)]
+    refusal = f"the budget {wanted.budget!r} does not allow it"
+    opened = [{"name": wanted.budget}]
+    return [
+        Step(statement=statements.OPEN_BUDGET, rows=opened, touches=touches, refusal=refusal, is_exact=False),
+        Step(statement=statements.RESERVE, rows=[row], touches=touches, refusal=refusal),
+    ]
+
+
+def _settle_step(settlement: Settlement) -> Step:
+    released = money.split("set_released", encode_wei("released", settlement.released))
+    row: Row = {
+        "key_name": settlement.budget,
+        **released,
+        **money.split("set_spent", encode_wei("spent", settlement.spent)),
+    }
+    return Step(
+        statement=statements.SETTLE,
+        rows=[row],
+        touches=[("budget", settlement.budget)],
+        refusal=str(not_held(settlement)),
+    )
+
+
+def _with_money(columns: dict[str, Column], name: str) -> dict[str, Column]:
+    """Return the columns with an amount as the two that a database keeps."""
+    amount = columns.pop(name)
+    assert amount is None or isinstance(amount, int)
+    return {**columns, **money.split(name, amount)}

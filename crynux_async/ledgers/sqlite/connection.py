@@ -1,22 +1,33 @@
-"""One connection of a ledger to its SQLite file.
+"""One connection of a ledger to its SQLite file, and the thread that it lives in.
 
-Statements are SQLAlchemy expressions, rendered here and handed to aiosqlite at one hop to its thread each. Through
-SQLAlchemy's own execution a statement takes three hops, and a commit of one row waits longer for them than for the
-disk.
+Statements are SQLAlchemy expressions, rendered here. Every call is one trip to the thread: a whole transaction of known
+steps is one as well, because its trips would cost more than its wait for the disk.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, Self, TypeVar
 
-import aiosqlite
 import attrs
-from sqlalchemy import URL, Connection, NullPool
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.expression import ClauseElement
 
-from crynux_async.ledgers.sql.steps import Row
+from crynux_async.errors import LedgerError
+from crynux_async.ledgers.sql.connection import StepRefusedError
+from crynux_async.ledgers.sql.steps import Row, Step
+from crynux_async.ledgers.sqlite.file import uri
+from crynux_async.ledgers.sqlite.trouble import explain, is_refusal, replaced
+
+_T = TypeVar("_T")
+
+CHECKPOINT_CHANGES = 1000
+"""After so many changed rows the log is copied into the file, so that it does not grow without end."""
 
 
 @attrs.frozen
@@ -30,17 +41,21 @@ class _Rendered:
 
 
 class SqliteConnection:
-    """A connection on which transactions are begun and ended by hand.
+    """A connection on which transactions are begun and ended by hand; a ``Connection``.
 
-    Every method but ``open`` raises ``sqlite3.Error``. A caller that is cancelled leaves the connection whole: the
-    thread finishes what it has begun.
+    Every method but ``open`` raises ``sqlite3.Error``, or what else Python refuses to hand to SQLite. A caller that is
+    cancelled leaves the connection whole: its thread finishes what it has begun.
     """
 
-    def __init__(self, engine: AsyncEngine, connection: AsyncConnection, driver: aiosqlite.Connection) -> None:
-        self._engine = engine
-        self._connection = connection
-        self._driver = driver
+    def __init__(self, raw: sqlite3.Connection, thread: ThreadPoolExecutor, path: Path, busy_timeout: float) -> None:
+        self._raw = raw
+        self._thread = thread
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._identity = _identity(path)
+        self._dialect = sqlite.dialect(paramstyle="qmark")
         self._rendered: dict[ClauseElement, _Rendered] = {}
+        self._copied_at = 0
 
     @classmethod
     async def open(cls, path: Path, busy_timeout: float) -> Self:
@@ -51,65 +66,163 @@ class SqliteConnection:
             busy_timeout: Seconds to wait for the locks of other connections.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: It cannot be opened.
+            sqlite3.Error: It cannot be opened.
         """
-        engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"uri": "true", "mode": "rw"}),
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": busy_timeout},
+        thread = ThreadPoolExecutor(1, thread_name_prefix="crynux_async ledger")
+        connect = partial(
+            sqlite3.connect,
+            uri(path, "mode=rw"),
+            uri=True,
+            timeout=busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
         )
-        connection = await engine.connect()
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        return cls(engine, connection, driver)
-
-    @property
-    def changes(self) -> int:
-        """How many rows this connection has changed, >= 0."""
-        return self._driver.total_changes
+        try:
+            raw = await asyncio.get_running_loop().run_in_executor(thread, connect)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(raw, thread, path, busy_timeout)
 
     async def close(self) -> None:
         """Let go of the file; a transaction that is open is undone."""
-        await self._connection.close()
-        await self._engine.dispose()
+        try:
+            await self._do(self._raw.close)
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def command(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run a command without parameters, such as a PRAGMA or COMMIT, and return its rows."""
-        return [tuple(row) for row in await self._driver.execute_fetchall(sql)]
+        """Run a command without parameters, such as a PRAGMA, and return its rows."""
+        return await self._do(self._command, sql)
 
-    async def run(self, statement: ClauseElement, rows: Sequence[Row] | None = None) -> int:
-        """Run a statement once for each row, and return how many rows of the database changed.
-
-        Args:
-            statement: An INSERT, UPDATE or DELETE.
-            rows: Values of its parameters, by name; None where the statement has its values in itself.
-        """
-        rendered = self._render(statement, keep=rows is not None)
-        if rows is None or len(rows) == 1:
-            cursor = await self._driver.execute(rendered.sql, rendered.fill(rows[0] if rows else {}))
-        else:
-            cursor = await self._driver.executemany(rendered.sql, map(rendered.fill, rows))
-        return cursor.rowcount
-
-    async def fetch(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
-        """Return the rows of a SELECT."""
-        rendered = self._render(statement, keep=False)
-        found: Iterable[Any] = await self._driver.execute_fetchall(rendered.sql, rendered.fill({}))
-        return list(found)
-
-    async def run_sync(self, work: Callable[[Connection], None]) -> None:
-        """Do something with SQLAlchemy's own connection, inside the transaction that is open.
+    async def write(self, steps: Sequence[Step]) -> None:
+        """Do all steps in a transaction of their own, and commit it.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: The database refused it.
+            StepRefusedError: One was refused; the transaction was undone.
         """
-        await self._connection.run_sync(work)
+        await self._do(self._write, steps)
 
-    def _render(self, statement: ClauseElement, *, keep: bool) -> _Rendered:
+    async def begin(self) -> None:
+        """Begin a transaction that keeps all other writers out from its first statement on."""
+        await self._do(self._begin)
+
+    async def commit(self) -> None:
+        """Make the transaction durable."""
+        await self.command("COMMIT")
+
+    async def rollback(self) -> None:
+        """Undo the transaction, if one is open (SQLite undoes one by itself after some errors)."""
+        await self._do(self._rollback)
+
+    async def savepoint(self) -> None:
+        """Mark a place in the transaction."""
+        await self.command("SAVEPOINT request")
+
+    async def back_to_savepoint(self) -> None:
+        """Undo everything since the place that was marked."""
+        await self.command("ROLLBACK TO request")
+
+    async def release_savepoint(self) -> None:
+        """Forget the place that was marked."""
+        await self.command("RELEASE request")
+
+    async def run(self, statement: ClauseElement | ExecutableDDLElement, rows: Sequence[Row] | None = None) -> int:
+        """Run a statement once for each row, and return how many rows of the database changed."""
+        return await self._do(self._run, statement, rows)
+
+    async def insert(self, statement: ClauseElement, row: Row) -> int:
+        """Add a row, and return the number that SQLite gave it."""
+        return await self._do(self._insert, statement, row)
+
+    async def fetch(self, statement: ClauseElement, row: Row | None = None) -> list[tuple[Any, ...]]:
+        """Return the rows of a SELECT."""
+        return await self._do(self._fetch, statement, row)
+
+    async def tend(self) -> None:
+        """Copy the log into the file from time to time.
+
+        SQLite would do it by itself after a commit, and keep it to itself if the disk fails meanwhile.
+        """
+        changes = self._raw.total_changes
+        if changes - self._copied_at >= CHECKPOINT_CHANGES:
+            self._copied_at = changes
+            await self.command("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def explain(self, error: Exception) -> LedgerError:
+        """Return what an error means and what to do."""
+        return explain(error, self._path, self._busy_timeout)
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether an error is the fault of a statement's values alone."""
+        return is_refusal(error)
+
+    async def _do(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    # In the thread
+
+    def _command(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._raw.execute(sql).fetchall()
+
+    def _begin(self) -> None:
+        # A deleted file takes writes like any other; they would vanish with the process.
+        if _identity(self._path) != self._identity:
+            raise replaced(self._path)
+        self._raw.execute("BEGIN IMMEDIATE")
+
+    def _write(self, steps: Sequence[Step]) -> None:
+        self._begin()
+        for step in steps:
+            self._do_step(step)
+        self._raw.execute("COMMIT")
+
+    def _do_step(self, step: Step) -> None:
+        try:
+            changed = self._run(step.statement, step.rows)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._rollback()
+            raise StepRefusedError(step, error) from error
+        if step.is_exact and changed != len(step.rows):
+            self._rollback()
+            raise StepRefusedError(step)
+
+    def _rollback(self) -> None:
+        if self._raw.in_transaction:
+            self._raw.execute("ROLLBACK")
+
+    def _run(self, statement: ClauseElement | ExecutableDDLElement, rows: Sequence[Row] | None) -> int:
+        rendered = self._render(statement, keep=rows is not None)
+        if rows is None or len(rows) == 1:
+            return self._raw.execute(rendered.sql, rendered.fill(rows[0] if rows else {})).rowcount
+        return self._raw.executemany(rendered.sql, map(rendered.fill, rows)).rowcount
+
+    def _insert(self, statement: ClauseElement, row: Row) -> int:
+        rendered = self._render(statement, keep=True)
+        number = self._raw.execute(rendered.sql, rendered.fill(row)).lastrowid
+        assert number is not None
+        return number
+
+    def _fetch(self, statement: ClauseElement, row: Row | None) -> list[tuple[Any, ...]]:
+        rendered = self._render(statement, keep=row is not None)
+        return self._raw.execute(rendered.sql, rendered.fill(row or {})).fetchall()
+
+    def _render(self, statement: ClauseElement | ExecutableDDLElement, *, keep: bool) -> _Rendered:
         rendered = self._rendered.get(statement)
         if rendered is None:
-            compiled: Any = statement.compile(dialect=self._engine.dialect, compile_kwargs={"render_postcompile": True})
-            rendered = _Rendered(str(compiled), tuple(compiled.positiontup), compiled.params)
+            compiled: Any = statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True})
+            names = () if isinstance(statement, ExecutableDDLElement) else tuple(compiled.positiontup)
+            rendered = _Rendered(str(compiled), names, compiled.params or {})
             if keep:
                 self._rendered[statement] = rendered
         return rendered
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

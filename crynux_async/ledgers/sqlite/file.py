@@ -15,8 +15,9 @@ from urllib.parse import quote
 import attrs
 
 from crynux_async.errors import LedgerError, UsageError
-from crynux_async.ledgers.sql.migrations import KEEP_IT, SchemaPlan, check_version, parse_version
+from crynux_async.ledgers.sql.migrations import SchemaPlan, check_version, parse_version
 from crynux_async.ledgers.sql.schema import APPLICATION_ID
+from crynux_async.ledgers.sqlite.trouble import damaged, explain, foreign
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -75,47 +76,6 @@ def companion(path: Path, ending: str) -> Path:
 def uri(path: Path, options: str) -> str:
     """Return the SQLite URI of a file."""
     return f"file:{quote(str(path))}?{options}"
-
-
-def explain(error: Exception, path: Path, busy_timeout: float) -> LedgerError:
-    """Return the error that says what an error of SQLite or of the system means, and what to do."""
-    code = primary_code(error)
-    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}:
-        return locked(path, busy_timeout)
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}:
-        return damaged(path, error)
-    if code == sqlite3.SQLITE_FULL:
-        what = "the disk is full; free some space and open the ledger again"
-    elif code == sqlite3.SQLITE_READONLY:
-        what = f"it cannot be written ({error}); change the permissions and open the ledger again"
-    else:
-        what = f"{error}; check the disk and its free space, and open the ledger again"
-    return LedgerError(f"{path} cannot be used: {what}", path=str(path))
-
-
-def primary_code(error: BaseException) -> int | None:
-    """Return SQLite's result code without its extension, or None where the error is not SQLite's."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def damaged(path: Path, detail: object) -> LedgerError:
-    """Return the error that says what to do about a damaged file."""
-    return LedgerError(f"{path} is damaged: {detail}; {KEEP_IT}", path=str(path))
-
-
-def locked(path: Path, busy_timeout: float) -> LedgerError:
-    """Return the error of a file that another process does not let go."""
-    message = (
-        f"{path} is locked by another process, which did not let go of it for {busy_timeout:g} s; end that one first"
-    )
-    return LedgerError(message, path=str(path))
-
-
-def foreign(path: Path, what: str) -> LedgerError:
-    """Return the error of a file that is not ours."""
-    message = f"{path} is not a ledger but {what}; choose another place for the ledger. It has not been changed"
-    return LedgerError(message, path=str(path))
 
 
 def _require_place(path: Path) -> None:

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
-from sqlalchemy.exc import DBAPIError
 
-from crynux_async.errors import LedgerError
-from crynux_async.ledgers.sql.migrations import SchemaPlan, create, migrate
+from crynux_async.errors import LedgerBusyError, LedgerError
+from crynux_async.ledgers.sql.migrations import SchemaPlan, create, migrate, stored_version
 from crynux_async.ledgers.sql.schema import APPLICATION_ID
+from crynux_async.ledgers.sqlite.backup import back_up
 from crynux_async.ledgers.sqlite.connection import SqliteConnection
-from crynux_async.ledgers.sqlite.file import companion, explain, foreign, locked, prepare, primary_code
+from crynux_async.ledgers.sqlite.file import companion, prepare
+from crynux_async.ledgers.sqlite.trouble import explain, foreign, locked, primary_code
 from crynux_async.ledgers.sqlite.wal import WrittenFrames, read_frames
 
 _log = logging.getLogger("crynux_async.ledgers")
@@ -42,13 +43,14 @@ class OpenFile:
         await self.writes.close()
 
 
-async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float) -> OpenFile:
+async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float, now: int) -> OpenFile:
     """Open or create a ledger and bring it up to date.
 
     Args:
         path: The file, links resolved.
         plan: The schema to bring it to.
         busy_timeout: Seconds to wait for the locks of other processes.
+        now: The time in microseconds since 1970.
 
     Raises:
         LedgerError: It cannot be used; it has not been changed.
@@ -58,7 +60,7 @@ async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float) -> OpenFi
         await writes.command("PRAGMA synchronous=FULL")
         await writes.command("PRAGMA foreign_keys=ON")
         await writes.command("PRAGMA wal_autocheckpoint=0")  # the writer does it, and sees whether it worked
-        frames = await _bring_up_to_date(writes, path, plan)
+        frames = await _bring_up_to_date(writes, path, plan, now)
         await _use_log(writes, path, busy_timeout)
         dropped = await _what_was_dropped(writes, path, frames)
         async with _connecting(path, busy_timeout) as reads:
@@ -78,37 +80,52 @@ async def _connecting(path: Path, busy_timeout: float) -> AsyncIterator[SqliteCo
     except BaseException as error:
         if connection is not None:
             await connection.close()
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if isinstance(cause, sqlite3.Error | OSError):
-            raise explain(cause, path, busy_timeout) from error
+        if isinstance(error, sqlite3.Error | OSError):
+            raise explain(error, path, busy_timeout) from error
         raise
 
 
-async def _bring_up_to_date(connection: SqliteConnection, path: Path, plan: SchemaPlan) -> WrittenFrames:
+async def _bring_up_to_date(connection: SqliteConnection, path: Path, plan: SchemaPlan, now: int) -> WrittenFrames:
     """Make or migrate the tables, and return what the log held before; nobody else writes meanwhile."""
-    await connection.command("BEGIN IMMEDIATE")
+    await connection.begin()
     frames = await asyncio.to_thread(read_frames, companion(path, "-wal"))
     ((application,),) = await connection.command("PRAGMA application_id")
     ((tables,),) = await connection.command("SELECT count(*) FROM sqlite_master")
     if application == 0 and tables == 0:
-        await connection.run_sync(lambda sync: create(sync, plan))
+        await create(connection, plan)
         await connection.command(f"PRAGMA application_id={APPLICATION_ID}")
+        await connection.commit()
     elif application != APPLICATION_ID:
         raise foreign(path, "a SQLite file of another program")
+    elif await stored_version(connection, str(path)) == plan.version:
+        await connection.rollback()
     else:
-        await _migrate(connection, path, plan)
-    await connection.command("COMMIT")
+        await _migrate(connection, path, plan, now)
     return frames
 
 
-async def _migrate(connection: SqliteConnection, path: Path, plan: SchemaPlan) -> None:
+async def _migrate(connection: SqliteConnection, path: Path, plan: SchemaPlan, now: int) -> None:
+    """Bring an older ledger up to date, and keep a copy of it as it was."""
+    version = await stored_version(connection, str(path))
+    backup: Path | None = None
     try:
-        await connection.run_sync(lambda sync: migrate(sync, plan, str(path)))
-    except LedgerError:
-        raise
+        await migrate(connection, plan, str(path), now)
+        backup = await asyncio.to_thread(back_up, path, version)
+        await connection.commit()
     except Exception as error:
+        if backup is not None:
+            backup.unlink(missing_ok=True)
+        if isinstance(error, LedgerError) or isinstance(connection.explain(error), LedgerBusyError):
+            raise
         message = f"{path} cannot be brought to version {plan.version} of the schema: {error}. It has not been changed"
         raise LedgerError(message, path=str(path)) from error
+    _log.warning(
+        "%s was brought from version %d of its schema to %d; as it was before it is kept in %s",
+        path,
+        version,
+        plan.version,
+        backup,
+    )
 
 
 async def _use_log(connection: SqliteConnection, path: Path, busy_timeout: float) -> None:

@@ -42,7 +42,7 @@ INTEGER_FIELDS = {
     *("num_train_steps", "max_train_epochs", "max_train_steps", "resolution", "lr_warmup_steps", "seed", "timeout"),
 }
 
-TASK = CreatedTask(task_id=17, created_at=datetime(2026, 11, 22, 19, 34, 55, 368806, tzinfo=UTC))
+TASK = CreatedTask(task_id="17", created_at=datetime(2026, 11, 22, 19, 34, 55, 368806, tzinfo=UTC))
 AUTH = (AuthError, "Authorization")
 NO_RESULT = (NotFoundError, "id")
 SCHEMA = (RejectedError, "task_args")
@@ -329,7 +329,7 @@ def test_wait_of_any_length_is_read_to_the_hundredth(seconds: float) -> None:
 
 @pytest.mark.parametrize("task_id", [1, 17, 2**53 + 1, 2**63 - 1])
 def test_create_with_a_positive_id_is_a_task(task_id: int) -> None:
-    assert wire.read_created(created({"id": task_id, "status": "running"})) == CreatedTask(task_id=task_id)
+    assert wire.read_created(created({"id": task_id, "status": "running"})) == CreatedTask(task_id=str(task_id))
 
 
 @pytest.mark.parametrize("task_id", [True, "1", 0, -1, 1.0, 2**63, 2**70, None, [1], {}], ids=repr)
@@ -616,3 +616,33 @@ def test_priming_args_pass_the_binding_and_break_the_schema() -> None:
 
 def test_priming_args_break_the_rule_after_the_schema_too() -> None:
     assert wire.priming_args()["timeout"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (answer(404, "404 page not found"), "base_url"),
+        (answer(308, "", location="https://bridge.example/v1"), "https://bridge.example/v1"),
+        (answer(407, ""), "user and password"),
+        (answer(200, "<html>Welcome to the hotel</html>", "text/html"), "login page"),
+    ],
+    ids=["no such page", "sent elsewhere", "proxy login", "captive portal"],
+)
+def test_answer_that_no_waiting_can_mend_says_what_to_do(reply: wire.Answer, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said) as caught:
+        wire.read_status(reply)
+    assert caught.value.is_lasting
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_answer_that_may_be_better_later_is_not_lasting(status: int) -> None:
+    with pytest.raises(BackendError) as caught:
+        wire.read_status(answer(status, "<html>busy</html>"))
+    assert not caught.value.is_lasting
+
+
+@pytest.mark.parametrize(("field", "is_counted"), [("task_args", True), ("timeout", True), ("model_name", False)])
+def test_refusal_after_the_rate_limit_counts_against_it(field: str, is_counted: bool) -> None:
+    with pytest.raises(RejectedError) as caught:
+        wire.read_created(refusal(field, "no"))
+    assert caught.value.is_counted is is_counted

@@ -5,9 +5,13 @@ import json
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import GATE_SECONDS, GateRow
-from crynux_async.ledgers.sql import statements
-from crynux_async.ledgers.sql.steps import Row, to_json
-from crynux_async.ledgers.sqlite.connection import SqliteConnection
+from crynux_async.ledgers.columns import to_json
+from crynux_async.ledgers.sql import queries, statements
+from crynux_async.ledgers.sql.connection import Connection
+from crynux_async.ledgers.sql.steps import Row
+
+_EMPTY = ""
+"""The snapshot of a row that was never stored by a visitor."""
 
 
 class GateCell:
@@ -40,14 +44,18 @@ class GateVisit:
         self._opened: asyncio.Future[None] = loop.create_future()
         self._left: asyncio.Future[Row | None] = loop.create_future()
 
-    async def hold(self, connection: SqliteConnection) -> tuple[None, bool]:
+    async def hold(self, connection: Connection) -> tuple[None, bool]:
         """Show the row to the visitor inside the open transaction, and store what it leaves.
 
         Raises:
             LedgerError: The visitor does not come back, or the row is not readable.
         """
-        rows = await connection.fetch(statements.select_gate(self._backend, self._key_id))
-        self.cell.row = self._found = _decode(rows[0]) if rows else None
+        key = {"backend": self._backend, "key_id": self._key_id}
+        rows = await connection.fetch(queries.SELECT_GATE, key)
+        if not rows:  # a row that is not there cannot be locked
+            await connection.run(statements.OPEN_GATE, [{**key, "boot_id": "", "snapshot": _EMPTY}])
+            rows = await connection.fetch(queries.SELECT_GATE, key)
+        self.cell.row = self._found = _decode(rows[0])
         self._opened.set_result(None)
         try:
             async with asyncio.timeout(GATE_SECONDS):
@@ -57,8 +65,7 @@ class GateVisit:
             raise LedgerError(message) from None
         if row is None:
             return None, False
-        await connection.run(statements.REMOVE_GATE, [row])
-        await connection.run(statements.ADD_GATE, [row])
+        await connection.run(statements.PUT_GATE, [row])
         return None, True
 
     async def enter(self, stored: "asyncio.Future[None]") -> None:
@@ -96,8 +103,10 @@ class GateVisit:
         }
 
 
-def _decode(columns: tuple[str, str]) -> GateRow:
+def _decode(columns: tuple[str, str]) -> GateRow | None:
     boot_id, text = columns
+    if text == _EMPTY:
+        return None
     try:
         return GateRow(boot_id=boot_id, snapshot=json.loads(text))
     except ValueError as error:

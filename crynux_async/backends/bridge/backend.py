@@ -1,0 +1,172 @@
+"""A Crynux bridge as a ``Backend``: text in, text out, and the bridge's own rules behind it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+
+from crynux_async.backends.base import (
+    CreatedTask,
+    Finding,
+    Look,
+    LostCreate,
+    Order,
+    ResultStream,
+    Seen,
+    ServiceFacts,
+    Task,
+    Turnstile,
+    Validator,
+)
+from crynux_async.backends.bridge import wire
+from crynux_async.backends.bridge.brackets import find_lost, search_requests
+from crynux_async.backends.bridge.facts import FACTS, WEI
+from crynux_async.backends.bridge.http import BridgeClient
+from crynux_async.backends.bridge.keys import prepare_key
+from crynux_async.errors import ConfigError, Problem, RejectedError, UsageError
+from crynux_async.settings import Settings
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.lengths import most_rounds, stall_seconds
+from crynux_async.training.service import BRIDGE_FACTS
+
+_log = logging.getLogger("crynux_async.backends.bridge")
+
+_SEEN: Mapping[str, Look] = MappingProxyType(
+    {
+        wire.RemoteStatus.RUNNING: Look(seen=Seen.RUNNING),
+        wire.RemoteStatus.SUCCESS: Look(seen=Seen.SUCCEEDED),
+        wire.RemoteStatus.FAILED: Look(seen=Seen.FAILED),
+    }
+)
+
+
+class BridgeBackend:
+    """The Crynux bridge at ``settings.base_url``. Must be made inside a running event loop.
+
+    It can prepare keys (``Prepares``), find lost creates (``FindsLostCreates``) and say prices (``HasPrices``).
+
+    Args:
+        settings: Address, key, timeouts, proxy and limits.
+    """
+
+    is_rate_limited = True
+    creates_are_repeatable = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = BridgeClient(settings)
+
+    @property
+    def name(self) -> str:
+        """The bridge's address, word for word as the settings give it."""
+        return self._settings.base_url
+
+    @property
+    def key_id(self) -> str:
+        """Fingerprint of the API key."""
+        return self._settings.key_id
+
+    @property
+    def facts(self) -> ServiceFacts:
+        """What bridges are known to do."""
+        return FACTS
+
+    def normal_task_id(self, given: str | int) -> str:
+        """Return the bridge's number of a task as text, without leading zeros.
+
+        Raises:
+            UsageError: It is no whole number above 0 that a bridge can have given.
+        """
+        text = str(given).strip()
+        is_number = not isinstance(given, bool) and text.isascii() and text.isdecimal()
+        if not is_number or not 0 < int(text[:40]) <= wire.MAX_TASK_ID:
+            raise UsageError(f"a task id of a bridge is a whole number above 0, not {given!r:.60}", field="task_id")
+        return str(int(text))
+
+    def effective(self, config: FineTuneConfig) -> EffectiveConfig:
+        """Return what the bridge and its nodes make of a config."""
+        return config.effective()
+
+    def stall_after(self, config: FineTuneConfig) -> float:
+        """Return after how many seconds a healthy task of a config has certainly ended."""
+        return stall_seconds(config)
+
+    def intend(self, order: Order) -> str:
+        """Return the JSON of a create, with every field that is not None.
+
+        Raises:
+            ConfigError: It is larger than the bridge takes.
+        """
+        try:
+            return wire.encode_args(wire.to_wire(self.effective(order.config).config)).decode()
+        except RejectedError as error:
+            raise ConfigError([Problem(field=error.field or "", message=str(error))]) from error
+
+    async def create(self, payload: str) -> CreatedTask:
+        """Send one create, exactly once, and return the task that it made.
+
+        Raises:
+            UnreachableError: No connection; nothing was sent.
+            RateLimitedError, AuthError, QuotaError, RejectedError, ProtocolError: Refused; nothing was created.
+            SubmissionUnknownError: Everything else: the task may exist.
+        """
+        return await self._client.create(payload.encode())
+
+    async def look(self, task: Task) -> Look:
+        """Look at a task. A status word that is not known is taken for running, and is the look's ``stage``.
+
+        Raises:
+            NotFoundError: The bridge has no such task, or not any more.
+            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
+        """
+        word = await self._client.status(task.task_id)
+        known = _SEEN.get(word)
+        if known is None:
+            _log.warning("task %s has the status %r, which is not known; it is taken for running", task.task_id, word)
+        return known or Look(seen=Seen.RUNNING, stage=word)
+
+    def open_result(
+        self, task: Task, *, start: int = 0, validator: Validator | None = None
+    ) -> AbstractAsyncContextManager[ResultStream]:
+        """Open the result from byte ``start`` on, provided it is still the version of ``validator``.
+
+        Raises:
+            RangeError, NotFoundError, OwnershipError, AuthError, QuotaError: As the bridge says.
+            UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
+        """
+        return self._client.open_result(task.task_id, start=start, validator=validator)
+
+    async def prepare(self, turnstile: Turnstile) -> float | None:
+        """Make a key that was never used known to the bridge, unless the settings forbid it."""
+        return await prepare_key(self._client, turnstile) if self._settings.prime_key else None
+
+    def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+        """Return how many requests ``find_lost`` will make at most with the same arguments."""
+        return search_requests(lost, known=known, at_most=at_most)
+
+    async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
+        """Look for the tasks of lost creates between the numbers around them."""
+        return await find_lost(self._client, lost, known=known, at_most=at_most)
+
+    def price(self, config: FineTuneConfig) -> int | None:
+        """Return the fee of every round, in wei, by the example config; None where epochs decide how many there are."""
+        rounds = most_rounds(config)
+        return None if rounds is None else round(rounds * BRIDGE_FACTS.fee_cnx * WEI)
+
+    async def balance(self) -> int | None:
+        """Return None: who has an API key has no account."""
+        return None
+
+    async def spent(self, task: Task, look: Look) -> int | None:
+        """Return what an ended task did cost, in wei: rounds that fail are refunded to the bridge.
+
+        None where some of several rounds may have been paid before one failed.
+        """
+        price = self.price(task.config) if task.config is not None else None
+        if look.seen is Seen.SUCCEEDED or price is None:
+            return price
+        return 0 if task.config is not None and most_rounds(task.config) == 1 else None
+
+    async def close(self) -> None:
+        """Release every connection."""
+        await self._client.close()

@@ -1,0 +1,271 @@
+"""Finding the task of a create whose answer was lost, between the numbers of tasks whose answers came.
+
+Theory of operation. A bridge numbers the tasks of all its users in one sequence, and gives the number while it answers
+the create. So a lost task has a larger number than every task that was answered before its create began, and a smaller
+one than every task whose create began after it had ended: its bracket. The bridge has no list, but it hands a result
+out to its owner only, and so tells of every finished task in the bracket whether it was made with this key. Of a task
+that has no result (yet) it says the same as of one that does not exist; the status, which needs no key, tells those two
+apart.
+
+A task is found where exactly one task of this key is left in the bracket that no other job has, and no other lost
+create can have made it. Everything else is said and left to the user: a model under a wrong name is worse than none.
+
+Source: crynux-bridge api/v1/image/finetune.go (order of the checks), models/client_task.go (one sequence).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import attrs
+
+from crynux_async.backends.base import Finding, LostCreate, Verdict
+from crynux_async.backends.bridge.facts import RETENTION
+from crynux_async.backends.bridge.http import BridgeClient
+from crynux_async.backends.bridge.wire import RemoteStatus
+from crynux_async.clock import utc_now
+from crynux_async.errors import NotFoundError
+
+_MOST_REQUESTS_EACH = 2  # one for a byte of the result, and where there is none, one for the status
+_GAP = 20  # so many numbers in a row that no task has: the sequence has not come further (failed inserts leave holes)
+
+
+class Standing(StrEnum):
+    """What the bridge says of one number."""
+
+    OURS = "made with this key"
+    OTHERS = "made with another key"
+    RUNNING = "still running, whoever made it"
+    WITHOUT_RESULT = "ended without a result, whoever made it"
+    MISSING = "no task, or not any more"
+
+
+@attrs.frozen(kw_only=True)
+class Bracket:
+    """The numbers that a lost task can have.
+
+    Attributes:
+        job_id: Whose task it is.
+        above: It is larger than this, >= 0, or None where no task is known that was made before.
+        below: It is smaller than this, or None where no task is known that was made after.
+    """
+
+    job_id: str
+    above: int | None
+    below: int | None
+
+    def numbers(self, known: frozenset[str], at_most: int) -> list[int]:
+        """Return the numbers to look at, those nearest to the known end first; those of other jobs are left out."""
+        if self.above is None and self.below is None:
+            return []
+        if self.above is None:
+            assert self.below is not None
+            found: Iterable[int] = range(self.below - 1, max(0, self.below - 1 - at_most), -1)
+        else:
+            end = self.above + 1 + at_most if self.below is None else self.below
+            found = range(self.above + 1, end)
+        return [number for number in found if str(number) not in known]
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether both ends are known."""
+        return self.above is not None and self.below is not None
+
+
+def bracket_of(lost: LostCreate) -> Bracket:
+    """Return the bracket of a lost create: numbers are compared as numbers, "10" comes after "9"."""
+    return Bracket(
+        job_id=lost.job_id,
+        above=max(map(int, lost.before), default=None),
+        below=min(map(int, lost.after), default=None),
+    )
+
+
+def search_requests(lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+    """Return how many requests ``find_lost`` makes at most: two for each number, which several brackets may share."""
+    numbers: set[int] = set()
+    for one in lost:
+        numbers.update(_worth_asking(one, known, at_most))
+    return _MOST_REQUESTS_EACH * len(numbers)
+
+
+async def find_lost(
+    client: BridgeClient, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int
+) -> list[Finding]:
+    """Look for the tasks of lost creates, and say of each what was found.
+
+    Args:
+        client: The bridge, with the key that made the creates.
+        lost: All that are lost with this key.
+        known: Numbers that belong to other jobs.
+        at_most: A bracket with more numbers than this is left alone.
+
+    Raises:
+        AuthError, QuotaError: The key is not accepted.
+        UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
+    """
+    standings: dict[int, Standing] = {}
+    for one in lost:
+        await _ask_all(client, bracket_of(one), _worth_asking(one, known, at_most), standings)
+    now = utc_now()
+    return [judge(one, lost, standings, known=known, at_most=at_most, now=now) for one in lost]
+
+
+async def _ask_all(
+    client: BridgeClient, bracket: Bracket, numbers: Sequence[int], standings: dict[int, Standing]
+) -> None:
+    missing = 0
+    for number in numbers:
+        if number not in standings:
+            standings[number] = await _ask(client, str(number))
+        missing = missing + 1 if standings[number] is Standing.MISSING else 0
+        if bracket.below is None and missing >= _GAP:
+            return
+
+
+async def _ask(client: BridgeClient, number: str) -> Standing:
+    """Find out what the bridge says of one number."""
+    is_owned = await client.owns(number)
+    if is_owned is not None:
+        return Standing.OURS if is_owned else Standing.OTHERS
+    try:
+        word = await client.status(number)
+    except NotFoundError:
+        return Standing.MISSING
+    return Standing.WITHOUT_RESULT if word in (RemoteStatus.SUCCESS, RemoteStatus.FAILED) else Standing.RUNNING
+
+
+def _worth_asking(lost: LostCreate, known: frozenset[str], at_most: int) -> list[int]:
+    """Return the numbers to ask about: none while the create may still be under way, or where there are too many."""
+    if not lost.is_closed:
+        return []
+    bracket = bracket_of(lost)
+    numbers = bracket.numbers(known, at_most)
+    return [] if bracket.is_bounded and len(numbers) > at_most else numbers
+
+
+def judge(
+    lost: LostCreate,
+    others: Sequence[LostCreate],
+    standings: Mapping[int, Standing],
+    *,
+    known: frozenset[str],
+    at_most: int,
+    now: datetime,
+) -> Finding:
+    """Say what the standings of the numbers in its bracket mean for one lost create."""
+    bracket = bracket_of(lost)
+    if not lost.is_closed:
+        return _open(lost, "a create is still under way around it; look again when that has ended")
+    if bracket.above is None and bracket.below is None:
+        return _open(
+            lost,
+            "no other task is known, so there is no number to look at; the next job that is accepted "
+            "gives one: submit it, then look again",
+        )
+    numbers = bracket.numbers(known, at_most)
+    if bracket.is_bounded and len(numbers) > at_most:
+        return _open(
+            lost,
+            f"{len(numbers)} numbers lie in its bracket, more than at_most={at_most}; "
+            f"at_most={len(numbers)} looks at all of them with {_MOST_REQUESTS_EACH * len(numbers)} requests "
+            "at most",
+        )
+    asked = {number: standings[number] for number in numbers if number in standings}
+    return _judge_asked(lost, others, asked, at_most=at_most, now=now)
+
+
+def _judge_asked(
+    lost: LostCreate, others: Sequence[LostCreate], asked: Mapping[int, Standing], *, at_most: int, now: datetime
+) -> Finding:
+    bracket = bracket_of(lost)
+    ours = [number for number, standing in asked.items() if standing is Standing.OURS]
+    if ours:
+        return _judge_ours(lost, others, ours)
+    running = sum(standing is Standing.RUNNING for standing in asked.values())
+    unclear = sum(standing is Standing.WITHOUT_RESULT for standing in asked.values())
+    if running:
+        return _open(
+            lost,
+            f"{running} tasks in its bracket still run, and whose they are is told only when they end; "
+            "look again later",
+        )
+    if bracket.above is None:
+        return _open(
+            lost,
+            f"none of the {len(asked)} tasks before the first known one was made with this key; "
+            f"at_most={2 * at_most} looks at more",
+        )
+    if bracket.below is None and not _reached_the_end(asked):
+        return _open(
+            lost,
+            f"none of the first {len(asked)} tasks after the last known one was made with this key; "
+            f"at_most={2 * at_most} looks at more, and a job that is accepted now closes the bracket",
+        )
+    if unclear:
+        return _open(
+            lost,
+            f"{unclear} tasks in its bracket ended without a result, and whose they were cannot be told, so "
+            "no model can come of them. Resubmit it if you accept that one of them may have been paid",
+        )
+    return _not_created(lost, asked, now)
+
+
+def _judge_ours(lost: LostCreate, others: Sequence[LostCreate], ours: Sequence[int]) -> Finding:
+    rivals = [other.job_id for other in others if other.job_id != lost.job_id and _may_have(other, ours)]
+    if len(ours) == 1 and not rivals and bracket_of(lost).above is not None:
+        return Finding(
+            job_id=lost.job_id,
+            verdict=Verdict.FOUND,
+            task_id=str(ours[0]),
+            candidates=[str(ours[0])],
+            explanation=f"task {ours[0]} is the only one in its bracket that was made with this key",
+        )
+    named = ", ".join(map(str, sorted(ours)))
+    why = f"it may also be that of {', '.join(rivals)}" if rivals else "earlier jobs of this key may be among them"
+    if len(ours) > 1 and not rivals and bracket_of(lost).above is not None:
+        why = "another program may use this key"
+    return Finding(
+        job_id=lost.job_id,
+        verdict=Verdict.AMBIGUOUS,
+        candidates=[str(number) for number in sorted(ours)],
+        explanation=f"made with this key in its bracket: {named}; {why}",
+    )
+
+
+def _may_have(lost: LostCreate, numbers: Iterable[int]) -> bool:
+    """Whether any of these numbers lies in the bracket of a lost create."""
+    bracket = bracket_of(lost)
+    return any(
+        (bracket.above is None or number > bracket.above) and (bracket.below is None or number < bracket.below)
+        for number in numbers
+    )
+
+
+def _reached_the_end(asked: Mapping[int, Standing]) -> bool:
+    """Whether the numbers end with a gap that only the end of the sequence explains."""
+    newest = [asked[number] for number in sorted(asked)[-_GAP:]]
+    return len(newest) == _GAP and all(standing is Standing.MISSING for standing in newest)
+
+
+def _not_created(lost: LostCreate, asked: Mapping[int, Standing], now: datetime) -> Finding:
+    missing = sum(standing is Standing.MISSING for standing in asked.values())
+    # What is missing was never made, unless the bridge has deleted it meanwhile.
+    if missing and now - lost.began_at > timedelta(seconds=RETENTION) / 2:
+        return _open(
+            lost,
+            f"{missing} numbers in its bracket have no task any more, and a bridge deletes tasks 7 days "
+            "after their end by default; if it was created, its model is gone",
+        )
+    said = (
+        "no number lies in its bracket" if not asked else f"none of the {len(asked)} numbers in its bracket is its own"
+    )
+    return Finding(
+        job_id=lost.job_id,
+        verdict=Verdict.NOT_CREATED,
+        explanation=f"it was not created: {said}. Sending it again is safe",
+    )
+
+
+def _open(lost: LostCreate, explanation: str) -> Finding:
+    return Finding(job_id=lost.job_id, verdict=Verdict.OPEN, explanation=explanation)

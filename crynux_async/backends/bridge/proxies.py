@@ -1,0 +1,89 @@
+"""Which HTTP proxy, if any, stands between this machine and the bridge.
+
+``NO_PROXY`` is read as curl and Python's requests read it: names with or without a leading "." or "*." mean a domain
+with everything below it, networks such as 10.0.0.0/8 mean addresses, "*" means everything, and ":port" is honoured.
+Python's own ``urllib`` knows neither networks nor "*.".
+
+Source: curl's man page (NO_PROXY); requests.utils.should_bypass_proxies.
+"""
+
+import ipaddress
+import urllib.request
+from urllib.parse import urlsplit
+
+from crynux_async.errors import Problem, SettingsError
+from crynux_async.settings import proxy_problem
+
+
+def environment_proxy(base_url: str) -> str | None:
+    """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY ask for, or None.
+
+    Args:
+        base_url: The bridge's address.
+
+    Raises:
+        SettingsError: They ask for a proxy that cannot be used; its password is not shown.
+    """
+    parts = urlsplit(base_url)
+    found = urllib.request.getproxies()
+    if is_exempt(parts.hostname or "", _port(base_url), found.get("no", "")):
+        return None
+    names = [name for name in (parts.scheme, "all") if found.get(name)]
+    if not names:
+        return None
+    proxy = found[names[0]]
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    problem = proxy_problem(proxy)
+    if problem is not None:
+        message = f"{names[0].upper()}_PROXY {problem}; mend it, give proxy=..., or trust_env=0"
+        raise SettingsError([Problem(field="proxy", message=message)])
+    return proxy
+
+
+def is_exempt(host: str, port: int, no_proxy: str) -> bool:
+    """Whether ``NO_PROXY`` says that a host is reached without a proxy.
+
+    Args:
+        host: Its name or address, an IPv6 address without brackets.
+        port: Its port.
+        no_proxy: The variable's text: entries between commas or spaces.
+    """
+    return any(_covers(entry.lower(), host.lower(), port) for entry in no_proxy.replace(",", " ").split())
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    if entry == "*":
+        return True
+    address = _address(host)
+    if address is not None:
+        network = _network(entry.partition("]:")[0].strip("[]")) or _network(_without_port(entry, port))
+        return network is not None and address in network
+    name = _without_port(entry, port).removeprefix("*").lstrip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _without_port(entry: str, port: int) -> str:
+    """Return an entry without the port that it names; nothing where it names another one."""
+    name, colon, named = entry.rpartition(":")
+    if not colon or not named.isdecimal() or ":" in name:
+        return entry
+    return name if int(named) == port else ""
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _port(base_url: str) -> int:
+    parts = urlsplit(base_url)
+    return parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,0 +1,386 @@
+"""Between the rows of a ledger and plain column values: text, whole numbers, floats, and None.
+
+Times are whole microseconds since 1970 in UTC, so that they compare alike in every database. A config is the JSON text
+of ``FineTuneConfig.to_dict()``; other JSON is written one way only (keys sorted, no spaces), so that equal values are
+equal texts. Money is whole wei of any size; a database splits it. What has the wrong type is refused here, before
+anything is written.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+
+from crynux_async.errors import ConfigError, LedgerError
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, JobRow, StepRow, TaskRow, WishRow
+from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
+
+Column: TypeAlias = str | int | float | None
+_T = TypeVar("_T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_LARGEST = 2**63 - 1
+_TOO_MUCH = 2**60 * 10**18  # wei; the sum of a few amounts must fit into 64 bits of whole CNX
+_FIXED = ("job_id", "digest", "tenant", "idempotency_key")
+_NO_TAGS: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}
+
+
+@attrs.frozen
+class Kind:
+    """How one kind of value becomes a column value and comes back.
+
+    Attributes:
+        encode: Raises TypeError or ValueError where the value is of another kind.
+        decode: None where a column value is the value itself.
+    """
+
+    encode: Callable[[Any], Column]
+    decode: Callable[[Any], Any] | None = None
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON text; equal values give equal texts.
+
+    Raises:
+        LedgerError: It is not JSON.
+    """
+    try:
+        return _json(value)
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"{value!r:.100} cannot be stored as JSON: {error}") from error
+
+
+def to_microseconds(value: Any) -> int:
+    """Return an aware time as whole microseconds since 1970.
+
+    Raises:
+        TypeError: It is no time, or one without a time zone.
+    """
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise TypeError("must be a time with a time zone")
+    return (value - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """Return the aware UTC time of whole microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("must be text")
+    value.encode()  # a lone surrogate cannot be stored anywhere
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character, which PostgreSQL does not store")
+    return str(value)
+
+
+def _prose(value: Any) -> str:
+    """Return text from outside, such as a server's answer; what cannot be stored in it becomes a question mark.
+
+    It must never keep a task id that comes with it from being stored.
+    """
+    if not isinstance(value, str):
+        raise TypeError("must be text")
+    return value.encode(errors="replace").decode().replace("\0", "?")
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _LARGEST:
+        raise TypeError("must be a whole number below 2**63")
+    return value
+
+
+def _count(value: Any) -> int:
+    if _whole(value) < 0:
+        raise ValueError("must be 0 or more")
+    return _whole(value)
+
+
+def _wei(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("must be a whole number of wei")
+    if not 0 <= value < _TOO_MUCH:
+        raise ValueError("must be 0 or more, and less than 2**60 CNX")
+    return value
+
+
+def _flag(value: Any) -> int:
+    if not isinstance(value, bool):
+        raise TypeError("must be True or False")
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("must be a number")
+    return float(value)
+
+
+def _state(value: Any) -> str:
+    return JobState(value).value
+
+
+def _outcome(value: Any) -> str:
+    return AttemptOutcome(value).value
+
+
+def _config(value: Any) -> str:
+    if not isinstance(value, FineTuneConfig):
+        raise TypeError("must be a FineTuneConfig")
+    return json.dumps(value.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+
+def _json(value: Any) -> str:
+    plain = dict(value) if isinstance(value, Mapping) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _table(value: Any) -> str:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError("must be a table of names")
+    return _json(value)
+
+
+def _tags(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        raise TypeError("must be names and values")
+    return _json({_text(name): _text(value[name]) for name in value})
+
+
+def _read_tags(text: str) -> Mapping[str, str]:
+    return _NO_TAGS if text == "{}" else json.loads(text)
+
+
+def _optional(kind: Kind) -> Kind:
+    decode = kind.decode
+    return Kind(
+        lambda value: None if value is None else kind.encode(value),
+        None if decode is None else lambda value: None if value is None else decode(value),
+    )
+
+
+_TEXT, _PROSE, _WHOLE, _COUNT, _WEI = Kind(_text), Kind(_prose), Kind(_whole), Kind(_count), Kind(_wei)
+_FLAG = Kind(_flag, bool)
+_TIME = Kind(to_microseconds, from_microseconds)
+_TABLE = Kind(_table, json.loads)
+
+JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "job_id": _TEXT,
+        "backend": _TEXT,
+        "key_id": _TEXT,
+        "config": _optional(Kind(_config)),
+        "digest": _TEXT,
+        "label": _TEXT,
+        "task_id": _optional(_TEXT),
+        "state": Kind(_state, JobState),
+        "planned_at": _TIME,
+        "is_seed_drawn": _FLAG,
+        "asked_digest": _TEXT,
+        "group": _TEXT,
+        "tags": Kind(_tags, _read_tags),
+        "tenant": _TEXT,
+        "idempotency_key": _optional(_TEXT),
+        "budget": _TEXT,
+        "is_stopped": _FLAG,
+        "is_sent_by_any": _FLAG,
+        "tries": _COUNT,
+        "submitted_at": _optional(_TIME),
+        "ended_at": _optional(_TIME),
+        "error": _PROSE,
+        "reason": _PROSE,
+        "folder": _optional(_TEXT),
+        "file_name": _optional(_TEXT),
+        "path": _optional(_TEXT),
+        "host": _TEXT,
+        "total_bytes": _optional(_WHOLE),
+        "last_event": _COUNT,
+        "resubmitted_as": _optional(_TEXT),
+    }
+)
+"""How each attribute of a ``JobRow`` becomes a column value."""
+
+ATTEMPT_COLUMNS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "job_id": _TEXT,
+        "number": _WHOLE,
+        "backend": _TEXT,
+        "key_id": _TEXT,
+        "began_at": _TIME,
+        "try_number": _COUNT,
+        "payload": _TEXT,
+        "answered_at": _optional(_TIME),
+        "outcome": _optional(Kind(_outcome, AttemptOutcome)),
+        "task_id": _optional(_TEXT),
+        "wait": _optional(Kind(_number)),
+        "status": _optional(_WHOLE),
+        "answer": _PROSE,
+    }
+)
+"""How each attribute of an ``AttemptRow`` becomes a column value."""
+
+TASK_COLUMNS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "job_id": _TEXT,
+        "try_number": _COUNT,
+        "member": _COUNT,
+        "backend": _TEXT,
+        "task_id": _TEXT,
+        "made_at": _TIME,
+        "ended_at": _optional(_TIME),
+        "end": _PROSE,
+        "reason": _PROSE,
+        "fee": _optional(_WEI),
+        "spent": _optional(_WEI),
+    }
+)
+"""How each attribute of a ``TaskRow`` becomes a column value."""
+
+STEP_COLUMNS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "job_id": _TEXT,
+        "try_number": _COUNT,
+        "member": _COUNT,
+        "kind": _TEXT,
+        "arguments": _TABLE,
+        "fee": _optional(_WEI),
+        "planned_at": _TIME,
+        "done_at": _optional(_TIME),
+        "outcome": _TEXT,
+    }
+)
+"""How each attribute of a ``StepRow`` becomes a column value."""
+
+EVENT_COLUMNS: Mapping[str, Kind] = MappingProxyType(
+    {"job_id": _TEXT, "number": _COUNT, "at": _TIME, "kind": _TEXT, "data": _TABLE}
+)
+"""How each attribute of an ``EventRow`` becomes a column value."""
+
+WISH_COLUMNS: Mapping[str, Kind] = MappingProxyType(
+    {"number": _COUNT, "job_id": _TEXT, "kind": _TEXT, "arguments": _TABLE, "at": _TIME}
+)
+"""How each attribute of a ``WishRow`` becomes a column value."""
+
+_COLUMNS: Mapping[type[Any], Mapping[str, Kind]] = MappingProxyType(
+    {
+        JobRow: JOB_COLUMNS,
+        AttemptRow: ATTEMPT_COLUMNS,
+        TaskRow: TASK_COLUMNS,
+        StepRow: STEP_COLUMNS,
+        EventRow: EVENT_COLUMNS,
+        WishRow: WISH_COLUMNS,
+    }
+)
+
+
+def encode(kinds: Mapping[str, Kind], name: str, value: Any) -> Column:
+    """Return one value as its column keeps it.
+
+    Raises:
+        LedgerError: There is no such column, or it cannot hold the value.
+    """
+    if name not in kinds:
+        raise LedgerError(f"a ledger has no column {name!r}", field=name)
+    try:
+        return kinds[name].encode(value)
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"{name} cannot be {value!r:.100}: {error}", field=name) from error
+
+
+def encode_row(row: Any) -> dict[str, Column]:
+    """Return every column of a row of any kind.
+
+    Raises:
+        LedgerError: A value cannot be stored.
+    """
+    kinds = _COLUMNS[type(row)]
+    return {name: encode(kinds, name, getattr(row, name)) for name in kinds}
+
+
+def encode_wei(name: str, value: Any) -> int:
+    """Return an amount of money.
+
+    Raises:
+        LedgerError: It is none.
+    """
+    amount = encode({name: _WEI}, name, value)
+    assert isinstance(amount, int)
+    return amount
+
+
+def encode_changes(changes: Mapping[str, Any]) -> dict[str, Column]:
+    """Return the columns of a job that change.
+
+    Raises:
+        LedgerError: There is no such column, it cannot change, or it cannot hold the value.
+    """
+    for name in _FIXED:
+        if name in changes:
+            raise LedgerError(f"the {name} of a job cannot change", field=name)
+    return {name: encode(JOB_COLUMNS, name, value) for name, value in changes.items()}
+
+
+def check_job(row: JobRow) -> None:
+    """Check a job like ``encode_row``, without the costly parts: a config is valid because it exists.
+
+    Raises:
+        LedgerError: A value cannot be stored.
+    """
+    for name in JOB_COLUMNS:
+        if name not in ("config", "digest") or not isinstance(row.config, FineTuneConfig):
+            encode(JOB_COLUMNS, name, getattr(row, name))
+
+
+def decode_row(cls: type[_T], values: Sequence[Any]) -> _T:
+    """Return a row from its columns, in the order of its ``..._COLUMNS``.
+
+    Raises:
+        ValueError: The columns were not written by a ledger.
+    """
+    kinds = _COLUMNS[cls]
+    pairs = zip(kinds.items(), values, strict=True)
+    return cls(**{name: value if kind.decode is None else kind.decode(value) for (name, kind), value in pairs})
+
+
+def decode_job(values: Sequence[Any]) -> JobRow:
+    """Return a job from its columns, in the order of ``JOB_COLUMNS``; a config that cannot be read is None.
+
+    Raises:
+        ValueError: The columns were not written by a ledger.
+    """
+    pairs = zip(JOB_COLUMNS.items(), values, strict=True)
+    data = {name: value if kind.decode is None else kind.decode(value) for (name, kind), value in pairs}
+    data["config"], remark = read_config(data["config"])
+    data["error"] = "; ".join(filter(None, (data["error"], remark)))
+    return JobRow(**data)
+
+
+def read_config(text: str | None) -> tuple[FineTuneConfig | None, str]:
+    """Return a stored config, or None and why it cannot be read.
+
+    Args:
+        text: The JSON text, or None where the job has no config.
+    """
+    if text is None:
+        return None, ""
+    try:
+        return FineTuneConfig(**json.loads(text)), ""
+    except (TypeError, ValueError):
+        return None, f"its config cannot be read by this version of crynux_async: {_why(text)}"
+
+
+def _why(text: str) -> str:
+    """Say what is wrong with a stored config, more slowly and in more detail than its constructor does."""
+    try:
+        FineTuneConfig.from_dict(json.loads(text))
+    except ConfigError as error:
+        return "; ".join(map(str, error.problems))
+    except (TypeError, ValueError) as error:
+        return f"not a JSON table of fields ({error})"
+    return "it is kept as it is"

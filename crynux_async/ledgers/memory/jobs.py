@@ -1,0 +1,287 @@
+"""The jobs of a ledger in memory: their rows, what must be unique among them, and who holds them."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import attrs
+
+from crynux_async.errors import LeaseLostError, LedgerError
+from crynux_async.ledgers.base import Fence, Holder, JobRow, StepRow, TaskRow
+from crynux_async.ledgers.memory.attempts import NONE
+from crynux_async.ledgers.memory.undo import Undo
+from crynux_async.states import JobState
+
+_Sort: TypeAlias = tuple[str, JobState, bool]
+"""What a claim tells jobs apart by: backend, state, and whether an archive is wanted."""
+
+
+class Lease:
+    """Who holds jobs, and how many of each sort; ``until`` is None once it was given back."""
+
+    __slots__ = ("counts", "fence", "until")
+
+    def __init__(self, fence: Fence, until: datetime | None) -> None:
+        self.fence = fence
+        self.until = until
+        self.counts: Counter[_Sort] = Counter()
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs it holds."""
+        return self.counts.total()
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether others may take its jobs."""
+        return self.until is None or self.until < now
+
+    def holder(self) -> Holder:
+        """Return what others are told of it."""
+        assert self.until is not None
+        return Holder(fence=self.fence, until=self.until, jobs=self.jobs)
+
+
+class Belongings:
+    """What only some jobs have: tasks by (try, member), and steps by (try, member, kind) with their place in time."""
+
+    __slots__ = ("steps", "tasks")
+
+    def __init__(self) -> None:
+        self.tasks: dict[tuple[int, int], TaskRow] = {}
+        self.steps: dict[tuple[int, int, str], tuple[int, StepRow]] = {}
+
+
+class Entry:
+    """A job, its lease, the position of its last attempt, and what else belongs to it."""
+
+    __slots__ = ("belongings", "last_attempt", "lease", "number", "row")
+
+    def __init__(self, row: JobRow, lease: Lease, number: int) -> None:
+        self.row = row
+        self.lease = lease
+        self.number = number
+        self.last_attempt = NONE
+        self.belongings: Belongings | None = None
+
+    def sort(self) -> _Sort:
+        """Return what a claim tells it apart by."""
+        return self.row.backend, self.row.state, self.row.folder is not None
+
+
+class JobTable:
+    """Every job, and every lease. Whatever is refused raises before or is taken back by its ``Undo``."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.leases: dict[int, Lease] = {}
+        self._nobody = Lease(Fence(owner="", number=0), None)
+        self._last_lease = 0
+        self._last_step = 0
+        self._newest_tasks: dict[str, dict[str, str]] = {}
+        self._all_tasks: dict[str, dict[str, str]] = {}
+        self._keys: dict[tuple[str, str, str], str] = {}
+
+    # Leases
+
+    def enter(self, owner: str, until: datetime) -> Fence:
+        """Make a lease."""
+        self._last_lease += 1
+        fence = Fence(owner=owner, number=self._last_lease)
+        self.leases[fence.number] = Lease(fence, until)
+        return fence
+
+    def forget(self, now: datetime, long_ago: datetime) -> None:
+        """Remove leases that are over and hold nothing, or were over long ago."""
+        for lease in [*self.leases.values()]:
+            if lease.is_over(long_ago) or (lease.is_over(now) and not lease.jobs):
+                self.leave(lease)
+
+    def leave(self, lease: Lease) -> None:
+        """Give a lease back with everything that it holds."""
+        self.leases.pop(lease.fence.number, None)
+        self._nobody.counts.update(lease.counts)
+        lease.until = None
+
+    def lease(self, fence: Fence) -> Lease:
+        """Return the lease of a fence.
+
+        Raises:
+            LeaseLostError: It is gone.
+        """
+        lease = self.leases.get(fence.number)
+        if lease is None:
+            raise LeaseLostError(f"the lease of {fence.owner!r} was given back", job_ids=())
+        return lease
+
+    def holding(self, entry: Entry) -> Lease:
+        """Return who holds a job: somebody, or the lease that stands for nobody."""
+        return self._nobody if entry.lease.until is None else entry.lease
+
+    def give(self, entry: Entry, lease: Lease | None) -> None:
+        """Let a lease hold a job, or nobody."""
+        sort, lease = entry.sort(), lease or self._nobody
+        self.holding(entry).counts[sort] -= 1
+        lease.counts[sort] += 1
+        entry.lease = lease
+
+    def free(
+        self, now: datetime, backend: str, states: Collection[JobState], wanted: Collection[JobState]
+    ) -> Iterator[Entry]:
+        """Yield the jobs that anybody may take, in the order in which they were added."""
+        sorts = {(backend, state, is_wanted) for state in states for is_wanted in (True, False)}
+        sorts |= {(backend, state, True) for state in wanted}
+        over = [self._nobody, *(lease for lease in self.leases.values() if lease.is_over(now))]
+        # Sessions ask again and again, nearly always in vain: that must not cost a walk over all jobs.
+        if any(lease.counts[sort] > 0 for lease in over for sort in sorts if sort in lease.counts):
+            for entry in self.entries.values():
+                if entry.sort() in sorts and entry.lease.is_over(now):
+                    yield entry
+
+    # Jobs
+
+    def entry(self, job_id: str) -> Entry:
+        """Return a job.
+
+        Raises:
+            LedgerError: There is none.
+        """
+        try:
+            return self.entries[job_id]
+        except KeyError:
+            raise LedgerError(f"there is no job {job_id!r}", job_id=job_id) from None
+
+    def held(self, fence: Fence, job_id: str) -> Entry:
+        """Return a job that a fence holds.
+
+        Raises:
+            LeaseLostError: Another has it, or nobody.
+            LedgerError: There is none.
+        """
+        entry = self.entry(job_id)
+        if self.holding(entry).fence.number != fence.number:
+            raise LeaseLostError(f"job {job_id!r} is not held by {fence.owner!r} any more", job_ids=[job_id])
+        return entry
+
+    def earlier(self, row: JobRow) -> Entry | None:
+        """Return the job that has the idempotency key of a row already."""
+        key = _key(row)
+        return self.entries[self._keys[key]] if key in self._keys else None
+
+    def by_task(self, backend: str | None, task_id: str) -> list[Entry]:
+        """Return the jobs that have a task, newest or earlier."""
+        backends = {*self._newest_tasks, *self._all_tasks} if backend is None else {backend}
+        tables = [table.get(name, {}) for name in backends for table in (self._newest_tasks, self._all_tasks)]
+        names = {table[task_id] for table in tables if task_id in table}
+        return sorted((self.entries[name] for name in names), key=lambda entry: entry.number)
+
+    def add(self, row: JobRow, lease: Lease | None, undo: Undo) -> None:
+        """Add a job.
+
+        Raises:
+            LedgerError: Its name or its task is there already.
+        """
+        if row.job_id in self.entries:
+            raise LedgerError(f"a job {row.job_id!r} is there already", job_id=row.job_id)
+        holder = lease or self._nobody
+        entry = Entry(row, holder, len(self.entries))
+        undo.put(self.entries, row.job_id, entry)
+        self._claim_task(self._newest_tasks, row, row.task_id, undo)
+        key = _key(row)
+        if key is not None:
+            undo.put(self._keys, key, row.job_id)
+        undo.put(holder.counts, entry.sort(), holder.counts[entry.sort()] + 1)
+
+    def replace(self, entry: Entry, row: JobRow, undo: Undo) -> None:
+        """Change a job.
+
+        Raises:
+            LedgerError: Another has its task.
+        """
+        old, sort, counts = entry.row, entry.sort(), self.holding(entry).counts
+        if (old.backend, old.task_id) != (row.backend, row.task_id):
+            if old.task_id is not None:
+                undo.remove(self._newest_tasks[old.backend], old.task_id)
+            self._claim_task(self._newest_tasks, row, row.task_id, undo)
+        undo.set(entry, "row", row)
+        if entry.sort() != sort:
+            undo.put(counts, sort, counts[sort] - 1)
+            undo.put(counts, entry.sort(), counts[entry.sort()] + 1)
+
+    # What belongs to jobs
+
+    def put_task(self, entry: Entry, task: TaskRow, undo: Undo) -> None:
+        """Add or change a task of a job.
+
+        Raises:
+            LedgerError: Another job has it, or another try.
+        """
+        belongings, place = _belongings(entry, undo), (task.try_number, task.member)
+        old = belongings.tasks.get(place)
+        if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
+            if old is not None:
+                undo.remove(self._all_tasks[old.backend], old.task_id)
+            self._claim_task(self._all_tasks, task, task.task_id, undo)
+        undo.put(belongings.tasks, place, task)
+
+    def plan_step(self, entry: Entry, step: StepRow, undo: Undo) -> StepRow:
+        """Add a step of a job unless it is there, and return it as it is there."""
+        steps = _belongings(entry, undo).steps
+        if _place(step) not in steps:
+            self._last_step += 1
+            undo.put(steps, _place(step), (self._last_step, step))
+        return steps[_place(step)][1]
+
+    def finish_step(self, entry: Entry, step: StepRow, undo: Undo) -> None:
+        """Store what became of a step.
+
+        Raises:
+            LedgerError: It was not planned.
+        """
+        steps = _belongings(entry, undo).steps
+        known = steps.get(_place(step))
+        if known is None:
+            raise LedgerError(f"the step {step.kind!r} of job {step.job_id!r} was not planned", job_id=step.job_id)
+        number, planned = known
+        undo.put(steps, _place(step), (number, attrs.evolve(planned, done_at=step.done_at, outcome=step.outcome)))
+
+    @staticmethod
+    def _claim_task(tasks: dict[str, dict[str, str]], row: JobRow | TaskRow, task_id: str | None, undo: Undo) -> None:
+        if task_id is None:
+            return
+        of_backend = tasks.setdefault(row.backend, {})
+        if task_id in of_backend:
+            message = f"task {task_id} of {row.backend} belongs to job {of_backend[task_id]!r} already"
+            raise LedgerError(message, job_id=row.job_id, task_id=task_id)
+        undo.put(of_backend, task_id, row.job_id)
+
+
+def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
+    """Return the tasks of jobs by job, try and member."""
+    return [
+        entry.belongings.tasks[place]
+        for entry in entries
+        if entry.belongings is not None
+        for place in sorted(entry.belongings.tasks)
+    ]
+
+
+def ordered_steps(entries: Iterable[Entry]) -> list[StepRow]:
+    """Return the steps of jobs in the order in which they were planned."""
+    numbered = [pair for entry in entries if entry.belongings for pair in entry.belongings.steps.values()]
+    return [step for _, step in sorted(numbered, key=lambda pair: pair[0])]
+
+
+def _belongings(entry: Entry, undo: Undo) -> Belongings:
+    if entry.belongings is None:
+        undo.set(entry, "belongings", Belongings())
+    assert entry.belongings is not None
+    return entry.belongings
+
+
+def _place(step: StepRow) -> tuple[int, int, str]:
+    return step.try_number, step.member, step.kind
+
+
+def _key(row: JobRow) -> Any:
+    return None if row.idempotency_key is None else (row.backend, row.tenant, row.idempotency_key)

@@ -1,0 +1,124 @@
+"""Who follows which job: what is decided about leases, each in a transaction of its own.
+
+Every function returns its result and whether it changed anything. Times are the ledger's own: ``now`` is an expression,
+a number of this machine or a function of the server.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, literal, update
+
+from crynux_async.errors import LedgerError
+from crynux_async.ledgers.base import LEASE_MEMORY, Fence
+from crynux_async.ledgers.sql import queries, statements
+from crynux_async.ledgers.sql.connection import Connection
+from crynux_async.ledgers.sql.requests import require_lease
+from crynux_async.ledgers.sql.schema import leases
+
+_T = TypeVar("_T")
+_MICROSECONDS = 1_000_000
+
+MOST_PARAMETERS = 500
+"""So many names are put into one statement at most."""
+
+
+async def enter(connection: Connection, owner: str, *, now: ColumnElement[int], seconds: float) -> tuple[Fence, bool]:
+    """Make a lease, and forget those that mean nothing any more."""
+    long_ago = now - int(LEASE_MEMORY * _MICROSECONDS)
+    for (number,) in await connection.fetch(queries.select_forgotten(now, long_ago)):
+        await _remove(connection, number)
+    number = await connection.insert(statements.ADD_LEASE, {"owner": owner, "until": 0})
+    await connection.run(_renewal(number, now, seconds))
+    return Fence(owner=owner, number=number), True
+
+
+async def renew(
+    connection: Connection, fence: Fence, *, now: ColumnElement[int], seconds: float
+) -> tuple[int | None, bool]:
+    """Move the end of a lease, and return how many jobs it holds, or None where it is gone."""
+    if not await connection.run(_renewal(fence.number, now, seconds)):
+        return None, False
+    ((count,),) = await connection.fetch(queries.COUNT_HELD, {"lease_id": fence.number})
+    return count, True
+
+
+async def leave(connection: Connection, fence: Fence) -> tuple[None, bool]:
+    """Give back a lease with every job that it holds."""
+    await _remove(connection, fence.number)
+    return None, True
+
+
+async def claim(
+    connection: Connection,
+    fence: Fence,
+    *,
+    now: ColumnElement[int],
+    backend: str,
+    states: Collection[str],
+    wanted: Collection[str],
+    at_most: int | None,
+) -> tuple[list[tuple[Any, ...]], bool]:
+    """Give free jobs to a lease, and return the columns of those jobs.
+
+    Raises:
+        LeaseLostError: The lease is gone.
+    """
+    await require_lease(connection, fence)
+    free: set[int] = set()
+    for chosen, is_wanted in ((states, False), (wanted, True)):
+        if chosen:
+            for select in queries.select_free(
+                fence, now, backend=backend, states=chosen, is_wanted=is_wanted, at_most=at_most
+            ):
+                free |= {number for (number,) in await connection.fetch(select)}
+    taken = sorted(free)[:at_most]
+    await _give(connection, fence, taken)
+    rows: list[tuple[Any, ...]] = []
+    for some in in_chunks(taken):
+        rows += await connection.fetch(queries.select_numbered(some))
+    return rows, bool(taken)
+
+
+async def take(
+    connection: Connection, fence: Fence, job_ids: Sequence[str], *, now: ColumnElement[int]
+) -> tuple[list[str], bool]:
+    """Give jobs that nobody holds any more to a lease, and return those that it holds now.
+
+    Raises:
+        LeaseLostError: The lease is gone.
+        LedgerError: There is no such job.
+    """
+    await require_lease(connection, fence)
+    found: dict[str, tuple[int, int | None, bool]] = {}
+    for some in in_chunks(list(dict.fromkeys(job_ids))):
+        for job_id, number, lease, is_held in await connection.fetch(queries.select_takable(some, now)):
+            found[job_id] = number, lease, bool(is_held)
+    missing = next((job_id for job_id in job_ids if job_id not in found), None)
+    if missing is not None:
+        raise LedgerError(f"there is no job {missing!r}", job_id=missing)
+    free = {job_id for job_id, (_, lease, is_held) in found.items() if lease != fence.number and not is_held}
+    await _give(connection, fence, [found[job_id][0] for job_id in found if job_id in free])
+    mine = [job_id for job_id in job_ids if job_id in free or found[job_id][1] == fence.number]
+    return mine, bool(free)
+
+
+def in_chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
+    """Return the items in pieces that a statement can hold as parameters."""
+    return (items[start : start + MOST_PARAMETERS] for start in range(0, len(items), MOST_PARAMETERS))
+
+
+async def _give(connection: Connection, fence: Fence, numbers: Sequence[int]) -> None:
+    if numbers:
+        rows = [{"key_id": number, "set_lease": fence.number} for number in numbers]
+        await connection.run(statements.TAKE_JOB, rows)
+
+
+async def _remove(connection: Connection, lease: int) -> None:
+    await connection.run(statements.FREE_JOBS, [{"key_lease": lease}])
+    await connection.run(statements.REMOVE_LEASE, [{"id": lease}])
+
+
+def _renewal(lease: int, now: ColumnElement[int], seconds: float) -> Any:
+    until = now + literal(round(seconds * _MICROSECONDS))
+    return update(leases).where(leases.c.id == lease).values(until=until)

@@ -1,0 +1,230 @@
+"""Brings writes to disk: the one task that writes, and the queue before it.
+
+Theory of operation. A commit costs one wait for the disk (or the server), whatever is in it. So everything that waits
+while one commit is under way goes into the next one together, and each caller hears of its own rows only (group
+commit: DeWitt et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984, section 5). Usually
+all steps are taken, at one trip to the database. Where one is refused, the same requests are done again, each behind a
+savepoint, so that none takes another with it.
+
+Trouble that passes (``LedgerBusyError``) is told to the requests that it hit; the writer goes on with the next ones.
+Any other trouble stops it for good: a failed fsync drops the pages that it could not write, so the next one succeeds
+without having saved them (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+"""
+
+import asyncio
+import copy
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+
+from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.ledgers.sql.connection import Connection, StepRefusedError
+from crynux_async.ledgers.sql.requests import Request
+from crynux_async.ledgers.sql.steps import merged
+
+_log = logging.getLogger("crynux_async.ledgers")
+_T = TypeVar("_T")
+
+Work: TypeAlias = Callable[[Connection], Awaitable[tuple[_T, bool]]]
+"""What is done alone in a transaction; returns its result, and whether there is anything to commit."""
+
+
+@attrs.frozen(eq=False)
+class _Write:
+    request: Request[Any]
+    done: "asyncio.Future[Any]"
+
+
+@attrs.frozen(eq=False)
+class _Alone:
+    work: Work[Any]
+    done: "asyncio.Future[Any]"
+
+
+class Writer:
+    """The only one that writes through a connection. Its task runs from the start until ``close``.
+
+    Args:
+        connection: Nobody else uses it.
+        place: The file or database, for messages.
+        committed: Called after every commit.
+
+    Attributes:
+        failure: Why nothing can be written any more, or None.
+    """
+
+    def __init__(self, connection: Connection, place: str, committed: Callable[[], None]) -> None:
+        self.failure: LedgerError | None = None
+        self._connection = connection
+        self._place = place
+        self._committed = committed
+        self._queue: deque[_Write | _Alone] = deque()
+        self._under_way: Sequence[_Write | _Alone] = ()
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self._task = asyncio.create_task(self._run(), name="crynux_async ledger writer")
+
+    async def write(self, request: Request[_T]) -> _T:
+        """Make a request durable, all of it or nothing, and return its result; cancelling the caller does not undo it.
+
+        Raises:
+            CrynuxError: It is not stored.
+        """
+        done: asyncio.Future[_T] = _future()
+        self._put(_Write(request, done))
+        return await done
+
+    def alone(self, work: Work[_T]) -> "asyncio.Future[_T]":
+        """Do something in a transaction of its own, which is undone where its future is cancelled in time."""
+        done: asyncio.Future[_T] = _future()
+        self._put(_Alone(work, done))
+        return done
+
+    async def close(self) -> None:
+        """Write what is left and end the task."""
+        self._is_closing = True
+        self._wake.set()
+        await asyncio.wait([self._task])
+
+    def _put(self, request: _Write | _Alone) -> None:
+        if self._is_closing:
+            raise UsageError("the ledger is closed")
+        self._queue.append(request)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        try:
+            while self._queue or not self._is_closing:
+                if self._queue:
+                    await self._next()
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:  # where anything is left, the task was cancelled by the end of its event loop
+            self._is_closing = True
+            reason = f"the event loop ended while {self._place} was written: whether these rows are there is not known"
+            _refuse([*self._under_way, *self._queue], LedgerError(reason, path=self._place))
+
+    async def _next(self) -> None:
+        """Fill one transaction with what waits."""
+        self._under_way = requests = self._take()
+        try:
+            if self.failure is not None:
+                _refuse(requests, self.failure)
+            elif isinstance(requests[0], _Alone):
+                await self._do_alone(requests[0])
+            else:
+                await self._do_together([request for request in requests if isinstance(request, _Write)])
+        except Exception as error:
+            _refuse(requests, await self._trouble(error))
+        await self._tend()
+        self._under_way = ()
+
+    def _take(self) -> list[_Write | _Alone]:
+        """Take what goes into one transaction: the first in the queue alone, or every write that waits."""
+        if isinstance(self._queue[0], _Alone):
+            return [self._queue.popleft()]
+        writes = [request for request in self._queue if isinstance(request, _Write)]
+        self._queue = deque(request for request in self._queue if isinstance(request, _Alone))
+        return [*writes]
+
+    async def _do_alone(self, request: _Alone) -> None:
+        await self._connection.begin()
+        try:
+            result, is_changed = await request.work(self._connection)
+        except CrynuxError as error:
+            await self._connection.rollback()
+            _refuse([request], error)
+            return
+        if is_changed and not request.done.cancelled():
+            await self._connection.commit()
+            self._committed()
+        else:
+            await self._connection.rollback()
+        if not request.done.done():
+            request.done.set_result(result)
+
+    async def _do_together(self, writes: list[_Write]) -> None:
+        try:
+            await self._connection.write(merged(step for write in writes for step in write.request.steps))
+        except StepRefusedError:
+            await self._do_apart(writes)
+        else:
+            self._committed()
+            for write in writes:
+                _confirm(write, write.request.result)
+
+    async def _do_apart(self, writes: list[_Write]) -> None:
+        """Do writes of which at least one is refused, without losing the others."""
+        await self._connection.begin()
+        outcomes: list[tuple[_Write, Any, CrynuxError | None]] = []
+        for write in writes:
+            await self._connection.savepoint()
+            try:
+                outcomes.append((write, await write.request.apart(self._connection), None))
+            except CrynuxError as error:
+                outcomes.append((write, None, error))
+                await self._connection.back_to_savepoint()
+            await self._connection.release_savepoint()
+        await self._connection.commit()
+        self._committed()
+        for write, result, refusal in outcomes:
+            if refusal is None:
+                _confirm(write, result)
+            else:
+                _refuse([write], refusal)
+
+    async def _tend(self) -> None:
+        """Let the connection do its housekeeping; what passes is tried again after a later write."""
+        if self.failure is None:
+            try:
+                await self._connection.tend()
+            except Exception as error:
+                await self._trouble(error)
+
+    async def _trouble(self, error: Exception) -> LedgerError:
+        """Undo the transaction, and return what to tell its callers; stop for good where that is needed."""
+        reason = error if isinstance(error, LedgerError) else self._connection.explain(error)
+        try:
+            await self._connection.rollback()
+        except Exception as second:
+            reason = LedgerError(f"{reason} (and it could not be undone: {second})", path=self._place)
+        if not isinstance(reason, LedgerBusyError):
+            self.failure = reason
+            _log.error("nothing is stored any more: %s", reason)
+        return reason
+
+
+def _future() -> "asyncio.Future[Any]":
+    done = asyncio.get_running_loop().create_future()
+    done.add_done_callback(_see)
+    return done
+
+
+def _see(done: "asyncio.Future[Any]") -> None:
+    """Mark an exception as seen, because nobody else may be left to see it."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _confirm(write: _Write, result: Any) -> None:
+    if not write.done.done():
+        write.done.set_result(result)
+
+
+def _refuse(requests: Iterable[_Write | _Alone], reason: CrynuxError) -> None:
+    """Tell callers; each gets an exception of its own, because raising one changes it."""
+    for request in requests:
+        if not request.done.done():
+            request.done.set_exception(_copy(reason))
+        elif isinstance(request, _Write) and request.done.cancelled():
+            _log.error("rows whose caller did not wait for them are not stored: %s", reason)
+
+
+def _copy(error: CrynuxError) -> CrynuxError:
+    twin = copy.copy(error)
+    twin.__cause__ = error
+    return twin

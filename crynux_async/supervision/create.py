@@ -1,0 +1,137 @@
+"""One create: its answer, and what that means for the ledger, the gate and the job."""
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from crynux_async.backends.base import Backend
+from crynux_async.errors import (
+    AuthError,
+    CrynuxError,
+    QuotaError,
+    RateLimitedError,
+    RejectedError,
+    SubmissionUnknownError,
+    UnreachableError,
+)
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
+from crynux_async.pacing.token_bucket import Outcome
+from crynux_async.states import JobState, Signal, advance, may
+
+_log = logging.getLogger("crynux_async.supervision.create")
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What became of one create.
+
+    Attributes:
+        outcome: For the ledger.
+        spent: For the gate.
+        task_id: The task that was made, or None.
+        error: What to tell whoever waits, or None.
+        interrupt: What ends the program, and may go on once all of this is stored; or None.
+    """
+
+    outcome: AttemptOutcome
+    spent: Outcome
+    task_id: str | None = None
+    error: CrynuxError | None = None
+    interrupt: BaseException | None = None
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that a refusal of the rate limit said to wait, or None."""
+        return self.error.wait if isinstance(self.error, RateLimitedError) else None
+
+    @property
+    def concerns_all(self) -> bool:
+        """Whether it is the credential that is refused, so that every other create would be, too."""
+        return isinstance(self.error, AuthError | QuotaError)
+
+
+async def post(backend: Backend, payload: str) -> Answer:
+    """Send one create. Never raises: once bytes may have left, every end has a meaning."""
+    try:
+        created = await backend.create(payload)
+    except RateLimitedError as error:
+        return Answer(outcome=AttemptOutcome.REFUSED, spent=Outcome.LIMITED, error=error)
+    except UnreachableError as error:
+        return Answer(outcome=AttemptOutcome.NOT_SENT, spent=Outcome.RELEASED, error=error)
+    except SubmissionUnknownError as error:
+        return Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=error)
+    except CrynuxError as error:
+        return Answer(outcome=AttemptOutcome.REJECTED, spent=spent_by(error), error=error)
+    except BaseException as error:
+        _log.debug("create cut off", exc_info=True)
+        interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
+        return Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=_cut_off(error), interrupt=interrupt)
+    return Answer(outcome=AttemptOutcome.ACCEPTED, spent=Outcome.ACCEPTED, task_id=created.task_id)
+
+
+def spent_by(error: CrynuxError) -> Outcome:
+    """Return whether a request that was refused counts against the rate limit all the same."""
+    is_counted = isinstance(error, RejectedError) and error.is_counted
+    return Outcome.CHARGED if is_counted else Outcome.RELEASED
+
+
+def finished(attempt: AttemptRow, answer: Answer, at: datetime, *, keeps_payload: bool) -> AttemptRow:
+    """Return an attempt with what became of it.
+
+    Args:
+        attempt: The attempt.
+        answer: Its answer.
+        at: When it came.
+        keeps_payload: Whether the service needs the payload of a task later on. Where it does not, nothing can come of
+            a payload whose outcome is known, and a hundred thousand of them are 80 MB.
+    """
+    return attrs.evolve(
+        attempt,
+        payload=attempt.payload if keeps_payload or answer.outcome is AttemptOutcome.UNKNOWN else "",
+        answered_at=at,
+        outcome=answer.outcome,
+        task_id=answer.task_id,
+        wait=answer.wait,
+        status=getattr(answer.error, "status", None),
+        answer=getattr(answer.error, "answer", "") if answer.outcome is AttemptOutcome.UNKNOWN else "",
+    )
+
+
+def signal_of(answer: Answer, *, is_repeatable: bool) -> Signal | None:
+    """Return what a job learns from an answer, or None where it waits to be sent as before.
+
+    Args:
+        answer: The answer.
+        is_repeatable: Whether the same create may be sent again after an unknown outcome.
+    """
+    if answer.outcome is AttemptOutcome.ACCEPTED:
+        return Signal.ACCEPTED
+    if answer.outcome is AttemptOutcome.UNKNOWN:
+        return None if is_repeatable else Signal.LOST_SIGHT
+    if answer.outcome is AttemptOutcome.REJECTED and not answer.concerns_all:
+        return Signal.TURNED_DOWN
+    return None
+
+
+def columns_after(state: JobState, signal: Signal | None, answer: Answer, at: datetime) -> dict[str, Any]:
+    """Return how an answer changes the row of a job.
+
+    A user may have given the job up while the create was under way: then it stays given up, and its task is stored all
+    the same, because it is paid for.
+    """
+    if signal is None:
+        return {"error": str(answer.error)} if answer.concerns_all else {}
+    following = advance(state, signal) if may(state, signal) else state
+    if signal is Signal.ACCEPTED:
+        return {"state": following, "task_id": answer.task_id, "submitted_at": at, "error": ""}
+    return {"state": following, "ended_at": at, "error": str(answer.error)}
+
+
+def _cut_off(error: BaseException) -> SubmissionUnknownError:
+    said = "the session was closed" if isinstance(error, asyncio.CancelledError) else repr(error)
+    return SubmissionUnknownError(
+        f"the create was under way when {said}; the task may exist and is not sent again by itself"
+    )

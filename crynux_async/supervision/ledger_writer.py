@@ -1,0 +1,376 @@
+"""``LedgerWriter``: everything that a session writes to its ledger about jobs, under the session's own fence.
+
+Theory of operation
+-------------------
+*Ownership.* The session holds one lease; its fence goes with every write. What the ledger says was lost is another
+session's from that moment on: its record becomes an onlooker's (``is_ours``), and this session goes on with the others.
+A lost job is never taken back with what is believed of it here: it comes back through ``claim``, with its row.
+
+*Trouble.* A ledger that is busy (another's lock, a full disk) is waited out: the trouble is logged once, the write is
+tried again, and the end of it is logged. A ledger that has failed for good is told to whoever waits, and nothing is
+sent any more. Neither changes the state of a job.
+
+*Cancellation.* A single write is never cut off: a caller that gave up in the middle of one could not tell what is
+stored, and what it had taken from a queue would be lost. Between two writes cancellation is heard.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import anyio
+
+from crynux_async.clock import monotonic, utc_now
+from crynux_async.errors import LeaseLostError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.ledgers.base import AttemptRow, Fence, JobChange, JobRow, Ledger, StepRow, WishRow
+from crynux_async.supervision.record import Record
+from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.rows import attached_task, columns_of, new_row
+
+_log = logging.getLogger("crynux_async.supervision.ledger_writer")
+
+ADOPT = "adopt"
+"""The kind of a wish: a task was made for a job after its owner had lost it."""
+
+_TRY_AGAIN = 1.0
+
+T = TypeVar("T")
+
+
+class LedgerWriter:
+    """Writes about the jobs of one session.
+
+    Args:
+        ledger: Where; open.
+        register: Knows what changed.
+        backend: Which service the jobs belong to.
+        key_id: Fingerprint of the credential that submits them.
+        owner: The session's name among those who hold leases.
+        lease: Seconds for which it holds its jobs unless it renews.
+    """
+
+    def __init__(
+        self, ledger: Ledger, register: JobRegister, *, backend: str, key_id: str, owner: str, lease: float
+    ) -> None:
+        self._ledger = ledger
+        self._register = register
+        self._backend = backend
+        self._key_id = key_id
+        self._owner = owner
+        self._lease = lease
+        self._fence: Fence | None = None
+        self._held = 0
+        self._unsaved: dict[str, Record] = {}
+        self._saved = asyncio.Event()
+        self._storing: set[str] = set()
+        self._flushing = anyio.Lock()
+        self._latest = utc_now()
+        self._trouble: LedgerBusyError | None = None
+        self._give_up_at = math.inf
+        self._is_closed = False
+        self.on_lost: Callable[[Record], None] = lambda _: None
+        self.on_saved: Callable[[], None] = lambda: None
+
+    @property
+    def fence(self) -> Fence:
+        """The proof of the session's lease."""
+        assert self._fence is not None
+        return self._fence
+
+    def date(self, after: datetime) -> datetime:
+        """Return the time for the ledger: never before ``after`` or what it was told last, whatever a clock says."""
+        self._latest = max(self._latest, after, utc_now())
+        return self._latest
+
+    def check(self) -> None:
+        """Raise LedgerError when nothing can be remembered any more."""
+        failure = self._ledger.failure
+        if failure is not None:
+            raise LedgerError(f"nothing is sent any more: {failure}", path=failure.path)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Wait for a busy ledger no longer than this from now on: the session ends."""
+        self._give_up_at = monotonic() + seconds
+
+    def close(self) -> None:
+        """Let whoever waits for a write finish: nothing is written any more."""
+        self._is_closed = True
+        self._saved.set()
+
+    async def enter(self) -> None:
+        """Begin to hold jobs."""
+        self._fence = await self._ledger.enter(self._owner, seconds=self._lease)
+
+    async def renew(self) -> None:
+        """Hold the jobs for another lease, and let go of those that were lost meanwhile."""
+        held = await self._ledger.renew(self.fence, seconds=self._lease)
+        if held is None:
+            _log.warning("the lease is gone: this process was away for too long, or was taken for dead")
+            self._held = 0
+            await self.enter()
+            self._lose(self._register.select())
+        elif held < self._held:
+            still = await self._ledger.held(self.fence)
+            self._lose(record for record in self._register.select() if record.job_id not in still)
+
+    async def claim(self, states: Collection[Any]) -> list[JobRow]:
+        """Take the jobs in ``states`` that nobody holds (any more), and return their rows."""
+        rows = await self._ledger.claim(self.fence, backend=self._backend, states=states)
+        self._held += len(rows)
+        return rows
+
+    async def leave(self) -> None:
+        """Give back every job."""
+        if self._fence is not None:
+            await self._ledger.leave(self._fence)
+
+    def remember(self, record: Record) -> None:
+        """Store a new job soon; it must not be sent before it ``is_saved``."""
+        self._unsaved[record.job_id] = record
+        self._register.has_changes.set()
+
+    async def save_new(self) -> None:
+        """Store every job that the ledger does not have yet, a few writes for all of them together.
+
+        Raises:
+            LedgerBusyError: Not now; they stay remembered.
+            LedgerError: They could not be stored; whoever waits for one of them is told.
+        """
+        while self._unsaved:
+            waiting = list(self._unsaved.values())
+            planned = [record for record in waiting if record.task_id is None]
+            # One by one: an attached task that the ledger has under another name must not keep others out.
+            for batch in (planned, *([record] for record in waiting if record.task_id is not None)):
+                with anyio.CancelScope(shield=True):
+                    await self._save(batch)
+
+    async def all_saved(self, records: Sequence[Record]) -> None:
+        """Wait until the ledger has every one of these jobs.
+
+        Raises:
+            LedgerError: One of them could not be stored; it will not be sent.
+        """
+        while any(not record.is_saved and record.error is None for record in records):
+            self.check()
+            if self._is_closed:
+                raise UsageError("the session was closed before the jobs were in the ledger; they are not sent")
+            self._saved.clear()
+            await self._saved.wait()
+        for record in records:
+            if not record.is_saved and record.error is not None:
+                raise record.error
+
+    async def begin(self, attempt: AttemptRow) -> None:
+        """Store an attempt before it is sent.
+
+        Raises:
+            LeaseLostError: Another has the job; its record is an onlooker's now.
+            LedgerBusyError: Not now.
+            LedgerError: The attempt must not be sent.
+        """
+        try:
+            await self._ledger.begin(self.fence, attempt)
+        except LeaseLostError:
+            self._lose_named([attempt.job_id])
+            raise
+        self.trouble_has_passed()
+
+    async def change(self, change: JobChange) -> bool:
+        """Store what happened to one job, waiting while the ledger is busy; return whether the job is ours.
+
+        Raises:
+            LedgerError: It could not be stored.
+        """
+        self._storing.add(change.job_id)
+        try:
+            with anyio.CancelScope(shield=True):
+                lost = await self.persist(lambda: self._ledger.change(self.fence, [change]))
+        finally:
+            self._storing.discard(change.job_id)
+        self._lose_named(lost)
+        return not lost
+
+    async def hand_over(self, job_id: str, attempt: int, task_id: str) -> None:
+        """Leave the answer to a create of a job that was lost meanwhile to whoever has it.
+
+        Its owner has found an attempt without an outcome and holds the job for unconfirmed; a wish is the only thing
+        that may be written about another's job.
+        """
+        _log.warning("task %s of job %s was made for another process, which is told", task_id, job_id)
+        wish = WishRow(
+            job_id=job_id, kind=ADOPT, arguments={"task_id": task_id, "attempt": attempt}, at=self.date(utc_now())
+        )
+        await self.persist(lambda: self._ledger.wish(wish))
+
+    async def wishes(self) -> list[WishRow]:
+        """Return what others wish of the jobs of this session."""
+        return await self._ledger.wishes(self.fence)
+
+    async def plan_step(self, step: StepRow) -> StepRow:
+        """Store a step before it is done, and return it as it is stored.
+
+        Raises:
+            LeaseLostError: Another has the job; its record is an onlooker's now.
+            LedgerError: It must not be done now.
+        """
+        try:
+            return await self._ledger.plan_step(self.fence, step)
+        except LeaseLostError:
+            self._lose_named([step.job_id])
+            raise
+
+    async def run(self) -> None:
+        """Store what changes about jobs, until the ledger has failed for good."""
+        while self._ledger.failure is None:
+            await self._register.has_changes.wait()
+            self._register.has_changes.clear()
+            try:
+                await self.persist(self.flush)
+            except LedgerError as error:
+                _log.error("what changes about jobs cannot be stored any more: %s", error)
+
+    async def flush(self) -> None:
+        """Store everything that the ledger is to be told.
+
+        Raises:
+            LedgerBusyError: Not now; it stays to be written.
+            LedgerError: The ledger has failed for good.
+        """
+        async with self._flushing:
+            await self.save_new()
+            await self.write_changes()
+
+    async def write_changes(self) -> None:
+        """Store everything that changed about jobs.
+
+        Raises:
+            LedgerBusyError: Not now; it stays to be written.
+            LedgerError: The ledger has failed for good; it stays to be written.
+        """
+        records = self._register.take_changed(but_for=self._storing)
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._write(records)
+        except LedgerError:
+            for record in records:
+                self._register.note(record)
+            raise
+
+    async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write, and try again while the ledger is busy. Callers that cannot be cut off shield it.
+
+        Raises:
+            LedgerError: It has failed, or the session ends and it is busy still.
+        """
+        while True:
+            try:
+                result = await write()
+            except LedgerBusyError as error:
+                await self.wait_out(error)
+            else:
+                self.trouble_has_passed()
+                return result
+
+    async def wait_out(self, error: LedgerBusyError) -> None:
+        """Wait a moment before a write is tried again, and say why once for all writes together.
+
+        Raises:
+            LedgerBusyError: The session ends, and there was time enough.
+        """
+        if monotonic() >= self._give_up_at:
+            raise error
+        if self._trouble is None:
+            _log.warning("the ledger cannot be written now, so sending pauses; it is tried again: %s", error)
+        self._trouble = error
+        await asyncio.sleep(_TRY_AGAIN)
+
+    def trouble_has_passed(self) -> None:
+        """Say that the ledger can be written again, where it could not."""
+        if self._trouble is not None:
+            self._trouble = None
+            _log.warning("the ledger can be written again, and sending goes on")
+
+    async def _save(self, batch: list[Record]) -> None:
+        """Store new jobs and strike them off the list; where the ledger is busy they stay on it."""
+        try:
+            if batch:
+                await self._add(batch)
+        except LedgerBusyError:
+            raise
+        except LedgerError as error:
+            self._strike_off(batch)
+            self._not_saved(batch, error)
+            if self._ledger.failure is not None:
+                raise
+            return
+        self._strike_off(batch)
+        self._held += len(batch)
+        for record in batch:
+            self._register.saved(record)
+        self._saved.set()
+        self.on_saved()
+
+    async def _add(self, batch: list[Record]) -> None:
+        rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in batch]
+        tasks = [attached_task(row) for row in rows if row.task_id is not None]
+        try:
+            await self._ledger.add(rows, fence=self.fence, tasks=tasks)
+        except LeaseLostError:
+            await self.renew()
+            await self._ledger.add(rows, fence=self.fence, tasks=tasks)
+
+    def _strike_off(self, batch: list[Record]) -> None:
+        for record in batch:
+            self._unsaved.pop(record.job_id, None)
+
+    def _not_saved(self, batch: list[Record], error: LedgerError) -> None:
+        for record in batch:
+            if record.task_id is None:
+                record.queue_number = 0
+                self._register.fail(record, error)
+            else:
+                _log.info("attached task %s is not stored again: %s", record.task_id, error)
+        self._saved.set()
+
+    async def _write(self, records: Sequence[Record]) -> None:
+        changes = [JobChange(job_id=record.job_id, columns=columns_of(record)) for record in records]
+        try:
+            lost = await self._ledger.change(self.fence, changes) if changes else []
+        except LedgerBusyError:
+            raise
+        except LedgerError as error:
+            if self._ledger.failure is not None:
+                raise
+            lost = await self._write_apart(changes, error)
+        self._lose_named(lost)
+
+    async def _write_apart(self, changes: Sequence[JobChange], error: LedgerError) -> list[str]:
+        """Write what is good of a batch that was refused because of one of them; return the names of lost jobs."""
+        if len(changes) <= 1:
+            for change in changes:
+                _log.error("what changed about job %s cannot be stored: %s", change.job_id, error)
+            return []
+        lost = []
+        for change in changes:
+            try:
+                lost += await self._ledger.change(self.fence, [change])
+            except LedgerBusyError:
+                raise
+            except LedgerError as refused:
+                _log.error("what changed about job %s cannot be stored: %s", change.job_id, refused)
+        return lost
+
+    def _lose_named(self, job_ids: Iterable[str]) -> None:
+        self._lose(filter(None, map(self._register.get, job_ids)))
+
+    def _lose(self, records: Iterable[Record]) -> None:
+        """Make onlookers of records whose jobs another session has now."""
+        for record in records:
+            if record.is_ours and record.is_saved:
+                record.is_ours = False
+                self._held = max(0, self._held - 1)
+                _log.warning("%r is not held by this process any more", record)
+                self.on_lost(record)

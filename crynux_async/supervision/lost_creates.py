@@ -1,0 +1,151 @@
+"""Creates whose outcome is not known: where their tasks must be, and what becomes of those that are found.
+
+The ledger says which tasks were made before and after a lost create, in the order in which it was told; only the
+backend knows what that order means for ids, and how to look (``FindsLostCreates``).
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from crynux_async.backends.base import Backend, Finding, FindsLostCreates, LostCreate, Verdict
+from crynux_async.errors import LedgerError, UsageError
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, Ledger, TaskRow
+from crynux_async.states import JobState, Signal, advance, may
+from crynux_async.supervision.ledger_writer import LedgerWriter
+from crynux_async.supervision.record import Record
+from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.rows import lost_attempt
+
+_log = logging.getLogger("crynux_async.supervision.lost_creates")
+
+
+async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow]) -> list[LostCreate]:
+    """Return attempts of unknown outcome with what the ledger knows around them."""
+    found = []
+    for attempt in attempts:
+        around = await ledger.neighbours(attempt)
+        is_closed = attempt.answered_at is not None and all(other.outcome is not None for other in around.under_way)
+        found.append(
+            LostCreate(
+                job_id=attempt.job_id,
+                payload=attempt.payload,
+                began_at=attempt.began_at,
+                before=around.before,
+                after=around.after,
+                is_closed=is_closed,
+            )
+        )
+    return found
+
+
+class LostCreates:
+    """The unconfirmed jobs of a session.
+
+    Args:
+        backend: The service.
+        ledger: Knows attempts and their order.
+        register: Knows the jobs.
+        writer: Stores what was found.
+    """
+
+    def __init__(self, backend: Backend, ledger: Ledger, register: JobRegister, writer: LedgerWriter) -> None:
+        self._backend = backend
+        self._ledger = ledger
+        self._register = register
+        self._writer = writer
+
+    async def all(self) -> list[LostCreate]:
+        """Return the lost creates of this session's unconfirmed jobs."""
+        names = [record.job_id for record in self._register.select({JobState.UNCONFIRMED}) if record.is_ours]
+        return await lost_creates(self._ledger, (await self._attempts(names)).values())
+
+    async def look_for(self, *, at_most: int) -> list[tuple[Finding, Record]]:
+        """Look for the tasks of lost creates, store what was found, and return it; found jobs run from now on.
+
+        Args:
+            at_most: Tasks to look at for each of them.
+
+        Raises:
+            UsageError: The service gives no way to look.
+        """
+        if not isinstance(self._backend, FindsLostCreates):
+            raise UsageError(f"{self._backend.name} gives no way to find a create whose answer was lost")
+        lost = await self.all()
+        if not lost:
+            return []
+        known = await self._known()
+        findings = await self._backend.find_lost(lost, known=known, at_most=at_most)
+        return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
+
+    async def adopt(self, record: Record, attempt: AttemptRow, task_id: str, *, granted: Sequence[int] = ()) -> None:
+        """Take a task for the one that a create of a job has made.
+
+        A job that was given up meanwhile stays given up; its task is stored all the same, because it is paid for.
+
+        Raises:
+            LedgerError: The ledger has the task under another job, or cannot be written; nothing is changed.
+        """
+        at = self._writer.date(record.planned_at)
+        state = advance(record.state, Signal.ACCEPTED) if may(record.state, Signal.ACCEPTED) else record.state
+        made = TaskRow(
+            job_id=record.job_id,
+            try_number=attempt.try_number,
+            backend=attempt.backend,
+            task_id=task_id,
+            made_at=attempt.answered_at or at,
+        )
+        accepted = attrs.evolve(
+            attempt, outcome=AttemptOutcome.ACCEPTED, task_id=task_id, answered_at=attempt.answered_at or at
+        )
+        columns: dict[str, object] = {"task_id": task_id, "submitted_at": at, "state": state, "error": ""}
+        if state is not record.state:
+            columns["ended_at"] = None
+        is_ours = await self._writer.change(
+            JobChange(job_id=record.job_id, columns=columns, finished=accepted, tasks=(made,), granted=granted)
+        )
+        if is_ours:
+            self._register.accepted(record, task_id, at)
+
+    async def _attempts(self, job_ids: Iterable[str]) -> dict[str, AttemptRow]:
+        """Return the last attempt of unknown outcome of each of these jobs."""
+        by_job: dict[str, list[AttemptRow]] = {job_id: [] for job_id in job_ids}
+        for attempt in await self._ledger.attempts(job_ids=list(by_job)) if by_job else ():
+            by_job[attempt.job_id].append(attempt)
+        lost = {job_id: lost_attempt(attempts) for job_id, attempts in by_job.items()}
+        return {job_id: attempt for job_id, attempt in lost.items() if attempt is not None}
+
+    async def _known(self) -> frozenset[str]:
+        """Return every task of this service that any job in the ledger has."""
+        rows = await self._ledger.jobs(JobFilter(backend=self._backend.name))
+        return frozenset(row.task_id for row in rows if row.task_id is not None)
+
+    async def _settle(self, finding: Finding) -> Finding:
+        """Store what one finding means, and return the finding, or what became of it instead."""
+        record = self._record(finding.job_id)
+        attempt = (await self._attempts([finding.job_id])).get(finding.job_id)
+        if attempt is None or record.state is not JobState.UNCONFIRMED:
+            return attrs.evolve(finding, verdict=Verdict.OPEN, explanation="it was decided otherwise meanwhile")
+        try:
+            if finding.verdict is Verdict.FOUND and finding.task_id is not None:
+                await self.adopt(record, attempt, finding.task_id)
+            elif finding.verdict is Verdict.NOT_CREATED:
+                await self._plan_again(record, attempt)
+        except LedgerError as error:
+            _log.warning("what was found of job %s is not stored: %s", record.job_id, error)
+            return attrs.evolve(finding, verdict=Verdict.AMBIGUOUS, explanation=f"{finding.explanation}; but {error}")
+        return finding
+
+    async def _plan_again(self, record: Record, attempt: AttemptRow) -> None:
+        """Make a job whose create never happened one that waits to be sent, should its user want that."""
+        unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
+        columns = {"state": advance(record.state, Signal.NOT_CREATED), "ended_at": None, "error": ""}
+        if await self._writer.change(JobChange(job_id=record.job_id, columns=columns, finished=unsent)):
+            record.error = None
+            self._register.learn(record, Signal.NOT_CREATED, is_stored=True)
+
+    def _record(self, job_id: str) -> Record:
+        record = self._register.get(job_id)
+        assert record is not None
+        return record

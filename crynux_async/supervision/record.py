@@ -1,0 +1,170 @@
+"""``Record``: what the library keeps of one job while a session knows it.
+
+Users never hold a record; a ``Job`` is a handle on one. A hundred thousand records must fit, so whoever reads or waits
+(few jobs have anybody) stands in a slot of its own, and what only the ledger needs to know is not here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import attrs
+
+from crynux_async.errors import CrynuxError
+from crynux_async.event_stream import EventStream
+from crynux_async.events import Event
+from crynux_async.states import ENDED, JobState
+from crynux_async.training.config import FineTuneConfig
+
+
+@attrs.frozen(kw_only=True, weakref_slot=False)
+class Wanted:
+    """A download that somebody asked for.
+
+    Attributes:
+        folder: Where the archive is wanted.
+        name: The template of its name.
+    """
+
+    folder: Path
+    name: str
+
+
+@attrs.frozen(kw_only=True, weakref_slot=False)
+class StoredArchive:
+    """An archive that is safe on disk.
+
+    Attributes:
+        path: Where it is.
+        total_bytes: Its size, or None where an earlier version did not remember it.
+    """
+
+    path: Path
+    total_bytes: int | None
+
+
+class Audience:
+    """Who wants to hear of one job."""
+
+    __slots__ = ("streams", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: list[asyncio.Future[None]] = []
+        self.streams: tuple[EventStream, ...] = ()
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Record:
+    """One job as a session knows it. Only the register changes state, task and error.
+
+    Attributes:
+        job_id: This library's name for it, unique.
+        config: What is trained, or None for a task that was attached by its id.
+        label: The caller's own name for it, or "".
+        task_id: The service's name of its newest task, or None before it is accepted.
+        state: What is believed of it.
+        error: Why it ended badly, or why it was not sent, or None.
+        planned_at: When it was planned or attached.
+        submitted_at: When it was accepted, or None.
+        ended_at: When its end was noticed, or None.
+        wanted: The download that was asked for, or None.
+        archive: What is on disk, or None.
+        tries: How many tries it has had or has, >= 1.
+        attempts: The largest number of its creates, >= 0.
+        queue_number: Its place among everything that was ever queued here, > 0; 0 where it does not wait to be sent.
+        resubmitted_as: The job that replaces it, or None.
+        is_ours: Whether this session holds its lease; if not, it is another's, and nothing about it may be written.
+        is_saved: Whether the ledger has it.
+        is_resumed: Whether an earlier process planned it, so that only dates tell how old it is.
+    """
+
+    job_id: str
+    config: FineTuneConfig | None = None
+    label: str = ""
+    task_id: str | None = None
+    state: JobState = JobState.PLANNED
+    error: CrynuxError | None = None
+    planned_at: datetime
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    wanted: Wanted | None = None
+    archive: StoredArchive | None = None
+    tries: int = 1
+    attempts: int = 0
+    queue_number: int = 0
+    resubmitted_as: str | None = None
+    is_ours: bool = True
+    is_saved: bool = False
+    is_resumed: bool = False
+    _audience: Audience | None = attrs.field(default=None, init=False)
+
+    def __repr__(self) -> str:
+        task = f"task {self.task_id}" if self.task_id is not None else "no task yet"
+        label = f" {self.label!r}" if self.label else ""
+        return f"<Job {self.job_id}{label} {self.state}, {task}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will happen to the remote task that could be seen."""
+        return self.state in ENDED
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody reads this job's own events."""
+        return self._audience is not None and bool(self._audience.streams)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for this job or reads its events."""
+        return self._audience is not None and bool(self._audience.waiters or self._audience.streams)
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to whoever listens to this job."""
+        if self._audience is not None:
+            for stream in self._audience.streams:
+                stream.put(event)
+
+    def listen(self) -> EventStream:
+        """Return a stream of this job's own events from now on."""
+        stream = EventStream(self._unlisten)
+        audience = self._audience = self._audience or Audience()
+        audience.streams = (*audience.streams, stream)
+        return stream
+
+    def end_streams(self) -> None:
+        """Let every reader of events finish."""
+        if self._audience is not None:
+            for stream in self._audience.streams:
+                stream.end()
+
+    def wake(self) -> None:
+        """Let every waiter look again."""
+        if self._audience is not None:
+            waiters, self._audience.waiters = self._audience.waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def until(self, condition: Callable[[], bool], check_open: Callable[[], None]) -> None:
+        """Wait until a condition holds; it is looked at whenever the job has changed.
+
+        Args:
+            condition: Called without arguments.
+            check_open: Raises when nothing will change any more.
+        """
+        while not condition():
+            check_open()
+            waiter = asyncio.get_running_loop().create_future()
+            audience = self._audience = self._audience or Audience()
+            waiters = audience.waiters
+            waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                waiters.remove(waiter)
+                raise
+
+    def _unlisten(self, stream: EventStream) -> None:
+        if self._audience is not None:
+            self._audience.streams = tuple(other for other in self._audience.streams if other is not stream)

@@ -1,0 +1,145 @@
+"""Records as rows of a ledger, and back: what the last process knew, and what follows from how it ended."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from crynux_async.errors import (
+    CrynuxError,
+    JobAbandonedError,
+    JobExpiredError,
+    JobFailedError,
+    RejectedError,
+    SubmissionUnknownError,
+)
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, TaskRow
+from crynux_async.states import FOLLOWED, STAGES, JobState, Stage
+from crynux_async.supervision.record import Record, StoredArchive, Wanted
+
+CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
+NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
+
+_ERRORS: Mapping[JobState, type[CrynuxError]] = {
+    JobState.UNCONFIRMED: SubmissionUnknownError,
+    JobState.REJECTED: RejectedError,
+    JobState.FAILED: JobFailedError,
+    JobState.EXPIRED: JobExpiredError,
+    JobState.ABANDONED: JobAbandonedError,
+}
+
+
+def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
+    """Return the row of a record that the ledger does not have yet.
+
+    Args:
+        record: The job.
+        backend: Which service it belongs to.
+        key_id: Fingerprint of the credential; a task that was attached is not known to belong to it.
+    """
+    return JobRow(
+        job_id=record.job_id,
+        backend=backend,
+        key_id=key_id if record.config is not None else "",
+        config=record.config,
+        is_seed_drawn=record.config is not None and record.config.seed_was_drawn,
+        label=record.label,
+        planned_at=record.planned_at,
+        **columns_of(record),
+    )
+
+
+def attached_task(row: JobRow) -> TaskRow:
+    """Return the task of a job that was attached to it."""
+    assert row.task_id is not None
+    return TaskRow(
+        job_id=row.job_id,
+        try_number=row.tries,
+        backend=row.backend,
+        task_id=row.task_id,
+        made_at=row.submitted_at or row.planned_at,
+    )
+
+
+def columns_of(record: Record) -> dict[str, Any]:
+    """Return every column that can have changed since a job was planned.
+
+    They go together: a state that says that a task exists is never stored without the task's id (issue of a lock that
+    lasted longer than the write of an answer: the next process could neither follow nor find that task).
+    """
+    wanted, archive = record.wanted, record.archive
+    return {
+        "state": record.state,
+        "task_id": record.task_id,
+        "submitted_at": record.submitted_at,
+        "ended_at": record.ended_at,
+        "error": str(record.error) if record.error else "",
+        "folder": str(wanted.folder) if wanted else None,
+        "file_name": wanted.name if wanted else None,
+        "path": str(archive.path) if archive else None,
+        "total_bytes": archive.total_bytes if archive else None,
+        "resubmitted_as": record.resubmitted_as,
+    }
+
+
+def record_from_row(row: JobRow, *, is_ours: bool, is_cut_off: bool = False) -> Record:
+    """Return the record that a row tells of.
+
+    Args:
+        row: The job.
+        is_ours: Whether this session holds its lease.
+        is_cut_off: As for ``restore``.
+    """
+    record = Record(
+        job_id=row.job_id,
+        config=row.config,
+        label=row.label,
+        planned_at=row.planned_at,
+        is_ours=is_ours,
+        is_saved=True,
+        is_resumed=True,
+    )
+    restore(record, row, is_cut_off=is_cut_off)
+    return record
+
+
+def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
+    """Bring a record up to date with its row: everything that ``columns_of`` writes.
+
+    A planned job whose create was cut off by the end of its process, and one that runs and whose task was never stored,
+    are UNCONFIRMED.
+
+    Args:
+        record: The record.
+        row: Its row.
+        is_cut_off: Whether a create of the job has an unknown outcome.
+    """
+    state, error = _believed(row, is_cut_off=is_cut_off)
+    record.state, record.error = state, _error(state, error, row)
+    # What was answered here after the job was lost is known before its owner has heard of it.
+    record.task_id = row.task_id or record.task_id
+    record.submitted_at, record.ended_at = row.submitted_at, row.ended_at
+    record.tries = row.tries
+    record.wanted = Wanted(folder=Path(row.folder), name=row.file_name) if row.folder and row.file_name else None
+    record.archive = StoredArchive(path=Path(row.path), total_bytes=row.total_bytes) if row.path else None
+    record.resubmitted_as = row.resubmitted_as
+
+
+def lost_attempt(attempts: Iterable[AttemptRow]) -> AttemptRow | None:
+    """Return the last attempt whose outcome is not known, or None."""
+    unknown = [attempt for attempt in attempts if attempt.outcome in (None, AttemptOutcome.UNKNOWN)]
+    return max(unknown, key=lambda attempt: attempt.number) if unknown else None
+
+
+def _believed(row: JobRow, *, is_cut_off: bool) -> tuple[JobState, str]:
+    if row.state in FOLLOWED and row.task_id is None:
+        return JobState.UNCONFIRMED, NO_TASK
+    if STAGES[row.state] is Stage.SUBMIT and is_cut_off:
+        return JobState.UNCONFIRMED, CUT_OFF
+    return row.state, row.error
+
+
+def _error(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
+    cls = _ERRORS.get(state)
+    if cls is None or not text:
+        return None
+    return cls(text, job_id=row.job_id, task_id=row.task_id)

@@ -1,0 +1,55 @@
+"""The jobs that wait to be sent, in the order in which they were queued."""
+
+from collections import deque
+
+from crynux_async.states import STAGES, Stage
+from crynux_async.supervision.record import Record
+
+
+class SendQueue:
+    """A queue whose jobs keep their places: one that comes back goes where it was.
+
+    A job that is given up, or lost to another process, stays until it comes to the front. A job's ``queue_number`` says
+    which entry is its own: one that was taken out and queued anew is never sent for its old entry.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[int, Record]] = deque()
+        self._queued = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, record: Record) -> None:
+        """Put a job at the end."""
+        self._queued += 1
+        record.queue_number = self._queued
+        self._queue.append((self._queued, record))
+
+    def put_back(self, record: Record) -> None:
+        """Put a job that was taken and not sent back to its place."""
+        index = 0
+        while index < len(self._queue) and self._queue[index][0] < record.queue_number:
+            index += 1
+        self._queue.insert(index, (record.queue_number, record))
+
+    def first(self) -> Record | None:
+        """Return the next job to send, dropping those that are not to be sent any more; None where there is none."""
+        while self._queue and not _is_waiting(*self._queue[0]):
+            self._queue.popleft()
+        return self._queue[0][1] if self._queue else None
+
+    def take_first(self) -> Record | None:
+        """Take the next job to send out of the queue, or None where there is none."""
+        record = self.first()
+        if record is not None:
+            self._queue.popleft()
+        return record
+
+    def position(self, record: Record) -> int:
+        """Return how many jobs go before this one, >= 0; those given up meanwhile are counted."""
+        return max(0, record.queue_number - self._queue[0][0]) if self._queue else 0
+
+
+def _is_waiting(number: int, record: Record) -> bool:
+    return record.is_ours and record.queue_number == number and STAGES[record.state] is Stage.SUBMIT

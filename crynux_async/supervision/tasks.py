@@ -1,0 +1,81 @@
+"""Tasks as a backend is shown them: made from what the ledger has of a job's steps, where the service needs any."""
+
+import attrs
+
+from crynux_async.backends.base import Action, Backend, Stepped, Task
+from crynux_async.ledgers.base import Ledger, StepRow
+from crynux_async.supervision.record import Record
+
+
+class TaskViews:
+    """What a backend is shown of each job's newest task.
+
+    A backend without steps is shown what the record says, and nothing is kept. For one with steps the payload and the
+    steps are read once for each try, when its task is first looked at.
+
+    Args:
+        backend: The service.
+        ledger: Has the steps and payloads.
+    """
+
+    def __init__(self, backend: Backend, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._has_steps = isinstance(backend, Stepped)
+        self._tasks: dict[str, Task] = {}
+
+    def known(self, record: Record) -> Task | None:
+        """Return a job's task, or None where it must be recalled first."""
+        if not self._has_steps:
+            return _plain(record)
+        task = self._tasks.get(record.job_id)
+        return task if task is not None and task.task_id == record.task_id else None
+
+    async def recall(self, record: Record) -> Task:
+        """Return a job's task with everything that is stored about it.
+
+        Raises:
+            LedgerError: It cannot be read.
+        """
+        task = self.known(record)
+        if task is None:
+            steps = await self._ledger.steps([record.job_id])
+            attempts = await self._ledger.attempts(job_ids=[record.job_id])
+            payloads = [row.payload for row in attempts if row.try_number == record.tries]
+            actions = tuple(action_of(row) for row in steps if row.try_number == record.tries)
+            task = attrs.evolve(_plain(record), payload=payloads[-1] if payloads else "", actions=actions)
+            self._tasks[record.job_id] = task
+        return task
+
+    def enter(self, record: Record, action: Action) -> Task:
+        """Enter a step that was stored, and return the task with it."""
+        task = self.known(record) or _plain(record)
+        others = [other for other in task.actions if (other.member, other.kind) != (action.member, action.kind)]
+        task = self._tasks[record.job_id] = attrs.evolve(task, actions=(*others, action))
+        return task
+
+    def forget(self, record: Record) -> None:
+        """Forget a job whose task has ended."""
+        self._tasks.pop(record.job_id, None)
+
+
+def action_of(row: StepRow) -> Action:
+    """Return a step as the backend is shown it."""
+    return Action(
+        kind=row.kind,
+        member=row.member,
+        arguments=row.arguments,
+        fee=row.fee,
+        done_at=row.done_at,
+        outcome=row.outcome,
+    )
+
+
+def _plain(record: Record) -> Task:
+    assert record.task_id is not None
+    return Task(
+        task_id=record.task_id,
+        job_id=record.job_id,
+        try_number=record.tries,
+        config=record.config,
+        made_at=record.submitted_at,
+    )

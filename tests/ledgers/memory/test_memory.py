@@ -1,0 +1,35 @@
+"""What a ledger in memory has of its own."""
+
+import tracemalloc
+
+import attrs
+
+from crynux_async.ledgers.conformance.support import attempt, job
+from crynux_async.ledgers.memory import MemoryLedger
+
+
+async def test_memory_ledger_of_many_jobs_is_compact() -> None:
+    size = 10_000
+    shared = job("shared")
+    rows = [attrs.evolve(shared, job_id=f"{number:08x}", task_id=str(number)) for number in range(size)]
+    ledger = MemoryLedger()
+    fence = await ledger.enter("me", seconds=60)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        await ledger.add(rows, fence=fence)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # An entry of 72 bytes and its places in two hash tables; a copy of the row or of its config would be 200 or more.
+    assert (after - before) / size < 220
+
+
+async def test_memory_ledger_closed_and_opened_on_another_loop_goes_on() -> None:
+    ledger = MemoryLedger()
+    await ledger.open()
+    fence = await ledger.enter("me", seconds=60)
+    await ledger.add([job("a")], fence=fence)
+    await ledger.close()
+    await ledger.begin(fence, attempt("a"))
+    assert [row.job_id for row in await ledger.attempts()] == ["a"]

@@ -1,0 +1,132 @@
+"""A service that is no bridge, driven through its steps: rows before deeds, a slot of their own, other processes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from crynux_async import JobAbandonedError, JobFailedError, JobState, Session
+from crynux_async.backends.base import Seen, Task
+from crynux_async.clock import monotonic
+from crynux_async.ledgers.base import AttemptOutcome
+from crynux_async.ledgers.memory import MemoryLedger
+from tests.fake_backend import make_config
+from tests.second_backend import STEPS, Studio, StudioBackend
+
+
+def open_session(studio: Studio, ledger: MemoryLedger) -> Session:
+    return Session(backend=StudioBackend(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0)
+
+
+async def test_job_with_steps_is_submitted_followed_and_downloaded(tmp_path: Path) -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger) as session:
+        path = await session.run(make_config(), tmp_path)
+        (job,) = session.jobs()
+        assert job.task_id == f"drawing-{job.job_id}-1"
+        assert path.name == f"{job.job_id}.zip"
+        assert path.read_bytes() == studio.archive
+        assert session.statistics().limit_per_minute is None
+    assert [kind for _, kind in studio.acts] == list(STEPS)
+    steps = await ledger.steps([job.job_id])
+    assert [(row.kind, row.outcome) for row in steps] == [(kind, "done") for kind in STEPS]
+    assert all(row.done_at is not None and row.done_at >= row.planned_at for row in steps)
+    assert steps[1].fee == 3 * 10**18
+    (row,) = await ledger.jobs()
+    assert row.backend == "studio"
+
+
+async def test_step_is_stored_before_it_is_done() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    stored: list[list[tuple[str, bool]]] = []
+
+    class Watching(StudioBackend):
+        async def act(self, task: object, action: object) -> str:
+            (row,) = await ledger.jobs()
+            steps = await ledger.steps([row.job_id])
+            stored.append([(step.kind, step.done_at is not None) for step in steps])
+            return await super().act(task, action)  # type: ignore[arg-type]
+
+    async with Session(backend=Watching(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0) as session:
+        await (await session.submit(make_config()))
+    assert stored == [
+        [("confirm", False)],
+        [("confirm", True), ("judge", False)],
+        [("confirm", True), ("judge", True), ("collect", False)],
+    ]
+
+
+async def test_long_step_of_one_job_holds_up_no_look_at_another() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    studio.act_takes = lambda kind: 600.0
+    async with open_session(studio, ledger) as session:
+        slow = await session.submit(make_config(seed=1))
+        while not await ledger.steps([slow.job_id]):
+            await asyncio.sleep(1)
+        began, looks = monotonic(), studio.looks
+        studio.act_takes = lambda kind: 0.0
+        quick = await session.submit(make_config(seed=2))
+        await quick.wait(timeout=120)
+        assert monotonic() - began < 120
+        assert studio.looks - looks > 10, "the slow job was not looked at meanwhile"
+        assert (await ledger.steps([slow.job_id]))[0].done_at is None
+        await slow.wait()
+    assert [kind for name, kind in studio.acts if name == slow.task_id] == list(STEPS)
+
+
+async def test_step_of_a_session_that_dies_is_done_by_the_next_with_the_arguments_that_were_stored() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    studio.act_takes = lambda kind: 1e6 if kind == "judge" else 0.0
+    session = open_session(studio, ledger)
+    await session.open()
+    job = await session.submit(make_config())
+    while len(await ledger.steps([job.job_id])) < 2:
+        await asyncio.sleep(1)
+    before = (await ledger.steps([job.job_id]))[1]
+    await session.close()
+    studio.act_takes = lambda kind: 0.0
+    async with open_session(studio, ledger) as second:
+        (resumed,) = second.jobs()
+        await resumed.wait(timeout=600)
+    after = (await ledger.steps([job.job_id]))[1]
+    assert (after.kind, after.arguments, after.fee, after.planned_at) == (
+        before.kind,
+        before.arguments,
+        before.fee,
+        before.planned_at,
+    )
+    assert [kind for _, kind in studio.acts] == list(STEPS)
+
+
+async def test_lost_answer_of_a_repeatable_create_is_sent_again_and_makes_one_task() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    studio.loses_answers = 1
+    async with open_session(studio, ledger) as session:
+        job = await session.submit(make_config())
+        assert job.state is JobState.RUNNING
+    first, second = await ledger.attempts()
+    assert (first.outcome, second.outcome) == (AttemptOutcome.UNKNOWN, AttemptOutcome.ACCEPTED)
+    assert first.payload == second.payload
+    assert len(studio.tasks) == 1
+
+
+async def test_reason_of_a_failure_is_told_and_stored() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger) as session:
+        job = await session.submit(make_config())
+        studio.find(str(job.task_id)).end = Seen.FAILED
+        with pytest.raises(JobFailedError, match="the pencil broke"):
+            await job
+    (row,) = await ledger.jobs()
+    assert row.state is JobState.FAILED
+    assert "the pencil broke" in row.error
+
+
+async def test_task_that_was_cancelled_elsewhere_is_given_up() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger) as session:
+        job = await session.submit(make_config())
+        await StudioBackend(studio).cancel(Task(task_id=str(job.task_id)))
+        with pytest.raises(JobAbandonedError, match="cancelled"):
+            await job
+        assert job.state is JobState.ABANDONED
