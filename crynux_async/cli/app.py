@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 import crynux_async
 from crynux_async.archive.export import ExportStyle
 from crynux_async.cli import job_commands
+from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard
 from crynux_async.datasets.caption_sources import CaptionSource
 from crynux_async.training.service import BRIDGE_FACTS
@@ -34,6 +35,7 @@ _Emulator = Annotated[bool, Parameter(negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
 
 job_commands.add_to(app)
+app.command(bridge_app())
 _dataset = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
 app.command(_dataset)
 
@@ -284,9 +286,14 @@ def emulator(
     speed: float = 10.0,
     rate_limit: int = 60,
     folder: Path | None = None,
+    config: Path | None = None,
+    balance: float = 1000.0,
     json: _Json = False,
 ) -> int:
     """Run an emulated bridge that answers like the real one, and print its address and a ready key; or a relay.
+
+    With --config it starts as the real program does in a bridge's folder, checks what that checks, prints no key, and
+    ends with the same words and exit code when something is wrong.
 
     Args:
         relay: Run an emulated relay instead, and print its address and the file of a wallet with money.
@@ -298,10 +305,16 @@ def emulator(
         speed: Seconds of training that pass in one real second; rate limit and deadlines are not sped up.
         rate_limit: Creates a minute for the printed key.
         folder: Where to keep jobs, keys and archives, for a later start; a temporary folder if not given.
+        config: A folder that 'bridge init' has written; host, port, keys and jobs are what it says.
+        balance: CNX that the wallet is said to hold, with --config; a relay on this machine is asked instead.
         json: Print address and key as JSON.
     """
     from crynux_async.cli import emulator as emulator_command
 
+    if config is not None:
+        from crynux_async.cli import emulator_folder
+
+        return execute(emulator_folder.serve(config, speed, balance))
     options = emulator_command.Options(host=host, port=port, speed=speed, folder=folder, as_json=json)
     if relay:
         return execute(emulator_command.serve_relay(options, control_port, nodes), as_json=json)

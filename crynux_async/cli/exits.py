@@ -59,12 +59,12 @@ def exit_code(error: CrynuxError) -> Exit:
     return next((code for cls, code in _CODES if isinstance(error, cls)), Exit.JOB_ENDED_BADLY)
 
 
-def execute(work: Coroutine[Any, Any, Exit], *, as_json: bool = False) -> int:
+def execute(work: Coroutine[Any, Any, int], *, as_json: bool = False) -> int:
     """Run a command that waits and return its exit code; see :func:`guard`."""
     return guard(lambda: asyncio.run(work), as_json=as_json)
 
 
-def guard(work: Callable[[], Exit], *, as_json: bool = False) -> int:
+def guard(work: Callable[[], int], *, as_json: bool = False) -> int:
     """Run a command and return its exit code; errors are printed, never a traceback.
 
     Args:

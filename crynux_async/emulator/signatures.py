@@ -113,6 +113,21 @@ def from_digits(digits: str) -> bytes | None:
     return bytes.fromhex(digits) if _HEX.fullmatch(digits) else None
 
 
+def signed_proof(fields: Mapping[str, Any], timestamp: int, secret_key: bytes) -> dict[str, str]:
+    """Return timestamp and signature of a request that a service itself sends.
+
+    Args:
+        fields: The signed fields.
+        timestamp: Seconds since 1970.
+        secret_key: 32 bytes.
+    """
+    from btclib_secp256k1 import recovery
+
+    digest = keccak256(canonical(fields) + str(timestamp).encode())
+    signature, recovery_id = recovery.sign(digest, secret_key)
+    return {"timestamp": str(timestamp), "signature": f"0x{signature.hex()}{recovery_id:02x}"}
+
+
 def _sorted(value: Any) -> Any:
     """Return a value as Go's maps hold it after its JSON was read: keys sorted, every number a float64."""
     if isinstance(value, Mapping):

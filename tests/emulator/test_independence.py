@@ -10,7 +10,7 @@ import pytest
 import crynux_async.emulator
 
 FOLDER = Path(crynux_async.emulator.__file__).parent
-ALLOWED = {"aiohttp", "attrs", "Crypto", "btclib_secp256k1"}
+ALLOWED = {"aiohttp", "attrs", "Crypto", "btclib_secp256k1", "yaml"}
 OWN = "crynux_async.emulator"
 
 

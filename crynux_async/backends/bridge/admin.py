@@ -11,7 +11,6 @@ downloaded: the bridge files the key under two clients at its first use (crynux-
 
 import asyncio
 import os
-import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -83,10 +82,7 @@ class BridgeAdmin:
         self._http: AdminHttp | None = None
 
     async def __aenter__(self) -> Self:
-        tls: ssl.SSLContext | bool = True
-        if self._settings.ca_bundle is not None:
-            tls = ssl.create_default_context(cafile=self._settings.ca_bundle)
-        self._http = AdminHttp(self._settings, proxy=self._settings.proxy, tls=tls)
+        self._http = AdminHttp(self._settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -98,6 +94,15 @@ class BridgeAdmin:
     def skew(self) -> int:
         """By how many seconds the bridge's clock is ahead of this machine's, as far as a refusal has shown; else 0."""
         return self._skew
+
+    @property
+    def base_url(self) -> str:
+        """Address of the bridge."""
+        return self._settings.base_url
+
+    def key_id(self, api_key: str | Secret) -> str:
+        """Return the fingerprint by which ledgers know a key."""
+        return attrs.evolve(self._settings, api_key=_secret(api_key)).key_id
 
     def list_keys(self) -> list[BridgeKey]:
         """Return every key of this bridge that is known here, in the order in which they were made.
@@ -161,7 +166,7 @@ class BridgeAdmin:
         await self._signed(wire.set_rate_limit(key, limit), key)
         await self._note(key, rate_limit=limit)
         for listener in listeners:
-            listener.limit_changed(attrs.evolve(self._settings, api_key=key).key_id, float(limit))
+            listener.limit_changed(self.key_id(key), float(limit))
 
     async def set_use_limit(self, api_key: str | Secret, limit: int) -> None:
         """Set how many LLM calls a key may make in all, >= 1, or -1 for no limit; what it has used stays counted.
@@ -220,7 +225,7 @@ class BridgeAdmin:
         for key in self.list_keys():
             if not key.is_retiring:
                 continue
-            jobs = tuple(await needed_by(attrs.evolve(self._settings, api_key=key.api_key).key_id))
+            jobs = tuple(await needed_by(self.key_id(key.api_key)))
             if jobs:
                 kept[key.prefix] = jobs
             else:
@@ -302,17 +307,17 @@ class BridgeAdmin:
 
     async def _prime(self, key: BridgeKey) -> None:
         """Make a key known to the bridge, unless it is already; a refusal by the rate limiter is waited for."""
-        backend = BridgeClient(attrs.evolve(self._settings, api_key=key.api_key))
+        client = BridgeClient(attrs.evolve(self._settings, api_key=key.api_key))
         try:
             for _ in range(_PRIMINGS):
-                if not await backend.key_is_fresh():
+                if not await client.key_is_fresh():
                     return
                 try:
-                    await backend.prime_key()
+                    await client.prime_key()
                 except RateLimitedError as error:
                     await asyncio.sleep((error.wait or 0.0) + _TOKEN_SECONDS)
         finally:
-            await backend.close()
+            await client.close()
         raise AuthError("the bridge does not file the key although it was used; call create_key again")
 
     async def _signed(self, call: wire.AdminCall, *secrets: Secret) -> Reply:

@@ -1,5 +1,6 @@
 """HTTP for the admin calls: a request in, an answer with the server's clock out, and no key or token in any text."""
 
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,13 +11,13 @@ import attrs
 from yarl import URL
 
 import crynux_async
+from crynux_async.backends.bridge.proxies import environment_proxy
 from crynux_async.backends.bridge.wire import MAX_ANSWER_BYTES, Answer
 from crynux_async.errors import TransportError, UnreachableError
 from crynux_async.secret import Secret
 from crynux_async.settings import Settings
 
 _SAID_CHARS = 300
-_TRACES_BYTES = 64 * 1024 * 1024
 _ERRORS = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, TimeoutError, OSError, UnicodeError)
 
 
@@ -37,14 +38,15 @@ class AdminHttp:
     """Sends requests to one bridge. Must be made inside a running event loop.
 
     Args:
-        settings: Address, timeouts and proxy; its key is not used.
-        proxy: The proxy to go through, or None.
-        tls: What to trust, as aiohttp's ``ssl``.
+        settings: Address, timeouts, proxy and certificates; its key is not used.
     """
 
-    def __init__(self, settings: Settings, *, proxy: str | None, tls: Any) -> None:
+    def __init__(self, settings: Settings) -> None:
+        tls: ssl.SSLContext | bool = True
+        if settings.ca_bundle is not None:
+            tls = ssl.create_default_context(cafile=settings.ca_bundle)
         self._base = URL(settings.base_url)
-        self._proxy = proxy
+        self._proxy = settings.proxy or (environment_proxy(settings.base_url) if settings.trust_env else None)
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=4, ssl=tls),
             timeout=aiohttp.ClientTimeout(total=settings.request_timeout, sock_connect=settings.connect_timeout),
@@ -88,13 +90,14 @@ class AdminHttp:
                 body = await _body(response, most_bytes)
                 return _reply(response, body, _masked(str(url), secrets), secrets, most_bytes)
         except aiohttp.ClientConnectorError as error:
-            said, was_sent = str(error), False
+            said, was_sent = error.os_error.strerror or str(error.os_error), False
         except _ERRORS as error:
             said, was_sent = str(error) or type(error).__name__, True
         # Raised outside of the except clause: the repr of aiohttp's errors shows the request.
         said = " ".join(_masked(said, secrets).split())[:_SAID_CHARS]
         failure = TransportError if was_sent else UnreachableError
-        raise failure(f"no answer from {url.authority}: {said}", url=_masked(str(url), secrets))
+        what = "did not answer" if was_sent else "cannot be reached"
+        raise failure(f"{url.authority} {what}: {said}", url=_masked(str(url), secrets))
 
     async def close(self) -> None:
         """Release every connection."""

@@ -1,0 +1,62 @@
+"""Asks the relay what a bridge will ask it when it starts: its clock, and what the wallet's account holds."""
+
+import json
+from typing import Any
+
+import attrs
+
+from crynux_async.backends.bridge.admin_http import AdminHttp
+from crynux_async.backends.bridge.deploy_checks import RelayFacts
+from crynux_async.clock import utc_now
+from crynux_async.errors import BackendError
+from crynux_async.settings import Settings
+from crynux_async.signing import Wallet
+
+
+async def ask_relay(relay_url: str, wallet: Wallet | None, settings: Settings | None = None) -> RelayFacts:
+    """Return what the relay says, whatever it says; nothing here raises because of an answer.
+
+    Args:
+        relay_url: Address of the relay.
+        wallet: Signs for the balance, which is told to its owner alone; None asks for the clock only.
+        settings: Timeouts and proxy; by default those of ``Settings()``.
+    """
+    settings = attrs.evolve(settings or Settings(), base_url=relay_url, api_key=None)
+    http = AdminHttp(settings)
+    try:
+        now = _data((await http.send("GET", "/v1/now")).answer.body)
+        seconds = now.get("now") if isinstance(now, dict) else None
+        if not isinstance(seconds, int):
+            return RelayFacts(error="what answers there is no relay")
+        skew = round(seconds - utc_now().timestamp())
+        if wallet is None:
+            return RelayFacts(skew=skew)
+        return await _balance(http, wallet, skew)
+    except BackendError as error:
+        return RelayFacts(error=str(error))
+    finally:
+        await http.close()
+
+
+async def _balance(http: AdminHttp, wallet: Wallet, skew: int) -> RelayFacts:
+    """Ask for the balance, with the relay's own time: a wrong clock is reported, and must not hide the balance."""
+    timestamp = int(utc_now().timestamp()) + skew
+    signature = wallet.sign({"address": wallet.address}, timestamp)
+    query = {"timestamp": str(timestamp), "signature": signature}
+    path = f"/v2/relay_account/{wallet.address}/balance"
+    try:
+        answer = (await http.send("GET", path, query=query)).answer
+    except BackendError as error:
+        return RelayFacts(skew=skew, error=str(error))
+    balance = _data(answer.body)
+    if answer.status != 200 or not isinstance(balance, str) or not balance.isdigit():
+        return RelayFacts(skew=skew, error=f"HTTP {answer.status}: {' '.join(answer.text[:200].split())}")
+    return RelayFacts(skew=skew, wei=int(balance))
+
+
+def _data(body: bytes) -> Any:
+    try:
+        envelope = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return envelope.get("data") if isinstance(envelope, dict) else None

@@ -1,0 +1,216 @@
+"""``bridge init``, ``doctor`` and ``status``: a bridge of one's own, before and while it runs."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from crynux_async.backends.bridge import deploy_checks as checks
+from crynux_async.backends.bridge.admin import BridgeAdmin
+from crynux_async.backends.bridge.deploy_checks import Finding, Verdict
+from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, LEAST_CNX, BridgeConfig
+from crynux_async.backends.bridge.deploy_files import (
+    BridgePlan,
+    Database,
+    Network,
+    find_network,
+    planned_files,
+    proxy_example,
+)
+from crynux_async.backends.bridge.deploy_relay import ask_relay
+from crynux_async.backends.bridge.key_book import BridgeKey
+from crynux_async.cli.bridge_folder import (
+    database_error,
+    file_facts,
+    is_port_taken,
+    open_folder,
+    published_ports,
+    write_private,
+)
+from crynux_async.cli.bridge_process import ContainerRun, docker_error, run_of
+from crynux_async.cli.exits import Exit
+from crynux_async.errors import SettingsError, UsageError
+from crynux_async.signing import Wallet
+from crynux_async.signing.key_files import WALLET
+
+_SOON = 30
+_INDENT = (0, 0, 0, 8)
+_MARKS = {
+    Verdict.GOOD: "[green]good[/]   ",
+    Verdict.NOTE: "[yellow]note[/]   ",
+    Verdict.PROBLEM: "[bold red]problem[/]",
+}
+
+
+def init(folder: Path, network: str, image: str, port: int, database: Database, *, as_json: bool) -> Exit:
+    """Write the files of a new bridge."""
+    found = find_network(network)
+    wallet = Wallet.from_env()
+    plan = BridgePlan(address=wallet.address, relay_url=found.relay_url, image=image, port=port, database=database)
+    files = planned_files(plan)
+    there = [file.path for file in files if (folder / file.path).exists()]
+    if there:
+        raise UsageError(f"{folder} has {', '.join(there)} already, and nothing of it is replaced; name a new folder")
+    for name in ("config", "data", "data/logs"):
+        (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file in files:
+        write_private(folder / file.path, file.content, file.mode)
+    if as_json:
+        facts = {"folder": str(folder), "address": wallet.address, "files": [file.path for file in files]}
+        print(json.dumps(facts))  # noqa: T201  # the command's output
+    else:
+        _introduce(Console(highlight=False, soft_wrap=True), folder, wallet.address, found)
+    return Exit.DONE
+
+
+def _introduce(console: Console, folder: Path, address: str, network: Network) -> None:
+    console.print(f"[bold]A bridge for the wallet {address}[/] is in {folder}/.")
+    console.print(f"It needs more than {LEAST_CNX} CNX on the wallet's account at the relay, or it does not start.")
+    console.print(network.note)
+    console.print(
+        "\nWhoever can reach a bridge can spend its wallet's money: POST /v1/inference_tasks needs\n"
+        "no key. So it listens on this machine alone. For others: [bold]crynux-async bridge proxy[/]"
+    )
+    console.print(f"\nNext:  crynux-async bridge doctor {folder}\n       crynux-async bridge up {folder}")
+
+
+async def doctor(folder: Path, *, as_program: bool, as_json: bool) -> Exit:
+    """Look at everything that keeps a bridge from starting, or endangers its money."""
+    findings = await look(folder, as_program=as_program)
+    problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
+    if as_json:
+        print(json.dumps([attrs.asdict(finding) for finding in findings]))  # noqa: T201  # the command's output
+    else:
+        _show(Console(highlight=False), findings)
+    return Exit.USAGE if problems else Exit.DONE
+
+
+async def look(folder: Path, *, as_program: bool) -> list[Finding]:
+    """Return what is found in a bridge's folder, on this machine and at the relay."""
+    files = await asyncio.to_thread(file_facts, folder)
+    findings = list(checks.check_files(files))
+    try:
+        bridge = open_folder(folder)
+    except UsageError:
+        return findings
+    except SettingsError as error:
+        bad = [Finding(what="config", verdict=Verdict.PROBLEM, sentence=f"{problem}.", cure="Correct it in config.yml.")
+               for problem in error.problems]  # fmt: skip
+        return [*findings, *bad]
+    wallet, wallet_findings = _wallet()
+    run = run_of(bridge.path)
+    in_container = isinstance(run, ContainerRun) and not as_program
+    docker = await asyncio.to_thread(docker_error) if in_container else None
+    is_running = False if docker else await asyncio.to_thread(run.is_running)
+    findings += wallet_findings
+    findings += checks.check_names(bridge.config)
+    findings.append(checks.check_address(bridge.config, wallet.address if wallet else None))
+    findings += checks.check_key_file(files, is_running=is_running)
+    findings += checks.check_relay(bridge.config, await ask_relay(bridge.config.relay_url, wallet))
+    taken = await asyncio.to_thread(is_port_taken, bridge.config.port)
+    findings.append(checks.check_port(bridge.config, is_taken=taken, is_running=is_running))
+    unreachable = await asyncio.to_thread(database_error, bridge, in_container=in_container)
+    findings.append(checks.check_database(bridge.config, unreachable))
+    findings.append(checks.check_docker(docker, files))
+    compose = files.get(COMPOSE_FILE)
+    published = published_ports(compose.text or "") if compose else []
+    findings.append(checks.check_exposure(bridge.config, published, in_container=in_container))
+    findings += checks.check_keys(
+        _expiring(BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys())
+    )
+    return findings
+
+
+def _wallet() -> tuple[Wallet | None, list[Finding]]:
+    try:
+        return Wallet.from_env(), []
+    except SettingsError as error:
+        sentence = f"No wallet is at hand: {'; '.join(map(str, error.problems))}."
+        cure = f"Set {WALLET} to the path of a keystore, or of a file of mode 0600 with the key."
+        return None, [Finding(what="wallet", verdict=Verdict.NOTE, sentence=sentence, cure=cure)]
+
+
+def _expiring(keys: Sequence[BridgeKey]) -> Iterator[tuple[str, int]]:
+    for key in keys:
+        days = (key.expires_at - datetime.now(UTC)).days
+        if days < _SOON:
+            yield key.prefix, days
+
+
+def _show(console: Console, findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        console.print(f"{_MARKS[finding.verdict]} {finding.what}", style="bold" if finding.cure else "")
+        console.print(Padding(Text(finding.sentence), _INDENT))
+        if finding.cure:
+            console.print(Padding(Text(f"-> {finding.cure}"), _INDENT))
+    problems = sum(finding.verdict is Verdict.PROBLEM for finding in findings)
+    console.print(
+        f"\n[bold red]{problems} problem{'s' if problems != 1 else ''}.[/]" if problems else "\n[green]It can start.[/]"
+    )
+
+
+async def status(folder: Path, *, as_json: bool) -> Exit:
+    """Show what a running bridge says of itself."""
+    bridge = open_folder(folder)
+    async with BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file) as admin:
+        account, nodes, counts = await asyncio.gather(admin.account(), admin.nodes(), admin.counts())
+        facts = {
+            "address": account.address,
+            "wei": account.wei,
+            "rounds": bridge.config.rounds(account.wei),
+            "nodes": attrs.asdict(nodes),
+            "tasks": attrs.asdict(counts),
+            "keys": [_key_facts(key) for key in admin.list_keys()],
+        }
+        if as_json:
+            print(json.dumps(facts))  # noqa: T201  # the command's output
+            return Exit.DONE
+        console = Console(highlight=False)
+        console.print(f"[bold]{bridge.config.base_url}[/]  wallet {account.address}")
+        console.print(_money(bridge.config, account.wei))
+        console.print(f"nodes     {nodes.available} of {nodes.total} are free (of any size)")
+        console.print(
+            f"24 hours  {counts.total} tasks: {counts.succeeded} succeeded, {counts.aborted} failed or refused, "
+            f"{counts.unfinished} unfinished"
+        )
+        show_keys(console, admin.list_keys())
+    return Exit.DONE
+
+
+def _money(config: BridgeConfig, wei: int) -> str:
+    rounds = config.rounds(wei)
+    pays = "" if rounds is None else f", which pays for {rounds:,} rounds at {config.fee_cnx:g} CNX"
+    return f"balance   {wei / 10**18:,.2f} CNX{pays}"
+
+
+def show_keys(console: Console, keys: Sequence[BridgeKey]) -> None:
+    """Print keys, by their prefix alone."""
+    if not keys:
+        console.print("keys      none yet: crynux-async bridge keys create")
+    for key in keys:
+        uses = "" if key.use_limit < 0 else f", {key.use_limit} LLM calls in all"
+        state = "" if key.is_ready else ", not finished"
+        state += ", kept for the results of its jobs" if key.is_retiring else ""
+        console.print(
+            f"key       {key.prefix}...  {key.rate_limit} creates a minute{uses}, "
+            f"until {key.expires_at:%Y-%m-%d}{state}",
+            soft_wrap=True,
+        )
+
+
+def _key_facts(key: BridgeKey) -> dict[str, object]:
+    facts = attrs.asdict(key, filter=attrs.filters.exclude("api_key"))
+    return {**facts, "prefix": key.prefix, "made_at": key.made_at.isoformat(), "expires_at": key.expires_at.isoformat()}
+
+
+def proxy(folder: Path | None) -> Exit:
+    """Print a reverse proxy's configuration that lets other machines use jobs, and nothing else."""
+    port = 5028 if folder is None else open_folder(folder).config.port
+    print(proxy_example(port), end="")  # noqa: T201  # the command's output
+    return Exit.DONE

@@ -1,0 +1,145 @@
+"""The folder of a bridge on this machine, as the ``bridge`` commands see it."""
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from crynux_async.backends.bridge.deploy_checks import FileFacts
+from crynux_async.backends.bridge.deploy_config import (
+    COMPOSE_FILE,
+    CONFIG_FILE,
+    KEY_FILE,
+    KEYS_FILE,
+    TASKS_FILE,
+    BridgeConfig,
+    read_config,
+)
+from crynux_async.errors import UsageError
+
+_PRIVATE = 0o600
+_LOOKED_AT = ("config", CONFIG_FILE, TASKS_FILE, KEY_FILE, COMPOSE_FILE)
+_MYSQL_HOST = re.compile(r"@(?:tcp)?\(([^():]+)(?::(\d+))?\)")
+_CONNECT_WAIT = 3.0
+
+
+@attrs.frozen(kw_only=True)
+class BridgeFolder:
+    """A folder that ``bridge init`` has written.
+
+    Attributes:
+        path: Where it is, absolute.
+        config: What its config says.
+    """
+
+    path: Path
+    config: BridgeConfig
+
+    @property
+    def keys_file(self) -> Path:
+        """The file with its keys."""
+        return self.path / KEYS_FILE
+
+    @property
+    def key_file(self) -> Path:
+        """Where the wallet's key lies while the bridge starts."""
+        return self.path / self.config.key_file
+
+
+def open_folder(path: Path) -> BridgeFolder:
+    """Return a bridge's folder.
+
+    Raises:
+        UsageError: There is no config in it.
+        SettingsError: Its config cannot be used.
+    """
+    absolute = path.absolute()
+    try:
+        text = (absolute / CONFIG_FILE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{absolute / CONFIG_FILE} cannot be read ({error.strerror}); make the bridge's folder with "
+            f"'crynux-async bridge init {path}'"
+        ) from error
+    return BridgeFolder(path=absolute, config=read_config(text))
+
+
+def file_facts(folder: Path) -> Mapping[str, FileFacts]:
+    """Return what is on the disk, by path relative to the folder."""
+    facts: dict[str, FileFacts] = {}
+    for name in _LOOKED_AT:
+        path = folder / name
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            text = None if path.is_dir() or name == KEY_FILE else path.read_text(encoding="utf-8", errors="replace")
+            facts[name] = FileFacts(mode=mode, is_writable=_is_writable(path), text=text)
+    return facts
+
+
+def published_ports(compose: str) -> list[str]:
+    """Return every ``ports`` entry of a compose file in its short form, those of unknown form included."""
+    import yaml
+
+    try:
+        services = yaml.safe_load(compose).get("services", {}).values()
+    except (yaml.YAMLError, AttributeError):
+        return []
+    entries: list[Any] = [entry for service in services for entry in (service or {}).get("ports") or ()]
+    return [_short(entry) for entry in entries]
+
+
+def write_private(path: Path, content: str, mode: int = _PRIVATE) -> None:
+    """Write a new file that has its mode from its first byte on.
+
+    Raises:
+        UsageError: There is a file of that name already, or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(handle, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def database_error(folder: BridgeFolder, *, in_container: bool) -> str | None:
+    """Return why the database cannot be reached, "" when it can, None where that cannot be tried from here."""
+    config = folder.config
+    if config.db_driver == "sqlite":
+        place = (folder.path / config.db_connection.partition("?")[0].removeprefix("file:")).parent
+        return "" if _is_writable(place) else f"{place} is no folder that can be written"
+    match = _MYSQL_HOST.search(config.db_connection)
+    if in_container or match is None:
+        return None
+    try:
+        with socket.create_connection((match[1], int(match[2] or "3306")), timeout=_CONNECT_WAIT):
+            return ""
+    except OSError as error:
+        return f"{match[1]}:{match[2] or 3306}: {error.strerror or error}"
+
+
+def is_port_taken(port: int) -> bool:
+    """Return whether somebody on this machine listens on a port."""
+    with socket.socket() as probe:
+        probe.settimeout(_CONNECT_WAIT)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _is_writable(path: Path) -> bool:
+    """Return whether a path can be written; ``access`` also knows of read-only mounts."""
+    return os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0))
+
+
+def _short(entry: Any) -> str:
+    if isinstance(entry, Mapping):
+        host = entry.get("host_ip", "")
+        return f"{host}:{entry.get('published', '')}:{entry.get('target', '')}"
+    return str(entry)

@@ -1,0 +1,134 @@
+"""``bridge keys``: the API keys of one's own bridge. A key itself is shown only where it was just made."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from rich.console import Console
+
+from crynux_async.backends.bridge.admin import BridgeAdmin, NeededBy
+from crynux_async.backends.bridge.key_book import BridgeKey
+from crynux_async.cli.bridge import show_keys
+from crynux_async.cli.bridge_folder import open_folder
+from crynux_async.cli.exits import Exit
+from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.errors import UsageError
+from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.base import JobFilter
+from crynux_async.signing import Wallet
+from crynux_async.states import JobState
+
+_NEED_THE_KEY = {JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED, JobState.UNCONFIRMED}
+
+
+def list_keys(folder: Path) -> Exit:
+    """Show the keys that are known here."""
+    bridge = open_folder(folder)
+    admin = BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file)
+    show_keys(Console(highlight=False), admin.list_keys())
+    return Exit.DONE
+
+
+async def create(folder: Path, rate_limit: int, use_limit: int, *, as_json: bool) -> Exit:
+    """Make a key that is ready, and show it."""
+    async with _admin(folder) as admin:
+        key = await admin.create_key(rate_limit=rate_limit, use_limit=use_limit)
+    if as_json:
+        print(json.dumps({"api_key": key.api_key.reveal(), "expires_at": key.expires_at.isoformat()}))  # noqa: T201
+        return Exit.DONE
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"It is ready: primed, {rate_limit} creates a minute, until {key.expires_at:%Y-%m-%d}.", style="dim")
+    console.print(f"export CRYNUX_API_KEY={key.api_key.reveal()}", markup=False)
+    return Exit.DONE
+
+
+async def rotate(folder: Path, prefix: str, ledger: Path | None) -> Exit:
+    """Put a new key in the place of one, which is kept while jobs need it for their results."""
+    console = Console(highlight=False, soft_wrap=True)
+    async with _admin(folder) as admin:
+        old = _chosen(admin, prefix)
+        rotation = await admin.rotate_key(old.api_key, _jobs_in(ledger_path(ledger), admin))
+    console.print(f"The key {rotation.key.prefix}... takes the place of {old.prefix}....")
+    if rotation.is_deleted:
+        console.print(f"{old.prefix}... is deleted.")
+    else:
+        count = len(rotation.needed_by)
+        console.print(
+            f"{old.prefix}... is kept for the results of {count} job{'s' if count != 1 else ''}; rotate again, or run\n"
+            "'bridge keys retire', when they are fetched."
+        )
+    console.print("\n'crynux-async bridge up' puts the new key into the settings file.")
+    return Exit.DONE
+
+
+async def retire(folder: Path, ledger: Path | None) -> Exit:
+    """Delete replaced keys that no job needs any more."""
+    async with _admin(folder) as admin:
+        kept = await admin.retire_keys(_jobs_in(ledger_path(ledger), admin))
+    console = Console(highlight=False)
+    for prefix, jobs in kept.items():
+        console.print(f"{prefix}... is kept for the results of {len(jobs)} jobs.")
+    if not kept:
+        console.print("No replaced key is left.")
+    return Exit.DONE
+
+
+async def delete(folder: Path, prefix: str, *, force: bool, ledger: Path | None) -> Exit:
+    """Delete a key, unless jobs need it."""
+    async with _admin(folder) as admin:
+        key = _chosen(admin, prefix)
+        jobs = await _jobs_in(ledger_path(ledger), admin)(admin.key_id(key.api_key))
+        if jobs and not force:
+            raise UsageError(
+                f"{len(jobs)} jobs of {prefix} are not fetched, and nobody could fetch them after that; fetch them, or "
+                "give --force"
+            )
+        await admin.delete_key(key.api_key)
+    Console(highlight=False).print(f"{key.prefix}... is deleted.")
+    return Exit.DONE
+
+
+async def limits(folder: Path, prefix: str, rate_limit: int | None, use_limit: int | None) -> Exit:
+    """Change the limits of a key."""
+    if rate_limit is None and use_limit is None:
+        raise UsageError("nothing to change: give --rate-limit or --use-limit")
+    async with _admin(folder) as admin:
+        key = _chosen(admin, prefix)
+        if rate_limit is not None:
+            await admin.set_rate_limit(key.api_key, rate_limit)
+        if use_limit is not None:
+            await admin.set_use_limit(key.api_key, use_limit)
+        show_keys(Console(highlight=False), [_chosen(admin, prefix)])
+    return Exit.DONE
+
+
+def _admin(folder: Path) -> BridgeAdmin:
+    bridge = open_folder(folder)
+    return BridgeAdmin(bridge.config.base_url, Wallet.from_env(), keys=bridge.keys_file)
+
+
+def _chosen(admin: BridgeAdmin, prefix: str) -> BridgeKey:
+    """Return the one key that begins so."""
+    found = [key for key in admin.list_keys() if key.api_key.reveal().startswith(prefix)]
+    if len(found) != 1:
+        known = ", ".join(key.prefix for key in admin.list_keys()) or "none"
+        raise UsageError(f"{len(found)} keys begin with {prefix!r}; there are: {known}", field="key")
+    return found[0]
+
+
+def _jobs_in(path: Path, admin: BridgeAdmin) -> NeededBy:
+    """Return what tells which jobs of the command line's ledger still need a key."""
+    is_there = path.is_file()
+
+    async def needed_by(key_id: str) -> Collection[str]:
+        if not is_there:
+            return ()
+        ledger = open_ledger(path)
+        await ledger.open()
+        try:
+            rows = await ledger.jobs(JobFilter(states=_NEED_THE_KEY, backend=admin.base_url))
+        finally:
+            await ledger.close()
+        return [row.job_id for row in rows if row.key_id == key_id]
+
+    return needed_by

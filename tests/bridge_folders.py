@@ -1,0 +1,57 @@
+"""Folders of a bridge, and the two-line script that starts an emulated one in them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.signing.vectors import KEY
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, and that the system gives to nobody else for a while."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wallet_file(folder: Path, key: str = KEY) -> Path:
+    path = folder / "wallet.key"
+    path.write_text(key)
+    path.chmod(0o600)
+    return path
+
+
+def program(folder: Path, *options: str) -> Path:
+    """Write the script that behaves like the real program."""
+    path = folder / "crynux_bridge"
+    command = " ".join([sys.executable, "-m", "crynux_async.cli", "emulator", "--config", ".", *options])
+    path.write_text(f"#!/bin/sh\nexec {command}\n")
+    path.chmod(0o755)
+    return path
+
+
+def edit_config(folder: Path, **sections: dict[str, Any]) -> None:
+    """Change values of a bridge's config, by section."""
+    path = folder / "config" / "config.yml"
+    values = yaml.safe_load(path.read_text())
+    for section, changes in sections.items():
+        values[section].update(changes)
+    path.write_text(yaml.safe_dump(values))
+
+
+def start(script: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that gives up at its start, as somebody would by hand."""
+    env = {**os.environ, "PYTHONWARNINGS": "error"}
+    return subprocess.run([script], cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def messages(log: str) -> list[str]:
+    """Return the messages of a log in the bridge's form."""
+    return [json.loads(line.partition(" msg=")[2].partition(" func=")[0]) for line in log.splitlines()]

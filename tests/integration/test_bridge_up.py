@@ -1,0 +1,320 @@
+"""``bridge up`` and ``doctor`` on the emulated program: what is left on the disk, and what is said of each failure."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crynux_async.backends.bridge.admin import BridgeAdmin
+from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
+from crynux_async.backends.bridge.deploy_log import explain
+from crynux_async.cli import bridge, bridge_keys, bridge_up
+from crynux_async.cli.bridge_folder import open_folder
+from crynux_async.cli.bridge_process import ProgramRun
+from crynux_async.cli.exits import Exit
+from crynux_async.cli.settings_file import settings_in
+from crynux_async.errors import SettingsError, UsageError
+from crynux_async.settings import Settings
+from tests.bridge_folders import edit_config, free_port, messages, program, start, wallet_file
+from tests.signing.vectors import ADDRESS, KEY
+
+pytestmark = pytest.mark.real_time
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user with a wallet and nothing else."""
+    for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CRYNUX_WALLET", str(wallet_file(tmp_path)))
+    monkeypatch.setenv("CRYNUX_LEDGER", str(tmp_path / "jobs.db"))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def folder(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Path]:
+    path = home / "bridge"
+    assert bridge.init(path, "mainnet", DEFAULT_IMAGE, free_port(), "sqlite", as_json=False) == Exit.DONE
+    capsys.readouterr()
+    yield path
+    ProgramRun(path).stop()
+
+
+async def up(folder: Path, script: Path) -> Exit:
+    return await bridge_up.up(folder, script, 30, 30.0, as_json=False)
+
+
+async def failure(folder: Path, *options: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        await up(folder, program(folder.parent, *options))
+    assert not (folder / "config" / "priv_key.txt").exists()
+    assert not ProgramRun(folder).is_running()
+    return str(caught.value)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in files}
+
+
+def test_init_writes_the_needed_files_alone_and_says_what_is_open(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = os.umask(0)
+    try:
+        bridge.init(home / "b", "staging", DEFAULT_IMAGE, 5028, "sqlite", as_json=False)
+    finally:
+        os.umask(old)
+    assert modes(home / "b") == {
+        "config/config.yml": 0o600,
+        "config/heartbeat_tasks.json": 0o644,
+        "docker-compose.yml": 0o600,
+    }
+    assert stat.S_IMODE((home / "b" / "config").stat().st_mode) == 0o700
+    out = capsys.readouterr().out
+    for words in (ADDRESS, "more than 500 CNX", "POST /v1/inference_tasks needs\nno key", "staging is for trying"):
+        assert words in out
+    assert KEY not in out + "".join(path.read_text() for path in (home / "b").rglob("*") if path.is_file())
+
+
+def test_init_replaces_nothing(folder: Path) -> None:
+    before = (folder / "config" / "config.yml").read_text()
+    with pytest.raises(UsageError, match=r"has config/config\.yml, .* already, and nothing of it is replaced"):
+        bridge.init(folder, "mainnet", DEFAULT_IMAGE, 5028, "sqlite", as_json=False)
+    assert (folder / "config" / "config.yml").read_text() == before
+
+
+def test_init_without_a_wallet_names_the_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRYNUX_WALLET")
+    with pytest.raises(SettingsError, match="CRYNUX_WALLET: must be the path of a keystore"):
+        bridge.init(home / "b", "mainnet", DEFAULT_IMAGE, 5028, "sqlite", as_json=False)
+    assert not (home / "b").exists()
+
+
+async def test_up_leaves_a_ready_key_and_no_wallet_key(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await up(folder, program(home)) == Exit.DONE
+    settings = Settings.load()
+    assert settings.base_url == open_folder(folder).config.base_url
+    assert settings.rate_limit == 30
+    (key,) = BridgeAdmin(settings.base_url, None, keys=folder / "keys.json").list_keys()
+    assert (key.api_key, key.is_ready) == (settings.api_key, True)
+    assert not (folder / "config" / "priv_key.txt").exists()
+    assert stat.S_IMODE((home / "home/.config/crynux-async/settings.toml").stat().st_mode) == 0o600
+    out = capsys.readouterr().out
+    assert key.api_key.reveal() not in out
+    assert key.prefix in out
+    assert modes(folder)["keys.json"] == 0o600
+
+
+async def test_up_after_a_reboot_uses_the_same_key(home: Path, folder: Path) -> None:
+    script = program(home)
+    await up(folder, script)
+    first = Settings.load().api_key
+    assert ProgramRun(folder).stop()
+    assert not ProgramRun(folder).is_running()
+    await up(folder, script)
+    assert Settings.load().api_key == first
+
+
+async def test_up_while_it_runs_starts_nothing(home: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = program(home)
+    await up(folder, script)
+    pid = (folder / "data" / "bridge.pid").read_text()
+    await up(folder, script)
+    assert (folder / "data" / "bridge.pid").read_text() == pid
+    assert "runs already" in capsys.readouterr().out
+
+
+async def test_key_that_the_bridge_forgot_is_replaced(home: Path, folder: Path) -> None:
+    script = program(home)
+    await up(folder, script)
+    first = Settings.load().api_key
+    ProgramRun(folder).stop()
+    for path in (folder / "data" / "emulator").glob("*.jsonl"):
+        path.unlink()
+    await up(folder, script)
+    assert Settings.load().api_key != first
+
+
+async def test_settings_of_another_bridge_are_left_alone(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = home / "home/.config/crynux-async/settings.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('api_key = "q3hXHA_8O0LuGJ1_tou4_KamMlQqAo-aYwyAIDttdmI="\n')
+    await up(folder, program(home))
+    assert "base_url" not in settings_in(own)
+    assert settings_in(folder / "settings.toml")["base_url"] == open_folder(folder).config.base_url
+    assert f"export CRYNUX_SETTINGS={folder / 'settings.toml'}" in capsys.readouterr().out
+
+
+async def test_variables_that_hide_the_settings_are_named(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYNUX_API_KEY", "q3hXHA_8O0LuGJ1_tou4_KamMlQqAo-aYwyAIDttdmI=")
+    await up(folder, program(home))
+    assert "unset CRYNUX_API_KEY" in capsys.readouterr().out
+
+
+async def test_program_outside_a_container_listens_on_this_machine_alone(home: Path, folder: Path) -> None:
+    edit_config(folder, http={"host": "0.0.0.0"})
+    await up(folder, program(home))
+    assert open_folder(folder).config.host == "127.0.0.1"
+
+
+async def test_up_without_its_heartbeat_tasks(folder: Path) -> None:
+    (folder / "config" / "heartbeat_tasks.json").unlink()
+    assert "does not start without config/heartbeat_tasks.json" in await failure(folder)
+
+
+async def test_up_with_too_little_money(folder: Path) -> None:
+    assert "holds 500 CNX or less" in await failure(folder, "--balance", "500")
+
+
+async def test_up_without_its_relay(folder: Path) -> None:
+    edit_config(folder, relay={"base_url": f"http://127.0.0.1:{free_port()}"})
+    assert "could not ask the relay" in await failure(folder)
+
+
+async def test_up_without_its_database(folder: Path) -> None:
+    edit_config(folder, db={"driver": "mysql", "connection": f"u:p@(127.0.0.1:{free_port()})/x"})
+    assert "cannot reach its database" in await failure(folder)
+
+
+@pytest.mark.parametrize("address", [ADDRESS.lower(), "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"])
+async def test_up_with_another_address_starts_nothing(folder: Path, address: str) -> None:
+    edit_config(folder, blockchain={"account": {"address": address, "private_key_file": "config/priv_key.txt"}})
+    said = await failure(folder)
+    assert address in said
+    assert not (folder / "data" / "logs" / "output.log").exists()
+
+
+async def test_up_without_its_config(folder: Path) -> None:
+    (folder / "config" / "config.yml").unlink()
+    assert "make the bridge's folder with 'crynux-async bridge init" in await failure(folder)
+
+
+async def test_up_on_a_port_that_is_taken_starts_nothing(home: Path, folder: Path) -> None:
+    other = home / "other"
+    bridge.init(other, "mainnet", DEFAULT_IMAGE, open_folder(folder).config.port, "sqlite", as_json=False)
+    await up(other, program(home))
+    try:
+        assert "Another program listens on port" in await failure(folder)
+    finally:
+        ProgramRun(other).stop()
+
+
+async def test_up_with_a_program_that_only_ends_shows_its_last_words(home: Path, folder: Path) -> None:
+    script = home / "broken"
+    script.write_text("#!/bin/sh\necho something new >&2\nexit 3\n")
+    script.chmod(0o755)
+    with pytest.raises(UsageError, match=r"\(exit code 3\)\nsomething new"):
+        await up(folder, script)
+    assert not (folder / "config" / "priv_key.txt").exists()
+
+
+async def test_up_with_a_program_that_never_answers_stops_it(home: Path, folder: Path) -> None:
+    script = home / "silent"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    script.chmod(0o755)
+    with pytest.raises(UsageError, match=r"did not answer within 0\.5 s"):
+        await bridge_up.up(folder, script, 30, 0.5, as_json=False)
+    assert not (folder / "config" / "priv_key.txt").exists()
+    assert not ProgramRun(folder).is_running()
+
+
+async def test_up_with_a_program_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be started: No such file"):
+        await up(folder, folder / "nowhere")
+    assert not (folder / "config" / "priv_key.txt").exists()
+
+
+def test_start_by_hand_after_the_key_file_is_gone_is_a_panic_that_logs_explain(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = start(program(home), folder)
+    assert done.returncode == 2
+    (known,) = explain(done.stderr)
+    assert known.name == "no key file"
+    (folder / "data" / "logs" / "output.log").write_text(done.stderr)
+    (folder / "data" / "bridge.pid").write_text("1 0\n")
+    bridge_up.logs(folder, 40)
+    out = capsys.readouterr().out
+    assert "config.GetPrivateKey" in out
+    assert known.sentence in out
+    assert known.cure in out
+
+
+def test_start_by_hand_with_too_little_money_keeps_the_key_file(home: Path, folder: Path) -> None:
+    (folder / "config" / "priv_key.txt").write_text(KEY)
+    done = start(program(home, "--balance", "1"), folder)
+    assert (done.returncode, messages(done.stdout)) == (1, ["not enough relay account balance"])
+    assert (folder / "config" / "priv_key.txt").exists()
+
+
+async def findings(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, list[tuple[str, str]]]:
+    capsys.readouterr()
+    await bridge.doctor(folder, as_program=True, as_json=True)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for finding in json.loads(capsys.readouterr().out):
+        found.setdefault(finding["what"], []).append((finding["verdict"], finding["sentence"]))
+    return found
+
+
+async def test_doctor_finds_what_would_keep_the_bridge_from_starting(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "config" / "heartbeat_tasks.json").unlink()
+    (folder / "config" / "priv_key.txt").write_text(KEY)
+    (folder / "config" / "config.yml").chmod(0o644)
+    edit_config(
+        folder,
+        http={"host": "0.0.0.0"},
+        blockchain={"account": {"address": ADDRESS.lower(), "private_key_file": "config/priv_key.txt"}},
+        db={"driver": "mysql", "connection": f"u:p@(127.0.0.1:{free_port()})/x"},
+        relay={"base_url": f"http://127.0.0.1:{free_port()}"},
+    )
+    found = await findings(folder, capsys)
+    problems = {what for what, said in found.items() if any(verdict == "problem" for verdict, _ in said)}
+    assert problems == {"files", "key file", "address", "relay", "database", "exposure"}
+    assert KEY not in json.dumps(found)
+
+
+async def test_doctor_without_a_config_says_init(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await bridge.doctor(home / "nothing", as_program=True, as_json=False) == Exit.USAGE
+    assert "crynux-async bridge init" in capsys.readouterr().out
+
+
+async def test_status_and_keys_show_money_and_prefixes(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await up(folder, program(home))
+    key = Settings.load().api_key
+    assert key is not None
+    prefix = key.reveal()[:8]
+    capsys.readouterr()
+    await bridge.status(folder, as_json=False)
+    await bridge_keys.limits(folder, prefix, 90, None)
+    bridge_keys.list_keys(folder)
+    await bridge_keys.rotate(folder, prefix, None)
+    out = capsys.readouterr().out
+    assert "1,000.00 CNX, which pays for 66 rounds at 15 CNX" in out
+    assert f"{prefix}...  90 creates a minute" in out
+    assert f"{prefix}... is deleted" in out
+    assert key.reveal() not in out
+    await bridge_keys.create(folder, 5, -1, as_json=True)
+    made = json.loads(capsys.readouterr().out)["api_key"]
+    with pytest.raises(UsageError, match="0 keys begin with 'zzzz'"):
+        await bridge_keys.delete(folder, "zzzz", force=False, ledger=None)
+    await bridge_keys.delete(folder, made[:10], force=False, ledger=None)
+    assert bridge_up.down(folder) == Exit.DONE
+    with pytest.raises(Exception, match="cannot be reached"):
+        await bridge.status(folder, as_json=False)
