@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import sys
 
-from crynux_async import CrynuxError, FineTuneConfig, Job, Session, SettingsArguments
+from crynux_async import CrynuxError, FineTuneConfig, Job, Session
 from crynux_async.testing import running_emulator
 
 BASE = FineTuneConfig(
@@ -28,16 +28,11 @@ async def finish(job: Job) -> None:
 
 async def main() -> None:
     async with contextlib.AsyncExitStack() as stack:
-        settings: SettingsArguments = {}
         if "--emulator" in sys.argv:
             bridge = await stack.enter_async_context(running_emulator(speed=60))
-            settings = {
-                "base_url": bridge.url,
-                "api_key": bridge.new_key(),
-                "min_poll_interval": 0.5,
-                "poll_delay": 0.002,
-            }
-        session = await stack.enter_async_context(Session(**settings))
+            session = await stack.enter_async_context(Session(**bridge.settings()))
+        else:
+            session = await stack.enter_async_context(Session())
         trials = itertools.product((4, 8, 16), (1e-4, 5e-5, 2e-5, 1e-5))
         jobs = [
             session.submit_nowait(BASE.evolve(rank=rank, learning_rate=rate), label=f"rank{rank}-lr{rate:g}")

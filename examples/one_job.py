@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 
-from crynux_async import FineTuneConfig, Session, SettingsArguments
+from crynux_async import FineTuneConfig, Session
 from crynux_async.testing import running_emulator
 
 CONFIG = FineTuneConfig(
@@ -23,16 +23,11 @@ CONFIG = FineTuneConfig(
 
 async def main() -> None:
     async with contextlib.AsyncExitStack() as stack:
-        settings: SettingsArguments = {}
         if "--emulator" in sys.argv:
             bridge = await stack.enter_async_context(running_emulator(speed=60))
-            settings = {
-                "base_url": bridge.url,
-                "api_key": bridge.new_key(),
-                "min_poll_interval": 0.5,
-                "poll_delay": 0.002,
-            }
-        session = await stack.enter_async_context(Session(**settings))
+            session = await stack.enter_async_context(Session(**bridge.settings()))
+        else:
+            session = await stack.enter_async_context(Session())
         job = await session.submit(CONFIG)
         print(f"task {job.task_id} is {job.state}")
         print(await job.download("models"))

@@ -12,7 +12,6 @@ from crynux_async.cli.units import size
 from crynux_async.emulator import Emulator
 from crynux_async.job import Job
 from crynux_async.session import Session
-from crynux_async.settings import Settings
 from crynux_async.states import GOOD
 from crynux_async.training.config import FineTuneConfig
 
@@ -28,15 +27,7 @@ async def demo(out: Path, *, as_json: bool) -> Exit:
     async with Emulator(speed=_SPEED, rate_limit=_RATE_LIMIT) as emulator:
         key = emulator.new_key(rate_limit=_RATE_LIMIT, primed=False)
         _introduce(console)
-        settings = Settings(
-            base_url=emulator.url,
-            api_key=key,
-            rate_limit=_RATE_LIMIT,
-            min_poll_interval=0.5,
-            poll_delay=0.002,  # as much faster as the training is
-            trust_env=False,
-        )
-        async with Session(settings) as session:
+        async with Session(**emulator.settings(api_key=key)) as session:
             async with Board(session, console).shown():
                 jobs = [session.submit_nowait(config, label=label) for label, config in _sweep()]
                 await asyncio.gather(*(_finish(job, out) for job in jobs), return_exceptions=True)

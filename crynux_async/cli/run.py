@@ -55,16 +55,7 @@ async def _session(*, emulated: bool) -> AsyncIterator[Session]:
         return
     from crynux_async.emulator import Emulator
 
-    async with (
-        Emulator(speed=20.0) as emulator,
-        Session(
-            base_url=emulator.url,
-            api_key=emulator.new_key(),
-            trust_env=False,
-            min_poll_interval=0.5,
-            poll_delay=0.002,  # as much faster as the training is
-        ) as session,
-    ):
+    async with Emulator(speed=20.0) as emulator, Session(**emulator.settings()) as session:
         yield session
 
 

@@ -12,10 +12,21 @@ as Go does, ``signatures`` tells who signed a request, ``clock`` and ``line_log`
 from crynux_async.emulator.bridge.admin import Owner
 from crynux_async.emulator.bridge.jobs import Job
 from crynux_async.emulator.bridge.journal import JournalEntry
-from crynux_async.emulator.bridge.server import Emulator
+from crynux_async.emulator.bridge.server import Emulator, SessionSettings
 from crynux_async.emulator.http.faults import KINDS, Fault
 from crynux_async.emulator.http.request_log import RequestRecord
 from crynux_async.emulator.nodes.node import Progress
 from crynux_async.emulator.nodes.task_args import TaskArgs
 
-__all__ = ["KINDS", "Emulator", "Fault", "Job", "JournalEntry", "Owner", "Progress", "RequestRecord", "TaskArgs"]
+__all__ = [
+    "KINDS",
+    "Emulator",
+    "Fault",
+    "Job",
+    "JournalEntry",
+    "Owner",
+    "Progress",
+    "RequestRecord",
+    "SessionSettings",
+    "TaskArgs",
+]

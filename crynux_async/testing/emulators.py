@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from crynux_async.emulator import Emulator
@@ -10,15 +10,19 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def running_emulator(**options: Any) -> "AsyncIterator[Emulator]":
-    """Run an emulated bridge on this loop while the block runs.
+async def running_emulator(
+    *, speed: float = 10_000.0, unet: Literal["sd15", "tiny"] = "tiny", **options: Any
+) -> "AsyncIterator[Emulator]":
+    """Run an emulated bridge on this loop while the block runs, for ``Session(**bridge.settings())``.
 
     Args:
-        **options: For ``crynux_async.emulator.Emulator``.
+        speed: Seconds of training that pass in one second, > 0. On virtual time 1 does as well.
+        unet: "tiny" makes archives of half a megabyte with all tensors, "sd15" real ones of 9 MB at rank 4.
+        **options: Further ones for ``crynux_async.emulator.Emulator``.
     """
     from crynux_async.emulator import Emulator
 
-    async with Emulator(**options) as emulator:
+    async with Emulator(speed=speed, unet=unet, **options) as emulator:
         yield emulator
 
 

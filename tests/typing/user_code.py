@@ -22,6 +22,7 @@ from crynux_async import (
     SettingsArguments,
 )
 from crynux_async.archive import LoraArchive
+from crynux_async.emulator import Emulator
 from crynux_async.training import (
     BRIDGE_FACTS,
     ConfigChanges,
@@ -48,6 +49,12 @@ def open_sessions(ledger: Path, settings: Settings) -> None:
     Session(api_key=b"key")  # fails
     Session(ledger=7)  # fails
     Session(KEY)  # fails
+
+
+def open_on_an_emulator(bridge: Emulator) -> None:
+    Session(**bridge.settings())
+    Session(**bridge.settings(api_key=KEY), ledger="jobs.db")
+    Session(**bridge.settings(7))  # fails
 
 
 def make_settings(known: Settings) -> None:

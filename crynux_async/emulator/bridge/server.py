@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 import attrs
 from aiohttp import web
@@ -30,6 +30,22 @@ from crynux_async.emulator.nodes.archives import ArchiveShelf
 from crynux_async.emulator.nodes.node import Network, Progress
 from crynux_async.emulator.nodes.unet import SIZES
 from crynux_async.emulator.nodes.zip_files import LARGEST
+
+# A session's own: seconds between two looks, and of expected delay.
+_POLL_INTERVAL = 5.0
+_POLL_DELAY = 2.0
+_SHORTEST_POLL_INTERVAL = 0.01
+
+
+class SessionSettings(TypedDict, total=False):
+    """Arguments for ``crynux_async.Session``; ``crynux_async.Settings`` says what they mean."""
+
+    base_url: str
+    api_key: str
+    rate_limit: float
+    min_poll_interval: float
+    poll_delay: float
+    trust_env: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -261,6 +277,35 @@ class Emulator:
             expired=expired,
         )
         return self._running.database.new_key(options)
+
+    def settings(self, *, api_key: str | None = None) -> SessionSettings:
+        """Return arguments for ``Session`` that fit this bridge: ``Session(**emulator.settings())``.
+
+        They name its address and the limit of the key, and let the session look as much more often as training is
+        faster: of a job that ends after a quarter of a second it would hear after a minute otherwise.
+
+        Args:
+            api_key: The key to use; None for a new one.
+
+        Raises:
+            KeyError: If there is no such key.
+        """
+        text = self.new_key() if api_key is None else api_key
+        key = self._running.database.keys.find(text)
+        if key is None:
+            raise KeyError("no such API key")
+        speed = max(1.0, self._options.speed)
+        settings: SessionSettings = {
+            "base_url": self.url,
+            "api_key": text,
+            "min_poll_interval": max(_POLL_INTERVAL / speed, _SHORTEST_POLL_INTERVAL),
+            # What a session knows of ends is in real seconds: a delay goes with their square.
+            "poll_delay": _POLL_DELAY / speed**2,
+            "trust_env": False,
+        }
+        if key.rate_limit >= 1:
+            settings["rate_limit"] = key.rate_limit
+        return settings
 
     def set_rate_limit(self, api_key: str, limit: int) -> None:
         """Change a key's creates per minute as the bridge's admin call does.
