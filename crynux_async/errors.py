@@ -252,7 +252,15 @@ class JobError(CrynuxError):
 
 
 class JobFailedError(JobError):
-    """The network gave up on the task after four attempts. The bridge gives no reason."""
+    """The network gave up on the task. A bridge says why to its owner alone, who has its admin token.
+
+    Attributes:
+        reason: Why, as far as the service tells, or "".
+    """
+
+    def __init__(self, message: str, *, reason: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.reason = reason
 
 
 class JobStalledError(JobError):

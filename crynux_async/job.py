@@ -93,6 +93,14 @@ class Job:
         return self._record.error
 
     @property
+    def reason(self) -> str:
+        """Why it failed, as far as the service tells, or "".
+
+        A bridge tells it to its owner alone: give the session ``admin_token=``.
+        """
+        return self._record.reason
+
+    @property
     def path(self) -> Path | None:
         """Where the archive is, once it is downloaded."""
         archive = self._record.archive
@@ -286,8 +294,8 @@ _FAILURES: dict[JobState, tuple[type[CrynuxError], str]] = {
     JobState.FAILED: (
         JobFailedError,
         (
-            "the network gave up after four attempts. The bridge gives no reason; the usual ones are a data set that "
-            "nodes cannot load, a wrong column name, too little memory and a time-out that is too short"
+            "the network gave up after four attempts. A bridge gives the reason to its owner alone; the usual ones are "
+            "a data set that nodes cannot load, a wrong column name, too little memory and a time-out that is too short"
         ),
     ),
     JobState.STALLED: (

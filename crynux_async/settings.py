@@ -5,6 +5,7 @@ A blank value counts as not given, wherever it stands. The key is kept in a ``Se
 
 import difflib
 import hashlib
+import ipaddress
 import math
 import os
 import tomllib
@@ -29,6 +30,7 @@ class SettingsArguments(TypedDict, total=False):
     """
 
     api_key: str | Secret | None
+    admin_token: str | Secret | None
     base_url: str | None
     rate_limit: float | None
     rate_burst: int | None
@@ -153,6 +155,22 @@ def _key_problem(value: Any) -> str | None:
     return "has characters that no key has; was something else pasted?"
 
 
+def _token_problem(value: Any) -> str | None:
+    return None if isinstance(value, Secret) and value.reveal().isprintable() else "must be text of visible characters"
+
+
+def _exposure_problem(token: Secret | None, base_url: Any) -> str | None:
+    """Return why a token that travels in addresses must not be sent to a bridge, or None."""
+    if not token or not isinstance(base_url, str) or base_url.startswith("https:"):
+        return None
+    host = urlsplit(base_url).hostname or ""
+    try:
+        is_local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = False
+    return None if is_local else "would be sent in the open: use an https address, or a tunnel to this machine"
+
+
 class _Kind(NamedTuple):
     """How settings of one kind are read, as text from the environment or as they are, and what may be wrong."""
 
@@ -173,6 +191,7 @@ _URL = {"kind": _Kind(_read_url, _url_problem)}
 _PROXY = {"kind": _Kind(_read_url, proxy_problem)}
 _FILE = {"kind": _Kind(_read_path, _file_problem)}
 _KEY = {"kind": _Kind(_as_it_is, _key_problem)}
+_TOKEN = {"kind": _Kind(_as_it_is, _token_problem)}
 
 
 @attrs.frozen(kw_only=True)
@@ -184,6 +203,8 @@ class Settings:
 
     Attributes:
         api_key: The bridge's key, 44 characters; or None to follow and not to submit or download.
+        admin_token: What opens the traces of your own bridge (``admin.auth_token`` of its config), so that it says why
+            a job failed; or None. It travels in addresses, so over HTTPS or to this machine only.
         base_url: Address of the bridge.
         rate_limit: Creates a minute that the key may make, or None to learn it (that costs one refusal).
         rate_burst: Creates that a rested key may make at once; None means ``rate_limit``.
@@ -213,6 +234,7 @@ class Settings:
     """
 
     api_key: Secret | None = attrs.field(default=None, converter=_secret, metadata=_KEY)
+    admin_token: Secret | None = attrs.field(default=None, converter=_secret, metadata=_TOKEN)
     base_url: str = attrs.field(default=OFFICIAL_BRIDGE, repr=_shown_url, metadata=_URL)
     rate_limit: float | None = attrs.field(default=None, metadata=_number(above=True))
     rate_burst: int | None = attrs.field(default=None, metadata=_integer(low=1))
@@ -312,3 +334,6 @@ def _problems(settings: Settings) -> Iterator[Problem]:
         message = None if is_left_out else field.metadata["kind"].problem(value)
         if message:
             yield Problem(field=field.name, message=message)
+    exposure = _exposure_problem(settings.admin_token, settings.base_url)
+    if exposure:
+        yield Problem(field="admin_token", message=exposure)

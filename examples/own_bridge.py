@@ -9,7 +9,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from crynux_async import FineTuneConfig, JobFailedError, Session
+from crynux_async import FineTuneConfig, JobFailedError, Session, Settings
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.emulator import Emulator, Owner
 from crynux_async.secret import Secret
@@ -26,26 +26,34 @@ CONFIG = FineTuneConfig(
 
 async def main() -> None:
     wallet = Wallet(Secret(secrets.token_hex(32)))  # yours: Wallet.from_env(), .from_keystore() or .from_file()
-    owner = Owner(address=wallet.address)
+    token = Secret(secrets.token_urlsafe(24))  # admin.auth_token in the bridge's config.yml
+    owner = Owner(address=wallet.address, admin_token=token.reveal())
     with tempfile.TemporaryDirectory() as folder:
         async with Emulator(speed=100.0, unet="tiny", owner=owner) as bridge:
             async with BridgeAdmin(bridge.url, wallet, keys=Path(folder) / "keys.json") as admin:
                 key = await admin.create_key(rate_limit=120)  # roles, limits, primed; safe to repeat after a crash
                 print(f"{key.prefix}... is ready until {key.expires_at:%Y-%m-%d}")
                 print(f"The bridge's account holds {(await admin.account()).cnx:,.0f} CNX")
-            await train(bridge.url, key.api_key, Path(folder))
+            settings = Settings(
+                base_url=bridge.url,
+                api_key=key.api_key,
+                admin_token=token,
+                rate_limit=120,
+                trust_env=False,
+                min_poll_interval=0.5,
+                poll_delay=0.002,  # as much faster as the training is
+            )
+            await train(settings, Path(folder))
 
 
-async def train(url: str, api_key: Secret, folder: Path) -> None:
-    async with Session(
-        base_url=url, api_key=api_key, rate_limit=120, trust_env=False, min_poll_interval=0.5, poll_delay=0.002
-    ) as session:
+async def train(settings: Settings, folder: Path) -> None:
+    async with Session(settings) as session:
         print(f"The first model of the new key: {(await session.run(CONFIG, folder)).name}")
         job = await session.submit(CONFIG.evolve(model_name=f"{CONFIG.model_name}/fail"))
         try:
             await job.wait()
         except JobFailedError as error:
-            print(f"{error}")
+            print(f"Why the second one failed: {error.reason}")
 
 
 if __name__ == "__main__":

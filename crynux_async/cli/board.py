@@ -148,6 +148,7 @@ def as_facts(job: Job) -> dict[str, str | int | None]:
         "state": str(job.state),
         "path": str(job.path) if job.path else None,
         "error": str(job.error) if job.error else None,
+        "reason": job.reason or None,
         "submitted_at": iso(job.submitted_at),
         "ended_at": iso(job.ended_at),
     }

@@ -158,7 +158,10 @@ def _store(bridge: BridgeFolder, key: BridgeKey) -> Path:
     known = settings_in(place)
     if known.get("api_key") and known.get("base_url") != url:
         place = bridge.path / "settings.toml"
-    put_settings(place, {"base_url": url, "api_key": key.api_key.reveal(), "rate_limit": key.rate_limit})
+    values: dict[str, str | int | float] = {"base_url": url, "api_key": key.api_key.reveal()}
+    if bridge.config.admin_token:
+        values["admin_token"] = bridge.config.admin_token.reveal()
+    put_settings(place, {**values, "rate_limit": key.rate_limit})
     return place
 
 

@@ -155,6 +155,9 @@ def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
         state = Text(str(row.state), style=STYLES[row.state])
         table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), archive)
     console.print(table if rows else f"No jobs in {path}.")
+    for row in rows:
+        if row.reason:
+            console.print(Text.assemble((row.job_id, "bold"), f": {row.reason}"))
 
 
 def _print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:

@@ -251,5 +251,5 @@ def _why(signal: Signal, reason: str) -> JobFailedError | JobAbandonedError | No
     if signal is Signal.SAID_CANCELLED:
         return JobAbandonedError(f"the task was cancelled: {reason}" if reason else "the task was cancelled")
     if signal is Signal.SAID_FAILED and reason:
-        return JobFailedError(f"the network gave up on the task: {reason}")
+        return JobFailedError(f"the network gave up on the task: {reason}", reason=reason)
     return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from crynux_async.errors import CrynuxError
+from crynux_async.errors import CrynuxError, JobFailedError
 from crynux_async.event_stream import EventStream
 from crynux_async.events import Event
 from crynux_async.states import ENDED, JobState
@@ -108,6 +108,11 @@ class Record:
     def done(self) -> bool:
         """Whether nothing more will happen to the remote task that could be seen."""
         return self.state in ENDED
+
+    @property
+    def reason(self) -> str:
+        """Why it failed as far as the service tells, or ""."""
+        return self.error.reason if isinstance(self.error, JobFailedError) else ""
 
     @property
     def is_heard(self) -> bool:

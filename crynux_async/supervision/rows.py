@@ -73,6 +73,7 @@ def columns_of(record: Record) -> dict[str, Any]:
         "submitted_at": record.submitted_at,
         "ended_at": record.ended_at,
         "error": str(record.error) if record.error else "",
+        "reason": record.reason,
         "folder": str(wanted.folder) if wanted else None,
         "file_name": wanted.name if wanted else None,
         "path": str(archive.path) if archive else None,
@@ -142,4 +143,7 @@ def _error(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
     cls = _ERRORS.get(state)
     if cls is None or not text:
         return None
-    return cls(text, job_id=row.job_id, task_id=row.task_id)
+    error = cls(text, job_id=row.job_id, task_id=row.task_id)
+    if isinstance(error, JobFailedError):
+        error.reason = row.reason
+    return error

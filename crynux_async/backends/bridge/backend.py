@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 
+import attrs
+
 from crynux_async.backends.base import (
     CreatedTask,
     Finding,
@@ -23,6 +25,7 @@ from crynux_async.backends.bridge.brackets import find_lost, search_requests
 from crynux_async.backends.bridge.facts import FACTS, WEI
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.keys import prepare_key
+from crynux_async.backends.bridge.reasons import ReasonDesk
 from crynux_async.errors import ConfigError, Problem, RejectedError, UsageError
 from crynux_async.settings import Settings
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
@@ -43,7 +46,8 @@ _SEEN: Mapping[str, Look] = MappingProxyType(
 class BridgeBackend:
     """The Crynux bridge at ``settings.base_url``. Must be made inside a running event loop.
 
-    It can prepare keys (``Prepares``), find lost creates (``FindsLostCreates``) and say prices (``HasPrices``).
+    It can prepare keys (``Prepares``), find lost creates (``FindsLostCreates``), say prices (``HasPrices``) and, on
+    one's own bridge, why a task failed (``TellsReasons``).
 
     Args:
         settings: Address, key, timeouts, proxy and limits.
@@ -55,6 +59,7 @@ class BridgeBackend:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client = BridgeClient(settings)
+        self._reasons = ReasonDesk(settings, settings.admin_token) if settings.admin_token else None
 
     @property
     def name(self) -> str:
@@ -115,6 +120,8 @@ class BridgeBackend:
     async def look(self, task: Task) -> Look:
         """Look at a task. A status word that is not known is taken for running, and is the look's ``stage``.
 
+        Of one that failed, the look says why where the settings have the bridge's admin token.
+
         Raises:
             NotFoundError: The bridge has no such task, or not any more.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
@@ -123,7 +130,13 @@ class BridgeBackend:
         known = _SEEN.get(word)
         if known is None:
             _log.warning("task %s has the status %r, which is not known; it is taken for running", task.task_id, word)
+        if known is not None and known.seen is Seen.FAILED and self._reasons is not None:
+            return attrs.evolve(known, reason=await self.reason(task))
         return known or Look(seen=Seen.RUNNING, stage=word)
+
+    async def reason(self, task: Task) -> str:
+        """Return why a task failed, for people, or "" where nobody but the bridge's owner can know it."""
+        return "" if self._reasons is None else await self._reasons.reason(task.task_id)
 
     def open_result(
         self, task: Task, *, start: int = 0, validator: Validator | None = None
@@ -170,3 +183,5 @@ class BridgeBackend:
     async def close(self) -> None:
         """Release every connection."""
         await self._client.close()
+        if self._reasons is not None:
+            await self._reasons.close()
