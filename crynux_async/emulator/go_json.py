@@ -20,6 +20,7 @@ _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 _SCALARS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _HTML = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _CUT = "unexpected EOF"
+_DEEPEST = 10_000
 
 
 class GoJSONError(ValueError):
@@ -176,6 +177,8 @@ class _Scanner:
     def _begin(self, char: int, open_ones: list[int]) -> str:
         if char in b"{[":
             open_ones.append(char)
+            if len(open_ones) > _DEEPEST:
+                raise self._bad(char, "exceeded max depth")
             self._at += 1
             return "first key" if char == ord("{") else "first item"
         self._scalar(char)

@@ -1,6 +1,7 @@
 """The emulator's reading and writing of JSON and texts in Go's way."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -184,3 +185,14 @@ def test_shortest_prints_floats_as_go_does(value: float, text: str) -> None:
 )
 def test_rfc3339_drops_trailing_zeros(wall: float, text: str) -> None:
     assert rfc3339(wall) == text
+
+
+@pytest.mark.parametrize(("text", "bad"), [(b"[" * 10_001, "["), (b'{"a":' * 10_001, "{"), (b"[" * 2_000_000, "[")])
+def test_text_nested_deeper_than_go_reads_is_refused_there(text: bytes, bad: str) -> None:
+    with pytest.raises(GoJSONError, match=re.escape(f"invalid character '{bad}' exceeded max depth")):
+        decode(text)
+
+
+def test_text_nested_as_deep_as_go_reads_is_read_to_its_end() -> None:
+    with pytest.raises(GoJSONError, match="unexpected EOF"):
+        decode(b"[" * 10_000)

@@ -254,20 +254,23 @@ class Network:
 
     def course(self, args: TaskArgs) -> Course:
         """Return what is going to happen to a job; equal for jobs that differ in what does not matter to it."""
-        fate = self._fate(args)
         fatal_step = _fatal_step(self.images, args)
+        fate = self._fate(args, fatal_step)
         numbers = (args.batch_size, args.gradient_accumulation_steps, args.num_train_epochs, args.num_train_steps)
         key = (fate, fatal_step, *numbers, args.max_train_epochs, args.max_train_steps, args.timeout)
         return _remembered(self._courses, key, lambda: self._plan(fate, args, fatal_step))
 
-    def _fate(self, args: TaskArgs) -> Fate:
+    def _fate(self, args: TaskArgs, fatal_step: int | None) -> Fate:
         asked = wishes(args.model_name)
         if asked.fate != "trains":
             return asked.fate
         found = failure(args, asked.model_name)
         if found == "refused":
             return "fails"
-        return "trains" if found is None and self._delivers(args, asked.extra_mebibytes) else "silent"
+        if found == "silent" or not self._delivers(args, asked.extra_mebibytes):
+            return "silent"
+        is_fatal = fatal_step is not None and round_end(images=self.images, args=args, start=0) >= fatal_step
+        return "silent" if is_fatal else "trains"
 
     def _delivers(self, args: TaskArgs, extra_mebibytes: int) -> bool:
         """Return whether there is something to train, and the node can upload what comes of it."""

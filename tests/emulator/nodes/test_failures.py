@@ -38,6 +38,7 @@ SILENT: list[dict[str, Any]] = [
     {"lr_scheduler": "polynomial", "learning_rate": 1e-7},
     {"lr_scheduler": "polynomial", "learning_rate": 1e-9},
     {"lr_scheduler": "polynomial", "learning_rate": 1e-8, "scale_lr": True, "batch_size": 10},
+    {"lr_scheduler": "polynomial", "lr_warmup_steps": 50, "num_train_steps": 50, "max_train_steps": 50},
 ]
 TRAINS: list[dict[str, Any]] = [
     {},
