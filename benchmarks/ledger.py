@@ -1,8 +1,9 @@
 """What it costs to remember jobs so that nothing is lost: ``python -m benchmarks.ledger``.
 
-A pair is what one create costs: the attempt is begun before its first byte is sent, and finished together with its job
-when the answer is there; both are durable before anything else happens. The peer is the standard library's ``sqlite3``
-with the same statements and settings, which commits every write by itself and blocks meanwhile.
+A pair is what one create costs: the attempt is begun before its first byte is sent, and finished together with its
+job, its task and its event when the answer is there; both are durable before anything else happens. The peer is the
+standard library's ``sqlite3`` with the same rows and settings, which commits every write by itself and blocks
+meanwhile.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -23,7 +24,7 @@ from benchmarks.reporting import finish, show_table
 from crynux_async.backends.base import Look, Task
 from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.errors import UnreachableError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, JobRow, Ledger, TaskRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, Fence, JobChange, JobRow, Ledger, TaskRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.session import Session
@@ -36,9 +37,12 @@ PAIRS = 384
 CALLERS = (1, 8, 64)
 SIZES = (1_000, 10_000)
 MEMORY_JOBS = 100_000
+EVENTS = 40  # for each of the most callers
+LISTENING = 5.0
 BACKEND = "https://bridge.example"
 KEY_ID = "0123456789abcdef"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = 3600.0
 
 
 class _OutOfReach(BridgeBackend):
@@ -64,7 +68,6 @@ def make_job(number: int) -> JobRow:
         config=config,
         digest=f"{number:064x}",
         label=f"trial {number}",
-        task_id=None,
         state=JobState.PLANNED,
         planned_at=NOW,
     )
@@ -75,21 +78,27 @@ def make_attempt(job: JobRow) -> AttemptRow:
     return AttemptRow(job_id=job.job_id, number=1, backend=BACKEND, key_id=KEY_ID, began_at=NOW)
 
 
+def make_event(job: JobRow, number: int) -> EventRow:
+    """Return one event of a job."""
+    return EventRow(job_id=job.job_id, number=number, at=NOW, kind="StateChanged", data={"state": "running"})
+
+
 async def live(ledger: Ledger, fence: Fence, number: int, job: JobRow) -> None:
     """Do what one create asks of a ledger."""
     attempt, task_id = make_attempt(job), str(number + 1)
     await ledger.begin(fence, attempt)
     done = attrs.evolve(attempt, answered_at=NOW, outcome=AttemptOutcome.ACCEPTED, task_id=task_id, status=200)
-    columns = {"state": JobState.RUNNING, "task_id": task_id, "submitted_at": NOW}
     task = TaskRow(job_id=job.job_id, try_number=1, backend=BACKEND, task_id=task_id, made_at=NOW)
-    await ledger.change(fence, [JobChange(job_id=job.job_id, columns=columns, finished=done, tasks=(task,))])
+    columns = {"state": JobState.RUNNING, "task_id": task_id, "submitted_at": NOW, "last_event": 1}
+    change = JobChange(job_id=job.job_id, columns=columns, finished=done, tasks=[task], events=[make_event(job, 1)])
+    assert not await ledger.change(fence, [change])
 
 
 async def pairs_per_second(ledger: Ledger, callers: int) -> float:
     """Return how many begin and finish pairs a ledger takes from so many callers at once."""
     jobs = [make_job(number) for number in range(PAIRS)]
     await ledger.open()
-    fence = await ledger.enter("me", seconds=3600)
+    fence = await ledger.enter("me", seconds=HOUR)
     await ledger.add(jobs, fence=fence)
     waiting = iter(enumerate(jobs))
 
@@ -118,21 +127,28 @@ def raw_pairs_per_second(path: Path) -> float:
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
     begin = (
-        "INSERT INTO attempts (job_id, number, try_number, backend, key_id, payload, began_at, answer) "
-        "VALUES (?, 1, 1, ?, ?, '', ?, '')"
+        "INSERT INTO attempts (job_id, number, backend, key_id, began_at, try_number, payload, answer) "
+        "VALUES (?, 1, ?, ?, ?, 1, '', '')"
     )
+    change = "UPDATE jobs SET state='running', task_id=?, submitted_at=?, last_event=1 WHERE job_id=?"
     end = (
         "UPDATE attempts SET answered_at=?, outcome='accepted', task_id=?, status=200, "
         "last_begun=(SELECT max(id) FROM attempts) WHERE job_id=? AND number=1"
     )
-    change = "UPDATE jobs SET state='running', task_id=?, submitted_at=? WHERE job_id=?"
+    task = (
+        'INSERT INTO tasks (job_id, try_number, member, backend, task_id, made_at, "end", reason) '
+        "VALUES (?, 1, 0, ?, ?, ?, '', '')"
+    )
+    event = "INSERT INTO events (job_id, number, at, kind, data) VALUES (?, 1, ?, 'StateChanged', '{\"state\":1}')"
     started = time.perf_counter()
     for number in range(PAIRS):
-        name = f"{number:026x}"
+        name, task_id = f"{number:026x}", str(number + 1)
         connection.execute(begin, (name, BACKEND, KEY_ID, 0))
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(end, (0, number + 1, name))
-        connection.execute(change, (number + 1, 0, name))
+        connection.execute(change, (task_id, 0, name))
+        connection.execute(end, (0, task_id, name))
+        connection.execute(task, (name, BACKEND, task_id, 0))
+        connection.execute(event, (name, 0))
         connection.execute("COMMIT")
     seconds = time.perf_counter() - started
     connection.close()
@@ -141,7 +157,7 @@ def raw_pairs_per_second(path: Path) -> float:
 
 @contextmanager
 def stopwatch(times: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many seconds the block takes."""
+    """Keep how many seconds the block takes."""
     started = time.perf_counter()
     yield
     times[name] = time.perf_counter() - started
@@ -151,27 +167,29 @@ async def large_ledger(path: Path, size: int) -> dict[str, float]:
     """Return the seconds that each step takes with a ledger of so many running jobs, and the bytes of its file."""
     times: dict[str, float] = {}
     jobs = [attrs.evolve(make_job(number), state=JobState.RUNNING, task_id=str(number + 1)) for number in range(size)]
+    states = [JobState.RUNNING]
     ledger = SqliteLedger(path)
     await ledger.open()
-    gone = await ledger.enter("gone", seconds=3600)
+    gone = await ledger.enter("gone", seconds=-1.0)
     with stopwatch(times, "add"):
         await ledger.add(jobs, fence=gone)
     await ledger.close()
     times["bytes"] = _size(path)
     with stopwatch(times, "open"):
         await ledger.open()
+    me, other = [await ledger.enter(owner, seconds=HOUR) for owner in ("me", "other")]
     with stopwatch(times, "list"):
         assert len(await ledger.jobs()) == size
-    await ledger.leave(gone)
-    me, other = await ledger.enter("me", seconds=3600), await ledger.enter("other", seconds=3600)
     with stopwatch(times, "claim"):
-        claimed = await ledger.claim(me, backend=BACKEND, states=[JobState.RUNNING])
-    assert len(claimed) == size
+        assert len(await ledger.claim(me, backend=BACKEND, states=states)) == size
     with stopwatch(times, "claim in vain"):
-        assert not await ledger.claim(other, backend=BACKEND, states=[JobState.RUNNING])
+        assert not await ledger.claim(other, backend=BACKEND, states=states)
     with stopwatch(times, "renew"):
-        assert await ledger.renew(me, seconds=3600) == size
-    await ledger.leave(me)
+        assert await ledger.renew(me, seconds=HOUR) == size
+    with stopwatch(times, "look for wishes"):
+        assert not await ledger.wishes(me)
+    with stopwatch(times, "leave"):
+        await ledger.leave(me)
     with stopwatch(times, "close"):
         await ledger.close()
     settings = Settings(base_url=BACKEND, api_key="k" * 44)
@@ -189,14 +207,78 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
+async def events_per_second(path: Path) -> dict[str, float]:
+    """Return how many events a second many callers write, and another instance on the same file hears and reads."""
+    jobs = [make_job(number) for number in range(CALLERS[-1])]
+    async with AsyncExitStack() as stack:
+        writer, reader = SqliteLedger(path), SqliteLedger(path)
+        for ledger in (writer, reader):
+            await ledger.open()
+            stack.push_async_callback(ledger.close)
+        fence = await writer.enter("me", seconds=HOUR)
+        await writer.add(jobs, fence=fence)
+        started = time.perf_counter()
+
+        async def write(job: JobRow) -> None:
+            for number in range(1, EVENTS + 1):
+                columns = {"last_event": number}
+                change = JobChange(job_id=job.job_id, columns=columns, events=[make_event(job, number)])
+                assert not await writer.change(fence, [change])
+
+        async def write_all() -> float:
+            await asyncio.gather(*map(write, jobs))
+            return time.perf_counter() - started
+
+        async def hear_all() -> float:
+            heard, since = dict.fromkeys((job.job_id for job in jobs), 0), 0
+            while min(heard.values()) < EVENTS:
+                since = await reader.changed(since)
+                for name in heard:
+                    heard[name] += len(await reader.events(name, after=heard[name]))
+            return time.perf_counter() - started
+
+        written, heard = await asyncio.gather(write_all(), hear_all())
+    total = len(jobs) * EVENTS
+    return {"written": total / written, "heard": total / heard}
+
+
+async def _listen(path: Path, seconds: float) -> None:
+    ledger = SqliteLedger(path)
+    await ledger.open()
+    since = await ledger.changed(0)
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                since = await ledger.changed(since)
+        except TimeoutError:
+            break
+    await ledger.close()
+
+
+def listening_seconds_per_hour(path: Path) -> float:
+    """Return how many seconds of a processor an hour of waiting for changes takes, where there are none."""
+    used = []
+    for seconds in (0.1, LISTENING):
+        before = time.process_time()
+        asyncio.run(_listen(path, seconds))
+        used.append(time.process_time() - before)
+    return (used[1] - used[0]) / (LISTENING - 0.1) * HOUR
+
+
 async def _fill_memory() -> MemoryLedger:
     ledger = MemoryLedger()
-    fence = await ledger.enter("me", seconds=3600)
+    fence = await ledger.enter("me", seconds=HOUR)
     shared = make_job(0)
     for number in range(MEMORY_JOBS):
         job = attrs.evolve(shared, job_id=f"{number:026x}")
         await ledger.add([job], fence=fence)
-        await live(ledger, fence, number, job)
+        attempt = make_attempt(job)
+        await ledger.begin(fence, attempt)
+        done = attrs.evolve(
+            attempt, answered_at=NOW, outcome=AttemptOutcome.ACCEPTED, task_id=str(number + 1), status=200
+        )
+        columns = {"state": JobState.RUNNING, "task_id": done.task_id, "submitted_at": NOW}
+        await ledger.change(fence, [JobChange(job_id=job.job_id, columns=columns, finished=done)])
     return ledger
 
 
@@ -234,6 +316,13 @@ def measure_sizes(folder: Path) -> dict[int, dict[str, float]]:
     return found
 
 
+def measure_events(folder: Path) -> dict[str, float]:
+    """Return what events cost, the median of some runs."""
+    runs = [asyncio.run(events_per_second(folder / f"{repeat}-events.db")) for repeat in range(REPEATS)]
+    found = {name: median(run[name] for run in runs) for name in runs[0]}
+    return {**found, "listening": listening_seconds_per_hour(folder / "0-events.db")}
+
+
 def show_pairs(pairs: dict[str, list[float]]) -> None:
     """Print what durability costs."""
     names = {"memory": "MemoryLedger", "sqlite": "SqliteLedger", "sqlite3": "sqlite3, a commit per write"}
@@ -248,7 +337,7 @@ def show_pairs(pairs: dict[str, list[float]]) -> None:
 
 def show_sizes(sizes: dict[int, dict[str, float]]) -> None:
     """Print what a large ledger costs."""
-    steps: Sequence[str] = ("add", "open", "list", "claim", "claim in vain", "renew", "close", "resume")
+    steps: Sequence[str] = [step for step in sizes[SIZES[0]] if step != "bytes"]
     small, large = (sizes[size] for size in SIZES)
     rows: list[tuple[Any, ...]] = [
         (step, 1000 * small[step], 1000 * large[step], 1000 * large[step] / SIZES[1], large[step] / small[step])
@@ -258,14 +347,26 @@ def show_sizes(sizes: dict[int, dict[str, float]]) -> None:
     show_table(f"A ledger of {SIZES[0]:,} and of {SIZES[1]:,} running jobs, median of {REPEATS}", columns, rows)
 
 
+def show_events(events: dict[str, float]) -> None:
+    """Print what it costs to be heard."""
+    rows = [
+        (f"events/s written by {CALLERS[-1]} callers", events["written"]),
+        ("events/s heard and read by another instance", events["heard"]),
+        ("seconds of a processor for an hour of waiting", events["listening"]),
+    ]
+    show_table(f"Events of one SQLite file, median of {REPEATS}", ("figure", "value"), rows)
+
+
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         pairs = measure_pairs(Path(folder))
         sizes = measure_sizes(Path(folder))
+        events = measure_events(Path(folder))
     memory = memory_bytes_per_job()
     show_pairs(pairs)
     show_sizes(sizes)
+    show_events(events)
     file_bytes = [(f"{size:,}", sizes[size]["bytes"], sizes[size]["bytes"] / size) for size in SIZES]
     show_table("Size of the file", ("jobs", "bytes", "bytes/job"), file_bytes)
     show_table(
@@ -282,6 +383,8 @@ def main() -> None:
             "seconds": {
                 size: {name: round(value, 4) for name, value in times.items()} for size, times in sizes.items()
             },
+            "events_per_second": {name: round(events[name]) for name in ("written", "heard")},
+            "listening_seconds_per_hour": round(events["listening"], 2),
             "memory_bytes_per_job": round(memory),
         },
     )

@@ -7,7 +7,7 @@ anything is written.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
@@ -23,9 +23,10 @@ Column: TypeAlias = str | int | float | None
 _T = TypeVar("_T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_DAY, _SECOND = 86_400, 1_000_000  # in seconds, and in microseconds
 _LARGEST = 2**63 - 1
 _TOO_MUCH = 2**60 * 10**18  # wei; the sum of a few amounts must fit into 64 bits of whole CNX
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _FIXED = ("job_id", "digest", "tenant", "idempotency_key")
 _NO_TAGS: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}
 
@@ -61,9 +62,10 @@ def to_microseconds(value: Any) -> int:
     Raises:
         TypeError: It is no time, or one without a time zone.
     """
-    if not isinstance(value, datetime) or value.utcoffset() is None:
+    if not isinstance(value, datetime) or (value.tzinfo is not UTC and value.utcoffset() is None):
         raise TypeError("must be a time with a time zone")
-    return (value - _EPOCH) // _MICROSECOND
+    since = value - _EPOCH
+    return (since.days * _DAY + since.seconds) * _SECOND + since.microseconds
 
 
 def from_microseconds(value: int) -> datetime:
@@ -74,10 +76,11 @@ def from_microseconds(value: int) -> datetime:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be text")
-    value.encode()  # a lone surrogate cannot be stored anywhere
+    if not value.isascii():
+        value.encode()  # a lone surrogate cannot be stored anywhere
     if "\0" in value:
         raise ValueError("must not hold a NUL character, which PostgreSQL does not store")
-    return str(value)
+    return value
 
 
 def _prose(value: Any) -> str:
@@ -87,7 +90,7 @@ def _prose(value: Any) -> str:
     """
     if not isinstance(value, str):
         raise TypeError("must be text")
-    return value.encode(errors="replace").decode().replace("\0", "?")
+    return value and value.encode(errors="replace").decode().replace("\0", "?")
 
 
 def _whole(value: Any) -> int:
@@ -97,9 +100,10 @@ def _whole(value: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    if _whole(value) < 0:
+    count = _whole(value)
+    if count < 0:
         raise ValueError("must be 0 or more")
-    return _whole(value)
+    return count
 
 
 def _wei(value: Any) -> int:
@@ -137,8 +141,7 @@ def _config(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    plain = dict(value) if isinstance(value, Mapping) else value
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(dict(value) if isinstance(value, Mapping) else value)
 
 
 def _table(value: Any) -> str:
@@ -150,7 +153,7 @@ def _table(value: Any) -> str:
 def _tags(value: Any) -> str:
     if not isinstance(value, Mapping):
         raise TypeError("must be names and values")
-    return _json({_text(name): _text(value[name]) for name in value})
+    return _json({_text(name): _text(value[name]) for name in value}) if value else "{}"
 
 
 def _read_tags(text: str) -> Mapping[str, str]:
@@ -158,9 +161,9 @@ def _read_tags(text: str) -> Mapping[str, str]:
 
 
 def _optional(kind: Kind) -> Kind:
-    decode = kind.decode
+    encode, decode = kind.encode, kind.decode
     return Kind(
-        lambda value: None if value is None else kind.encode(value),
+        lambda value: None if value is None else encode(value),
         None if decode is None else lambda value: None if value is None else decode(value),
     )
 
@@ -293,14 +296,22 @@ def encode(kinds: Mapping[str, Kind], name: str, value: Any) -> Column:
         raise LedgerError(f"{name} cannot be {value!r:.100}: {error}", field=name) from error
 
 
-def encode_row(row: Any) -> dict[str, Column]:
-    """Return every column of a row of any kind.
+def encode_row(row: Any, names: Collection[str] | None = None) -> dict[str, Column]:
+    """Return columns of a row of any kind.
+
+    Args:
+        row: The row.
+        names: Which columns, or None for every one.
 
     Raises:
         LedgerError: A value cannot be stored.
     """
     kinds = _COLUMNS[type(row)]
-    return {name: encode(kinds, name, getattr(row, name)) for name in kinds}
+    chosen = kinds if names is None else names
+    try:
+        return {name: kinds[name].encode(getattr(row, name)) for name in chosen}
+    except (TypeError, ValueError):  # once more, to tell which column it was
+        return {name: encode(kinds, name, getattr(row, name)) for name in chosen}
 
 
 def encode_wei(name: str, value: Any) -> int:

@@ -25,7 +25,11 @@ class StepRefusedError(Exception):
 
 
 class Connection(Protocol):
-    """One connection. Methods raise the driver's own errors, which ``explain`` and ``is_refusal`` tell apart."""
+    """One connection. Methods raise the driver's own errors, which the last three methods tell apart."""
+
+    @property
+    def leaves_marks(self) -> bool:
+        """Whether the answer to a commit can get lost, so that each transaction leaves a mark by which to ask."""
 
     async def write(self, steps: Sequence[Step]) -> None:
         """Do all steps in a transaction of their own, at one trip to the database, and commit it.
@@ -80,6 +84,9 @@ class Connection(Protocol):
         ``LedgerBusyError`` where it is certain that nothing was stored and the same may work later; any other
         ``LedgerError`` where nothing may be written any more.
         """
+
+    def is_lost_answer(self, error: Exception) -> bool:
+        """Whether an error leaves open if a commit has arrived; the next method of the connection connects anew."""
 
     def is_refusal(self, error: Exception) -> bool:
         """Whether an error is the fault of a statement's values alone, and the connection is as good as before."""

@@ -28,7 +28,7 @@ async def enter(connection: Connection, owner: str, *, now: ColumnElement[int], 
     long_ago = now - int(LEASE_MEMORY * _MICROSECONDS)
     for (number,) in await connection.fetch(queries.select_forgotten(now, long_ago)):
         await _remove(connection, number)
-    number = await connection.insert(statements.ADD_LEASE, {"owner": owner, "until": 0})
+    number = await connection.insert(statements.ADD_LEASE, {"owner": owner, "until": 0, "mark": 0})
     await connection.run(_renewal(number, now, seconds))
     return Fence(owner=owner, number=number), True
 
@@ -74,10 +74,7 @@ async def claim(
                 free |= {number for (number,) in await connection.fetch(select)}
     taken = sorted(free)[:at_most]
     await _give(connection, fence, taken)
-    rows: list[tuple[Any, ...]] = []
-    for some in in_chunks(taken):
-        rows += await connection.fetch(queries.select_numbered(some))
-    return rows, bool(taken)
+    return await _numbered(connection, fence, taken), bool(taken)
 
 
 async def take(
@@ -98,9 +95,19 @@ async def take(
     if missing is not None:
         raise LedgerError(f"there is no job {missing!r}", job_id=missing)
     free = {job_id for job_id, (_, lease, is_held) in found.items() if lease != fence.number and not is_held}
-    await _give(connection, fence, [found[job_id][0] for job_id in found if job_id in free])
+    await _give(connection, fence, sorted(found[job_id][0] for job_id in free))
     mine = [job_id for job_id in job_ids if job_id in free or found[job_id][1] == fence.number]
     return mine, bool(free)
+
+
+async def _numbered(connection: Connection, fence: Fence, numbers: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Return the columns of jobs that a lease holds by now, by their numbers in order."""
+    if not numbers:
+        return []
+    # One range for all: what the lease holds in between as well is left out here.
+    span = {"lease_id": fence.number, "first": numbers[0], "last": numbers[-1]}
+    chosen = {*numbers}
+    return [row[:-1] for row in await connection.fetch(queries.SELECT_SPAN, span) if row[-1] in chosen]
 
 
 def in_chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
@@ -108,10 +115,21 @@ def in_chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
     return (items[start : start + MOST_PARAMETERS] for start in range(0, len(items), MOST_PARAMETERS))
 
 
-async def _give(connection: Connection, fence: Fence, numbers: Sequence[int]) -> None:
-    if numbers:
-        rows = [{"key_id": number, "set_lease": fence.number} for number in numbers]
-        await connection.run(statements.TAKE_JOB, rows)
+async def _give(connection: Connection, fence: Fence, numbers: Iterable[int]) -> None:
+    rows = [{"key_first": first, "key_last": last, "set_lease": fence.number} for first, last in _runs(numbers)]
+    if rows:
+        await connection.run(statements.TAKE_JOBS, rows)
+
+
+def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return ascending numbers as runs without a gap: jobs that are taken together were mostly added together."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = runs[-1][0], number
+        else:
+            runs.append((number, number))
+    return runs
 
 
 async def _remove(connection: Connection, lease: int) -> None:

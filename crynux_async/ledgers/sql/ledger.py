@@ -173,7 +173,11 @@ class SqlLedger:
 
     async def enter(self, owner: str, *, seconds: float) -> Fence:
         """Make a lease for an owner, and forget those that are long over."""
-        return await self._alone(functools.partial(leasing.enter, owner=owner, now=self._now(), seconds=seconds))
+        work = functools.partial(leasing.enter, owner=owner, now=self._now(), seconds=seconds)
+        writer = self._writing()
+        fence = await writer.alone(work)
+        writer.lease = fence.number
+        return fence
 
     async def renew(self, fence: Fence, *, seconds: float) -> int | None:
         """Move the end of a lease, and return how many jobs it holds."""

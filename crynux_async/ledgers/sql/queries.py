@@ -69,9 +69,12 @@ def select_jobs(where: JobFilter, *, limit: int | None, newest_first: bool) -> S
     return found.order_by(jobs.c.id.desc() if newest_first else jobs.c.id).limit(limit)
 
 
-def select_numbered(numbers: Collection[int]) -> Select[Any]:
-    """Return the SELECT of the jobs with certain numbers in the order of adding."""
-    return _ROWS.where(jobs.c.id.in_(list(numbers))).order_by(jobs.c.id)
+SELECT_SPAN: Select[Any] = (
+    _ROWS.add_columns(jobs.c.id)
+    .where(jobs.c.lease_id == bindparam("lease_id"), jobs.c.id.between(bindparam("first"), bindparam("last")))
+    .order_by(jobs.c.id)
+)
+"""The jobs that a lease holds between two numbers, each with its number behind its columns."""
 
 
 def count_jobs(where: JobFilter) -> Select[Any]:
@@ -93,6 +96,8 @@ def sum_money(where: JobFilter) -> Select[Any]:
 SELECT_LEASE: Select[Any] = (
     select(leases.c.id).where(leases.c.id == bindparam("id")).with_for_update(read=True, key_share=True)
 )
+
+SELECT_MARK: Select[Any] = select(leases.c.mark).where(leases.c.id == bindparam("id"))
 
 SELECT_HOLD: Select[Any] = (
     select(jobs.c.lease_id, jobs.c.last_event).where(jobs.c.job_id == bindparam("job_id")).with_for_update()

@@ -86,6 +86,8 @@ leases = Table(
     _number(),
     _text("owner"),
     _whole("until"),
+    # What the newest transaction of its owner left here, where a commit's answer can get lost.
+    _whole("mark"),
     # A number is never used again: who slept through the end of a lease must not come under the next one.
     sqlite_autoincrement=True,
 )

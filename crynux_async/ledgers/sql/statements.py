@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    null,
     or_,
     select,
     tuple_,
@@ -227,17 +228,23 @@ SETTLE: Update = (
 
 ADD_LEASE: Insert = insert(leases).values(_values(leases, without=["id"]))
 
+LEAVE_MARK: Update = update(leases).where(leases.c.id == bindparam("key_id")).values(mark=bindparam("set_mark"))
+
 REMOVE_LEASE: Delete = delete(leases).where(leases.c.id == bindparam("id"))
 
-FREE_JOBS: Update = update(jobs).where(jobs.c.lease_id == bindparam("key_lease")).values(lease_id=None)
+FREE_JOBS: Update = update(jobs).where(jobs.c.lease_id == bindparam("key_lease")).values(lease_id=null())
 
 DROP_JOB: Update = (
     update(jobs)
     .where(jobs.c.job_id == bindparam("key_job_id"), jobs.c.lease_id == bindparam("key_lease"))
-    .values(lease_id=None)
+    .values(lease_id=null())
 )
 
-TAKE_JOB: Update = update(jobs).where(jobs.c.id == bindparam("key_id")).values(lease_id=bindparam("set_lease"))
+TAKE_JOBS: Update = (
+    update(jobs)
+    .where(jobs.c.id.between(bindparam("key_first"), bindparam("key_last")))
+    .values(lease_id=bindparam("set_lease"))
+)
 
 
 # What is shared

@@ -1,6 +1,6 @@
 """What each write of a ledger is in a database: statements and the rows that they are run for."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -37,7 +37,7 @@ class Step:
 
     statement: ClauseElement
     rows: Sequence[Row]
-    touches: Iterable[Hashable]
+    touches: Collection[Hashable]
     refusal: str
     is_exact: bool = True
 
@@ -51,13 +51,13 @@ def merged(steps: Iterable[Step]) -> list[Step]:
     newest: dict[ClauseElement, int] = {}
     latest: dict[Hashable, int] = {}
     for step in steps:
-        touched = list(step.touches)
         place = newest.get(step.statement, -1)
-        if place < max((latest.get(thing, -1) for thing in touched), default=-1) or place < 0:
+        if place < 0 or any(latest.get(thing, -1) > place for thing in step.touches):
             place = newest[step.statement] = len(groups)
             groups.append((step, []))
         groups[place][1].extend(step.rows)
-        latest.update(dict.fromkeys(touched, place))
+        for thing in step.touches:
+            latest[thing] = place
     return [attrs.evolve(step, rows=rows) for step, rows in groups]
 
 
@@ -149,6 +149,14 @@ def drop_steps(fence: Fence, job_ids: Sequence[str]) -> list[Step]:
     return [Step(statement=statements.DROP_JOB, rows=rows, touches=job_ids, refusal=refusal, is_exact=False)]
 
 
+def mark_step(lease: int, mark: int) -> Step:
+    """Return how a transaction leaves its mark on a lease, to be asked for where the answer to its commit is lost."""
+    rows: list[Row] = [{"key_id": lease, "set_mark": mark}]
+    touches = [("lease", lease)]
+    refusal = "no mark can be left"
+    return Step(statement=statements.LEAVE_MARK, rows=rows, touches=touches, refusal=refusal, is_exact=False)
+
+
 def hazard_steps(backend: str, hazards: Mapping[str, Any]) -> list[Step]:
     """Return how what was learned is stored.
 
@@ -202,9 +210,9 @@ def _add_tags(name: str, tags: Mapping[str, str]) -> Step:
 
 
 def _finish_step(attempt: AttemptRow) -> Step:
-    columns = encode_row(attempt)
-    row: dict[str, Column] = {f"set_{name}": columns[name] for name in statements.FINISHED_COLUMNS}
-    row |= {"key_job_id": columns["job_id"], "key_number": columns["number"]}
+    columns = encode_row(attempt, statements.FINISHED_COLUMNS)
+    row: dict[str, Column] = {f"set_{name}": columns[name] for name in columns}
+    row |= {"key_job_id": attempt.job_id, "key_number": attempt.number}
     refusal = f"attempt {attempt.number} of job {attempt.job_id!r} was not begun, or has another outcome already"
     return Step(statement=statements.FINISH_ATTEMPT, rows=[row], touches=[attempt.job_id], refusal=refusal)
 
@@ -216,7 +224,7 @@ def _task_step(task: TaskRow) -> Step:
 
 
 def _step_done(step: StepRow) -> Step:
-    columns = encode_row(step)
+    columns = encode_row(step, ("job_id", "try_number", "member", "kind", "done_at", "outcome"))
     row = {f"key_{name}": columns[name] for name in ("job_id", "try_number", "member", "kind")}
     row |= {"set_done_at": columns["done_at"], "set_outcome": columns["outcome"]}
     refusal = f"the step {step.kind!r} of job {step.job_id!r} was not planned"

@@ -23,8 +23,8 @@ _TABLES = (
     (name))
     """,
     """
-    CREATE TABLE leases (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, until BIGINT NOT
-    NULL)
+    CREATE TABLE leases (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, until BIGINT NOT NULL,
+    mark BIGINT NOT NULL)
     """,
     """
     CREATE TABLE notes (scope TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (scope, name))

@@ -6,6 +6,9 @@ commit: DeWitt et al., "Implementation Techniques for Main Memory Database Syste
 all steps are taken, at one trip to the database. Where one is refused, the same requests are done again, each behind a
 savepoint, so that none takes another with it.
 
+Where the answer to a commit can get lost, each transaction leaves a random number on the owner's lease; whether it has
+arrived is found out by asking for that, and never by doing it twice.
+
 Trouble that passes (``LedgerBusyError``) is told to the requests that it hit; the writer goes on with the next ones.
 Any other trouble stops it for good: a failed fsync drops the pages that it could not write, so the next one succeeds
 without having saved them (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
@@ -14,6 +17,7 @@ without having saved them (Rebello et al., "Can Applications Recover from fsync 
 import asyncio
 import copy
 import logging
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -21,12 +25,15 @@ from typing import Any, TypeAlias, TypeVar
 import attrs
 
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.ledgers.sql import queries
 from crynux_async.ledgers.sql.connection import Connection, StepRefusedError
 from crynux_async.ledgers.sql.requests import Request
-from crynux_async.ledgers.sql.steps import merged
+from crynux_async.ledgers.sql.steps import mark_step, merged
 
 _log = logging.getLogger("crynux_async.ledgers")
 _T = TypeVar("_T")
+
+_ASKED_AGAIN = 0.5  # seconds between two questions to a database that is away
 
 Work: TypeAlias = Callable[[Connection], Awaitable[tuple[_T, bool]]]
 """What is done alone in a transaction; returns its result, and whether there is anything to commit."""
@@ -44,6 +51,17 @@ class _Alone:
     done: "asyncio.Future[Any]"
 
 
+class _Mark:
+    """What a transaction leaves on a lease."""
+
+    __slots__ = ("lease", "number", "step")
+
+    def __init__(self, lease: int, number: int) -> None:
+        self.lease = lease
+        self.number = number
+        self.step = mark_step(lease, number)
+
+
 class Writer:
     """The only one that writes through a connection. Its task runs from the start until ``close``.
 
@@ -54,10 +72,12 @@ class Writer:
 
     Attributes:
         failure: Why nothing can be written any more, or None.
+        lease: The number of the lease on which transactions leave their marks, or None.
     """
 
     def __init__(self, connection: Connection, place: str, committed: Callable[[], None]) -> None:
         self.failure: LedgerError | None = None
+        self.lease: int | None = None
         self._connection = connection
         self._place = place
         self._committed = committed
@@ -140,7 +160,10 @@ class Writer:
             _refuse([request], error)
             return
         if is_changed and not request.done.cancelled():
-            await self._connection.commit()
+            mark = self._new_mark()
+            if mark is not None:
+                await self._connection.run(mark.step.statement, mark.step.rows)
+            await self._known(self._connection.commit(), mark)
             self._committed()
         else:
             await self._connection.rollback()
@@ -148,8 +171,10 @@ class Writer:
             request.done.set_result(result)
 
     async def _do_together(self, writes: list[_Write]) -> None:
+        mark = self._new_mark()
+        steps = merged(step for write in writes for step in write.request.steps)
         try:
-            await self._connection.write(merged(step for write in writes for step in write.request.steps))
+            await self._known(self._connection.write(steps if mark is None else [*steps, mark.step]), mark)
         except StepRefusedError:
             await self._do_apart(writes)
         else:
@@ -169,13 +194,46 @@ class Writer:
                 outcomes.append((write, None, error))
                 await self._connection.back_to_savepoint()
             await self._connection.release_savepoint()
-        await self._connection.commit()
+        mark = self._new_mark()
+        if mark is not None:
+            await self._connection.run(mark.step.statement, mark.step.rows)
+        await self._known(self._connection.commit(), mark)
         self._committed()
         for write, result, refusal in outcomes:
             if refusal is None:
                 _confirm(write, result)
             else:
                 _refuse([write], refusal)
+
+    def _new_mark(self) -> "_Mark | None":
+        if self.lease is None or not self._connection.leaves_marks:
+            return None
+        return _Mark(self.lease, secrets.randbits(62))
+
+    async def _known(self, committing: Awaitable[None], mark: "_Mark | None") -> None:
+        """Wait for a commit; where its answer is lost, find out by its mark whether it has arrived.
+
+        Raises:
+            LedgerBusyError: It has not.
+        """
+        try:
+            await committing
+        except Exception as error:
+            if mark is None or not self._connection.is_lost_answer(error):
+                raise
+            if await self._ask(mark.lease) != [(mark.number,)]:
+                message = f"the connection to {self._place} was cut before a commit arrived; nothing was stored"
+                raise LedgerBusyError(message, path=self._place) from error
+
+    async def _ask(self, lease: int) -> list[tuple[int, ...]]:
+        """Return the mark on a lease, as soon as the database answers."""
+        while True:
+            try:
+                return await self._connection.fetch(queries.SELECT_MARK, {"id": lease})
+            except Exception as error:
+                if not isinstance(self._connection.explain(error), LedgerBusyError):
+                    raise
+                await asyncio.sleep(_ASKED_AGAIN)
 
     async def _tend(self) -> None:
         """Let the connection do its housekeeping; what passes is tried again after a later write."""

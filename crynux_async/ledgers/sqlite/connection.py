@@ -10,10 +10,10 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import attrs
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.expression import ClauseElement
@@ -30,14 +30,23 @@ CHECKPOINT_CHANGES = 1000
 """After so many changed rows the log is copied into the file, so that it does not grow without end."""
 
 
-@attrs.frozen
 class _Rendered:
-    sql: str
-    names: tuple[str, ...]
-    values: Mapping[str, Any]
+    """A statement in SQLite's words, and its parameters: those of a row, and those that it has in itself."""
 
-    def fill(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row[name] if name in row else self.values[name] for name in self.names)
+    __slots__ = ("_names", "_values", "fill", "sql")
+
+    def __init__(self, compiled: Any) -> None:
+        self.sql = str(compiled)
+        self._names = () if isinstance(compiled.statement, ExecutableDDLElement) else tuple(compiled.positiontup)
+        self._values: Mapping[str, Any] = compiled.params or {}
+        # Names beyond ``binds`` are the members of lists, which the statement has in itself.
+        is_in_row = all(name in compiled.binds and compiled.binds[name].required for name in self._names)
+        self.fill: Callable[[Row], tuple[Any, ...]] = (
+            itemgetter(*self._names) if is_in_row and len(self._names) > 1 else self._fill
+        )
+
+    def _fill(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] if name in row else self._values[name] for name in self._names)
 
 
 class SqliteConnection:
@@ -83,6 +92,11 @@ class SqliteConnection:
             thread.shutdown(wait=False)
             raise
         return cls(raw, thread, path, busy_timeout)
+
+    @property
+    def leaves_marks(self) -> bool:
+        """False: where SQLite cannot tell whether a commit has reached the disk, asking it again proves nothing."""
+        return False
 
     async def close(self) -> None:
         """Let go of the file; a transaction that is open is undone."""
@@ -153,6 +167,10 @@ class SqliteConnection:
         """Return what an error means and what to do."""
         return explain(error, self._path, self._busy_timeout)
 
+    def is_lost_answer(self, _: Exception) -> bool:
+        """Return False, as ``leaves_marks`` does."""
+        return False
+
     def is_refusal(self, error: Exception) -> bool:
         """Whether an error is the fault of a statement's values alone."""
         return is_refusal(error)
@@ -213,8 +231,7 @@ class SqliteConnection:
         rendered = self._rendered.get(statement)
         if rendered is None:
             compiled: Any = statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True})
-            names = () if isinstance(statement, ExecutableDDLElement) else tuple(compiled.positiontup)
-            rendered = _Rendered(str(compiled), names, compiled.params or {})
+            rendered = _Rendered(compiled)
             if keep:
                 self._rendered[statement] = rendered
         return rendered
