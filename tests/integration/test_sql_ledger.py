@@ -186,6 +186,22 @@ async def test_open_of_a_ledger_with_an_overwritten_page_is_refused(tmp_path: Pa
         assert "is damaged" in await refusal(tmp_path / "jobs.db")
 
 
+async def test_large_ledger_is_not_gone_through_as_a_whole_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await make_ledger(tmp_path / "jobs.db", 30)
+    ((page,),) = query(path, "SELECT rootpage FROM sqlite_master WHERE name = 'jobs_planned_at'")
+    damaged = bytearray(path.read_bytes())
+    damaged[(page - 1) * 4096 : page * 4096] = random.Random(1).randbytes(4096)
+    path.write_bytes(damaged)
+    assert "is damaged" in await refusal(path)
+    monkeypatch.setattr(sqlite_file, "CHECKED_BYTES", len(damaged) - 1)
+    async with opened(path) as ledger:
+        assert len(await ledger.jobs()) == 30
+        with pytest.raises(LedgerError, match="is damaged"):
+            await ledger.jobs(JobFilter(since=at(0)))
+
+
 async def test_open_of_a_ledger_without_its_version_is_refused(tmp_path: Path) -> None:
     path = await make_ledger(tmp_path / "jobs.db")
     with contextlib.closing(sqlite3.connect(path)) as connection:

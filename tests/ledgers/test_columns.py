@@ -64,6 +64,7 @@ wei = st.none() | st.integers(0, 2**60 * 10**18 - 1)
 tables = st.dictionaries(texts, st.recursive(st.none() | st.booleans() | ids | texts, lambda inner: st.lists(inner)))
 
 
+@settings(deadline=None)
 @given(moments)
 def test_time_to_microseconds_and_back_is_the_same_moment(moment: datetime) -> None:
     back = from_microseconds(to_microseconds(moment))
@@ -71,12 +72,13 @@ def test_time_to_microseconds_and_back_is_the_same_moment(moment: datetime) -> N
     assert back.utcoffset() == timedelta(0)
 
 
+@settings(deadline=None)
 @given(moments, moments)
 def test_microseconds_of_times_are_ordered_like_the_times(one: datetime, other: datetime) -> None:
     assert (to_microseconds(one) < to_microseconds(other)) is (one.astimezone(UTC) < other.astimezone(UTC))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.builds(
         JobRow,
@@ -164,6 +166,7 @@ rows = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(rows)
 def test_row_to_columns_and_back_is_equal(row: Any) -> None:
     assert decode_row(type(row), list(encode_row(row).values())) == row

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Column, ColumnElement, literal_column, or_, select
+from sqlalchemy import Column, ColumnElement, func, literal_column, or_, select
 
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.ledgers.columns import to_microseconds
@@ -20,7 +20,7 @@ def conditions(where: JobFilter) -> Iterator[ColumnElement[bool]]:
     if where.states is not None:
         yield jobs.c.state.in_([state.value for state in where.states])
     if where.since is not None:
-        yield jobs.c.planned_at >= to_microseconds(where.since)
+        yield from _since(to_microseconds(where.since))
     if where.task_id is not None:
         yield _has_task(where.task_id)
     yield from _equal(where)
@@ -29,6 +29,15 @@ def conditions(where: JobFilter) -> Iterator[ColumnElement[bool]]:
     for name, value in where.tags.items():
         yield jobs.c.job_id.in_(select(tags.c.job_id).where(tags.c.name == name, tags.c.value == value))
     yield from _cursors(where)
+
+
+def _since(moment: int) -> Iterator[ColumnElement[bool]]:
+    yield jobs.c.planned_at >= moment
+    # Jobs are added in about the order of planning: so the wanted order is kept, and nothing before the first is read.
+    # (Not min(id) alone: SQLite would look for it from the first job on, whatever the index says.)
+    other = jobs.alias("other")
+    first = select(func.min(other.c.id + literal_column("0"))).where(other.c.planned_at >= moment)
+    yield jobs.c.id >= first.scalar_subquery()
 
 
 def _equal(where: JobFilter) -> Iterator[ColumnElement[bool]]:

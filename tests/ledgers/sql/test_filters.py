@@ -1,6 +1,6 @@
 """The end of the range of texts with a prefix."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crynux_async.ledgers.sql.filters import after_prefix
@@ -10,6 +10,7 @@ characters = st.characters(exclude_categories=["Cs"]) | st.sampled_from("\0a\ud7
 texts = st.text(characters, max_size=4)
 
 
+@settings(deadline=None)
 @given(texts.filter(bool), texts)
 def test_text_is_between_a_prefix_and_its_end_exactly_if_it_begins_so(prefix: str, text: str) -> None:
     for candidate in (text, prefix + text):

@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, ColumnElement, MetaData, Table, literal, select
 from sqlalchemy.dialects import sqlite
@@ -30,6 +30,7 @@ def pair(amount: int) -> money.Pair:
     return literal(cnx, BigInteger), literal(wei, BigInteger)
 
 
+@settings(deadline=None)
 @given(amounts)
 def test_amount_split_and_joined_is_the_same(amount: int) -> None:
     columns = money.split("fee", amount)
@@ -41,17 +42,20 @@ def test_no_amount_is_no_amount() -> None:
     assert money.joined(None, None) is None
 
 
+@settings(deadline=None)
 @given(st.lists(amounts, min_size=2, max_size=4))
 def test_sum_of_amounts_in_a_statement_is_exact(parts: list[int]) -> None:
     assert money.joined(*answer(*money.plus(*map(pair, parts)))) == sum(parts)
 
 
+@settings(deadline=None)
 @given(amounts, amounts)
 def test_difference_of_amounts_in_a_statement_is_exact(one: int, other: int) -> None:
     large, small = max(one, other), min(one, other)
     assert money.joined(*answer(*money.minus(pair(large), pair(small)))) == large - small
 
 
+@settings(deadline=None)
 @given(amounts, amounts)
 def test_amounts_in_a_statement_compare_like_numbers(one: int, other: int) -> None:
     assert answer(money.at_most(pair(one), pair(other))) == (one <= other,)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import attrs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crynux_async.ledgers.sql.steps import Step, merged
@@ -20,6 +20,7 @@ _STATEMENTS = [_Statement(name) for name in "abc"]
 _things = st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(_STATEMENTS), _things), max_size=30))
 def test_merged_steps_keep_every_row_and_the_order_about_each_thing(plan: list[tuple[Any, list[int]]]) -> None:
     steps = [
