@@ -36,8 +36,7 @@ from benchmarks.scorecard.processes import (
 _IMPORTED = (
     *("benchmarks.scorecard.submit_child", "crynux_async.cli.app", "crynux_async.ledgers.sqlite.ledger", "cattrs"),
     *(
-        "aiosqlite",
-        "sqlalchemy.dialects.sqlite.aiosqlite",
+        "sqlalchemy.dialects.sqlite",
         "rich.live",
         "rich.table",
         "multiprocessing.popen_forkserver",
