@@ -42,27 +42,26 @@ class Lease:
         return Holder(fence=self.fence, until=self.until, jobs=self.jobs)
 
 
-class Belongings:
-    """What only some jobs have: tasks by (try, member), and steps by (try, member, kind) with their place in time."""
-
-    __slots__ = ("steps", "tasks")
-
-    def __init__(self) -> None:
-        self.tasks: dict[tuple[int, int], TaskRow] = {}
-        self.steps: dict[tuple[int, int, str], tuple[int, StepRow]] = {}
-
-
 class Entry:
-    """A job, its lease, the position of its last attempt, and what else belongs to it."""
+    """A job, its lease, the position of its last attempt, its tasks, and its steps with their place in time.
 
-    __slots__ = ("belongings", "last_attempt", "lease", "number", "row")
+    Nearly every job has no steps, and one task of which its row says everything. A hundred thousand must fit: such a
+    task is not kept (``tasks`` is None), but made from the row.
+    """
+
+    __slots__ = ("last_attempt", "lease", "number", "row", "steps", "tasks")
 
     def __init__(self, row: JobRow, lease: Lease, number: int) -> None:
         self.row = row
         self.lease = lease
         self.number = number
         self.last_attempt = NONE
-        self.belongings: Belongings | None = None
+        self.tasks: tuple[TaskRow, ...] | None = ()
+        self.steps: tuple[tuple[int, StepRow], ...] = ()
+
+    def all_tasks(self) -> tuple[TaskRow, ...]:
+        """Return its tasks by try and member."""
+        return (_task_of(self.row),) if self.tasks is None else self.tasks
 
     def sort(self) -> _Sort:
         """Return what a claim tells it apart by."""
@@ -203,6 +202,8 @@ class JobTable:
             if old.task_id is not None:
                 undo.remove(self._newest_tasks[old.backend], old.task_id)
             self._claim_task(self._newest_tasks, row, row.task_id, undo)
+        if entry.tasks is None and _task_of(old) != _task_of(row):
+            undo.set(entry, "tasks", (_task_of(old),))
         undo.set(entry, "row", row)
         if entry.sort() != sort:
             undo.put(counts, sort, counts[sort] - 1)
@@ -216,21 +217,23 @@ class JobTable:
         Raises:
             LedgerError: Another job has it, or another try.
         """
-        belongings, place = _belongings(entry, undo), (task.try_number, task.member)
-        old = belongings.tasks.get(place)
+        known = entry.all_tasks()
+        old = next((one for one in known if _task_place(one) == _task_place(task)), None)
         if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
             if old is not None:
                 undo.remove(self._all_tasks[old.backend], old.task_id)
             self._claim_task(self._all_tasks, task, task.task_id, undo)
-        undo.put(belongings.tasks, place, task)
+        tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place))
+        undo.set(entry, "tasks", None if tasks == (_task_of(entry.row),) else tasks)
 
     def plan_step(self, entry: Entry, step: StepRow, undo: Undo) -> StepRow:
         """Add a step of a job unless it is there, and return it as it is there."""
-        steps = _belongings(entry, undo).steps
-        if _place(step) not in steps:
-            self._last_step += 1
-            undo.put(steps, _place(step), (self._last_step, step))
-        return steps[_place(step)][1]
+        known = _known_step(entry, step)
+        if known is not None:
+            return known
+        self._last_step += 1
+        undo.set(entry, "steps", (*entry.steps, (self._last_step, step)))
+        return step
 
     def finish_step(self, entry: Entry, step: StepRow, undo: Undo) -> None:
         """Store what became of a step.
@@ -238,12 +241,13 @@ class JobTable:
         Raises:
             LedgerError: It was not planned.
         """
-        steps = _belongings(entry, undo).steps
-        known = steps.get(_place(step))
+        known = _known_step(entry, step)
         if known is None:
             raise LedgerError(f"the step {step.kind!r} of job {step.job_id!r} was not planned", job_id=step.job_id)
-        number, planned = known
-        undo.put(steps, _place(step), (number, attrs.evolve(planned, done_at=step.done_at, outcome=step.outcome)))
+        done = attrs.evolve(known, done_at=step.done_at, outcome=step.outcome)
+        undo.set(
+            entry, "steps", tuple((number, done if planned is known else planned) for number, planned in entry.steps)
+        )
 
     @staticmethod
     def _claim_task(tasks: dict[str, dict[str, str]], row: JobRow | TaskRow, task_id: str | None, undo: Undo) -> None:
@@ -258,25 +262,31 @@ class JobTable:
 
 def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
     """Return the tasks of jobs by job, try and member."""
-    return [
-        entry.belongings.tasks[place]
-        for entry in entries
-        if entry.belongings is not None
-        for place in sorted(entry.belongings.tasks)
-    ]
+    return [task for entry in entries for task in entry.all_tasks()]
 
 
 def ordered_steps(entries: Iterable[Entry]) -> list[StepRow]:
     """Return the steps of jobs in the order in which they were planned."""
-    numbered = [pair for entry in entries if entry.belongings for pair in entry.belongings.steps.values()]
-    return [step for _, step in sorted(numbered, key=lambda pair: pair[0])]
+    return [step for _, step in sorted((pair for entry in entries for pair in entry.steps), key=lambda pair: pair[0])]
 
 
-def _belongings(entry: Entry, undo: Undo) -> Belongings:
-    if entry.belongings is None:
-        undo.set(entry, "belongings", Belongings())
-    assert entry.belongings is not None
-    return entry.belongings
+def _task_of(row: JobRow) -> TaskRow:
+    """Return the task that a row tells of, as it was when it was made."""
+    return TaskRow(
+        job_id=row.job_id,
+        try_number=row.tries,
+        backend=row.backend,
+        task_id=row.task_id or "",
+        made_at=row.submitted_at or row.planned_at,
+    )
+
+
+def _task_place(task: TaskRow) -> tuple[int, int]:
+    return task.try_number, task.member
+
+
+def _known_step(entry: Entry, step: StepRow) -> StepRow | None:
+    return next((known for _, known in entry.steps if _place(known) == _place(step)), None)
 
 
 def _place(step: StepRow) -> tuple[int, int, str]:
