@@ -417,6 +417,22 @@ class Session:
             limit_per_minute=bucket.limit_per_minute if bucket else None,
         )
 
+    def limit_changed(self, key_id: str, limit_per_minute: float) -> None:
+        """Note that a key may make another number of creates a minute from now on; its burst stays what it was.
+
+        ``BridgeAdmin.set_rate_limit(..., listeners=[session])`` calls it.
+
+        Args:
+            key_id: ``Settings.key_id`` of the key; any other than this session's changes nothing.
+            limit_per_minute: Creates a minute, > 0.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        supervisor = self._open_supervisor()
+        if key_id == self._settings.key_id:
+            supervisor.submitter.gate.limit_changed(limit_per_minute)
+
     async def unconfirmed(self) -> list[Unconfirmed]:
         """Return the jobs whose create has an unknown outcome, and the tasks before and after which each was sent."""
         lost = await self._open_supervisor().lost_creates()

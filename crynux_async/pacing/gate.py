@@ -59,6 +59,9 @@ class Gate(Protocol):
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in the queue (0 is next) will be sent, in loop seconds."""
 
+    def limit_changed(self, limit_per_minute: float) -> None:
+        """Note that the key has another limit now. Its burst stays what it was, as in the bridge's own bucket."""
+
     @property
     def bucket(self) -> TokenBucket | None:
         """The bucket as it was last seen, or None where nothing is limited."""
@@ -99,6 +102,12 @@ class LocalGate:
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in the queue will be sent, in loop seconds."""
         return self._bucket.expected_at(position, monotonic())
+
+    def limit_changed(self, limit_per_minute: float) -> None:
+        """Note that the key has another limit now."""
+        self._bucket.reconfigure(limit_per_minute, self._bucket.burst, monotonic())
+        for wake in self._watchers:
+            wake.set()
 
 
 class LedgerGate:
@@ -180,6 +189,13 @@ class LedgerGate:
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in this process's queue will be sent, in loop seconds."""
         return self._bucket.expected_at(position, monotonic())
+
+    def limit_changed(self, limit_per_minute: float) -> None:
+        """Note that the key has another limit now; the next create writes it down for every process."""
+        self._given = limit_per_minute, self._bucket.burst
+        self._is_configured = False
+        for wake in self._watchers:
+            wake.set()
 
     def _has_ended(self, owner: str) -> bool:
         return owner not in ("", self._owner) and self._is_gone(owner)

@@ -29,3 +29,6 @@ class OpenGate:
     def expected_at(self, position: int) -> float:
         """Return the time: everything is sent at once."""
         return monotonic()
+
+    def limit_changed(self, limit_per_minute: float) -> None:
+        """Do nothing: there is no limit."""

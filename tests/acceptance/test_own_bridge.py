@@ -63,3 +63,19 @@ async def test_newcomer_goes_from_an_empty_folder_to_a_model(tmp_path: Path) -> 
     code, _, err = await type_in(tmp_path, "bridge", "status", "mine")
     assert code == 3
     assert "cannot be reached" in err
+
+
+async def test_example_makes_a_key_a_model_and_a_reason(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "own_bridge.py"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", str(example), cwd=tmp_path, env=env, stdout=PIPE, stderr=PIPE
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    made, account, first, why = out.decode().splitlines()
+    assert "is ready until" in made
+    assert account.endswith("CNX")
+    assert first.endswith(".zip")
+    assert "the node did not accept the arguments" in why

@@ -368,3 +368,29 @@ async def test_page_that_repeats_the_request_is_shown_without_the_key(tmp_path: 
         with pytest.raises(CrynuxError) as caught:
             await admin.delete_key(key)
     assert key[:20] not in f"{caught.value} {getattr(caught.value, 'answer', '')}"
+
+
+@pytest.mark.parametrize("in_ledger", [False, True])
+async def test_raised_limit_is_used_at_once_by_a_session_that_is_told(
+    bridge: Emulator, admin: BridgeAdmin, tmp_path: Path, in_ledger: bool
+) -> None:
+    """Ten jobs at one a minute take nine minutes; told of 60 a minute after the second, they take seconds."""
+    key = await admin.create_key(rate_limit=1)
+    await asyncio.sleep(60)  # the token that priming cost
+    settings = Settings(base_url=bridge.url, api_key=key.api_key, rate_limit=1, trust_env=False)
+    async with Session(settings, ledger=tmp_path / "jobs.db" if in_ledger else None) as session:
+        jobs = [session.submit_nowait(CONFIG.evolve(rank=rank)) for rank in range(1, 11)]
+        await jobs[1].submitted()
+        began = utc_now()
+        await admin.set_rate_limit(key.api_key, 60, listeners=[session])
+        await asyncio.gather(*(job.submitted() for job in jobs))
+        assert utc_now() - began < timedelta(seconds=90)
+        assert session.statistics().refusals == 0
+        assert session.statistics().limit_per_minute == 60
+
+
+async def test_session_of_another_key_is_not_changed(bridge: Emulator, admin: BridgeAdmin) -> None:
+    key = await admin.create_key(rate_limit=5)
+    async with Session(base_url=bridge.url, api_key=bridge.new_key(), rate_limit=7, trust_env=False) as session:
+        await admin.set_rate_limit(key.api_key, 60, listeners=[session])
+        assert session.statistics().limit_per_minute == 7

@@ -16,6 +16,7 @@ from crynux_async.cli.bridge_folder import open_folder
 from crynux_async.cli.bridge_process import ProgramRun
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import settings_in
+from crynux_async.emulator.relay import CNX, RelayEmulator
 from crynux_async.errors import SettingsError, UsageError
 from crynux_async.settings import Settings
 from tests.bridge_folders import edit_config, free_port, messages, program, start, wallet_file
@@ -318,3 +319,28 @@ async def test_status_and_keys_show_money_and_prefixes(
     assert bridge_up.down(folder) == Exit.DONE
     with pytest.raises(Exception, match="cannot be reached"):
         await bridge.status(folder, as_json=False)
+
+
+@pytest.mark.parametrize(("balance", "verdict"), [(1234, "good"), (500, "problem")])
+async def test_doctor_and_the_program_ask_the_same_relay_with_a_signature(
+    home: Path, capsys: pytest.CaptureFixture[str], balance: int, verdict: str
+) -> None:
+    async with RelayEmulator(nodes=0) as relay:
+        wallet = home / "wallet.key"
+        wallet.write_text(relay.new_wallet(balance=balance * CNX))
+        folder = home / "bridge"
+        bridge.init(folder, relay.url, DEFAULT_IMAGE, free_port(), "sqlite", as_json=False)
+        found = await findings(folder, capsys)
+        assert [said for said, _ in found["relay"] + found["clock"]] == ["good", "good"]
+        assert found["balance"][0][0] == verdict
+        assert f"{balance:,}.00 CNX" in found["balance"][0][1]
+        if verdict == "problem":
+            assert "holds 500 CNX or less" in await failure(folder)
+            return
+        try:
+            await up(folder, program(home))
+            capsys.readouterr()
+            await bridge.status(folder, as_json=True)
+            assert json.loads(capsys.readouterr().out)["wei"] == balance * CNX
+        finally:
+            ProgramRun(folder).stop()

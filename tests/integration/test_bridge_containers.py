@@ -1,0 +1,130 @@
+"""``bridge`` in containers, with a stand-in for docker that keeps a record and runs the emulated program."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
+from crynux_async.cli import bridge, bridge_up
+from crynux_async.cli.bridge_folder import open_folder
+from crynux_async.cli.bridge_process import ContainerRun, docker_error, run_of
+from crynux_async.cli.exits import Exit
+from crynux_async.errors import UsageError
+from tests.bridge_folders import free_port, wallet_file
+from tests.signing.vectors import KEY
+
+pytestmark = pytest.mark.real_time
+
+# What docker compose does with the bridge's service: start it in the folder, list it, show what it said, end it.
+DOCKER = f"""#!/bin/sh
+echo "$@" >> "$RECORD"
+case "$*" in
+  "compose version") echo "Docker Compose version v2.29.1" ;;
+  "compose up"*)
+    ls -l config/priv_key.txt >> "$RECORD"
+    grep host: config/config.yml >> "$RECORD"
+    {sys.executable} -m crynux_async.cli emulator --config . $OPTIONS > out.txt 2>&1 &
+    echo $! > pid.txt ;;
+  "compose ps"*) kill -0 "$(cat pid.txt 2> /dev/null)" 2> /dev/null && echo 4f5c2a || true ;;
+  "compose logs"*) cat out.txt ;;
+  "compose down"*) kill "$(cat pid.txt)" && rm pid.txt ;;
+  *) exit 64 ;;
+esac
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("RECORD", str(tmp_path / "record.txt"))
+    monkeypatch.setenv("OPTIONS", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CRYNUX_WALLET", str(wallet_file(tmp_path)))
+    return tmp_path
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    bridge.init(home / "bridge", "mainnet", DEFAULT_IMAGE, free_port(), "sqlite", as_json=False)
+    return home / "bridge"
+
+
+def record(home: Path) -> list[str]:
+    return (home / "record.txt").read_text().splitlines()
+
+
+async def test_container_is_started_with_a_key_file_and_its_port_open_inside(home: Path, folder: Path) -> None:
+    assert await bridge_up.up(folder, None, 60, 30.0, as_json=False) == Exit.DONE
+    commands = record(home)
+    started = commands.index("compose up --detach --force-recreate bridge")
+    assert commands[started + 1].startswith("-rw-------")
+    assert 'host: "0.0.0.0"' in commands[started + 2]
+    assert not (folder / "config" / "priv_key.txt").exists()
+    assert isinstance(run_of(folder), ContainerRun)
+    assert bridge_up.down(folder) == Exit.DONE
+    assert record(home)[-1] == "compose down"
+    assert not ContainerRun(folder).is_running()
+
+
+async def test_container_that_refuses_leaves_no_key_file_and_is_explained(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPTIONS", "--balance 3")
+    with pytest.raises(UsageError, match="holds 500 CNX or less"):
+        await bridge_up.up(folder, None, 60, 30.0, as_json=False)
+    assert not (folder / "config" / "priv_key.txt").exists()
+    capsys.readouterr()
+    bridge_up.logs(folder, 10)
+    assert "not enough money" in capsys.readouterr().out
+
+
+async def test_doctor_looks_at_docker_and_at_what_the_compose_file_publishes(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compose = yaml.safe_load((folder / "docker-compose.yml").read_text())
+    compose["services"]["bridge"]["ports"] = ["5028:5028", {"target": 5028, "published": 5029, "host_ip": "127.0.0.1"}]
+    (folder / "docker-compose.yml").write_text(yaml.safe_dump(compose))
+    capsys.readouterr()
+    await bridge.doctor(folder, as_program=False, as_json=False)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Docker and its compose plug-in are there." in out
+    assert "Other machines can reach the bridge (5028:5028)" in out
+
+
+def test_docker_that_is_not_there_or_has_no_compose_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert docker_error() == ""
+    (home / "bin" / "docker").write_text("#!/bin/sh\necho \"docker: 'compose' is not a docker command.\" >&2\nexit 1\n")
+    assert docker_error() == "docker: 'compose' is not a docker command."
+    monkeypatch.setenv("PATH", str(home / "empty"))
+    assert "docker is not there" in docker_error()
+
+
+async def test_up_without_docker_says_what_to_do_and_leaves_no_key_file(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(home / "empty"))
+    with pytest.raises(UsageError, match="install it, or use --binary PATH"):
+        await bridge_up.up(folder, None, 60, 30.0, as_json=False)
+    assert not (folder / "config" / "priv_key.txt").exists()
+
+
+async def test_compose_that_fails_is_said_in_its_own_words(home: Path, folder: Path) -> None:
+    (home / "bin" / "docker").write_text(
+        '#!/bin/sh\ncase "$*" in *up*) echo "manifest unknown" >&2; exit 1 ;; *) exit 0 ;; esac\n'
+    )
+    with pytest.raises(UsageError, match="docker compose could not start the bridge: manifest unknown"):
+        await bridge_up.up(folder, None, 60, 30.0, as_json=False)
+    assert not (folder / "config" / "priv_key.txt").exists()
+    assert stat.S_IMODE((folder / "config" / "config.yml").stat().st_mode) == 0o600
+    assert open_folder(folder).config.host == "0.0.0.0"
+    assert KEY not in "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
