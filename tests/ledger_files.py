@@ -45,6 +45,13 @@ async def claim(ledger):
 async def add(ledger, *names):
     return [row.job_id for row in await ledger.add([job(name) for name in names])]
 
+async def ask_with_keys(ledger, process, times, keys):
+    async def ask(number):
+        row = job(f"job {process} {number}", idempotency_key=f"key {number % keys}")
+        (stored,) = await ledger.add([row], fence=fence)
+        return stored.idempotency_key, stored.job_id
+    return await asyncio.gather(*(ask(number) for number in range(times)))
+
 async def tried(doing):
     try:
         return await doing

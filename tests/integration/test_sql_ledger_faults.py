@@ -496,6 +496,25 @@ async def test_several_processes_share_leases_gates_and_attempts(tmp_path: Path,
         assert [row.job_id for row in taken] == [name for name in names if name in claims[winner]]
 
 
+async def test_processes_that_ask_with_the_same_keys_at_once_make_one_job_for_each(
+    tmp_path: Path, start: Start
+) -> None:
+    path = await make_ledger(tmp_path / "jobs.db", 0)
+    workers = [start(WORKER, str(path)) for _ in range(4)]
+    assert [worker.answer() for worker in workers] == ["ready"] * 4
+    for line in ("ledger.open()", "enter(ledger, 'owner')"):
+        for worker in workers:
+            worker.do(line)
+    for number, worker in enumerate(workers):
+        worker.ask(f"ask_with_keys(ledger, {number}, 250, 100)")
+    told = [tuple(pair) for worker in workers for pair in worker.answer()]
+    async with opened(path) as ledger:
+        stored = {(row.idempotency_key, row.job_id) for row in await ledger.jobs()}
+    assert len(told) == 1000
+    assert len(stored) == 100
+    assert set(told) == stored
+
+
 async def test_process_hears_what_another_one_writes(tmp_path: Path, start: Start) -> None:
     path = await make_ledger(tmp_path / "jobs.db")
     worker = start(WORKER, str(path))

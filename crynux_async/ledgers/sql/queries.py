@@ -170,12 +170,14 @@ def read_holder(row: Sequence[Any]) -> Holder:
 
 
 def select_attempts(conditions: Mapping[str, Any]) -> Select[Any]:
-    """Return the SELECT of attempts with their numbers behind their columns, in the order in which they were begun.
+    """Return the SELECT of attempts, each with its number in the order of beginning behind its columns.
+
+    They come in any order: SQLite would rather go through all of them in order than sort the few of an index.
 
     Args:
         conditions: Those of ``Ledger.attempts``, by name; None where one does not count.
     """
-    found = select(*_columns(attempts, ATTEMPT_COLUMNS), attempts.c.id).order_by(attempts.c.id)
+    found = select(*_columns(attempts, ATTEMPT_COLUMNS), attempts.c.id)
     for name in ("backend", "key_id"):
         if conditions[name] is not None:
             found = found.where(attempts.c[name] == conditions[name])

@@ -38,6 +38,9 @@ VERSION = 2
 APPLICATION_ID = 0x43727578
 """What tells a SQLite file of ours from any other ("Crux"), in the header of the file."""
 
+MANY_EVENTS = 100
+"""Jobs with more events stand in an index of their own."""
+
 metadata = MetaData()
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER PRIMARY KEY is SQLite's own row number
@@ -228,7 +231,7 @@ events = Table(
     _text("data"),
     _index("events_at", "at"),
     # The few jobs with many events, so that trimming them needs no walk over all.
-    _index("events_many", "job_id", "number", where="number > 100"),
+    _index("events_many", "job_id", "number", where=f"number > {MANY_EVENTS}"),
     sqlite_with_rowid=False,
 )
 

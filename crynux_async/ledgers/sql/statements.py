@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql.dml import Insert as InsertOr
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.sql import money
 from crynux_async.ledgers.sql.schema import (
+    MANY_EVENTS,
     attempts,
     budgets,
     configs,
@@ -52,9 +53,6 @@ from crynux_async.ledgers.sql.schema import (
     tasks,
     wishes,
 )
-
-MANY_EVENTS = 100
-"""Jobs with more events have an index of their own (``events_many``)."""
 
 FINISHED_COLUMNS = ("answered_at", "outcome", "task_id", "wait", "status", "answer")
 _NOTHING = literal_column("0", BigInteger)
