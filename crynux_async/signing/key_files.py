@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,10 +70,7 @@ def read_keystore(path: Path | str, password: Secret) -> tuple[Secret, str]:
         UsageError: When the extra ``wallet`` is not installed.
     """
     store = _parse_keystore(path, _read(path, field="wallet"))
-    try:
-        from eth_keyfile.keyfile import decode_keyfile_json
-    except ImportError as error:
-        raise wallet_extra_missing() from error
+    decode_keyfile_json = _keystore_decoder()
     try:
         key = decode_keyfile_json(store, password.reveal().encode())
     except Exception as error:  # a damaged keystore fails anywhere inside the library
@@ -80,6 +78,22 @@ def read_keystore(path: Path | str, password: Secret) -> tuple[Secret, str]:
             refuse("password", f"is not the one of {path}", error)
         refuse("wallet", f"{path} is damaged: {type(error).__name__} while it was decrypted", error)
     return Secret(key.hex()), str(store.get("address") or "").lower().removeprefix("0x")
+
+
+def _keystore_decoder() -> Callable[[Any, bytes], bytes]:
+    """Return the library's function that decrypts a keystore.
+
+    Importing it raises Python's recursion limit to 100,000 (py_ecc, which it needs for another kind of keystore): text
+    that is nested deep would then overflow the stack of the whole process in place of raising RecursionError.
+    """
+    limit = sys.getrecursionlimit()
+    try:
+        from eth_keyfile.keyfile import decode_keyfile_json
+    except ImportError as error:
+        raise wallet_extra_missing() from error
+    finally:
+        sys.setrecursionlimit(limit)
+    return decode_keyfile_json
 
 
 def find_key(environ: Mapping[str, str], ask: Callable[[str], str] | None) -> tuple[Secret, str]:

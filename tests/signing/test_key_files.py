@@ -4,6 +4,7 @@ import getpass
 import io
 import json
 import stat
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -218,3 +219,12 @@ def test_missing_library_is_named_by_its_extra(keystore: Path, monkeypatch: pyte
 
 def never(question: str) -> NoReturn:
     raise AssertionError(f"asked {question!r}")
+
+
+def test_reading_a_keystore_leaves_the_recursion_limit_of_the_process_alone(tmp_path: Path) -> None:
+    # In a process of its own: a library that was imported before raises nothing any more.
+    program = (
+        "import sys; from crynux_async.signing import key_files; limit = sys.getrecursionlimit(); "
+        "key_files._keystore_decoder(); sys.exit(sys.getrecursionlimit() != limit)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
