@@ -33,7 +33,7 @@ from crynux_async.cli.bridge_folder import (
     published_ports,
     write_private,
 )
-from crynux_async.cli.bridge_process import ContainerRun, docker_error, run_of
+from crynux_async.cli.bridge_process import ContainerRun, docker_error, last_run
 from crynux_async.cli.exits import Exit
 from crynux_async.errors import SettingsError, UsageError
 from crynux_async.signing import Wallet
@@ -65,7 +65,7 @@ def init(folder: Path, network: str, image: str, port: int, database: Database, 
         facts = {"folder": str(folder), "address": wallet.address, "files": [file.path for file in files]}
         print(json.dumps(facts))  # noqa: T201  # the command's output
     else:
-        _introduce(Console(highlight=False, soft_wrap=True), folder, wallet.address, found)
+        _introduce(Console(highlight=False), folder, wallet.address, found)
     return Exit.DONE
 
 
@@ -74,8 +74,8 @@ def _introduce(console: Console, folder: Path, address: str, network: Network) -
     console.print(f"It needs more than {LEAST_CNX} CNX on the wallet's account at the relay, or it does not start.")
     console.print(network.note)
     console.print(
-        "\nWhoever can reach a bridge can spend its wallet's money: POST /v1/inference_tasks needs\n"
-        "no key. So it listens on this machine alone. For others: [bold]crynux-async bridge proxy[/]"
+        "\nWhoever can reach a bridge can spend its wallet's money: POST /v1/inference_tasks needs no key. "
+        "So it listens on this machine alone; [bold]crynux-async bridge proxy[/] shows how to let others use jobs."
     )
     console.print(f"\nNext:  crynux-async bridge doctor {folder}\n       crynux-async bridge up {folder}")
 
@@ -104,7 +104,7 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
                for problem in error.problems]  # fmt: skip
         return [*findings, *bad]
     wallet, wallet_findings = _wallet()
-    run = run_of(bridge.path)
+    run = last_run(bridge.path)
     in_container = isinstance(run, ContainerRun) and not as_program
     docker = await asyncio.to_thread(docker_error) if in_container else None
     is_running = False if docker else await asyncio.to_thread(run.is_running)

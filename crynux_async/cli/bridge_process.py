@@ -144,9 +144,11 @@ class ContainerRun:
 
     def start(self) -> None:
         """Start the containers anew, so that what they say begins here."""
+        for left in (PID_FILE, OUTPUT_FILE):
+            (self._folder / left).unlink(missing_ok=True)
         done = self._compose("up", "--detach", "--force-recreate", "bridge")
         if done.returncode:
-            raise UsageError(f"docker compose could not start the bridge: {_last_line(done.stderr)}")
+            raise UsageError(f"docker compose could not start the bridge: {_first_line(done.stderr)}")
 
     def is_running(self) -> bool:
         """Return whether the bridge's container runs."""
@@ -173,13 +175,19 @@ def docker_error() -> str:
         done = _docker(["compose", "version"], cwd=Path.cwd())
     except UsageError as error:
         return str(error)
-    return "" if done.returncode == 0 else _last_line(done.stderr)
+    return "" if done.returncode == 0 else _first_line(done.stderr)
 
 
-def run_of(folder: Path, program: Path | None = None) -> BridgeRun:
-    """Return how the bridge of a folder runs: as the program that is named, or that runs already, or in a container."""
+def run_to_start(folder: Path, program: Path | None) -> BridgeRun:
+    """Return how a bridge is to run: as the program that is named or that runs already, or in a container."""
     known = ProgramRun(folder, program)
-    return known if program is not None or (folder / PID_FILE).exists() else ContainerRun(folder)
+    return known if program is not None or known.is_running() else ContainerRun(folder)
+
+
+def last_run(folder: Path) -> BridgeRun:
+    """Return how a bridge runs, or ran last."""
+    was_program = (folder / PID_FILE).exists() or (folder / OUTPUT_FILE).exists()
+    return ProgramRun(folder) if was_program else ContainerRun(folder)
 
 
 def _docker(arguments: Sequence[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -197,9 +205,9 @@ def _docker(arguments: Sequence[str], *, cwd: Path) -> subprocess.CompletedProce
         raise UsageError(f"docker is not there ({error.strerror}); install it, or use --binary PATH") from error
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "it did not say why"
+def _first_line(text: str) -> str:
+    """Return what a command complains of; what follows is how to use it."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "it did not say why")
 
 
 def _is_alive(pid: int) -> bool:

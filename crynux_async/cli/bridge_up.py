@@ -18,10 +18,10 @@ from crynux_async.backends.bridge.deploy_files import EVERYWHERE, LOOPBACK
 from crynux_async.backends.bridge.deploy_log import explain
 from crynux_async.backends.bridge.key_book import BridgeKey
 from crynux_async.cli.bridge_folder import BridgeFolder, is_port_taken, open_folder, write_private
-from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, ProgramRun, run_of
+from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, ProgramRun, last_run, run_to_start
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import default_settings_file, put_settings, settings_in
-from crynux_async.errors import AuthError, BackendError, UsageError
+from crynux_async.errors import AuthError, BackendError, UnreachableError, UsageError
 from crynux_async.signing import Wallet
 
 _LOOK_EVERY = 0.2
@@ -36,7 +36,7 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
     finding = check_address(bridge.config, wallet.address)
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="blockchain.account.address")
-    run = run_of(bridge.path, program)
+    run = run_to_start(bridge.path, program)
     if await asyncio.to_thread(run.is_running):
         console.print(f"The bridge runs already, at {bridge.config.base_url}.")
     else:
@@ -102,7 +102,7 @@ async def _until_it_answers(bridge: BridgeFolder, run: BridgeRun, patience: floa
     """Wait until a bridge answers anything at all; it has no route that tells whether it is well.
 
     Raises:
-        UsageError: It ended, or did not answer in time; says why as far as its output tells.
+        UnreachableError: It ended, or did not answer in time; says why as far as its output tells.
     """
     try:
         async with asyncio.timeout(patience), BridgeAdmin(bridge.config.base_url, None) as admin:
@@ -122,16 +122,16 @@ async def _answers(admin: BridgeAdmin) -> bool:
     return True
 
 
-def _not_started(run: BridgeRun, what: str) -> UsageError:
+def _not_started(run: BridgeRun, what: str) -> UnreachableError:
     output = run.output()
     explained = explain(output)
     if explained:
         last = explained[-1]
-        return UsageError(f"{what} {last.sentence} {last.cure}")
+        return UnreachableError(f"{what} {last.sentence} {last.cure}")
     code = run.exit_code if isinstance(run, ProgramRun) else None
     ended = "" if code is None else f" (exit code {code})"
     said = "\n".join(output.strip().splitlines()[-_SHOWN_LINES:]) or "It said nothing."
-    return UsageError(f"{what}{ended}\n{said}")
+    return UnreachableError(f"{what}{ended}\n{said}")
 
 
 async def _ready_key(admin: BridgeAdmin, rate_limit: int) -> BridgeKey:
@@ -181,7 +181,7 @@ def _conclude(console: Console, key: BridgeKey, place: Path) -> None:
 def down(folder: Path) -> Exit:
     """Stop a bridge."""
     bridge = open_folder(folder)
-    was_running = run_of(bridge.path).stop()
+    was_running = last_run(bridge.path).stop()
     bridge.key_file.unlink(missing_ok=True)
     Console(highlight=False).print("The bridge is stopped." if was_running else "The bridge was not running.")
     return Exit.DONE
@@ -190,11 +190,12 @@ def down(folder: Path) -> Exit:
 def logs(folder: Path, lines: int) -> Exit:
     """Show the end of what a bridge has said, and what is known about it."""
     console = Console(highlight=False, soft_wrap=True)
-    output = run_of(folder.absolute()).output()
+    output = last_run(folder.absolute()).output()
     for line in output.splitlines()[-lines:]:
         console.print(escape(line), style="dim")
     if not output.strip():
         console.print("The bridge has said nothing yet.")
     for known in explain(output):
-        console.print(f"\n[bold]{known.name}[/]: {escape(known.sentence)}\n-> {escape(known.cure)}")
+        said = f"\n[bold]{known.name}[/]: {escape(known.sentence)}\n-> {escape(known.cure)}"
+        console.print(said, soft_wrap=False)
     return Exit.DONE

@@ -11,9 +11,9 @@ import yaml
 from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
 from crynux_async.cli import bridge, bridge_up
 from crynux_async.cli.bridge_folder import open_folder
-from crynux_async.cli.bridge_process import ContainerRun, docker_error, run_of
+from crynux_async.cli.bridge_process import ContainerRun, docker_error, last_run
 from crynux_async.cli.exits import Exit
-from crynux_async.errors import UsageError
+from crynux_async.errors import UnreachableError, UsageError
 from tests.bridge_folders import free_port, wallet_file
 from tests.signing.vectors import KEY
 
@@ -70,7 +70,7 @@ async def test_container_is_started_with_a_key_file_and_its_port_open_inside(hom
     assert commands[started + 1].startswith("-rw-------")
     assert 'host: "0.0.0.0"' in commands[started + 2]
     assert not (folder / "config" / "priv_key.txt").exists()
-    assert isinstance(run_of(folder), ContainerRun)
+    assert isinstance(last_run(folder), ContainerRun)
     assert bridge_up.down(folder) == Exit.DONE
     assert record(home)[-1] == "compose down"
     assert not ContainerRun(folder).is_running()
@@ -80,7 +80,7 @@ async def test_container_that_refuses_leaves_no_key_file_and_is_explained(
     home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPTIONS", "--balance 3")
-    with pytest.raises(UsageError, match="holds 500 CNX or less"):
+    with pytest.raises(UnreachableError, match="holds 500 CNX or less"):
         await bridge_up.up(folder, None, 60, 30.0, as_json=False)
     assert not (folder / "config" / "priv_key.txt").exists()
     capsys.readouterr()

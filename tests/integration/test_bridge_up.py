@@ -17,7 +17,7 @@ from crynux_async.cli.bridge_process import ProgramRun
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import settings_in
 from crynux_async.emulator.relay import CNX, RelayEmulator
-from crynux_async.errors import SettingsError, UsageError
+from crynux_async.errors import SettingsError, UnreachableError, UsageError
 from crynux_async.settings import Settings
 from tests.bridge_folders import edit_config, free_port, messages, program, start, wallet_file
 from tests.signing.vectors import ADDRESS, KEY
@@ -52,7 +52,7 @@ async def up(folder: Path, script: Path) -> Exit:
 
 
 async def failure(folder: Path, *options: str) -> str:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises((UsageError, UnreachableError)) as caught:
         await up(folder, program(folder.parent, *options))
     assert not (folder / "config" / "priv_key.txt").exists()
     assert not ProgramRun(folder).is_running()
@@ -78,8 +78,8 @@ def test_init_writes_the_needed_files_alone_and_says_what_is_open(
         "docker-compose.yml": 0o600,
     }
     assert stat.S_IMODE((home / "b" / "config").stat().st_mode) == 0o700
-    out = capsys.readouterr().out
-    for words in (ADDRESS, "more than 500 CNX", "POST /v1/inference_tasks needs\nno key", "staging is for trying"):
+    out = " ".join(capsys.readouterr().out.split())
+    for words in (ADDRESS, "more than 500 CNX", "POST /v1/inference_tasks needs no key", "staging is for trying"):
         assert words in out
     assert KEY not in out + "".join(path.read_text() for path in (home / "b").rglob("*") if path.is_file())
 
@@ -217,7 +217,7 @@ async def test_up_with_a_program_that_only_ends_shows_its_last_words(home: Path,
     script = home / "broken"
     script.write_text("#!/bin/sh\necho something new >&2\nexit 3\n")
     script.chmod(0o755)
-    with pytest.raises(UsageError, match=r"\(exit code 3\)\nsomething new"):
+    with pytest.raises(UnreachableError, match=r"\(exit code 3\)\nsomething new"):
         await up(folder, script)
     assert not (folder / "config" / "priv_key.txt").exists()
 
@@ -226,7 +226,7 @@ async def test_up_with_a_program_that_never_answers_stops_it(home: Path, folder:
     script = home / "silent"
     script.write_text("#!/bin/sh\nexec sleep 600\n")
     script.chmod(0o755)
-    with pytest.raises(UsageError, match=r"did not answer within 0\.5 s"):
+    with pytest.raises(UnreachableError, match=r"did not answer within 0\.5 s"):
         await bridge_up.up(folder, script, 30, 0.5, as_json=False)
     assert not (folder / "config" / "priv_key.txt").exists()
     assert not ProgramRun(folder).is_running()
@@ -246,9 +246,8 @@ def test_start_by_hand_after_the_key_file_is_gone_is_a_panic_that_logs_explain(
     (known,) = explain(done.stderr)
     assert known.name == "no key file"
     (folder / "data" / "logs" / "output.log").write_text(done.stderr)
-    (folder / "data" / "bridge.pid").write_text("1 0\n")
     bridge_up.logs(folder, 40)
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "config.GetPrivateKey" in out
     assert known.sentence in out
     assert known.cure in out
