@@ -11,7 +11,17 @@ from pathlib import Path
 import attrs
 
 from benchmarks.reporting import finish, show_table
-from benchmarks.scorecard import archives, download_crashes, downloads, leaks, pacing, polling, shared_gate, submission
+from benchmarks.scorecard import (
+    archives,
+    download_crashes,
+    downloads,
+    hostile_archives,
+    leaks,
+    pacing,
+    polling,
+    shared_gate,
+    submission,
+)
 from benchmarks.scorecard.case import Case, Context, Result, SkippedError, Verdict
 
 CASES: tuple[Case, ...] = (
@@ -22,6 +32,7 @@ CASES: tuple[Case, ...] = (
     *downloads.CASES,
     *download_crashes.CASES,
     *archives.CASES,
+    *hostile_archives.CASES,
     *leaks.CASES,
 )
 

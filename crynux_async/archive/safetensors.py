@@ -45,7 +45,7 @@ _SEGMENT_BYTES = 1 << 14
 _MOST_SEGMENT_BYTES = 1 << 17  # of one tensor's description, or of all metadata
 _BOUNDARY = re.compile(rb"\}[ \t\r\n]{0,16},[ \t\r\n]{0,64}(?=\")")
 _SPACE = b" \t\r\n"
-_TURN = 256  # tensors between two chances for other threads
+_TURN = 64  # tensors between two chances for other threads
 _ENTRY = frozenset({"dtype", "shape", "data_offsets"})
 _MOST_DIMENSIONS = 4  # a convolution's
 _LARGEST_NUMBER = 2**53
@@ -165,13 +165,13 @@ def _segments(raw: bytes) -> Iterator[bytes]:
         raise ValueError("the safetensors header is not a JSON object")
     begin, end = 1, len(body) - 1
     while begin < end:
-        found = _BOUNDARY.search(body, begin + _SEGMENT_BYTES, end) if end - begin > _SEGMENT_BYTES else None
-        stop, following = (found.start() + 1, found.end()) if found else (end, end)
-        if stop - begin > _MOST_SEGMENT_BYTES:
+        latest = min(begin + _MOST_SEGMENT_BYTES, end)
+        found = _BOUNDARY.search(body, min(begin + _SEGMENT_BYTES, latest), latest)
+        if found is None and latest < end:
             raise ValueError(
-                f"the safetensors header has {stop - begin} bytes in one piece, its metadata or a tensor; at most "
-                f"{_MOST_SEGMENT_BYTES} are accepted"
+                f"the safetensors header has over {_MOST_SEGMENT_BYTES} bytes in one piece, metadata or a tensor"
             )
+        stop, following = (found.start() + 1, found.end()) if found else (end, end)
         yield b"{%b}" % body[begin:stop]
         begin = following
 

@@ -11,10 +11,14 @@ src/peft/tuners/lora/layer.py (update_layer) and src/peft/utils/other.py (get_pa
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import attrs
+
+from crynux_async.archive.safetensors import giving_way
 
 _T = TypeVar("_T")
 
@@ -33,23 +37,48 @@ _VARIANTS = (
 _PLAIN_PATH = re.compile(r"\^?[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
 
 
+class Pattern:
+    """Numbers for modules, by the end of a path or, after a "^", by a whole one; the first that fits counts.
+
+    Args:
+        numbers: The numbers, > 0, in their order.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self, numbers: Mapping[str, float] = MappingProxyType({})) -> None:
+        self._found = {key: (place, number) for place, (key, number) in enumerate(numbers.items())}
+
+    def get(self, module: str) -> float | None:
+        """Return the number for a module, or None; takes as long as its path has parts, however many numbers there are.
+
+        Args:
+            module: The module's path in the UNet.
+        """
+        if not self._found:
+            return None
+        parts = module.split(".")
+        ends = [f"^{module}", *(".".join(parts[index:]) for index in range(len(parts)))]
+        fits = [self._found[end] for end in ends if end in self._found]
+        return min(fits)[1] if fits else None
+
+
 @attrs.frozen(kw_only=True)
 class Scaling:
     """The alphas of a LoRA.
 
     Attributes:
         alpha: Of every module that ``alpha_pattern`` does not name, > 0; None where it is the module's rank.
-        alpha_pattern: Other alphas, > 0, by the end of modules' paths or, after a "^", a whole one; the first that fits
-            counts.
+        alpha_pattern: Other alphas.
         rank: Rank of every module that ``rank_pattern`` does not name, or None where that is not said.
-        rank_pattern: Other ranks, likewise.
+        rank_pattern: Other ranks.
         by_root: Whether B A counts alpha / sqrt(rank) in place of alpha / rank.
     """
 
     alpha: float | None = None
-    alpha_pattern: Mapping[str, float] = attrs.field(factory=dict)
+    alpha_pattern: Pattern = attrs.field(factory=Pattern)
     rank: int | None = None
-    rank_pattern: Mapping[str, int] = attrs.field(factory=dict)
+    rank_pattern: Pattern = attrs.field(factory=Pattern)
     by_root: bool = False
 
     def alpha_of(self, module: str, rank: int) -> float:
@@ -62,10 +91,10 @@ class Scaling:
         Raises:
             ValueError: The header says another rank.
         """
-        said = _fitting(self.rank_pattern, module) or self.rank
+        said = self.rank_pattern.get(module) or self.rank
         if said is not None and said != rank:
-            raise ValueError(f"the header says that {module} has rank {said}, and it has {rank}")
-        alpha = _fitting(self.alpha_pattern, module) or self.alpha
+            raise ValueError(f"the header says that {module} has rank {said:g}, and it has {rank}")
+        alpha = self.alpha_pattern.get(module) or self.alpha
         if alpha is None:
             return float(rank)
         return alpha * math.sqrt(rank) if self.by_root else alpha
@@ -102,8 +131,7 @@ def write_scaling(alphas: Mapping[str, float], rank: int) -> str:
     Returns:
         JSON; the same arguments always give the same text.
     """
-    counted = sorted(alphas.values())
-    usual = max(counted, key=counted.count)
+    usual = Counter(sorted(alphas.values())).most_common(1)[0][0]
     config = {
         "r": rank,
         "lora_alpha": _tidy(usual),
@@ -136,24 +164,18 @@ def _from_adapter(config: Mapping[str, Any]) -> Scaling:
         alpha=_number("lora_alpha", config["lora_alpha"]),
         alpha_pattern=_pattern("alpha_pattern", config),
         rank=_rank("r", config["r"]) if "r" in config else None,
-        rank_pattern={key: _rank("rank_pattern", value) for key, value in _pattern("rank_pattern", config).items()},
+        rank_pattern=_pattern("rank_pattern", config),
         by_root=_checked("use_rslora", bool, config.get("use_rslora") or False),
     )
 
 
-def _pattern(what: str, config: Mapping[str, Any]) -> dict[str, float]:
-    plain = {}
-    for key, value in _checked(what, dict, config.get(what) or {}).items():
+def _pattern(what: str, config: Mapping[str, Any]) -> Pattern:
+    plain: dict[str, float] = {}
+    for key, value in giving_way(_checked(what, dict, config.get(what) or {}).items()):
         if not _PLAIN_PATH.fullmatch(key):
             raise ValueError(f"{what} in the header names modules by {key[:200]!r}, which is not understood here")
         plain[key] = _number(what, value)
-    return plain
-
-
-def _fitting(pattern: Mapping[str, Any], module: str) -> Any:
-    path = f".{module}"
-    fits = (value for key, value in pattern.items() if f"^{module}" == key or path.endswith(f".{key}"))
-    return next(fits, None)
+    return Pattern(plain)
 
 
 def _parsed(text: str) -> float | None:

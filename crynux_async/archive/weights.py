@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from crynux_async.archive.lora import LoraModule, pair_modules
 from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces
-from crynux_async.archive.safetensors import LENGTH_BYTES, TensorInfo, header_length, parse_header, to_float32
+from crynux_async.archive.safetensors import (
+    LENGTH_BYTES,
+    TensorInfo,
+    giving_way,
+    header_length,
+    parse_header,
+    to_float32,
+)
 from crynux_async.archive.scaling import read_scaling
 from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, reading
 from crynux_async.errors import ArchiveError, UsageError
@@ -80,7 +87,7 @@ class Weights:
         with reading(self._path), self._opened() as file:
             stream = MemberStream(self._member)
             stream.read_on(file, self._begin)
-            for name, info in self.tensors.items():
+            for name, info in giving_way(self.tensors.items()):
                 for data in tensor_pieces(stream, file, info):
                     yield name, info, data
             stream.drain(file)
@@ -107,7 +114,7 @@ class Weights:
             self._check_sizes()
             stream = MemberStream(self._member)
             stream.read_on(file, self._begin)
-            for name, info in self.tensors.items():
+            for name, info in giving_way(self.tensors.items()):
                 yield name, to_float32(tensor_pieces(stream, file, info), info)
             stream.drain(file)
 
@@ -120,7 +127,7 @@ class Weights:
             self._check_sizes()
             stream = MemberStream(self._member)
             stream.read_on(file, self._begin)
-            tensors = iter(self.tensors.items())
+            tensors = giving_way(self.tensors.items())
             for first, second in zip(tensors, tensors, strict=True):
                 module = owner[first[0]]
                 if owner[second[0]] is not module:

@@ -60,7 +60,7 @@ class ArchiveLimits:
     ratio: int = _bound(200)
     ratio_free_bytes: int = _bound(128 * 2**20)
     header_bytes: int = _bound(2 * 2**20)
-    tensors: int = _bound(8192)
+    tensors: int = _bound(4096)
     tensor_bytes: int = _bound(128 * 2**20)
 
 
