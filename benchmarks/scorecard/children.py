@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.scorecard.worlds import config
 from benchmarks.transfers import memory_kib, restart_peak
+from crynux_async import datasets
 from crynux_async.archive import LoraArchive, verify_archive
 from crynux_async.emulator import Emulator
 from crynux_async.errors import ArchiveError, CrynuxError
@@ -70,6 +71,18 @@ async def download(options: argparse.Namespace) -> Mapping[str, Any]:
     async with Session(trust_env=False) as session:
         path = await session.attach(options.task_id).download(options.folder)
     return {"path": str(path)}
+
+
+async def export(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Write the LoRA of an archive as one file."""
+    path = LoraArchive.open(options.archive).export(options.folder / "lora.safetensors", overwrite=True)
+    return {"path": str(path)}
+
+
+async def pack(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Pack a data set of a few images."""
+    packed = datasets.pack(options.images, options.folder / "cats.zip", overwrite=True)
+    return {"path": str(packed.path)}
 
 
 async def open_archive(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -242,6 +255,8 @@ async def emulate(options: argparse.Namespace) -> Mapping[str, Any]:
 
 PROGRAMS: dict[str, Callable[[argparse.Namespace], Awaitable[Mapping[str, Any]]]] = {
     "download": download,
+    "export": export,
+    "pack": pack,
     "open": open_archive,
     "attack": attack,
     "ask": ask,
@@ -272,6 +287,12 @@ def _parse() -> argparse.Namespace:
     one.add_argument("--no-locks", action="store_true")
     one.add_argument("--delay", type=float, default=0.0)
     programs.add_parser("open").add_argument("path", type=Path)
+    six = programs.add_parser("export")
+    six.add_argument("archive", type=Path)
+    six.add_argument("folder", type=Path)
+    seven = programs.add_parser("pack")
+    seven.add_argument("images", type=Path)
+    seven.add_argument("folder", type=Path)
     five = programs.add_parser("attack")
     five.add_argument("folder", type=Path)
     five.add_argument("most_stop", type=float)

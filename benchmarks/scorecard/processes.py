@@ -202,6 +202,28 @@ async def run_failing_at(
     return await run(_traced(options, command), env=env)
 
 
+async def run_always_failing(
+    command: Sequence[str],
+    syscalls: Sequence[str],
+    error: str,
+    *,
+    paths: Sequence[Path] = (),
+    env: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run a command none of whose system calls of some kinds is carried out: they all fail.
+
+    Args:
+        command: Program and arguments.
+        syscalls: Names of system calls; those that this machine does not have are ignored.
+        error: Name of the error, such as "EACCES".
+        paths: Only calls on these files; empty for all calls.
+        env: As for ``started``.
+    """
+    names = ",".join(f"?{name}" for name in syscalls)
+    options = ["-e", f"trace={names}", "-e", f"inject={names}:error={error}"]
+    return await run(_traced(["-o", os.devnull, *_on(paths), *options], command), env=env)
+
+
 async def trace(
     command: Sequence[str],
     syscalls: Sequence[str] = FILE_CHANGES,
