@@ -136,9 +136,9 @@ def with_crynux_async(task: Task) -> list[float]:
     from crynux_async.archive import verify_archive
     from crynux_async.backends.base import Task
     from crynux_async.backends.bridge.backend import BridgeBackend
+    from crynux_async.downloads.book import check_slots
     from crynux_async.downloads.transfer import download
     from crynux_async.settings import Settings
-    from crynux_async.supervision.fetcher import check_slots
 
     async def fetch_all() -> None:
         backend = BridgeBackend(Settings(base_url=task.url, api_key=_KEY, trust_env=False))

@@ -135,6 +135,10 @@ class TransferBook:
             if not transfer.callers and not transfer.done.done():
                 transfer.scope.cancel()
 
+    async def forget_note(self, file: FinishedFile, owner: str) -> None:
+        """Remove the note beside a finished file whose place has been recorded after all."""
+        await clean_up(partial(forget_note, file.path, owner=owner))
+
     def _start(self, order: Order, key: _Key) -> _Transfer:
         transfer = _Transfer(asyncio.get_running_loop().create_future())
         self._spawn(self._run(transfer, order, key))
@@ -171,7 +175,7 @@ class TransferBook:
             if found not in known:
                 self._remember(order.owner, (found,))
         if is_recorded:
-            await clean_up(partial(forget_note, found.path, owner=order.owner))
+            await self.forget_note(found, order.owner)
         return found
 
     def _remember(self, owner: str, files: Iterable[FinishedFile]) -> None:

@@ -13,6 +13,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,15 @@ class Supervisor:
             on_look=stepper.looked,
             hand_on=self.hand_on,
         )
-        self.fetcher = Fetcher(backend, settings, self.register, self._tasks, self._spawn)
+        self.fetcher = Fetcher(
+            backend,
+            settings,
+            self.register,
+            self._tasks,
+            spawn=self._spawn,
+            save=self._writer.flush,
+            save_later=partial(self._writer.persist, self._writer.flush),
+        )
         self._lost = LostCreates(backend, ledger, self.register, self._writer)
         self._take_over = TakeOver(
             backend,
@@ -195,7 +204,8 @@ class Supervisor:
 
     def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
         """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
-        wanted = Wanted(folder=folder, name=name or self._backend.facts.file_name)
+        # Absolute, because the next process may be somewhere else.
+        wanted = Wanted(folder=folder.absolute(), name=name or self._backend.facts.file_name)
         if wanted != record.wanted:
             record.wanted = wanted
             self.register.note(record)
