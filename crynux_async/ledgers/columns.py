@@ -141,7 +141,7 @@ def _config(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return _ENCODER.encode(dict(value) if isinstance(value, Mapping) else value)
+    return _ENCODER.encode(dict(value) if not isinstance(value, dict) and isinstance(value, Mapping) else value)
 
 
 def _table(value: Any) -> str:

@@ -9,8 +9,8 @@ import asyncio
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -44,7 +44,7 @@ from crynux_async.ledgers.columns import check_job, encode_changes, encode_row, 
 from crynux_async.ledgers.memory.attempts import NONE, AttemptLog
 from crynux_async.ledgers.memory.jobs import Entry, JobTable, Lease, ordered_steps, ordered_tasks
 from crynux_async.ledgers.memory.selection import selected
-from crynux_async.ledgers.memory.undo import Undo, undone_on_error
+from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
@@ -388,13 +388,10 @@ class MemoryLedger:
 
     # Inside a write
 
-    @contextmanager
-    def _writing(self) -> Iterator[Undo]:
-        """Give the block an ``Undo`` that takes it back where it fails; tell the others where it does not."""
+    def _writing(self) -> Undo:
+        """Return what takes a block back where it fails, and tells the others where it does not."""
         self._check_not_in_gate()
-        with undone_on_error() as undo:
-            yield undo
-        self._bell.ring()
+        return Undo(self._bell.ring)
 
     def _check_not_in_gate(self) -> None:
         if self._gate_holder is not None and self._gate_holder is asyncio.current_task():

@@ -1,21 +1,34 @@
 """What makes a write in memory whole or nothing: a change is made at once, and taken back where a later one fails."""
 
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping, MutableSequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
 class Undo:
-    """Makes changes, and can take them back in the opposite order."""
+    """Makes changes in a block, and takes them back, in the opposite order, where the block fails.
 
-    __slots__ = ("_steps",)
+    Args:
+        committed: Called at the end of a block that did not fail.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_committed", "_steps")
+
+    def __init__(self, committed: Callable[[], object]) -> None:
+        self._committed = committed
         self._steps: list[Callable[[], object]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._committed()
+        while kind is not None and self._steps:
+            self._steps.pop()()
 
     def set(self, thing: object, name: str, value: Any) -> None:
         """Give an attribute another value."""
@@ -44,19 +57,3 @@ class Undo:
         """Replace one item of a list."""
         self._steps.append(partial(items.__setitem__, index, items[index]))
         items[index] = value
-
-    def take_back(self) -> None:
-        """Undo everything."""
-        while self._steps:
-            self._steps.pop()()
-
-
-@contextmanager
-def undone_on_error() -> Iterator[Undo]:
-    """Give an ``Undo`` whose changes stay if the block ends well."""
-    undo = Undo()
-    try:
-        yield undo
-    except BaseException:
-        undo.take_back()
-        raise

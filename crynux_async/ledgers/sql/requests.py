@@ -32,7 +32,7 @@ from crynux_async.ledgers.sql.steps import Row, Step, add_steps, begin_steps, ch
 _T = TypeVar("_T")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Request(Generic[_T]):
     """One write.
 

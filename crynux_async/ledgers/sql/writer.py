@@ -39,13 +39,13 @@ Work: TypeAlias = Callable[[Connection], Awaitable[tuple[_T, bool]]]
 """What is done alone in a transaction; returns its result, and whether there is anything to commit."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Write:
     request: Request[Any]
     done: "asyncio.Future[Any]"
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Alone:
     work: Work[Any]
     done: "asyncio.Future[Any]"
@@ -257,15 +257,7 @@ class Writer:
 
 
 def _future() -> "asyncio.Future[Any]":
-    done = asyncio.get_running_loop().create_future()
-    done.add_done_callback(_see)
-    return done
-
-
-def _see(done: "asyncio.Future[Any]") -> None:
-    """Mark an exception as seen, because nobody else may be left to see it."""
-    if not done.cancelled():
-        done.exception()
+    return asyncio.get_running_loop().create_future()
 
 
 def _confirm(write: _Write, result: Any) -> None:
@@ -278,6 +270,7 @@ def _refuse(requests: Iterable[_Write | _Alone], reason: CrynuxError) -> None:
     for request in requests:
         if not request.done.done():
             request.done.set_exception(_copy(reason))
+            request.done.exception()  # seen, because nobody else may be left to see it
         elif isinstance(request, _Write) and request.done.cancelled():
             _log.error("rows whose caller did not wait for them are not stored: %s", reason)
 
