@@ -9,6 +9,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from crynux_async.version import __version__
+
 if TYPE_CHECKING:
     from crynux_async.backends.base import Backend
     from crynux_async.errors import (
@@ -64,7 +66,6 @@ if TYPE_CHECKING:
     from crynux_async.training.config import EffectiveConfig, FineTuneConfig
     from crynux_async.training.effective import Replacement
 
-__version__ = "0.1.0"
 
 _HOME_OF = {
     "ArchiveReady": "events",

@@ -10,12 +10,12 @@ import aiohttp
 import attrs
 from yarl import URL
 
-import crynux_async
 from crynux_async.backends.bridge.proxies import environment_proxy
 from crynux_async.backends.bridge.wire import MAX_ANSWER_BYTES, Answer
 from crynux_async.errors import TransportError, UnreachableError
 from crynux_async.secret import Secret
 from crynux_async.settings import Settings
+from crynux_async.version import USER_AGENT
 
 _SAID_CHARS = 300
 _ERRORS = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, TimeoutError, OSError, UnicodeError)
@@ -51,7 +51,7 @@ class AdminHttp:
             connector=aiohttp.TCPConnector(limit=4, ssl=tls),
             timeout=aiohttp.ClientTimeout(total=settings.request_timeout, sock_connect=settings.connect_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"crynux-async/{crynux_async.__version__}", "Accept-Encoding": "identity"},
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         )
 
     async def send(

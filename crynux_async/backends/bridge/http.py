@@ -18,7 +18,6 @@ import aiohttp
 import attrs
 from yarl import URL
 
-import crynux_async
 from crynux_async.backends.base import CreatedTask, ResultStream, Validator
 from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.proxies import environment_proxy
@@ -37,6 +36,7 @@ from crynux_async.errors import (
     UsageError,
 )
 from crynux_async.settings import Settings
+from crynux_async.version import USER_AGENT
 
 _PATH = "/v1/images/models"
 _PROBE_ID = 2**62  # no bridge has made so many tasks, so asking for this result can only be refused
@@ -497,7 +497,7 @@ def _client(tls: ssl.SSLContext | bool, *, limit: int, force_close: bool) -> aio
         connector=_Connector(limit=limit, force_close=force_close, ssl=tls),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": f"crynux-async/{crynux_async.__version__}", "Accept-Encoding": "identity"},
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
     )
 
 
