@@ -68,9 +68,13 @@ async def download(options: argparse.Namespace) -> Mapping[str, Any]:
     if options.no_locks:
         break_locks()
     await asyncio.sleep(options.delay)
-    async with Session(trust_env=False) as session:
-        path = await session.attach(options.task_id).download(options.folder)
-    return {"path": str(path)}
+    async with Session(ledger=options.ledger, trust_env=False) as session:
+        for row in await session.history():
+            if row.path is not None:
+                return {"path": row.path}
+        known = [job for job in session.jobs() if job.task_id == str(options.task_id)]
+        job = known[0] if known else session.attach(options.task_id)
+        return {"path": str(await job.download(options.folder))}
 
 
 async def export(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -286,6 +290,7 @@ def _parse() -> argparse.Namespace:
     one.add_argument("--one-thread", action="store_true")
     one.add_argument("--no-locks", action="store_true")
     one.add_argument("--delay", type=float, default=0.0)
+    one.add_argument("--ledger", type=Path)
     programs.add_parser("open").add_argument("path", type=Path)
     six = programs.add_parser("export")
     six.add_argument("archive", type=Path)

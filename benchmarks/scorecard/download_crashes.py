@@ -178,6 +178,67 @@ def killed_at_every_syscall(context: Context) -> str:
     )
 
 
+def killed_before_the_ledger_knows(context: Context) -> str:
+    """D11: killed at every step between the last byte and the ledger's record, and once more until it is all over."""
+    require_strace()
+    killed, tried = on_real_time(partial(_killed_near_the_end, context))
+    assert killed >= 0.8 * tried, f"only {killed} of {tried} processes were killed"
+    return f"killed at {killed} of {tried} steps from the last byte to the ledger's record: one file, one transfer"
+
+
+async def _killed_near_the_end(context: Context, world: World) -> tuple[int, int]:
+    task = await finish_task(world)
+    scene = Scene(world=world, task=task, folder=context.folder / "out", is_replaced=False)
+    ledger = context.folder / "ledger" / "jobs.db"
+    command = scene.command("--ledger", str(ledger))
+    logs = [ledger, ledger.with_name("jobs.db-wal")]
+    scene.begin()
+    _empty(ledger.parent)
+    ended, calls = await trace(command, paths=[*scene.paths, *logs], env=scene.env)
+    assert ended.code == 0, ended.out + ended.err
+    hits = tried = 0
+    at_most = None if context.seeds >= ALL_POINTS else 2 * context.seeds
+    for paths, syscall, nth in _points_after_the_last_byte(calls, scene, logs, at_most):
+        scene.begin()
+        _empty(ledger.parent)
+        before = len(starts(world, task))
+        ended = await run_killed_at(command, syscall, nth, paths=paths, env=scene.env)
+        assert ended.was_killed or ended.code == 0, ended.out + ended.err
+        ended_well = await run(command, env=scene.env)
+        where = f"at {syscall} {nth}: {names_in(scene.folder)}"
+        assert ended_well.code == 0, f"{where}: {ended_well.out}{ended_well.err}"
+        assert starts(world, task)[before:] == [0], f"{where}: asked from {starts(world, task)[before:]}"
+        # Only who died between the record and the note's end leaves the note, which the next download removes.
+        assert set(names_in(scene.folder)) - {f"{scene.part.name}.json"} == {scene.final.name}, where
+        assert sha256(scene.final) == task.sha256, where
+        hits += ended.was_killed
+        tried += 1
+    return hits, tried
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _points_after_the_last_byte(
+    calls: Sequence[Syscall], scene: Scene, logs: Sequence[Path], at_most: int | None
+) -> list[tuple[list[Path], str, int]]:
+    """Return where to kill: which files' calls are counted, the system call, and its ordinal among them."""
+    last = max(i for i, c in enumerate(calls) if c.name.startswith("write") and f"<{scene.part}>, " in c.text)
+    points: dict[tuple[bool, str, int], None] = {}
+    made: Counter[tuple[bool, int, str]] = Counter()
+    for index, call in enumerate(calls):
+        is_log = any(str(path) in call.text for path in logs)
+        made[is_log, call.thread, call.name] += 1
+        if index > last:
+            points[is_log, call.name, made[is_log, call.thread, call.name]] = None
+    every = [(list(logs) if is_log else scene.paths, name, nth) for is_log, name, nth in points]
+    if at_most is None or at_most >= len(every):
+        return every
+    return [every[index * len(every) // at_most] for index in range(at_most)]
+
+
 def disk_fails(context: Context) -> str:
     """D6: the disk is full, at first or on the way; any one system call fails."""
     require_strace()
@@ -321,5 +382,6 @@ async def _in_two(world: World, rng: random.Random, folder: Path, options: Seque
 CASES = (
     Case(name="D5", fault="SIGKILL at every system call of a download", run=killed_at_every_syscall),
     Case(name="D6", fault="disk full, at first and on the way; any call refused", run=disk_fails),
+    Case(name="D11", fault="SIGKILL between the last byte and the ledger", run=killed_before_the_ledger_knows),
     Case(name="D9", fault="two processes, one name, locks broken", run=two_processes),
 )
