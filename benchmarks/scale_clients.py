@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.scale_server import FIRST_SUCCESS
-from crynux_async.backends.base import CreatedTask, Look, Order, ResultStream, Seen, ServiceFacts, Task, Validator
+from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Seen, Task, Validator
 from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.job import Job
@@ -38,6 +38,7 @@ from crynux_async.states import JobState
 from crynux_async.testing import virtual_time_run
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
+from crynux_async.training.service import BRIDGE_FACTS
 
 Figures = dict[str, float]
 Ask = Callable[[int], Awaitable[str]]
@@ -65,7 +66,8 @@ class InstantBackend:
     creates_are_repeatable = False
     name = "instant"
     key_id = "0123456789abcdef"
-    facts = ServiceFacts(retention=7 * 86_400.0)
+    facts = BRIDGE_FACTS
+    habits = Habits()
 
     def __init__(self) -> None:
         self._ids = itertools.count(1)

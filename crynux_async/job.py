@@ -15,6 +15,7 @@ from crynux_async.clock import utc_now
 from crynux_async.errors import (
     CrynuxError,
     JobAbandonedError,
+    JobError,
     JobExpiredError,
     JobFailedError,
     JobStalledError,
@@ -286,7 +287,7 @@ def _is_over(record: "Record", event: Event | None = None) -> bool:
 def _failure(record: "Record") -> CrynuxError:
     if record.error is not None:
         return copy.copy(record.error)  # one instance raised in several tasks would pile up their tracebacks
-    cls, message = _FAILURES[record.state]
+    cls, message = _FAILURES.get(record.state, (JobError, f"it is {record.state}"))
     return cls(f"{record!r}: {message}", job_id=record.job_id, task_id=record.task_id)
 
 

@@ -357,7 +357,7 @@ class Session:
         """
         supervisor = self._open_supervisor()
         assert self._backend is not None
-        text = self._backend.normal_task_id(task_id)
+        text = _storable(self._backend.normal_task_id(task_id))
         record = supervisor.register.by_task(text)
         if record is None:
             now = utc_now()
@@ -423,14 +423,14 @@ class Session:
         ``BridgeAdmin.set_rate_limit(..., listeners=[session])`` calls it.
 
         Args:
-            key_id: ``Settings.key_id`` of the key; any other than this session's changes nothing.
+            key_id: The backend's (``Settings.key_id`` at a bridge); any other than this session's changes nothing.
             limit_per_minute: Creates a minute, > 0.
 
         Raises:
             UsageError: The session is not open.
         """
         supervisor = self._open_supervisor()
-        if key_id == self._settings.key_id:
+        if self._backend is not None and key_id == self._backend.key_id:
             supervisor.submitter.gate.limit_changed(limit_per_minute)
 
     async def unconfirmed(self) -> list[Unconfirmed]:
@@ -532,7 +532,8 @@ class Session:
         Raises:
             ConfigError: It cannot work.
         """
-        found = advice.check(config)
+        assert self._backend is not None
+        found = advice.check(config, service=self._backend.facts)
         if not force:
             advice.require_workable(found)
         for item in found:
@@ -558,3 +559,19 @@ def _bridge(settings: Settings) -> Backend:
 
 def _new_record(config: FineTuneConfig, label: str) -> Record:
     return Record(job_id=new_job_id(), config=config, label=label, planned_at=utc_now())
+
+
+def _storable(task_id: str) -> str:
+    """Return a task id that every ledger can keep.
+
+    Raises:
+        UsageError: It holds what no database keeps in text: a NUL, or half of a surrogate pair.
+    """
+    try:
+        task_id.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        if "\0" not in task_id:
+            return task_id
+    raise UsageError(f"the task id {task_id!r:.60} holds a character that cannot be kept", field="task_id")

@@ -122,6 +122,12 @@ UNFINISHED = frozenset(state for state, stage in STAGES.items() if stage is not 
 WITHOUT_TASK = frozenset({JobState.PLANNED, JobState.UNCONFIRMED})
 """States of a job that has no task as far as is known, but whose creates may say otherwise."""
 
+UNFETCHED = frozenset(state for state, stage in STAGES.items() if stage is Stage.FETCH)
+"""States of a job whose model is at the service and not yet on disk."""
+
+NEED_THE_CREDENTIAL = (UNFINISHED | UNFETCHED) - {JobState.PLANNED}
+"""States of a job that can only be finished with the credential that created its task."""
+
 GOOD = frozenset({JobState.SUCCEEDED, JobState.DOWNLOADED})
 """States of a job that has a model to show."""
 

@@ -10,11 +10,11 @@ from typing import Any
 from crynux_async.backends.base import (
     CreatedTask,
     Finding,
+    Habits,
     Look,
     LostCreate,
     Order,
     Seen,
-    ServiceFacts,
     Task,
     Turnstile,
     Validator,
@@ -25,6 +25,7 @@ from crynux_async.clock import monotonic
 from crynux_async.errors import NotFoundError, UsageError
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
+from crynux_async.training.service import BRIDGE_FACTS
 from tests.small_results import FakeResult, make_archive
 
 LEASE = 60.0
@@ -60,7 +61,8 @@ class FakeBackend:
     key_id = "fake-key"
 
     def __init__(self, *, duration: float | Callable[[FineTuneConfig], float] = 60.0, round_trip: float = 0.1) -> None:
-        self.facts = ServiceFacts(retention=7 * 86_400.0, lease=LEASE)
+        self.facts = BRIDGE_FACTS
+        self.habits = Habits(lease=LEASE)
         self.created: dict[str, FineTuneConfig] = {}
         self.created_at: dict[str, float] = {}
         self.asked: list[str] = []

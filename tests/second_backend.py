@@ -15,11 +15,11 @@ import attrs
 from crynux_async.backends.base import (
     Action,
     CreatedTask,
+    Habits,
     Look,
     Order,
     ResultStream,
     Seen,
-    ServiceFacts,
     Task,
     Validator,
 )
@@ -33,12 +33,22 @@ from crynux_async.errors import (
     UsageError,
 )
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.service import ServiceFacts
 from tests.small_results import FakeResult, make_archive
 
 STEPS = ("confirm", "judge", "collect")
 STAGES = ("queued", "drawn", "packed")
 PICTURE = b"\x89PNG\r\n\x1a\n" + b"\0" * 24
 FEE = 3 * 10**18
+STUDIO_FACTS = ServiceFacts(
+    fee_cnx=6.0,
+    account="yours",
+    queue_seconds=0.0,
+    failed_rounds=1,
+    endless_share=0.0,
+    has_validation_images=True,
+    retention=None,
+)
 
 
 @attrs.define(eq=False)
@@ -116,7 +126,11 @@ class StudioBackend:
 
     @property
     def facts(self) -> ServiceFacts:
-        return ServiceFacts(retention=None, lease=15.0, file_name="{job_id}.zip")
+        return STUDIO_FACTS
+
+    @property
+    def habits(self) -> Habits:
+        return Habits(lease=15.0, file_name="{job_id}.zip")
 
     def normal_task_id(self, given: str | int) -> str:
         text = str(given).strip()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async.cli.board import STYLES
 from crynux_async.states import (
     ENDED,
     FOLLOWED,
@@ -21,6 +22,7 @@ from crynux_async.states import (
     advance,
     may,
 )
+from crynux_async.supervision.rows import _ERRORS
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
 from tests.strategies import configs
@@ -168,3 +170,10 @@ def test_stall_deadline_with_the_bridges_own_timeout_is_a_little_over_16_hours()
 @settings(max_examples=30)
 def test_stall_deadline_of_any_config_leaves_room_for_four_rounds(any_config: FineTuneConfig) -> None:
     assert stall_seconds(any_config) >= 4 * (180 + 2 * any_config.timeout)
+
+
+def test_every_table_of_states_knows_every_state() -> None:
+    assert set(TRANSITIONS) == set(STAGES) == set(JobState)
+    assert set(STYLES) == set(JobState), "the command line has no colour for a state"
+    ended_badly = {state for state in ENDED - GOOD if STAGES[state] is Stage.OVER}
+    assert set(_ERRORS) == ended_badly, "a job of an earlier process that ended badly has no error"

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from benchmarks.scorecard.worlds import config
-from crynux_async.backends.base import CreatedTask, ServiceFacts
+from crynux_async.backends.base import CreatedTask, Habits
 from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.errors import CrynuxError
 from crynux_async.session import Session
@@ -73,9 +73,9 @@ class FillingBackend(BridgeBackend):
         self._lease = lease
 
     @property
-    def facts(self) -> ServiceFacts:
+    def habits(self) -> Habits:
         """What bridges are known to do, with leases as long as this process holds them."""
-        return attrs.evolve(super().facts, lease=self._lease) if self._lease else super().facts
+        return attrs.evolve(super().habits, lease=self._lease) if self._lease else super().habits
 
     async def create(self, payload: str) -> CreatedTask:
         """Send one create."""

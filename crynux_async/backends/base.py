@@ -30,6 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.service import ServiceFacts
 
 
 class Seen(StrEnum):
@@ -133,17 +134,15 @@ class Task:
 
 
 @attrs.frozen(kw_only=True)
-class ServiceFacts:
-    """What a service is known to do, as far as deadlines and money are concerned.
+class Habits:
+    """How jobs of a service are held and named.
 
     Attributes:
-        retention: Seconds after which it deletes finished results, or None where it keeps them.
         lease: Seconds for which a session holds its jobs: short where somebody must live to go on with a task.
         file_name: Default template of archive names.
         needs_credential_to_look: Whether following a task needs the credential that created it.
     """
 
-    retention: float | None = None
     lease: float = 60.0
     file_name: str = "{task_id}.zip"
     needs_credential_to_look: bool = False
@@ -194,7 +193,11 @@ class Backend(Protocol):
 
     @property
     def facts(self) -> ServiceFacts:
-        """What it is known to do."""
+        """What it adds to a training: what it cannot be sent, what a round costs, how long one may take."""
+
+    @property
+    def habits(self) -> Habits:
+        """How its jobs are held and named."""
 
     @property
     def creates_are_repeatable(self) -> bool:

@@ -1,4 +1,9 @@
-"""The ``crynux-async`` command."""
+"""The ``crynux-async`` command. Nothing below imports it.
+
+``app`` names every command and loads what it needs when it is called. A file is named after the noun that its commands
+are about: ``run``, ``jobs``, ``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits``
+(errors and exit codes), ``board`` (what is seen while jobs run), ``ledger_place``, ``changes``, ``units``, ``plot``.
+"""
 
 import sys
 

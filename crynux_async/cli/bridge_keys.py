@@ -16,9 +16,7 @@ from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.signing import Wallet
-from crynux_async.states import JobState
-
-_NEED_THE_KEY = {JobState.RUNNING, JobState.STALLED, JobState.SUCCEEDED, JobState.UNCONFIRMED}
+from crynux_async.states import NEED_THE_CREDENTIAL
 
 
 def list_keys(folder: Path) -> Exit:
@@ -126,7 +124,7 @@ def _jobs_in(path: Path, admin: BridgeAdmin) -> NeededBy:
         ledger = open_ledger(path)
         await ledger.open()
         try:
-            rows = await ledger.jobs(JobFilter(states=_NEED_THE_KEY, backend=admin.base_url))
+            rows = await ledger.jobs(JobFilter(states=NEED_THE_CREDENTIAL, backend=admin.base_url))
         finally:
             await ledger.close()
         return [row.job_id for row in rows if row.key_id == key_id]

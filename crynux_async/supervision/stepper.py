@@ -7,6 +7,7 @@ session that loses a job in the middle of a step finishes that one and begins no
 
 import asyncio
 import logging
+from collections import Counter
 
 import attrs
 
@@ -41,6 +42,7 @@ class Stepper:
         self._spawn = spawn
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._busy: set[str] = set()
+        self._failures: Counter[tuple[str, str]] = Counter()
 
     def looked(self, record: Record, task: Task, look: Look) -> None:
         """Begin what a task needs next, unless something is being done for it already."""
@@ -60,9 +62,22 @@ class Stepper:
         except LeaseLostError as error:
             _log.info("%s of task %s is left to another process: %s", action.kind, record.task_id, error)
         except (BackendError, LedgerError) as error:
-            _log.info("%s of task %s: %s; it is tried again after the next look", action.kind, record.task_id, error)
+            self._failed(record, action, error)
+        except Exception as error:
+            _log.exception("%s of task %s", action.kind, record.task_id)
+            self._failed(record, action, error)
+        else:
+            self._failures.pop((record.job_id, action.kind), None)
         finally:
             self._busy.discard(record.job_id)
+
+    def _failed(self, record: Record, action: Action, error: Exception) -> None:
+        """Say that a step failed: once in a warning, and then quietly, for it is done again after every look."""
+        key = (record.job_id, action.kind)
+        self._failures[key] += 1
+        level = logging.WARNING if self._failures[key] == 1 else logging.INFO
+        message = "%s of task %s failed %d times: %s; it is done again after the next look"
+        _log.log(level, message, action.kind, record.task_id, self._failures[key], error)
 
     async def _do(self, record: Record, action: Action) -> None:
         assert self._backend is not None

@@ -26,7 +26,7 @@ from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, Usage
 from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
-from crynux_async.states import FOLLOWED, GOOD, STAGES, JobState, Signal, Stage, may
+from crynux_async.states import FOLLOWED, GOOD, STAGES, UNFETCHED, Signal, Stage, may
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -72,7 +72,7 @@ class Supervisor:
             backend=backend.name,
             key_id=backend.key_id,
             owner=new_owner(),
-            lease=backend.facts.lease,
+            lease=backend.habits.lease,
         )
         self._tasks = TaskViews(backend, ledger)
         stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
@@ -205,7 +205,7 @@ class Supervisor:
     def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
         """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
         # Absolute, because the next process may be somewhere else.
-        wanted = Wanted(folder=folder.absolute(), name=name or self._backend.facts.file_name)
+        wanted = Wanted(folder=folder.absolute(), name=name or self._backend.habits.file_name)
         if wanted != record.wanted:
             record.wanted = wanted
             self.register.note(record)
@@ -294,7 +294,7 @@ class Supervisor:
 
     async def _keep_leases(self) -> None:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
-        lease = self._backend.facts.lease
+        lease = self._backend.habits.lease
         trusted_from = monotonic()
         while True:
             before = utc_now()
@@ -331,7 +331,7 @@ class Supervisor:
         retention = self._backend.facts.retention
         while retention is not None:
             limit = utc_now() - timedelta(seconds=retention) + _WARN_BEFORE
-            for record in self.register.select({JobState.SUCCEEDED}):
+            for record in self.register.select(UNFETCHED):
                 if record.ended_at is not None and record.ended_at < limit:
                     _log.warning(
                         "task %s ended %s and was not downloaded; the service deletes it after %g days by default",

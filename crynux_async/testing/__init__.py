@@ -1,4 +1,8 @@
-"""What tests of this library, and of programs that use it, need: virtual time, emulated services, ledger checks."""
+"""What tests of this library, and of programs that use it, need. Public.
+
+``virtual_time`` has the loop whose clock jumps, ``emulators`` a bridge and a relay for a test. ``LEDGER_CHECKS`` and
+``BACKEND_CHECKS`` hold a ledger or a backend of one's own to what the library needs of them.
+"""
 
 from crynux_async.backends.conformance import BACKEND_CHECKS, BackendCheck, Stage
 from crynux_async.ledgers.conformance import LEDGER_CHECKS, LedgerCheck, LedgerFactory, LedgerPlace

@@ -1,13 +1,15 @@
 """A service that is no bridge, driven through its steps: rows before deeds, a slot of their own, other processes."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
 from crynux_async import JobAbandonedError, JobFailedError, JobState, Session
-from crynux_async.backends.base import Seen, Task
+from crynux_async.backends.base import Action, Seen, Task
 from crynux_async.clock import monotonic
+from crynux_async.errors import RejectedError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import make_config
@@ -130,3 +132,35 @@ async def test_task_that_was_cancelled_elsewhere_is_given_up() -> None:
         with pytest.raises(JobAbandonedError, match="cancelled"):
             await job
         assert job.state is JobState.ABANDONED
+
+
+async def test_step_that_cannot_succeed_is_told_once_and_done_again_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(StudioBackend):
+        async def act(self, task: Task, action: Action) -> str:
+            raise RejectedError("the pencil is locked away", field="kind")
+
+    caplog.set_level(logging.INFO, logger="crynux_async")
+    async with Session(backend=Refusing(Studio()), poll_delay=0.01, min_poll_interval=1.0) as session:
+        await session.submit(make_config())
+        await asyncio.sleep(120)
+    told = [record for record in caplog.records if "the pencil is locked away" in record.getMessage()]
+    assert len(told) > 3
+    assert [record.levelno for record in told[:2]] == [logging.WARNING, logging.INFO]
+    assert sum(record.levelno == logging.WARNING for record in told) == 1
+    assert "failed 3 times" in told[2].getMessage()
+
+
+async def test_advice_on_a_job_is_that_of_its_service(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_session(Studio(), MemoryLedger()) as session:
+        await session.submit(make_config(lr_warmup_steps=0, adam_weight_decay=0.0))
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "CX108" not in said  # only a bridge cannot be sent a zero
+
+
+@pytest.mark.parametrize("task_id", ["drawing-\0", "drawing-\ud800"])
+async def test_task_id_that_no_ledger_keeps_is_refused(task_id: str) -> None:
+    async with open_session(Studio(), MemoryLedger()) as session:
+        with pytest.raises(UsageError) as caught:
+            session.attach(task_id)
+        assert caught.value.field == "task_id"
+        assert session.jobs() == []

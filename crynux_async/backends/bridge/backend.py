@@ -10,19 +10,19 @@ import attrs
 from crynux_async.backends.base import (
     CreatedTask,
     Finding,
+    Habits,
     Look,
     LostCreate,
     Order,
     ResultStream,
     Seen,
-    ServiceFacts,
     Task,
     Turnstile,
     Validator,
 )
 from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.brackets import find_lost, search_requests
-from crynux_async.backends.bridge.facts import FACTS, WEI
+from crynux_async.backends.bridge.facts import WEI
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.keys import prepare_key
 from crynux_async.backends.bridge.reasons import ReasonDesk
@@ -30,7 +30,7 @@ from crynux_async.errors import ConfigError, Problem, RejectedError, UsageError
 from crynux_async.settings import Settings
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import most_rounds, stall_seconds
-from crynux_async.training.service import BRIDGE_FACTS
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 _log = logging.getLogger("crynux_async.backends.bridge")
 
@@ -73,8 +73,13 @@ class BridgeBackend:
 
     @property
     def facts(self) -> ServiceFacts:
-        """What bridges are known to do."""
-        return FACTS
+        """What bridges are known to add to a training."""
+        return BRIDGE_FACTS
+
+    @property
+    def habits(self) -> Habits:
+        """How jobs of a bridge are held and named."""
+        return Habits()
 
     def normal_task_id(self, given: str | int) -> str:
         """Return the bridge's number of a task as text, without leading zeros.

@@ -3,9 +3,7 @@
 Source: crynux-bridge config/config.example.yml, tasks/process_sd_ft_tasks.go, api/v1/tools/api_key.go.
 """
 
-from crynux_async.backends.base import ServiceFacts
-
-DAY = 86_400.0
+from crynux_async.training.service import BRIDGE_FACTS
 
 WEI = 10**18
 """Wei in one CNX."""
@@ -13,7 +11,5 @@ WEI = 10**18
 NEW_KEY_LIMIT = 1.0
 """Creates a minute that a key may make until an administrator says otherwise."""
 
-RETENTION = 7 * DAY
+RETENTION = BRIDGE_FACTS.retention or 0.0
 """Seconds after its end for which a task and its result are kept (``inference_tasks_retention_days``)."""
-
-FACTS = ServiceFacts(retention=RETENTION)
