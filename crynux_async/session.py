@@ -13,7 +13,7 @@ import attrs
 
 from crynux_async.backends.base import Backend, RateLimited, Verdict
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import UsageError, WaitTimeoutError
+from crynux_async.errors import ConfigError, UsageError, WaitTimeoutError
 from crynux_async.events import Event
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
@@ -169,15 +169,18 @@ class Session:
             raise UsageError("a session is opened once; make a new one")
         self._ledger = open_ledger(self._ledger_place)
         await self._ledger.open()
-        self._backend = self._given_backend or _bridge(self._settings)
         try:
+            self._backend = self._given_backend or _bridge(self._settings)
             gate = await self._gate(self._backend, self._ledger)
             self._supervisor = Supervisor(self._backend, self._settings, self._ledger, gate)
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
             await started
         except BaseException:
-            await self._release()
+            try:
+                await self._stop_opening()
+            finally:
+                await self._release()
             raise
 
     async def close(self) -> None:
@@ -260,23 +263,21 @@ class Session:
 
         Args:
             configs: What to train.
-            label: Makes the label of each job from its config.
+            label: Makes the label of each job from its config; called for all of them before any is queued.
             force: Send them even if they cannot work.
 
         Raises:
-            ConfigError: One of them cannot work; none is queued.
+            ConfigError: Some of them cannot work, all of which are named by index, label and field; none is queued.
             UsageError: The session is not open.
             LedgerError: They cannot be remembered; none of those will be sent.
         """
         supervisor = self._open_supervisor()
         chosen = list(configs)
-        for number, config in enumerate(chosen, start=1):
-            self._advise(config, force=force)
-            if number % _PLANNED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        labels = [label(config) if label else "" for config in chosen]
+        await self._advise_all(chosen, labels, force=force)
         records = []
-        for number, config in enumerate(chosen, start=1):
-            record = _new_record(config, label(config) if label else "")
+        for number, (config, given) in enumerate(zip(chosen, labels, strict=True), start=1):
+            record = _new_record(config, given)
             supervisor.submit(record)
             records.append(record)
             if number % _PLANNED_AT_ONCE == 0:
@@ -517,6 +518,12 @@ class Session:
             is_gone=is_gone,
         )
 
+    async def _stop_opening(self) -> None:
+        """End a supervisor whose opener was cancelled, before the ledger goes from under it."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+
     async def _release(self) -> None:
         """Give back connections and the ledger, once."""
         backend, self._backend = self._backend, None
@@ -543,6 +550,29 @@ class Session:
             else:
                 self._advised.add(key)
                 _log.warning("%s", item)
+
+    async def _advise_all(self, configs: Sequence[FineTuneConfig], labels: Sequence[str], *, force: bool) -> None:
+        """Refuse what cannot work among many configs, all of it at once.
+
+        Raises:
+            ConfigError: Some of them cannot work.
+        """
+        problems = []
+        refused = 0
+        for index, (config, label) in enumerate(zip(configs, labels, strict=True)):
+            try:
+                self._advise(config, force=force)
+            except ConfigError as error:
+                refused += 1
+                place = f"configs[{index}]" + (f" {label!r}" if label else "")
+                problems += [attrs.evolve(problem, field=f"{place} {problem.field}") for problem in error.problems]
+            if (index + 1) % _PLANNED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if problems:
+            raise ConfigError(
+                problems,
+                what=f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends them anyway)",
+            )
 
     def _open_supervisor(self) -> Supervisor:
         if self._supervisor is None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from crynux_async import (
     AuthError,
+    ConfigError,
     Job,
     JobAbandonedError,
     JobExpiredError,
@@ -23,6 +24,7 @@ from crynux_async import (
     RejectedError,
     ServerError,
     Session,
+    SettingsError,
     SubmissionUnknownError,
     UnreachableError,
     UsageError,
@@ -32,6 +34,7 @@ from crynux_async.backends.base import Look, Seen, Task
 from crynux_async.clock import monotonic
 from crynux_async.errors import NotFoundError, TransportError
 from crynux_async.events import JobQueued, JobStateChanged, JobSubmitted
+from crynux_async.ledgers.base import JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.testing import VirtualTimeLoop
 from tests.fake_backend import FakeBackend, make_config
@@ -631,3 +634,98 @@ async def test_poll_that_hangs_does_not_keep_other_jobs_from_being_polled() -> N
         before = monotonic()
         await other.wait(timeout=3600)
         assert monotonic() - before < 900
+
+
+async def test_attached_task_that_has_ended_is_looked_at_at_once(session: Session, backend: FakeBackend) -> None:
+    backend.duration = 0.0
+    job = session.attach(backend.make_task(make_config()))
+    began_at = monotonic()
+    await job.wait()
+    assert monotonic() - began_at < 2 * backend.round_trip + 0.25  # a tick of the poll queue and one look
+
+
+async def test_session_used_on_another_loop_of_another_thread_says_so_at_once(
+    session: Session, backend: FakeBackend
+) -> None:
+    job = await session.submit(make_config())
+
+    async def submit() -> None:
+        await session.submit(make_config())
+
+    async def wait() -> None:
+        await job.wait()
+
+    for use in (submit, wait):
+        with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
+            await asyncio.to_thread(lambda use=use: asyncio.run(use()))
+    with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
+        await asyncio.to_thread(session.submit_nowait, make_config())
+    assert backend.creates == 1
+
+
+async def test_submit_many_with_bad_configs_names_all_of_them_and_queues_none(session: Session) -> None:
+    bad = make_config(timeout=1)
+    with pytest.raises(ConfigError) as caught:
+        await session.submit_many([make_config(), bad, make_config(), bad], label=lambda config: f"t{config.timeout}")
+    assert [problem.field.split(" ")[:2] for problem in caught.value.problems] == [
+        ["configs[1]", "'t1'"],
+        ["configs[3]", "'t1'"],
+    ]
+    assert session.jobs() == []
+
+
+async def test_submit_many_with_a_label_that_raises_queues_none(session: Session, backend: FakeBackend) -> None:
+    labels = iter(("a", "b"))
+    with pytest.raises(LookupError):
+        await session.submit_many([make_config()] * 5, label=lambda _: {"a": "a"}[next(labels)])
+    await asyncio.sleep(60)
+    assert (session.jobs(), backend.creates) == ([], 0)
+
+
+async def test_open_with_settings_that_cannot_work_closes_the_ledger(tmp_path: Path) -> None:
+    bundle = tmp_path / "no.pem"
+    bundle.write_text("no certificate")
+    ledger = ClosedLedger()
+    with pytest.raises(SettingsError):
+        await Session(ledger=ledger, api_key="k" * 44, ca_bundle=str(bundle)).open()
+    assert ledger.closed == 1
+
+
+async def test_open_cancelled_closes_the_ledger_and_leaves_no_task_behind(backend: FakeBackend) -> None:
+    ledger = ClosedLedger()
+    before = asyncio.all_tasks()
+    session = Session(backend=backend, ledger=ledger, api_key="k" * 44)
+    ledger.may_claim.clear()
+    opening = asyncio.create_task(session.open())
+    await ledger.claiming.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert (ledger.closed, asyncio.all_tasks()) == (1, before)
+
+
+async def test_model_that_is_not_fetched_is_warned_of_once(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    job = await session.submit(make_config())
+    await job.wait()
+    await asyncio.sleep(6 * 86_400 + 12 * 3600)
+    assert sum("was not downloaded" in record.getMessage() for record in caplog.records) == 1
+
+
+class ClosedLedger(MemoryLedger):
+    """A ledger that counts how often it was closed, and that may be slow to give jobs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = 0
+        self.claiming = asyncio.Event()
+        self.may_claim = asyncio.Event()
+        self.may_claim.set()
+
+    async def claim(self, *args: Any, **kwargs: Any) -> list[JobRow]:
+        self.claiming.set()
+        await self.may_claim.wait()
+        return await super().claim(*args, **kwargs)
+
+    async def close(self) -> None:
+        self.closed += 1
+        await super().close()

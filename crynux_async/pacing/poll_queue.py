@@ -194,6 +194,7 @@ class PollQueue:
         next_at: float | None = None,
         seen_at: float | None = None,
         duration_hint: float | None = None,
+        at_once: bool = False,
     ) -> None:
         """Begin to watch a job; one that is watched already is planned anew.
 
@@ -210,6 +211,7 @@ class PollQueue:
             seen_at: When it was last known to run and counted, for a job that an earlier process has polled. Without
                 it the first answer about an old job teaches nothing, because its end may lie anywhere.
             duration_hint: How many seconds a job of this kind may take; only the first job of a kind is heard.
+            at_once: Poll it first as soon as the budget allows, because it may have ended already.
         """
         self.discard(job_id)
         now = self._at_least(now)
@@ -221,7 +223,9 @@ class PollQueue:
         deadline = math.inf if stall_at is None else stall_at
         entry = self._jobs[job_id] = _Entry(job_id, hazard, started_at, seen_at, deadline)
         interval = self._plan(entry, now)
-        if next_at is not None and next_at > now:
+        if at_once:
+            interval = 0.0
+        elif next_at is not None and next_at > now:
             interval = min(next_at - now, self._longest(entry, now))
         elif not fresh:
             # Multiples of the golden ratio fill the interval evenly, however many there will be.

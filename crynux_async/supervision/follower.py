@@ -98,7 +98,15 @@ class Follower:
             longest = self._backend.stall_after(record.config)
             # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
             stall_at = (started_at if now - started_at < longest else now) + longest
-        self._polls.add(record.job_id, kind=kind_of(record.config), started_at=started_at, now=now, stall_at=stall_at)
+        is_new = record.attempts > 0 and now - started_at <= self._polls.min_interval
+        self._polls.add(
+            record.job_id,
+            kind=kind_of(record.config),
+            started_at=started_at,
+            now=now,
+            stall_at=stall_at,
+            at_once=not is_new,  # an attached or resumed task may have ended long ago
+        )
         self._wake.set()
 
     def forget(self, record: Record) -> None:

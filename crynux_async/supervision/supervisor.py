@@ -11,6 +11,7 @@ way, then everything else, then the last words to the ledger. No failure of one 
 import asyncio
 import logging
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -62,6 +63,8 @@ class Supervisor:
         self._settings = settings
         self._ledger = ledger
         self._group: anyio.abc.TaskGroup | None = None
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
         self._closed = False
@@ -170,7 +173,8 @@ class Supervisor:
         self._stop.set()
 
     def check_open(self) -> None:
-        """Raise UsageError when nothing follows jobs any more."""
+        """Raise UsageError when nothing follows jobs any more, or when this is not the session's event loop."""
+        self._check_loop()
         if self._closed:
             raise UsageError(
                 "the session is closed, so nothing follows the job any more; its task, if it has one, goes on at the "
@@ -270,6 +274,19 @@ class Supervisor:
         """
         await self._writer.all_saved(records)
 
+    def _check_loop(self) -> None:
+        """Raise UsageError elsewhere: what is queued from another loop or thread wakes nobody, and is paid for."""
+        try:
+            is_at_home = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_at_home = threading.get_ident() == self._thread
+        if not is_at_home:
+            raise UsageError(
+                "a session is used on the event loop on which it was opened; from another thread call "
+                "asyncio.run_coroutine_threadsafe(session.submit(config), loop).result() with that loop, or open a "
+                "session here"
+            )
+
     async def _begin(self) -> None:
         """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
         await self._writer.enter()
@@ -327,18 +344,22 @@ class Supervisor:
             _log.warning("download of task %s: %s", record.task_id, error)
 
     async def _warn(self) -> None:
-        """Warn before the service deletes models that nobody has fetched, for ever."""
+        """Warn once of each model that nobody has fetched before the service deletes it, for ever."""
         retention = self._backend.facts.retention
+        warned: set[str] = set()
         while retention is not None:
             limit = utc_now() - timedelta(seconds=retention) + _WARN_BEFORE
-            for record in self.register.select(UNFETCHED):
-                if record.ended_at is not None and record.ended_at < limit:
+            waiting = self.register.select(UNFETCHED)
+            expiring = {record.job_id: record for record in waiting if record.ended_at and record.ended_at < limit}
+            for job_id, record in expiring.items():
+                if job_id not in warned:
                     _log.warning(
                         "task %s ended %s and was not downloaded; the service deletes it after %g days by default",
                         record.task_id,
                         f"{record.ended_at:%Y-%m-%d %H:%M} UTC",
                         retention / 86_400,
                     )
+            warned = set(expiring)
             await asyncio.sleep(_LOOK_FOR_EXPIRING)
 
     async def _drain(self) -> None:
