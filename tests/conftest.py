@@ -1,6 +1,7 @@
 """Every test runs on virtual time unless it is marked ``real_time``."""
 
 import compileall
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from crynux_async.testing import loop_factories
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What is started in the background of a shell ignores Ctrl-C, and so would every process that the tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "real_time: the test needs the system's clock")
     if not hasattr(config, "workerinput"):  # once, and not in every process of pytest-xdist
         # Where PYTHONDONTWRITEBYTECODE is set, each of the hundred processes of the tests would compile the package.

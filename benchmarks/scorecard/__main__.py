@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,9 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no case {', '.join(unknown)}; there are {', '.join(known)}")
     logging.getLogger("crynux_async").setLevel(logging.CRITICAL)
+    # What is started in the background of a shell ignores Ctrl-C, and so would every child that a case interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = [known[name.upper()] for name in options.cases] or list(CASES)
     results = [_run(case, options.seeds) for case in chosen]
     _show(results)
