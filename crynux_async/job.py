@@ -189,7 +189,7 @@ class Job:
                 await self._until(lambda: record.done or record.state is JobState.STALLED or record.error is not None)
         except TimeoutError:
             raise WaitTimeoutError(
-                f"{self!r} has not ended after {timeout:g} s; it goes on and can be waited for again",
+                f"{self!r} has not ended after {timeout:g} s{self._doubt}; it goes on and can be waited for again",
                 job_id=record.job_id,
                 task_id=record.task_id,
             ) from None
@@ -256,6 +256,11 @@ class Job:
                     return
         finally:
             stream.close()
+
+    @property
+    def _doubt(self) -> str:
+        is_missing = self._supervisor.follower.is_missing(self._record)
+        return ", and the service did not know the task when it was asked last" if is_missing else ""
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         await self._record.until(condition, self._supervisor.check_open)

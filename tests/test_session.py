@@ -413,8 +413,23 @@ async def test_attach_follows_a_task_to_its_end(session: Session, backend: FakeB
 
 
 async def test_attach_to_an_unknown_task_expires(session: Session) -> None:
+    began_at = monotonic()
     with pytest.raises(JobExpiredError):
         await session.attach(4711)
+    assert monotonic() - began_at >= 60
+
+
+async def test_task_that_is_not_found_once_goes_on(session: Session, backend: FakeBackend) -> None:
+    job = await session.submit(make_config())
+    answers = iter((NotFoundError("record not found", status=500),))
+
+    def blink() -> Look:
+        backend.looks.clear()
+        raise next(answers)
+
+    backend.looks["1"] = blink
+    await job.wait()
+    assert job.state is JobState.SUCCEEDED
 
 
 @pytest.mark.parametrize("task_id", [0, -1, True, "seven", "", 1.5])

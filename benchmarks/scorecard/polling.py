@@ -13,7 +13,7 @@ MAX_POLL_RATE = 50.0
 
 
 def strange_statuses(_: Context) -> str:
-    """P1: one job of a thousand is gone, one has a status that nobody knows."""
+    """P1: one job of a thousand is gone (two answers say so), one has a status that nobody knows."""
 
     async def work(world: World) -> dict[JobState, int]:
         async with world.session(rate_limit=60_000) as session:
@@ -21,7 +21,7 @@ def strange_statuses(_: Context) -> str:
             await asyncio.gather(*(job.submitted() for job in jobs))
             gone, weird = (int(jobs[number].task_id or 0) for number in (100, 200))
             body = '{"message":"record not found"}'
-            world.bridge.add_fault("body", on="status", task_id=gone, status=500, body=body, count=1)
+            world.bridge.add_fault("body", on="status", task_id=gone, status=500, body=body, count=2)
             body = f'{{"message":"success","data":{{"id":{weird},"status":"weird"}}}}'
             world.bridge.add_fault("body", on="status", task_id=weird, status=200, body=body, count=3)
             await session.wait_all(jobs)

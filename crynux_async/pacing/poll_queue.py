@@ -329,6 +329,22 @@ class PollQueue:
             wait = self.stalled_interval
         self._schedule(entry, now + wait)
 
+    def unclear(self, job_id: Hashable, now: float, again_after: float) -> None:
+        """Note that a poll was answered but showed neither that the job runs nor its end. Unknown jobs are ignored.
+
+        Args:
+            job_id: The job.
+            now: The time.
+            again_after: After how many seconds to poll it again, > 0.
+        """
+        entry = self._jobs.get(job_id)
+        if entry is None:
+            return
+        now = self._at_least(now)
+        entry.errors = 0
+        self._budget.answered()
+        self._schedule(entry, now + again_after)
+
     def discard(self, job_id: Hashable) -> None:
         """Forget a job, in flight or not. Unknown jobs are ignored."""
         entry = self._jobs.get(job_id)

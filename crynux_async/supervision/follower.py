@@ -26,6 +26,9 @@ from crynux_async.training.config import FineTuneConfig
 
 _log = logging.getLogger("crynux_async.supervision.follower")
 
+GONE_FOR = 60.0
+"""For so many seconds a service must not know a task before it counts as deleted: one answer may be an accident."""
+
 _LONGEST_SLEEP = 3600.0
 _TAKEN_AT_ONCE = 8  # by a poller that has nothing left: to take them one by one costs more
 _ENDS = {
@@ -74,6 +77,7 @@ class Follower:
             requests_per_second=settings.max_poll_rate,
         )
         self._due: deque[Record] = deque()
+        self._missing_since: dict[str, float] = {}
         self._pollers = 0
         self._busy = 0
         self._idle: list[asyncio.Future[None]] = []
@@ -109,8 +113,13 @@ class Follower:
         )
         self._wake.set()
 
+    def is_missing(self, record: Record) -> bool:
+        """Whether the service did not know a job's task at the last look, which may be an accident."""
+        return record.job_id in self._missing_since
+
     def forget(self, record: Record) -> None:
         """Watch a job no more."""
+        self._missing_since.pop(record.job_id, None)
         self._polls.discard(record.job_id)
 
     def restore(self, learned: Mapping[str, Any]) -> None:
@@ -208,7 +217,7 @@ class Follower:
             task = self._tasks.known(record) or await self._tasks.recall(record)
             self._saw(record, task, await self._backend.look(task))
         except NotFoundError:
-            self._ended(record, Signal.NOT_FOUND, learn=False)
+            self._not_found(record)
         except (BackendError, LedgerError) as error:
             self._polls.errored(record.job_id, monotonic())
             _log.info("look at task %s: %s", record.task_id, error)
@@ -220,7 +229,19 @@ class Follower:
             if stalled is not None:
                 self._stalled(stalled)
 
+    def _not_found(self, record: Record) -> None:
+        """Believe that a task is gone when the service has said so twice, at least ``GONE_FOR`` apart."""
+        now = monotonic()
+        missing_for = now - self._missing_since.setdefault(record.job_id, now)
+        if missing_for >= GONE_FOR:
+            del self._missing_since[record.job_id]
+            self._ended(record, Signal.NOT_FOUND, learn=False)
+        else:
+            self._polls.unclear(record.job_id, now, GONE_FOR - missing_for)
+            _log.warning("task %s is not known to the service; it is asked again", record.task_id)
+
     def _saw(self, record: Record, task: Task, look: Look) -> None:
+        self._missing_since.pop(record.job_id, None)
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)
         elif look.seen in _ENDS:

@@ -188,10 +188,12 @@ async def test_download_fetches_a_task_that_exists(bridge: Emulator, config: Pat
     assert (tmp_path / json.loads(out)["path"]).read_bytes() == (tmp_path / "first" / "1.zip").read_bytes()
 
 
-async def test_download_of_an_unknown_task_exits_1(bridge: Emulator, tmp_path: Path) -> None:
-    code, _, err = await run_cli("download", "4711", env=environment(bridge), cwd=tmp_path)
-    assert code == 1
-    assert "JobExpiredError" in err
+async def test_download_of_an_unknown_task_says_that_the_service_does_not_know_it(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    code, _, err = await run_cli("download", "4711", "--timeout", "2", env=environment(bridge), cwd=tmp_path)
+    assert code != 0
+    assert "did not know the task" in " ".join(err.split())
 
 
 async def test_emulator_prints_an_address_and_a_key_that_work(config: Path, tmp_path: Path) -> None:
