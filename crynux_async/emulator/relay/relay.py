@@ -222,7 +222,9 @@ class Relay:
             self._carry_out(verdict.task, verdict.status, verdict.reason, verdict.qos_score, now)
 
     def finish(self, task: Task, now: float) -> None:
-        """Note that the result of a validated task has arrived."""
+        """Note that the result of a validated task has arrived; one that comes after its deadline changes nothing."""
+        if task.status not in (Status.VALIDATED, Status.GROUP_VALIDATED):
+            return  # aborted meanwhile, and refunded
         is_group = len(self._groups.get(task.task_id, ())) > 1
         task.uploaded = now
         self._become(task, Status.END_GROUP_SUCCESS if is_group else Status.END_SUCCESS)

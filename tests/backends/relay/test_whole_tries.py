@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from crynux_async.backends.relay.steps import End, Kind, Progress, Run, Step, again_after, next_step, progress
@@ -150,6 +150,9 @@ def owner(conducts: list[str], selected: list[bool], seed: int = 0) -> Owner:
     selected=st.lists(st.booleans(), max_size=4),
     seed=st.integers(0, 1000),
 )
+@example(
+    conducts=["honest", "honest", "honest", "silent"], selected=[True, True], seed=2
+)  # a result after the deadline
 @settings(deadline=None)
 def test_try_ends_and_costs_what_the_relay_says(conducts: list[str], selected: list[bool], seed: int) -> None:
     someone = owner(conducts, selected, seed)
