@@ -23,6 +23,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import default_settings_file, put_settings, settings_in
 from crynux_async.errors import AuthError, BackendError, UnreachableError, UsageError
 from crynux_async.signing import Wallet
+from crynux_async.signing.key_files import WALLET
 
 _LOOK_EVERY = 0.2
 _SHOWN_LINES = 12
@@ -78,11 +79,33 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
     The bridge deletes it once it has started. Where it refuses to start, or is too old to do so, the file would stay.
     """
     path = bridge.path / KEY_FILE if Path(bridge.config.key_file).is_absolute() else bridge.key_file
+    for place in (path, bridge.key_file):
+        if _is_wallet(place):
+            raise UsageError(
+                f"{place} is your wallet ({WALLET} names it), and a bridge deletes its key file when it has started: "
+                f"move the wallet to another place and let {WALLET} name that",
+                field=WALLET,
+            )
     path.unlink(missing_ok=True)
     write_private(path, wallet.key.reveal() + "\n")
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_wallet(path: Path) -> bool:
+    """Whether a file is the one that the wallet is read from: perhaps the only copy of its key."""
+    try:
+        return path.samefile(os.path.expanduser(os.environ.get(WALLET, "").strip() or os.devnull))
+    except OSError:
+        return False
+
+
+def _remove_key_file(bridge: BridgeFolder) -> None:
+    """Remove a key file that a start has left, but never a file outside the folder, nor the wallet's own."""
+    path = bridge.key_file
+    if path.resolve().is_relative_to(bridge.path.resolve()) and not _is_wallet(path):
         path.unlink(missing_ok=True)
 
 
@@ -182,7 +205,7 @@ def down(folder: Path) -> Exit:
     """Stop a bridge."""
     bridge = open_folder(folder)
     was_running = last_run(bridge.path).stop()
-    bridge.key_file.unlink(missing_ok=True)
+    _remove_key_file(bridge)
     Console(highlight=False).print("The bridge is stopped." if was_running else "The bridge was not running.")
     return Exit.DONE
 

@@ -343,3 +343,18 @@ async def test_doctor_and_the_program_ask_the_same_relay_with_a_signature(
             assert json.loads(capsys.readouterr().out)["wei"] == balance * CNX
         finally:
             ProgramRun(folder).stop()
+
+
+async def test_wallet_that_lies_where_the_bridge_deletes_its_key_file_is_neither_used_nor_removed(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder / "config" / "priv_key.txt"
+    wallet = Path(os.environ["CRYNUX_WALLET"])
+    os.rename(wallet, place)
+    monkeypatch.setenv("CRYNUX_WALLET", str(place))
+    key = place.read_bytes()
+    with pytest.raises(UsageError, match="CRYNUX_WALLET"):
+        await up(folder, program(home))
+    assert place.read_bytes() == key
+    assert bridge_up.down(folder) is Exit.DONE
+    assert place.read_bytes() == key
