@@ -39,21 +39,44 @@ api/v1/image/finetune.go for the order of checks.
 import enum
 import heapq
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import attrs
 
 from crynux_async.errors import UsageError
-from crynux_async.pacing.evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence, learned, revised
+from crynux_async.pacing.belief import LOWEST_LIMIT, Belief
+from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
+from crynux_async.pacing.dispute import revised, seen_burst
+from crynux_async.pacing.evidence import Evidence, Mark
+from crynux_async.pacing.inference import choose, explains, guesses, likeliest
+from crynux_async.pacing.trace import FULL_AFTER, Arrival, Trace
 
 _SLOWER = 1 - 2e-4  # the clocks of two machines run up to 200 millionths apart
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
 _LONGEST_BACK_OFF = 3600.0
 _SET_BACK = 60.0  # a clock that is behind by more than this was set; less is waited for
-_TRAIN_GAP = 5.0  # while the rate is unknown, creates closer together than this belong to one train
 _SURE = 0.1  # tokens less than one at which a create can only pass if the limit is higher
 _UNDER_WAY = 1.0  # after so long a create whose process died has arrived
+# After so many round trips, or seconds, an answer that does not come holds no other create up any more.
+_PATIENCE_TRIPS = 4.0
+_LEAST_PATIENCE = 2.0
+_PATIENCE_AT_FIRST = 10.0
+# While the limit is not known, one more create may be in flight for so many seconds, up to two, and for so many accepts.
+_MORE_EVERY = 30.0
+_MORE_IN_TIME = 1
+_MORE_ACCEPTS = 128
+_MOST_MORE = 4
+_MAYBE = 0.5  # tokens that a create took of which nobody knows whether it arrived
+# How bold to be after the first refusals, and again after so many accepts; then no more is tried but seldom.
+_BOLD = (0.8, 0.3, 0.2, 0.1, 0.05, 0.02)
+_BOLDER = {64: 0.6, 128: 0.85, 192: 0.97}
+_SETTLED_AFTER = 256
+_LIKELY = 0.3
+_CLOSE = 0.1
+_BEYOND_DOUBT = 0.95
+_EXACT = 0.5  # tokens in a round trip: with more, no refusal tells exactly
 # Tokens left to others for every refusal in a row; without it several users can keep each other out for ever.
 _LEFT_TO_OTHERS = 2
 
@@ -89,87 +112,6 @@ class Attempt:
     answered_at: float | None = None
     outcome: Outcome | None = attrs.field(default=None, converter=attrs.converters.optional(Outcome))
     wait: float | None = None
-
-
-@attrs.frozen(kw_only=True)
-class InFlight:
-    """A create without an answer.
-
-    Attributes:
-        ticket: Its number.
-        sent_at: When it was sent, in seconds.
-        early: Whether it was sent before the level allowed it, to try a higher limit.
-        owner: Who sent it, or "".
-    """
-
-    ticket: int
-    sent_at: float
-    early: bool
-    owner: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class BucketSnapshot:
-    """Everything a TokenBucket knows, as a value: what processes that share a key pass to each other.
-
-    Attributes:
-        at: When this was true, in seconds of the caller's clock.
-        level: Tokens then, those in flight not taken off; negative in debt; without meaning while ``belief`` is None.
-        belief: Limit and burst, or None while they are unknown.
-        learning: Whether creates go one at a time until one is refused.
-        given_limit: The limit per minute that the user named, or None; never exceeded.
-        given_burst: The burst that the user named, or None.
-        max_in_flight: Creates in flight at once, or None for as many as the rate can use.
-        hold_until: No create before, in seconds; or None.
-        in_flight: Creates without an answer.
-        next_ticket: Number of the next create.
-        refusals: Creates refused so far.
-        refused_at: When the last refusal came, in seconds; or None.
-        in_a_row: Refusals in a row, each of a create sent after the one before.
-        blind: Refusals in a row that named no wait, or none above zero.
-        overflow: Tokens that a full bucket lost since the last refusal.
-        round_trip: Smoothed seconds from a create to its answer, or None before the first.
-        burst_hint: A burst below the one believed that the last refusal hinted at, or None.
-        evidence: What the answers say about limit and burst.
-    """
-
-    at: float
-    level: float = 0.0
-    belief: Belief | None = None
-    learning: bool = True
-    given_limit: float | None = None
-    given_burst: int | None = None
-    max_in_flight: int | None = None
-    hold_until: float | None = None
-    in_flight: tuple[InFlight, ...] = ()
-    next_ticket: int = 1
-    refusals: int = 0
-    refused_at: float | None = None
-    in_a_row: int = 0
-    blind: int = 0
-    overflow: float = 0.0
-    round_trip: float | None = None
-    burst_hint: int | None = None
-    evidence: Evidence = attrs.field(factory=Evidence)
-
-
-def _seen_burst(belief: Belief, before: BucketSnapshot, zero_at: float, error: float) -> tuple[int, int | None]:
-    """Return the burst to believe after a refusal that was not foreseen, and a lower one that it hints at."""
-    opening, pair = before.evidence.refused(zero_at).opening, before.evidence.pair(zero_at, error)
-    old_limit = None if before.belief is None else before.belief.limit
-    first = math.nan if opening is None else opening[0] + 1 - belief.rate * opening[1]
-    fits = opening is not None and abs(first - round(first)) <= 0.1 + belief.rate * error
-    if opening is not None and belief.limit != old_limit and not belief.is_certain and before.evidence.held is None:
-        # A train that began with a broken number of tokens began with a bucket that was not full.
-        burst = max(1, round(first) if fits else max(math.ceil(first), int(belief.limit)))
-        return burst if belief.trusted is None else min(burst, belief.burst), None
-    hint = max(1, round(first)) if fits and before.evidence.train else None
-    if hint is None and pair is not None and abs(pair.limit - belief.limit) <= pair.off and pair.creates < 32:
-        # The limit is right, nobody else was there, and yet a token was missing: a full bucket had lost it.
-        hint = before.burst_hint or 1
-    if hint is None or hint >= belief.burst:
-        return belief.burst, before.burst_hint
-    return (hint, None) if hint == before.burst_hint else (belief.burst, hint)
 
 
 def _given(limit_per_minute: float, burst: int | None) -> Belief:
@@ -293,12 +235,15 @@ class TokenBucket:
             belief = None if belief is None else belief.settled(is_certain=belief.try_after is None)
             self._change(given_limit=None, given_burst=burst, belief=belief)
             return
-        known = state.evidence.level(at, belief.rate, belief.burst) if state.belief is None else state.level
+        known = state.trace.level(at, belief.rate, belief.burst) if state.belief is None else state.level
         self._change(
             given_limit=limit_per_minute,
             given_burst=burst,
             belief=belief,
             learning=False,
+            lessons=0,
+            trace=Trace(),
+            held_burst=None,
             level=min(known, float(belief.burst)),
             hold_until=None if state.belief is None else state.hold_until,
         )
@@ -334,21 +279,18 @@ class TokenBucket:
         Returns:
             Seconds; at most ``now`` means now, ``math.inf`` means not before one in flight was answered.
         """
-        at = self._clock(now)
+        at = self._place_at(self._clock(now))
         state = self._state
-        if len(state.in_flight) >= self._room():
-            return math.inf
         at = at if state.hold_until is None else max(at, state.hold_until)
-        if state.belief is None or state.learning:
+        if state.belief is None or state.learning or at == math.inf:
             return at
         needed = 1 + len(state.in_flight)
         if needed > state.belief.burst:
             return math.inf
         missing = needed - self._level(at)
-        try_after = state.belief.try_after
-        if try_after is not None and state.evidence.accepted >= try_after and needed == 1:
-            # Early, for the limit may be higher; by half an interval, so that twice the limit has filled the bucket.
-            missing -= 0.5 + self._lag(at)
+        if self._is_time_to_try(state.belief) and needed == 1:
+            # Early, for the limit may be higher; by half an interval on arrival, so that twice the limit has filled it.
+            missing -= 0.5 + self._lag(at) + state.belief.rate * (state.round_trip or 0.0)
         # The microsecond makes sure that the level is there at that instant, in floating point too.
         return at if missing <= 0 else at + missing / (state.belief.rate * _SLOWER) + 1e-6
 
@@ -363,11 +305,11 @@ class TokenBucket:
         ready = self.ready_at(now)
         first = at + trip if ready == math.inf else ready
         if state.belief is None:
-            return first + 60 * position / max(state.evidence.least(at, coupled=True), LOWEST_LIMIT)
+            return first + 60 * position / max(state.trace.least_limit(at), LOWEST_LIMIT)
         missing = max(0.0, 1 + len(state.in_flight) + position - self._level(at))
         trips = position if state.belief.burst == 1 else 0  # each waits for the answer to the one before
         refilled_at = at + missing / (state.belief.rate * _SLOWER) + trips * trip
-        return max(first + position * trip / self._room(ramp=False), refilled_at)
+        return max(first + position * trip / self._room(at, ramp=False), refilled_at)
 
     def sent(self, now: float, owner: str = "") -> int:
         """Take note that a create is being sent.
@@ -381,64 +323,63 @@ class TokenBucket:
         """
         at = self._settle(now)
         state = self._state
-        early = not state.learning and state.level + self._lag(at) - len(state.in_flight) < 1 - _SURE
-        create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner)
-        evidence = attrs.evolve(state.evidence, train=0) if early or self._is_full(at) else state.evidence
+        overlap = len(state.in_flight)
+        early = not state.learning and state.level + self._lag(at) - overlap < 1 - _SURE
+        create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner, overlap=overlap)
+        evidence = attrs.evolve(state.evidence, train=0) if early or self._is_full() else state.evidence
         self._change(in_flight=(*state.in_flight, create), next_ticket=create.ticket + 1, evidence=evidence)
         return create.ticket
 
     def accepted(self, ticket: int, now: float) -> None:
         """Take note that a create was accepted."""
-        at, create, arrived = self._answered(ticket, now)
-        state = self._state
-        belief, learning = state.belief, state.learning
-        evidence = state.evidence.passed(arrived, accepted=True)
-        if belief is not None and belief.try_after is not None:
-            learning = learning or (create.early and belief.trusted is None)
-            if create.early and belief.is_certain:
-                evidence = state.evidence.renewed(arrived, belief.burst)
-            belief = self._allowed(belief.surpassed(evidence.least(at, coupled=False), early=create.early))
-        self._change(belief=belief, learning=learning, evidence=evidence, level=state.level - 1, blind=0, in_a_row=0)
+        at, create = self._answered(ticket, now, shows_trip=True)
+        before = self._state
+        # It shows a higher limit only if there was no token even when its answer came.
+        early = create.early and before.level + self._lag(at) < 1 - _SURE
+        self._pass(at, create, accepted=True)
+        self._change(blind=0, in_a_row=0)
+        belief = before.belief
+        if belief is None or before.learning:
+            return
+        if belief.is_guess:
+            self._guess_again()
+        elif early and belief.is_certain and belief.try_after is not None:
+            self._begin_to_learn(before, create, at)
+        elif belief.try_after is not None:
+            least = self._state.evidence.least(at)
+            self._change(
+                belief=self._allowed(belief.surpassed(least, early=early)),
+                learning=early and belief.trusted is None,
+            )
+        if self._state.belief is not None:
+            self._change(belief=self._state.belief.with_usual_burst(self._state.evidence.accepted))
 
     def charged(self, ticket: int, now: float) -> None:
         """Take note that a create ended otherwise, its token surely or possibly spent."""
-        _, _, arrived = self._answered(ticket, now)
-        evidence = self._state.evidence.passed(arrived, accepted=False)
-        self._change(level=self._state.level - 1, evidence=evidence)
+        at, create = self._answered(ticket, now)
+        self._pass(at, create, accepted=False)
 
     def released(self, ticket: int, now: float) -> None:
         """Take note that a create never came as far as the rate limiter."""
-        self._answered(ticket, now, reached=False)
+        self._answered(ticket, now)
 
     def limited(self, ticket: int, now: float, wait: float | None) -> None:
         """Take note of a refusal by the rate limiter, which costs a token; ``wait`` is what it named, in seconds."""
-        at, create, arrived = self._answered(ticket, now)
+        at, create = self._answered(ticket, now, shows_trip=True)
         before = self._state
-        in_a_row = before.in_a_row + (before.refused_at is None or create.sent_at >= before.refused_at)
-        self._change(refusals=before.refusals + 1, refused_at=at, in_a_row=in_a_row)
+        is_news = before.refused_at is None or create.sent_at >= before.refused_at
+        in_a_row = before.in_a_row + is_news
+        refused_at = at if is_news else before.refused_at
+        self._change(refusals=before.refusals + 1, refused_at=refused_at, in_a_row=in_a_row)
         # Once, "0.00 seconds" is a wait like any other; repeated, it is what a limit below 1 says for ever.
         if wait is None or not 0 <= wait < math.inf or (wait < _ROUNDING and before.blind):
             self._back_off(at)
             return
-        trip = at - create.sent_at
-        error = 2 * _ROUNDING + (trip + (before.round_trip or trip)) / 2
-        ahead = sum(other.ticket < ticket for other in before.in_flight)
-        seen = attrs.evolve(before, evidence=before.evidence.ahead(ahead))
-        belief, hint = before.belief, before.burst_hint
-        if belief is None or before.learning:
-            belief = learned(seen.evidence, arrived + wait, error) or belief
-        elif in_a_row > before.in_a_row:
-            belief = self._allowed(revised(belief, seen.evidence, arrived + wait, error, overflow=before.overflow))
-            burst, hint = _seen_burst(belief, seen, arrived + wait, error)
-            belief = attrs.evolve(belief, burst=burst)
-        self._change(
-            belief=None if belief is None else self._allowed(belief),
-            learning=belief is None,
-            evidence=attrs.evolve(seen.evidence.refused(arrived + wait), count=before.evidence.count + 1),
-            burst_hint=hint,
-            overflow=0.0,
-            blind=int(wait < _ROUNDING),
-        )
+        self._change(blind=int(wait < _ROUNDING))
+        if before.belief is None or before.learning or before.belief.is_guess:
+            self._guess(at, create, wait, is_news=is_news)
+        elif not self._refine(at, create, wait, is_news=is_news):
+            self._dispute(at, create, wait, is_news=is_news)
         self._hold_back(before, at, wait)
 
     def charge_lost(self, sent_before: float, now: float, is_gone: Callable[[str], bool] | None = None) -> None:
@@ -468,6 +409,144 @@ class TokenBucket:
             level -= left_to_others
         self._change(level=level, hold_until=None)
 
+    def _pass(self, at: float, create: InFlight, *, accepted: bool) -> None:
+        """Charge a create that was not refused."""
+        state = self._state
+        arrived, error = self._arrival(at, create)
+        self._change(level=state.level - 1, evidence=state.evidence.passed(arrived, error, accepted=accepted))
+        self._remember(at, create, tokens=1.0 if accepted else _MAYBE)
+
+    def _remember(
+        self,
+        at: float,
+        create: InFlight,
+        *,
+        wait: float | None = None,
+        tokens: float = 1.0,
+        is_same_flight: bool = False,
+    ) -> None:
+        """Add a create to the trace while the limit is not known."""
+        state = self._state
+        if state.given_limit is None:
+            overlap = max(create.overlap, len(state.in_flight))
+            arrival = Arrival.between(create.sent_at, at, wait, tokens, overlap)
+            trace = state.trace
+            add = trace.with_refusal_of_same_flight if is_same_flight else trace.with_arrival
+            self._change(trace=add(arrival))
+
+    def _begin_to_learn(self, before: BucketSnapshot, create: InFlight, at: float) -> None:
+        """Learn the limit anew after a try has passed: until the create before it the bucket was full, at any limit."""
+        belief, last_at = before.belief, before.evidence.last_at
+        assert belief is not None
+        full = () if last_at is None else (Arrival(at=last_at, spread=before.evidence.last_error / 2),)
+        self._change(
+            trace=Trace(arrivals=full),
+            learning=True,
+            lessons=0,
+            held_burst=belief.burst,
+            evidence=Evidence(count=self._state.evidence.count, last_at=last_at),
+        )
+        self._remember(at, create)
+
+    def _guess(self, at: float, create: InFlight, wait: float, *, is_news: bool) -> None:
+        """Conclude from a refusal what the limit most likely is, if it can be told."""
+        self._remember(at, create, wait=wait, is_same_flight=not is_news)
+        state = self._state
+        arrived, error = self._arrival(at, create)
+        mark = Mark(zero_at=arrived + wait, count=0, error=error)
+        lessons = state.lessons + is_news
+        slower = self._slower(at, create, wait) if is_news else None
+        self._change(evidence=state.evidence.refused(mark), lessons=lessons, overflow=0.0)
+        self._believe_best(_BOLD[min(lessons, len(_BOLD)) - 1], at_first=lessons == 1)
+        self._keep_below(slower)
+
+    def _guess_again(self) -> None:
+        """Be bolder the more creates have passed since the last refusal, until nothing faster is likely."""
+        state = self._state
+        rarer = 2 ** max(0, state.lessons - 2)
+        boldness = next((bold for after, bold in _BOLDER.items() if state.evidence.accepted == after * rarer), None)
+        if boldness is not None:
+            self._believe_best(boldness)
+        elif state.evidence.accepted >= _SETTLED_AFTER * rarer and state.belief is not None:
+            self._change(belief=state.belief.settled(), held_burst=None)
+
+    def _refine(self, at: float, create: InFlight, wait: float, *, is_news: bool) -> bool:
+        """Correct a limit that was learned, and return True, if its creates so far explain the refusal."""
+        before = self._state
+        belief = before.belief
+        assert belief is not None
+        if before.given_limit is not None or not belief.is_certain or create.early:
+            return False
+        self._remember(at, create, wait=wait, is_same_flight=not is_news)
+        trace = self._state.trace
+        found = guesses(trace, before.given_burst, belief.burst)
+        if not found or not explains(trace, best := likeliest(found)):
+            self._change(trace=before.trace)
+            return False
+        if abs(best.limit - belief.limit) > max(1.0, _CLOSE * belief.limit):
+            self._change(trace=before.trace, lessons=max(before.lessons, 2))
+            self._guess(at, create, wait, is_news=is_news)
+            return True
+        guess = choose(found, _BOLD[1], before.round_trip or 0.0)
+        slower = self._slower(at, create, wait) if is_news else None
+        arrived, error = self._arrival(at, create)
+        mark = Mark(zero_at=arrived + wait, count=0, error=error)
+        self._change(
+            belief=attrs.evolve(belief, limit=guess.limit, burst=guess.burst).settled(),
+            evidence=before.evidence.refused(mark),
+            overflow=0.0,
+        )
+        self._keep_below(slower)
+        return True
+
+    def _slower(self, at: float, create: InFlight, wait: float) -> float | None:
+        """Return the limit with which a refusal would not have come, had every create since the last waited its part."""
+        belief, learning = self._state.belief, self._state.learning
+        if belief is None or learning:
+            return None
+        creates = 1 if belief.burst == 1 else 1 + self._state.evidence.accepted
+        return 60 / (60 / belief.limit + (wait + (at - create.sent_at) / 4) / creates)
+
+    def _keep_below(self, limit: float | None) -> None:
+        """Believe in no higher limit than this."""
+        belief = self._state.belief
+        if belief is not None and limit is not None and limit < belief.limit:
+            self._change(belief=attrs.evolve(belief, limit=limit))
+
+    def _believe_best(self, boldness: float, *, at_first: bool = False) -> None:
+        """Take the guess below which so large a part of the weight lies, or settle where there is hardly another."""
+        state = self._state
+        found = guesses(state.trace, state.given_burst, state.held_burst)
+        if not found:
+            self._change(learning=state.belief is None or state.learning)
+            return
+        best = likeliest(found)
+        # Some other burst or other fits any single refusal.
+        is_usual = best.burst in (1, max(1, int(best.limit)), state.held_burst) and best.weight >= _LIKELY
+        guess = best if at_first and is_usual else choose(found, boldness, state.round_trip or 0.0)
+        belief = Belief.guessed(guess.limit, guess.burst)
+        is_exact = best.rate * (state.round_trip or 0.0) <= _EXACT
+        same = sum(other.weight for other in found if other.limit == best.limit)
+        if is_exact and best.limit == guess.limit and same >= _BEYOND_DOUBT:
+            belief = Belief.guessed(best.limit, best.burst).settled()
+        self._change(belief=self._allowed(belief), learning=False)
+
+    def _dispute(self, at: float, create: InFlight, wait: float, *, is_news: bool) -> None:
+        """Hear what a refusal says against a limit that is known."""
+        before = self._state
+        assert before.belief is not None
+        arrived, error = self._arrival(at, create)
+        mark = Mark(zero_at=arrived + wait, count=0, error=error)
+        ahead = sum(other.ticket < create.ticket for other in before.in_flight)
+        evidence = before.evidence.ahead(ahead)
+        if is_news:
+            belief = self._allowed(revised(before.belief, evidence, mark, overflow=before.overflow))
+            burst, hint = seen_burst(belief, before.belief, evidence, mark, before.burst_hint)
+            belief = belief.with_lower_burst(burst) if burst < belief.burst else attrs.evolve(belief, burst=burst)
+            self._change(belief=self._allowed(belief), burst_hint=hint)
+        refused = evidence.refused(mark)
+        self._change(evidence=attrs.evolve(refused, count=before.evidence.count + 1), overflow=0.0)
+
     def _allowed(self, belief: Belief) -> Belief:
         """Return a belief within what was given, or beyond doubt before."""
         state = self._state
@@ -488,39 +567,78 @@ class TokenBucket:
             hold_until=at + max(pause, min(pause * 2.0 ** min(state.blind, 60), _LONGEST_BACK_OFF)),
             blind=state.blind + 1,
             evidence=Evidence(opening=state.evidence.opening),
+            trace=Trace(),
         )
 
-    def _room(self, *, ramp: bool = True) -> int:
+    def _place_at(self, at: float) -> float:
+        """Return when there is a place for one more create, whatever the level, in seconds.
+
+        An answer that does not come keeps its token, but after a few round trips no longer its place.
+        """
+        state = self._state
+        if state.max_in_flight is not None and len(state.in_flight) >= state.max_in_flight:
+            return math.inf
+        trip = state.round_trip
+        patience = _PATIENCE_AT_FIRST if trip is None else max(_LEAST_PATIENCE, _PATIENCE_TRIPS * trip)
+        frees_at = sorted(free for one in state.in_flight if (free := one.sent_at + patience) > at)
+        too_many = len(frees_at) - self._room(at)
+        return at if too_many < 0 else frees_at[too_many]
+
+    def _room(self, at: float, *, ramp: bool = True) -> int:
         """Return how many creates may be in flight at once, whatever the level; without ``ramp``, later on."""
         state = self._state
+        trip = state.round_trip or 0.0
+        most = state.max_in_flight or sys.maxsize
         if state.belief is None or state.learning:
-            return 1
-        if state.max_in_flight is not None:
-            return state.max_in_flight
-        useful = math.ceil(2 * state.belief.rate * (state.round_trip or 0.0))
-        return 1 + (min(useful, state.evidence.accepted) if ramp else useful)
+            return min(most, self._room_to_learn(at))
+        useful = math.ceil(2 * state.belief.rate * trip)
+        return min(most, 1 + (min(useful, state.evidence.accepted) if ramp else useful))
 
-    def _is_full(self, at: float) -> bool:
+    def _room_to_learn(self, at: float) -> int:
+        """Return how many creates may be in flight while the limit is not known.
+
+        Those that the limit may use that is proven by now, and a few more with time and with every accept, for each of
+        those is a token lost when the first is refused.
+        """
+        state = self._state
+        accepted, trip = state.evidence.accepted, state.round_trip or 0.0
+        slow = min(_MORE_IN_TIME, int(accepted * trip / _MORE_EVERY))
+        more = min(_MOST_MORE, slow + accepted // _MORE_ACCEPTS)
+        return 1 + more + int(state.trace.least_limit(at) / 60 * trip)
+
+    def _is_time_to_try(self, belief: Belief) -> bool:
+        """Return whether the next create is to go early, to see whether the limit is higher."""
+        return (
+            belief.try_after is not None and not belief.is_guess and self._state.evidence.accepted >= belief.try_after
+        )
+
+    def _is_full(self) -> bool:
         """Return whether the bucket is thought to be full."""
-        state, last_at = self._state, self._state.evidence.last_at
-        if state.belief is None or state.learning:
-            return last_at is None or at - last_at > _TRAIN_GAP
-        return state.level >= state.belief.burst and not state.in_flight
+        belief = self._state.belief
+        if belief is None or self._state.learning:
+            return False
+        return self._state.level >= belief.burst and not self._state.in_flight
 
-    def _answered(self, ticket: int, now: float, *, reached: bool = True) -> tuple[float, InFlight, float]:
-        """Take a create out of flight; return now, the create, and about when it arrived at the bridge."""
+    def _answered(self, ticket: int, now: float, *, shows_trip: bool = False) -> tuple[float, InFlight]:
+        """Take a create out of flight; return now and the create."""
         at = self._settle(now)
         state = self._state
         create = next((create for create in state.in_flight if create.ticket == ticket), None)
         if create is None:
             raise UsageError(f"no create in flight has the ticket {ticket}: each is answered exactly once")
+        self._change(in_flight=tuple(other for other in state.in_flight if other is not create))
+        if shows_trip:
+            trip = at - create.sent_at
+            usual = trip if state.round_trip is None else state.round_trip
+            # One that was stuck says little of the others.
+            self._change(round_trip=usual + (min(trip, _PATIENCE_TRIPS * usual) - usual) / 8)
+        return at, create
+
+    def _arrival(self, at: float, create: InFlight) -> tuple[float, float]:
+        """Return when a create that was answered at ``at`` probably arrived, and how much that may be off, in seconds."""
         trip = at - create.sent_at
-        usual = trip if state.round_trip is None else state.round_trip
-        self._change(
-            in_flight=tuple(other for other in state.in_flight if other is not create),
-            round_trip=usual + (trip - usual) / 8 if reached else state.round_trip,
-        )
-        return at, create, create.sent_at + min(trip, 2 * usual) / 2
+        usual = trip if self._state.round_trip is None else self._state.round_trip
+        return create.sent_at + min(trip, 2 * usual) / 2, trip / 2 + _ROUNDING
 
     def _level(self, at: float, most: float | None = None) -> float:
         """Return the tokens at ``at``; ``most`` in place of the burst."""
@@ -531,11 +649,11 @@ class TokenBucket:
         return min(state.belief.burst if most is None else most, level)
 
     def _lag(self, at: float) -> float:
-        """Return how far the level has probably fallen behind since it was last known exactly, because it is slower."""
+        """Return how far the level may have fallen behind: it is slower, and began when the last refusal's answer came."""
         belief, refusal = self._state.belief, self._state.evidence.refusal
         if belief is None or refusal is None:
             return 0.0
-        return belief.rate * (1 - _SLOWER) * max(0.0, at - refusal.zero_at)
+        return belief.rate * ((1 - _SLOWER) * max(0.0, at - refusal.zero_at) + 2 * refusal.error)
 
     def _settle(self, now: float) -> float:
         """Bring the level up to date and return the time."""
@@ -555,6 +673,7 @@ class TokenBucket:
                 refused_at=None,
                 in_flight=tuple(attrs.evolve(create, sent_at=create.sent_at - behind) for create in state.in_flight),
                 evidence=Evidence(),
+                trace=Trace(),
             )
         return max(now, self._state.at)
 

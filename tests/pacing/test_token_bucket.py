@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crynux_async.errors import UsageError
-from crynux_async.pacing.token_bucket import Attempt, BucketSnapshot, Outcome, TokenBucket
+from crynux_async.pacing.bucket_snapshot import BucketSnapshot
+from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
 from tests.go_limiter import Bridge
 
 JOBS = 60
