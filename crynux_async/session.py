@@ -340,8 +340,10 @@ class Session:
             force: Send it even if it cannot work.
 
         Raises:
+            UsageError: No archive could come to this folder or have such a name; nothing was sent.
             CrynuxError: Whatever ``submit()``, ``Job.wait()`` and ``Job.download()`` raise.
         """
+        await self._open_supervisor().check_target(_new_record(config, label), Path(folder), name)
         job = await self.submit(config, label=label, force=force)
         return await job.download(folder, name=name)
 

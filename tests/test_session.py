@@ -341,6 +341,16 @@ async def test_run_submits_waits_and_downloads(session: Session, backend: FakeBa
     assert path.read_bytes() == backend.archive
 
 
+@pytest.mark.parametrize(("folder", "name"), [("models", "{foo}.zip"), ("file", None), ("file/below", None)])
+async def test_run_to_where_no_archive_can_come_raises_before_anything_is_sent(
+    session: Session, backend: FakeBackend, tmp_path: Path, folder: str, name: str | None
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UsageError):
+        await session.run(make_config(), tmp_path / folder, name=name)
+    assert (backend.creates, session.jobs()) == (0, [])
+
+
 async def test_two_callers_of_one_download_share_the_transfer(
     session: Session, backend: FakeBackend, tmp_path: Path
 ) -> None:

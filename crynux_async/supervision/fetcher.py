@@ -1,6 +1,8 @@
 """Brings archives to disk: asks the transfer book, and tells register, ledger and listeners what came of it."""
 
+import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,7 +17,7 @@ from crynux_async.downloads.book import Order, TransferBook
 from crynux_async.downloads.finished import FinishedFile
 from crynux_async.downloads.names import archive_name
 from crynux_async.downloads.pace import DownloadOptions, Progress
-from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
+from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError, UsageError
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
@@ -95,6 +97,15 @@ class Fetcher:
         )
         return (await self._book.fetch(order)).path
 
+    async def check(self, record: Record, folder: Path, name: str) -> None:
+        """Refuse a folder or a name to which no archive could come, before anything is paid for.
+
+        Raises:
+            UsageError: The name is not a template, or the folder is none or cannot be written.
+        """
+        _name(record, name)
+        await asyncio.to_thread(_check_folder, folder)
+
     def _owner(self, record: Record) -> str:
         return f"{self._backend.name} task {record.task_id}"
 
@@ -170,6 +181,16 @@ class Fetcher:
                     total_bytes=progress.total_bytes,
                 )
             )
+
+
+def _check_folder(folder: Path) -> None:
+    existing = folder.absolute()
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UsageError(f"{folder} cannot be a folder: {existing} is something else", field="folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder} cannot take a model: {existing} is not writable", field="folder")
 
 
 def _name(record: Record, template: str) -> str:

@@ -215,6 +215,14 @@ class Supervisor:
             self.register.note(record)
         return wanted
 
+    async def check_target(self, record: Record, folder: Path, name: str | None) -> None:
+        """Refuse a folder or a name to which a job's archive could not come, before anything is paid for.
+
+        Raises:
+            UsageError: It could not.
+        """
+        await self.fetcher.check(record, folder, name or self._backend.habits.file_name)
+
     def resubmit(self, record: Record) -> Record:
         """Send a job's config again, in the same job if it was never sent, else in a new one.
 
