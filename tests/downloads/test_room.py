@@ -76,7 +76,7 @@ async def test_margin_stays_free_whatever_runs(disk: Disk) -> None:
     assert min(seen) == disk.free == 500_000
 
 
-@pytest.mark.skip(reason="what is free is read in threads, and the three downloads can meet in another order")
+@pytest.mark.skip(reason="room seems taken now and then after downloads that ended: an open fault")
 async def test_room_of_downloads_that_ended_is_free_again(disk: Disk) -> None:
     room = Room()
     gone = FakeService(CONTENT)
