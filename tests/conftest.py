@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import crynux_async
 from crynux_async.testing import loop_factories
@@ -17,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "real_time: the test needs the system's clock")
+    # No test asserts how long something takes: on a busy machine any example may take longer than Hypothesis' 200 ms.
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     if not hasattr(config, "workerinput"):  # once, and not in every process of pytest-xdist
         # Where PYTHONDONTWRITEBYTECODE is set, each of the hundred processes of the tests would compile the package.
         compileall.compile_dir(Path(crynux_async.__file__).parent, quiet=2)

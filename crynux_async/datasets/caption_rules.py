@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from crynux_async.datasets.captions import CLIP_TOKENS, Caption, caption_of, estimated_tokens, texts_of
+from crynux_async.datasets.json_tables import has_half_character
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
 
 CAPTION_KINDS: Final = ("text", "list", "nothing")
@@ -80,6 +81,14 @@ def _judge_kind(case: CaptionCase) -> Iterator[DatasetProblem]:
         yield problem("CX328", f"Captions that are neither text nor a filled list of texts: {named(other)}.", other)
 
 
+def _judge_wholeness(case: CaptionCase) -> Iterator[DatasetProblem]:
+    # JSON can escape half of a surrogate pair; Arrow refuses the whole file, and UTF-8 has no bytes for it.
+    broken = [image for image, caption in case.captions.items() if has_half_character(texts_of(caption))]
+    if broken:
+        text = rf"Captions with half of a character, such as \ud83d alone: {named(broken)}."
+        yield problem("CX328", text, broken)
+
+
 def _judge_emptiness(case: CaptionCase) -> Iterator[DatasetProblem]:
     empty = [image for image, caption in case.captions.items() if not all(text.strip() for text in texts_of(caption))]
     if empty:
@@ -103,6 +112,7 @@ def _judge_length(case: CaptionCase) -> Iterator[DatasetProblem]:
 RULES: Final[tuple[Callable[[CaptionCase], Iterator[DatasetProblem]], ...]] = (
     _judge_missing,
     _judge_kind,
+    _judge_wholeness,
     _judge_emptiness,
     _judge_length,
 )

@@ -113,6 +113,11 @@ def extension_of(name: str) -> str:
     return f".{extension.lower()}" if dot and stem.strip(".") else ""
 
 
+def loader_of(name: str) -> str:
+    """The loader that a file's extension stands for, or ``""``."""
+    return _LOADERS.get(extension_of(name), "")
+
+
 def is_visible(name: str) -> bool:
     """Whether the loader looks at a file: nothing hidden, no folder that starts with two underscores."""
     *folders, last = name.split("/")
@@ -177,7 +182,9 @@ def _sharded(shards: Sequence[str]) -> tuple[Rule, dict[str, list[str]], str]:
         if not _SPLIT_NAME.match(split):
             return "shards", {}, f"{name} is named like a part of a split {split!r}, which is not a valid name"
         splits.setdefault(split, []).append(name)
-    return "shards", splits, ""
+    # The first split's columns are those of all: the usual ones come first.
+    usual = [split for split in _KEYWORDS if split in splits]
+    return "shards", {split: splits[split] for split in (*usual, *sorted(set(splits) - set(usual)))}, ""
 
 
 def _matched(names: Sequence[str], patterns: Mapping[str, Sequence[re.Pattern[str]]]) -> dict[str, list[str]]:
@@ -211,7 +218,8 @@ def _compiled(*shapes: str) -> Mapping[str, Sequence[re.Pattern[str]]]:
 
 
 def _suffixes(name: str) -> list[str]:
-    return [f".{suffix}" for suffix in base_name(name).split(".")[1:]]
+    # "::" chains addresses in datasets 3.1.0 (utils/file_utils.py, xbasename): only what stands before it is seen.
+    return [f".{suffix}" for suffix in base_name(name.partition("::")[0]).split(".")[1:]]
 
 
 def _is_allowed(name: str) -> bool:

@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, Layout, base_name, extension_of, is_visible
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
 
-UNOPENED_LOADERS: Final = frozenset(("zip", "webdataset", "arrow"))
-"""Loaders that might find images in a file that is not opened here."""
-
+_LOADERS: Final = frozenset(("imagefolder", "parquet", "arrow", "zip", "webdataset"))
 _NO_LOADER: Final = "A node finds nothing that it can load"
 _OTHER_PICTURES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".svg"))
 _README_KEYS: Final = ("configs:", "dataset_info:")
@@ -28,11 +27,17 @@ def judge_layout(names: Sequence[str], layout: Layout, *, stem: str, readme: byt
         The problems.
     """
     visible = [name for name in names if is_visible(name)]
-    found = [*_judge_loader(visible, layout), *_judge_splits(visible, layout), *_judge_others(visible, layout)]
+    found = [*_judge_loader(visible, layout), *_judge_splits(visible, layout), *_judge_others(visible)]
+    images = [name for name in visible if is_image(name)]
+    found += judge_repeats(images)
+    found += judge_regularization([name for name in images if is_regularization(name)], are_left_out=False)
+    if "state.json" in names:
+        text = "state.json says that this was written by save_to_disk(), which a node refuses to load."
+        found.append(problem("CX308", text, ["state.json"]))
     if f"{stem}.py" in names:
         text = f"{stem}.py has the name of the data set, so a node takes it for the data set's program and refuses it."
         found.append(problem("CX316", text, [f"{stem}.py"]))
-    if _has_settings(readme):
+    if has_settings(readme):
         text = "The head of README.md has settings that decide which files are loaded; they were not followed here."
         found.append(problem("CX315", text, ["README.md"]))
     return tuple(found)
@@ -61,6 +66,15 @@ def judge_left_out(others: Sequence[str], other_splits: Sequence[str]) -> tuple[
     return tuple(found)
 
 
+def has_settings(readme: bytes) -> bool:
+    """Whether README.md begins with settings for the loader."""
+    lines = readme.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return False
+    head = lines[1 : next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), len(lines))]
+    return any(line.startswith(_README_KEYS) for line in head)
+
+
 def is_image(name: str) -> bool:
     """Whether a file has an image's extension, in any case of letters."""
     return extension_of(name) in IMAGE_EXTENSIONS
@@ -79,7 +93,7 @@ def _judge_loader(visible: Sequence[str], layout: Layout) -> Iterable[DatasetPro
         yield problem("CX321", text, texts)
     elif not layout.loader:
         yield problem("CX305", f"{_NO_LOADER}." if visible else "There are no files.")
-    elif layout.loader not in {"imagefolder", "parquet"} | UNOPENED_LOADERS:
+    elif layout.loader not in _LOADERS:
         yield problem("CX312", f"A node loads this as {layout.loader}, because of the files that are most frequent.")
 
 
@@ -94,7 +108,10 @@ def _judge_splits(visible: Sequence[str], layout: Layout) -> Iterable[DatasetPro
     mixed = [name for name in images if _is_mixed(name)]
     if mixed and layout.loader in {"imagefolder", ""}:
         yield problem("CX318", f"{counted(len(mixed), 'image')} left out: {named(mixed)}.", mixed)
-    lost = [name for name in images if name not in loaded and not _is_mixed(name)]
+    chained = [name for name in images if "::" in name]
+    if chained:
+        yield problem("CX309", f"Nodes take '::' for the border between two addresses: {named(chained)}.", chained)
+    lost = [name for name in images if name not in loaded and not _is_mixed(name) and "::" not in name]
     is_meant = layout.loader == "imagefolder" or "train" not in layout.splits
     if lost and is_meant and layout.rule != "all" and layout.splits:
         text = f"{_reason(layout)}, which silently leaves out {counted(len(lost), 'image')}: {named(lost)}."
@@ -116,18 +133,7 @@ def _reason(layout: Layout) -> str:
     return f"{what} is named like a split ({' and '.join(layout.splits)}{f': {first}' if first else ''})"
 
 
-def _judge_others(visible: Sequence[str], layout: Layout) -> Iterable[DatasetProblem]:
-    inner = [name for name in visible if extension_of(name) in {".zip", ".tar", ".arrow"}]
-    if inner or layout.loader in UNOPENED_LOADERS:
-        yield problem("CX306", f"What is inside was not checked: {named(inner)}.", inner)
+def _judge_others(visible: Sequence[str]) -> Iterable[DatasetProblem]:
     other = [name for name in visible if extension_of(name) in _OTHER_PICTURES]
     if other:
         yield problem("CX319", f"Nodes do not load {named(other)}.", other)
-
-
-def _has_settings(readme: bytes) -> bool:
-    lines = readme.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return False
-    head = lines[1 : next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), len(lines))]
-    return any(line.startswith(_README_KEYS) for line in head)

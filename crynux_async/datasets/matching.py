@@ -22,14 +22,14 @@ class Matching:
     Attributes:
         rows: The row of each image that has one.
         missing: Images without a row, in order.
-        unused: The names in rows that belong to no image, as paths below the folder.
+        unused: The rows that belong to no image, by their names as paths below the folder.
         repeated: Images that have more than one row in their metadata file.
         unnamed: The metadata files with a row that names no file, which no loader survives.
     """
 
     rows: Mapping[str, Mapping[str, object]]
     missing: tuple[str, ...]
-    unused: tuple[str, ...]
+    unused: Mapping[str, Mapping[str, object]]
     repeated: tuple[str, ...]
     unnamed: tuple[str, ...]
 
@@ -57,7 +57,11 @@ def match(images: Iterable[str], tables: Sequence[Table]) -> Matching:
     return Matching(
         rows=rows,
         missing=tuple(missing),
-        unused=tuple(posixpath.join(folder, name) for folder, table in by_folder.items() for name in table.unused()),
+        unused={
+            posixpath.join(folder, name): row
+            for folder, table in by_folder.items()
+            for name, row in table.unused().items()
+        },
         repeated=tuple(
             posixpath.join(folder, name) for folder, table in by_folder.items() for name in sorted(table.repeated)
         ),
@@ -82,11 +86,12 @@ def lookalikes(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
     Returns:
         For each such image, the name that the row gives.
     """
-    folded = {_folded(name): name for name in unused}
-    return {image: folded[_folded(image)] for image in missing if _folded(image) in folded}
+    by_look = {folded(name): name for name in unused}
+    return {image: by_look[folded(image)] for image in missing if folded(image) in by_look}
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name as people see it: the same for names that differ in letter case or Unicode form only."""
     # macOS stores decomposed names and tables are typed composed; nodes compare bytes.
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -120,5 +125,5 @@ class _Rows:
         self._taken.add(name.replace("\\", "/"))
         return self._rows.get(name.replace("\\", "/"))
 
-    def unused(self) -> list[str]:
-        return [name for name in self._rows if name not in self._taken]
+    def unused(self) -> dict[str, Mapping[str, object]]:
+        return {name: row for name, row in self._rows.items() if name not in self._taken}

@@ -50,7 +50,7 @@ def judge_tables(tables: Sequence[Table], *, caption_column: str) -> list[Datase
         text = f"There are metadata files in CSV and in JSON lines: {named([table.file for table in tables])}."
         found.append(problem("CX323", text, [table.file for table in tables]))
     readable = [table for table in tables if not table.fault]
-    different = [table.file for table in readable if dict(table.columns) != dict(readable[0].columns)]
+    different = [table.file for table in readable if dict(table.types) != dict(readable[0].types)]
     if different:
         text = f"Their columns, or the kinds of values, differ from those of {readable[0].file}: {named(different)}."
         found.append(problem("CX323", text, different))
@@ -80,8 +80,9 @@ def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]
         )
         found.append(problem("CX325", text, matching.missing))
     if matching.unused:
-        text = f"{counted(len(matching.unused), 'row')} left out because the file is missing: {named(matching.unused)}."
-        found.append(problem("CX326", text, matching.unused))
+        lost = tuple(matching.unused)
+        text = f"{counted(len(lost), 'row')} left out because the file is missing: {named(lost)}."
+        found.append(problem("CX326", text, lost))
     if matching.repeated:
         text = f"The last of several rows is used for {named(matching.repeated)}."
         found.append(problem("CX330", text, matching.repeated))
@@ -90,6 +91,9 @@ def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]
 
 def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem]:
     names = ", ".join(table.columns)
+    if table.labels:
+        text = f"The first row of {table.file} is longer than its header, so what stands in front is left out."
+        yield problem("CX322", text, [table.file], severity="warning")
     if table.columns.get("file_name") != "text":
         yield problem("CX324", f"{table.file} has no column file_name with names; it has {names}.", [table.file])
     kind = table.columns.get(caption_column)

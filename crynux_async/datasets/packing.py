@@ -12,15 +12,17 @@ import attrs
 
 from crynux_async import files
 from crynux_async.datasets.caption_rules import judge_column
-from crynux_async.datasets.caption_sources import CaptionSource, find_captions, is_caption_file
+from crynux_async.datasets.caption_sources import CaptionRequest, CaptionSource, find_captions, is_caption_file
 from crynux_async.datasets.captions import Caption, texts_of
 from crynux_async.datasets.image_rules import judge_amount, judge_broken
+from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import is_visible, lay_out, split_word
 from crynux_async.datasets.layout_rules import is_image, judge_left_out
-from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order
-from crynux_async.datasets.reading import Limits, SeenFile, scan
+from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order, problem
+from crynux_async.datasets.reading import Limits, SeenFile, Wanted, scan
 from crynux_async.datasets.report import VERSION_LENGTH
 from crynux_async.datasets.tables import read_table
+from crynux_async.datasets.text_encodings import known_encoding
 from crynux_async.errors import UsageError
 
 _METADATA: Final = "metadata.jsonl"
@@ -71,6 +73,8 @@ def pack(
     *,
     captions: CaptionSource = "auto",
     caption_column: str = "text",
+    encoding: str | None = None,
+    regularization: bool = False,
     overwrite: bool = False,
     limits: Limits | None = None,
 ) -> PackedDataset:
@@ -81,11 +85,14 @@ def pack(
     archive appears complete or not at all. Disk and CPU are kept busy: run it in a thread if an event loop is waiting.
 
     Args:
-        folder: Images with captions in .txt files of the same name, or in a table with the columns ``file_name`` and
-            ``caption_column`` (metadata.jsonl, metadata.csv, or the only .jsonl or .csv there is).
+        folder: Images with captions in .txt or .caption files of the same name, or in a table with the columns
+            ``file_name`` and ``caption_column`` (metadata.jsonl, metadata.csv, or the only .jsonl or .csv there is).
+            A row that fits one image only counts for it, even when letter case, Unicode form or folder differ.
         out: The archive to write, ending in .zip, outside of the folder.
         captions: Where to take the captions from.
         caption_column: The table's column that holds them.
+        encoding: What captions are in that are not UTF-8, such as ``cp1252``; those with a byte order mark say so.
+        regularization: Whether the images of folders such as ``reg/1_dog`` are packed, too.
         overwrite: Whether ``out`` may exist already.
         limits: How much is read at most.
 
@@ -99,7 +106,8 @@ def pack(
     """
     source, target = Path(folder), Path(out)
     _check_arguments(source, target, captions, overwrite=overwrite)
-    plan = _plan(source, captions, caption_column, limits or Limits())
+    request = CaptionRequest(source=captions, column=caption_column, encoding=known_encoding(encoding))
+    plan = _plan(source, request, limits or Limits(), regularization=regularization)
     if has_error(plan.problems):
         raise DatasetError(plan.problems)
     size, digest = _write(source, target, plan, overwrite=overwrite)
@@ -128,15 +136,20 @@ def archive_names(images: Sequence[str]) -> dict[str, str]:
     taken: set[str] = set()
     ordered = sorted(images)
     for image in ordered:
-        stem, _, extension = image.rpartition("/")[2].rpartition(".")
-        name = f"{stem}.{extension.lower()}"
+        name = f"{image.rpartition('/')[2].rpartition('.')[0]}.{_extension(image)}"
         if _PLAIN_NAME.fullmatch(name) and split_word(name) is None and name.lower() not in taken:
             names[image] = name
             taken.add(name.lower())
     for number, image in enumerate(ordered, start=1):
         if image not in names:
-            names[image] = _free_name(number, image.rpartition(".")[2].lower(), taken)
+            names[image] = _free_name(number, _extension(image), taken)
     return {image: f"train/{names[image]}" for image in ordered}
+
+
+def _extension(image: str) -> str:
+    extension = image.rpartition(".")[2].lower()
+    # The loader lists .mpeg among the images and among the videos, where it stays.
+    return "mpg" if extension == "mpeg" else extension
 
 
 def _free_name(number: int, extension: str, taken: set[str]) -> str:
@@ -163,26 +176,31 @@ def _check_arguments(source: Path, target: Path, captions: str, *, overwrite: bo
         raise UsageError(f"{target} exists: say overwrite=True to replace it", field="out")
 
 
-def _plan(source: Path, captions: CaptionSource, caption_column: str, limits: Limits) -> _Plan:
-    seen = scan(source, limits=limits, keep=lambda name: is_visible(name) and is_caption_file(name))
+def _plan(source: Path, request: CaptionRequest, limits: Limits, *, regularization: bool) -> _Plan:
+    seen = scan(source, Wanted(keep=lambda name: is_visible(name) and is_caption_file(name), limits=limits))
     files = {file.name: file for file in seen.files}
-    left_out = _other_splits([name for name in files if is_image(name)])
-    chosen = [name for name in files if is_image(name) and name not in left_out]
+    everything = [name for name in files if is_image(name)]
+    other_splits = _other_splits(everything)
+    for_comparison = [name for name in everything if is_regularization(name) and not regularization]
+    left_out = other_splits | frozenset(for_comparison)
+    chosen = [name for name in everything if name not in left_out]
     images = tuple(files[name] for name in chosen)
-    found = find_captions(chosen, files, source=captions, caption_column=caption_column, left_out=left_out)
-    facts = {file.name: file.image for file in images if file.image is not None}
-    others = [name for name in files if not is_image(name) and name not in found.used]
+    found = find_captions(chosen, files, request, left_out=left_out)
     problems = [
         *seen.problems,
         *judge_amount(images),
-        *judge_broken(facts),
+        *judge_broken({file.name: file.image for file in images if file.image is not None}),
         *(found.captions.problems if images else ()),
-        *judge_left_out(others, sorted(left_out)),
+        *judge_repeats(chosen),
+        *judge_regularization(for_comparison, are_left_out=True),
+        *judge_left_out(
+            [name for name in files if not is_image(name) and name not in found.used], sorted(other_splits)
+        ),
     ]
     names = archive_names(chosen)
-    metadata = _metadata(found.captions.by_image, names) if not has_error(problems) else b""
+    metadata = b"" if has_error(problems) else _metadata(found.captions.by_image, names)
     if metadata:
-        problems += _judge_own(metadata)
+        problems += _judge_own(metadata, found.captions.by_image, names)
     return _Plan(images=images, names=names, metadata=metadata, problems=in_order(problems))
 
 
@@ -196,18 +214,29 @@ def _other_splits(images: Sequence[str]) -> frozenset[str]:
 
 
 def _metadata(captions: Mapping[str, Caption], names: Mapping[str, str]) -> bytes:
+    rows = _rows(captions, names)
+    return "".join(f"{json.dumps({'file_name': name, 'text': text})}\n" for name, text in rows.items()).encode()
+
+
+def _rows(captions: Mapping[str, Caption], names: Mapping[str, str]) -> dict[str, object]:
     # A column is either text or lists: one image with several captions makes them all lists.
     as_lists = any(not isinstance(caption, str) for caption in captions.values())
-    lines = [
-        json.dumps({"file_name": name.removeprefix("train/"), "text": list(texts_of(caption)) if as_lists else caption})
+    return {
+        name.removeprefix("train/"): list(texts_of(caption)) if as_lists else caption
         for name, caption in sorted((names[image], caption) for image, caption in captions.items())
-    ]
-    return "".join(f"{line}\n" for line in lines).encode()
+    }
 
 
-def _judge_own(metadata: bytes) -> list[DatasetProblem]:
-    # Read back as a node would: captions that all look like dates, for one, would not come back as text.
-    return list(judge_column(read_table(_METADATA, metadata).columns["text"], _METADATA))
+def _judge_own(metadata: bytes, captions: Mapping[str, Caption], names: Mapping[str, str]) -> list[DatasetProblem]:
+    # Read back by the reader that nodes use: captions that all look like dates, for one, are no text to it.
+    table = read_table(_METADATA, metadata)
+    if table.fault:
+        return [problem("CX322", f"What would be packed cannot be read back: {table.fault}.")]
+    found = list(judge_column(table.columns["text"], _METADATA))
+    came_back = {row["file_name"]: row["text"] for row in table.rows}
+    if not found and came_back != _rows(captions, names):
+        found.append(problem("CX322", "What would be packed does not come back as it was."))
+    return found
 
 
 def _write(source: Path, target: Path, plan: _Plan, *, overwrite: bool) -> tuple[int, str]:

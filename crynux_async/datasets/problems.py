@@ -69,7 +69,10 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX303": _error("larger than this check reads", "Raise the limits if the size is intended."),
         "CX304": _error("unsafe or special members", _PACK),
         "CX305": _error("nothing to train on", "Add images with captions."),
-        "CX306": _warning("archive inside the archive", f"Its inside was not checked. Unpack it first. {_PACK}"),
+        "CX306": _warning("archive inside the archive", f"Unpack it first. {_PACK}"),
+        "CX307": _error("archive that stops the loader", f"Unpack it, or take it out. {_PACK}"),
+        "CX308": _error("written by save_to_disk()", "Write it with to_parquet(), or as images with metadata.jsonl."),
+        "CX309": _error("name that nodes read otherwise", f"Rename the file. {_PACK}"),
         # Which files are loaded, and as what.
         "CX310": _error("no train split", "Put the images into a folder named train, or rename what names a split."),
         "CX311": _error("images silently left out", "Put all images into one folder named train, or rename the files."),
@@ -94,12 +97,16 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX329": _warning("empty caption", "Write a caption, unless training without one is meant."),
         "CX330": _warning("two rows for one image", _ONE_ROW),
         "CX331": _warning("metadata.csv", "Write metadata.jsonl: it is read the same way everywhere."),
-        "CX332": _note("parquet not looked into", "Install pyarrow to have the columns checked."),
+        # CX332 was "parquet not looked into".
         "CX333": _error("parquet column holds no images", "Write it with the datasets library and its Image feature."),
         "CX334": _error("metadata has the image column", "Rename or remove that column of the metadata."),
         "CX335": _warning(
             "caption too long for the model", "The end is cut off: shorten it, or say the main thing first."
         ),
+        "CX336": _error("text that is not UTF-8", "Say its encoding when packing, with encoding=: it is converted."),
+        "CX337": _warning("two caption files for one image", "Remove the one that is not meant."),
+        "CX338": _warning("folder names that repeat images", "Nodes see each image once an epoch: train more steps."),
+        "CX339": _warning("regularization images", "Leave them out: a node trains on them like on all others."),
         # The images.
         "CX340": _error("image cannot be opened", "Save it again as PNG or JPEG, or remove it and its row."),
         "CX341": _warning("image smaller than the resolution", "It is enlarged: use a larger one or less resolution."),
@@ -112,6 +119,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         # Packing.
         "CX348": _error("captions in more than one place", "Say which ones to use with captions=."),
         "CX349": _note("files left out", "They are no images and hold no captions."),
+        "CX364": _note("rows for another spelling", "Nothing needs to be done: the archive has names that agree."),
         # The address.
         "CX350": _error("not an http address", "Use an http:// or https:// address that needs no login."),
         "CX351": _error("no answer", "Make the file reachable from the internet."),

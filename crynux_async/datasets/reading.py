@@ -1,8 +1,6 @@
 """Reading a folder or an archive once, from beginning to end, without extracting or trusting it."""
 
 import hashlib
-import importlib
-import json
 import lzma
 import tarfile
 import tempfile
@@ -10,14 +8,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import attrs
 
+from crynux_async.datasets.arrow import arrow
 from crynux_async.datasets.images import NODE_PIXELS, ImageFacts, look_at, pillow
+from crynux_async.datasets.inner_archives import ARCHIVE_EXTENSIONS, names_inside
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of, is_visible
 from crynux_async.datasets.members import Member, Notes, OverLimitError, kind_of, members_of
 from crynux_async.datasets.problems import DatasetProblem, problem
+from crynux_async.datasets.records import RECORD_EXTENSIONS, Records, read_records
 from crynux_async.errors import UsageError
 
 _CHUNK: Final = 1 << 20
@@ -51,20 +52,31 @@ class Limits:
 
 
 @attrs.frozen(kw_only=True)
-class ParquetFacts:
-    """The columns of a parquet file.
+class Columns:
+    """The columns of a table that training uses.
 
     Attributes:
-        columns: Every column's Arrow type.
-        images: The columns that are marked as images for the datasets library.
-        rows: Number of rows, >= 0.
-        fault: Why it could not be read, or ``""``.
+        image: The config's ``dataset_image_column``.
+        caption: The config's ``dataset_caption_column``.
     """
 
-    columns: dict[str, str] = attrs.field(factory=dict)
-    images: frozenset[str] = frozenset()
-    rows: int = 0
-    fault: str = ""
+    image: str
+    caption: str
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """What a scan takes in.
+
+    Attributes:
+        keep: Says of which files the content is kept; these are read even when they are not visible.
+        limits: How much is read at most.
+        columns: What tables that hold images are looked into for; None to leave them, and archives inside, closed.
+    """
+
+    keep: Callable[[str], bool]
+    limits: Limits = attrs.field(factory=Limits)
+    columns: Columns | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +89,8 @@ class SeenFile:
         sha256: The hash of its content, in hex.
         image: What it is as an image, when its extension says so.
         text: Its content, when the caller asked to keep it.
-        parquet: Its columns, when it is a parquet file and pyarrow is installed.
+        records: Its rows, when it is a table that holds images and was looked into.
+        inside: The names of what it holds, when it is an archive and was looked into; None when that failed.
     """
 
     name: str
@@ -85,7 +98,8 @@ class SeenFile:
     sha256: str
     image: ImageFacts | None = None
     text: bytes | None = attrs.field(default=None, repr=False)
-    parquet: ParquetFacts | None = None
+    records: Records | None = None
+    inside: tuple[str, ...] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -105,21 +119,22 @@ class Scan:
     is_complete: bool
 
 
-def scan(path: Path, *, limits: Limits, keep: Callable[[str], bool]) -> Scan:
+def scan(path: Path, wanted: Wanted) -> Scan:
     """Read every visible file of a folder or archive.
 
     Args:
         path: The folder or archive.
-        limits: How much is read at most.
-        keep: Says of which files the content is kept; these are read even when they are not visible.
+        wanted: What is taken in.
 
     Returns:
         The files and what was wrong.
 
     Raises:
-        UsageError: There is no such path, or Pillow is not installed.
+        UsageError: There is no such path, or Pillow or PyArrow is not installed.
     """
-    pillow()  # asked before anything is read: a check of an hour must not end with "not installed"
+    # Asked before anything is read: a check of an hour must not end with "not installed".
+    pillow()
+    arrow()
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     notes = Notes()
@@ -128,7 +143,7 @@ def scan(path: Path, *, limits: Limits, keep: Callable[[str], bool]) -> Scan:
         return Scan(kind="file", files=(), problems=notes.all(), is_complete=False)
     files: dict[str, SeenFile] = {}
     try:
-        _see_all(members_of(path, kind, notes), files, limits, keep, notes)
+        _see_all(members_of(path, kind, notes), files, wanted, notes)
         complete = True
     except OverLimitError as error:
         notes.problems.append(problem("CX303", f"{path.name} has {error}, more than is read here."))
@@ -174,39 +189,34 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).partition("\n")[0].rstrip(".")
 
 
-def _see_all(
-    members: Iterator[Member],
-    files: dict[str, SeenFile],
-    limits: Limits,
-    keep: Callable[[str], bool],
-    notes: Notes,
-) -> None:
-    total = 0
+def _see_all(members: Iterator[Member], files: dict[str, SeenFile], wanted: Wanted, notes: Notes) -> None:
+    total, limits, names = 0, wanted.limits, set[str]()
     for number, member in enumerate(members, start=1):
         total += member.size
         if number > limits.members:
             raise OverLimitError(f"more than {limits.members} files")
         if total > limits.total_bytes:
             raise OverLimitError(f"more than {limits.total_bytes} bytes of files")
-        if not is_visible(member.name) and not keep(member.name):
+        if member.same_as is not None and member.same_as not in names:
+            raise tarfile.ReadError(f"{member.name} is a link to {member.same_as!r}, which is not there before it")
+        names.add(member.name)
+        if not is_visible(member.name) and not wanted.keep(member.name):
             continue
         if member.name in files:
             notes.repeated.append(member.name)
-        seen = _see_or_note(member, files, limits, keep, notes)
+        seen = _see_or_note(member, files, wanted, notes)
         if seen is not None:
             files[member.name] = seen
 
 
-def _see_or_note(
-    member: Member, files: dict[str, SeenFile], limits: Limits, keep: Callable[[str], bool], notes: Notes
-) -> SeenFile | None:
+def _see_or_note(member: Member, files: dict[str, SeenFile], wanted: Wanted, notes: Notes) -> SeenFile | None:
     if member.same_as is not None:
         if member.same_as in files and extension_of(member.same_as) == extension_of(member.name):
             return attrs.evolve(files[member.same_as], name=member.name)
         notes.special.append(member.name)
         return None
     try:
-        return _see(member, limits, keep)
+        return _see(member, wanted)
     except OSError:
         if not member.stands_alone:
             raise
@@ -214,20 +224,20 @@ def _see_or_note(
         return None
 
 
-def _see(member: Member, limits: Limits, keep: Callable[[str], bool]) -> SeenFile:
-    extension = extension_of(member.name)
+def _see(member: Member, wanted: Wanted) -> SeenFile:
+    extension, limits = extension_of(member.name), wanted.limits
     with member.open() as stream:
-        if extension in IMAGE_EXTENSIONS or keep(member.name):
+        if extension in IMAGE_EXTENSIONS or wanted.keep(member.name):
             # The size is checked before and while reading: a header may lie, a file may grow.
             if member.size > limits.read_bytes:
                 raise OverLimitError(f"{member.name} of {member.size} bytes")
             data = read_bounded(stream, limits.read_bytes, member.name)
             image = look_at(data, pixels=limits.pixels) if extension in IMAGE_EXTENSIONS else None
             digest = hashlib.sha256(data).hexdigest()
-            text = data if keep(member.name) else None
+            text = data if wanted.keep(member.name) else None
             return SeenFile(name=member.name, size=len(data), sha256=digest, image=image, text=text)
-        if extension == ".parquet":
-            return _see_parquet(stream, member)
+        if wanted.columns is not None and extension in RECORD_EXTENSIONS | ARCHIVE_EXTENSIONS:
+            return _see_inside(stream, member, wanted.columns, limits)
         size, digest = _copied(stream, None)
         return SeenFile(name=member.name, size=size, sha256=digest)
 
@@ -242,28 +252,15 @@ def _copied(stream: IO[bytes], target: IO[bytes] | None) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _see_parquet(stream: IO[bytes], member: Member) -> SeenFile:
-    try:
-        module: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        size, digest = _copied(stream, None)
-        return SeenFile(name=member.name, size=size, sha256=digest)
-    # The columns stand at a parquet file's end, and a member of an archive cannot be read backwards.
+def _see_inside(stream: IO[bytes], member: Member, columns: Columns, limits: Limits) -> SeenFile:
+    extension = extension_of(member.name)
+    # Tables and ZIPs have their lists at the end, and a member of an archive cannot be read backwards.
     with tempfile.TemporaryFile() as copy:
         size, digest = _copied(stream, copy)
         copy.seek(0)
-        try:
-            facts = _parquet_facts(module.ParquetFile(copy))
-        except Exception as error:  # pyarrow raises its own tree, and OSError, and KeyError for odd metadata
-            facts = ParquetFacts(fault=_first_line(error))
-    return SeenFile(name=member.name, size=size, sha256=digest, parquet=facts)
-
-
-def _parquet_facts(file: Any) -> ParquetFacts:
-    schema = file.schema_arrow
-    marks = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return ParquetFacts(
-        columns={field.name: str(field.type) for field in schema},
-        images=frozenset(name for name, mark in marks.items() if mark.get("_type") == "Image"),
-        rows=file.metadata.num_rows,
-    )
+        if extension in ARCHIVE_EXTENSIONS:
+            return SeenFile(name=member.name, size=size, sha256=digest, inside=names_inside(copy))
+        found = read_records(
+            copy, extension, image_column=columns.image, caption_column=columns.caption, pixels=limits.pixels
+        )
+    return SeenFile(name=member.name, size=size, sha256=digest, records=found)

@@ -44,8 +44,11 @@ class DatasetReport:
     Attributes:
         path: What was checked.
         kind: ``folder``, ``zip``, ``tar``, or ``file`` for what is neither.
-        loader: How a node loads it: ``imagefolder`` and ``parquet`` can work; ``""`` when nothing can be loaded.
+        loader: How a node loads it: ``imagefolder``, ``parquet`` and ``arrow`` can work; ``""`` when nothing can be
+            loaded.
         problems: Everything found, errors first.
+        is_checked: False when a node may load what was not looked at (an archive inside, what README.md tells the
+            loader), or when reading stopped: then nothing counts as usable.
         image_count: Image files, in all splits and outside of them; for parquet, rows of the train split.
         usable_count: Images of the train split that open and have a caption.
         split_counts: Examples in each split as the loader counts them.
@@ -53,7 +56,8 @@ class DatasetReport:
         smallest: The (width, height) with the fewest pixels, or None.
         largest: The (width, height) with the most pixels, or None.
         formats: How often each image format occurs, by Pillow's name.
-        captions: The captions of the train split by image; several captions of one image are a tuple.
+        captions: The captions of the train split by image, or by file and row for a table that holds the images;
+            several captions of one image are a tuple.
         caption_count: Texts in all captions.
         caption_characters: Their lengths in characters.
         caption_words: Their lengths in words.
@@ -67,6 +71,7 @@ class DatasetReport:
     kind: str
     loader: str = ""
     problems: tuple[DatasetProblem, ...] = ()
+    is_checked: bool = True
     image_count: int = 0
     usable_count: int = 0
     split_counts: Mapping[str, int] = attrs.field(factory=dict)

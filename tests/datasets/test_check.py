@@ -622,7 +622,7 @@ def test_check_common_image_format_is_opened(extension: str, form: str, tmp_path
 
 def test_check_file_that_is_no_image_says_so(tmp_path: Path) -> None:
     report = checked(tmp_path, {**good(), "3.png": b"not an image"})
-    assert "(it is not an image, or not one in a common format)" in report.errors[0].message
+    assert "(it is not an image, or not one that nodes can open)" in report.errors[0].message
 
 
 def test_check_image_that_claims_to_be_huge_is_not_decoded(tmp_path: Path) -> None:
@@ -754,11 +754,10 @@ def test_check_without_pillow_says_what_to_install(tmp_path: Path, monkeypatch: 
         check(tmp_path)
 
 
-def test_check_parquet_without_pyarrow_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    report = checked(tmp_path, {"data/train-00000-of-00001.parquet": b"PAR1"})
-    assert report.loader == "parquet"
-    assert {problem.code: problem.severity for problem in report.problems} == {"CX332": "note"}
+def test_check_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"crynux-async\[datasets\]"):
+        check(tmp_path)
 
 
 def test_every_code_says_what_to_do() -> None:

@@ -139,7 +139,7 @@ def test_nearest_metadata_file_above_an_image_is_used() -> None:
         "a/x.png": "a/metadata.jsonl:x.png",
         "y.png": "metadata.jsonl:y.png",
     }
-    assert matching.unused == ("a/x.png",)
+    assert list(matching.unused) == ["a/x.png"]
 
 
 def test_farther_metadata_file_does_not_fill_in() -> None:

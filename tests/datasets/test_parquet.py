@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from crynux_async.datasets import DatasetReport, check
+from tests.datasets.node.pictures import SIDE, good_picture
 
 pyarrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
 
-_IMAGES = [{"bytes": b"x", "path": None}] * 2
+_IMAGES = [{"bytes": good_picture(number), "path": None} for number in range(2)]
 
 
 def _table(*, image: str = "image", text: str = "text", captions: object = ("a", "b"), marked: bool = True) -> bytes:
@@ -31,12 +32,12 @@ def _table(*, image: str = "image", text: str = "text", captions: object = ("a",
 def _checked(folder: Path, data: bytes, name: str = "data/train-00000-of-00001.parquet") -> DatasetReport:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
-    return check(folder)
+    return check(folder, resolution=SIDE)
 
 
 def test_check_parquet_with_both_columns_is_fine(tmp_path: Path) -> None:
     report = _checked(tmp_path, _table())
-    assert (report.loader, report.problems) == ("parquet", ())
+    assert (report.loader, [problem.code for problem in report.problems]) == ("parquet", ["CX344"])
     assert (report.train_count, report.image_count, report.usable_count) == (2, 2, 2)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async.datasets.csv_tables import read_csv
 from crynux_async.datasets.tables import read_table
 
 _TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=40)
@@ -46,15 +47,15 @@ def test_json_column_of_two_kinds_is_a_fault(values: list[object]) -> None:
         (b'{"a": 1', "line 1"),
         (b'{"a": 1}\nx', "object 2, line 2"),
         (b'{"a": 1, "a": 2}', "same key twice"),
-        (b'{"a": "\xff"}', "not UTF-8 (byte 7)"),
-        (b'{"a": ' + b"[" * 100_000, "recursion"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_json_that_no_node_can_read_has_a_fault(data: bytes, fault: str) -> None:
     assert fault in read_table("metadata.jsonl", data).fault
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=5))
 def test_json_lines_come_back_as_they_were_written(pairs: list[tuple[str, str]]) -> None:
     data = "".join(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in pairs)
@@ -86,8 +87,14 @@ def test_csv_word_for_nothing_is_no_caption(word: str) -> None:
 
 
 def test_csv_words_for_nothing_can_be_kept() -> None:
-    table = read_table("metadata.csv", b"file_name,text\na.png,None\n", missing=frozenset(("",)))
-    assert table.rows[0]["text"] == "None"
+    found = read_csv(b"file_name,text\na.png,None\n", missing=frozenset(("",)))
+    assert found.rows[0]["text"] == "None"
+
+
+def test_csv_row_that_is_longer_than_the_header_moves_all_columns() -> None:
+    table = read_table("metadata.csv", b"file_name,text\na.png,red, green\nb.png,blue\n")
+    assert (table.labels, table.rows[0]) == (1, {"file_name": "red", "text": " green"})
+    assert table.rows[1] == {"file_name": "blue", "text": None}
 
 
 def test_csv_quotes_commas_and_line_breaks_belong_to_the_caption() -> None:
@@ -99,7 +106,7 @@ def test_csv_quotes_commas_and_line_breaks_belong_to_the_caption() -> None:
     ("data", "fault"),
     [
         (b"", "empty"),
-        (b"file_name,text\na.png,red, green\n", "row 1 has 3 fields"),
+        (b"file_name,text\na.png,red\nb.png,red, green\n", "row 2 has 3 fields"),
         (b'file_name,text\na.png,"red\n', "never closed"),
         (b"file_name,text\na.png,\xe9\n", "not UTF-8"),
     ],

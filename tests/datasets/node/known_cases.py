@@ -1,0 +1,107 @@
+"""Data sets whose fate on a node is known, each with the verdict that the training code's source demands."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.datasets.node.cases import DatasetCase, tarred, zipped
+from tests.datasets.node.pictures import good_picture, odd_pictures
+
+
+def _images(count: int = 3, prefix: str = "") -> dict[str, bytes]:
+    return {f"{prefix}{number}.png": good_picture(number) for number in range(count)}
+
+
+def _rows(*rows: Mapping[str, Any], **options: Any) -> bytes:
+    """Lines of metadata.jsonl for 0.png, 1.png and so on; what a row says goes first."""
+    whole = [{"file_name": f"{number}.png", "text": "a cat", **row} for number, row in enumerate(rows)]
+    return "".join(json.dumps(row, **options) + "\n" for row in whole).encode()
+
+
+def _tagged(*tags: Any) -> dict[str, bytes]:
+    return {**_images(len(tags)), "metadata.jsonl": _rows(*({"tags": tag} for tag in tags))}
+
+
+def _pretty(size: int) -> dict[str, bytes]:
+    """Rows on several lines, the whole file of at least ``size`` bytes."""
+    rows = [{}, {}, {}, *({"file_name": f"lost{number}.png", "text": "x" * 700} for number in range(size // 700))]
+    return {**_images(), "metadata.jsonl": _rows(*rows, indent=2)}
+
+
+def _with(**others: bytes) -> dict[str, bytes]:
+    named = {name.replace("__", "."): data for name, data in others.items()}
+    return {**_images(), "metadata.jsonl": _rows({}, {}, {}), **named}
+
+
+def _picture(kind: str) -> dict[str, bytes]:
+    return _with(**{"2__png": odd_pictures()[kind]})
+
+
+_ONE_ROW = b'{"file_name": "0.png", "text": "x"}\n'
+
+ACCEPTED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
+    "lists of lists of texts": lambda: _tagged([["1girl", "solo"]], [["cat"]], []),
+    "null beside a list": lambda: _tagged(None, [["1girl"]], [None]),
+    "null beside an object": lambda: _tagged({"a": 1}, None, {"a": None, "b": "x"}),
+    "whole and other numbers": lambda: _tagged([1], [2.5], [None]),
+    "times beside texts": lambda: _tagged("2024-01-31", "x", None),
+    "objects with other keys": lambda: _tagged({"a": 1}, {"b": ["x"]}, {}),
+    "a whole pair of surrogates": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "cat \U0001f408"})},
+    "rows on several lines, small": lambda: _pretty(10_000),
+    "rows on one line each, large": lambda: {
+        **_images(),
+        "metadata.jsonl": _rows({}, {}, {}, *({"file_name": f"l{n}.png", "text": "x" * 700} for n in range(2_000))),
+    },
+    "a row of less than a block": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "x" * 1_000_000})},
+    "archive without images beside": lambda: _with(notes__zip=zipped({"notes.txt": b"x"})),
+    "tar beside": lambda: _with(images__tar=tarred({"0.png": good_picture()})),
+    "wrong checksum of a text at the end": lambda: _picture("PNG text last wrong"),
+    "no end mark": lambda: _picture("PNG no end"),
+    "animated GIF": lambda: _picture("GIF animated"),
+    "four colours": lambda: _picture("JPEG CMYK"),
+    "TIFF of two pages, compressed": lambda: _picture("TIFF two pages LZW"),
+    "another format than the name says": lambda: _picture("QOI RGB"),
+}
+"""Folders that a node trains on."""
+
+REFUSED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
+    "WD14 tags with scores": lambda: _tagged([["1girl", 0.98]], [["solo", 0.9]], []),
+    "a number in a list of texts": lambda: _tagged(["a"], [1], []),
+    "a list beside a text": lambda: _tagged(["a"], "a", None),
+    "an object beside a list": lambda: _tagged({"a": 1}, [1], None),
+    "a text deep inside": lambda: _tagged({"a": [{"b": 1}]}, {"a": [{"b": "x"}]}, None),
+    "truth beside a number": lambda: _tagged(True, 1, None),
+    "captions of texts and lists": lambda: {**_images(2), "metadata.jsonl": _rows({"text": "a"}, {"text": ["a"]})},
+    "captions that are lists of times": lambda: {
+        **_images(2),
+        "metadata.jsonl": _rows({"text": ["2024-01-31"]}, {"text": ["2024-02-01"]}),
+    },
+    "half a character": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "cute cat \ud83d"})},
+    "half a character in another column": lambda: _tagged("x", "\ude00", None),
+    "rows on several lines, large": lambda: _pretty(1_500_000),
+    "a row of more than two blocks": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "x" * 2_200_000})},
+    "images in an archive beside metadata": lambda: _with(images__zip=zipped({"0.png": good_picture()})),
+    "metadata in an archive": lambda: _with(rows__zip=zipped({"metadata.jsonl": _ONE_ROW})),
+    "images and metadata in an archive": lambda: {
+        "images.zip": zipped({"0.png": good_picture(), "metadata.jsonl": _ONE_ROW}),
+        "metadata.jsonl": _ONE_ROW,
+    },
+    "damaged archive beside": lambda: _with(images__zip=b"PK\x03\x04 damaged"),
+    "wrong checksum of a text in front": lambda: _picture("PNG text first wrong"),
+    "AVIF": lambda: _with(**{"2__png": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(60)}),
+    "EPS": lambda: _picture("EPS"),
+    "TIFF of two pages": lambda: _picture("TIFF two pages"),
+    "Git LFS pointer": lambda: _picture("pointer"),
+    "empty image": lambda: _picture("nothing"),
+    "two colons in every name": lambda: {
+        **{f"a::{number}.png": good_picture(number) for number in range(2)},
+        "metadata.jsonl": _rows({"file_name": "a::0.png"}, {"file_name": "a::1.png"}),
+    },
+    "written by save_to_disk": lambda: _with(state__json=b"{}"),
+}
+"""Folders that no node trains on."""
+
+
+def known_case(files: Mapping[str, bytes], name: str = "cats") -> DatasetCase:
+    """A known data set as a case."""
+    return DatasetCase(name=name, members=tuple(files.items()))
