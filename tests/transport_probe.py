@@ -50,7 +50,7 @@ async def bridge_at(script: Script, **settings: Any) -> AsyncIterator[tuple[RawS
 
 def held(backend: BridgeClient) -> int:
     """Return how many connections are in use, those being made included."""
-    connectors = [client.connector for client in (backend._http, backend._create_http)]
+    connectors = [client.connector for client in backend._http.sessions]
     return sum(len(connector._acquired) for connector in connectors if connector is not None)
 
 

@@ -13,9 +13,9 @@ import pytest
 from crynux_async import FineTuneConfig, Session
 from crynux_async.backends.bridge import admin as admin_module
 from crynux_async.backends.bridge.admin import BridgeAdmin
-from crynux_async.backends.bridge.admin_http import AdminHttp
-from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
+from crynux_async.backends.http.answer import Answer
+from crynux_async.backends.http.client import HttpClient, Request
 from crynux_async.clock import utc_now
 from crynux_async.emulator import Emulator, Owner
 from crynux_async.errors import AuthError, CrynuxError, TransportError, UnreachableError, UsageError
@@ -86,13 +86,14 @@ async def test_key_is_in_the_file_before_it_is_used_for_anything(
     bridge: Emulator, admin: BridgeAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    send = AdminHttp.send
+    send = HttpClient.send
 
-    async def watched(self: AdminHttp, method: str, path: str, **more: Any) -> Any:
-        seen.append(len(admin.list_keys()))
-        return await send(self, method, path, **more)
+    async def watched(self: HttpClient, request: Request) -> Answer:
+        if "/api_key" in request.path:
+            seen.append(len(admin.list_keys()))
+        return await send(self, request)
 
-    monkeypatch.setattr(AdminHttp, "send", watched)
+    monkeypatch.setattr(HttpClient, "send", watched)
     await admin.create_key()
     assert seen == [0, 1, 1, 1]  # create, role, rate limit, use limit
 
@@ -111,9 +112,8 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         if count == step:
             raise Killed
 
-    for cls, names in ((AdminHttp, ["send"]), (BridgeClient, ["key_is_fresh", "prime_key"])):
-        for name in names:
-            monkeypatch.setattr(cls, name, _mortal_call(getattr(cls, name), pass_by))
+    for name in ("send", "send_once"):
+        monkeypatch.setattr(HttpClient, name, _mortal_call(getattr(HttpClient, name), pass_by))
     monkeypatch.setattr(KeyBook, "put", _mortal_write(KeyBook.put, pass_by))
     return lambda: count
 

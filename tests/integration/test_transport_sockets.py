@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.http import BridgeClient
+from crynux_async.backends.http import client
+from crynux_async.backends.http.answer import MAX_ANSWER_BYTES
 from crynux_async.clock import monotonic
 from crynux_async.errors import (
     CrynuxError,
@@ -339,9 +340,9 @@ async def test_answer_of_10_mb_is_read_up_to_the_bound_and_refused(call: Call, r
     assert isinstance(error, SubmissionUnknownError | ProtocolError)
     assert error.answer == '{"data":"' + "x" * (65536 - 9)
     socket_buffer, stream_buffer = 256 * 1024, 2 * 64 * 1024
-    assert wire.MAX_ANSWER_BYTES < received.count <= wire.MAX_ANSWER_BYTES + socket_buffer + stream_buffer
+    assert MAX_ANSWER_BYTES < received.count <= MAX_ANSWER_BYTES + socket_buffer + stream_buffer
     # The body, its copy cut to the bound and its copy as text are there at once; the server sends 0.1 MB at a time.
-    assert peak < 8 * wire.MAX_ANSWER_BYTES
+    assert peak < 8 * MAX_ANSWER_BYTES
 
 
 async def call_once(call: Call, backend: BridgeClient) -> None:
@@ -359,7 +360,7 @@ async def test_result_refused_with_10_mb_is_read_up_to_the_bound(received: Recei
     async with bridge_at(script) as (server, backend):
         assert type(await failure_of(fetch(backend))) is ServerError
         await server.all_closed()
-    assert received.count < 2 * wire.MAX_ANSWER_BYTES
+    assert received.count < 2 * MAX_ANSWER_BYTES
 
 
 async def test_result_refused_by_a_trickle_ends_after_the_request_timeout() -> None:
@@ -463,7 +464,7 @@ async def test_create_that_breaks_in_an_unforeseen_way_after_it_was_sent_is_unkn
     def fail(**_: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(wire, "Answer", fail)
+    monkeypatch.setattr(client, "Answer", fail)
     async with bridge_at(always(ACCEPTED)) as (_, backend):
         error = await failure_of(backend.create(body_of(CONFIG)))
     assert type(error) is SubmissionUnknownError

@@ -18,10 +18,10 @@ from typing import Any, Protocol, Self
 import attrs
 
 from crynux_async.backends.bridge import admin_wire as wire
-from crynux_async.backends.bridge.admin_http import AdminHttp, Reply
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
-from crynux_async.backends.bridge.wire import Answer
+from crynux_async.backends.http.answer import Answer
+from crynux_async.backends.http.client import HttpClient, Request
 from crynux_async.clock import utc_now
 from crynux_async.errors import AuthError, RateLimitedError, UsageError
 from crynux_async.secret import Secret
@@ -79,10 +79,10 @@ class BridgeAdmin:
         self._wallet = wallet
         self._book = KeyBook(_default_book() if keys is None else keys)
         self._skew = 0
-        self._http: AdminHttp | None = None
+        self._http: HttpClient | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = AdminHttp(self._settings)
+        self._http = HttpClient(self._settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -274,7 +274,7 @@ class BridgeAdmin:
 
     async def _make(self, roles: tuple[str, ...], rate_limit: int, use_limit: int) -> BridgeKey:
         """Make a key and write it down, without any point in between at which it could be lost here."""
-        made = wire.read_made_key((await self._signed(wire.create_key())).answer)
+        made = wire.read_made_key(await self._signed(wire.create_key()))
         key = BridgeKey(
             api_key=made.api_key,
             bridge=self._settings.base_url,
@@ -320,28 +320,25 @@ class BridgeAdmin:
             await client.close()
         raise AuthError("the bridge does not file the key although it was used; call create_key again")
 
-    async def _signed(self, call: wire.AdminCall, *secrets: Secret) -> Reply:
+    async def _signed(self, call: wire.AdminCall, *secrets: Secret) -> Answer:
         """Sign a call and send it; where the clocks disagree, measure by how much and send it once more."""
-        reply = await self._send_signed(call, secrets)
-        if wire.is_bad_signature(reply.answer) and reply.server_time is not None:
-            skew = round((reply.server_time - utc_now()).total_seconds())
+        answer = await self._send_signed(call, secrets)
+        server_time = answer.server_time
+        if wire.is_bad_signature(answer) and server_time is not None:
+            skew = round((server_time - utc_now()).total_seconds())
             if skew != self._skew:
                 self._skew = skew
-                reply = await self._send_signed(call, secrets)
-        wire.check_done(reply.answer, self._signer.address, clock_is_known=reply.server_time is not None)
-        return reply
+                answer = await self._send_signed(call, secrets)
+        wire.check_done(answer, self._signer.address, clock_is_known=server_time is not None)
+        return answer
 
-    async def _send_signed(self, call: wire.AdminCall, secrets: tuple[Secret, ...]) -> Reply:
+    async def _send_signed(self, call: wire.AdminCall, secrets: tuple[Secret, ...]) -> Answer:
         timestamp = int(utc_now().timestamp()) + self._skew
         signature = self._signer.sign(call.fields, timestamp)
-        proof: Mapping[str, Any] = {"timestamp": timestamp, "signature": signature}
-        if call.in_query:
-            query = {name: str(value) for name, value in {**call.carried, **proof}.items()}
-            return await self._client.send(call.method, call.path, query=query, secrets=secrets)
-        return await self._client.send(call.method, call.path, json={**call.carried, **proof}, secrets=secrets)
+        return await self._client.send(wire.request(call, timestamp, signature, secrets))
 
     async def _read(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        return (await self._client.send("GET", path, query=query)).answer
+        return await self._client.send(Request(path=path, query=query))
 
     async def _note(self, key: Secret, **changes: Any) -> None:
         for known in self.list_keys():
@@ -355,7 +352,7 @@ class BridgeAdmin:
         return known
 
     @property
-    def _client(self) -> AdminHttp:
+    def _client(self) -> HttpClient:
         if self._http is None:
             raise UsageError("this admin is not open: use 'async with BridgeAdmin(...)'")
         return self._http

@@ -14,7 +14,9 @@ from urllib.parse import quote
 
 import attrs
 
-from crynux_async.backends.bridge.wire import Answer, raise_for
+from crynux_async.backends.bridge.wire import raise_for
+from crynux_async.backends.http.answer import Answer
+from crynux_async.backends.http.client import Request
 from crynux_async.errors import AuthError, BackendError, ProtocolError, UsageError
 from crynux_async.secret import Secret
 
@@ -158,6 +160,22 @@ def delete_key(key: Secret) -> AdminCall:
     return AdminCall(method="DELETE", path=_path(key), fields={"api_key": key.reveal()}, in_query=True)
 
 
+def request(call: AdminCall, timestamp: int, signature: str, secrets: tuple[Secret, ...] = ()) -> Request:
+    """Return what is sent of a call that has been signed.
+
+    Args:
+        call: The call.
+        timestamp: The time that was signed with it, in seconds.
+        signature: Its signature.
+        secrets: What must stand in no text about it.
+    """
+    sent = {**call.carried, "timestamp": timestamp, "signature": signature}
+    if call.in_query:
+        query = {name: str(value) for name, value in sent.items()}
+        return Request(method=call.method, path=call.path, query=query, secrets=secrets)
+    return Request(method=call.method, path=call.path, body=json.dumps(sent).encode(), secrets=secrets)
+
+
 def read_made_key(answer: Answer) -> MadeKey:
     """Return the key that an answer brings.
 
@@ -292,11 +310,8 @@ def _path(key: Secret) -> str:
 
 
 def _envelope(answer: Answer) -> dict[str, Any]:
-    try:
-        envelope = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return {}
-    return envelope if isinstance(envelope, dict) and not answer.truncated else {}
+    envelope = answer.json
+    return envelope if isinstance(envelope, dict) else {}
 
 
 def _data(answer: Answer) -> Any:

@@ -1,12 +1,12 @@
 """Asks the relay what a bridge will ask it when it starts: its clock, and what the wallet's account holds."""
 
-import json
 from typing import Any
 
 import attrs
 
-from crynux_async.backends.bridge.admin_http import AdminHttp
 from crynux_async.backends.bridge.deploy_checks import RelayFacts
+from crynux_async.backends.http.answer import Answer
+from crynux_async.backends.http.client import HttpClient, Request
 from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError
 from crynux_async.settings import Settings
@@ -22,9 +22,9 @@ async def ask_relay(relay_url: str, wallet: Wallet | None, settings: Settings | 
         settings: Timeouts and proxy; by default those of ``Settings()``.
     """
     settings = attrs.evolve(settings or Settings(), base_url=relay_url, api_key=None)
-    http = AdminHttp(settings)
+    http = HttpClient(settings)
     try:
-        now = _data((await http.send("GET", "/v1/now")).answer.body)
+        now = _data(await http.send(Request(path="/v1/now")))
         seconds = now.get("now") if isinstance(now, dict) else None
         if not isinstance(seconds, int):
             return RelayFacts(error="what answers there is no relay")
@@ -38,25 +38,22 @@ async def ask_relay(relay_url: str, wallet: Wallet | None, settings: Settings | 
         await http.close()
 
 
-async def _balance(http: AdminHttp, wallet: Wallet, skew: int) -> RelayFacts:
+async def _balance(http: HttpClient, wallet: Wallet, skew: int) -> RelayFacts:
     """Ask for the balance, with the relay's own time: a wrong clock is reported, and must not hide the balance."""
     timestamp = int(utc_now().timestamp()) + skew
     signature = wallet.sign({"address": wallet.address}, timestamp)
     query = {"timestamp": str(timestamp), "signature": signature}
     path = f"/v2/relay_account/{wallet.address}/balance"
     try:
-        answer = (await http.send("GET", path, query=query)).answer
+        answer = await http.send(Request(path=path, query=query))
     except BackendError as error:
         return RelayFacts(skew=skew, error=str(error))
-    balance = _data(answer.body)
+    balance = _data(answer)
     if answer.status != 200 or not isinstance(balance, str) or not balance.isdigit():
         return RelayFacts(skew=skew, error=f"HTTP {answer.status}: {' '.join(answer.text[:200].split())}")
     return RelayFacts(skew=skew, wei=int(balance))
 
 
-def _data(body: bytes) -> Any:
-    try:
-        envelope = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+def _data(answer: Answer) -> Any:
+    envelope = answer.json
     return envelope.get("data") if isinstance(envelope, dict) else None

@@ -9,8 +9,8 @@ import logging
 import math
 from collections.abc import Mapping
 
-from crynux_async.backends.bridge.admin_http import AdminHttp
 from crynux_async.backends.bridge.traces import Course, read_courses
+from crynux_async.backends.http.client import HttpClient, Request
 from crynux_async.clock import monotonic
 from crynux_async.errors import BackendError
 from crynux_async.secret import Secret
@@ -33,7 +33,7 @@ class ReasonDesk:
     """
 
     def __init__(self, settings: Settings, token: Secret) -> None:
-        self._http = AdminHttp(settings)
+        self._http = HttpClient(settings, (token,))
         self._token = token
         self._courses: Mapping[str, Course] = {}
         self._asked_at = -math.inf
@@ -67,8 +67,8 @@ class ReasonDesk:
         self._asked_at = monotonic()
         query = {"auth": self._token.reveal(), "limit": _LIMIT}
         try:
-            reply = await self._http.send("GET", _PATH, query=query, secrets=(self._token,), most_bytes=_MOST_BYTES)
-            self._courses = read_courses(reply.answer)
+            answer = await self._http.send(Request(path=_PATH, query=query, most_bytes=_MOST_BYTES))
+            self._courses = read_courses(answer)
         except BackendError as error:
             self._complain(str(error))
         else:

@@ -6,7 +6,6 @@ Source: crynux-bridge tasktrace/store.go (the form), tasks/process_tasks.go (eve
 (TaskAbortReason, TaskError).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +13,8 @@ from typing import Any
 
 import attrs
 
-from crynux_async.backends.bridge.wire import Answer, parse_time, raise_for
+from crynux_async.backends.bridge.wire import parse_time, raise_for
+from crynux_async.backends.http.answer import Answer
 from crynux_async.errors import ProtocolError
 
 _NO_ANSWER = (
@@ -123,9 +123,9 @@ def read_courses(answer: Answer) -> dict[str, Course]:
     if answer.status != 200:
         raise_for(answer)
     try:
-        data = json.loads(answer.body)["data"]
+        data = answer.json["data"]
         return {course.task_id: course for trace in data if (course := _course(trace)) is not None}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ProtocolError("no bridge answers traces so; is base_url right?", status=200, url=answer.url) from error
 
 

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn
 
-import attrs
-
 from crynux_async.backends.base import CreatedTask
+from crynux_async.backends.http.answer import Answer
 from crynux_async.errors import (
     AuthError,
     BackendError,
@@ -32,15 +31,9 @@ from crynux_async.errors import (
 from crynux_async.training.config import FineTuneConfig, config_converter
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
-MAX_ANSWER_BYTES = 1 << 20
-KEPT_ANSWER_CHARS = 1 << 16
 MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
 
-PROXY_LOGIN_WANTED = 407
-
 _WAIT = re.compile(r"wait\s+(\d+(?:\.\d+)?)\s*seconds?")
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
 _QUOTA = re.compile(r"quota|use limit", re.IGNORECASE)
 
 
@@ -53,39 +46,6 @@ class RemoteStatus(StrEnum):
     RUNNING = "running"
     SUCCESS = "success"
     FAILED = "failed"
-
-
-@attrs.frozen(kw_only=True)
-class Answer:
-    """One HTTP answer whose body has been read.
-
-    Attributes:
-        status: HTTP status.
-        content_type: The media type without parameters, in lower case, or "".
-        body: The body, at most ``MAX_ANSWER_BYTES`` bytes.
-        url: What was asked.
-        truncated: Whether the body was longer than that.
-        content_range: The ``Content-Range`` header, or "".
-        location: The ``Location`` header, or "".
-    """
-
-    status: int
-    content_type: str
-    body: bytes
-    url: str
-    truncated: bool = False
-    content_range: str = ""
-    location: str = ""
-
-    @property
-    def text(self) -> str:
-        """The beginning of the body as text, at most 64 KiB."""
-        return self.body[:KEPT_ANSWER_CHARS].decode("utf-8", "replace")
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What every error about this answer carries."""
-        return {"status": self.status, "answer": self.text, "url": self.url}
 
 
 def to_wire(config: FineTuneConfig) -> dict[str, Any]:
@@ -145,7 +105,7 @@ def read_created(answer: Answer) -> CreatedTask:
     if answer.status == 400 and (error := _validation_error(answer)):
         raise error
     raise SubmissionUnknownError(
-        f"the create was sent and answered with {_describe(answer)}, which does not say whether the task exists; "
+        f"the create was sent and answered with {answer.summary}, which does not say whether the task exists; "
         "it is not sent again by itself, because that could pay twice",
         **answer.facts,
     )
@@ -178,15 +138,15 @@ def raise_for(answer: Answer) -> NoReturn:
         ProtocolError: As the answer says.
     """
     if answer.status == 416:
-        raise RangeError("the result does not reach that far", total_bytes=_unsatisfied_total(answer), **answer.facts)
+        raise RangeError("the result does not reach that far", total_bytes=answer.whole_bytes, **answer.facts)
     if answer.status == 400 and (error := _validation_error(answer)):
         raise error
-    if answer.status == 500 and _json(answer) == {"message": "record not found"}:
+    if answer.status == 500 and answer.json == {"message": "record not found"}:
         raise NotFoundError(
             "the bridge has no such task, or has deleted it (by default 7 days after its end)", **answer.facts
         )
     if answer.status >= 500:
-        raise ServerError(f"the bridge answered {_describe(answer)}; ask again later", **answer.facts)
+        raise ServerError(f"the bridge answered {answer.summary}; ask again later", **answer.facts)
     if answer.status in (401, 403, 404, 413, 429):
         raise _proxy_refusal(answer)
     raise ProtocolError(_say_foreign(answer), is_lasting=True, **answer.facts)
@@ -207,16 +167,6 @@ def parse_wait(text: str) -> float | None:
     return wait if math.isfinite(wait) else None
 
 
-def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
-    """Return first byte, last byte and total (None for "*") of a ``Content-Range``, or None where it makes no sense."""
-    match = _RANGE.fullmatch(text.strip())
-    if match is None:
-        return None
-    first, last = int(match[1]), int(match[2])
-    total = None if match[3] == "*" else int(match[3])
-    return (first, last, total) if first <= last and (total is None or last < total) else None
-
-
 def parse_time(value: Any) -> datetime | None:
     """Return an RFC 3339 time (Go writes up to 9 fraction digits) in UTC, or None where ``value`` is none."""
     if not isinstance(value, str):
@@ -228,23 +178,14 @@ def parse_time(value: Any) -> datetime | None:
         return None
 
 
-def _json(answer: Answer) -> Any:
-    if answer.truncated:
-        return None
-    try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _success_data(answer: Answer) -> Any:
-    envelope = _json(answer)
+    envelope = answer.json
     return envelope.get("data") if isinstance(envelope, dict) else None
 
 
 def _validation_error(answer: Answer) -> BackendError | None:
     """Return the error that a 400 of the bridge names, or None when the answer is not the bridge's."""
-    envelope = _json(answer)
+    envelope = answer.json
     data = envelope.get("data") if isinstance(envelope, dict) else None
     if not isinstance(data, dict) or not isinstance(data.get("field_name"), str):
         return None
@@ -279,30 +220,17 @@ def _named_error(field: str, text: str, answer: Answer) -> BackendError:
 def _proxy_refusal(answer: Answer) -> CrynuxError:
     """Return the error for a refusal that never comes from the bridge itself, so nothing behind it has happened."""
     cls = AuthError if answer.status in (401, 403) else ProtocolError
-    message = f"a proxy before the bridge refused with {_describe(answer)}; is base_url right?"
+    message = f"a proxy before the bridge refused with {answer.summary}; is base_url right?"
     return cls(message, is_lasting=answer.status != 429, **answer.facts)
 
 
 def _say_foreign(answer: Answer) -> str:
     """Say that an answer is no bridge's, and what to do: waiting will not mend it."""
-    said = f"no bridge answers {_describe(answer)}"
+    said = f"no bridge answers {answer.summary}"
     if 300 <= answer.status < 400 and answer.location:
         return f"{said}, it sends elsewhere: set base_url to where {answer.location} leads (redirects are not followed)"
-    if answer.status == PROXY_LOGIN_WANTED:
+    if answer.status == 407:
         return f"{said}: the proxy wants user and password; put them into proxy= (or HTTP_PROXY)"
     if answer.content_type == "text/html":
         return f"{said}: this is a page for people, perhaps the login page of the network; is base_url right?"
     return f"{said}; is base_url right?"
-
-
-def _unsatisfied_total(answer: Answer) -> int | None:
-    match = _UNSATISFIED.fullmatch(answer.content_range.strip())
-    return int(match[1]) if match else None
-
-
-def _describe(answer: Answer) -> str:
-    """Say in a few words what an answer is."""
-    kind = answer.content_type or "no content type"
-    size = "more than 1 MiB" if answer.truncated else f"{len(answer.body)} bytes"
-    start = " ".join(answer.text[:200].split())[:80]
-    return f"HTTP {answer.status} ({kind}, {size}{': ' + start if start else ''})"

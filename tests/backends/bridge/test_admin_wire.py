@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from crynux_async.backends.bridge import admin_wire as wire
-from crynux_async.backends.bridge.wire import Answer
+from crynux_async.backends.http.answer import Answer
 from crynux_async.errors import AuthError, BackendError, ProtocolError, RejectedError, ServerError, UsageError
 from crynux_async.secret import Secret
 from crynux_async.signing import Wallet

@@ -12,6 +12,7 @@ import crynux_async
 from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.wire import RemoteStatus
+from crynux_async.backends.http.answer import KEPT_ANSWER_CHARS
 from crynux_async.errors import (
     AuthError,
     BackendError,
@@ -157,7 +158,7 @@ async def test_create_answered_with_anything_else_is_unknown_and_not_sent_again(
     error = await failure_of(backend.create(body_of(CONFIG)))
     assert type(error) is SubmissionUnknownError
     assert (error.status, error.url) == (status, MODELS)
-    assert error.answer == body[: wire.KEPT_ANSWER_CHARS]
+    assert error.answer == body[:KEPT_ANSWER_CHARS]
     assert len(http.calls()) == 1
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from crynux_async.backends.bridge.traces import Course, read_courses
-from crynux_async.backends.bridge.wire import Answer
+from crynux_async.backends.http.answer import Answer
 from crynux_async.errors import AuthError, ProtocolError, ServerError
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crynux_async.backends.base import CreatedTask
 from crynux_async.backends.bridge import wire
-from crynux_async.backends.bridge.wire import Answer
+from crynux_async.backends.http.answer import Answer, parse_content_range
 from crynux_async.emulator.bridge.binding import bind
 from crynux_async.emulator.bridge.schema import violation
 from crynux_async.emulator.nodes.task_args import with_defaults
@@ -225,7 +225,7 @@ def test_recorded_refusal_says_how_long_to_wait(name: str, wait: float) -> None:
 
 def test_recorded_range_is_read() -> None:
     (step,) = (step for _, step in STEPS if step["name"] == "range")
-    assert wire.parse_content_range(recorded_answer(step).content_range) == (100, 199, 1000)
+    assert parse_content_range(recorded_answer(step).content_range) == (100, 199, 1000)
 
 
 def test_recorded_range_past_the_end_says_the_size() -> None:
@@ -507,46 +507,6 @@ def test_not_utf8_answer_is_kept_readable() -> None:
     assert error_of(wire.raise_for, answer(502, b"caf\xe9", "text/plain")).answer == "caf\ufffd"
 
 
-# Content-Range
-
-
-@given(st.integers(0, 10**12), st.integers(0, 10**12), st.none() | st.integers(1, 10**12))
-@settings(max_examples=100)
-def test_content_range_of_any_part_is_read(first: int, length: int, behind: int | None) -> None:
-    last = first + length
-    total = None if behind is None else last + behind
-    assert wire.parse_content_range(f"bytes {first}-{last}/{'*' if total is None else total}") == (first, last, total)
-
-
-@given(st.integers(0, 10**12), st.integers(1, 10**12))
-@settings(max_examples=50)
-def test_content_range_that_contradicts_itself_is_none(low: int, more: int) -> None:
-    assert wire.parse_content_range(f"bytes {low + more}-{low}/*") is None
-    assert wire.parse_content_range(f"bytes 0-{low + more}/{low + more}") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "bytes",
-        "bytes */100",
-        "bytes 0-9",
-        "bytes=0-9/10",
-        "items 0-9/10",
-        "bytes -1-9/10",
-        "bytes 0-9/10, 20-29/30",
-        "bytes ٣-٩/١٢",
-        f"bytes 0-{'9' * 5000}/*",
-        f"bytes {'9' * 5000}-{'9' * 5001}/*",
-        f"bytes 0-9/{'9' * 5000}",
-    ],
-    ids=lambda text: text[:30],
-)
-def test_content_range_that_makes_no_sense_is_none(text: str) -> None:
-    assert wire.parse_content_range(text) is None
-
-
 @pytest.mark.parametrize(
     ("text", "total"), [("bytes */100", 100), ("", None), ("bytes */*", None), (f"bytes */{'9' * 5000}", None)]
 )
@@ -628,7 +588,7 @@ def test_priming_args_break_the_rule_after_the_schema_too() -> None:
     ],
     ids=["no such page", "sent elsewhere", "proxy login", "captive portal"],
 )
-def test_answer_that_no_waiting_can_mend_says_what_to_do(reply: wire.Answer, said: str) -> None:
+def test_answer_that_no_waiting_can_mend_says_what_to_do(reply: Answer, said: str) -> None:
     with pytest.raises(ProtocolError, match=said) as caught:
         wire.read_status(reply)
     assert caught.value.is_lasting

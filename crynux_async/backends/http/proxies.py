@@ -1,4 +1,4 @@
-"""Which HTTP proxy, if any, stands between this machine and the bridge.
+"""Which HTTP proxy, if any, stands between this machine and a service.
 
 ``NO_PROXY`` is read as curl and Python's requests read it: names with or without a leading "." or "*." mean a domain
 with everything below it, networks such as 10.0.0.0/8 mean addresses, "*" means everything, and ":port" is honoured.
@@ -19,7 +19,7 @@ def environment_proxy(base_url: str) -> str | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY ask for, or None.
 
     Args:
-        base_url: The bridge's address.
+        base_url: The address of the service.
 
     Raises:
         SettingsError: They ask for a proxy that cannot be used; its password is not shown.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crynux_async.backends.bridge.proxies import environment_proxy, is_exempt
+from crynux_async.backends.http.proxies import environment_proxy, is_exempt
 from crynux_async.errors import SettingsError
 
 
