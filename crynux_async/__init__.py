@@ -53,11 +53,12 @@ if TYPE_CHECKING:
         DownloadProgressed,
         Event,
         EventsMissed,
+        JobProgressed,
         JobQueued,
         JobStateChanged,
         JobSubmitted,
     )
-    from crynux_async.job import Job
+    from crynux_async.job import Cost, Job
     from crynux_async.ledgers.base import JobRow, Ledger
     from crynux_async.secret import Secret
     from crynux_async.session import Reconciled, Session, SessionStatistics, Unconfirmed
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "ArchiveReady": "events",
     "Backend": "backends.base",
+    "Cost": "job",
     "DownloadFailed": "events",
     "DownloadProgressed": "events",
     "EffectiveConfig": "training.config",
@@ -77,6 +79,7 @@ _HOME_OF = {
     "EventsMissed": "events",
     "FineTuneConfig": "training.config",
     "Job": "job",
+    "JobProgressed": "events",
     "JobQueued": "events",
     "JobRow": "ledgers.base",
     "JobState": "states",
@@ -103,6 +106,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "CorruptArchiveError",
+    "Cost",
     "CrynuxError",
     "DownloadError",
     "DownloadFailed",
@@ -117,6 +121,7 @@ __all__ = [
     "JobError",
     "JobExpiredError",
     "JobFailedError",
+    "JobProgressed",
     "JobQueued",
     "JobRow",
     "JobStalledError",

@@ -248,11 +248,7 @@ class SubmissionUnknownError(CrynuxError):
 
 
 class JobError(CrynuxError):
-    """A job did not end with a model."""
-
-
-class JobFailedError(JobError):
-    """The network gave up on the task. A bridge says why to its owner alone, who has its admin token.
+    """A job did not end with a model.
 
     Attributes:
         reason: Why, as far as the service tells, or "".
@@ -263,16 +259,20 @@ class JobFailedError(JobError):
         self.reason = reason
 
 
+class JobFailedError(JobError):
+    """The network gave up on the task. A bridge says why to its owner alone, who has its admin token."""
+
+
 class JobStalledError(JobError):
     """The task has been running for longer than any healthy task can; it is still watched, slowly."""
 
 
 class JobExpiredError(JobError):
-    """The bridge has deleted the task (by default 7 days after it ended), or never had it."""
+    """The service has deleted the task (a bridge does so 7 days after its end by default), or never had it."""
 
 
 class JobAbandonedError(JobError):
-    """The job was given up here: cancelled before it was sent, or abandoned afterwards."""
+    """The job was given up: its task was cancelled, it was withdrawn before it was sent, or abandoned afterwards."""
 
 
 class ConflictError(CrynuxError):

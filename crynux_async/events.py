@@ -55,6 +55,17 @@ class JobStateChanged(Event):
 
 
 @attrs.frozen(kw_only=True)
+class JobProgressed(Event):
+    """The task has come further, as far as the service tells.
+
+    Attributes:
+        stage: The service's own word for how far it is, such as "started".
+    """
+
+    stage: str
+
+
+@attrs.frozen(kw_only=True)
 class DownloadProgressed(Event):
     """Bytes of the archive have arrived.
 

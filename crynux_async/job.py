@@ -6,10 +6,12 @@ handles on one job are equal.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import attrs
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import (
@@ -27,9 +29,27 @@ from crynux_async.events import DownloadFailed, Event, JobStateChanged
 from crynux_async.states import GOOD, STAGES, JobState, Stage
 
 if TYPE_CHECKING:
+    from crynux_async.ledgers.base import TaskRow
     from crynux_async.supervision.record import Record
     from crynux_async.supervision.supervisor import Supervisor
     from crynux_async.training.config import FineTuneConfig
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """What the tasks of a job cost, in wei (10**-18 CNX).
+
+    Attributes:
+        held: What tasks whose cost is not known yet may cost at most, >= 0.
+        spent: What tasks did cost, >= 0.
+        refunded: What tasks that cost less than they might have gave back, >= 0.
+        is_complete: Whether a price or a cost is known of every task.
+    """
+
+    held: int
+    spent: int
+    refunded: int
+    is_complete: bool
 
 
 class Job:
@@ -94,12 +114,20 @@ class Job:
         return self._record.error
 
     @property
-    def reason(self) -> str:
-        """Why it failed, as far as the service tells, or "".
+    def reason(self) -> str | None:
+        """Why it ended without a model as far as the service tells, or None; "cancelled" where its task was cancelled.
 
-        A bridge tells it to its owner alone: give the session ``admin_token=``.
+        A bridge tells why a task failed to its owner alone: give the session ``admin_token=``.
         """
-        return self._record.reason
+        return self._record.reason or None
+
+    @property
+    def progress(self) -> str | None:
+        """How far the task was at the last look, in the service's own word such as "started", or None.
+
+        A bridge says no more than that a task runs, so it is None there.
+        """
+        return self._supervisor.follower.stage(self._record) or None
 
     @property
     def path(self) -> Path | None:
@@ -219,6 +247,40 @@ class Job:
         await self.wait(timeout)
         return await self._supervisor.fetch(self._record, wanted)
 
+    async def cancel(self) -> str:
+        """Cancel the job, and return what that means for the money, in words for people.
+
+        A job that was not sent yet is not sent; one that is being sent is cancelled once its task is known. It is
+        ABANDONED then, and ``reason`` says "cancelled". Nothing changes where this raises.
+
+        Raises:
+            UsageError: The service cannot cancel tasks (no bridge can; ``abandon()`` stops following), or the job has
+                no task that runs, or another process follows it.
+            BackendError: The task cannot be cancelled (any more); the message says what happens now.
+        """
+        self._supervisor.check_open()
+        return await self._supervisor.abilities.cancel(self._record)
+
+    async def images(self) -> list[bytes]:
+        """Return the validation images of the task as PNG files, in order.
+
+        Raises:
+            UsageError: The service hands out none (no bridge does), or the job has no task.
+            NotFoundError: There are none (yet, or any more).
+            BackendError: They could not be had.
+        """
+        self._supervisor.check_open()
+        return await self._supervisor.abilities.images(self._record)
+
+    async def cost(self) -> Cost:
+        """Return what the tasks of the job hold, have cost and gave back, as far as the service tells prices.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        self._supervisor.check_open()
+        return _cost(await self._supervisor.tasks(self._record))
+
     def resubmit(self) -> "Job":
         """Send the job's config again, because the user says so, and return the job that stands for it.
 
@@ -283,6 +345,16 @@ def record_of(job: Job) -> "Record":
     return job._record
 
 
+def _cost(rows: "Sequence[TaskRow]") -> Cost:
+    ended = [row for row in rows if row.spent is not None]
+    return Cost(
+        held=sum(row.fee or 0 for row in rows if row.spent is None),
+        spent=sum(row.spent or 0 for row in ended),
+        refunded=sum(row.fee - (row.spent or 0) for row in ended if row.fee is not None),
+        is_complete=all(row.fee is not None or row.spent is not None for row in rows),
+    )
+
+
 def _is_over(record: "Record", event: Event | None = None) -> bool:
     if STAGES[record.state] is Stage.FETCH:
         return record.wanted is None or isinstance(event, DownloadFailed)
@@ -297,20 +369,11 @@ def _failure(record: "Record") -> CrynuxError:
 
 
 _FAILURES: dict[JobState, tuple[type[CrynuxError], str]] = {
-    JobState.FAILED: (
-        JobFailedError,
-        (
-            "the network gave up after four attempts. A bridge gives the reason to its owner alone; the usual ones are "
-            "a data set that nodes cannot load, a wrong column name, too little memory and a time-out that is too short"
-        ),
-    ),
+    JobState.FAILED: (JobFailedError, "the service gave up on it"),
     JobState.STALLED: (
         JobStalledError,
         "it runs longer than any healthy task can, so the network has most probably lost it; it is still watched",
     ),
-    JobState.EXPIRED: (
-        JobExpiredError,
-        "the service does not know this task (any more): a bridge deletes tasks 7 days after their end by default",
-    ),
+    JobState.EXPIRED: (JobExpiredError, "the service does not know this task (any more)"),
     JobState.ABANDONED: (JobAbandonedError, "it was given up here"),
 }

@@ -345,6 +345,25 @@ class Session:
         job = await self.submit(config, label=label, force=force)
         return await job.download(folder, name=name)
 
+    def price(self, config: FineTuneConfig) -> int | None:
+        """Return what one try of a config may cost at most, in wei (10**-18 CNX), or None where that is not known.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        return self._open_supervisor().accounts.price(config)
+
+    async def balance(self) -> int | None:
+        """Return what the account that pays has, in wei (10**-18 CNX), or None where that cannot be asked.
+
+        It cannot at a bridge: who has an API key has no account.
+
+        Raises:
+            UsageError: The session is not open.
+            BackendError: The service did not answer.
+        """
+        return await self._open_supervisor().accounts.balance()
+
     def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
         """Follow a task that the service has already, and return its job.
 

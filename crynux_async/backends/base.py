@@ -50,7 +50,8 @@ class Look:
         seen: Where the task is.
         stage: The service's own word for how far it is, such as "started", or "".
         again_after: Seconds after which the service wishes to be asked again, or None where polling may choose.
-        reason: Why it failed, as far as the service tells, or "".
+        reason: Why it ended without a result, where the look itself has shown that, or ""; a service that must be asked
+            in another way is one that ``TellsReasons``.
         facts: What ``next_action`` needs to know of what was seen; the supervisor only hands it on.
     """
 
@@ -83,10 +84,13 @@ class CreatedTask:
     Attributes:
         task_id: The service's name of it.
         created_at: When the service says it was created, aware UTC, or None where it did not say.
+        again_after: Seconds after which the service wishes to be asked about it first, >= 0, or None where polling may
+            choose. It does not put off what polling promises (``worst_delay``).
     """
 
     task_id: str
     created_at: datetime | None = None
+    again_after: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -140,11 +144,15 @@ class Habits:
     Attributes:
         lease: Seconds for which a session holds its jobs: short where somebody must live to go on with a task.
         file_name: Default template of archive names.
+        failure: What is to be known of a task that failed where no reason is told, for people.
+        deletion: When tasks are deleted, for people.
         needs_credential_to_look: Whether following a task needs the credential that created it.
     """
 
     lease: float = 60.0
     file_name: str = "{task_id}.zip"
+    failure: str = "the service gave up on it and does not say why"
+    deletion: str = "the service does not know this task (any more)"
     needs_credential_to_look: bool = False
 
 
@@ -382,7 +390,7 @@ class Cancels(Protocol):
     """A service that can cancel tasks."""
 
     async def cancel(self, task: Task) -> str:
-        """Cancel a task, and return what that means for the money, for people.
+        """Cancel a task, and return what that means for the money, for people. The next look sees it cancelled.
 
         Raises:
             BackendError: It cannot be cancelled (any more); the message says what happens now.
@@ -399,10 +407,10 @@ class HasImages(Protocol):
 
 @runtime_checkable
 class TellsReasons(Protocol):
-    """A service that can say why a task failed."""
+    """A service that can be asked why a task failed; it is, where the look has not shown it."""
 
     async def reason(self, task: Task) -> str:
-        """Return why, for people, or "" where it does not know."""
+        """Return why, for people, or "" where it does not know. Asked once, when a failure was seen."""
 
 
 @runtime_checkable
@@ -416,4 +424,8 @@ class HasPrices(Protocol):
         """Return what the account has, in wei, or None where that cannot be asked."""
 
     async def spent(self, task: Task, look: Look) -> int | None:
-        """Return what an ended task did cost, in wei, or None where that is not known."""
+        """Return what an ended task did cost, in wei, or None where that is not known.
+
+        Raises:
+            BackendError: It could not be asked; its cost stays unknown.
+        """

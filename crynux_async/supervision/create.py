@@ -32,6 +32,7 @@ class Answer:
         outcome: For the ledger.
         spent: For the gate.
         task_id: The task that was made, or None.
+        look_after: Seconds after which the service wishes to be asked about the task first, or None.
         error: What to tell whoever waits, or None.
         interrupt: What ends the program, and may go on once all of this is stored; or None.
     """
@@ -39,6 +40,7 @@ class Answer:
     outcome: AttemptOutcome
     spent: Outcome
     task_id: str | None = None
+    look_after: float | None = None
     error: CrynuxError | None = None
     interrupt: BaseException | None = None
 
@@ -69,7 +71,12 @@ async def post(backend: Backend, payload: str) -> Answer:
         _log.debug("create cut off", exc_info=True)
         interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
         return Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=_cut_off(error), interrupt=interrupt)
-    return Answer(outcome=AttemptOutcome.ACCEPTED, spent=Outcome.ACCEPTED, task_id=created.task_id)
+    return Answer(
+        outcome=AttemptOutcome.ACCEPTED,
+        spent=Outcome.ACCEPTED,
+        task_id=created.task_id,
+        look_after=created.again_after,
+    )
 
 
 def spent_by(error: CrynuxError) -> Outcome:

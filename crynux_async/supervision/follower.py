@@ -13,13 +13,16 @@ from typing import Any
 
 from crynux_async.backends.base import Backend, Look, Seen, Task
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import BackendError, JobAbandonedError, JobFailedError, LedgerError, NotFoundError
+from crynux_async.errors import BackendError, LedgerError, NotFoundError
+from crynux_async.events import JobProgressed
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, Signal
+from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.rows import TaskEnd
 from crynux_async.supervision.submitter import HandOn, Spawn
 from crynux_async.supervision.tasks import TaskViews
 from crynux_async.training.config import FineTuneConfig
@@ -38,6 +41,7 @@ _ENDS = {
 }
 
 OnLook = Callable[[Record, Task, Look], None]
+OnEnd = Callable[[Record, TaskEnd], None]
 
 
 class Follower:
@@ -49,7 +53,9 @@ class Follower:
         register: Learns the answers.
         spawn: Starts a task.
         tasks: Shows tasks to the backend.
+        accounts: Knows why a task ended and what it did cost.
         on_look: Called with each task that runs and what was seen of it.
+        on_end: Called with each job whose task has ended, and how, before the job learns it.
         hand_on: Called with each job whose task has ended.
     """
 
@@ -61,7 +67,9 @@ class Follower:
         spawn: Spawn,
         *,
         tasks: TaskViews,
+        accounts: Accounts,
         on_look: OnLook,
+        on_end: OnEnd,
         hand_on: HandOn,
     ) -> None:
         self._backend = backend
@@ -69,7 +77,9 @@ class Follower:
         self._register = register
         self._spawn = spawn
         self._tasks = tasks
+        self._accounts = accounts
         self._on_look = on_look
+        self._on_end = on_end
         self._hand_on = hand_on
         self._polls: PollQueue = PollQueue(
             target_delay=settings.poll_delay,
@@ -78,6 +88,7 @@ class Follower:
         )
         self._due: deque[Record] = deque()
         self._missing_since: dict[str, float] = {}
+        self._stages: dict[str, str] = {}
         self._pollers = 0
         self._busy = 0
         self._idle: list[asyncio.Future[None]] = []
@@ -89,8 +100,13 @@ class Follower:
         """The queue that decides."""
         return self._polls
 
-    def follow(self, record: Record) -> None:
-        """Watch a job from now on; one that is watched already stays as it is."""
+    def follow(self, record: Record, look_after: float | None = None) -> None:
+        """Watch a job from now on; one that is watched already stays as it is.
+
+        Args:
+            record: The job.
+            look_after: Seconds after which the service wishes to be asked first, or None where polling may choose.
+        """
         if record.job_id in self._polls:
             return
         now = monotonic()
@@ -109,9 +125,21 @@ class Follower:
             started_at=started_at,
             now=now,
             stall_at=stall_at,
-            at_once=not is_new,  # an attached or resumed task may have ended long ago
+            next_at=None if look_after is None else now + look_after,
+            at_once=not is_new or look_after == 0,  # an attached or resumed task may have ended long ago
         )
         self._wake.set()
+
+    def stage(self, record: Record) -> str:
+        """Return the service's own word for how far a job's task was at the last look, or ""."""
+        return self._stages.get(record.job_id, "")
+
+    def ended(self, record: Record, signal: Signal, end: TaskEnd) -> None:
+        """Let a job learn that its task has ended, and let it go on from there."""
+        if record.state in FOLLOWED and record.is_ours:
+            self._on_end(record, end)
+            self._register.learn(record, signal, self._accounts.error(signal, end))
+            self._hand_on(record)
 
     def is_missing(self, record: Record) -> bool:
         """Whether the service did not know a job's task at the last look, which may be an accident."""
@@ -120,6 +148,7 @@ class Follower:
     def forget(self, record: Record) -> None:
         """Watch a job no more."""
         self._missing_since.pop(record.job_id, None)
+        self._stages.pop(record.job_id, None)
         self._polls.discard(record.job_id)
 
     def restore(self, learned: Mapping[str, Any]) -> None:
@@ -215,7 +244,9 @@ class Follower:
         """Look at one job's task. Whatever goes wrong concerns this job alone."""
         try:
             task = self._tasks.known(record) or await self._tasks.recall(record)
-            self._saw(record, task, await self._backend.look(task))
+            look = await self._backend.look(task)
+            end = await self._accounts.end(task, look) if look.seen in _ENDS else None
+            self._saw(record, task, look, end)
         except NotFoundError:
             self._not_found(record)
         except (BackendError, LedgerError) as error:
@@ -235,26 +266,30 @@ class Follower:
         missing_for = now - self._missing_since.setdefault(record.job_id, now)
         if missing_for >= GONE_FOR:
             del self._missing_since[record.job_id]
-            self._ended(record, Signal.NOT_FOUND, learn=False)
+            self._polls.ended(record.job_id, now, learn=False)
+            self.ended(record, Signal.NOT_FOUND, self._accounts.deleted(str(record.task_id)))
         else:
             self._polls.unclear(record.job_id, now, GONE_FOR - missing_for)
             _log.warning("task %s is not known to the service; it is asked again", record.task_id)
 
-    def _saw(self, record: Record, task: Task, look: Look) -> None:
+    def _saw(self, record: Record, task: Task, look: Look, end: TaskEnd | None) -> None:
         self._missing_since.pop(record.job_id, None)
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)
-        elif look.seen in _ENDS:
-            self._ended(record, _ENDS[look.seen], learn=look.seen is not Seen.CANCELLED, reason=look.reason)
+        elif end is not None:
+            is_typical = look.seen is not Seen.CANCELLED  # a user's decision tells nothing of how long trainings take
+            self._polls.ended(record.job_id, monotonic(), failed=look.seen is Seen.FAILED, learn=is_typical)
+            self.ended(record, _ENDS[look.seen], end)
         else:
             self._polls.running(record.job_id, monotonic(), look.again_after)
+            self._came_to(record, look.stage)
             self._on_look(record, task, look)
 
-    def _ended(self, record: Record, signal: Signal, *, learn: bool, reason: str = "") -> None:
-        self._polls.ended(record.job_id, monotonic(), failed=signal is Signal.SAID_FAILED, learn=learn)
-        if record.state in FOLLOWED:
-            self._register.learn(record, signal, _why(signal, reason))
-            self._hand_on(record)
+    def _came_to(self, record: Record, stage: str) -> None:
+        """Tell how far a task is, whenever that is another word."""
+        if stage and self._stages.get(record.job_id) != stage:
+            self._stages[record.job_id] = stage
+            self._register.tell(JobProgressed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), stage=stage))
 
     def _stalled(self, record: Record) -> None:
         if record.state in FOLLOWED:
@@ -273,12 +308,3 @@ def kind_of(config: FineTuneConfig | None) -> str:
         return f"{config.model_name}|{config.max_train_epochs} epochs|{config.resolution}"
     images = config.max_train_steps * config.batch_size * config.gradient_accumulation_steps
     return f"{config.model_name}|1.2^{round(math.log(images, 1.2))}|{config.resolution}"
-
-
-def _why(signal: Signal, reason: str) -> JobFailedError | JobAbandonedError | None:
-    """Return the error of an end whose reason the service tells."""
-    if signal is Signal.SAID_CANCELLED:
-        return JobAbandonedError(f"the task was cancelled: {reason}" if reason else "the task was cancelled")
-    if signal is Signal.SAID_FAILED and reason:
-        return JobFailedError(f"the network gave up on the task: {reason}", reason=reason)
-    return None

@@ -25,10 +25,10 @@ import anyio
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import LeaseLostError, LedgerBusyError, LedgerError, UsageError
-from crynux_async.ledgers.base import AttemptRow, Fence, JobChange, JobRow, Ledger, StepRow, WishRow
+from crynux_async.ledgers.base import AttemptRow, Fence, JobChange, JobRow, Ledger, StepRow, TaskRow, WishRow
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
-from crynux_async.supervision.rows import attached_task, columns_of, new_row
+from crynux_async.supervision.rows import TaskEnd, attached_task, columns_of, new_row
 
 _log = logging.getLogger("crynux_async.supervision.ledger_writer")
 
@@ -66,6 +66,7 @@ class LedgerWriter:
         self._unsaved: dict[str, Record] = {}
         self._saved = asyncio.Event()
         self._storing: set[str] = set()
+        self._ends: dict[str, TaskEnd] = {}
         self._flushing = anyio.Lock()
         self._latest = utc_now()
         self._trouble: LedgerBusyError | None = None
@@ -131,6 +132,10 @@ class LedgerWriter:
         """Store a new job soon; it must not be sent before it ``is_saved``."""
         self._unsaved[record.job_id] = record
         self._register.has_changes.set()
+
+    def task_ended(self, record: Record, end: TaskEnd) -> None:
+        """Store how a job's task ended, in one step with the job's new state."""
+        self._ends[record.job_id] = end
 
     async def save_new(self) -> None:
         """Store every job that the ledger does not have yet, a few writes for all of them together.
@@ -336,7 +341,11 @@ class LedgerWriter:
         self._saved.set()
 
     async def _write(self, records: Sequence[Record]) -> None:
-        changes = [JobChange(job_id=record.job_id, columns=columns_of(record)) for record in records]
+        ended = await self._ended_tasks(records)
+        changes = [
+            JobChange(job_id=record.job_id, columns=columns_of(record), tasks=ended.get(record.job_id, ()))
+            for record in records
+        ]
         try:
             lost = await self._ledger.change(self.fence, changes) if changes else []
         except LedgerBusyError:
@@ -345,7 +354,18 @@ class LedgerWriter:
             if self._ledger.failure is not None:
                 raise
             lost = await self._write_apart(changes, error)
+        for job_id in ended:
+            self._ends.pop(job_id, None)
         self._lose_named(lost)
+
+    async def _ended_tasks(self, records: Sequence[Record]) -> dict[str, tuple[TaskRow, ...]]:
+        """Return the rows of tasks that have ended, by job: what the ledger has of them, and their end."""
+        ends = {record.job_id: self._ends[record.job_id] for record in records if record.job_id in self._ends}
+        rows: dict[str, tuple[TaskRow, ...]] = dict.fromkeys(ends, ())
+        for row in await self._ledger.tasks(list(ends)) if ends else ():
+            if row.task_id == ends[row.job_id].task_id:
+                rows[row.job_id] = (ends[row.job_id].entered_in(row),)
+        return rows
 
     async def _write_apart(self, changes: Sequence[JobChange], error: LedgerError) -> list[str]:
         """Write what is good of a batch that was refused because of one of them; return the names of lost jobs."""
@@ -371,6 +391,7 @@ class LedgerWriter:
         for record in records:
             if record.is_ours and record.is_saved:
                 record.is_ours = False
+                self._ends.pop(record.job_id, None)
                 self._held = max(0, self._held - 1)
                 _log.warning("%r is not held by this process any more", record)
                 self.on_lost(record)

@@ -13,6 +13,7 @@ from crynux_async.backends.base import Backend, Finding, FindsLostCreates, LostC
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, Ledger, TaskRow
 from crynux_async.states import JobState, Signal, advance, may
+from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
@@ -48,13 +49,17 @@ class LostCreates:
         ledger: Knows attempts and their order.
         register: Knows the jobs.
         writer: Stores what was found.
+        accounts: Knows what it may cost.
     """
 
-    def __init__(self, backend: Backend, ledger: Ledger, register: JobRegister, writer: LedgerWriter) -> None:
+    def __init__(
+        self, backend: Backend, ledger: Ledger, register: JobRegister, writer: LedgerWriter, accounts: Accounts
+    ) -> None:
         self._backend = backend
         self._ledger = ledger
         self._register = register
         self._writer = writer
+        self._accounts = accounts
 
     async def all(self) -> list[LostCreate]:
         """Return the lost creates of this session's unconfirmed jobs."""
@@ -95,6 +100,7 @@ class LostCreates:
             backend=attempt.backend,
             task_id=task_id,
             made_at=attempt.answered_at or at,
+            fee=self._accounts.price(record.config),
         )
         accepted = attrs.evolve(
             attempt, outcome=AttemptOutcome.ACCEPTED, task_id=task_id, answered_at=attempt.answered_at or at

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from crynux_async.errors import CrynuxError, JobFailedError
+from crynux_async.errors import CrynuxError, JobError
 from crynux_async.event_stream import EventStream
 from crynux_async.events import Event
 from crynux_async.states import ENDED, JobState
@@ -111,8 +111,8 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why it failed as far as the service tells, or ""."""
-        return self.error.reason if isinstance(self.error, JobFailedError) else ""
+        """Why it ended without a model as far as the service tells, or ""."""
+        return self.error.reason if isinstance(self.error, JobError) else ""
 
     @property
     def is_heard(self) -> bool:

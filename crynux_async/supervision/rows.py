@@ -1,12 +1,16 @@
 """Records as rows of a ledger, and back: what the last process knew, and what follows from how it ended."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from crynux_async.errors import (
     CrynuxError,
     JobAbandonedError,
+    JobError,
     JobExpiredError,
     JobFailedError,
     RejectedError,
@@ -46,6 +50,29 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         planned_at=record.planned_at,
         **columns_of(record),
     )
+
+
+@attrs.frozen(kw_only=True)
+class TaskEnd:
+    """How a task ended, as far as the service tells.
+
+    Attributes:
+        task_id: The task.
+        at: When that was noticed.
+        word: What was seen, such as "succeeded".
+        reason: Why, or "".
+        spent: What it did cost, in wei, or None where that is not known.
+    """
+
+    task_id: str
+    at: datetime
+    word: str
+    reason: str = ""
+    spent: int | None = None
+
+    def entered_in(self, row: TaskRow) -> TaskRow:
+        """Return the row of the task with its end."""
+        return attrs.evolve(row, ended_at=self.at, end=self.word, reason=self.reason, spent=self.spent)
 
 
 def attached_task(row: JobRow) -> TaskRow:
@@ -144,6 +171,6 @@ def _error(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
     if cls is None or not text:
         return None
     error = cls(text, job_id=row.job_id, task_id=row.task_id)
-    if isinstance(error, JobFailedError):
+    if isinstance(error, JobError):
         error.reason = row.reason
     return error

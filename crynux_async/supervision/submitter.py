@@ -22,7 +22,7 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -44,6 +44,7 @@ from crynux_async.pacing.gate import Gate
 from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.settings import Settings
 from crynux_async.states import STAGES, Signal, Stage
+from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.create import Answer, columns_after, finished, post, signal_of
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.patience import Patience
@@ -57,7 +58,18 @@ _log = logging.getLogger("crynux_async.supervision.submitter")
 _FOREVER = 1e15
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
-HandOn = Callable[[Record], None]
+
+
+class HandOn(Protocol):
+    """Gives a job to whoever drives it next."""
+
+    def __call__(self, record: Record, *, look_after: float | None = None) -> None:
+        """Hand a job on.
+
+        Args:
+            record: The job.
+            look_after: Seconds after which the service wishes to be asked about a new task, or None.
+        """
 
 
 class Submitter:
@@ -68,6 +80,7 @@ class Submitter:
         settings: Limits and time-outs.
         register: Learns what becomes of them.
         writer: Remembers what is sent.
+        accounts: Knows what it may cost.
         gate: Decides when.
         spawn: Starts a task that outlives its caller.
         hand_on: Called with each job that the service has accepted.
@@ -80,6 +93,7 @@ class Submitter:
         register: JobRegister,
         *,
         writer: LedgerWriter,
+        accounts: Accounts,
         gate: Gate,
         spawn: Spawn,
         hand_on: HandOn,
@@ -90,6 +104,7 @@ class Submitter:
         self._max_creates = settings.max_creates
         self._register = register
         self._writer = writer
+        self._accounts = accounts
         self._gate = gate
         self._spawn = spawn
         self._hand_on = hand_on
@@ -148,10 +163,17 @@ class Submitter:
         """Look at the queue again: a job was saved."""
         self._wake.set()
 
-    def withdraw(self, record: Record) -> None:
-        """Give a job up that nobody has sent yet; one that is under way stays."""
-        if STAGES[record.state] is Stage.SUBMIT and not self.is_under_way(record):
-            self._register.learn(record, Signal.ABANDON)
+    def withdraw(self, record: Record, error: CrynuxError | None = None) -> bool:
+        """Give a job up that nobody has sent yet, and say whether that was so; one that is under way stays.
+
+        Args:
+            record: The job.
+            error: Why, for whoever waits.
+        """
+        is_unsent = STAGES[record.state] is Stage.SUBMIT and not self.is_under_way(record)
+        if is_unsent:
+            self._register.learn(record, Signal.ABANDON, error)
+        return is_unsent
 
     def is_under_way(self, record: Record) -> bool:
         """Whether a create of this job is under way."""
@@ -253,6 +275,7 @@ class Submitter:
         finally:
             self._under_way.discard(record.job_id)
             self._wake.set()
+            record.wake()
 
     async def _begin(self, record: Record, ticket: int) -> AttemptRow | None:
         """Store the attempt and return it, or give the ticket back and return None: then nothing may be sent."""
@@ -337,6 +360,7 @@ class Submitter:
                 backend=attempt.backend,
                 task_id=answer.task_id,
                 made_at=at,
+                fee=self._accounts.price(record.config),
             )
             tasks = (made,)
         ended = finished(attempt, answer, at, keeps_payload=self._keeps_payloads)
@@ -362,7 +386,7 @@ class Submitter:
         if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
             self._patience.heard(monotonic())
         if outcome is AttemptOutcome.ACCEPTED:
-            self._hand_on(record)
+            self._hand_on(record, look_after=answer.look_after)
         elif outcome is AttemptOutcome.REFUSED:
             _log.info("create refused by the rate limit, queued again: %s", error)
             self._queue.put_back(record)

@@ -24,10 +24,12 @@ import anyio.abc
 from crynux_async.backends.base import Backend, Finding, LostCreate
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
-from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
+from crynux_async.ledgers.base import JobFilter, JobRow, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, GOOD, STAGES, UNFETCHED, Signal, Stage, may
+from crynux_async.supervision.abilities import Abilities
+from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -78,12 +80,14 @@ class Supervisor:
             lease=backend.habits.lease,
         )
         self._tasks = TaskViews(backend, ledger)
+        self.accounts = Accounts(backend)
         stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
         self.submitter = Submitter(
             backend,
             settings,
             self.register,
             writer=self._writer,
+            accounts=self.accounts,
             gate=gate,
             spawn=self._spawn,
             hand_on=self.hand_on,
@@ -94,7 +98,9 @@ class Supervisor:
             self.register,
             self._spawn,
             tasks=self._tasks,
+            accounts=self.accounts,
             on_look=stepper.looked,
+            on_end=self._writer.task_ended,
             hand_on=self.hand_on,
         )
         self.fetcher = Fetcher(
@@ -106,7 +112,15 @@ class Supervisor:
             save=self._writer.flush,
             save_later=partial(self._writer.persist, self._writer.flush),
         )
-        self._lost = LostCreates(backend, ledger, self.register, self._writer)
+        self.abilities = Abilities(
+            backend,
+            self._tasks,
+            self.accounts,
+            submitter=self.submitter,
+            follower=self.follower,
+            check_open=self.check_open,
+        )
+        self._lost = LostCreates(backend, ledger, self.register, self._writer, self.accounts)
         self._take_over = TakeOver(
             backend,
             ledger,
@@ -119,11 +133,15 @@ class Supervisor:
         self._writer.on_lost = self.hand_on
         self._writer.on_saved = self.submitter.look_again
 
-    def hand_on(self, record: Record) -> None:
+    def hand_on(self, record: Record, *, look_after: float | None = None) -> None:
         """Give a job to whoever drives it next: submit, then follow, then fetch.
 
         A planned job is sent only where somebody here has asked for that, and a model is fetched here only where an
         earlier process was asked for it; otherwise whoever wants it is waiting, and asks for it.
+
+        Args:
+            record: The job.
+            look_after: Seconds after which the service wishes to be asked about a new task, or None.
         """
         stage = STAGES[record.state] if record.is_ours else Stage.OVER
         if stage is not Stage.FOLLOW:
@@ -131,7 +149,7 @@ class Supervisor:
         if stage is Stage.SUBMIT:
             self.submitter.go_on(record)
         elif stage is Stage.FOLLOW:
-            self.follower.follow(record)
+            self.follower.follow(record, look_after)
         elif stage is Stage.FETCH and record.wanted is not None and record.is_resumed:
             if not self.fetcher.is_fetching(record):
                 self._spawn(self._fetch_wanted(record, record.wanted))
@@ -265,6 +283,11 @@ class Supervisor:
         """Return rows of the ledger, those of earlier processes included."""
         await self._writer.flush()
         return await self._ledger.jobs(where, limit=limit)
+
+    async def tasks(self, record: Record) -> list[TaskRow]:
+        """Return every task that was ever made for a job, as the ledger has them."""
+        await self._writer.flush()
+        return await self._ledger.tasks([record.job_id])
 
     async def saved(self, records: Sequence[Record]) -> None:
         """Wait until certain new jobs are in the ledger.

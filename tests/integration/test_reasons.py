@@ -57,7 +57,7 @@ async def test_without_a_token_nobody_knows_why(bridge: Emulator) -> None:
     async with session(bridge, token=None) as opened:
         job = await opened.submit(BAD)
         error = await failure_of(job)
-        assert (error.reason, job.reason) == ("", "")
+        assert (error.reason, job.reason) == ("", None)
         assert "to its owner alone" in str(error)
 
 

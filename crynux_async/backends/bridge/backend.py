@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 
-import attrs
-
 from crynux_async.backends.base import (
     CreatedTask,
     Finding,
@@ -40,6 +38,14 @@ _SEEN: Mapping[str, Look] = MappingProxyType(
         wire.RemoteStatus.SUCCESS: Look(seen=Seen.SUCCEEDED),
         wire.RemoteStatus.FAILED: Look(seen=Seen.FAILED),
     }
+)
+
+_HABITS = Habits(
+    failure=(
+        "the network gave up after four attempts. A bridge gives the reason to its owner alone; the usual ones are a "
+        "data set that nodes cannot load, a wrong column name, too little memory and a time-out that is too short"
+    ),
+    deletion="the bridge does not know this task (any more): it deletes tasks 7 days after their end by default",
 )
 
 
@@ -79,7 +85,7 @@ class BridgeBackend:
     @property
     def habits(self) -> Habits:
         """How jobs of a bridge are held and named."""
-        return Habits()
+        return _HABITS
 
     def normal_task_id(self, given: str | int) -> str:
         """Return the bridge's number of a task as text, without leading zeros.
@@ -125,8 +131,6 @@ class BridgeBackend:
     async def look(self, task: Task) -> Look:
         """Look at a task. A status word that is not known is taken for running, and is the look's ``stage``.
 
-        Of one that failed, the look says why where the settings have the bridge's admin token.
-
         Raises:
             NotFoundError: The bridge has no such task, or not any more.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
@@ -135,12 +139,10 @@ class BridgeBackend:
         known = _SEEN.get(word)
         if known is None:
             _log.warning("task %s has the status %r, which is not known; it is taken for running", task.task_id, word)
-        if known is not None and known.seen is Seen.FAILED and self._reasons is not None:
-            return attrs.evolve(known, reason=await self.reason(task))
         return known or Look(seen=Seen.RUNNING, stage=word)
 
     async def reason(self, task: Task) -> str:
-        """Return why a task failed, for people, or "" where nobody but the bridge's owner can know it."""
+        """Return why a task failed, for people, or "" without the bridge's admin token: it tells nobody else."""
         return "" if self._reasons is None else await self._reasons.reason(task.task_id)
 
     def open_result(

@@ -45,11 +45,11 @@ class Lease:
 class Entry:
     """A job, its lease, the position of its last attempt, its tasks, and its steps with their place in time.
 
-    Nearly every job has no steps, and one task of which its row says everything. A hundred thousand must fit: such a
-    task is not kept (``tasks`` is None), but made from the row.
+    Nearly every job has no steps, and one task of which its row and its fee say everything. A hundred thousand must
+    fit: such a task is not kept (``tasks`` is None), but made from both.
     """
 
-    __slots__ = ("last_attempt", "lease", "number", "row", "steps", "tasks")
+    __slots__ = ("fee", "last_attempt", "lease", "number", "row", "steps", "tasks")
 
     def __init__(self, row: JobRow, lease: Lease, number: int) -> None:
         self.row = row
@@ -57,11 +57,12 @@ class Entry:
         self.number = number
         self.last_attempt = NONE
         self.tasks: tuple[TaskRow, ...] | None = ()
+        self.fee: int | None = None
         self.steps: tuple[tuple[int, StepRow], ...] = ()
 
     def all_tasks(self) -> tuple[TaskRow, ...]:
         """Return its tasks by try and member."""
-        return (_task_of(self.row),) if self.tasks is None else self.tasks
+        return (_task_of(self.row, self.fee),) if self.tasks is None else self.tasks
 
     def sort(self) -> _Sort:
         """Return what a claim tells it apart by."""
@@ -202,8 +203,8 @@ class JobTable:
             if old.task_id is not None:
                 undo.remove(self._newest_tasks[old.backend], old.task_id)
             self._claim_task(self._newest_tasks, row, row.task_id, undo)
-        if entry.tasks is None and _task_of(old) != _task_of(row):
-            undo.set(entry, "tasks", (_task_of(old),))
+        if entry.tasks is None and _task_of(old, entry.fee) != _task_of(row, entry.fee):
+            undo.set(entry, "tasks", (_task_of(old, entry.fee),))
         undo.set(entry, "row", row)
         if entry.sort() != sort:
             undo.put(counts, sort, counts[sort] - 1)
@@ -224,7 +225,9 @@ class JobTable:
                 undo.remove(self._all_tasks[old.backend], old.task_id)
             self._claim_task(self._all_tasks, task, task.task_id, undo)
         tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place))
-        undo.set(entry, "tasks", None if tasks == (_task_of(entry.row),) else tasks)
+        is_plain = tasks == (_task_of(entry.row, task.fee),)
+        undo.set(entry, "fee", task.fee if is_plain else None)
+        undo.set(entry, "tasks", None if is_plain else tasks)
 
     def plan_step(self, entry: Entry, step: StepRow, undo: Undo) -> StepRow:
         """Add a step of a job unless it is there, and return it as it is there."""
@@ -270,14 +273,15 @@ def ordered_steps(entries: Iterable[Entry]) -> list[StepRow]:
     return [step for _, step in sorted((pair for entry in entries for pair in entry.steps), key=lambda pair: pair[0])]
 
 
-def _task_of(row: JobRow) -> TaskRow:
-    """Return the task that a row tells of, as it was when it was made."""
+def _task_of(row: JobRow, fee: int | None) -> TaskRow:
+    """Return the task that a row and a fee tell of, as it was when it was made."""
     return TaskRow(
         job_id=row.job_id,
         try_number=row.tries,
         backend=row.backend,
         task_id=row.task_id or "",
         made_at=row.submitted_at or row.planned_at,
+        fee=fee,
     )
 
 

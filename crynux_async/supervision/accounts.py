@@ -1,0 +1,84 @@
+"""What the tasks of a service may cost, what they did cost and why they ended, as far as the service tells.
+
+Nothing here decides anything, and no trouble with it ever keeps a job from its end: what cannot be asked is not known.
+"""
+
+import logging
+
+from crynux_async.backends.base import Backend, HasPrices, Look, Seen, Task, TellsReasons
+from crynux_async.clock import utc_now
+from crynux_async.errors import BackendError, JobAbandonedError, JobError, JobExpiredError, JobFailedError
+from crynux_async.states import Signal
+from crynux_async.supervision.rows import TaskEnd
+from crynux_async.training.config import FineTuneConfig
+
+CANCELLED = "cancelled"
+"""The reason of a job whose task was cancelled, by whomever."""
+
+_log = logging.getLogger("crynux_async.supervision.accounts")
+
+
+class Accounts:
+    """Knows prices, costs and reasons.
+
+    Args:
+        backend: The service.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._habits = backend.habits
+        self._prices = backend if isinstance(backend, HasPrices) else None
+        self._reasons = backend if isinstance(backend, TellsReasons) else None
+        self._last_price: int | None = None
+
+    def price(self, config: FineTuneConfig | None) -> int | None:
+        """Return what one try of a config may cost at most, in wei, or None where that is not known."""
+        price = None if config is None or self._prices is None else self._prices.price(config)
+        if price != self._last_price:
+            self._last_price = price
+        return self._last_price  # one number for all tasks of a price: a hundred thousand of them are 4 MB
+
+    async def balance(self) -> int | None:
+        """Return what the account has, in wei, or None where that cannot be asked."""
+        return None if self._prices is None else await self._prices.balance()
+
+    async def end(self, task: Task, look: Look) -> TaskEnd:
+        """Return how a task ended that was seen at its end."""
+        reason = look.reason
+        if look.seen is Seen.FAILED and not reason:
+            reason = await self._reason(task)
+        if look.seen is Seen.CANCELLED:
+            reason = f"{CANCELLED}: {reason}" if reason else CANCELLED
+        spent = await self._spent(task, look)
+        return TaskEnd(task_id=task.task_id, at=utc_now(), word=look.seen.value, reason=reason, spent=spent)
+
+    def deleted(self, task_id: str) -> TaskEnd:
+        """Return how a task ended that the service does not know any more: nobody can tell what it did cost."""
+        return TaskEnd(task_id=task_id, at=utc_now(), word="deleted")
+
+    def error(self, signal: Signal, end: TaskEnd) -> JobError | None:
+        """Return what to tell whoever waits for a job whose task ended so, or None where it has a model."""
+        if signal is Signal.SAID_FAILED:
+            told = f"the service gave up on the task: {end.reason}" if end.reason else self._habits.failure
+            return JobFailedError(told, reason=end.reason)
+        if signal is Signal.SAID_CANCELLED:
+            return JobAbandonedError(f"the task was {end.reason}", reason=end.reason)
+        return JobExpiredError(self._habits.deletion) if signal is Signal.NOT_FOUND else None
+
+    async def _reason(self, task: Task) -> str:
+        try:
+            return "" if self._reasons is None else await self._reasons.reason(task)
+        except BackendError as error:
+            _log.info("why task %s failed cannot be asked: %s", task.task_id, error)
+        except Exception:
+            _log.exception("why task %s failed", task.task_id)
+        return ""
+
+    async def _spent(self, task: Task, look: Look) -> int | None:
+        try:
+            return None if self._prices is None else await self._prices.spent(task, look)
+        except BackendError as error:
+            _log.info("what task %s did cost cannot be asked: %s", task.task_id, error)
+        except Exception:
+            _log.exception("what task %s did cost", task.task_id)
+        return None
