@@ -6,6 +6,7 @@ one ``Gate``; processes on one ledger share its row, read and written back in on
 
 import asyncio
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -21,7 +22,9 @@ from crynux_async.pacing.token_bucket import Attempt, BucketSnapshot, Outcome, T
 if TYPE_CHECKING:
     import cattrs
 
-_OTHERS_WAIT = 1.0  # how long to wait for the answer to another process's create before looking again
+_OTHERS_WAIT = 1.0  # how long to wait at least for the answer to another process's create before looking again
+_LONGEST_PAUSE = 30.0  # after so long, look whether another process was told of a higher limit
+_TIMER_ERROR = 1e-3  # a timer may ring a trifle before its time; who is told to wait for that trifle would spin
 _SPENT = {
     AttemptOutcome.ACCEPTED: Outcome.ACCEPTED,
     AttemptOutcome.REFUSED: Outcome.LIMITED,
@@ -110,6 +113,14 @@ class LocalGate:
             wake.set()
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class _Given:
+    """Limit per minute and burst as the user named them, or None; what is named anew is another one, though equal."""
+
+    limit_per_minute: float | None
+    burst: int | None
+
+
 class LedgerGate:
     """A gate for every process on one ledger: the bucket lives in a row of it.
 
@@ -140,13 +151,15 @@ class LedgerGate:
         self._backend = backend
         self._key_id = key_id
         self._fresh = fresh
-        self._given = given
-        self._is_configured = False
+        self._given = _Given(limit_per_minute=given[0], burst=given[1])
+        self._told: _Given | None = None
         self._lost_after = lost_after
         self._owner = owner
         self._is_gone = is_gone
         self._bucket = fresh()
         self._boot = boot_id()
+        self._changes = 0
+        self._shut_until = -math.inf
         self._watchers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
 
     def watch(self, wake: asyncio.Event) -> None:
@@ -159,32 +172,37 @@ class LedgerGate:
         return self._bucket
 
     async def enter(self) -> Entry:
-        """Return a ticket for one create, or when to ask again."""
+        """Return a ticket for one create, or when to ask again; asked before that, it does not look again."""
+        if monotonic() < self._shut_until - _TIMER_ERROR:
+            return Entry(when=self._shut_until)
+        given, changes = self._given, self._changes
         async with self._ledger.gate(self._backend, self._key_id) as cell:
             now = monotonic()
             bucket = self._read(cell.row)
-            bucket.charge_lost(now - self._lost_after, now, self._has_ended)
-            if not self._is_configured:
-                bucket.reconfigure(*self._given, now)
-            when = bucket.ready_at(now)
-            entry = Entry(when=min(when, now + _OTHERS_WAIT))
-            if when <= now:
-                entry = Entry(ticket=bucket.sent(now, self._owner))
-            if entry.ticket is not None or cell.row is None or not self._is_configured:
+            lost = bucket.charge_lost(now - self._lost_after, now, self._has_ended)
+            if self._told is not given:
+                bucket.reconfigure(given.limit_per_minute, given.burst, now)
+            entry = self._entry(bucket, now)
+            # A lost create that is not written down would be charged anew at every visit, and the gate never open.
+            if entry.ticket is not None or lost or self._told is not given or cell.row is None:
                 cell.row = self._row(bucket)
         self._bucket = bucket
-        self._is_configured = True
+        # While the row was written an answer may have come, or another limit: then what was found is no longer true.
+        self._told = given
+        if entry.ticket is None and self._changes == changes:
+            self._shut_until = entry.when
         return entry
 
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
-        """Tell what became of the create with this ticket."""
+        """Tell what became of the create with this ticket; one that was charged as lost meanwhile changes nothing."""
         async with self._ledger.gate(self._backend, self._key_id) as cell:
             bucket = self._read(cell.row)
-            report(bucket, ticket, outcome, wait)
-            cell.row = self._row(bucket)
+            # Whoever waits for less long than this process, or saw it stopped for a while, has charged it already.
+            if bucket.is_in_flight(ticket):
+                report(bucket, ticket, outcome, wait)
+                cell.row = self._row(bucket)
         self._bucket = bucket
-        for wake in self._watchers:
-            wake.set()
+        self._has_changed()
 
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in this process's queue will be sent, in loop seconds."""
@@ -192,17 +210,34 @@ class LedgerGate:
 
     def limit_changed(self, limit_per_minute: float) -> None:
         """Note that the key has another limit now; the next create writes it down for every process."""
-        self._given = limit_per_minute, self._bucket.burst
-        self._is_configured = False
+        self._given = _Given(limit_per_minute=limit_per_minute, burst=self._bucket.burst)
+        self._has_changed()
+
+    def _has_changed(self) -> None:
+        self._changes += 1
+        self._shut_until = -math.inf
         for wake in self._watchers:
             wake.set()
+
+    def _entry(self, bucket: TokenBucket, now: float) -> Entry:
+        """Take a ticket, or say when the gate may have opened; nothing that others do meanwhile wakes this process."""
+        when = bucket.ready_at(now)
+        if when <= now:
+            return Entry(ticket=bucket.sent(now, self._owner))
+        others = [create.sent_at for create in bucket.snapshot().in_flight if create.owner != self._owner]
+        if when == math.inf and others:
+            # An answer that has been due for a minute is not due this very second.
+            when = now + max(_OTHERS_WAIT, now - max(others))
+        return Entry(when=min(when, now + _LONGEST_PAUSE))
 
     def _has_ended(self, owner: str) -> bool:
         return owner not in ("", self._owner) and self._is_gone(owner)
 
     def _read(self, row: GateRow | None) -> TokenBucket:
         if row is None or row.boot_id != self._boot:
-            return self._fresh()
+            bucket = self._fresh()
+            bucket.reconfigure(self._given.limit_per_minute, self._given.burst, monotonic())
+            return bucket
         snapshot = _converter().structure(row.snapshot, BucketSnapshot)
         return TokenBucket.restore(snapshot, monotonic())
 

@@ -328,6 +328,10 @@ class TokenBucket:
         """Creates that were sent and not answered yet."""
         return len(self._state.in_flight)
 
+    def is_in_flight(self, ticket: int) -> bool:
+        """Return whether the create with this ticket is not answered yet, and not charged as lost either."""
+        return any(create.ticket == ticket for create in self._state.in_flight)
+
     def ready_at(self, now: float) -> float:
         """Return the earliest instant at which the next create may be sent.
 
@@ -441,20 +445,25 @@ class TokenBucket:
         )
         self._hold_back(before, at, wait)
 
-    def charge_lost(self, sent_before: float, now: float, is_gone: Callable[[str], bool] | None = None) -> None:
+    def charge_lost(self, sent_before: float, now: float, is_gone: Callable[[str], bool] | None = None) -> int:
         """Charge the creates in flight whose answer nobody waits for any more.
 
         Args:
             sent_before: All that were sent before this, in seconds.
             now: Seconds.
             is_gone: Whether an owner has certainly ended: then all of its creates, too.
+
+        Returns:
+            How many there were.
         """
 
         def is_lost(create: InFlight) -> bool:
             return create.sent_at < sent_before or (is_gone is not None and is_gone(create.owner))
 
-        for ticket in [create.ticket for create in self._state.in_flight if is_lost(create)]:
+        lost = [create.ticket for create in self._state.in_flight if is_lost(create)]
+        for ticket in lost:
             self.charged(ticket, now)
+        return len(lost)
 
     def _hold_back(self, before: BucketSnapshot, at: float, wait: float) -> None:
         """Set the level, or without a belief the time, from which creates can pass after a refusal."""

@@ -1,0 +1,176 @@
+"""The gate of several processes, on a ledger whose transactions take as long as a test likes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+
+from crynux_async.ledgers.base import GateCell, GateRow
+from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.pacing.gate import LedgerGate
+from crynux_async.pacing.token_bucket import Outcome, TokenBucket
+
+
+@attrs.define(eq=False)
+class SlowLedger(MemoryLedger):
+    """A ledger that stores a gate's row when it is let, and counts the transactions."""
+
+    may_store: asyncio.Event = attrs.field(factory=asyncio.Event)
+    decided: asyncio.Event = attrs.field(factory=asyncio.Event)
+    visits: int = 0
+
+    def __attrs_pre_init__(self) -> None:
+        super().__init__()
+
+    def __attrs_post_init__(self) -> None:
+        self.may_store.set()
+
+    @asynccontextmanager
+    async def gate(self, backend: str, key_id: str) -> AsyncIterator[GateCell]:
+        self.visits += 1
+        async with super().gate(backend, key_id) as cell:
+            yield cell
+            self.decided.set()
+            await self.may_store.wait()
+
+
+def gate_of(ledger: MemoryLedger, limit: float = 1, *, owner: str = "one", lost_after: float = 75.0) -> LedgerGate:
+    def fresh() -> TokenBucket:
+        return TokenBucket(limit_per_minute=limit, now=asyncio.get_running_loop().time())
+
+    return LedgerGate(ledger, "bridge", "key", fresh=fresh, given=(limit, None), lost_after=lost_after, owner=owner)
+
+
+async def ticket_of(gate: LedgerGate) -> int:
+    entry = await gate.enter()
+    assert entry.ticket is not None
+    return entry.ticket
+
+
+async def visits_until_open(ledger: SlowLedger, gate: LedgerGate) -> int:
+    """Ask as the submitter does, at the time that was named, until there is a ticket; return how often it cost."""
+    before = ledger.visits
+    while (entry := await gate.enter()).ticket is None:
+        await asyncio.sleep(entry.when - asyncio.get_running_loop().time())
+    return ledger.visits - before
+
+
+# A limit that is named anew ------------------------------------------------------------------------------------------
+
+
+async def test_limit_changed_while_a_visit_is_stored_is_told_by_the_next_visit() -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    ledger.may_store.clear()
+    ledger.decided.clear()
+    visit = asyncio.create_task(gate.enter())
+    await ledger.decided.wait()
+    gate.limit_changed(60)
+    ledger.may_store.set()
+    assert (await visit).ticket is None
+    assert (await gate.enter()).when - asyncio.get_running_loop().time() <= 1.1
+    assert gate.bucket.limit_per_minute == 60
+
+
+async def test_limit_changed_is_seen_by_another_process_within_half_a_minute() -> None:
+    ledger = SlowLedger()
+    told, other = gate_of(ledger, 0.1), gate_of(ledger, 0.1, owner="two")
+    await told.leave(await ticket_of(told), Outcome.ACCEPTED)
+    waiting = asyncio.create_task(visits_until_open(ledger, other))
+    await asyncio.sleep(1.0)
+    told.limit_changed(60)
+    began = asyncio.get_running_loop().time()
+    await told.enter()
+    await waiting
+    assert asyncio.get_running_loop().time() - began <= 31.0
+
+
+async def test_row_that_is_gone_is_made_anew_with_the_limit_named_last() -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    gate.limit_changed(60)
+    await gate.enter()
+    async with ledger.gate("bridge", "key") as cell:
+        cell.row = GateRow(boot_id="another", snapshot={})
+    await asyncio.sleep(60)
+    await gate.enter()
+    assert gate.bucket.limit_per_minute == 60
+
+
+# A gate that is shut -------------------------------------------------------------------------------------------------
+
+
+async def test_shut_gate_is_looked_at_when_the_token_is_there_and_not_every_second() -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    # At once, after 30 s, after 60 s, and a hundredth later, because the mirror refills a trifle slower.
+    assert await visits_until_open(ledger, gate) <= 4
+
+
+async def test_shut_gate_asked_again_by_every_job_that_is_queued_costs_one_transaction() -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    before = ledger.visits
+    for _ in range(100):
+        assert (await gate.enter()).ticket is None
+    assert ledger.visits == before + 1
+
+
+async def test_shut_gate_behind_a_create_of_its_own_opens_with_the_answer() -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger, 600)
+    ticket = await ticket_of(gate)
+    assert (await gate.enter()).ticket is None
+    await gate.leave(ticket, Outcome.ACCEPTED)
+    assert (await gate.enter()).ticket is not None
+
+
+async def test_shut_gate_whose_answer_comes_while_it_is_looked_at_is_looked_at_again() -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger, 600)
+    ticket = await ticket_of(gate)
+    ledger.may_store.clear()
+    ledger.decided.clear()
+    visit = asyncio.create_task(gate.enter())
+    await ledger.decided.wait()
+    answer = asyncio.create_task(gate.leave(ticket, Outcome.ACCEPTED))
+    ledger.may_store.set()
+    await answer
+    await visit
+    assert (await gate.enter()).ticket is not None
+
+
+async def test_shut_gate_behind_a_create_that_nobody_answers_is_looked_at_more_and_more_seldom() -> None:
+    ledger = SlowLedger()
+    await ticket_of(gate_of(ledger, owner="silent"))
+    # At 0, 1, 2, 4, 8, 16, 32, 62 and 92 s, when the create is lost; then until its token has been refilled.
+    assert await visits_until_open(ledger, gate_of(ledger)) <= 12
+
+
+async def test_lost_create_of_another_process_is_charged_once_and_the_gate_opens_after_its_token() -> None:
+    ledger = SlowLedger()
+    await ticket_of(gate_of(ledger, owner="silent"))
+    began = asyncio.get_running_loop().time()
+    await asyncio.wait_for(visits_until_open(ledger, gate_of(ledger)), 600)
+    assert asyncio.get_running_loop().time() - began <= 75 + 30 + 60.1
+
+
+# A ticket that was charged -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+async def test_leave_with_a_ticket_that_another_process_charged_as_lost_changes_nothing(outcome: Outcome) -> None:
+    ledger = SlowLedger()
+    patient, hasty = gate_of(ledger, 20), gate_of(ledger, 20, owner="two", lost_after=5.0)
+    ticket = await ticket_of(patient)
+    await asyncio.sleep(10.0)
+    await hasty.leave(await ticket_of(hasty), Outcome.ACCEPTED)
+    before = hasty.bucket.snapshot()
+    await patient.leave(ticket, outcome, 3.0)
+    assert patient.bucket.snapshot() == before
