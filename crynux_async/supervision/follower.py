@@ -89,6 +89,7 @@ class Follower:
         self._due: deque[Record] = deque()
         self._missing_since: dict[str, float] = {}
         self._stages: dict[str, str] = {}
+        self._broken: set[str] = set()
         self._pollers = 0
         self._busy = 0
         self._idle: list[asyncio.Future[None]] = []
@@ -149,6 +150,7 @@ class Follower:
         """Watch a job no more."""
         self._missing_since.pop(record.job_id, None)
         self._stages.pop(record.job_id, None)
+        self._broken.discard(record.job_id)
         self._polls.discard(record.job_id)
 
     def restore(self, learned: Mapping[str, Any]) -> None:
@@ -252,13 +254,20 @@ class Follower:
         except (BackendError, LedgerError) as error:
             self._polls.errored(record.job_id, monotonic())
             _log.info("look at task %s: %s", record.task_id, error)
-        except Exception:
+        except Exception as error:
             self._polls.errored(record.job_id, monotonic())
-            _log.exception("look at task %s", record.task_id)
+            self._complain(record, error)
         for job_id in self._polls.stalled():
             stalled = self._register.get(job_id)
             if stalled is not None:
                 self._stalled(stalled)
+
+    def _complain(self, record: Record, error: Exception) -> None:
+        """Tell a bug of a backend once for each job, and then quietly: it is met again at every look."""
+        is_new = record.job_id not in self._broken
+        self._broken.add(record.job_id)
+        level = logging.ERROR if is_new else logging.INFO
+        _log.log(level, "look at task %s: %r", record.task_id, error, exc_info=error if is_new else None)
 
     def _not_found(self, record: Record) -> None:
         """Believe that a task is gone when the service has said so twice, at least ``GONE_FOR`` apart."""

@@ -23,6 +23,7 @@ from crynux_async.supervision.tasks import TaskViews, action_of
 _log = logging.getLogger("crynux_async.supervision.stepper")
 
 _AT_ONCE = 4
+_DECIDING = "the decision what is done next"
 
 
 class Stepper:
@@ -42,51 +43,65 @@ class Stepper:
         self._spawn = spawn
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._busy: set[str] = set()
-        self._failures: Counter[tuple[str, str]] = Counter()
+        self._failures: dict[str, Counter[str]] = {}
 
     def looked(self, record: Record, task: Task, look: Look) -> None:
         """Begin what a task needs next, unless something is being done for it already."""
         if self._backend is None or record.job_id in self._busy:
             return
-        action = self._backend.next_action(task, look)
+        try:
+            action = self._backend.next_action(task, look)
+        except Exception as error:
+            self._failed(record, _DECIDING, error)
+            return
         if action is not None:
             self._busy.add(record.job_id)
-            self._spawn(self._step(record, action))
+            self._spawn(self._step(record, task, action))
 
-    async def _step(self, record: Record, action: Action) -> None:
+    def forget(self, record: Record) -> None:
+        """Forget what failed of a job whose task needs nothing more here."""
+        self._failures.pop(record.job_id, None)
+
+    async def _step(self, record: Record, task: Task, action: Action) -> None:
         """Store an action, do it, and store what became of it. Whatever goes wrong concerns this job alone."""
         try:
             async with self._slots:
-                if record.is_ours and record.state in FOLLOWED:
+                # What was decided for one task is not done to another: the job may be lost meanwhile, and tried anew.
+                if record.is_ours and record.state in FOLLOWED and record.task_id == task.task_id:
                     await self._do(record, action)
         except LeaseLostError as error:
             _log.info("%s of task %s is left to another process: %s", action.kind, record.task_id, error)
-        except (BackendError, LedgerError) as error:
-            self._failed(record, action, error)
         except Exception as error:
-            _log.exception("%s of task %s", action.kind, record.task_id)
-            self._failed(record, action, error)
+            self._failed(record, action.kind, error)
         else:
-            self._failures.pop((record.job_id, action.kind), None)
+            self.forget(record)
         finally:
             self._busy.discard(record.job_id)
 
-    def _failed(self, record: Record, action: Action, error: Exception) -> None:
+    def _failed(self, record: Record, what: str, error: Exception) -> None:
         """Say that a step failed: once in a warning, and then quietly, for it is done again after every look."""
-        key = (record.job_id, action.kind)
-        self._failures[key] += 1
-        level = logging.WARNING if self._failures[key] == 1 else logging.INFO
-        message = "%s of task %s failed %d times: %s; it is done again after the next look"
-        _log.log(level, message, action.kind, record.task_id, self._failures[key], error)
+        failures = self._failures.setdefault(record.job_id, Counter())
+        failures[what] += 1
+        is_first = failures[what] == 1
+        is_bug = not isinstance(error, BackendError | LedgerError)
+        _log.log(
+            logging.WARNING if is_first else logging.INFO,
+            "%s of task %s failed %d times: %r; it is done again after the next look",
+            what,
+            record.task_id,
+            failures[what],
+            error,
+            exc_info=error if is_first and is_bug else None,
+        )
 
     async def _do(self, record: Record, action: Action) -> None:
         assert self._backend is not None
         stored = await self._writer.plan_step(self._row(record, action))
-        task = self._tasks.enter(record, action_of(stored))
+        task = await self._tasks.enter(record, action_of(stored))
         outcome = await self._backend.act(task, action_of(stored))
         done = attrs.evolve(stored, done_at=self._writer.date(stored.planned_at), outcome=outcome)
-        await self._writer.change(JobChange(job_id=record.job_id, steps=(done,)))
-        self._tasks.enter(record, action_of(done))
+        if await self._writer.change(JobChange(job_id=record.job_id, steps=(done,))):
+            await self._tasks.enter(record, action_of(done))
 
     def _row(self, record: Record, action: Action) -> StepRow:
         return StepRow(

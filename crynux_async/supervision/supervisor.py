@@ -81,7 +81,7 @@ class Supervisor:
         )
         self._tasks = TaskViews(backend, ledger)
         self.accounts = Accounts(backend)
-        stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
+        self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
         self.submitter = Submitter(
             backend,
             settings,
@@ -99,7 +99,7 @@ class Supervisor:
             self._spawn,
             tasks=self._tasks,
             accounts=self.accounts,
-            on_look=stepper.looked,
+            on_look=self._stepper.looked,
             on_end=self._writer.task_ended,
             hand_on=self.hand_on,
         )
@@ -146,6 +146,7 @@ class Supervisor:
         stage = STAGES[record.state] if record.is_ours else Stage.OVER
         if stage is not Stage.FOLLOW:
             self.follower.forget(record)
+            self._stepper.forget(record)
         if stage is Stage.SUBMIT:
             self.submitter.go_on(record)
         elif stage is Stage.FOLLOW:

@@ -46,9 +46,15 @@ class TaskViews:
             self._tasks[record.job_id] = task
         return task
 
-    def enter(self, record: Record, action: Action) -> Task:
-        """Enter a step that was stored, and return the task with it."""
-        task = self.known(record) or _plain(record)
+    async def enter(self, record: Record, action: Action) -> Task:
+        """Enter a step that was stored, and return the task with it and with everything else that is stored.
+
+        Raises:
+            LedgerError: It cannot be read.
+        """
+        # Never begun anew from the record: a job that was lost and claimed again meanwhile was forgotten here, and a
+        # backend that is shown a task without its payload and earlier steps would do them a second time.
+        task = await self.recall(record)
         others = [other for other in task.actions if (other.member, other.kind) != (action.member, action.kind)]
         task = self._tasks[record.job_id] = attrs.evolve(task, actions=(*others, action))
         return task

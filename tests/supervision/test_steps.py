@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async import JobAbandonedError, JobFailedError, JobState, Session
-from crynux_async.backends.base import Action, Seen, Task
+from crynux_async.backends.base import Action, Look, Seen, Task
 from crynux_async.clock import monotonic
 from crynux_async.errors import RejectedError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome
@@ -148,6 +148,35 @@ async def test_step_that_cannot_succeed_is_told_once_and_done_again_quietly(capl
     assert [record.levelno for record in told[:2]] == [logging.WARNING, logging.INFO]
     assert sum(record.levelno == logging.WARNING for record in told) == 1
     assert "failed 3 times" in told[2].getMessage()
+
+
+async def test_decision_that_raises_is_told_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Undecided(StudioBackend):
+        def next_action(self, task: Task, look: Look) -> Action | None:
+            raise RuntimeError("a bug of the backend")
+
+    caplog.set_level(logging.INFO, logger="crynux_async")
+    async with Session(backend=Undecided(Studio()), poll_delay=0.01, min_poll_interval=1.0) as session:
+        job = await session.submit(make_config())
+        await asyncio.sleep(120)
+        assert job.state is JobState.RUNNING
+    told = [record for record in caplog.records if "a bug of the backend" in record.getMessage()]
+    assert len(told) > 3
+    assert [record.levelno for record in told if record.exc_info] == [logging.WARNING]
+
+
+async def test_look_that_raises_a_bug_is_told_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Blind(StudioBackend):
+        async def look(self, task: Task) -> Look:
+            raise RuntimeError("a bug of the backend")
+
+    caplog.set_level(logging.INFO, logger="crynux_async")
+    async with Session(backend=Blind(Studio()), poll_delay=0.01, min_poll_interval=1.0) as session:
+        await session.submit(make_config())
+        await asyncio.sleep(3600)
+    told = [record for record in caplog.records if "a bug of the backend" in record.getMessage()]
+    assert len(told) > 3
+    assert [record.levelno for record in told if record.exc_info] == [logging.ERROR]
 
 
 async def test_advice_on_a_job_is_that_of_its_service(caplog: pytest.LogCaptureFixture) -> None:
