@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from crynux_async.version import __version__
 
 if TYPE_CHECKING:
-    from crynux_async.backends.base import Backend
+    from crynux_async.backends.base import Backend, Verdict
     from crynux_async.errors import (
         ArchiveError,
         AuthError,
@@ -94,6 +94,7 @@ _HOME_OF = {
     "Settings": "settings",
     "SettingsArguments": "settings",
     "Unconfirmed": "session",
+    "Verdict": "backends.base",
 }
 
 __all__ = [
@@ -153,6 +154,7 @@ __all__ = [
     "Unconfirmed",
     "UnreachableError",
     "UsageError",
+    "Verdict",
     "WaitTimeoutError",
     "__version__",
 ]

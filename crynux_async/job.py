@@ -60,8 +60,9 @@ class Job:
     """
 
     __slots__ = ("_record", "_supervisor")
-    _record: "Record"
-    _supervisor: "Supervisor"
+    if TYPE_CHECKING:  # annotations that exist would stand in help(Job)
+        _record: Record
+        _supervisor: Supervisor
 
     def __init__(self) -> None:
         raise UsageError("jobs are made by a session: session.submit(config), or session.attach(task_id)")

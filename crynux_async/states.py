@@ -7,7 +7,8 @@ job stands in its life (``Stage``) follows from its state alone, by the second t
 else asks about is at the end of this module, so that a new state is a line in each table and nothing else.
 
 ``RUNNING`` is the bridge's word and says no more than that: the bridge tells no difference between waiting for a node,
-training, and hanging for ever. ``STALLED`` is our word for a job that runs longer than any healthy job can.
+training, and hanging for ever. ``STALLED`` is our word for a job that runs longer than any healthy job can; how long
+that is says the service (``Backend.stall_after``; at a bridge ``stall_seconds`` in ``training/lengths``).
 """
 
 from enum import StrEnum

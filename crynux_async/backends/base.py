@@ -193,7 +193,11 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What identifies the service in a ledger, for people and for ever, such as "https://bridge.crynux.io"."""
+        """What identifies the service in a ledger, for people and for ever, such as "https://bridge.crynux.io".
+
+        Version 0.1.0 stored the jobs of any backend under its session's ``base_url``, without the slash at its end: a
+        backend with just that name finds them again.
+        """
 
     @property
     def key_id(self) -> str:

@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 30.0  # after so long, look whether another process was told of
 _TIMER_ERROR = 1e-3  # a timer may ring a trifle before its time; who is told to wait for that trifle would spin
 _SPENT = {
     AttemptOutcome.ACCEPTED: Outcome.ACCEPTED,
-    AttemptOutcome.REFUSED: Outcome.LIMITED,
+    AttemptOutcome.LIMITED: Outcome.LIMITED,
     AttemptOutcome.REJECTED: Outcome.CHARGED,
     AttemptOutcome.UNKNOWN: Outcome.CHARGED,
     AttemptOutcome.NOT_SENT: Outcome.RELEASED,

@@ -60,7 +60,7 @@ async def post(backend: Backend, payload: str) -> Answer:
     try:
         created = await backend.create(payload)
     except RateLimitedError as error:
-        return Answer(outcome=AttemptOutcome.REFUSED, spent=Outcome.LIMITED, error=error)
+        return Answer(outcome=AttemptOutcome.LIMITED, spent=Outcome.LIMITED, error=error)
     except UnreachableError as error:
         return Answer(outcome=AttemptOutcome.NOT_SENT, spent=Outcome.RELEASED, error=error)
     except SubmissionUnknownError as error:

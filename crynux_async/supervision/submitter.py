@@ -387,7 +387,7 @@ class Submitter:
             self._patience.heard(monotonic())
         if outcome is AttemptOutcome.ACCEPTED:
             self._hand_on(record, look_after=answer.look_after)
-        elif outcome is AttemptOutcome.REFUSED:
+        elif outcome is AttemptOutcome.LIMITED:
             _log.info("create refused by the rate limit, queued again: %s", error)
             self._queue.put_back(record)
         elif outcome is AttemptOutcome.NOT_SENT:

@@ -4,7 +4,8 @@ Pure: nothing here waits, and nothing knows a session. Data flows down this list
 
 - ``kinds``, ``fields``: every field with its type, bounds and default. A new field begins in ``fields``.
 - ``service``: what a service cannot be sent (a warm-up of 0 becomes 1), what a round costs, how long it may take.
-- ``lengths``: steps and rounds. ``effective``: what the training code makes of what it was sent.
+- ``lengths``: steps, rounds, and after how long a job is STALLED.
+- ``effective``: what the training code makes of what it was sent.
 - ``config``: ``FineTuneConfig``, which users hold, and ``EffectiveConfig``: asked for, sent, used.
 - ``schedules``: learning rates. ``simulation``: rounds, steps, images, time, money. ``unet_modules``: what gets a LoRA;
   ``patterns``: regular expressions for that, matched in bounded time.

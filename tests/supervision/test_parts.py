@@ -112,7 +112,7 @@ class Service:
 
 
 MEANINGS = [
-    (RateLimitedError("slow", wait=3.0), AttemptOutcome.REFUSED, Outcome.LIMITED, None),
+    (RateLimitedError("slow", wait=3.0), AttemptOutcome.LIMITED, Outcome.LIMITED, None),
     (UnreachableError("down"), AttemptOutcome.NOT_SENT, Outcome.RELEASED, None),
     (SubmissionUnknownError("lost"), AttemptOutcome.UNKNOWN, Outcome.CHARGED, Signal.LOST_SIGHT),
     (RejectedError("no", field="model_name"), AttemptOutcome.REJECTED, Outcome.RELEASED, Signal.TURNED_DOWN),

@@ -301,7 +301,7 @@ async def test_every_attempt_is_in_the_ledger_with_its_outcome() -> None:
         await session.submit(make_config())
     attempts = await ledger.attempts()
     assert [(a.number, a.outcome, a.wait, a.task_id) for a in attempts] == [
-        (1, AttemptOutcome.REFUSED, 1.0, None),
+        (1, AttemptOutcome.LIMITED, 1.0, None),
         (2, AttemptOutcome.ACCEPTED, None, "1"),
     ]
     assert all(a.answered_at is not None and a.answered_at >= a.began_at for a in attempts)

@@ -32,7 +32,7 @@ async def attempts_come_back_equal(make: LedgerFactory) -> None:
         try_number=2,
         payload='{"nonce":"' + AWKWARD + '"}',
         answered_at=at(3.25),
-        outcome=AttemptOutcome.REFUSED,
+        outcome=AttemptOutcome.LIMITED,
         wait=1 / 3,
         status=400,
         answer=AWKWARD,
