@@ -20,7 +20,7 @@ from yarl import URL
 
 from crynux_async.backends.http.answer import MAX_ANSWER_BYTES, Answer
 from crynux_async.backends.http.proxies import environment_proxy
-from crynux_async.backends.http.result import NETWORK_ERRORS, SAID_CHARS, Result, describe, media_type
+from crynux_async.backends.http.result import NETWORK_ERRORS, SAID_CHARS, Result, describe, media_type, shown_url
 from crynux_async.errors import (
     BackendError,
     CrynuxError,
@@ -264,7 +264,7 @@ class HttpClient:
             status=response.status,
             content_type=hide(media_type(response)),
             body=hide(shown.decode("latin-1")).encode("latin-1") + rest,
-            url=hide(str(response.url)),
+            url=hide(shown_url(response.url)),
             truncated=len(body) > request.most_bytes,
             content_range=headers.get("Content-Range", ""),
             location=hide(headers.get("Location", ""))[:SAID_CHARS],
@@ -275,8 +275,10 @@ class HttpClient:
         self, error: Exception, request: Request, progress: _Progress, lost: Lost | None = None
     ) -> CrynuxError:
         hide, url = self._hider(request), self._url(request)
-        said, shown = describe(error, hide), hide(str(url))
-        if progress.connected:
+        said, shown = describe(error, hide), hide(shown_url(url))
+        # aiohttp repeats a GET by itself when a kept connection turns out to be closed, and then nobody may be there.
+        is_away = lost is None and isinstance(error, aiohttp.ClientConnectorError)
+        if progress.connected and not is_away:
             if lost is not None:
                 return lost(shown, said)
             return TransportError(f"the connection to {shown} broke: {said}", url=shown)

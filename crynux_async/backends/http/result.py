@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
+from yarl import URL
 
 from crynux_async.backends.base import Validator
 from crynux_async.backends.http.answer import parse_content_range
@@ -31,7 +32,7 @@ class Result:
         self, response: aiohttp.ClientResponse, read_timeout: float, hide: Callable[[str], str], task_id: str
     ) -> None:
         self._response = response
-        self._url = hide(str(response.url))
+        self._url = hide(shown_url(response.url))
         self._task_id = task_id
         self._read_timeout = read_timeout
         self._hide = hide
@@ -85,6 +86,11 @@ def range_headers(start: int, validator: Validator | None) -> dict[str, str]:
         return {}
     condition = {"If-Range": validator.last_modified} if validator is not None and validator.last_modified else {}
     return {"Range": f"bytes={start}-", **condition}
+
+
+def shown_url(url: URL) -> str:
+    """Return an address for people: without its query, where signatures and tokens stand."""
+    return str(url.with_query(None))
 
 
 def media_type(response: aiohttp.ClientResponse) -> str:
