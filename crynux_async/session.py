@@ -7,7 +7,7 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 import attrs
 
@@ -28,6 +28,10 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.supervisor import Supervisor, new_job_id
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
+
+if TYPE_CHECKING:
+    from crynux_async.backends.opening import ServiceName
+    from crynux_async.signing import Wallet
 
 _PLANNED_AT_ONCE = 200
 _RATE_LIMIT_MEMORY = timedelta(hours=2)
@@ -112,8 +116,9 @@ class Session:
         settings: How the client behaves; None to load it from ``arguments``, the environment and the settings file.
         ledger: Where jobs are remembered, so that the next process goes on with them: a path, "sqlite:///jobs.db" or a
             ``Ledger``. None remembers them as long as the session is open.
-        backend: Who runs the tasks; None for the bridge at ``settings.base_url``. A backend that is given is not closed
-            with the session.
+        backend: Who runs the tasks: "bridge" for the one at ``settings.base_url``, "relay" for the relay of
+            ``settings.network``, or a ``Backend``, which is not closed with the session; None for the bridge.
+        wallet: Pays and signs at the relay; None for the one that ``CRYNUX_WALLET`` is the path of.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
 
     Raises:
@@ -125,7 +130,8 @@ class Session:
         settings: Settings | None = None,
         *,
         ledger: str | Path | Ledger | None = None,
-        backend: Backend | None = None,
+        backend: "Backend | ServiceName | None" = None,
+        wallet: "Wallet | None" = None,
         **arguments: Unpack[SettingsArguments],
     ) -> None:
         if settings is not None and arguments:
@@ -133,7 +139,8 @@ class Session:
         self._settings = settings or Settings.load(**arguments)
         self._ledger_place = ledger
         self._ledger: Ledger | None = None
-        self._given_backend = backend
+        self._service = backend or "bridge"
+        self._wallet = wallet
         self._advised: set[tuple[str, str | None]] = set()
         self._backend: Backend | None = None
         self._supervisor: Supervisor | None = None
@@ -145,7 +152,9 @@ class Session:
         return self._settings
 
     def __repr__(self) -> str:
-        service = self._given_backend.name if self._given_backend is not None else self._settings.base_url
+        service = self._service if isinstance(self._service, str) else self._service.name
+        if service == "bridge":
+            service = self._settings.base_url
         if self._supervisor is None:
             return f"<Session {service}, not open>"
         counts = self._supervisor.register.counts
@@ -170,7 +179,7 @@ class Session:
         self._ledger = open_ledger(self._ledger_place)
         await self._ledger.open()
         try:
-            self._backend = self._given_backend or _bridge(self._settings)
+            self._backend = await self._open_backend()
             gate = await self._gate(self._backend, self._ledger)
             self._supervisor = Supervisor(self._backend, self._settings, self._ledger, gate)
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -509,6 +518,13 @@ class Session:
         )
         return await supervisor.history(where, limit)
 
+    async def _open_backend(self) -> Backend:
+        if not isinstance(self._service, str):
+            return self._service
+        from crynux_async.backends.opening import open_backend
+
+        return await open_backend(self._service, self._settings, self._wallet)
+
     async def _gate(self, backend: Backend, ledger: Ledger) -> Gate:
         """Return the gate before this session's key."""
         if not (isinstance(backend, RateLimited) and backend.is_rate_limited):
@@ -547,7 +563,7 @@ class Session:
         """Give back connections and the ledger, once."""
         backend, self._backend = self._backend, None
         ledger, self._ledger = self._ledger, None
-        if backend is not None and self._given_backend is None:
+        if backend is not None and isinstance(self._service, str):
             await backend.close()
         if ledger is not None:
             await ledger.close()
@@ -598,12 +614,6 @@ class Session:
             raise UsageError("the session is not open; use 'async with Session(...) as session'")
         self._supervisor.check_open()
         return self._supervisor
-
-
-def _bridge(settings: Settings) -> Backend:
-    from crynux_async.backends.bridge.backend import BridgeBackend
-
-    return BridgeBackend(settings)
 
 
 def _new_record(config: FineTuneConfig, label: str) -> Record:

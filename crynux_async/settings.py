@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
@@ -21,6 +22,10 @@ from crynux_async.errors import Problem, SettingsError
 from crynux_async.secret import Secret, mask_credentials
 
 OFFICIAL_BRIDGE = "https://bridge.crynux.io"
+RELAYS: Mapping[str, str] = MappingProxyType(
+    {"mainnet": "https://relay.crynux.io", "staging": "https://staging.relay.crynux.io"}
+)
+"""The relay of each network; CNX is money on mainnet, and given away on staging."""
 
 
 class SettingsArguments(TypedDict, total=False):
@@ -32,6 +37,7 @@ class SettingsArguments(TypedDict, total=False):
     api_key: str | Secret | None
     admin_token: str | Secret | None
     base_url: str | None
+    network: str | None
     rate_limit: float | None
     rate_burst: int | None
     prime_key: bool | None
@@ -123,6 +129,13 @@ def _url_problem(value: Any) -> str | None:
     return None
 
 
+def _network_problem(value: Any) -> str | None:
+    if value in RELAYS:
+        return None
+    problem = _url_problem(value)
+    return problem and f"must be mainnet, staging or the address of a relay, and as an address it {problem}"
+
+
 def proxy_problem(value: Any) -> str | None:
     """Return what is wrong with a proxy's address, without showing its password, or None."""
     scheme = value.partition("://")[0].lower() if isinstance(value, str) else ""
@@ -188,6 +201,7 @@ def _integer(*, low: int) -> dict[str, _Kind]:
 
 _FLAG = {"kind": _Kind(_read_flag, _flag_problem)}
 _URL = {"kind": _Kind(_read_url, _url_problem)}
+_NETWORK = {"kind": _Kind(_read_url, _network_problem)}
 _PROXY = {"kind": _Kind(_read_url, proxy_problem)}
 _FILE = {"kind": _Kind(_read_path, _file_problem)}
 _KEY = {"kind": _Kind(_as_it_is, _key_problem)}
@@ -206,6 +220,7 @@ class Settings:
         admin_token: What opens the traces of your own bridge (``admin.auth_token`` of its config), so that it says why
             a job failed; or None. It travels in addresses, so over HTTPS or to this machine only.
         base_url: Address of the bridge.
+        network: For ``backend="relay"``: "mainnet", "staging", or the address of a relay.
         rate_limit: Creates a minute that the key may make, or None to learn it (that costs one refusal).
         rate_burst: Creates that a rested key may make at once; None means ``rate_limit``.
         prime_key: Send one create that is bound to be refused before the first job of a key that was never used:
@@ -236,6 +251,7 @@ class Settings:
     api_key: Secret | None = attrs.field(default=None, converter=_secret, metadata=_KEY)
     admin_token: Secret | None = attrs.field(default=None, converter=_secret, metadata=_TOKEN)
     base_url: str = attrs.field(default=OFFICIAL_BRIDGE, repr=_shown_url, metadata=_URL)
+    network: str = attrs.field(default="mainnet", repr=_shown_url, metadata=_NETWORK)
     rate_limit: float | None = attrs.field(default=None, metadata=_number(above=True))
     rate_burst: int | None = attrs.field(default=None, metadata=_integer(low=1))
     prime_key: bool = attrs.field(default=True, metadata=_FLAG)

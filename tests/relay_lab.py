@@ -30,6 +30,7 @@ FEE = 15 * 10**18
 
 CREATOR_KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 CREATOR = Wallet(Secret(CREATOR_KEY))
+SELECTED_SEED = (40).to_bytes(32)  # the first that selects a task of that wallet, by the vectors
 STRANGER = Wallet(Secret("33" * 32))
 _SHOWN = 6000
 

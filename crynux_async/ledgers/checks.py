@@ -14,6 +14,7 @@ from crynux_async.ledgers.base import (
     StepRow,
     TaskRow,
 )
+from crynux_async.money import to_cnx
 
 
 def check_new_rows(rows: Sequence[JobRow], events: Sequence[EventRow], tasks: Sequence[TaskRow]) -> None:
@@ -83,12 +84,6 @@ def exceeded(wanted: Reservation, known: BudgetRow, job_id: str) -> BudgetExceed
         spent=known.spent,
         job_id=job_id,
     )
-
-
-def to_cnx(wei: int) -> str:
-    """Return an amount in CNX, exactly, without zeros at its end."""
-    whole, rest = divmod(wei, 10**18)
-    return f"{whole}.{rest:018}".rstrip("0").rstrip(".")
 
 
 def _require_owner(job_ids: Iterable[str], parts: Iterable[AttemptRow | TaskRow | StepRow | EventRow]) -> None:

@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import pytest
 
 from crynux_async.backends.base import Backend, Seen
 from crynux_async.backends.bridge.backend import BridgeBackend
+from crynux_async.backends.relay.backend import RelayBackend
 from crynux_async.emulator import Emulator
+from crynux_async.emulator.relay import CNX, RelayEmulator
 from crynux_async.settings import Settings
 from crynux_async.testing import BACKEND_CHECKS, BackendCheck, Stage
+from tests.relay_lab import CREATOR, CREATOR_KEY, SELECTED_SEED
 from tests.second_backend import Studio, StudioBackend
 
 
@@ -41,6 +45,36 @@ class BridgeStage:
 
     def missing_task_id(self) -> str:
         return "4711"
+
+
+class RelayStage:
+    """The relay backend before an emulated relay."""
+
+    def __init__(self, emulator: RelayEmulator, backend: RelayBackend) -> None:
+        self._emulator = emulator
+        self.backend: Backend = backend
+
+    async def succeed(self, task_id: str) -> None:
+        await asyncio.sleep(60)
+
+    async def fail(self, task_id: str) -> None:
+        self._emulator.order("reports_error")
+        await asyncio.sleep(30)
+
+    async def lose_next_answer(self) -> None:
+        self._emulator.add_fault("drop_after_accept", on="create")
+
+    async def refuse_next_create(self) -> None:
+        self._emulator.add_fault("status", on="create", status=400, field="task_args", message="no cats")
+
+    async def disappear(self) -> None:
+        await self._emulator.outage(1e6, kind="refused")
+
+    def tasks_made(self) -> int:
+        return len(self._emulator.tasks)
+
+    def missing_task_id(self) -> str:
+        return "0x" + "47" * 32
 
 
 class StudioStage:
@@ -84,11 +118,30 @@ async def bridge_stage() -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
+async def relay_stage(*, selected: int = 0) -> AsyncIterator[Stage]:
+    """Open a stage whose first tasks are selected to be checked by three nodes, and no later ones."""
+    async with RelayEmulator(unet="tiny", durable=False, sampling="never") as emulator:
+        emulator.fund(emulator.know_wallet(CREATOR_KEY), 1000 * CNX)
+        for _ in range(selected):
+            emulator.put_seed(SELECTED_SEED)
+        backend = RelayBackend(Settings(base_url=emulator.url, trust_env=False), CREATOR)
+        try:
+            yield RelayStage(emulator, backend)
+        finally:
+            await backend.close()
+
+
+@asynccontextmanager
 async def studio_stage() -> AsyncIterator[Stage]:
     yield StudioStage(Studio())
 
 
-STAGES: dict[str, Callable[[], AbstractAsyncContextManager[Stage]]] = {"bridge": bridge_stage, "studio": studio_stage}
+STAGES: dict[str, Callable[[], AbstractAsyncContextManager[Stage]]] = {
+    "bridge": bridge_stage,
+    "relay": relay_stage,
+    "relay, first task selected": partial(relay_stage, selected=1),
+    "studio": studio_stage,
+}
 
 
 @pytest.mark.parametrize("open_stage", STAGES.values(), ids=STAGES)

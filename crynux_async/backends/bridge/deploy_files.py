@@ -16,6 +16,7 @@ import attrs
 from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, CONFIG_FILE, KEY_FILE, LOG_FILE, TASKS_FILE
 from crynux_async.errors import UsageError
 from crynux_async.secret import Secret
+from crynux_async.settings import RELAYS
 
 DEFAULT_IMAGE = "ghcr.io/crynux-network/crynux-bridge:main-32a2af0"
 """The build that this library was measured against. Whether the registry still has it could not be checked."""
@@ -48,11 +49,11 @@ class Network:
 
 NETWORKS = {
     "mainnet": Network(
-        name="mainnet", relay_url="https://relay.crynux.io", note="CNX is real money on mainnet (chain 18896214)."
+        name="mainnet", relay_url=RELAYS["mainnet"], note="CNX is real money on mainnet (chain 18896214)."
     ),
     "staging": Network(
         name="staging",
-        relay_url="https://staging.relay.crynux.io",
+        relay_url=RELAYS["staging"],
         note="staging is for trying (Base Sepolia, chain 188962142); its CNX is not worth anything.",
     ),
 }

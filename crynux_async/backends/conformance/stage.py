@@ -30,7 +30,7 @@ class Stage(Protocol):
         """Let a task end well, or go on to its next step where it has several."""
 
     async def fail(self, task_id: str) -> None:
-        """Let a task end badly."""
+        """Let a task end badly, or the present one of several runs where a failure is repeated."""
 
     async def lose_next_answer(self) -> None:
         """Let the service do what the next create asks, and lose its answer."""
@@ -77,14 +77,20 @@ async def created(stage: Stage, what: Order | None = None) -> Task:
     )
 
 
-async def followed(stage: Stage, task: Task) -> tuple[Task, Look]:
-    """Look at a task that is to succeed until it ends, doing what it needs, and return it with the last look."""
+async def followed(stage: Stage, task: Task, *, fails: bool = False) -> tuple[Task, Look]:
+    """Look at a task until it ends, doing what it needs, and return it with the last look.
+
+    Args:
+        stage: Where it runs.
+        task: The task.
+        fails: Whether it is to end badly.
+    """
     for _ in range(_MOST_LOOKS):
         look = await stage.backend.look(task)
         if look.seen is not Seen.RUNNING:
             return task, look
         task = await _step(stage, task, look)
-        await stage.succeed(task.task_id)
+        await (stage.fail if fails else stage.succeed)(task.task_id)
     raise AssertionError(f"the task has not ended after {_MOST_LOOKS} looks")
 
 

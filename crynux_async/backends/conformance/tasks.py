@@ -38,9 +38,7 @@ async def task_that_succeeds_is_seen(stage: Stage) -> None:
 
 async def task_that_fails_is_seen(stage: Stage) -> None:
     """The end of a bad task is told."""
-    task = await created(stage)
-    await stage.fail(task.task_id)
-    look = await stage.backend.look(task)
+    _, look = await followed(stage, await created(stage), fails=True)
     assert look.seen is Seen.FAILED, f"a task that failed is seen as {look.seen}"
 
 

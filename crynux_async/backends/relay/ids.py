@@ -92,6 +92,15 @@ class TaskNames:
                 return ids if ids.commitment == commitment.lower() else None
         return None
 
+    def sibling(self, ids: TaskIds, place: int) -> TaskIds:
+        """Return the names of another task of the same group.
+
+        Args:
+            ids: One that this library has made.
+            place: Which task of the group, 0 to 2.
+        """
+        return self._of(bytes.fromhex(ids.nonce[2:])[:_IDENT_BYTES], place)
+
     def _of(self, ident: bytes, place: int) -> TaskIds:
         nonce = ident + self._derive("place", ident.hex(), str(place))[:_IDENT_BYTES]
         task_id = self._derive("task", ident.hex())

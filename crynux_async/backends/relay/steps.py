@@ -45,9 +45,10 @@ REPEATS = 3
 LOST_REPEATS = 2
 """How many runs are repeated whose archive cannot be fetched, one in a hundred: each has cost a fee."""
 
+_SPAREST = 30.0
 _SPARSE = 10.0
 _CLOSE = 2.0
-_SHARE_OF_REST = 0.02
+_SHARE_OF_TIME = 0.02
 _DONE_BY_NODE = frozenset((Status.ERROR_REPORTED, Status.SCORE_READY))
 _TO_VALIDATE = _DONE_BY_NODE | {Status.ABORTED}
 _WAITING = frozenset((Status.QUEUED, Status.STARTED, Status.PARAMETERS_UPLOADED))
@@ -265,20 +266,30 @@ def next_step(runs: Sequence[Run]) -> Step | None:
 def again_after(run: Run, now: float) -> float:
     """Return after how many seconds a run should be looked at again.
 
-    While it waits for a node nothing can be done for it. Once it runs, every second until it is validated is taken from
-    the node's time to upload, so it is looked at the more often the nearer its deadline is.
+    While it waits for a node nothing can be done for it, and it may wait for as long as it may run. Once it runs, every
+    second until it is validated is taken from the node's time to upload, so it is looked at the more often the nearer
+    its deadline is.
 
     Args:
         run: The run.
         now: The relay's time, in seconds since 1970.
     """
     if run.stage is Stage.QUEUED:
-        return _SPARSE
+        return first_look_after(max((task.timeout for task in run.members.values()), default=0))
     if run.stage is not Stage.STARTED:
         return _CLOSE
     deadlines = [task.deadline for task in run.members.values() if task.status not in ENDED]
     left = min((deadline for deadline in deadlines if deadline is not None), default=now) - now
-    return min(_SPARSE, max(_CLOSE, left * _SHARE_OF_REST))
+    return min(_SPARSE, max(_CLOSE, left * _SHARE_OF_TIME))
+
+
+def first_look_after(timeout: float) -> float:
+    """Return after how many seconds a task that waits for a node should be looked at, the first time and each other.
+
+    Args:
+        timeout: Seconds that it may take.
+    """
+    return min(_SPAREST, max(_SPARSE, timeout * _SHARE_OF_TIME))
 
 
 def _wanted(runs: Sequence[Run], last: Run) -> Iterator[Step]:

@@ -95,6 +95,8 @@ class RelayTask:
         created_at: When it was created, aware UTC, or None where that is not shown.
         started_at: When a node took it, or None while none has.
         node: The address of its node, or "".
+        model_ids: The models that its node must have, as the relay names them.
+        min_vram: GB that its node must have.
     """
 
     commitment: str
@@ -109,6 +111,8 @@ class RelayTask:
     created_at: datetime | None = None
     started_at: datetime | None = None
     node: str = ""
+    model_ids: tuple[str, ...] = ()
+    min_vram: int = 0
 
     @property
     def deadline(self) -> float | None:
@@ -143,6 +147,8 @@ def read_task(data: Any) -> RelayTask:
         created_at=read_time(data.get("create_time")),
         started_at=read_time(data.get("start_time")),
         node=_text(data, "selected_node"),
+        model_ids=_texts(data, "model_ids"),
+        min_vram=_whole(data, "min_vram"),
     )
 
 
@@ -163,6 +169,13 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise TaskError(f"{name} is no text: {value!r}")
     return value
+
+
+def _texts(data: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = data.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TaskError(f"{name} is no list of texts: {value!r}")
+    return tuple(value)
 
 
 def _whole(data: Mapping[str, Any], name: str) -> int:

@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
-from urllib.parse import urlencode
 
 import attrs
 
 from crynux_async.backends.relay.arguments import model_ids, task_args
 from crynux_async.backends.relay.ids import TaskIds
+from crynux_async.backends.relay.tasks import RelayTask
 from crynux_async.signing import Wallet
 from crynux_async.training.config import FineTuneConfig
 
@@ -83,6 +83,23 @@ class CreateRequest:
         )
 
     @classmethod
+    def again(cls, task: RelayTask) -> Self:
+        """Return the create that a task came from, as far as the relay shows it.
+
+        Args:
+            task: One of this wallet's own.
+        """
+        return cls(
+            commitment=task.commitment,
+            nonce=task.nonce,
+            args=task.args,
+            model_ids=task.model_ids,
+            timeout=task.timeout,
+            fee=task.fee,
+            min_vram=task.min_vram,
+        )
+
+    @classmethod
     def from_text(cls, text: str) -> Self:
         """Return the create whose ``as_text`` gave ``text``.
 
@@ -129,13 +146,20 @@ class Request:
 
     Attributes:
         method: "GET" or "POST".
-        path: The path, with the signed query of a GET.
+        path: The path.
+        query: What goes into the address behind it; the signature of a GET is in there.
         body: JSON, or None for a GET.
     """
 
     method: str
     path: str
-    body: bytes | None = None
+    query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes | None = attrs.field(default=None, repr=False)
+
+
+def is_commitment(text: str) -> bool:
+    """Return whether a task can be called so: the relay takes other names, and could never validate their tasks."""
+    return _COMMITMENT.fullmatch(text) is not None
 
 
 def create_task(request: CreateRequest, wallet: Wallet, timestamp: int) -> Request:
@@ -214,8 +238,28 @@ def list_fees(address: str, page: int, page_size: int) -> Request:
         page: Which page, >= 1.
         page_size: How many to a page, >= 1.
     """
-    query = urlencode({"page": page, "page_size": page_size})
-    return Request(method="GET", path=f"/v1/relay_account/{address}/task_fee?{query}")
+    query = {"page": str(page), "page_size": str(page_size)}
+    return Request(method="GET", path=f"/v1/relay_account/{address}/task_fee", query=query)
+
+
+def ask_time() -> Request:
+    """Return the request for the relay's time, which nobody signs."""
+    return Request(method="GET", path="/v1/now")
+
+
+def list_models() -> Request:
+    """Return the request for the base models that nodes have, which nobody signs."""
+    return Request(method="GET", path="/v2/loaded-models")
+
+
+def count_nodes() -> Request:
+    """Return the request for how many nodes there are, which nobody signs."""
+    return Request(method="GET", path="/v1/network/nodes/number")
+
+
+def count_queue() -> Request:
+    """Return the request for how many tasks wait, which nobody signs."""
+    return Request(method="GET", path="/v1/stats/queue/count")
 
 
 def _task_path(commitment: str) -> str:
@@ -223,8 +267,8 @@ def _task_path(commitment: str) -> str:
 
 
 def _get(path: str, fields: Mapping[str, Any], wallet: Wallet, timestamp: int) -> Request:
-    query = urlencode({"timestamp": timestamp, "signature": wallet.sign(fields, timestamp)})
-    return Request(method="GET", path=f"{path}?{query}")
+    query = {"timestamp": str(timestamp), "signature": wallet.sign(fields, timestamp)}
+    return Request(method="GET", path=path, query=query)
 
 
 def _post(path: str, fields: Mapping[str, Any], body: Mapping[str, Any], wallet: Wallet, timestamp: int) -> Request:

@@ -211,8 +211,8 @@ def test_stage_is_how_far_the_run_is(word: str, stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("word", "age", "expected"),
-    [("q", 0, 10.0), ("s", 0, 10.0), ("s", 300, 6.0), ("s", 550, 2.0), ("s", 700, 2.0), ("r", 0, 2.0), ("v", 0, 2.0),
-     ("ssq", 0, 10.0), ("sst", 300, 6.0)],
+    [("q", 0, 12.0), ("s", 0, 10.0), ("s", 300, 6.0), ("s", 550, 2.0), ("s", 700, 2.0), ("r", 0, 2.0), ("v", 0, 2.0),
+     ("ssq", 0, 12.0), ("sst", 300, 6.0)],
 )  # fmt: skip
 def test_looks_come_closer_with_the_deadline(word: str, age: float, expected: float) -> None:
     assert again_after(run(word), START.timestamp() + age) == pytest.approx(expected)

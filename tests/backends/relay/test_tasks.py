@@ -86,6 +86,8 @@ def test_task_is_read_field_by_field() -> None:
         created_at=datetime(2026, 11, 28, 15, 11, 5, 123456, tzinfo=UTC),
         started_at=datetime(2026, 11, 28, 15, 11, 6, tzinfo=UTC),
         node="0xN",
+        model_ids=("base:m",),
+        min_vram=24,
     )
 
 
