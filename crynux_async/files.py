@@ -24,7 +24,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a file system says that has no room left."""
+
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_LINKS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
@@ -80,6 +82,29 @@ def write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def resolve(folder: Path) -> Path:
+    """Return the absolute path of a folder without symbolic links, so that one folder by two paths has one name.
+
+    Some links under ``/proc`` lead elsewhere than they say, into what another process sees of the file system. A path
+    through one of these stays as it is. Source: proc(5), ``/proc/[pid]/root``.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Raises:
+        ValueError, RuntimeError, OSError: No folder can be called so.
+    """
+    resolved, absolute = folder.resolve(), folder.absolute()
+    there = existing_part(absolute)
+    said = there.resolve()
+    return resolved if said.exists() and there.samefile(said) else absolute
+
+
+def existing_part(path: Path) -> Path:
+    """Return the longest part of an absolute path at which there is something."""
+    return next(each for each in (path, *path.parents) if os.path.exists(each) or each == each.parent)
 
 
 def is_at(descriptor: int, path: str | os.PathLike[str]) -> bool:
@@ -203,7 +228,7 @@ def explain(error: OSError, path: Path, *, needed: int = 0, kept: bool = False) 
         kept: Whether what was written so far stays, so that a later call goes on there.
     """
     folder = path.parent
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         again = "what arrived is kept: free some space and call again" if kept else "free some space and call again"
         return f"{_say_full(error, folder, path.name, needed)}; {again}"
     # What stands beside the file under a private name is the file to its user.

@@ -6,6 +6,8 @@ Downloads, exports and packed data sets all write through here; each test of a h
 import contextlib
 import errno
 import os
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -294,3 +296,24 @@ def test_open_plain_of_anything_else_than_a_file_ends_at_once(folder: Path, kind
             path.symlink_to(folder)
     with pytest.raises((ValueError, OSError)):
         os.close(files.open_plain(path))
+
+
+def test_resolve_gives_one_folder_one_name(folder: Path) -> None:
+    (folder / "link").symlink_to(folder)
+    assert files.resolve(folder / "link" / "new") == files.resolve(folder / ".." / folder.name / "new")
+
+
+def test_resolve_through_another_process_stays_there(tmp_path: Path) -> None:
+    command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && echo mounted && exec cat', str(tmp_path)]
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"mounted\n":
+            pytest.skip("needs the right to mount")
+        there = Path(f"/proc/{holder.pid}/root{tmp_path}")
+        with files.new_file(files.resolve(there) / "out") as file:
+            file.write(b"there")
+        assert (names_in(there), names_in(tmp_path)) == ({"out"}, set())
+        holder.stdin.close()

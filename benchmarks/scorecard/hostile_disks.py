@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import random
 import shutil
@@ -44,21 +45,23 @@ _HELD_UP = 60.0
 
 
 def share_a_disk(context: Context) -> str:
-    """D12: ten downloads at once, and room for seven."""
-    for slots in (4, TOGETHER):
-        repeat(context, partial(_share_a_disk, slots=slots))
-    return f"{2 * context.seeds} x {ROOM_FOR} of {TOGETHER} finished, the others were refused typed and finished later"
+    """D12: ten downloads at once, and room for seven; of one session, and of two that know nothing of each other."""
+    for slots, sessions in ((4, 1), (TOGETHER, 1), (TOGETHER, 2)):
+        repeat(context, partial(_share_a_disk, slots=slots, sessions=sessions))
+    return f"{3 * context.seeds} x {ROOM_FOR} of {TOGETHER} finished, the others were refused typed and finished later"
 
 
-async def _share_a_disk(world: World, _: random.Random, folder: Path, *, slots: int) -> None:
+async def _share_a_disk(world: World, _: random.Random, folder: Path, *, slots: int, sessions: int) -> None:
     tasks = [await finish_task(world, mebibytes=_MEBIBYTES, seed=seed) for seed in range(1, TOGETHER + 1)]
     each = max(task.size for task in tasks)
     for task in tasks:
         world.bridge.add_fault("trickle", on="result", task_id=task.task_id, bytes_per_second=1 << 20)
     room = ROOM_FOR * each + each // 2 + _MARGIN
     with on_tmpfs(f"{room // 1024 + 256}k") as disk:
-        async with world.session(max_downloads=slots, **IMPATIENT) as session:
-            jobs = {task.task_id: session.attach(task.task_id) for task in tasks}
+        async with contextlib.AsyncExitStack() as stack:
+            opened = [world.session(max_downloads=slots, **IMPATIENT) for _ in range(sessions)]
+            sharing = itertools.cycle([await stack.enter_async_context(session) for session in opened])
+            jobs = {task.task_id: next(sharing).attach(task.task_id) for task in tasks}
             ended = await asyncio.gather(*(job.download(disk) for job in jobs.values()), return_exceptions=True)
             free = shutil.disk_usage(disk).free
             refused = [error for error in ended if isinstance(error, BaseException)]

@@ -23,6 +23,7 @@ from typing import Any
 import anyio
 import attrs
 
+from crynux_async import files
 from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.requests import OpenResult
@@ -210,7 +211,7 @@ async def _resolve(folder: Path) -> Path:
     Raises:
         UsageError: No folder can be called so.
     """
-    resolving = in_thread(Path(folder).resolve)
+    resolving = in_thread(files.resolve, Path(folder))
     try:
         return await to_the_end(resolving)
     except (ValueError, RuntimeError, OSError) as error:

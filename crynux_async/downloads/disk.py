@@ -3,6 +3,9 @@
 Everything here blocks and belongs in a thread, and nothing waits for anybody else.
 """
 
+import contextlib
+import errno
+import functools
 import io
 import os
 import sys
@@ -15,13 +18,13 @@ from crynux_async import files
 from crynux_async.errors import DownloadError
 
 if sys.platform != "win32":
-    import errno
     import fcntl
 
     _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _OPEN_ATTEMPTS = 20
 _MOST_PIECES = 512  # to one writev; Linux and macOS take 1024
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h
 
 
 class LockedError(DownloadError):
@@ -136,7 +139,7 @@ def open_draft(draft: str | Path) -> int:
     raise DownloadError(f"another process is writing {draft}; call again")
 
 
-def lock(descriptor: int, name: str) -> None:
+def lock(descriptor: int, name: str) -> bool:
     """Keep other downloads away from an open file until it is closed; does nothing where the system cannot.
 
     It never waits: whoever has the lock may have been stopped, and then this process could not be ended either.
@@ -145,11 +148,14 @@ def lock(descriptor: int, name: str) -> None:
         descriptor: The open file.
         name: What it is called, for the message.
 
+    Returns:
+        Whether they are kept away.
+
     Raises:
         LockedError: Another download has it.
     """
     if sys.platform == "win32":
-        return
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -157,3 +163,66 @@ def lock(descriptor: int, name: str) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+        return False
+    return True
+
+
+def keep_room(descriptor: int, name: str, total_bytes: int) -> bool:
+    """Have the file system keep the room for the whole of a file, whose length stays what it is.
+
+    Nobody else, in this process or another, can take it then; ``give_room_back`` returns what was not needed. Nothing
+    happens where the file system cannot (it has to be Linux's), or where locks do not work: two downloads that write to
+    one file there would cut off each other's bytes when the room is given back.
+
+    Args:
+        descriptor: The open file.
+        name: What it is called.
+        total_bytes: Its length when it is complete, > 0.
+
+    Returns:
+        Whether it says that it does.
+
+    Raises:
+        LockedError: Another download has the file.
+        OSError: The disk is full, or the quota used up.
+    """
+    allocate = _fallocate()
+    if allocate is None or not lock(descriptor, name):
+        return False
+    try:
+        allocate(descriptor, _KEEP_SIZE, 0, total_bytes)
+    except OSError as error:
+        give_room_back(descriptor)  # some file systems keep as much as there was
+        if error.errno in files.NO_SPACE:
+            raise
+        return False
+    return True
+
+
+def give_room_back(descriptor: int) -> None:
+    """Return the room that is kept beyond a file's end, where the file system can; only under the file's lock."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size)
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int, int, int], object] | None:
+    """Return the system's fallocate(2), or None; Python has posix_fallocate alone, which makes the file longer."""
+    if sys.platform != "linux":
+        return None
+    import ctypes  # here: most programs that import this library never download
+
+    library = ctypes.CDLL(None, use_errno=True)
+    # With glibc the plain name takes an offset of 32 bits on some machines; other libraries have the plain one alone.
+    found = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if found is None:
+        return None
+    found.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+    def allocate(descriptor: int, mode: int, start: int, size: int) -> None:
+        while found(descriptor, mode, start, size):
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+
+    return allocate

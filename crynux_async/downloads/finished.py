@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from crynux_async import files
 from crynux_async.downloads.names import number_of, numbered_names
 
 
@@ -55,7 +56,7 @@ def find_finished(folder: Path, name: str, known: Sequence[FinishedFile]) -> Fin
 
 
 def _is_there(file: FinishedFile, folder: Path, name: str) -> bool:
-    return number_of(file.path.name, name) is not None and file.path.parent.resolve() == folder
+    return number_of(file.path.name, name) is not None and files.resolve(file.path.parent) == folder
 
 
 def _twins(file: FinishedFile, folder: Path, name: str) -> Iterator[FinishedFile]:

@@ -261,8 +261,10 @@ class PartFile:
         return disk.open_in_place_of(self.part_path, draft)
 
     def _require_space(self) -> None:
-        if self.total_bytes is not None:
-            self._room.promise(self.part_path, total_bytes=self.total_bytes, margin=self._margin)
+        if self.total_bytes:
+            self._room.promise(
+                self.part_path, total_bytes=self.total_bytes, margin=self._margin, descriptor=self.descriptor
+            )
 
     def _take_stock(self) -> None:
         """Find out what is on disk from earlier."""
@@ -293,19 +295,21 @@ class PartFile:
         write_note(self.path, Note(owner=owner, validator=validator))
 
 
-def remove_empty_part(path: Path) -> None:
-    """Remove the part file of ``path`` when nothing has come and nobody writes it; blocks.
+def tidy_part(path: Path) -> None:
+    """Give back the room that was kept for more, or remove the part file of ``path`` when nothing has come; blocks.
 
-    Not each time it is closed: where locks do not work, another download may be about to write to it.
+    Only when nobody writes it, and not each time it is closed: a download that waits to ask again keeps its room, and
+    where locks do not work, another one may be about to write to it.
     """
     part_path = beside(path, PART_SUFFIX)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, disk.LockedError):
         descriptor = files.open_plain(part_path, os.O_RDWR)
         try:
-            disk.lock(descriptor, str(part_path))
-            if os.fstat(descriptor).st_size == 0 and files.is_at(descriptor, part_path):
+            is_locked = disk.lock(descriptor, str(part_path))
+            is_ours = files.is_at(descriptor, part_path)
+            if is_ours and os.fstat(descriptor).st_size == 0:
                 part_path.unlink()
-        except disk.LockedError:
-            return
+            elif is_ours and is_locked:
+                disk.give_room_back(descriptor)
         finally:
             os.close(descriptor)

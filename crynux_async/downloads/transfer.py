@@ -28,7 +28,7 @@ import attrs
 from crynux_async.clock import monotonic
 from crynux_async.downloads import final_name
 from crynux_async.downloads.pace import DownloadOptions, Meter, Progress
-from crynux_async.downloads.part_file import PartFile, remove_empty_part
+from crynux_async.downloads.part_file import PartFile, tidy_part
 from crynux_async.downloads.requests import OpenResult, Requests
 from crynux_async.downloads.reservations import Reservation
 from crynux_async.downloads.room import Room
@@ -185,7 +185,7 @@ class _Place:
     def _give_back(self) -> None:
         if self._part is not None:
             self.room.release(self._part.part_path)
-            remove_empty_part(self._part.path)
+            tidy_part(self._part.path)
         if isinstance(self.target, Reservation):
             self.target.give_back()
 

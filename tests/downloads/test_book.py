@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from crynux_async.clock import monotonic
+from crynux_async.downloads import disk
 from crynux_async.downloads.book import Order, TransferBook
 from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.errors import DownloadError, IncompleteError, NotFoundError, ServerError, UsageError
@@ -351,6 +352,7 @@ async def test_thousand_orders_take_no_name_and_no_file_before_their_turn(tmp_pa
 async def test_transfers_share_the_room_of_a_disk(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = attrs.make_class("Usage", ["total", "used", "free"])
     monkeypatch.setattr("shutil.disk_usage", lambda _: used(10**6, 0, 2 * SIZE + 100))
+    monkeypatch.setattr(disk, "_fallocate", lambda: None)
     services = [FakeService(CONTENT, Answer(pause=1.0)) for _ in range(3)]
     fetches = (desk.fetch(each, tmp_path, owner=f"task {n}") for n, each in enumerate(services))
     ended = await asyncio.gather(*fetches, return_exceptions=True)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crynux_async.downloads import disk
 from crynux_async.downloads.pace import DownloadOptions
 from crynux_async.downloads.transfer import DownloadedFile, download
 from crynux_async.errors import CorruptArchiveError, DownloadError, NotFoundError
@@ -166,8 +167,25 @@ def _fetch_and_exit(path: Path, number: int, each: int) -> int:
         os._exit(code)
 
 
+def kept(root: Path) -> dict[str, Any]:
+    """Let another program ask for more of a disk of 2 MiB than a download leaves."""
+    found: list[str] = []
+    path, content = root / "7.zip", some_bytes(1 << 20)
+
+    def fill(number: int) -> None:
+        if number == 100:
+            try:
+                (root / "filler").write_bytes(bytes((1 << 20) + 300_000))
+            except OSError as error:
+                found.append(os.strerror(error.errno or 0))
+
+    fetch(FakeService(content, Answer(on_piece=fill)), path, content)
+    return {"refused": found, "is_whole": path.read_bytes() == content}
+
+
 def full(root: Path) -> dict[str, Any]:
-    """Run out of space in a folder of 2 MiB, and go on when there is space again."""
+    """Run out of space in a folder of 2 MiB that keeps no room for files, and go on when there is space again."""
+    disk._fallocate = lambda: None  # type: ignore[assignment]
     found: list[str] = []
     path, filler, content = root / "7.zip", root / "filler", some_bytes(1 << 20)
 
@@ -199,5 +217,6 @@ if __name__ == "__main__":
         "corrupt": partial(run, corrupt),
         "together": together,
         "full": full,
+        "kept": kept,
     }
     sys.stdout.write(json.dumps(work[wanted](into)) + "\n")

@@ -42,8 +42,21 @@ def test_two_processes_without_a_working_lock_both_end_with_the_right_file(tmp_p
     assert run("together", tmp_path)["violations"] == []
 
 
-def test_download_to_a_disk_that_fills_up_goes_on_when_there_is_space(tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> tuple[str, ...]:
+    """A command before which a disk of 2 MiB is mounted, for the command alone."""
     mounted = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=2m tmpfs "$0" && exec "$@"', str(tmp_path))
     if not shutil.which("unshare") or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a small disk cannot be mounted here")
-    assert run("full", tmp_path, before=mounted)["violations"] == []
+    return mounted
+
+
+def test_download_to_a_disk_that_fills_up_goes_on_when_there_is_space(
+    tmp_path: Path, small_disk: tuple[str, ...]
+) -> None:
+    assert run("full", tmp_path, before=small_disk)["violations"] == []
+
+
+def test_room_of_a_download_is_not_taken_by_another_program(tmp_path: Path, small_disk: tuple[str, ...]) -> None:
+    outcome = run("kept", tmp_path, before=small_disk)
+    assert outcome == {"refused": ["No space left on device"], "is_whole": True}
