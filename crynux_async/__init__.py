@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from crynux_async.job import Cost, Job
     from crynux_async.ledgers.base import JobRow, Ledger
     from crynux_async.secret import Secret
-    from crynux_async.session import Reconciled, Session, SessionStatistics, Unconfirmed
+    from crynux_async.session import Session
+    from crynux_async.session_values import Reconciled, SessionStatistics, Unconfirmed
     from crynux_async.settings import Settings, SettingsArguments
     from crynux_async.states import JobState
     from crynux_async.training.config import EffectiveConfig, FineTuneConfig
@@ -86,14 +87,14 @@ _HOME_OF = {
     "JobStateChanged": "events",
     "JobSubmitted": "events",
     "Ledger": "ledgers.base",
-    "Reconciled": "session",
+    "Reconciled": "session_values",
     "Replacement": "training.effective",
     "Secret": "secret",
     "Session": "session",
-    "SessionStatistics": "session",
+    "SessionStatistics": "session_values",
     "Settings": "settings",
     "SettingsArguments": "settings",
-    "Unconfirmed": "session",
+    "Unconfirmed": "session_values",
     "Verdict": "backends.base",
 }
 

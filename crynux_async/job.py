@@ -176,14 +176,14 @@ class Job:
 
     @property
     def resubmitted_as(self) -> str | None:
-        """The name of the job that replaces it, or None."""
+        """The name of the job that replaces it, or None; only jobs of version 0.1.0 have any."""
         return self._record.resubmitted_as
 
     async def submitted(self) -> "Job":
         """Wait until the job is accepted, and return the job.
 
         Raises:
-            AuthError, QuotaError: The credential was refused; nothing is paid, and ``resubmit()`` sends it again.
+            AuthError, QuotaError: The credential was refused; nothing is paid, and ``retry()`` sends it again.
             RejectedError: The service refused it; nothing is paid.
             UnreachableError: The service could not be reached for too long; nothing was sent.
             SubmissionUnknownError: It was sent and its outcome is not known.
@@ -282,16 +282,19 @@ class Job:
         self._supervisor.check_open()
         return _cost(await self._supervisor.tasks(self._record))
 
-    def resubmit(self) -> "Job":
-        """Send the job's config again, because the user says so, and return the job that stands for it.
+    async def retry(self) -> "Job":
+        """Send the job (again), because the user says so; returns the job when that is durable, before it is sent.
 
-        A job that was planned and never sent is queued itself. One that ended badly, or whose outcome is unknown, is
-        given up and replaced by a new job; where it was created after all, both are paid for.
+        One that was planned and never sent is queued. One that ended badly, or whose outcome is unknown, gets another
+        try, which is paid for; where an unknown one was created after all, both are. Its names and its key stay. A job
+        that another process holds is sent by that one.
 
         Raises:
             UsageError: The job runs or has a model, or its config is not known.
+            LedgerError: It could not be stored; nothing is sent.
         """
-        return handle_on(self._supervisor.resubmit(self._record), self._supervisor)
+        await self._supervisor.retry(self._record)
+        return self
 
     def abandon(self) -> None:
         """Stop caring about the job: not sent if it waits to be sent, not followed any more otherwise.

@@ -2,31 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-import attrs
-
-from crynux_async.backends.base import Backend, RateLimited, Verdict
-from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import ConfigError, UsageError, WaitTimeoutError
+from crynux_async.backends.base import Backend
+from crynux_async.clock import utc_now
+from crynux_async.errors import UsageError, WaitTimeoutError
 from crynux_async.events import Event
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import AttemptRow, JobFilter, JobRow, Ledger
-from crynux_async.pacing.gate import Gate, LedgerGate, past_attempts, shared_gate
-from crynux_async.pacing.open_gate import OpenGate
-from crynux_async.pacing.token_bucket import TokenBucket
+from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
+from crynux_async.session_values import Reconciled, SessionStatistics, Unconfirmed
 from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.states import JobState, Signal, advance
-from crynux_async.supervision.owners import is_gone, new_owner
+from crynux_async.supervision.adviser import Adviser
+from crynux_async.supervision.filing import FilingArguments, filed, storable
+from crynux_async.supervision.gates import gate_before
+from crynux_async.supervision.intake import unconfirmed
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.supervisor import Supervisor, new_job_id
-from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -37,68 +34,6 @@ _PLANNED_AT_ONCE = 200
 _RATE_LIMIT_MEMORY = timedelta(hours=2)
 
 _log = logging.getLogger("crynux_async.session")
-
-
-@attrs.frozen(kw_only=True)
-class SessionStatistics:
-    """What a session has done and is doing.
-
-    Attributes:
-        jobs: How many jobs are in which state; states without jobs are left out.
-        queued: Jobs that wait to be sent.
-        creating: Creates under way.
-        downloading: Downloads that run or wait for a slot.
-        polls: Status requests made.
-        poll_errors: Status requests without an answer that counts.
-        refusals: Creates refused by the rate limit.
-        limit_per_minute: The rate limit, given or learned, or None while it is not known.
-    """
-
-    jobs: dict[JobState, int]
-    queued: int
-    creating: int
-    downloading: int
-    polls: int
-    poll_errors: int
-    refusals: int
-    limit_per_minute: float | None
-
-
-@attrs.frozen(kw_only=True)
-class Unconfirmed:
-    """A create whose outcome is not known, and what is known around it.
-
-    Attributes:
-        job: The job.
-        began_at: When the create was begun, aware UTC.
-        digest: The config's digest.
-        after: The newest task that was certainly made before it, or None where none is known.
-        before: The oldest task that was certainly made after it, or None where none is known yet.
-    """
-
-    job: Job
-    began_at: datetime
-    digest: str
-    after: str | None
-    before: str | None
-
-
-@attrs.frozen(kw_only=True)
-class Reconciled:
-    """What looking for the task of one unconfirmed job has shown.
-
-    Attributes:
-        job: The job. Where its task was found, it is followed again; where it certainly was not created, it is planned
-            as if it had never been sent, and ``resubmit()`` sends it.
-        verdict: What was found: "found", "ambiguous", "not created" or "open".
-        candidates: Tasks that may be it.
-        explanation: What was done, what remains and what to do, for people.
-    """
-
-    job: Job
-    verdict: Verdict
-    candidates: tuple[str, ...]
-    explanation: str
 
 
 class Session:
@@ -119,6 +54,8 @@ class Session:
         backend: Who runs the tasks: "bridge" for the one at ``settings.base_url``, "relay" for the relay of
             ``settings.network``, or a ``Backend``, which is not closed with the session; None for the bridge.
         wallet: Pays and signs at the relay; None for the one that ``CRYNUX_WALLET`` is the path of.
+        send_planned: Whether jobs with an idempotency key that an earlier process planned and did not send are sent by
+            this one, without being asked: right for whatever stands for all of them, such as a web application.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
 
     Raises:
@@ -132,6 +69,7 @@ class Session:
         ledger: str | Path | Ledger | None = None,
         backend: "Backend | ServiceName | None" = None,
         wallet: "Wallet | None" = None,
+        send_planned: bool = False,
         **arguments: Unpack[SettingsArguments],
     ) -> None:
         if settings is not None and arguments:
@@ -141,8 +79,9 @@ class Session:
         self._ledger: Ledger | None = None
         self._service = backend or "bridge"
         self._wallet = wallet
-        self._advised: set[tuple[str, str | None]] = set()
+        self._sends_planned = send_planned
         self._backend: Backend | None = None
+        self._adviser: Adviser | None = None
         self._supervisor: Supervisor | None = None
         self._runner: asyncio.Task[None] | None = None
 
@@ -180,8 +119,13 @@ class Session:
         await self._ledger.open()
         try:
             self._backend = await self._open_backend()
-            gate = await self._gate(self._backend, self._ledger)
-            self._supervisor = Supervisor(self._backend, self._settings, self._ledger, gate)
+            self._adviser = Adviser(self._backend.facts)
+            gate = await gate_before(
+                self._backend, self._settings, self._ledger, is_shared=self._ledger_place is not None
+            )
+            self._supervisor = Supervisor(
+                self._backend, self._settings, self._ledger, gate, sends_planned=self._sends_planned
+            )
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
             await started
@@ -209,90 +153,172 @@ class Session:
             if self._runner.done():
                 await self._release()
 
-    def submit_nowait(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
+    def submit_nowait(self, config: FineTuneConfig, *, force: bool = False, **filing: Unpack[FilingArguments]) -> Job:
         """Queue a config and return its job at once, before anything is sent; ``await job.submitted()`` waits for that.
 
         It is sent, and paid for, when the rate limit allows it. What will surprise is logged as a warning, once for
-        each kind of surprise.
+        each kind of surprise. It takes no idempotency key, because it cannot look into the ledger: ``enqueue()`` does.
 
         Args:
             config: What to train.
-            label: The caller's own name for the job.
             force: Send it even if it cannot work.
+            **filing: Label, group, tags and tenant (see ``FilingArguments``).
 
         Raises:
             ConfigError: It cannot work (``advice.check`` finds an error); nothing is queued.
             LedgerError: Nothing can be remembered any more; nothing is queued.
-            UsageError: The session is not open.
+            UsageError: The session is not open, or a name cannot be kept.
         """
         supervisor = self._open_supervisor()
-        self._advise(config, force=force)
-        record = _new_record(config, label)
+        self._check(config, force=force)
+        record = _new_record(config, **filing)
         supervisor.submit(record)
         return handle_on(record, supervisor)
 
-    async def submit(self, config: FineTuneConfig, *, label: str = "", force: bool = False) -> Job:
+    async def submit(
+        self,
+        config: FineTuneConfig,
+        *,
+        idempotency_key: str | None = None,
+        force: bool = False,
+        **filing: Unpack[FilingArguments],
+    ) -> Job:
         """Send a config when the rate limit allows it, and return its job when it is accepted.
 
-        Cancelled before the job is sent, it is not sent. Cancelled after that, the job goes on in ``jobs()``: to call
-        this again would send, and pay for, a second one.
+        Cancelled before the job is sent, it is not sent, unless it has an idempotency key: then it is. Cancelled after
+        that, the job goes on in ``jobs()``: to call this again without a key would send, and pay for, a second one.
 
         Args:
             config: What to train.
-            label: The caller's own name for the job.
+            idempotency_key: The caller's name for this intention: asked again, from whichever process, it is the same
+                job, and never a second one (see ``enqueue``).
             force: Send it even if it cannot work.
+            **filing: Label, group, tags and tenant (see ``FilingArguments``).
 
         Raises:
             ConfigError: It cannot work; nothing was sent.
-            AuthError, QuotaError: The credential was refused; nothing is paid, and the job waits for ``resubmit()``.
+            ConflictError: The key stands for another config already; nothing was sent.
+            AuthError, QuotaError: The credential was refused; nothing is paid, and the job waits for ``retry()``.
             RejectedError: The service refused it; nothing is paid.
             UnreachableError: The service could not be reached for too long; nothing was sent.
-            SubmissionUnknownError: It was sent and its outcome is not known.
+            SubmissionUnknownError: It was sent, now or earlier, and its outcome is not known.
             LedgerError: It could not be remembered. Where ``task_id`` of the error is set, the task exists.
-            UsageError: The session is not open.
+            UsageError: The session is not open, or a name cannot be kept.
         """
-        job = self.submit_nowait(config, label=label, force=force)
+        if idempotency_key is not None:
+            job = await self.enqueue(config, idempotency_key=idempotency_key, force=force, **filing)
+            return job if job.done else await job.submitted()
+        job = self.submit_nowait(config, force=force, **filing)
         try:
             return await job.submitted()
         except asyncio.CancelledError:
-            if self._supervisor is not None:
-                self._supervisor.submitter.withdraw(record_of(job))
+            self._withdraw(job)
             raise
+
+    async def enqueue(
+        self,
+        config: FineTuneConfig,
+        *,
+        idempotency_key: str | None = None,
+        force: bool = False,
+        **filing: Unpack[FilingArguments],
+    ) -> Job:
+        """Queue a config, and return its job as soon as that is durable, before it is sent.
+
+        What the key stands for is decided in the ledger, for every process on it: the same key is the same job. A job
+        that is planned, rejected, or was given up before it was sent, is sent; one that runs, has a model, failed,
+        expired, or was given up after it was sent, comes back as it is (``job.retry()`` sends it again). Two asks are
+        the same where every field is, but for a seed that nobody gave: the first one's seed counts.
+
+        Args:
+            config: What to train.
+            idempotency_key: The caller's name for this intention, 1 to 512 characters, unique by service and tenant;
+                or None for a job of its own.
+            force: Send it even if it cannot work.
+            **filing: Label, group, tags and tenant (see ``FilingArguments``).
+
+        Raises:
+            ConfigError: It cannot work; nothing is queued.
+            ConflictError: The key stands for another config already; nothing is queued.
+            SubmissionUnknownError: The key's job was sent, and the outcome is not known.
+            LedgerError: It could not be stored; nothing is sent.
+            UsageError: The session is not open, or a name cannot be kept.
+        """
+        supervisor = self._open_supervisor()
+        if idempotency_key is None:
+            job = self.submit_nowait(config, force=force, **filing)
+            try:
+                await supervisor.saved([record_of(job)])
+            except asyncio.CancelledError:
+                self._withdraw(job)
+                raise
+            return job
+        self._check(config, force=force)
+        (record,) = await supervisor.ask([_new_record(config, idempotency_key, **filing)])
+        if record.state is JobState.UNCONFIRMED:
+            raise unconfirmed(record)
+        return handle_on(record, supervisor)
 
     async def submit_many(
         self,
         configs: Iterable[FineTuneConfig],
         *,
         label: Callable[[FineTuneConfig], str] | None = None,
+        idempotency_key: Callable[[FineTuneConfig], str] | Sequence[str] | None = None,
+        group: str = "",
+        tags: Mapping[str, str] | None = None,
+        tenant: str = "",
         force: bool = False,
     ) -> list[Job]:
         """Queue any number of configs and return their jobs, in order, when all are in the ledger; then they are sent.
 
-        Nothing is raised for a job that is refused later: look at ``job.state``, or ``await job.submitted()``.
+        Nothing is raised for a job that is refused later, or whose key was sent earlier with an unknown outcome: look
+        at ``job.state``, or ``await job.submitted()``.
 
         Args:
             configs: What to train.
             label: Makes the label of each job from its config; called for all of them before any is queued.
+            idempotency_key: Makes the key of each job from its config, or the keys in the order of ``configs``, as in
+                ``enqueue``.
+            group: Which set of jobs they belong to.
+            tags: Free names and values for all of them.
+            tenant: On whose behalf they run.
             force: Send them even if they cannot work.
 
         Raises:
             ConfigError: Some of them cannot work, all of which are named by index, label and field; none is queued.
-            UsageError: The session is not open.
+            ConflictError: A key stands for another config already; none of the new jobs is sent.
+            UsageError: The session is not open, or a name cannot be kept.
             LedgerError: They cannot be remembered; none of those will be sent.
         """
         supervisor = self._open_supervisor()
         chosen = list(configs)
         labels = [label(config) if label else "" for config in chosen]
-        await self._advise_all(chosen, labels, force=force)
-        records = []
-        for number, (config, given) in enumerate(zip(chosen, labels, strict=True), start=1):
-            record = _new_record(config, given)
-            supervisor.submit(record)
-            records.append(record)
-            if number % _PLANNED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        await supervisor.saved(records)
+        keys = _keys(idempotency_key, chosen)
+        await self._require_adviser().check_all(chosen, labels, force=force)
+        records = [
+            _new_record(config, key, label=given, group=group, tags=tags or {}, tenant=tenant)
+            for config, key, given in zip(chosen, keys, labels, strict=True)
+        ]
+        if idempotency_key is not None:
+            records = await supervisor.ask(records) if records else []
+        else:
+            await supervisor.submit_all(records)
         return [handle_on(record, supervisor) for record in records]
+
+    async def stop_sending(self, jobs: Iterable[Job]) -> None:
+        """Leave planned jobs unsent, here and in every later process, until their user asks for them again.
+
+        A job that is under way or was sent stays as it is. ``job.retry()``, or asking for its key again, sends it.
+
+        Args:
+            jobs: Which.
+
+        Raises:
+            LedgerError: It could not be stored; they are not sent by this session.
+            UsageError: The session is not open.
+        """
+        await self._open_supervisor().stop_sending([record_of(job) for job in jobs])
 
     async def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
         """Yield jobs as their tasks end, well or badly: look at ``job.state``. Costs nothing per waiting job.
@@ -332,26 +358,28 @@ class Session:
         config: FineTuneConfig,
         folder: str | Path = ".",
         *,
-        label: str = "",
         name: str | None = None,
+        idempotency_key: str | None = None,
         force: bool = False,
+        **filing: Unpack[FilingArguments],
     ) -> Path:
         """Submit a config, wait for its model, download it and return the archive's path.
 
-        Cancelled after the job was sent, its task goes on and is paid for: go on with ``jobs()``, and do not call this
-        again for the same model.
+        Cancelled after the job was sent, its task goes on and is paid for: go on with ``jobs()``, and call this again
+        for the same model only with the same idempotency key.
 
         Args:
             config: What to train.
             folder: Where to put the archive.
-            label: The caller's own name for the job.
             name: File name, as in ``Job.download``.
+            idempotency_key: The caller's name for this intention, as in ``enqueue``.
             force: Send it even if it cannot work.
+            **filing: Label, group, tags and tenant (see ``FilingArguments``).
 
         Raises:
             CrynuxError: Whatever ``submit()``, ``Job.wait()`` and ``Job.download()`` raise.
         """
-        job = await self.submit(config, label=label, force=force)
+        job = await self.submit(config, idempotency_key=idempotency_key, force=force, **filing)
         return await job.download(folder, name=name)
 
     def price(self, config: FineTuneConfig) -> int | None:
@@ -386,7 +414,7 @@ class Session:
         """
         supervisor = self._open_supervisor()
         assert self._backend is not None
-        text = _storable(self._backend.normal_task_id(task_id))
+        text = storable(self._backend.normal_task_id(task_id), "task_id")
         record = supervisor.register.by_task(text)
         if record is None:
             now = utc_now()
@@ -525,34 +553,6 @@ class Session:
 
         return await open_backend(self._service, self._settings, self._wallet)
 
-    async def _gate(self, backend: Backend, ledger: Ledger) -> Gate:
-        """Return the gate before this session's key."""
-        if not (isinstance(backend, RateLimited) and backend.is_rate_limited):
-            return OpenGate()
-        settings, key = self._settings, (backend.name, backend.key_id)
-
-        def fresh(past: Sequence[AttemptRow] = ()) -> TokenBucket:
-            return TokenBucket.replay(
-                past_attempts(past),
-                limit_per_minute=settings.rate_limit,
-                burst=settings.rate_burst,
-                now=monotonic(),
-            )
-
-        given = settings.rate_limit, settings.rate_burst
-        if self._ledger_place is None:
-            return shared_gate(*key, fresh, given=given)
-        past = await ledger.attempts(backend=backend.name, key_id=backend.key_id, since=utc_now() - _RATE_LIMIT_MEMORY)
-        return LedgerGate(
-            ledger,
-            *key,
-            fresh=partial(fresh, past),
-            given=given,
-            lost_after=settings.connect_timeout + settings.request_timeout,
-            owner=new_owner(),
-            is_gone=is_gone,
-        )
-
     async def _stop_opening(self) -> None:
         """End a supervisor whose opener was cancelled, before the ledger goes from under it."""
         if self._runner is not None:
@@ -568,46 +568,17 @@ class Session:
         if ledger is not None:
             await ledger.close()
 
-    def _advise(self, config: FineTuneConfig, *, force: bool) -> None:
-        """Refuse what cannot work, and warn of what will surprise, once for each kind of surprise.
+    def _check(self, config: FineTuneConfig, *, force: bool) -> None:
+        self._require_adviser().check(config, force=force)
 
-        Raises:
-            ConfigError: It cannot work.
-        """
-        assert self._backend is not None
-        found = advice.check(config, service=self._backend.facts)
-        if not force:
-            advice.require_workable(found)
-        for item in found:
-            key = (item.code, item.field)
-            if item.severity == "note" or key in self._advised:
-                _log.debug("%s", item)
-            else:
-                self._advised.add(key)
-                _log.warning("%s", item)
+    def _require_adviser(self) -> Adviser:
+        assert self._adviser is not None, "an open session has one"
+        return self._adviser
 
-    async def _advise_all(self, configs: Sequence[FineTuneConfig], labels: Sequence[str], *, force: bool) -> None:
-        """Refuse what cannot work among many configs, all of it at once.
-
-        Raises:
-            ConfigError: Some of them cannot work.
-        """
-        problems = []
-        refused = 0
-        for index, (config, label) in enumerate(zip(configs, labels, strict=True)):
-            try:
-                self._advise(config, force=force)
-            except ConfigError as error:
-                refused += 1
-                place = f"configs[{index}]" + (f" {label!r}" if label else "")
-                problems += [attrs.evolve(problem, field=f"{place} {problem.field}") for problem in error.problems]
-            if (index + 1) % _PLANNED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        if problems:
-            raise ConfigError(
-                problems,
-                what=f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends them anyway)",
-            )
+    def _withdraw(self, job: Job) -> None:
+        """Give a job up that only this caller knows of, unless it is under way."""
+        if self._supervisor is not None:
+            self._supervisor.submitter.withdraw(record_of(job))
 
     def _open_supervisor(self) -> Supervisor:
         if self._supervisor is None:
@@ -616,21 +587,37 @@ class Session:
         return self._supervisor
 
 
-def _new_record(config: FineTuneConfig, label: str) -> Record:
-    return Record(job_id=new_job_id(), config=config, label=label, planned_at=utc_now())
+def _new_record(
+    config: FineTuneConfig,
+    idempotency_key: str | None = None,
+    *,
+    label: str = "",
+    group: str = "",
+    tags: Mapping[str, str] | None = None,
+    tenant: str = "",
+) -> Record:
+    return Record(
+        job_id=new_job_id(),
+        config=config,
+        label=storable(label, "label"),
+        filing=filed(group=group, tags=tags, tenant=tenant, idempotency_key=idempotency_key),
+        planned_at=utc_now(),
+    )
 
 
-def _storable(task_id: str) -> str:
-    """Return a task id that every ledger can keep.
+def _keys(
+    given: Callable[[FineTuneConfig], str] | Sequence[str] | None, configs: Sequence[FineTuneConfig]
+) -> Sequence[str | None]:
+    """Return the idempotency key of each config.
 
     Raises:
-        UsageError: It holds what no database keeps in text: a NUL, or half of a surrogate pair.
+        UsageError: There are more or fewer keys than configs, or one text was given for all of them.
     """
-    try:
-        task_id.encode()
-    except UnicodeEncodeError:
-        pass
-    else:
-        if "\0" not in task_id:
-            return task_id
-    raise UsageError(f"the task id {task_id!r:.60} holds a character that cannot be kept", field="task_id")
+    if given is None:
+        return [None] * len(configs)
+    if callable(given):
+        return [given(config) for config in configs]
+    if isinstance(given, str) or len(given) != len(configs):
+        message = f"give a key for each of the {len(configs)} configs: one that is shared would make them one job"
+        raise UsageError(message, field="idempotency_key")
+    return list(given)

@@ -45,6 +45,7 @@ class Signal(StrEnum):
     OVERDUE = "overdue"
     STORED = "stored"
     ABANDON = "abandon"
+    TRY_AGAIN = "try again"
 
 
 _FOLLOWED = {
@@ -69,6 +70,7 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
             Signal.ACCEPTED: JobState.RUNNING,
             Signal.NOT_CREATED: JobState.PLANNED,
             Signal.ABANDON: JobState.ABANDONED,
+            Signal.TRY_AGAIN: JobState.PLANNED,
         },
         JobState.RUNNING: {**_FOLLOWED, Signal.OVERDUE: JobState.STALLED},
         JobState.STALLED: {**_FOLLOWED, Signal.OVERDUE: None},
@@ -79,10 +81,10 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
             Signal.ABANDON: JobState.ABANDONED,
         },
         JobState.DOWNLOADED: {Signal.STORED: None},
-        JobState.REJECTED: {},
-        JobState.FAILED: {},
-        JobState.EXPIRED: {},
-        JobState.ABANDONED: {},
+        JobState.REJECTED: {Signal.TRY_AGAIN: JobState.PLANNED},
+        JobState.FAILED: {Signal.TRY_AGAIN: JobState.PLANNED},
+        JobState.EXPIRED: {Signal.TRY_AGAIN: JobState.PLANNED},
+        JobState.ABANDONED: {Signal.TRY_AGAIN: JobState.PLANNED},
     }
 )
 

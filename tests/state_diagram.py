@@ -1,6 +1,6 @@
 """The state diagram of CONTRIBUTING.md, made from the table: ``python -m tests.state_diagram`` prints it."""
 
-from crynux_async.states import STAGES, TRANSITIONS, JobState, Stage
+from crynux_async.states import STAGES, TRANSITIONS, UNFINISHED, JobState, Stage
 
 
 def diagram() -> str:
@@ -10,7 +10,7 @@ def diagram() -> str:
         for signal, following in signals.items():
             if following is not None:
                 lines.append(f"    {state} --> {following}: {signal}")
-    lines += [f"    {state} --> [*]" for state in JobState if STAGES[state] is Stage.OVER and not TRANSITIONS[state]]
+    lines += [f"    {state} --> [*]" for state in JobState if STAGES[state] is Stage.OVER and state not in UNFINISHED]
     return "\n".join(lines)
 
 

@@ -138,7 +138,7 @@ async def test_refused_key_is_told_to_every_waiter_at_once_and_every_job_stays_p
         assert backend.creates == 1
         rows = await session.history()
         assert [(row.state, row.error) for row in rows] == [(JobState.PLANNED, "no")] * 3
-        await asyncio.gather(*(job.resubmit().submitted() for job in jobs))
+        await asyncio.gather(*[(await job.retry()).submitted() for job in jobs])
         assert [config.seed for config in backend.received] == [1, 1, 2, 3]
         assert [row.error for row in await session.history()] == [""] * 3
 

@@ -57,6 +57,11 @@ EXPECTED: dict[tuple[JobState, Signal], JobState] = {
     (S.SUCCEEDED, E.NOT_FOUND): S.EXPIRED,
     (S.SUCCEEDED, E.ABANDON): S.ABANDONED,
     (S.DOWNLOADED, E.STORED): S.DOWNLOADED,
+    (S.UNCONFIRMED, E.TRY_AGAIN): S.PLANNED,
+    (S.REJECTED, E.TRY_AGAIN): S.PLANNED,
+    (S.FAILED, E.TRY_AGAIN): S.PLANNED,
+    (S.EXPIRED, E.TRY_AGAIN): S.PLANNED,
+    (S.ABANDONED, E.TRY_AGAIN): S.PLANNED,
 }
 
 
@@ -109,7 +114,8 @@ def test_every_state_can_be_reached_from_planned() -> None:
     [
         (S.UNCONFIRMED, {S.RUNNING, S.PLANNED, S.ABANDONED}),
         (S.SUCCEEDED, {S.DOWNLOADED, S.EXPIRED, S.ABANDONED}),
-        *[(state, set()) for state in (S.REJECTED, S.FAILED, S.EXPIRED, S.DOWNLOADED, S.ABANDONED)],
+        *[(state, {S.PLANNED}) for state in (S.REJECTED, S.FAILED, S.EXPIRED, S.ABANDONED)],
+        (S.DOWNLOADED, set()),
     ],
 )
 def test_ended_job_has_no_way_out_but_these(state: JobState, out: set[JobState]) -> None:

@@ -3,7 +3,7 @@
 N1. Every task that the bridge made is recorded in the ledger, or lies in the bracket of a submission that the ledger
     lists as ambiguous; and no bracket explains more than one task.
 N2. Planned = accepted + rejected + not sent + ambiguous, each job in exactly one class.
-N3. No job has more than one POST that could have been paid, unless the user asked for another (which is a new job).
+N3. No try of a job has more than one POST that could have been paid; only the user can ask for another try.
 N4. A file under its final name is complete (size and zip CRC) and comes from one version.
 N5. Once a task id was returned to a caller, the ledger has it.
 """
@@ -46,31 +46,40 @@ class Remembered:
         jobs: All of its jobs.
         attempts: All of its attempts, in the order in which they were begun.
         lost: For each job without a task whose create has an unknown outcome, what was made before and after it.
+        given_up: The same for each create of unknown outcome after which the user had its job sent again.
     """
 
     jobs: Sequence[JobRow]
     attempts: Sequence[AttemptRow]
     lost: Mapping[str, Neighbours]
+    given_up: Mapping[str, Neighbours]
 
     @property
     def brackets(self) -> dict[str, Bracket]:
         """For each job in ``lost``, between which numbers its task must lie."""
-        return {
-            job_id: (max(map(int, around.before), default=None), min(map(int, around.after), default=None))
-            for job_id, around in self.lost.items()
-        }
+        return {job_id: _bracket(around) for job_id, around in self.lost.items()}
+
+    @property
+    def given_up_brackets(self) -> dict[str, Bracket]:
+        """For each create in ``given_up``, between which numbers its task must lie."""
+        return {name: _bracket(around) for name, around in self.given_up.items()}
 
 
 async def remember(ledger: Ledger) -> Remembered:
     """Return what an open ledger says."""
     jobs, attempts = await ledger.jobs(), await ledger.attempts()
     by_job = _by_job(attempts)
-    around = {}
+    around, given_up = {}, {}
     for job in jobs:
-        lost = lost_attempt(by_job.get(job.job_id, ())) if job.task_id is None else None
+        begun = by_job.get(job.job_id, ())
+        lost = lost_attempt(begun, job.tries) if job.task_id is None else None
         if lost is not None:
             around[job.job_id] = await ledger.neighbours(lost)
-    return Remembered(jobs=jobs, attempts=attempts, lost=around)
+        for number in range(1, job.tries):
+            earlier = lost_attempt(begun, number)
+            if earlier is not None:
+                given_up[f"{job.job_id} try {number}"] = await ledger.neighbours(earlier)
+    return Remembered(jobs=jobs, attempts=attempts, lost=around, given_up=given_up)
 
 
 async def remember_file(path: Path) -> Remembered:
@@ -110,13 +119,18 @@ def check_nothing_lost(
     created = [entry for entry in journal if entry.accepted]
     by_job = _by_job(attempts)
     classes = {job.job_id: _class_of(job, by_job.get(job.job_id, ())) for job in jobs}
-    _check_recorded(created, jobs, brackets)
+    recorded = _numbers(jobs) | {int(attempt.task_id) for attempt in attempts if attempt.task_id is not None}
+    _check_recorded(created, recorded, brackets)
     _check_paid_once(created, jobs, by_job, posts)
     for path, digest in (finals or {}).items():
         _check_final(path, digest, jobs)
-    missing = set(told) - {job.task_id for job in jobs}
+    missing = set(map(int, told)) - recorded
     assert not missing, f"N5: tasks {sorted(missing)} were told to callers, and the ledger does not have them"
     return Counter(classes.values())
+
+
+def _bracket(around: Neighbours) -> Bracket:
+    return max(map(int, around.before), default=None), min(map(int, around.after), default=None)
 
 
 def _numbers(jobs: Iterable[JobRow]) -> set[int]:
@@ -131,9 +145,8 @@ def _by_job(attempts: Iterable[AttemptRow]) -> dict[str, list[AttemptRow]]:
     return found
 
 
-def _check_recorded(created: Sequence[JournalEntry], jobs: Iterable[JobRow], brackets: Mapping[str, Bracket]) -> None:
+def _check_recorded(created: Sequence[JournalEntry], recorded: set[int], brackets: Mapping[str, Bracket]) -> None:
     """N1: every task is a job's, or has an ambiguous submission of its own whose bracket it lies in."""
-    recorded = _numbers(jobs)
     free = [(after or 0, math.inf if before is None else before) for after, before in brackets.values()]
     for task_id in sorted(entry.task_id for entry in created if entry.task_id not in recorded):
         # The bracket that ends first is the one that later tasks can use least: no better assignment exists.
@@ -144,7 +157,7 @@ def _check_recorded(created: Sequence[JournalEntry], jobs: Iterable[JobRow], bra
 
 def _class_of(job: JobRow, attempts: Sequence[AttemptRow]) -> JobClass:
     """N2: return the one class that a job is in."""
-    is_lost = job.task_id is None and lost_attempt(attempts) is not None
+    is_lost = job.task_id is None and lost_attempt(attempts, job.tries) is not None
     fits = {
         JobClass.ACCEPTED: job.task_id is not None,
         JobClass.REJECTED: job.state is JobState.REJECTED,
@@ -154,7 +167,8 @@ def _class_of(job: JobRow, attempts: Sequence[AttemptRow]) -> JobClass:
     }
     found = [name for name, is_in in fits.items() if is_in]
     assert len(found) == 1, f"N2: job {job.job_id} ({job.state}, task {job.task_id}) is {found or 'in no class'}"
-    made = {attempt.task_id for attempt in attempts if attempt.outcome is AttemptOutcome.ACCEPTED}
+    of_try = [attempt for attempt in attempts if attempt.try_number == job.tries]
+    made = {attempt.task_id for attempt in of_try if attempt.outcome is AttemptOutcome.ACCEPTED}
     assert made <= {job.task_id}, f"N2: job {job.job_id} has task {job.task_id}, its attempts say {made}"
     return found[0]
 
@@ -167,12 +181,15 @@ def _check_paid_once(
 ) -> None:
     """N3, by what the ledger began, by what arrived, and by what the bridge made of it."""
     for job_id, made in by_job.items():
-        payable = sum(attempt.outcome in _PAYABLE for attempt in made)
-        assert payable <= 1, f"N3: job {job_id} has {payable} creates that could have been paid"
+        payable = Counter(attempt.try_number for attempt in made if attempt.outcome in _PAYABLE)
+        assert set(payable.values()) <= {1}, f"N3: job {job_id} has creates that could have been paid: {payable}"
     begun = sum(map(len, by_job.values()))
     assert len(posts) <= begun, f"N3: {len(posts)} creates arrived and {begun} were begun"
     # An attached task has no config, and none of our creates made it.
-    planned = Counter((job.config.model_name, job.config.seed) for job in jobs if job.config is not None)
+    planned: Counter[tuple[str, int | None]] = Counter()
+    for job in jobs:
+        if job.config is not None:
+            planned[job.config.model_name, job.config.seed] += job.tries
     attached = _numbers(job for job in jobs if job.config is None)
     made_of = Counter((entry.model_name, entry.seed) for entry in created if entry.task_id not in attached)
     for config, count in made_of.items():

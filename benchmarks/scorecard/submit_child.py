@@ -136,7 +136,7 @@ async def take_over(session: Session) -> None:
     began = loop.time()
     while True:
         for job in session.jobs(JobState.PLANNED):
-            job.resubmit()
+            await job.retry()
         mine = {job.job_id for job in session.jobs()}
         rows = await session.history()
         if all(row.job_id in mine for row in rows if row.state in UNFINISHED) and not session.jobs(JobState.PLANNED):

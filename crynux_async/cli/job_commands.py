@@ -14,7 +14,7 @@ _States = Annotated[list[str], Parameter(name="--state", negative="", show_defau
 
 def add_to(app: App) -> None:
     """Add the commands."""
-    for command in (jobs, resume, abandon, resubmit, reconcile):
+    for command in (jobs, resume, abandon, retry, reconcile):
         app.command(command)
 
 
@@ -68,8 +68,8 @@ def abandon(job: list[str], /, *, ledger: Path | None = None) -> int:
     return execute(jobs_command.abandon(ledger, job))
 
 
-def resubmit(job: list[str], /, *, ledger: Path | None = None) -> int:
-    """Send the configs of jobs again. Where such a job was created after all, both are paid for.
+def retry(job: list[str], /, *, ledger: Path | None = None) -> int:
+    """Send jobs again, each as another try of the same job. Where such a job was created after all, both are paid for.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
@@ -77,7 +77,7 @@ def resubmit(job: list[str], /, *, ledger: Path | None = None) -> int:
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.resubmit(ledger, job))
+    return execute(jobs_command.retry(ledger, job))
 
 
 def reconcile(*, ledger: Path | None = None, json: _Json = False) -> int:

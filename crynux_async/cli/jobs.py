@@ -1,4 +1,4 @@
-"""``jobs``, ``resume``, ``abandon``, ``resubmit``, ``reconcile``: what the ledger remembers and what to do about it."""
+"""``jobs``, ``resume``, ``abandon``, ``retry``, ``reconcile``: what the ledger remembers and what to do about it."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +20,8 @@ from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
-from crynux_async.session import Reconciled, Session, Unconfirmed
+from crynux_async.session import Session
+from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.settings import Settings
 from crynux_async.states import JobState
 
@@ -48,7 +49,7 @@ async def resume(ledger: Path | None, out: Path | None, timeout: float | None, *
     console = Console(stderr=as_json, highlight=False)
     async with _session(ledger) as session:
         for job in session.jobs(JobState.PLANNED) if send else ():
-            job.resubmit()
+            await job.retry()
         jobs = session.jobs()
         lost = await session.unconfirmed()
         _print_unconfirmed(console, lost)
@@ -74,12 +75,12 @@ async def abandon(ledger: Path | None, names: Sequence[str]) -> Exit:
     return Exit.DONE
 
 
-async def resubmit(ledger: Path | None, names: Sequence[str]) -> Exit:
-    """Send the configs of jobs again."""
+async def retry(ledger: Path | None, names: Sequence[str]) -> Exit:
+    """Send jobs again."""
     async with _session(ledger) as session:
         for job in _find(session, names):
-            new = await job.resubmit().submitted()
-            Console(highlight=False).print(f"{job.job_id} was sent as task {new.task_id} ({new.job_id})")
+            await (await job.retry()).submitted()
+            Console(highlight=False).print(f"{job.job_id} was sent as task {job.task_id}")
     return Exit.DONE
 
 
@@ -168,7 +169,7 @@ def _print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
             soft_wrap=True,
         )
     if lost:
-        console.print("Look for them: crynux-async reconcile. Pay again: crynux-async resubmit JOB.", style="dim")
+        console.print("Look for them: crynux-async reconcile. Pay again: crynux-async retry JOB.", style="dim")
 
 
 def _between(lost: Unconfirmed) -> str:

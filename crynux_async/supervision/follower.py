@@ -248,7 +248,8 @@ class Follower:
             task = self._tasks.known(record) or await self._tasks.recall(record)
             look = await self._backend.look(task)
             end = await self._accounts.end(task, look) if look.seen in _ENDS else None
-            self._saw(record, task, look, end)
+            if record.task_id == task.task_id:  # else the job has another try by now
+                self._saw(record, task, look, end)
         except NotFoundError:
             self._not_found(record)
         except (BackendError, LedgerError) as error:

@@ -17,7 +17,8 @@ stored, and what it had taken from a queue would be lost. Between two writes can
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -168,6 +169,40 @@ class LedgerWriter:
             if not record.is_saved and record.error is not None:
                 raise record.error
 
+    async def add(self, records: Sequence[Record]) -> list[JobRow]:
+        """Store new jobs at once, and return what is stored: an earlier job where an idempotency key has one.
+
+        Raises:
+            LedgerError: They could not be stored.
+        """
+        rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in records]
+        with anyio.CancelScope(shield=True):
+            stored = await self.persist(lambda: self._add_rows(rows))
+        names = {row.job_id for row in rows}
+        self._held += sum(row.job_id in names for row in stored)
+        return stored
+
+    async def take(self, job_id: str) -> bool:
+        """Take a certain job where nobody holds it (any more), and return whether it is this session's now.
+
+        Raises:
+            LedgerError: It could not be taken.
+        """
+        with anyio.CancelScope(shield=True):
+            taken = await self.persist(lambda: self._ledger.take(self.fence, [job_id]))
+        self._held += len(taken)
+        return bool(taken)
+
+    async def wish(self, job_id: str, kind: str, **arguments: Any) -> None:
+        """Ask whoever holds a job to do something with it.
+
+        Raises:
+            LedgerError: The wish could not be stored.
+        """
+        row = WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
+        with anyio.CancelScope(shield=True):
+            await self.persist(lambda: self._ledger.wish(row))
+
     async def begin(self, attempt: AttemptRow) -> None:
         """Store an attempt before it is sent.
 
@@ -205,10 +240,7 @@ class LedgerWriter:
         that may be written about another's job.
         """
         _log.warning("task %s of job %s was made for another process, which is told", task_id, job_id)
-        wish = WishRow(
-            job_id=job_id, kind=ADOPT, arguments={"task_id": task_id, "attempt": attempt}, at=self.date(utc_now())
-        )
-        await self.persist(lambda: self._ledger.wish(wish))
+        await self.wish(job_id, ADOPT, task_id=task_id, attempt=attempt)
 
     async def wishes(self) -> list[WishRow]:
         """Return what others wish of the jobs of this session."""
@@ -245,8 +277,20 @@ class LedgerWriter:
             LedgerError: The ledger has failed for good.
         """
         async with self._flushing:
-            await self.save_new()
-            await self.write_changes()
+            await self._flush()
+
+    @asynccontextmanager
+    async def settled(self) -> AsyncIterator[None]:
+        """A block before which everything was stored, and in which only the block itself stores what changes.
+
+        What is written in it about a job can so not be overtaken by what was believed of the job before.
+
+        Raises:
+            LedgerError: It could not be stored.
+        """
+        async with self._flushing:
+            await self.persist(self._flush)
+            yield
 
     async def write_changes(self) -> None:
         """Store everything that changed about jobs.
@@ -298,6 +342,10 @@ class LedgerWriter:
             self._trouble = None
             _log.warning("the ledger can be written again, and sending goes on")
 
+    async def _flush(self) -> None:
+        await self.save_new()
+        await self.write_changes()
+
     async def _save(self, batch: list[Record]) -> None:
         """Store new jobs and strike them off the list; where the ledger is busy they stay on it."""
         try:
@@ -319,13 +367,15 @@ class LedgerWriter:
         self.on_saved()
 
     async def _add(self, batch: list[Record]) -> None:
-        rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in batch]
+        await self._add_rows([new_row(record, backend=self._backend, key_id=self._key_id) for record in batch])
+
+    async def _add_rows(self, rows: Sequence[JobRow]) -> list[JobRow]:
         tasks = [attached_task(row) for row in rows if row.task_id is not None]
         try:
-            await self._ledger.add(rows, fence=self.fence, tasks=tasks)
+            return await self._ledger.add(rows, fence=self.fence, tasks=tasks)
         except LeaseLostError:
             await self.renew()
-            await self._ledger.add(rows, fence=self.fence, tasks=tasks)
+            return await self._ledger.add(rows, fence=self.fence, tasks=tasks)
 
     def _strike_off(self, batch: list[Record]) -> None:
         for record in batch:

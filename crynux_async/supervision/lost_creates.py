@@ -119,13 +119,15 @@ class LostCreates:
         by_job: dict[str, list[AttemptRow]] = {job_id: [] for job_id in job_ids}
         for attempt in await self._ledger.attempts(job_ids=list(by_job)) if by_job else ():
             by_job[attempt.job_id].append(attempt)
-        lost = {job_id: lost_attempt(attempts) for job_id, attempts in by_job.items()}
+        lost = {job_id: lost_attempt(attempts, self._record(job_id).tries) for job_id, attempts in by_job.items()}
         return {job_id: attempt for job_id, attempt in lost.items() if attempt is not None}
 
     async def _known(self) -> frozenset[str]:
         """Return every task of this service that any job in the ledger has."""
         rows = await self._ledger.jobs(JobFilter(backend=self._backend.name))
-        return frozenset(row.task_id for row in rows if row.task_id is not None)
+        earlier = await self._ledger.tasks([row.job_id for row in rows if row.tries > 1])
+        newest = (row.task_id for row in rows if row.task_id is not None)
+        return frozenset((*newest, *(task.task_id for task in earlier)))
 
     async def _settle(self, finding: Finding) -> Finding:
         """Store what one finding means, and return the finding, or what became of it instead."""

@@ -15,6 +15,7 @@ from crynux_async.errors import CrynuxError, JobError
 from crynux_async.event_stream import EventStream
 from crynux_async.events import Event
 from crynux_async.states import ENDED, JobState
+from crynux_async.supervision.filing import UNFILED, Filing
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -62,6 +63,7 @@ class Record:
         job_id: This library's name for it, unique.
         config: What is trained, or None for a task that was attached by its id.
         label: The caller's own name for it, or "".
+        filing: What else its user files it under.
         task_id: The service's name of its newest task, or None before it is accepted.
         state: What is believed of it.
         error: Why it ended badly, or why it was not sent, or None.
@@ -82,6 +84,7 @@ class Record:
     job_id: str
     config: FineTuneConfig | None = None
     label: str = ""
+    filing: Filing = UNFILED
     task_id: str | None = None
     state: JobState = JobState.PLANNED
     error: CrynuxError | None = None
@@ -173,3 +176,8 @@ class Record:
     def _unlisten(self, stream: EventStream) -> None:
         if self._audience is not None:
             self._audience.streams = tuple(other for other in self._audience.streams if other is not stream)
+
+
+@attrs.define(eq=False, kw_only=True, repr=False, weakref_slot=True)
+class OnlookerRecord(Record):
+    """The record of a job that this session has never held: it is kept as long as somebody has a handle on it."""

@@ -99,6 +99,17 @@ class JobRegister:
         self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
         record.wake()  # also where the user has given the job up meanwhile
 
+    def try_again(self, record: Record, try_number: int) -> None:
+        """Enter that a job is sent again because its user says so; the ledger has it.
+
+        Args:
+            record: The job.
+            try_number: The try that begins or goes on.
+        """
+        record.tries = try_number
+        record.task_id = record.submitted_at = record.error = None
+        self.learn(record, Signal.TRY_AGAIN, is_stored=True)
+
     def stored(self, record: Record, archive: StoredArchive) -> None:
         """Enter that a job's archive is safe on disk."""
         record.archive = archive
@@ -152,7 +163,7 @@ class JobRegister:
         """
         previous, task_id = record.state, record.task_id
         restore()
-        if record.task_id is not None and record.task_id != task_id:
+        if record.task_id is not None and record.task_id != task_id and record.job_id in self._jobs:
             self._by_task[record.task_id] = record
         if record.state is not previous:
             self._count_move(record, previous)
@@ -229,18 +240,22 @@ class JobRegister:
         self._count_move(record, previous)
 
     def _count_move(self, record: Record, previous: JobState) -> None:
-        self.counts[previous] -= 1
-        self.counts[record.state] += 1
+        is_known = record.job_id in self._jobs  # else an onlooker's, which is no job of this session
+        if is_known:
+            self.counts[previous] -= 1
+            self.counts[record.state] += 1
         if STAGES[record.state] is not Stage.SUBMIT:
             record.queue_number = 0
         if record.state in ENDED and previous not in ENDED:
             for notice in self._end_watchers:
                 notice(record)
-        self.tell(
-            JobStateChanged(
-                job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
-            )
+        moved = JobStateChanged(
+            job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
         )
+        if is_known:
+            self.tell(moved)
+        else:
+            record.tell(moved)
 
     def _unlisten(self, stream: EventStream) -> None:
         self._streams = tuple(other for other in self._streams if other is not stream)

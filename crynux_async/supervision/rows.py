@@ -18,7 +18,8 @@ from crynux_async.errors import (
 )
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, TaskRow
 from crynux_async.states import FOLLOWED, STAGES, JobState, Stage
-from crynux_async.supervision.record import Record, StoredArchive, Wanted
+from crynux_async.supervision.filing import filed
+from crynux_async.supervision.record import OnlookerRecord, Record, StoredArchive, Wanted
 
 CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
@@ -40,13 +41,22 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         backend: Which service it belongs to.
         key_id: Fingerprint of the credential; a task that was attached is not known to belong to it.
     """
+    config, filing = record.config, record.filing
+    has_key = filing.idempotency_key is not None
     return JobRow(
         job_id=record.job_id,
         backend=backend,
-        key_id=key_id if record.config is not None else "",
-        config=record.config,
-        is_seed_drawn=record.config is not None and record.config.seed_was_drawn,
+        key_id=key_id if config is not None else "",
+        config=config,
+        is_seed_drawn=config is not None and config.seed_was_drawn,
+        asked_digest=config.asked_digest() if has_key and config is not None else "",
         label=record.label,
+        group=filing.group,
+        tags=filing.tags,
+        tenant=filing.tenant,
+        idempotency_key=filing.idempotency_key,
+        # A job with a name of its own can be told from any other, so that whoever stands for it may go on with it.
+        is_sent_by_any=has_key,
         planned_at=record.planned_at,
         **columns_of(record),
     )
@@ -117,10 +127,11 @@ def record_from_row(row: JobRow, *, is_ours: bool, is_cut_off: bool = False) -> 
         is_ours: Whether this session holds its lease.
         is_cut_off: As for ``restore``.
     """
-    record = Record(
+    record = (Record if is_ours else OnlookerRecord)(
         job_id=row.job_id,
         config=row.config,
         label=row.label,
+        filing=filed(group=row.group, tags=row.tags, tenant=row.tenant, idempotency_key=row.idempotency_key),
         planned_at=row.planned_at,
         is_ours=is_ours,
         is_saved=True,
@@ -144,7 +155,7 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     state, error = _believed(row, is_cut_off=is_cut_off)
     record.state, record.error = state, _error(state, error, row)
     # What was answered here after the job was lost is known before its owner has heard of it.
-    record.task_id = row.task_id or record.task_id
+    record.task_id = row.task_id or (record.task_id if record.tries == row.tries else None)
     record.submitted_at, record.ended_at = row.submitted_at, row.ended_at
     record.tries = row.tries
     record.wanted = Wanted(folder=Path(row.folder), name=row.file_name) if row.folder and row.file_name else None
@@ -152,9 +163,16 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     record.resubmitted_as = row.resubmitted_as
 
 
-def lost_attempt(attempts: Iterable[AttemptRow]) -> AttemptRow | None:
-    """Return the last attempt whose outcome is not known, or None."""
-    unknown = [attempt for attempt in attempts if attempt.outcome in (None, AttemptOutcome.UNKNOWN)]
+def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
+    """Return the last attempt of a try whose outcome is not known, or None.
+
+    What an earlier try has lost is no doubt of this one: the user has sent the job again in the knowledge of it.
+    """
+    unknown = [
+        attempt
+        for attempt in attempts
+        if attempt.try_number == try_number and attempt.outcome in (None, AttemptOutcome.UNKNOWN)
+    ]
     return max(unknown, key=lambda attempt: attempt.number) if unknown else None
 
 

@@ -163,6 +163,12 @@ class Submitter:
         """Look at the queue again: a job was saved."""
         self._wake.set()
 
+    def set_aside(self, record: Record, error: CrynuxError) -> None:
+        """Tell whoever waits for a job that it is not sent for now; it stays planned, and may be queued again."""
+        record.queue_number = 0
+        self._register.fail(record, error)
+        self._register.note(record)
+
     def withdraw(self, record: Record, error: CrynuxError | None = None) -> bool:
         """Give a job up that nobody has sent yet, and say whether that was so; one that is under way stays.
 
@@ -314,13 +320,13 @@ class Submitter:
         elif isinstance(error, LeaseLostError):
             _log.info("job %s is not sent: %s", record.job_id, error)
         elif isinstance(error, LedgerError):
-            self._set_aside(record, error)
+            self.set_aside(record, error)
             self._stop_if_failed()
         elif isinstance(error, CrynuxError):
             self._register.learn(record, Signal.TURNED_DOWN, error)
         elif isinstance(error, Exception):
             _log.error("job %s could not be sent", record.job_id, exc_info=error)
-            self._set_aside(record, BackendError(f"the job could not be sent: {error!r}"))
+            self.set_aside(record, BackendError(f"the job could not be sent: {error!r}"))
         else:
             raise error
 
@@ -402,7 +408,7 @@ class Submitter:
         elif answer.concerns_all:
             assert error is not None
             self._preparation.undo()
-            self._set_aside(record, error)
+            self.set_aside(record, error)
             self._turn_all_away(error)
 
     def _could_not_store(self, record: Record, answer: Answer, failure: Exception) -> None:
@@ -436,7 +442,7 @@ class Submitter:
         elif self._patience.is_left(record, monotonic()):
             _log.warning("job %s was not sent: %s", record.job_id, error)
         else:
-            self._set_aside(record, error)
+            self.set_aside(record, error)
 
     def _stop_if_failed(self) -> bool:
         """Set every queued job aside where the ledger has failed for good, and say whether it has."""
@@ -448,16 +454,10 @@ class Submitter:
             return True
         return False
 
-    def _set_aside(self, record: Record, error: CrynuxError) -> None:
-        """Tell whoever waits for a job that it is not sent for now; it stays planned, and may be queued again."""
-        record.queue_number = 0
-        self._register.fail(record, error)
-        self._register.note(record)
-
     def _turn_all_away(self, error: CrynuxError) -> None:
         """Set every queued job aside: the same would happen to each of them."""
         while (record := self._queue.take_first()) is not None:
-            self._set_aside(record, error)
+            self.set_aside(record, error)
 
     async def _leave(self, ticket: int, spent: Outcome, wait: float | None) -> None:
         """Tell the gate what became of a create. Never raises: whoever waits for the answer must have it."""

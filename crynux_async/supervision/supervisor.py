@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -27,13 +27,15 @@ from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, Usage
 from crynux_async.ledgers.base import JobFilter, JobRow, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
-from crynux_async.states import FOLLOWED, GOOD, STAGES, UNFETCHED, Signal, Stage, may
+from crynux_async.states import STAGES, UNFETCHED, Signal, Stage
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.follower import Follower
+from crynux_async.supervision.intake import Intake
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
+from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
 from crynux_async.supervision.record import Record, Wanted
 from crynux_async.supervision.register import JobRegister
@@ -41,9 +43,13 @@ from crynux_async.supervision.stepper import Stepper
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.supervision.tasks import TaskViews
+from crynux_async.supervision.tries import SEND, STOP, Tries
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")
 
+T = TypeVar("T")
+
+_PLANNED_AT_ONCE = 200  # jobs between two turns of the event loop
 _RENEWALS = 3  # of a lease while it lasts
 _BEGIN_AGAIN = 5.0
 _WARN_BEFORE = timedelta(days=1)
@@ -58,9 +64,12 @@ class Supervisor:
         settings: Limits, intervals and time-outs.
         ledger: Where jobs are remembered; open.
         gate: Decides when creates may be sent.
+        sends_planned: Whether it sends what earlier processes planned under an idempotency key and did not send.
     """
 
-    def __init__(self, backend: Backend, settings: Settings, ledger: Ledger, gate: Gate) -> None:
+    def __init__(
+        self, backend: Backend, settings: Settings, ledger: Ledger, gate: Gate, *, sends_planned: bool = False
+    ) -> None:
         self._backend = backend
         self._settings = settings
         self._ledger = ledger
@@ -71,6 +80,7 @@ class Supervisor:
         self._idle = asyncio.Event()
         self._closed = False
         self.register = JobRegister()
+        self.onlookers = Onlookers(self.register)
         self._writer = LedgerWriter(
             ledger,
             self.register,
@@ -125,11 +135,20 @@ class Supervisor:
             backend,
             ledger,
             self.register,
+            self.onlookers,
             writer=self._writer,
             submitter=self.submitter,
             lost=self._lost,
             hand_on=self.hand_on,
+            sends_planned=sends_planned,
         )
+        self._tries = Tries(
+            ledger, self.register, writer=self._writer, submitter=self.submitter, take_over=self._take_over
+        )
+        self._intake = Intake(
+            self.register, self.onlookers, writer=self._writer, submitter=self.submitter, tries=self._tries
+        )
+        self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop}
         self._writer.on_lost = self.hand_on
         self._writer.on_saved = self.submitter.look_again
 
@@ -213,6 +232,28 @@ class Supervisor:
         self._writer.remember(record)
         self.submitter.enqueue(record)
 
+    async def submit_all(self, records: Sequence[Record]) -> None:
+        """Take in planned jobs and queue them; returns when all are in the ledger.
+
+        Raises:
+            UsageError: The session is closed.
+            LedgerError: They could not be stored, and will not be sent.
+        """
+        for number, record in enumerate(records, start=1):
+            self.submit(record)
+            if number % _PLANNED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await self.saved(records)
+
+    async def stop_sending(self, records: Sequence[Record]) -> None:
+        """Leave planned jobs unsent, here and in every later process, until their user says so.
+
+        Raises:
+            LedgerError: It could not be stored.
+        """
+        self.check_open()
+        await self._apart(self._tries.stop(records))
+
     def attach(self, record: Record) -> None:
         """Take in a job that the service has already."""
         self.check_open()
@@ -234,31 +275,28 @@ class Supervisor:
             self.register.note(record)
         return wanted
 
-    def resubmit(self, record: Record) -> Record:
-        """Send a job's config again, in the same job if it was never sent, else in a new one.
+    async def ask(self, records: Sequence[Record]) -> list[Record]:
+        """Return the jobs that the idempotency keys of new records stand for, when they are durable and queued.
 
         Raises:
-            UsageError: The job runs or has a model, or its config is not known.
+            ConflictError: A key stands for something else already; none of the new jobs is sent.
+            LedgerError: They could not be stored; none is sent.
+            UsageError: The session is closed.
         """
         self.check_open()
-        if record.config is None:
-            raise UsageError(
-                "the config of an attached task is not known, so it cannot be sent again", job_id=record.job_id
-            )
-        if STAGES[record.state] is Stage.SUBMIT:
-            self.submitter.enqueue(record)
-            return record
-        if record.state in FOLLOWED | GOOD:
-            raise UsageError(f"{record!r} runs or has a model; submit its config as a new job if you want another")
-        new = Record(
-            job_id=new_job_id(), config=record.config, label=record.label, wanted=record.wanted, planned_at=utc_now()
-        )
-        record.resubmitted_as = new.job_id
-        self.register.note(record)
-        if may(record.state, Signal.ABANDON):
-            self.abandon(record)
-        self.submit(new)
-        return new
+        self._writer.check()
+        return await self._apart(self._intake.ask(records))
+
+    async def retry(self, record: Record) -> None:
+        """Send a job (again) because its user says so; returns when that is durable.
+
+        Raises:
+            UsageError: The job runs or has a model, its config is not known, or the session is closed.
+            LedgerError: It could not be stored; nothing is sent.
+        """
+        self.check_open()
+        self._writer.check()
+        await self._apart(self._tries.send(record))
 
     def expected_at(self, record: Record) -> datetime | None:
         """Return when a queued job will be sent as far as is known, or None."""
@@ -401,6 +439,13 @@ class Supervisor:
             except LedgerError as error:
                 _log.error("the ledger could not be told everything: %s", error)
 
+    async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something in a task of its own, because a caller that gives up must not leave the half of it."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # its caller may be gone
+        self._spawn(_answer(answer, work))
+        return await asyncio.shield(answer)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._group is None:
             work.close()
@@ -415,6 +460,16 @@ class Supervisor:
             _log.exception("unexpected")
         finally:
             self._idle.set()
+
+
+async def _answer(answer: "asyncio.Future[T]", work: Coroutine[Any, Any, T]) -> None:
+    try:
+        answer.set_result(await work)
+    except Exception as error:
+        answer.set_exception(error)
+    except BaseException:
+        answer.set_exception(UsageError("the session was closed meanwhile; ask again in another session"))
+        raise
 
 
 def new_job_id() -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -10,9 +10,10 @@ import attrs
 from crynux_async.backends.base import Backend
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, JobRow, Ledger, WishRow
-from crynux_async.states import UNFINISHED, WITHOUT_TASK, JobState
+from crynux_async.states import STAGES, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
+from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import is_gone
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
@@ -29,10 +30,15 @@ class TakeOver:
         backend: The service.
         ledger: Where the jobs are.
         register: Where they go.
+        onlookers: Has the jobs of others on which somebody here has a handle.
         writer: Holds the lease.
         submitter: Knows which creates of this session are under way.
         lost: Adopts tasks.
         hand_on: Called with each job that is this session's from now on.
+        sends_planned: Whether jobs that may be sent by any session, and were not sent yet, are sent by this one.
+
+    Attributes:
+        grants: How further kinds of wishes are granted, by kind; each removes its wish.
     """
 
     def __init__(
@@ -40,11 +46,13 @@ class TakeOver:
         backend: Backend,
         ledger: Ledger,
         register: JobRegister,
+        onlookers: Onlookers,
         *,
         writer: LedgerWriter,
         submitter: Submitter,
         lost: LostCreates,
         hand_on: HandOn,
+        sends_planned: bool,
     ) -> None:
         self._backend = backend
         self._ledger = ledger
@@ -53,6 +61,9 @@ class TakeOver:
         self._submitter = submitter
         self._lost = lost
         self._hand_on = hand_on
+        self._onlookers = onlookers
+        self._sends_planned = sends_planned
+        self.grants: dict[str, Callable[[Record, WishRow], Awaitable[None]]] = {}
 
     async def release_the_dead(self) -> None:
         """Give back what processes hold that have certainly ended, without waiting for the end of their leases."""
@@ -63,14 +74,21 @@ class TakeOver:
     async def run(self) -> None:
         """Take in every unfinished job that nobody holds (any more)."""
         rows = await self._writer.claim(UNFINISHED)
-        if not rows:
-            return
-        attempts = await self._attempts_of(rows)
-        records = [await self._take_in(row, attempts[row.job_id]) for row in rows]
-        _log.info("took over %d unfinished jobs", len(records))
-        # Oldest first: a service deletes what is too old.
-        for record in sorted(records, key=lambda record: record.ended_at or record.planned_at):
-            self._hand_on(record)
+        if rows:
+            await self._take_all_in(rows)
+            _log.info("took over %d unfinished jobs", len(rows))
+
+    async def take(self, record: Record) -> bool:
+        """Take a certain job where nobody holds it, and return whether it is this session's now.
+
+        Raises:
+            LedgerError: It could not be taken or read.
+        """
+        if await self._writer.take(record.job_id):
+            row = await self._ledger.get(record.job_id)
+            assert row is not None, "a job that was taken is there"
+            await self._take_all_in([row])
+        return record.is_ours
 
     async def grant_wishes(self) -> None:
         """Do what others wish of jobs that this session holds."""
@@ -85,17 +103,35 @@ class TakeOver:
 
     async def keep_up(self) -> None:
         """Read again what others wrote about jobs that this session has lost and somebody here still waits for."""
-        watched = {record.job_id: record for record in self._register.select() if self._is_watched(record)}
+        lost = [record for record in self._register.select() if self._is_watched(record)]
+        watched = {record.job_id: record for record in [*lost, *self._onlookers.awaited()]}
         for row in await self._ledger.jobs(JobFilter(job_ids=list(watched))) if watched else ():
             self._refresh(watched[row.job_id], row)
 
+    async def _take_all_in(self, rows: Sequence[JobRow]) -> None:
+        attempts = await self._attempts_of(rows)
+        records = [await self._take_in(row, attempts[row.job_id]) for row in rows]
+        # Oldest first: a service deletes what is too old.
+        for record in sorted(records, key=lambda record: record.ended_at or record.planned_at):
+            self._hand_on(record)
+        for row, record in zip(rows, records, strict=True):
+            if self._is_to_be_sent(row, record):
+                self._submitter.enqueue(record)
+
+    def _is_to_be_sent(self, row: JobRow, record: Record) -> bool:
+        """Whether a job goes on being sent here: its user is not there, so only a name of its own makes that safe."""
+        is_planned = STAGES[record.state] is Stage.SUBMIT and row.is_sent_by_any and not row.is_stopped
+        return self._sends_planned and is_planned and row.key_id == self._backend.key_id
+
     async def _take_in(self, row: JobRow, attempts: Sequence[AttemptRow]) -> Record:
-        known = self._register.get(row.job_id)
+        known = self._onlookers.get(row.job_id)
         if known is None or not self._submitter.is_under_way(known):
             row, attempts = await self._close_attempts(row, attempts)
         self._writer.date(max(filter(None, (row.planned_at, row.submitted_at, row.ended_at))))
-        is_cut_off = not self._backend.creates_are_repeatable and lost_attempt(attempts) is not None
+        is_cut_off = not self._backend.creates_are_repeatable and lost_attempt(attempts, row.tries) is not None
         if known is not None:
+            if self._register.get(known.job_id) is None:
+                self._register.add(known)
             known.is_ours = True
             self._refresh(known, row, is_cut_off=is_cut_off)
             record = known
@@ -146,13 +182,16 @@ class TakeOver:
         return found
 
     async def _grant(self, record: Record, wish: WishRow) -> None:
+        if wish.kind in self.grants:
+            await self.grants[wish.kind](record, wish)
+            return
         if wish.kind != ADOPT:
             _log.warning("job %s: nobody here knows how to %r", wish.job_id, wish.kind)
             await self._writer.change(JobChange(job_id=wish.job_id, granted=(wish.number,)))
             return
         attempts = await self._ledger.attempts(job_ids=[wish.job_id])
         attempt = next((one for one in attempts if one.number == wish.arguments.get("attempt")), None)
-        if attempt is None or record.task_id is not None:
+        if attempt is None or record.task_id is not None or attempt.try_number != record.tries:
             task_id = wish.arguments.get("task_id")
             _log.error("task %s was made for job %s too, and nothing follows it", task_id, wish.job_id)
             await self._writer.change(JobChange(job_id=wish.job_id, granted=(wish.number,)))

@@ -123,7 +123,7 @@ async def test_resume_of_a_lost_create_lists_it_with_its_bracket_and_reconcile_f
     assert len(bridge.journal) == 3
 
 
-async def test_abandon_and_resubmit_of_a_lost_create(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+async def test_abandon_and_retry_of_a_lost_create(bridge: Emulator, config: Path, tmp_path: Path) -> None:
     env = environment(bridge)
     bridge.add_fault("drop_after_accept", on="create", count=2)
     for _ in range(2):
@@ -132,5 +132,5 @@ async def test_abandon_and_resubmit_of_a_lost_create(bridge: Emulator, config: P
     first, second = (row["job_id"] for row in json.loads(out))
     code, out, _ = await run_cli("abandon", first, env=env, cwd=tmp_path)
     assert (code, "abandoned" in out) == (0, True)
-    code, out, err = await run_cli("resubmit", second, env=env, cwd=tmp_path)
+    code, out, err = await run_cli("retry", second, env=env, cwd=tmp_path)
     assert (code, "task 3" in out) == (0, True), err

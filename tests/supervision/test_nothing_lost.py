@@ -99,6 +99,18 @@ class MoneyMachine(RuleBasedStateMachine):
 
         self.do(plan())
 
+    @precondition(lambda self: self.sessions)
+    @rule(data=st.data(), seed=st.integers(901, 903), seconds=st.sampled_from(SECONDS))
+    def ask_for_a_key(self, data: st.DataObject, seed: int, seconds: float) -> None:
+        session, _ = data.draw(st.sampled_from(self.sessions))
+
+        async def ask() -> None:
+            with contextlib.suppress(CrynuxError):
+                await session.enqueue(make_config(seed=seed), idempotency_key=f"seed {seed}")
+            await asyncio.sleep(seconds)
+
+        self.do(ask())
+
     @rule(kind=st.sampled_from(sorted(FAULTS)), after=st.integers(0, 2))
     def break_something(self, kind: str, after: int) -> None:
         self.bridge.add_fault(kind, on="create", after=after, **FAULTS[kind])
@@ -119,7 +131,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
         async def decide() -> None:
             if again and job.state not in FOLLOWED | GOOD:
-                job.resubmit()
+                await job.retry()
             else:
                 job.abandon()
 
@@ -155,7 +167,12 @@ class MoneyMachine(RuleBasedStateMachine):
         known = self.do(remember(self.ledger))
         posts = [request for request in self.bridge.requests if request.method == "POST"]
         check_nothing_lost(
-            self.bridge.journal, known.jobs, known.attempts, posts, brackets=known.brackets, told=self.told
+            self.bridge.journal,
+            known.jobs,
+            known.attempts,
+            posts,
+            brackets={**known.brackets, **known.given_up_brackets},
+            told=self.told,
         )
 
     def teardown(self) -> None:

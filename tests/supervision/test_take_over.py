@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-import crynux_async.session as session_module
+import crynux_async.supervision.gates as gates_module
 from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     JobState,
@@ -71,7 +71,7 @@ async def test_next_session_sends_nothing_that_was_only_planned_until_it_is_told
         planned = second.jobs(JobState.PLANNED)
         await asyncio.sleep(3600)
         assert backend.creates == 1
-        assert [job.resubmit() for job in planned] == planned
+        assert [await job.retry() for job in planned] == planned
         await asyncio.gather(*(job.submitted() for job in planned))
     assert [config.seed for config in backend.received] == [1, 2, 3]
 
@@ -165,7 +165,7 @@ async def test_job_that_another_process_has_taken_is_not_sent_and_nothing_about_
         await ledger.leave(holder.fence)
         await asyncio.sleep(RENEW + 1)
         (planned,) = second.jobs(JobState.PLANNED)
-        await planned.resubmit().submitted()
+        await (await planned.retry()).submitted()
         assert (await waiting).task_id == planned.task_id == "2"
         waiting = asyncio.create_task(first.jobs()[1].wait())
         await second.wait_all()
@@ -239,7 +239,7 @@ async def test_create_that_never_happened_is_planned_again_and_sent_only_when_th
         assert (job.state, job.error, job.ended_at) == (JobState.PLANNED, None, None)
         await asyncio.sleep(3600)
         assert backend.creates == 3
-        assert (await job.resubmit().submitted()).task_id == "3"
+        assert (await (await job.retry()).submitted()).task_id == "3"
 
 
 async def test_lost_create_is_left_alone_while_another_create_is_under_way_around_it() -> None:
@@ -271,27 +271,28 @@ async def test_lost_create_is_left_alone_while_another_create_is_under_way_aroun
         assert (looked_for.verdict, looked_for.job.task_id) == ("found", "2")
 
 
-async def test_resubmit_of_an_unconfirmed_job_replaces_it_by_a_new_one() -> None:
+async def test_retry_of_an_unconfirmed_job_is_another_try_of_the_same_job() -> None:
     backend, ledger = FakeBackend(), MemoryLedger()
     backend.answers.append(SubmissionUnknownError("lost"))
     async with open_session(backend, ledger) as session:
         with pytest.raises(SubmissionUnknownError):
             await session.submit(make_config())
         (old,) = session.jobs()
-        new = await old.resubmit().submitted()
-        assert (old.state, old.resubmitted_as, new.task_id) == (JobState.ABANDONED, new.job_id, "1")
-        rows = await session.history()
-    assert [(row.state, row.resubmitted_as) for row in rows] == [
-        (JobState.ABANDONED, new.job_id),
-        (JobState.RUNNING, None),
+        new = await (await old.retry()).submitted()
+        assert (new, new.state, new.task_id) == (old, JobState.RUNNING, "1")
+        (row,) = await session.history()
+    assert (row.state, row.tries, row.resubmitted_as) == (JobState.RUNNING, 2, None)
+    assert [(attempt.try_number, attempt.outcome) for attempt in await ledger.attempts()] == [
+        (1, AttemptOutcome.UNKNOWN),
+        (2, AttemptOutcome.ACCEPTED),
     ]
 
 
-async def test_resubmit_of_a_running_job_raises() -> None:
+async def test_retry_of_a_running_job_raises() -> None:
     async with open_session(FakeBackend(), MemoryLedger()) as session:
         job = await session.submit(make_config())
         with pytest.raises(UsageError):
-            job.resubmit()
+            await job.retry()
 
 
 async def test_every_attempt_is_in_the_ledger_with_its_outcome() -> None:
@@ -329,7 +330,7 @@ async def test_create_of_a_process_that_is_gone_does_not_hold_up_the_next(monkey
             cell.row = row
     async with open_session(FakeBackend(), copies[0], rate_limit=5) as waiting:
         assert await submit_in(waiting, 1) > 60  # that process may live
-    monkeypatch.setattr(session_module, "is_gone", lambda _: True)
+    monkeypatch.setattr(gates_module, "is_gone", lambda _: True)
     async with open_session(FakeBackend(), copies[1], rate_limit=5) as second:
         assert await submit_in(second, 1) < 5
     await first.close()
@@ -580,7 +581,7 @@ async def test_jobs_of_an_owner_that_died_are_taken_over_when_its_lease_is_over_
     states = [JobState.RUNNING, JobState.RUNNING, JobState.UNCONFIRMED, JobState.PLANNED]
     assert [job.state for job in survivor.jobs()] == states
     assert backend.creates == 3
-    await survivor.jobs()[-1].resubmit().submitted()
+    await (await survivor.jobs()[-1].retry()).submitted()
     await survivor.wait_all(survivor.jobs(JobState.RUNNING))
     await survivor.close()
     assert [config.seed for config in backend.received] == [1, 2, 3, 4]

@@ -1,0 +1,71 @@
+"""What a session tells of itself and of its jobs, as values."""
+
+from datetime import datetime
+
+import attrs
+
+from crynux_async.backends.base import Verdict
+from crynux_async.job import Job
+from crynux_async.states import JobState
+
+
+@attrs.frozen(kw_only=True)
+class SessionStatistics:
+    """What a session has done and is doing.
+
+    Attributes:
+        jobs: How many jobs are in which state; states without jobs are left out.
+        queued: Jobs that wait to be sent.
+        creating: Creates under way.
+        downloading: Downloads that run or wait for a slot.
+        polls: Status requests made.
+        poll_errors: Status requests without an answer that counts.
+        refusals: Creates refused by the rate limit.
+        limit_per_minute: The rate limit, given or learned, or None while it is not known.
+    """
+
+    jobs: dict[JobState, int]
+    queued: int
+    creating: int
+    downloading: int
+    polls: int
+    poll_errors: int
+    refusals: int
+    limit_per_minute: float | None
+
+
+@attrs.frozen(kw_only=True)
+class Unconfirmed:
+    """A create whose outcome is not known, and what is known around it.
+
+    Attributes:
+        job: The job.
+        began_at: When the create was begun, aware UTC.
+        digest: The config's digest.
+        after: The newest task that was certainly made before it, or None where none is known.
+        before: The oldest task that was certainly made after it, or None where none is known yet.
+    """
+
+    job: Job
+    began_at: datetime
+    digest: str
+    after: str | None
+    before: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Reconciled:
+    """What looking for the task of one unconfirmed job has shown.
+
+    Attributes:
+        job: The job. Where its task was found, it is followed again; where it certainly was not created, it is planned
+            as if it had never been sent, and ``retry()`` sends it.
+        verdict: What was found: "found", "ambiguous", "not created" or "open".
+        candidates: Tasks that may be it.
+        explanation: What was done, what remains and what to do, for people.
+    """
+
+    job: Job
+    verdict: Verdict
+    candidates: tuple[str, ...]
+    explanation: str

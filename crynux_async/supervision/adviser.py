@@ -1,0 +1,77 @@
+"""What is said of a config before it is sent: an error where it cannot work, a warning where it will surprise."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import attrs
+
+from crynux_async.errors import ConfigError
+from crynux_async.training import advice
+from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import ServiceFacts
+
+_AT_ONCE = 200  # configs between two turns of the event loop
+
+_log = logging.getLogger("crynux_async.supervision.adviser")
+
+
+class Adviser:
+    """Checks configs for one service, and warns once of each kind of surprise.
+
+    Args:
+        facts: What the service does with configs.
+    """
+
+    def __init__(self, facts: ServiceFacts) -> None:
+        self._facts = facts
+        self._advised: set[tuple[str, str | None]] = set()
+
+    def check(self, config: FineTuneConfig, *, force: bool) -> None:
+        """Refuse what cannot work, and warn of what will surprise.
+
+        Args:
+            config: What to train.
+            force: Whether it is not refused.
+
+        Raises:
+            ConfigError: It cannot work.
+        """
+        found = advice.check(config, service=self._facts)
+        if not force:
+            advice.require_workable(found)
+        for item in found:
+            key = (item.code, item.field)
+            if item.severity == "note" or key in self._advised:
+                _log.debug("%s", item)
+            else:
+                self._advised.add(key)
+                _log.warning("%s", item)
+
+    async def check_all(self, configs: Sequence[FineTuneConfig], labels: Sequence[str], *, force: bool) -> None:
+        """Refuse what cannot work among many configs, all of it at once.
+
+        Args:
+            configs: What to train.
+            labels: Their labels, for the message.
+            force: Whether none is refused.
+
+        Raises:
+            ConfigError: Some of them cannot work.
+        """
+        problems = []
+        refused = 0
+        for index, (config, label) in enumerate(zip(configs, labels, strict=True)):
+            try:
+                self.check(config, force=force)
+            except ConfigError as error:
+                refused += 1
+                place = f"configs[{index}]" + (f" {label!r}" if label else "")
+                problems += [attrs.evolve(problem, field=f"{place} {problem.field}") for problem in error.problems]
+            if (index + 1) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if problems:
+            raise ConfigError(
+                problems,
+                what=f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends them anyway)",
+            )

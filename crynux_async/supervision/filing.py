@@ -1,0 +1,143 @@
+"""Under which names a user files a job, and when two asks are the same ask."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+import attrs
+
+from crynux_async.errors import ConflictError, UsageError
+from crynux_async.training.config import FineTuneConfig
+
+
+class FilingArguments(TypedDict, total=False):
+    """What a job is filed under; everything may be left out.
+
+    Attributes:
+        label: The caller's own name for the job.
+        group: Which set of jobs it belongs to, such as a sweep.
+        tags: Free names and values to find it by.
+        tenant: On whose behalf it runs, where a program serves several; keys of different tenants never meet.
+    """
+
+    label: str
+    group: str
+    tags: Mapping[str, str]
+    tenant: str
+
+
+MAX_KEY_LENGTH = 512
+"""Characters of an idempotency key: databases keep it in an index, whose entries are small."""
+
+
+def storable(text: object, field: str) -> str:
+    """Return a text that every ledger can keep.
+
+    Args:
+        text: The text.
+        field: What it is, for the message.
+
+    Raises:
+        UsageError: It is no text, or holds what no database keeps in one: a NUL, or half of a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise UsageError(f"{field} must be text, not {text!r:.80}", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        if "\0" not in text:
+            return text
+    raise UsageError(f"{field} {text!r:.60} holds a character that cannot be kept", field=field)
+
+
+def _is_storable(_: object, attribute: "attrs.Attribute[str]", value: object) -> None:
+    storable(value, attribute.name)
+
+
+def _are_tags(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"tags must be names and values, not {value!r:.80}", field="tags")
+    for name, text in value.items():
+        storable(name, "tags")
+        storable(text, "tags")
+
+
+def _is_key(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if value is not None and not 0 < len(storable(value, attribute.name)) <= MAX_KEY_LENGTH:
+        raise UsageError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters", field=attribute.name)
+
+
+def _shared(tags: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(tags)) if tags and isinstance(tags, Mapping) else tags
+
+
+@attrs.frozen(kw_only=True, weakref_slot=False)
+class Filing:
+    """What a user files a job under, besides its label.
+
+    Attributes:
+        group: Which set of jobs it belongs to, such as a sweep, or "".
+        tags: Free names and values.
+        tenant: On whose behalf it runs, or "".
+        idempotency_key: The user's name for one intention, unique by backend and tenant; or None.
+
+    Raises:
+        UsageError: One of them cannot be kept.
+    """
+
+    group: str = attrs.field(default="", validator=_is_storable)
+    tags: Mapping[str, str] = attrs.field(default=MappingProxyType({}), validator=_are_tags, converter=_shared)
+    tenant: str = attrs.field(default="", validator=_is_storable)
+    idempotency_key: str | None = attrs.field(default=None, validator=_is_key)
+
+
+UNFILED = Filing()
+"""One for all jobs that are filed under nothing: a hundred thousand of them must fit."""
+
+
+def filed(
+    *, group: str = "", tags: Mapping[str, str] | None = None, tenant: str = "", idempotency_key: str | None = None
+) -> Filing:
+    """Return a filing, the common one where nothing is given."""
+    if (group, tenant, idempotency_key) == ("", "", None) and not tags:
+        return UNFILED
+    return Filing(
+        group=group, tags=UNFILED.tags if tags is None else tags, tenant=tenant, idempotency_key=idempotency_key
+    )
+
+
+def conflict(key: str | None, before: FineTuneConfig | None, now: FineTuneConfig | None) -> ConflictError | None:
+    """Return why a key cannot stand for what is asked now, or None where it is what was asked before.
+
+    A seed that nobody gave is no part of what was asked.
+
+    Args:
+        key: The idempotency key.
+        before: What it stands for.
+        now: What is asked.
+    """
+    if before is None or now is None:
+        return None  # one of them cannot be read, so nothing can be said against it
+    differences = differing(before, now)
+    if not differences:
+        return None
+    said = ", ".join(f"{field} was {old!r} and is {new!r}" for field, (old, new) in differences.items())
+    return ConflictError(
+        f"the idempotency key {key!r} stands for something else already: {said}; take another key for another job",
+        differences=differences,
+        field="idempotency_key",
+    )
+
+
+def differing(before: FineTuneConfig, now: FineTuneConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two configs ask for different things, with what each of them asks."""
+    if before.asked_digest() == now.asked_digest():
+        return {}
+    old, new = _asked(before), _asked(now)
+    return {field: (old[field], new[field]) for field in old if old[field] != new[field]}
+
+
+def _asked(config: FineTuneConfig) -> dict[str, Any]:
+    return {**config.to_dict(), **({"seed": None} if config.seed_was_drawn else {})}

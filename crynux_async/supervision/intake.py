@@ -1,0 +1,103 @@
+"""Taking in jobs that have an idempotency key: the same key is the same job, whoever asks, from whichever process.
+
+Theory of operation. The key is unique in the ledger, so that of any number who store a job under it at once one
+succeeds, and all others get that job. What then happens is decided by its state alone: it is sent only where certainly
+no task was ever made for it. So one intention is never two creates, whatever dies between any two steps: a job that
+was stored and not sent is PLANNED, and is sent when its key is asked for again.
+"""
+
+from collections.abc import Sequence
+
+from crynux_async.errors import ConflictError, SubmissionUnknownError
+from crynux_async.states import JobState
+from crynux_async.supervision.filing import conflict
+from crynux_async.supervision.ledger_writer import LedgerWriter
+from crynux_async.supervision.onlookers import Onlookers
+from crynux_async.supervision.record import Record
+from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.submitter import Submitter
+from crynux_async.supervision.tries import Tries
+
+_NEVER_SENT = frozenset({JobState.PLANNED, JobState.REJECTED})
+
+
+class Intake:
+    """Stores jobs under their keys, or finds those that their keys have already.
+
+    Args:
+        register: Takes new jobs in.
+        onlookers: Has the jobs of others.
+        writer: Stores them.
+        submitter: Withdraws what is not to be sent after all.
+        tries: Sends them.
+    """
+
+    def __init__(
+        self,
+        register: JobRegister,
+        onlookers: Onlookers,
+        *,
+        writer: LedgerWriter,
+        submitter: Submitter,
+        tries: Tries,
+    ) -> None:
+        self._register = register
+        self._onlookers = onlookers
+        self._writer = writer
+        self._submitter = submitter
+        self._tries = tries
+
+    async def ask(self, asked: Sequence[Record]) -> list[Record]:
+        """Return the jobs that the keys of new records stand for, in their order, when they are durable and queued.
+
+        Raises:
+            ConflictError: A key stands for something else already; none of the new jobs is sent.
+            LedgerError: They could not be stored; none is sent.
+        """
+        stored = await self._writer.add(asked)
+        new = {record.job_id: record for record in asked}
+        for row in stored:
+            if row.job_id in new:
+                self._enter(new[row.job_id])
+        found = [new.get(row.job_id) or self._onlookers.enter(row) for row in stored]
+        clash = _first_conflict(asked, found)
+        if clash is not None:
+            for row in stored:
+                if row.job_id in new:
+                    self._submitter.withdraw(new[row.job_id])
+            raise clash
+        for record in dict.fromkeys(found):
+            if await self._is_to_be_sent(record):
+                await self._tries.send(record)
+        return found
+
+    def _enter(self, record: Record) -> None:
+        if not record.is_saved:
+            record.is_saved = True
+            self._register.add(record)
+
+    async def _is_to_be_sent(self, record: Record) -> bool:
+        """Whether a job that was asked for is to be sent now: nothing was ever paid for it, and it waits for nobody."""
+        if record.state in _NEVER_SENT:
+            return True
+        return record.state is JobState.ABANDONED and not await self._tries.was_sent(record)
+
+
+def unconfirmed(record: Record) -> SubmissionUnknownError:
+    """Return what to tell whoever asks for a job whose create has an unknown outcome."""
+    return SubmissionUnknownError(
+        f"{record!r} was sent under this key and the outcome is not known, so it is not sent again by itself: "
+        "session.reconcile() looks for its task, job.retry() sends it again (both may be paid for), job.abandon() "
+        "gives it up",
+        job_id=record.job_id,
+        task_id=record.task_id,
+    )
+
+
+def _first_conflict(asked: Sequence[Record], found: Sequence[Record]) -> ConflictError | None:
+    for new, known in zip(asked, found, strict=True):
+        clash = conflict(new.filing.idempotency_key, known.config, new.config)
+        if clash is not None:
+            clash.job_id, clash.task_id = known.job_id, known.task_id
+            return clash
+    return None

@@ -1,0 +1,417 @@
+"""Idempotency keys: the same key is the same job, whoever asks, whatever died in between. On virtual time."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from benchmarks.scorecard.severing import Severable
+from crynux_async import (
+    ConflictError,
+    FineTuneConfig,
+    JobState,
+    RejectedError,
+    Session,
+    SubmissionUnknownError,
+    UsageError,
+)
+from crynux_async.backends.base import Look, Seen
+from crynux_async.ledgers.base import AttemptOutcome, JobFilter
+from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.supervision.filing import MAX_KEY_LENGTH
+from tests.fake_backend import LEASE, FakeBackend, make_config
+
+RENEW = LEASE / 3
+
+
+def open_session(backend: FakeBackend, ledger: Any = None, *, send_planned: bool = False, **settings: Any) -> Session:
+    chosen = {"rate_limit": 6000, **settings}
+    return Session(backend=backend, ledger=ledger, api_key="k" * 44, send_planned=send_planned, **chosen)
+
+
+def config_without_seed() -> FineTuneConfig:
+    return FineTuneConfig(model_name="x", dataset_url="https://example.com/pictures.zip", max_train_steps=100)
+
+
+async def test_same_key_asked_by_many_at_once_is_one_job() -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        asks = [session.submit(make_config(seed=1 + n % 10), idempotency_key=f"k{n % 10}") for n in range(100)]
+        jobs = await asyncio.gather(*asks)
+        assert len(session.jobs()) == 10
+    assert backend.creates == 10
+    assert [job.config.seed for job in jobs if job.config] == [1 + n % 10 for n in range(100)]
+
+
+async def test_same_key_asked_from_two_sessions_is_one_job_for_both() -> None:
+    backend, ledger = FakeBackend(duration=600), MemoryLedger()
+    async with open_session(backend, ledger) as first, open_session(backend, ledger) as second:
+        asks = [
+            session.submit(make_config(seed=1 + n), idempotency_key=f"k{n}")
+            for n in range(5)
+            for session in (first, second)
+        ]
+        jobs = await asyncio.gather(*asks)
+        assert [job.job_id for job in jobs[::2]] == [job.job_id for job in jobs[1::2]]
+        assert [job.task_id for job in jobs[::2]] == [job.task_id for job in jobs[1::2]]
+    assert backend.creates == 5
+
+
+async def test_key_that_was_stored_and_not_sent_is_sent_when_it_is_asked_for_after_a_crash() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    way = Severable(ledger)
+    session = open_session(backend, way, rate_limit=1)
+    await session.open()
+    await session.submit(make_config(seed=1), idempotency_key="first")
+    planned = await session.enqueue(make_config(seed=2), idempotency_key="second")
+    assert planned.state is JobState.PLANNED
+    await way.sever(session)
+    async with open_session(backend, ledger) as following:
+        await asyncio.sleep(2 * LEASE)
+        assert backend.creates == 1
+        job = await following.submit(make_config(seed=2), idempotency_key="second")
+        assert (job.job_id, job.task_id) == (planned.job_id, "2")
+        assert (await following.submit(make_config(seed=1), idempotency_key="first")).task_id == "1"
+    assert [config.seed for config in backend.received] == [1, 2]
+
+
+async def test_config_without_a_seed_equals_itself_and_the_stored_seed_wins() -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        first = await session.submit(config_without_seed(), idempotency_key="k")
+        second = await session.submit(config_without_seed(), idempotency_key="k")
+        assert (first.job_id, first.config) == (second.job_id, second.config)
+        assert second.config is not None
+        with pytest.raises(ConflictError) as caught:
+            await session.submit(second.config.evolve(seed=second.config.seed), idempotency_key="k")
+        assert caught.value.differences == {"seed": (None, second.config.seed)}
+    assert backend.creates == 1
+
+
+async def test_other_config_under_a_key_is_a_conflict_that_names_what_differs() -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        job = await session.submit(make_config(), idempotency_key="k")
+        with pytest.raises(ConflictError, match="rank was 8 and is 16") as caught:
+            await session.enqueue(make_config(rank=16, timeout=3600), idempotency_key="k")
+        assert caught.value.differences == {"rank": (8, 16), "timeout": (1800, 3600)}
+        assert (caught.value.job_id, caught.value.task_id) == (job.job_id, job.task_id)
+    assert backend.creates == 1
+
+
+async def test_tenants_do_not_share_keys() -> None:
+    async with open_session(FakeBackend()) as session:
+        ours = await session.submit(make_config(seed=1), idempotency_key="k", tenant="ours")
+        theirs = await session.submit(make_config(seed=2), idempotency_key="k", tenant="theirs")
+        assert ours != theirs
+        assert ours == await session.submit(make_config(seed=1), idempotency_key="k", tenant="ours")
+
+
+async def test_rejected_job_is_sent_again_when_its_key_is_asked_for() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(RejectedError("no", field="rank"))
+    async with open_session(backend, ledger) as session:
+        with pytest.raises(RejectedError):
+            await session.submit(make_config(), idempotency_key="k")
+        assert (await session.submit(make_config(), idempotency_key="k")).task_id == "1"
+        (row,) = await session.history()
+    assert (row.state, row.tries, backend.creates) == (JobState.RUNNING, 1, 2)
+
+
+async def test_job_given_up_before_it_was_sent_is_sent_when_its_key_is_asked_for() -> None:
+    backend = FakeBackend()
+    async with open_session(backend, rate_limit=1) as session:
+        await session.submit(make_config(seed=1))
+        job = await session.enqueue(make_config(seed=2), idempotency_key="k")
+        job.abandon()
+        assert (await session.submit(make_config(seed=2), idempotency_key="k")) == job
+        assert (job.task_id, job.state) == ("2", JobState.RUNNING)
+
+
+async def test_job_given_up_after_it_was_sent_comes_back_as_it_is() -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        job = await session.submit(make_config(), idempotency_key="k")
+        job.abandon()
+        assert (await session.submit(make_config(), idempotency_key="k")).state is JobState.ABANDONED
+        backend.answers.append(SubmissionUnknownError("lost"))
+        with pytest.raises(SubmissionUnknownError):
+            await session.submit(make_config(), idempotency_key="lost")
+        session.jobs(JobState.UNCONFIRMED)[0].abandon()
+        assert (await session.submit(make_config(), idempotency_key="lost")).state is JobState.ABANDONED
+    assert backend.creates == 2
+
+
+async def test_job_that_failed_comes_back_as_it_is_and_retry_sends_it() -> None:
+    backend = FakeBackend(duration=60)
+    async with open_session(backend) as session:
+        job = await session.submit(make_config(model_name="x/fail"), idempotency_key="k")
+        await session.wait_all()
+        assert (await session.submit(make_config(model_name="x/fail"), idempotency_key="k")).state is JobState.FAILED
+        assert backend.creates == 1
+        await (await job.retry()).submitted()
+        again = await session.submit(make_config(model_name="x/fail"), idempotency_key="k")
+        assert (again, again.task_id, again.state) == (job, "2", JobState.RUNNING)
+
+
+async def test_key_whose_create_has_an_unknown_outcome_raises_and_sends_nothing() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(SubmissionUnknownError("lost"))
+    async with open_session(backend, ledger) as session:
+        with pytest.raises(SubmissionUnknownError, match="lost"):
+            await session.submit(make_config(), idempotency_key="k")
+        for ask in (session.submit, session.enqueue):
+            with pytest.raises(SubmissionUnknownError, match=r"reconcile\(\) looks for its task"):
+                await ask(make_config(), idempotency_key="k")
+        (job,) = await session.submit_many([make_config()], idempotency_key=["k"])
+        assert job.state is JobState.UNCONFIRMED
+    async with open_session(backend, ledger) as following:
+        with pytest.raises(SubmissionUnknownError):
+            await following.submit(make_config(), idempotency_key="k")
+    assert backend.creates == 1
+
+
+async def test_cancelled_submit_with_a_key_goes_on_and_one_without_is_withdrawn() -> None:
+    backend = FakeBackend()
+    async with open_session(backend, rate_limit=1) as session:
+        await session.submit(make_config(seed=1))
+        with_key = asyncio.create_task(session.submit(make_config(seed=2), idempotency_key="k"))
+        without = asyncio.create_task(session.submit(make_config(seed=3)))
+        await asyncio.sleep(1)
+        for task in (with_key, without):
+            task.cancel()
+        await asyncio.gather(with_key, without, return_exceptions=True)
+        assert {job.config.seed: job.state for job in session.jobs() if job.config} == {
+            1: JobState.RUNNING,
+            2: JobState.PLANNED,
+            3: JobState.ABANDONED,
+        }
+        await session.jobs(JobState.PLANNED)[0].submitted()
+    assert [config.seed for config in backend.received] == [1, 2]
+
+
+async def test_enqueue_returns_when_the_job_is_durable_and_not_sent() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with open_session(backend, ledger, rate_limit=1) as session:
+        await session.submit(make_config(seed=1))
+        for key in (None, "k"):
+            job = await session.enqueue(make_config(seed=2), idempotency_key=key, group="g", tags={"a": "b"})
+            row = await ledger.get(job.job_id)
+            assert row is not None
+            assert (row.state, row.idempotency_key, row.group, dict(row.tags)) == (
+                JobState.PLANNED,
+                key,
+                "g",
+                {"a": "b"},
+            )
+    assert backend.creates == 1
+
+
+async def leave_planned(backend: FakeBackend, ledger: MemoryLedger) -> None:
+    """Leave three planned jobs: one without a key, one with a key, and one with a key whose sending was stopped."""
+    async with open_session(backend, ledger, rate_limit=1) as session:
+        await session.submit(make_config(seed=1))
+        await session.enqueue(make_config(seed=2))
+        await session.enqueue(make_config(seed=3), idempotency_key="goes on")
+        stopped = await session.enqueue(make_config(seed=4), idempotency_key="stopped")
+        await session.stop_sending([stopped])
+        with pytest.raises(UsageError, match="stopped"):
+            await stopped.submitted()
+
+
+@pytest.mark.parametrize(("send_planned", "sent"), [(False, [1]), (True, [1, 3])])
+async def test_planned_job_with_a_key_goes_on_only_where_a_session_stands_for_it(
+    send_planned: bool, sent: list[int]
+) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await leave_planned(backend, ledger)
+    async with open_session(backend, ledger, send_planned=send_planned) as session:
+        await asyncio.sleep(3600)
+        assert [config.seed for config in backend.received] == sent
+        assert len(session.jobs()) == 4
+
+
+async def test_stopped_job_is_sent_when_its_user_asks_for_it_and_is_not_stopped_any_more() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await leave_planned(backend, ledger)
+    async with open_session(backend, ledger) as session:
+        await session.submit(make_config(seed=4), idempotency_key="stopped")
+        (row,) = await ledger.jobs(JobFilter(idempotency_key="stopped"))
+        assert (row.state, row.is_stopped) == (JobState.RUNNING, False)
+
+
+async def test_planned_job_of_another_credential_is_not_sent_by_a_session_that_stands_for_all() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await leave_planned(backend, ledger)
+    other = FakeBackend()
+    other.key_id = "another-key"
+    async with open_session(other, ledger, send_planned=True):
+        await asyncio.sleep(3600)
+    assert other.creates == 0
+
+
+async def test_submit_many_with_keys_makes_each_job_once() -> None:
+    backend = FakeBackend()
+    configs = [make_config(seed=seed) for seed in (1, 2, 1)]
+    async with open_session(backend) as session:
+        first = await session.submit_many(configs, idempotency_key=lambda config: f"seed {config.seed}")
+        second = await session.submit_many(configs, idempotency_key=["seed 1", "seed 2", "seed 1"])
+        assert first == second
+        assert first[0] == first[2] != first[1]
+        await asyncio.gather(*(job.submitted() for job in first))
+    assert backend.creates == 2
+
+
+async def test_submit_many_with_a_conflict_sends_none_of_the_new_ones() -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        await session.submit(make_config(seed=1), idempotency_key="k")
+        with pytest.raises(ConflictError):
+            await session.submit_many([make_config(seed=2), make_config(seed=3)], idempotency_key=["new", "k"])
+        await asyncio.sleep(60)
+        assert backend.creates == 1
+        assert (await session.submit(make_config(seed=2), idempotency_key="new")).task_id == "2"
+
+
+@pytest.mark.parametrize("keys", ["one for all", ["too few"], ["a", "b", "c"]])
+async def test_submit_many_with_another_number_of_keys_is_refused(keys: Any) -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        with pytest.raises(UsageError) as caught:
+            await session.submit_many([make_config(seed=1), make_config(seed=2)], idempotency_key=keys)
+        assert caught.value.field == "idempotency_key"
+        assert session.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("idempotency_key", ""),
+        ("idempotency_key", "x" * (MAX_KEY_LENGTH + 1)),
+        ("idempotency_key", "nul \0"),
+        ("label", "half \ud800"),
+        ("group", 7),
+        ("tenant", None),
+        ("tags", {"a": 1}),
+        ("tags", ["a"]),
+    ],
+)
+async def test_name_that_no_ledger_can_keep_is_refused_before_anything_is_queued(field: str, value: Any) -> None:
+    async with open_session(FakeBackend()) as session:
+        with pytest.raises(UsageError) as caught:
+            await session.enqueue(make_config(), **{field: value})
+        assert caught.value.field == field
+        assert session.jobs() == []
+
+
+async def test_retry_of_a_failed_job_is_another_try_with_another_task_of_the_same_job() -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    async with open_session(backend, ledger) as session:
+        job = await session.submit(make_config(model_name="x/fail"), label="one")
+        await session.wait_all()
+        ended_at = job.ended_at
+        await (await job.retry()).submitted()
+        assert (job.task_id, job.ended_at, job.error, job.label) == ("2", None, None, "one")
+        await session.wait_all()
+        assert job.state is JobState.FAILED
+        (row,) = await session.history()
+        assert (row.tries, row.task_id) == (2, "2")
+        tasks = await ledger.tasks([job.job_id])
+        assert [(task.try_number, task.task_id, task.end) for task in tasks] == [
+            (1, "1", "failed"),
+            (2, "2", "failed"),
+        ]
+        assert tasks[0].ended_at == ended_at
+
+
+async def test_two_callers_that_retry_at_once_make_one_try() -> None:
+    backend = FakeBackend(duration=60)
+    async with open_session(backend) as session:
+        job = await session.submit(make_config(model_name="x/fail"))
+        await session.wait_all()
+        await asyncio.gather(job.retry(), job.retry())
+        await session.wait_all()
+    assert backend.creates == 2
+
+
+async def test_retry_of_a_job_that_another_session_holds_is_done_by_that_one_and_once() -> None:
+    backend, ledger = FakeBackend(duration=30), MemoryLedger()
+    async with open_session(backend, ledger) as owner, open_session(backend, ledger) as other:
+        await owner.submit(make_config(model_name="x/fail"), idempotency_key="k")
+        await owner.wait_all()
+        await owner.history()
+        seen = await other.submit(make_config(model_name="x/fail"), idempotency_key="k")
+        assert seen.state is JobState.FAILED
+        await asyncio.gather(seen.retry(), seen.retry())
+        await asyncio.sleep(2 * RENEW)
+        assert [job.state for job in other.jobs()] == []
+        assert backend.creates == 2
+
+
+async def test_create_cut_off_in_an_earlier_try_is_no_doubt_of_the_next_one() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    way = Severable(ledger)
+    session = open_session(backend, way, rate_limit=1)
+    await session.open()
+    backend.answers.append(SubmissionUnknownError("lost"))
+    with pytest.raises(SubmissionUnknownError):
+        await session.submit(make_config())
+    (job,) = session.jobs()
+    await job.retry()  # it waits for the limit
+    await way.sever(session)
+    async with open_session(backend, ledger) as following:
+        await asyncio.sleep(2 * LEASE)
+        (left,) = following.jobs()
+        assert left.state is JobState.PLANNED
+        await (await left.retry()).submitted()
+    attempts = await ledger.attempts()
+    assert [(one.try_number, one.outcome) for one in attempts] == [
+        (1, AttemptOutcome.UNKNOWN),
+        (2, AttemptOutcome.ACCEPTED),
+    ]
+
+
+async def test_answer_about_an_earlier_try_says_nothing_of_the_next_one() -> None:
+    backend = FakeBackend(duration=600, round_trip=0.1)
+    async with open_session(backend) as session:
+        job = await session.submit(make_config())
+        began, answered = asyncio.Event(), asyncio.Event()
+        slow = backend.look
+
+        async def look(task: Any) -> Look:
+            if task.task_id == "1":
+                began.set()
+                await answered.wait()
+                return Look(seen=Seen.FAILED)
+            return await slow(task)
+
+        backend.look = look  # type: ignore[method-assign]
+        await began.wait()
+        job.abandon()
+        await (await job.retry()).submitted()
+        answered.set()
+        await asyncio.sleep(1)
+        assert (job.task_id, job.state) == ("2", JobState.RUNNING)
+
+
+async def test_task_that_an_earlier_try_had_is_never_given_to_another_job() -> None:
+    backend, ledger = FakeBackend(duration=5), MemoryLedger()
+
+    async def lose_late() -> None:
+        await asyncio.sleep(1)
+        raise SubmissionUnknownError("lost")
+
+    async with open_session(backend, ledger) as session:
+        await session.submit(make_config(seed=1))
+        backend.answers.append(lose_late)
+        lost = asyncio.create_task(session.submit(make_config(seed=2)))
+        await asyncio.sleep(0.3)
+        tried = await session.submit(make_config(seed=3))
+        assert tried.task_id == "2"
+        with pytest.raises(SubmissionUnknownError):
+            await lost
+        tried.abandon()
+        await (await tried.retry()).submitted()
+        await asyncio.sleep(60)
+        (looked_for,) = await session.reconcile()
+        assert (looked_for.job.config, looked_for.candidates) == (make_config(seed=2), ())
