@@ -74,6 +74,7 @@ class ServiceFacts:
         endless_share: Share of all rounds, 0 to 1, that never end however well they are trained.
         has_validation_images: Whether it hands the validation images out.
         retention: Seconds that a result is kept after the job has ended, or None for ever.
+        takes_rounds: Whether a job may be a chain of rounds.
     """
 
     mapping: ValueMapping = attrs.field(factory=ValueMapping)
@@ -84,6 +85,7 @@ class ServiceFacts:
     endless_share: float
     has_validation_images: bool
     retention: float | None
+    takes_rounds: bool = True
 
     def longest_round(self, timeout: float) -> float:
         """Return the seconds in the queue and on a node after which the service gives up on a round.

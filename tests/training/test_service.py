@@ -154,3 +154,23 @@ def test_bridge_is_the_default_wherever_no_service_is_named() -> None:
 
 def test_facts_of_another_operator_are_the_bridges_with_one_changed() -> None:
     assert attrs.evolve(BRIDGE_FACTS, fee_cnx=20.0).mapping == BRIDGE_MAPPING
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [{"max_train_steps": 100, "num_train_steps": 50}, {"max_train_epochs": 10, "num_train_steps": 50}],
+    ids=["known", "not known"],
+)
+def test_service_that_takes_one_round_is_asked_for_no_chain(rounds: dict[str, Any]) -> None:
+    config = make(**rounds)
+    given = advice.check(config, service=attrs.evolve(PLAIN, takes_rounds=False))
+    (found,) = [item for item in given if item.code == "CX201"]
+    assert found.severity == "error"
+    assert "untrained weights" in found.message
+    assert "num_train_steps" in found.action
+    assert not advice.has_error(advice.check(config, service=PLAIN))
+
+
+def test_service_that_takes_one_round_is_asked_for_one() -> None:
+    found = advice.check(make(max_train_steps=100), service=attrs.evolve(PLAIN, takes_rounds=False))
+    assert "CX201" not in codes(found)

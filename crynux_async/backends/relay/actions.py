@@ -3,15 +3,21 @@
 Whether something has happened is never guessed from a missing answer: what is refused or lost is looked at.
 """
 
+import logging
+
 from crynux_async.backends.base import Action, Task
 from crynux_async.backends.relay.answers import Why, difference
 from crynux_async.backends.relay.client import RefusedError, RelayClient
 from crynux_async.backends.relay.ids import GROUP_SIZE
 from crynux_async.backends.relay.run_reader import RunReader, SeenRun
-from crynux_async.backends.relay.steps import Kind
+from crynux_async.backends.relay.steps import Kind, Run
 from crynux_async.backends.relay.tasks import ENDED, RelayTask, Status
+from crynux_async.backends.relay.tries import runs_of
 from crynux_async.backends.relay.wire import CreateRequest
 from crynux_async.errors import BackendError, ProtocolError, SubmissionUnknownError, TransportError
+from crynux_async.money import to_cnx
+
+_log = logging.getLogger("crynux_async.backends.relay.actions")
 
 _PASSING = frozenset((Why.CLOCK_OR_SIGNATURE, Why.TOO_LITTLE_MONEY, Why.NOT_LISTED, Why.OTHER))
 """Refusals that may be answered otherwise later; anything else is an outcome."""
@@ -95,6 +101,8 @@ class Actions:
 
     async def _create(self, task: Task, member: int) -> str:
         number, place = divmod(member, GROUP_SIZE)
+        if place == 0:
+            self._tell_why(task, number)
         names = self._reader.names
         if place == 0:
             ids = names.ids(task.job_id, task.try_number, member)
@@ -113,6 +121,13 @@ class Actions:
         except SubmissionUnknownError as error:
             raise TransportError(str(error), url=error.url) from error
         return ""
+
+    def _tell_why(self, task: Task, number: int) -> None:
+        """Say why a try is run once more, and what it has cost so far."""
+        past = runs_of(task, Run(number=number, members={}, is_selected=False))[:number]
+        cost = to_cnx(sum(run.spent for run in past))
+        message = "job %s is run again with new names, because %s; so far it has cost %s CNX"
+        _log.warning(message, task.job_id, past[-1].explain(), cost)
 
     async def _request(self, task: Task) -> CreateRequest:
         """Return the create that the try began with; of an attached task, as far as the relay shows it."""

@@ -30,6 +30,7 @@ RELAY_FACTS = ServiceFacts(
     endless_share=0.0,
     has_validation_images=True,
     retention=None,
+    takes_rounds=False,
 )
 """What the relay adds to a training: nothing that is sent is changed, and three failures are repeated."""
 

@@ -39,6 +39,10 @@ def judge_rounds(case: Case) -> Iterator[Advice]:
         return
     field = "num_train_epochs" if case.config.num_train_steps is None else "num_train_steps"
     lost = "A round starts from untrained weights: the training code never reads those of the round before."
+    if not case.service.takes_rounds:
+        text = f"More than one round may be needed, and here a job is one round, paid once. {lost}"
+        yield advise("CX201", field, text, severity="error")
+        return
     final = known.final_round
     if final is None:
         number = "several rounds" if known.most_rounds is None else f"up to {counted(known.most_rounds, 'round')}"
