@@ -97,7 +97,11 @@ def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem
     if table.columns.get("file_name") != "text":
         yield problem("CX324", f"{table.file} has no column file_name with names; it has {names}.", [table.file])
     kind = table.columns.get(caption_column)
-    if kind is None:
+    if caption_column == "file_name":
+        yield problem(
+            "CX324", f"The column file_name of {table.file} is taken up by the images and gone.", [table.file]
+        )
+    elif kind is None:
         yield problem("CX324", f"{table.file} has no column {caption_column}; it has {names}.", [table.file])
     else:
         yield from judge_column(kind, table.file)

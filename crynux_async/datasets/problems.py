@@ -135,6 +135,9 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX361": _note("nodes keep what an address gave them", "Use a new address for new content: fresh_url()."),
         "CX362": _note("needed until the end", "Keep the file in place until the job has ended: every round loads it."),
         "CX363": _warning("cannot be told from here", "Give the address a name that ends in .zip."),
+        # CX364 is with those of packing.
+        "CX365": _warning("address that runs out", "Use an address without an end, or one that outlasts every try."),
+        "CX366": _error("page about a file", "Use the address of the file itself, and ask it with check-url."),
     }
 )
 """Every code that check(), pack() and check_url() report."""

@@ -15,6 +15,7 @@ import attrs
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, holds_tar, is_tar
 from crynux_async.datasets.hosts import is_private
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of
+from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, signature_of
 from crynux_async.datasets.problems import DatasetProblem, has_error, in_order, problem
 from crynux_async.datasets.report import VERSION_LENGTH
 from crynux_async.errors import UsageError
@@ -221,13 +222,17 @@ def _judge_address(parts: SplitResult) -> Iterator[DatasetProblem]:
     host = parts.hostname or ""
     if is_private(host):
         yield problem("CX359", f"{host} is an address inside a private network or on this machine.")
-    query = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if parts.password or parts.username:
+    if has_login(parts):
         yield problem("CX360", "It contains a user name or password.")
-    elif query & _SECRETS:
-        yield problem(
-            "CX360", f"Its parameter {', '.join(sorted(query & _SECRETS))} looks like one, and it may expire."
-        )
+    query = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if query & _SECRETS:
+        yield problem("CX360", f"Its parameter {', '.join(sorted(query & _SECRETS))} looks like one.")
+    signature = signature_of(parts)
+    if signature is not None:
+        yield problem("CX365", explain_signature(signature))
+    page = page_of(parts)
+    if page is not None:
+        yield problem("CX366", explain_page(page), severity="error" if page.is_certain else "warning")
 
 
 def _judge_answers(observation: UrlObservation) -> Iterator[DatasetProblem]:

@@ -693,6 +693,11 @@ def test_check_other_caption_column_is_used(tmp_path: Path) -> None:
     assert report.is_ok
 
 
+def test_check_caption_column_that_the_loader_uses_up_is_an_error(tmp_path: Path) -> None:
+    # The loader makes the images of file_name, and the column is gone.
+    assert error_codes(checked(tmp_path, good(), caption_column="file_name")) == {"CX324"}
+
+
 def test_check_other_image_column_of_a_folder_is_an_error(tmp_path: Path) -> None:
     assert error_codes(checked(tmp_path, good(), image_column="photo")) == {"CX324"}
 

@@ -1,6 +1,7 @@
 """Advice and the emulator judge the same config by rules of their own: they must not contradict each other."""
 
 import json
+import re
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from crynux_async import FineTuneConfig
 from crynux_async.backends.bridge.wire import encode_args, to_wire
 from crynux_async.emulator.bridge.binding import bind
 from crynux_async.emulator.nodes.archives import members
-from crynux_async.emulator.nodes.failures import is_other_kind
+from crynux_async.emulator.nodes.hub_names import is_other_kind
 from crynux_async.emulator.nodes.node import Network
 from crynux_async.emulator.nodes.task_args import TaskArgs, task_args, with_defaults
 from crynux_async.emulator.nodes.unet import SIZES
@@ -24,8 +25,8 @@ from tests.training.test_advice import ALWAYS, TRAPS, WITHOUT_IMAGES
 
 IMAGES = 20
 LONG_AFTER = 1e12
-# These say "may" in a warning: they depend on a speed and a size that only the node and the relay know.
-MAY = {"CX403", "CX405"}
+# These say "may" in a warning: they depend on what only the node, the relay, a repository or a host knows.
+MAY = {"CX101", "CX127", "CX128", "CX403", "CX405"}
 PLAIN: dict[str, Any] = {
     "model_name": "crynux-ai/stable-diffusion-v1-5",
     "dataset_url": "https://a.example/cats.zip",
@@ -33,6 +34,65 @@ PLAIN: dict[str, Any] = {
     "timeout": 3600,
     "seed": 5,
 }
+HOSTS = [
+    *("minio:9000", "2130706433", "134744072", "0x7f.1", "127.1", "010.0.0.1", "192.168.1", "localhost.localdomain"),
+    *("[::ffff:10.0.0.1]", "[::ffff:8.8.8.8]", "[64:ff9b::a00:1]", "[2002:a00:1::]", "[2606:4700::1111]", "[fe80::1]"),
+    *(
+        "10.0.0.1.nip.io",
+        "app-10-0-0-1.sslip.io",
+        "8.8.8.8.nip.io",
+        "a.lvh.me",
+        "lvh.me.example",
+        "nas.home",
+        "fade.cafe",
+    ),
+]
+LINKS = [
+    "https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing",
+    "https://drive.google.com/drive/folders/1AbC",
+    "https://drive.google.com/uc?export=download&id=1AbC",
+    "https://drive.usercontent.google.com/download?id=1AbC&export=download&confirm=t",
+    "https://www.dropbox.com/scl/fi/abc/cats.zip?rlkey=k&dl=0",
+    "https://www.dropbox.com/scl/fi/abc/cats.zip?rlkey=k&dl=1",
+    "https://huggingface.co/datasets/me/cats/blob/main/cats.zip",
+    "https://huggingface.co/datasets/me/cats/resolve/main/cats.zip",
+    "https://huggingface.co/datasets/me/cats",
+    "https://github.com/me/cats/blob/main/cats.zip",
+    "https://github.com/me/cats/raw/main/cats.zip",
+    "https://github.com/me/cats/releases/download/v1/cats.zip",
+    "https://github.com/user-attachments/files/1/cats.zip",
+    "https://gitlab.example/me/cats/-/blob/main/cats.zip",
+    "https://archive.org/details/cats",
+    "https://archive.org/download/cats/cats.zip",
+    "https://mega.nz/file/abc#def",
+    "https://b.s3.amazonaws.com/cats.zip?X-Amz-Signature=a&X-Amz-Expires=60",
+    "https://b.s3.amazonaws.com/cats.zip?AWSAccessKeyId=a&Signature=b&Expires=1",
+    "https://b.s3.amazonaws.com/cats.zip?versionId=a",
+    "https://minio.example/cats.zip?X-Amz-Signature=a&X-Amz-Expires=60",
+]
+NAMES = [
+    *(
+        "https://huggingface.co/me/model",
+        "civitai.com/models/1",
+        "./model",
+        "~/model",
+        "C:\\model",
+        "me/model.safetensors",
+    ),
+    *(
+        "me/model.safetensors",
+        "me/model/unet",
+        "me/my model",
+        "me/model@v1",
+        "me/a--b",
+        "me/a..b",
+        "-me/model",
+        "me/model.git",
+        "me/",
+        "模型",
+    ),
+    *(f"me/{'m' * 96}", f"me/{'m' * 97}", f"{'m' * 97}/me", "gpt2", "_me/model_", "me/model.v1"),
+]
 EDGES: list[dict[str, Any]] = [
     {},
     {"timeout": 10, "max_train_steps": 100},
@@ -59,6 +119,10 @@ EDGES: list[dict[str, Any]] = [
     {"target_modules": r"(?:.*\.)?to_k"},
     {"target_modules": "ALL-LINEAR"},
     {"model_variant": "fp16"},
+    *({"dataset_url": f"http://{host}/cats.zip"} for host in HOSTS),
+    *({"dataset_url": address} for address in LINKS),
+    *({"model_name": name} for name in (*NAMES, "a/stable-diffusion-v1-5/big-3", "a/sdxl-turbo/big-3")),
+    *({"dataset_url": None, "dataset_name": name} for name in NAMES),
 ]
 
 
@@ -152,7 +216,7 @@ def test_emulator_does_not_contradict_advice_on_any_config(changes: dict[str, An
 WORDS = st.sampled_from(
     [
         *("SDXL", "sdxl", "xl", "XL", "sd", "3", "v", "1", "5", "flux", "pixel", "Real", "Vis", "mix", "anything"),
-        *("inpaint", "ing", "2", "pix", "stable", "diffusion", "base", "ssd", "1b"),
+        *("inpaint", "ing", "2", "pix", "stable", "diffusion", "base", "ssd", "1b", "15", "sana", "depth", "upscaler"),
     ]
 )
 
@@ -160,7 +224,8 @@ WORDS = st.sampled_from(
 @given(st.lists(st.tuples(WORDS, st.sampled_from(["-", "_", "", "."])), min_size=1, max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_kind_of_a_base_model_is_told_alike(parts: list[tuple[str, str]]) -> None:
-    name = "owner/" + "".join(word + separator for word, separator in parts).strip("-_.")
+    joined = "".join(word + separator for word, separator in parts).strip("-_.")
+    name = "owner/" + re.sub("[-.]{2,}", "-", joined)
     told = any(item.code == "CX101" for item in check(make(model_name=name), IMAGES))
     assert is_other_kind(name) is told
 

@@ -73,8 +73,16 @@ TRAPS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("CX119", {"dataset_url": "http://192.168.0.7/cats.zip"}, {"dataset_url": "http://93.184.216.34/cats.zip"}),
     ("CX120", {}, {"dataset_url": None, "dataset_name": "d"}),
     ("CX121", {"dataset_url": None, "dataset_name": "d"}, {}),
-    ("CX122", {"prediction_type": "v_prediction"}, {"prediction_type": None}),
+    ("CX122", {"model_name": "a/b", "prediction_type": "epsilon"}, {"model_name": "a/b", "prediction_type": None}),
     ("CX123", {"target_modules": r"(\w+\.?)+\.to_kk"}, {"target_modules": r"(\w+\.)+to_k"}),
+    ("CX124", {"model_name": "./sd15"}, {"model_name": "sd15"}),
+    ("CX125", {"dataset_url": None, "dataset_name": "a/cats.zip"}, {"dataset_url": None, "dataset_name": "a/cats"}),
+    ("CX126", {"dataset_url": "https://me:x@a.example/cats.zip"}, {"dataset_url": "https://a.example/me:x@cats.zip"}),
+    ("CX127", {"dataset_url": "https://a.example/c.zip?sig=x&se=y"}, {"dataset_url": "https://a.example/c.zip?se=y"}),
+    ("CX128", {"dataset_url": "https://github.com/a/b/blob/c/d.zip"}, {"dataset_url": "https://github.com/a/b/raw/c/d.zip"}),
+    ("CX129", {"prediction_type": "v_prediction"}, {"prediction_type": "epsilon"}),
+    ("CX130", {"resolution": 776}, {"resolution": 768}),
+    ("CX131", {"noise_offset": -0.21}, {"noise_offset": 0.2}),
     ("CX201", {"num_train_steps": 250}, {"num_train_steps": 500}),
     ("CX202", {"num_train_steps": 450}, {"num_train_steps": 250}),
     ("CX203", {"num_train_steps": 250}, {}),
@@ -84,6 +92,7 @@ TRAPS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("CX208", {**POLYNOMIAL, "lr_warmup_steps": 500}, {**POLYNOMIAL, "lr_warmup_steps": 501}),
     ("CX209", {"lr_scheduler": "linear", "max_train_steps": 1}, {"lr_scheduler": "constant", "max_train_steps": 1}),
     ("CX210", {"batch_size": 3, "gradient_accumulation_steps": 7}, {"batch_size": 5, "gradient_accumulation_steps": 4}),
+    ("CX212", {"lr_scheduler": "cosine_with_restarts"}, {"lr_scheduler": "cosine"}),
     ("CX403", {"max_train_steps": 5967}, {"max_train_steps": 5966}),
     ("CX404", {"timeout": 7201}, {"timeout": 7200}),
     ("CX405", {"rank": 16}, {"rank": 14}),
@@ -181,6 +190,12 @@ def test_how_to_without_its_data_set_warns_of_the_rounds_all_the_same() -> None:
         "stabilityai/sdxl-turbo",
         "stabilityai/stable-diffusion-3-medium-diffusers",
         "stabilityai/sd3.5-large",
+        "stabilityai/stable-diffusion-2-depth",
+        "stabilityai/stable-diffusion-x4-upscaler",
+        "stabilityai/stable-diffusion-2-1-unclip",
+        "segmind/Segmind-Vega",
+        "Qwen/Qwen-Image",
+        "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
         "black-forest-labs/FLUX.1-dev",
         "SG161222/RealVisXL_V4.0",
         "RunDiffusion/Juggernaut-XL-v9",
@@ -191,7 +206,22 @@ def test_how_to_without_its_data_set_warns_of_the_rounds_all_the_same() -> None:
     ],
 )
 def test_model_of_another_kind_is_an_error(name: str) -> None:
-    assert "CX101" in codes(make(model_name=name))
+    assert find("CX101", make(model_name=name)).severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("user/my-sdxl-merge", "sdxl"),
+        ("user/RealVisXL", "xl"),
+        ("user/anime-sd3", "sd 3"),
+        ("user/cats-v1-5-inpainting", "inpainting"),
+        ("user/depth-of-stable-diffusion-2-depth", "diffusion 2 depth"),
+    ],
+)
+def test_word_of_another_kind_in_a_name_is_a_warning_that_names_it(name: str, sign: str) -> None:
+    found = find("CX101", make(model_name=name))
+    assert (found.severity, f"({sign!r})" in found.message) == ("warning", True)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +235,99 @@ def test_model_of_another_kind_is_an_error(name: str) -> None:
         "flux-labs/influxes-sd15",
         "xl-research/exlibris-sd15",
         "m",
+        "user/sd-30k-anime",
+        "user/inpainted-monet-style",
+        "user/reflux-flux-sd15",
+        "user/sd15-with-sdxl-look",
     ],
 )
 def test_model_that_may_be_trained_is_no_error(name: str) -> None:
     assert "CX101" not in codes(make(model_name=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("https://huggingface.co/runwayml/stable-diffusion-v1-5/tree/main", "'runwayml/stable-diffusion-v1-5'"),
+        ("huggingface.co/a/b", "'a/b'"),
+        ("https://civitai.com/models/4201/realistic-vision", "by name from Hugging Face"),
+        ("https://a.example/model.safetensors", "by name from Hugging Face"),
+        ("realistic.safetensors", "not single files"),
+        ("user/model.ckpt", "not single files"),
+        ("./model", "path on a disk"),
+        ("/models/sd", "path on a disk"),
+        ("~/sd", "path on a disk"),
+        ("C:\\sd\\model", "path on a disk"),
+        ("models\\sd15", "path on a disk"),
+        ("user/model/unet", "owner/name"),
+        ("user/model@main", "model_revision"),
+        ("user/model:fp16", "model_variant"),
+        ("user/my model", "letters, digits"),
+        (f"user/{'m' * 97}", "at most 96 characters"),
+    ],
+)
+def test_name_that_no_model_can_have_is_an_error_with_its_cure(name: str, cure: str) -> None:
+    found = find("CX124", make(model_name=name))
+    assert (found.severity, found.field, cure in found.message) == ("error", "model_name", True)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "a/b", "a_/_b", "A.b-c/D_e.f", f"a/{'m' * 96}", f"{'a' * 97}/m", "a/b/fail"])
+def test_name_that_a_model_may_have_is_no_error(name: str) -> None:
+    assert "CX124" not in codes(make(model_name=name))
+
+
+def test_page_of_a_data_set_given_as_its_name_says_the_name() -> None:
+    found = find("CX125", make(dataset_url=None, dataset_name="https://huggingface.co/datasets/me/cats/viewer"))
+    assert "'me/cats'" in found.message
+
+
+# What the base model was made for
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "code"),
+    [
+        # scheduler_config.json of each: prediction_type
+        ("stabilityai/stable-diffusion-2-1", "epsilon", "CX129"),
+        ("stabilityai/stable-diffusion-2-1", "v_prediction", None),
+        ("stabilityai/stable-diffusion-2", "epsilon", "CX129"),
+        ("stabilityai/stable-diffusion-2-1-base", "v_prediction", "CX129"),
+        ("stabilityai/stable-diffusion-2-base", "epsilon", None),
+        ("stabilityai/sd-turbo", "v_prediction", "CX129"),
+        ("CompVis/stable-diffusion-v1-4", "v_prediction", "CX129"),
+        ("user/anime-sd15", "v_prediction", "CX129"),
+        ("user/anime-sd15-vpred", "v_prediction", "CX122"),
+        ("user/anime-sd21", "v_prediction", "CX122"),
+        ("user/anime", "epsilon", "CX122"),
+    ],
+)
+def test_prediction_is_held_against_what_is_known_of_the_base_model(name: str, asked: str, code: str | None) -> None:
+    told = {"CX122", "CX129"} & set(codes(make(model_name=name, prediction_type=asked)))
+    assert told == ({code} if code else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "severity"),
+    [
+        ("crynux-ai/stable-diffusion-v1-5", 256, "note"),
+        ("crynux-ai/stable-diffusion-v1-5", 248, "warning"),
+        ("crynux-ai/stable-diffusion-v1-5", 344, None),
+        ("crynux-ai/stable-diffusion-v1-5", 768, None),
+        ("crynux-ai/stable-diffusion-v1-5", 1024, "note"),
+        ("crynux-ai/stable-diffusion-v1-5", 1032, "warning"),
+        ("stabilityai/stable-diffusion-2-1", 512, None),
+        ("stabilityai/stable-diffusion-2-1", 504, "note"),
+        ("stabilityai/stable-diffusion-2-1", 376, "warning"),
+        ("stabilityai/stable-diffusion-2-1", 1152, None),
+        ("user/anime", 1152, None),
+        ("user/anime", 1160, "note"),
+        ("user/anime", 336, "note"),
+        ("user/anime", 344, None),
+    ],
+)
+def test_resolution_is_held_against_the_base_models_own(name: str, resolution: int, severity: str | None) -> None:
+    found = check(make(model_name=name, resolution=resolution), 20)
+    assert [item.severity for item in found if item.code == "CX130"] == ([severity] if severity else [])
 
 
 # Rounds and lengths
@@ -297,9 +416,45 @@ def test_data_set_without_an_extension_is_left_to_the_server() -> None:
     assert "CX118" not in codes(make(dataset_url="https://gateway.irys.xyz/GivF5FBMdJVr6xHT7hi2"))
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "10.0.0.5", "[::1]", "nas.local", "NAS.lan.", "nas"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost:8000", "127.0.0.1", "10.0.0.5", "[::1]", "nas.local", "NAS.lan.", "nas", "minio:9000"),
+        *("2130706433", "0x7f.1", "127.1", "localhost.localdomain", "[::ffff:10.0.0.1]", "10.0.0.1.nip.io", "lvh.me"),
+    ],
+)
 def test_host_that_only_this_network_knows_is_a_private_address(host: str) -> None:
     assert "CX119" in codes(make(dataset_url=f"http://{host}/cats.zip"))
+
+
+@pytest.mark.parametrize(
+    "host", ["134744072", "8.8.8.8", "[::ffff:8.8.8.8]", "8.8.8.8.nip.io", "fade.cafe", "a.example"]
+)
+def test_host_that_everybody_can_reach_is_no_private_address(host: str) -> None:
+    assert "CX119" not in codes(make(dataset_url=f"http://{host}/cats.zip"))
+
+
+def test_login_in_an_address_is_not_repeated() -> None:
+    found = find("CX126", make(dataset_url="https://me:hunter2@a.example/cats.zip"))
+    assert "hunter2" not in str(found)
+
+
+def test_address_that_is_signed_for_one_method_is_an_error_and_others_a_warning() -> None:
+    amazon = make(
+        dataset_url="https://b.s3.eu-west-1.amazonaws.com/cats.zip?X-Amz-Expires=3600&X-Amz-Signature=hunter2"
+    )
+    found = find("CX127", amazon)
+    assert (found.severity, "HEAD" in found.message, "hunter2" in str(found)) == ("error", True, False)
+    other = find("CX127", make(dataset_url="https://minio.example/cats.zip?X-Amz-Expires=3600&X-Amz-Signature=x"))
+    # Three rounds of failure and one more, each 180 s and twice the timeout of 1800 s: longer than an hour.
+    assert (other.severity, "3,600 s" in other.message, "4 h 12 min" in other.message) == ("warning", True, True)
+
+
+def test_page_in_place_of_a_file_is_said_with_the_files_own_address() -> None:
+    found = find("CX128", make(dataset_url="https://huggingface.co/datasets/me/cats/blob/main/cats.zip"))
+    assert "https://huggingface.co/datasets/me/cats/resolve/main/cats.zip" in found.message
+    assert "dataset_name = 'me/cats'" in find("CX128", make(dataset_url="https://hf.co/datasets/me/cats")).message
+    assert find("CX128", make(dataset_url="https://www.dropbox.com/s/a/cats.zip?dl=0")).severity == "warning"
 
 
 def test_expression_that_cannot_be_tried_out_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

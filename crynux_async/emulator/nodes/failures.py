@@ -8,31 +8,20 @@ args invalid"); crynux-node task/reconciler.py ("Stay silent"); torch optim/adam
 (polynomial).
 """
 
-import ipaddress
-import re
 from collections.abc import Callable
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from crynux_async.emulator.nodes.addresses import is_nearby, is_page, refuses_head
+from crynux_async.emulator.nodes.hub_names import can_exist, is_other_kind
 from crynux_async.emulator.nodes.task_args import TaskArgs
 
 Failure = Literal["refused", "silent"]
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
-_NEARBY = ("localhost", "local", "internal", "lan", "home.arpa")
 _POLYNOMIAL_END = 1e-7
 _SEEDS = 2**32
 _SMALLEST_IMAGE = 8
-
-# A word ends where letters become digits or small letters capital ones: RealVisXL_V4 is real, vis, xl, v, 4.
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_OTHER_WORDS = frozenset({"xl", "flux"})
-_OTHER_PHRASES = ("sd 3", "stable diffusion 3", "stablediffusion 3", "ssd 1 b ")
-_OTHER_NAMES = (
-    *("sdxl", "pixart", "kandinsky", "wuerstchen", "deepfloyd", "hunyuan", "auraflow"),
-    *("inpaint", "pix2pix"),
-)
-_OTHER_NAMES_OF_TWO_WORDS = ("playgroundv2", "stablecascade", "stablevideo")
 
 
 def failure(args: TaskArgs, model_name: str) -> Failure | None:
@@ -44,24 +33,8 @@ def failure(args: TaskArgs, model_name: str) -> Failure | None:
     """
     if args.dataset_url is not None and _web_address(args.dataset_url) is None:
         return "refused"
-    is_silent = is_other_kind(model_name) or any(fails(args) for fails in _SILENT)
+    is_silent = not can_exist(model_name) or is_other_kind(model_name) or any(fails(args) for fails in _SILENT)
     return "silent" if is_silent else None
-
-
-def is_other_kind(model_name: str) -> bool:
-    """Whether a base model has another network than the code can train, by its name.
-
-    The code has one text encoder and hands the UNet four channels and nothing else.
-    """
-    name = model_name.partition("/")[2] or model_name
-    words = [word.lower() for word in _WORD.findall(name)]
-    phrase = f" {' '.join(words)} "
-    return (
-        not _OTHER_WORDS.isdisjoint(words)
-        or any(f" {other}" in phrase for other in _OTHER_PHRASES)
-        or any(other in name.lower() for other in _OTHER_NAMES)
-        or any(other in "".join(words) for other in _OTHER_NAMES_OF_TWO_WORDS)
-    )
 
 
 def _web_address(url: str) -> SplitResult | None:
@@ -76,23 +49,14 @@ def _web_address(url: str) -> SplitResult | None:
 def _has_no_data(args: TaskArgs) -> bool:
     """Whether there is no data set, or one that nodes cannot load from there; where both are given the name wins."""
     if args.dataset_name:
-        return False
+        return not can_exist(args.dataset_name)
     parts = _web_address(args.dataset_url or "")
     if parts is None:
         return True
     name = unquote(parts.path.rpartition("/")[2])
     # Without a dot the node goes by the contents.
-    return _is_nearby(parts.hostname or "") or ("." in name and not name.lower().endswith(_ARCHIVES))
-
-
-def _is_nearby(host: str) -> bool:
-    """Whether a host is this machine or one of a private network."""
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        name = host.rstrip(".")
-        # A name of one word is known to the network at hand alone.
-        return "." not in name or any(name.endswith(f".{near}") for near in _NEARBY)
+    is_no_archive = "." in name and not name.lower().endswith(_ARCHIVES)
+    return is_no_archive or is_nearby(parts.hostname or "") or is_page(parts) or refuses_head(parts)
 
 
 def _has_bad_optimizer(args: TaskArgs) -> bool:

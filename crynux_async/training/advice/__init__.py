@@ -4,9 +4,9 @@ A mistake in the arguments is not refused by the network: the job stays silent u
 gives no reason. ``check`` knows the traps. What it cannot know: whether a model or a data set of that name exists and
 is public, how much memory and speed the node has, and what the bridge's operator has configured.
 
-``codes`` has every code, ``case`` what the rules look at, ``value_rules`` and ``training_rules`` the rules. A new rule
-is a function that yields advice, its line in ``RULES`` and its code. That a value is sent otherwise than asked for,
-such as a warm-up of 0, is said by ``value_rules.judge_differences``.
+``codes`` has every code, ``case`` what the rules look at, ``source_rules``, ``value_rules`` and ``training_rules`` the
+rules. A new rule is a function that yields advice, its line in ``RULES`` and its code. That a value is sent otherwise
+than asked for, such as a warm-up of 0, is said by ``value_rules.judge_differences``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ import attrs
 
 from crynux_async.datasets.problems import Severity, has_error, in_order
 from crynux_async.errors import ConfigError, Problem, UsageError
-from crynux_async.training.advice import training_rules, value_rules
+from crynux_async.training.advice import source_rules, training_rules, value_rules
 from crynux_async.training.advice.case import Case, make_case
 from crynux_async.training.advice.codes import CODES, Advice, AdviceCode
 from crynux_async.training.config import FineTuneConfig
@@ -37,13 +37,15 @@ __all__ = [
 ]
 
 RULES: tuple[Callable[[Case], Iterator[Advice]], ...] = (
-    value_rules.judge_model,
+    source_rules.judge_model,
+    source_rules.judge_dataset,
     value_rules.judge_targets,
     value_rules.judge_start,
     value_rules.judge_differences,
     value_rules.judge_precision,
     value_rules.judge_images,
-    value_rules.judge_dataset,
+    value_rules.judge_family,
+    value_rules.judge_noise,
     training_rules.judge_rounds,
     training_rules.judge_length,
     training_rules.judge_learning_rate,

@@ -60,3 +60,9 @@ def in_words(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 step", "2,000 steps"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a value as it stands in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

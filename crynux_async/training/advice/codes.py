@@ -16,6 +16,7 @@ _TRAINING: Final = "stable-diffusion-task finetune_lora.py"
 _PARAMS: Final = "crynux-bridge api/v1/image/finetune_params.go"
 _CHAIN: Final = "crynux-bridge tasks/process_sd_ft_tasks.go"
 _SCHEDULERS: Final = "diffusers optimization.py"
+_GUIDES: Final = "diffusers --noise_offset; crosslabs.org, Diffusion with Offset Noise"
 _DOWNLOAD: Final = "stable-diffusion-task download_url_dataset.py"
 
 
@@ -115,6 +116,38 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "Name the modules in a list, or leave out repetitions within repetitions.",
             "peft tuners_utils.check_target_module_exists",
         ),
+        "CX124": _error(
+            "no name that a model can have",
+            "Give owner/name of a repository on Hugging Face in the layout of diffusers; upload yours there, publicly.",
+            "huggingface_hub utils/_validators.py; diffusers pipelines/pipeline_utils.py (from_pretrained)",
+        ),
+        "CX125": _error(
+            "no name that a data set can have",
+            "Give owner/name of a public data set on Hugging Face, or the address of an archive as dataset_url.",
+            "huggingface_hub utils/_validators.py; datasets load.py",
+        ),
+        "CX126": _warning(
+            "password in the address", "Use an address that needs none, and change the password.", _DOWNLOAD
+        ),
+        "CX127": _warning(
+            "address that runs out",
+            "Use an address without an end, or one that outlasts every try; ask it with `dataset check-url`.",
+            f"{_DOWNLOAD} (HEAD, then GET)",
+        ),
+        "CX128": _error(
+            "page about a file", "Use the address of the file itself, and ask it with `dataset check-url`.", _DOWNLOAD
+        ),
+        "CX129": _warning("prediction_type of another family", "Leave it out: then it is the base model's own."),
+        "CX130": _note(
+            "resolution far from the base model's",
+            "Use the base model's own resolution, or one near it.",
+            "model cards of stable-diffusion-v1-5 (512), 2-base (512), 2 and 2-1 (768)",
+        ),
+        "CX131": _warning(
+            "noise_offset beyond use",
+            "Use 0, or 0.05 to 0.1 for darker and brighter pictures.",
+            _GUIDES,
+        ),
         # What is trained.
         "CX201": _warning("every round but the last is lost", _ONE_ROUND),
         "CX202": _warning("short last round", _ONE_ROUND),
@@ -136,6 +169,11 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
         "CX210": _warning(
             "step larger than the data set",
             "Make batch_size * gradient_accumulation_steps at most the number of images.",
+        ),
+        "CX212": _note(
+            "cosine_with_restarts without restarts",
+            "Use cosine, which is the same, or another scheduler.",
+            f"{_TRAINING} (get_scheduler without num_cycles); {_SCHEDULERS} (num_cycles=1)",
         ),
         # Cost, time and size.
         "CX401": _note("cost", "Fewer rounds cost less.", _CHAIN),

@@ -97,6 +97,9 @@ def judge_length(case: Case) -> Iterator[Advice]:
 
 def judge_learning_rate(case: Case) -> Iterator[Advice]:
     """Judge the learning rate over the steps."""
+    if case.config.lr_scheduler == "cosine_with_restarts":
+        text = "The number of cycles cannot be given, and is one: the rate falls once, as with cosine."
+        yield advise("CX212", "lr_scheduler", text)
     schedule = case.simulation.schedule
     is_polynomial = case.config.lr_scheduler == "polynomial"
     peak = case.simulation.peak

@@ -1,51 +1,26 @@
 """Rules about the values of a config: ``CX1xx``."""
 
-import functools
-import re
 from collections.abc import Iterator, Sequence
-from urllib.parse import SplitResult, unquote, urlsplit
 
-from crynux_async.datasets.archives import ENDINGS, ending_of
-from crynux_async.datasets.hosts import is_private
-from crynux_async.training.advice.case import Case
+from crynux_async.training.advice.case import Case, shown
 from crynux_async.training.advice.codes import Advice, advise
+from crynux_async.training.base_models import base_model
 from crynux_async.training.patterns import SECONDS
 from crynux_async.training.unet_modules import Selection, endings, is_attention, select
 
-# Models with a second text encoder, or a UNet of other inputs than four channels: names are all that is known here.
-_OTHER_MODELS = re.compile(
-    r"sdxl|(?<![a-z])xl(?![a-z])|(?<![a-z])flux(?![a-z])|(?<![a-z])ssd[-_. ]?1[-_. ]?b(?![a-z])"
-    r"|(?<![a-z])(?:sd|stable[-_. ]?diffusion)[-_. ]?3|playground[-_. ]?v[-_. ]?2|stable[-_. ]?(?:cascade|video)"
-    r"|pixart|kandinsky|wuerstchen|deepfloyd|hunyuan|auraflow|inpaint|pix2pix",
-    re.IGNORECASE,
-)
-# "RealVisXL" is Real-Vis-XL, but "pixel" is one word.
-_NEW_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+OWN_RESOLUTIONS = (512, 768)
+"""Sides in pixels of the images that Stable Diffusion 1.x and 2.x were made for."""
+
+FAR_RESOLUTION = 1.5
+"""How many times as large or small a side may be before it is said; twice that far is a warning."""
+
+MOST_NOISE_OFFSET = 0.2
+"""Twice what is recommended.
+
+Source: diffusers train_text_to_image_lora.py, --noise_offset; crosslabs.org "Diffusion with Offset Noise" (0.1).
+"""
+
 _SHOWN = 3
-
-
-def judge_model(case: Case) -> Iterator[Advice]:
-    """Judge the base model by its name: nothing else is known of it here."""
-    name = case.config.model_name.partition("/")[2] or case.config.model_name
-    found = _OTHER_MODELS.search(name) or _OTHER_MODELS.search(_NEW_WORD.sub("-", name))
-    if found:
-        text = (
-            f"{case.config.model_name!r} looks like a model of another kind ({found.group()!r}). The training code has "
-            "one text encoder and a UNet of four channels; with anything else it stops at the first step."
-        )
-        yield advise("CX101", "model_name", text)
-    if case.config.model_revision != "main":
-        text = (
-            f"Nodes load the base model by name and variant, without a revision: {case.config.model_revision!r} is "
-            "probably not there, and the noise scheduler is the main revision's anyway."
-        )
-        yield advise("CX111", "model_revision", text)
-    if case.config.model_variant is not None:
-        text = (
-            f"UNet and VAE must exist as {case.config.model_variant!r} files, and the text encoder without: a "
-            "repository that has only one kind fails."
-        )
-        yield advise("CX112", "model_variant", text)
 
 
 def judge_targets(case: Case) -> Iterator[Advice]:
@@ -82,18 +57,18 @@ def judge_targets(case: Case) -> Iterator[Advice]:
 def _unread(target_modules: Sequence[str] | str, selection: Selection) -> Advice:
     if selection.outcome == "too long":
         text = (
-            f"Matching {_shown(target_modules)} with the names of the layers took more than {SECONDS:g} s of computing "
+            f"Matching {shown(target_modules)} with the names of the layers took more than {SECONDS:g} s of computing "
             "and was given up. Nodes use the same engine, which cannot be interrupted: they stay silent until the "
             "timeout."
         )
         return advise("CX123", "target_modules", text)
-    text = f"{_shown(target_modules)} may take for ever on a node, and no Python could be started here to try it out."
+    text = f"{shown(target_modules)} may take for ever on a node, and no Python could be started here to try it out."
     return advise("CX123", "target_modules", text, severity="warning")
 
 
 def _unsuitable(target_modules: Sequence[str] | str, unsuitable: tuple[str, ...]) -> str:
     if isinstance(target_modules, str):
-        return _shown(target_modules)
+        return shown(target_modules)
     bad = {ending for name in unsuitable for ending in endings(name)}
     return _named(tuple(entry for entry in target_modules if entry in bad))
 
@@ -118,7 +93,7 @@ def judge_differences(case: Case) -> Iterator[Advice]:
             yield advise("CX108", change.field, f"{change.asked!r} is sent as {change.sent!r}: {change.reason}.")
         elif change.asked is not None:
             used = "not used" if change.used is None else f"used as {change.used!r}"
-            yield advise("CX109", change.field, f"{_shown(change.asked)} is {used}: {change.reason}.")
+            yield advise("CX109", change.field, f"{shown(change.asked)} is {used}: {change.reason}.")
 
 
 def judge_precision(case: Case) -> Iterator[Advice]:
@@ -145,9 +120,6 @@ def judge_images(case: Case) -> Iterator[Advice]:
     if config.validation_num_images > 1 and not case.service.has_validation_images:
         text = f"{config.validation_num_images} are rendered after each round, and the bridge hands none of them out."
         yield advise("CX117", "validation_num_images", text)
-    if config.prediction_type is not None:
-        text = f"The base model must predict {config.prediction_type}; with another one the training target is wrong."
-        yield advise("CX122", "prediction_type", text)
 
 
 def _all_square(case: Case) -> bool:
@@ -155,45 +127,53 @@ def _all_square(case: Case) -> bool:
     return bool(sizes) and all(width == height for width, height in sizes)
 
 
-def judge_dataset(case: Case) -> Iterator[Advice]:
-    """Judge where the data set comes from, without asking there."""
-    url = case.config.dataset_url
-    if url is None:
-        text = "Nodes load it without a login; private, gated and scripted ones, or such without a train split, fail."
-        yield advise("CX121", "dataset_name", text)
+def judge_family(case: Case) -> Iterator[Advice]:
+    """Judge what the base model was made for: its prediction, and the size of its images."""
+    config, model = case.config, base_model(case.config.model_name)
+    asked = config.prediction_type
+    if asked is not None and model.prediction_type not in {None, asked}:
+        text = (
+            f"{config.model_name!r} predicts {model.prediction_type}, and would be trained towards {asked}: the LoRA "
+            "learns to turn the one into the other, and every program renders noise or flat colours with it."
+        )
+        yield advise("CX129", "prediction_type", text)
+    elif asked is not None and model.prediction_type is None:
+        text = f"The base model must predict {asked}; with another one the training target is wrong."
+        yield advise("CX122", "prediction_type", text)
+    yield from _judge_resolution(config.resolution, model.resolution, model.family)
+
+
+def _judge_resolution(asked: int, own: int | None, family: str | None) -> Iterator[Advice]:
+    smallest, largest = (own, own) if own else (OWN_RESOLUTIONS[0], OWN_RESOLUTIONS[-1])
+    if smallest <= asked * FAR_RESOLUTION and asked <= largest * FAR_RESOLUTION:
         return
-    name, is_private = _address(url)
-    if "." in name and not ending_of(name):
-        text = (
-            f"By its name, nodes take {name!r} for no archive ({', '.join(ENDINGS)}), and they load archives only. "
-            "Training stops before the first step, unless the server gives the file another name: if `dataset "
-            "check-url` says so, send it with force."
-        )
-        yield advise("CX118", "dataset_url", text)
-    if is_private:
-        text = (
-            "The host of this address is this machine or a private network, which other people's machines cannot reach."
-        )
-        yield advise("CX119", "dataset_url", text)
-    text = (
-        "Every round loads it from there. A node that has loaded this address before uses what it got then, without a "
-        "word."
+    made_for = f"{smallest}" if own else f"{smallest} to {largest}"
+    whose = f"Stable Diffusion {family}" if family else "Stable Diffusion 1.x and 2.x"
+    if asked < smallest:
+        what = "the LoRA learns coarse pictures without detail, and carries them into every size that is rendered"
+    else:
+        what = "it learns crops of what it knows as a whole: things get doubled, and time and memory go with the pixels"
+    is_very_far = asked * 2 < smallest or asked > largest * 2
+    yield advise(
+        "CX130",
+        "resolution",
+        f"{whose} was made for {made_for} pixels: with {asked}, {what}.",
+        severity="warning" if is_very_far else None,
     )
-    yield advise("CX120", "dataset_url", text)
 
 
-@functools.lru_cache(maxsize=256)
-def _address(url: str) -> tuple[str, bool]:
-    """Return the file name of an address, and whether only machines nearby can reach it."""
-    parts: SplitResult = urlsplit(url)
-    return unquote(parts.path.rpartition("/")[2]), is_private(parts.hostname or "")
+def judge_noise(case: Case) -> Iterator[Advice]:
+    """Judge the offset of the noise."""
+    offset = abs(case.config.noise_offset)
+    if offset > MOST_NOISE_OFFSET:
+        text = (
+            f"Every picture gets noise whose brightness differs by {offset:g} of the noise itself (0.05 to 0.1 is "
+            "usual; the sign does not matter). Rendering begins without it, so pictures come out too dark or too "
+            "bright, and flat."
+        )
+        yield advise("CX131", "noise_offset", text)
 
 
 def _named(names: tuple[str, ...]) -> str:
-    shown = ", ".join(_shown(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    first = ", ".join(shown(name) for name in names[:_SHOWN])
+    return first if len(names) <= _SHOWN else f"{first} and {len(names) - _SHOWN} more"

@@ -350,7 +350,7 @@ def dated_captions(draw: st.DrawFn, draft: Draft) -> None:
 def captions_as_lists(draw: st.DrawFn, draft: Draft) -> None:
     """Several captions an image."""
     for row in draft.rows:
-        row["text"] = [row["text"], *draw(st.lists(_CAPTIONS, max_size=2))]
+        row["text"] = [row.get("text", "a cat"), *draw(st.lists(_CAPTIONS, max_size=2))]
 
 
 def more_columns(draw: st.DrawFn, draft: Draft) -> None:

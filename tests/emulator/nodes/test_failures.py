@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from crynux_async.emulator.nodes.failures import is_other_kind
+from crynux_async.emulator.nodes.hub_names import is_other_kind
 from tests.emulator.nodes.test_node import make_args, network
 
 SILENT: list[dict[str, Any]] = [
@@ -25,6 +25,17 @@ SILENT: list[dict[str, Any]] = [
     *(
         {"dataset_url": f"https://host.example/{name}"}
         for name in ("cats.parquet", "cats.csv", "cats.jsonl", "cat.png")
+    ),
+    *(
+        {"dataset_url": f"http://{host}/cats.zip"}
+        for host in ("minio:9000", "2130706433", "localhost.localdomain", "lvh.me")
+    ),
+    {"dataset_url": "https://github.com/me/cats/blob/main/cats.zip"},
+    {"dataset_url": "https://b.s3.amazonaws.com/cats.zip?X-Amz-Signature=a"},
+    {"dataset_url": None, "dataset_name": "https://huggingface.co/datasets/me/cats"},
+    *(
+        {"model_name": name}
+        for name in ("./model", "me/model.safetensors", "https://civitai.com/models/1", "me/my model")
     ),
     {"dataset_url": "https://host.example/cats.tar.gz/readme.md?file=x.zip"},
     {"model_name": "stabilityai/stable-diffusion-xl-base-1.0"},
@@ -90,6 +101,13 @@ OTHER_KINDS = [
     "runwayml/stable-diffusion-inpainting",
     "timbrooks/instruct-pix2pix",
     "sdxl",
+    "stabilityai/stable-diffusion-2-depth",
+    "stabilityai/stable-diffusion-x4-upscaler",
+    "stabilityai/stable-diffusion-2-1-unclip-small",
+    "segmind/Segmind-Vega",
+    "Qwen/Qwen-Image",
+    "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+    "me/stable-diffusion-v1-5-inpainting",
 ]
 RIGHT_KINDS = [
     "crynux-ai/stable-diffusion-v1-5",
@@ -111,6 +129,11 @@ RIGHT_KINDS = [
     "flux-labs/anime-v3",
     "xl/anime-v3",
     "m",
+    # A word inside a name proves nothing.
+    "user/sd-30k-anime",
+    "user/inpainted-monet-style",
+    "user/reflux-flux-sd15",
+    "user/sdxl-look-for-sd15",
 ]
 
 

@@ -1,0 +1,106 @@
+"""Rules about where the base model and the data set come from, by their names and addresses alone: ``CX1xx``."""
+
+import functools
+from collections.abc import Iterator
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from crynux_async.datasets.archives import ENDINGS, ending_of
+from crynux_async.datasets.hosts import is_private
+from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, signature_of
+from crynux_async.training.advice.case import Case, in_words, shown
+from crynux_async.training.advice.codes import Advice, advise
+from crynux_async.training.base_models import name_fault, other_kind
+
+
+def judge_model(case: Case) -> Iterator[Advice]:
+    """Judge the base model by its name: nothing else is known of it here."""
+    name = case.config.model_name
+    fault, other = name_fault(name), other_kind(name)
+    if fault:
+        yield advise("CX124", "model_name", f"{shown(name)} cannot be the name of a model on Hugging Face. {fault}")
+    elif other:
+        is_one = (
+            "is a model of another kind" if other.is_certain else f"may be a model of another kind ({other.sign!r})"
+        )
+        text = (
+            f"{shown(name)} {is_one}. The training code has one text encoder and a UNet of four channels; with "
+            "anything else it stops at the first step."
+        )
+        yield advise("CX101", "model_name", text, severity=None if other.is_certain else "warning")
+    if case.config.model_revision != "main":
+        text = (
+            f"Nodes load the base model by name and variant, without a revision: {case.config.model_revision!r} is "
+            "probably not there, and the noise scheduler is the main revision's anyway."
+        )
+        yield advise("CX111", "model_revision", text)
+    if case.config.model_variant is not None:
+        text = (
+            f"UNet and VAE must exist as {case.config.model_variant!r} files, and the text encoder without: a "
+            "repository that has only one kind fails."
+        )
+        yield advise("CX112", "model_variant", text)
+
+
+def judge_dataset(case: Case) -> Iterator[Advice]:
+    """Judge where the data set comes from, without asking there."""
+    name, url = case.config.dataset_name, case.config.dataset_url
+    if url is None:
+        fault = name_fault(name or "")
+        if fault:
+            text = f"{shown(name)} cannot be the name of a data set on Hugging Face. {fault}"
+            yield advise("CX125", "dataset_name", text)
+        text = "Nodes load it without a login; private, gated and scripted ones, or such without a train split, fail."
+        yield advise("CX121", "dataset_name", text)
+        return
+    parts = _split(url)
+    yield from _judge_file(unquote(parts.path.rpartition("/")[2]))
+    yield from _judge_host(parts)
+    yield from _judge_signature(parts, case)
+    page = page_of(parts)
+    if page:
+        yield advise("CX128", "dataset_url", explain_page(page), severity=None if page.is_certain else "warning")
+    text = (
+        "Every round loads it from there. A node that has loaded this address before uses what it got then, without a "
+        "word."
+    )
+    yield advise("CX120", "dataset_url", text)
+
+
+def _judge_file(name: str) -> Iterator[Advice]:
+    if "." in name and not ending_of(name):
+        text = (
+            f"By its name, nodes take {shown(name)} for no archive ({', '.join(ENDINGS)}), and load no other file. "
+            "Training stops before the first step, unless the server gives the file another name: if `dataset "
+            "check-url` says so, send it with force."
+        )
+        yield advise("CX118", "dataset_url", text)
+
+
+def _judge_host(parts: SplitResult) -> Iterator[Advice]:
+    if is_private(parts.hostname or ""):
+        text = (
+            "The host of this address is this machine or a private network, which other people's machines cannot reach."
+        )
+        yield advise("CX119", "dataset_url", text)
+    if has_login(parts):
+        text = (
+            "The user name and password in front of the host go to every node that takes part, and to whoever reads "
+            "the task."
+        )
+        yield advise("CX126", "dataset_url", text)
+
+
+def _judge_signature(parts: SplitResult, case: Case) -> Iterator[Advice]:
+    signature = signature_of(parts)
+    if signature is None:
+        return
+    text = explain_signature(signature)
+    longest = case.simulation.longest_failure
+    if signature.seconds is not None and signature.seconds < longest:
+        text = f"{text} The last try may begin up to {in_words(longest)} after the job was made."
+    yield advise("CX127", "dataset_url", text, severity="error" if signature.is_for_one_method else None)
+
+
+@functools.lru_cache(maxsize=256)
+def _split(url: str) -> SplitResult:
+    return urlsplit(url)

@@ -1,0 +1,200 @@
+"""What the name of a base model tells: nothing else is known of it here.
+
+A name proves something in two ways only: by its form, where no repository of the Hub can have it, and by being that of
+a model that everybody knows, or of a copy of it. A word inside of it proves nothing: ``reflux-flux-sd15`` may be
+anything. Words are said to be likely, and no more.
+
+Source: huggingface_hub utils/_validators.py (validate_repo_id); model_index.json, unet/config.json and
+scheduler/scheduler_config.json of the models named here.
+"""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final, Literal
+
+import attrs
+
+from crynux_async.training.fields import PredictionType
+
+Family = Literal["1.x", "2.x"]
+"""The two generations of Stable Diffusion that can be trained: they differ in text encoder and prediction."""
+
+_LONGEST_NAME: Final = 96
+_HUB_NAME: Final = re.compile(r"(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]*\w)?", re.ASCII)
+_ADDRESS: Final = re.compile(
+    r"[a-z0-9+.-]+://|//|(?:www\.)?(?:huggingface\.co|hf\.co|civitai\.com|github\.com)/", re.IGNORECASE
+)
+_HUB: Final = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/"
+_HUB_ADDRESS: Final = re.compile(_HUB + r"(?:datasets/)?([^/?#\s]+/[^/?#\s]+)", re.IGNORECASE)
+_PATH: Final = re.compile(r"[.~]{0,2}[/\\]|~|[A-Za-z]:[/\\]|[^/]*\\")
+_FILE: Final = re.compile(r"\.(?:safetensors|ckpt|pth?|bin|gguf|onnx|zip|tar|gz|parquet|csv|jsonl?)\Z", re.IGNORECASE)
+# What an emulated network is told through a name's last part; a test holds the two together.
+_WISH: Final = re.compile(r"(?:/(?:fail|stall|nofinish|untrained|nan|big-[0-9]+))+\Z")
+
+_OTHER_REPOSITORIES: Final = (
+    *("stable-diffusion-xl-base-*", "stable-diffusion-xl-refiner-*", "stable-diffusion-xl-1.0-*", "sdxl-turbo"),
+    *("sdxl-lightning", "ssd-1b", "segmind-vega", "playground-v2*", "realvisxl_v*", "juggernaut-xl*"),
+    *("dreamshaper-xl*", "animagine-xl*", "illustrious-xl*", "noobai-xl*", "pony-diffusion-v6*"),
+    *("stable-diffusion-3-medium*", "stable-diffusion-3.5-*", "sd3.5-large*", "sd3.5-medium*", "flux.1-*", "flux.2-*"),
+    *("stable-diffusion-inpainting", "stable-diffusion-v1-5-inpainting", "stable-diffusion-2-inpainting"),
+    *("stable-diffusion-2-depth", "stable-diffusion-x4-upscaler", "sd-x2-latent-upscaler", "instruct-pix2pix"),
+    *("stable-diffusion-2-1-unclip*", "stable-cascade*", "stable-video-diffusion-*", "wuerstchen", "hunyuandit*"),
+    *("qwen-image*", "sana_*", "pixart-*", "auraflow*", "kandinsky-2-*", "kandinsky-3*", "if-i-*-v1.0"),
+)
+_OTHER_OWNERS: Final = (
+    "black-forest-labs",
+    "deepfloyd",
+    "efficient-large-model",
+    "kandinsky-community",
+    "pixart-alpha",
+)
+
+# A word ends where letters become digits or small letters capital ones: RealVisXL_V4 is real, vis, xl, v, 4.
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_OTHER_FAMILIES: Final = (
+    *(
+        "xl",
+        "sdxl",
+        "sd 3",
+        "stable diffusion 3",
+        "flux",
+        "ssd 1 b",
+        "segmind vega",
+        "playground v 2",
+        "pixart",
+        "sana",
+    ),
+    *("qwen image", "kandinsky", "wuerstchen", "stable cascade", "stable video", "deepfloyd", "hunyuan", "auraflow"),
+)
+_OTHER_INPUTS: Final = ("inpaint", "inpainting", "pix 2 pix", "unclip", "upscaler", "diffusion 2 depth")
+_FIRST_WORDS: Final = ("sd 15", "sd 14", "sd 1", "v 1 5", "v 1 4", "diffusion 1", "diffusion v 1")
+_SECOND_WORDS: Final = ("sd 21", "sd 20", "sd 2", "diffusion 2", "diffusion v 2")
+_V_WORDS: Final = ("vpred", "v pred", "v prediction", "zsnr")
+
+
+@attrs.frozen(kw_only=True)
+class BaseModel:
+    """What is known of a base model that can be trained.
+
+    Attributes:
+        family: Its generation, or None.
+        prediction_type: What it predicts, or None where its name leaves that open.
+        resolution: Side in pixels of the images that it was made for, or None.
+    """
+
+    family: Family | None = None
+    prediction_type: PredictionType | None = None
+    resolution: int | None = None
+
+
+_FIRST: Final = BaseModel(family="1.x", prediction_type="epsilon", resolution=512)
+_SECOND_SMALL: Final = BaseModel(family="2.x", prediction_type="epsilon", resolution=512)
+_SECOND_LARGE: Final = BaseModel(family="2.x", prediction_type="v_prediction", resolution=768)
+_KNOWN: Final = (
+    ("stable-diffusion-v1-[1-5]", _FIRST),
+    ("stable-diffusion-2-base", _SECOND_SMALL),
+    ("stable-diffusion-2-1-base", _SECOND_SMALL),
+    ("sd-turbo", _SECOND_SMALL),
+    ("stable-diffusion-2", _SECOND_LARGE),
+    ("stable-diffusion-2-1", _SECOND_LARGE),
+)
+
+
+@attrs.frozen(kw_only=True)
+class OtherKind:
+    """A sign that a base model is of a kind that cannot be trained.
+
+    Attributes:
+        sign: The words of its name that tell.
+        is_certain: Whether it is a model that everybody knows, or a copy of it under the same name.
+    """
+
+    sign: str
+    is_certain: bool
+
+
+def name_fault(name: str) -> str:
+    """Say why a name cannot be that of a repository on the Hub, and what to give in its place.
+
+    Args:
+        name: The name of a model or data set.
+
+    Returns:
+        One or two sentences, or ``""`` when such a repository may exist.
+    """
+    plain = _WISH.sub("", name)
+    found = _HUB_ADDRESS.match(plain)
+    if found and is_hub_name(found[1]):
+        return f"It is the address of a page. Its name is {found[1]!r}."
+    if _ADDRESS.match(plain):
+        return "It is an address, and nodes load by name from Hugging Face only."
+    if _FILE.search(plain):
+        return "It is a file, and nodes load whole repositories in the layout of diffusers, not single files."
+    if _PATH.match(plain):
+        return "It is a path on a disk, and nodes have no such folder."
+    if is_hub_name(plain):
+        return ""
+    return _form_fault(plain)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a repository on the Hub can have this name, with or without its owner."""
+    return (
+        len(name.rpartition("/")[2]) <= _LONGEST_NAME
+        and _HUB_NAME.fullmatch(name) is not None
+        and not any(pair in name for pair in ("--", ".."))
+        and not name.endswith(".git")
+    )
+
+
+def other_kind(name: str) -> OtherKind | None:
+    """Return the sign that a base model has another network than the training code takes, or None.
+
+    The code has one text encoder and hands the UNet four channels and nothing else.
+    """
+    plain = _WISH.sub("", name)
+    owner, _, repository = plain.lower().rpartition("/")
+    if owner in _OTHER_OWNERS or any(fnmatchcase(repository, known) for known in _OTHER_REPOSITORIES):
+        return OtherKind(sign=repository, is_certain=True)
+    words = _words(plain)
+    sign = _first_in(words, _OTHER_INPUTS)
+    if not sign and not _first_in(words, (*_FIRST_WORDS, *_SECOND_WORDS)):
+        sign = _first_in(words, _OTHER_FAMILIES)
+    return OtherKind(sign=sign, is_certain=False) if sign else None
+
+
+def base_model(name: str) -> BaseModel:
+    """Return what the name of a base model tells of it; models that everybody knows are known whoever copied them."""
+    plain = _WISH.sub("", name)
+    repository = plain.lower().rpartition("/")[2]
+    for known, model in _KNOWN:
+        if fnmatchcase(repository, known):
+            return model
+    words = _words(plain)
+    is_first, is_second = (bool(_first_in(words, phrases)) for phrases in (_FIRST_WORDS, _SECOND_WORDS))
+    if is_first is is_second:
+        return BaseModel()
+    if is_second:  # of 512 pixels or of 768, of either prediction
+        return BaseModel(family="2.x")
+    return BaseModel(family="1.x", resolution=512, prediction_type=None if _first_in(words, _V_WORDS) else "epsilon")
+
+
+def _form_fault(name: str) -> str:
+    if name.count("/") > 1:
+        return "It has more than two parts, and names on Hugging Face are owner/name."
+    if re.fullmatch(r"[\w./-]+[@:][\w./-]+", name):
+        return "Neither revision nor variant belong into the name: they are model_revision and model_variant."
+    if len(name.rpartition("/")[2]) > _LONGEST_NAME:
+        return f"Names on Hugging Face have at most {_LONGEST_NAME} characters after their owner."
+    return "Names on Hugging Face are owner/name, of letters, digits and single '-', '_' and '.' between them."
+
+
+def _words(name: str) -> str:
+    """The words of a repository's name in small letters, with a space around each."""
+    found: Sequence[str] = _WORD.findall(name.rpartition("/")[2])
+    return f" {' '.join(word.lower() for word in found)} "
+
+
+def _first_in(words: str, phrases: Sequence[str]) -> str:
+    return next((phrase for phrase in phrases if f" {phrase} " in words), "")
