@@ -21,6 +21,7 @@ from benchmarks.scorecard import (
     leaks,
     pacing,
     polling,
+    relay_crashes,
     shared_gate,
     submission,
 )
@@ -37,6 +38,7 @@ CASES: tuple[Case, ...] = (
     *archives.CASES,
     *hostile_archives.CASES,
     *leaks.CASES,
+    *relay_crashes.CASES,
 )
 
 

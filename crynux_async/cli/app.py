@@ -176,8 +176,9 @@ def run(
     *,
     set_: _Set | None = None,
     out: Path = Path(),
-    name: str = "{task_id}.zip",
+    name: str | None = None,
     timeout: float | None = None,
+    relay: _Flag = False,
     emulator: _Emulator = False,
     dry_run: _Flag = False,
     force: _Flag = False,
@@ -189,9 +190,12 @@ def run(
         config: TOML or JSON file with the fields of the bridge's API.
         set_: Change a field, as field=value; may be given again.
         out: Folder for the archive.
-        name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}.
+        name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}. {task_id}.zip if not given, and
+            {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
-        emulator: Use an emulated bridge on this machine instead of a real one.
+        relay: Send it to the relay of CRYNUX_NETWORK, signed and paid by the wallet of CRYNUX_WALLET. This command must
+            run until it ends: somebody has to validate the training, or it is lost (and refunded).
+        emulator: Use an emulated bridge (or relay) on this machine instead of a real one.
         dry_run: Show what would be trained, like check, and send nothing.
         force: Send it even if it cannot work.
         json: Print the result as JSON on standard output, progress on standard error.
@@ -200,7 +204,9 @@ def run(
         return check(config, set_=set_, json=json)
     from crynux_async.cli import run as run_command
 
-    work = run_command.run(config, set_ or [], out, name, timeout, emulated=emulator, force=force, as_json=json)
+    work = run_command.run(
+        config, set_ or [], out, name, timeout, relay=relay, emulated=emulator, force=force, as_json=json
+    )
     return execute(work, as_json=json)
 
 
@@ -210,22 +216,24 @@ def download(
     /,
     *,
     out: Path = Path(),
-    name: str = "{task_id}.zip",
+    name: str | None = None,
     timeout: float | None = None,
+    relay: _Flag = False,
     json: _Json = False,
 ) -> int:
-    """Follow a task that the bridge has already, and download its model when it is there.
+    """Follow a task that the service has already, and download its model when it is there.
 
     Args:
-        task_id: The task's id at the bridge.
+        task_id: The task's id at the bridge, or its commitment at the relay.
         out: Folder for the archive.
-        name: File name; may hold {task_id}.
+        name: File name; may hold {task_id}, and is {task_id}.zip if not given; {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
+        relay: Whether it is at the relay.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import run as run_command
 
-    return execute(run_command.download(task_id, out, name, timeout, as_json=json), as_json=json)
+    return execute(run_command.download(task_id, out, name, timeout, relay=relay, as_json=json), as_json=json)
 
 
 @app.command

@@ -9,6 +9,7 @@ from crynux_async.cli.exits import execute
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
+_Relay = Annotated[bool, Parameter(negative="")]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
 
@@ -39,6 +40,7 @@ def resume(
     out: Path | None = None,
     send: _Flag = False,
     timeout: float | None = None,
+    relay: _Relay = False,
     ledger: Path | None = None,
     json: _Json = False,
 ) -> int:
@@ -48,45 +50,49 @@ def resume(
         out: Also fetch models for which no download was asked, into this folder.
         send: Also send what was planned and never sent.
         timeout: Seconds to wait at most; the tasks go on after that.
+        relay: The jobs that were sent to the relay, in place of those at the bridge.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.resume(ledger, out, timeout, send=send, as_json=json), as_json=json)
+    return execute(jobs_command.resume(ledger, out, timeout, relay=relay, send=send, as_json=json), as_json=json)
 
 
-def abandon(job: list[str], /, *, ledger: Path | None = None) -> int:
+def abandon(job: list[str], /, *, relay: _Relay = False, ledger: Path | None = None) -> int:
     """Give jobs up. A task that runs goes on and is paid for: the bridge cannot cancel it.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
+        relay: Jobs at the relay.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.abandon(ledger, job))
+    return execute(jobs_command.abandon(ledger, job, relay=relay))
 
 
-def retry(job: list[str], /, *, ledger: Path | None = None) -> int:
+def retry(job: list[str], /, *, relay: _Relay = False, ledger: Path | None = None) -> int:
     """Send jobs again, each as another try of the same job. Where such a job was created after all, both are paid for.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
+        relay: Jobs at the relay.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.retry(ledger, job))
+    return execute(jobs_command.retry(ledger, job, relay=relay))
 
 
-def reconcile(*, ledger: Path | None = None, json: _Json = False) -> int:
+def reconcile(*, relay: _Relay = False, ledger: Path | None = None, json: _Json = False) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only between the numbers where they must be.
 
     Args:
+        relay: Jobs at the relay.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.reconcile(ledger, as_json=json), as_json=json)
+    return execute(jobs_command.reconcile(ledger, relay=relay, as_json=json), as_json=json)

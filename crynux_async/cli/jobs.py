@@ -1,8 +1,7 @@
 """``jobs``, ``resume``, ``abandon``, ``retry``, ``reconcile``: what the ledger remembers and what to do about it."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from crynux_async.backends.base import Verdict
 from crynux_async.cli.board import STYLES, Board, as_facts, summary
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.service import open_session
 from crynux_async.cli.units import size
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
@@ -22,7 +22,6 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.settings import Settings
 from crynux_async.states import JobState
 
 
@@ -44,10 +43,12 @@ async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | Non
     return Exit.DONE
 
 
-async def resume(ledger: Path | None, out: Path | None, timeout: float | None, *, send: bool, as_json: bool) -> Exit:
+async def resume(
+    ledger: Path | None, out: Path | None, timeout: float | None, *, relay: bool, send: bool, as_json: bool
+) -> Exit:
     """Follow every unfinished job to its end and fetch the models that were asked for."""
     console = Console(stderr=as_json, highlight=False)
-    async with _session(ledger) as session:
+    async with open_session(ledger, relay=relay) as session:
         for job in session.jobs(JobState.PLANNED) if send else ():
             await job.retry()
         jobs = session.jobs()
@@ -66,28 +67,28 @@ async def resume(ledger: Path | None, out: Path | None, timeout: float | None, *
     return Exit.DONE
 
 
-async def abandon(ledger: Path | None, names: Sequence[str]) -> Exit:
+async def abandon(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:
     """Give jobs up."""
-    async with _session(ledger) as session:
+    async with open_session(ledger, relay=relay) as session:
         for job in _find(session, names):
             job.abandon()
             Console(highlight=False).print(f"{job.job_id} is {job.state}")
     return Exit.DONE
 
 
-async def retry(ledger: Path | None, names: Sequence[str]) -> Exit:
+async def retry(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:
     """Send jobs again."""
-    async with _session(ledger) as session:
+    async with open_session(ledger, relay=relay) as session:
         for job in _find(session, names):
             await (await job.retry()).submitted()
             Console(highlight=False).print(f"{job.job_id} was sent as task {job.task_id}")
     return Exit.DONE
 
 
-async def reconcile(ledger: Path | None, *, as_json: bool) -> Exit:
+async def reconcile(ledger: Path | None, *, relay: bool, as_json: bool) -> Exit:
     """Look for the tasks of unconfirmed jobs, and say of each what was found."""
     console = Console(stderr=as_json, highlight=False)
-    async with _session(ledger) as session:
+    async with open_session(ledger, relay=relay) as session:
         looked_for = await session.reconcile()
         lost = await session.unconfirmed()
     for each in looked_for:
@@ -119,12 +120,6 @@ def parse_states(names: Sequence[str]) -> frozenset[JobState] | None:
     if unknown:
         raise UsageError(f"there is no state {', '.join(unknown)}; there are {', '.join(known)}", field="state")
     return frozenset(known[name] for name in names) or None
-
-
-@asynccontextmanager
-async def _session(ledger: Path | None) -> AsyncIterator[Session]:
-    async with Session(Settings.load(), ledger=ledger_path(ledger)) as session:
-        yield session
 
 
 async def _fetch(jobs: Sequence[Job], out: Path | None) -> None:

@@ -1,8 +1,8 @@
 """``run`` and ``download``: one job from the command line."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.console import Console
 from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import STAGES, Stage
@@ -21,51 +21,52 @@ async def run(
     config_path: Path,
     changes: Sequence[str],
     out: Path,
-    name: str,
+    name: str | None,
     timeout: float | None,
     *,
+    relay: bool,
     emulated: bool,
     force: bool,
     as_json: bool,
 ) -> Exit:
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
-    async with _session(emulated=emulated) as session:
+    async with _session(relay=relay, emulated=emulated) as session:
+        if relay:
+            from crynux_async.cli.relay import show_money
+
+            await show_money(session, config, Console(stderr=as_json, highlight=False))
         return await _follow(
             session,
             lambda: session.submit_nowait(config, label=config_path.stem, force=force),
             out,
             name,
             timeout,
+            relay=relay,
             as_json=as_json,
         )
 
 
-async def download(task_id: str, out: Path, name: str, timeout: float | None, *, as_json: bool) -> Exit:
-    """Follow a task that the bridge has already and download its model."""
-    async with _session(emulated=False) as session:
-        return await _follow(session, lambda: session.attach(task_id), out, name, timeout, as_json=as_json)
+async def download(
+    task_id: str, out: Path, name: str | None, timeout: float | None, *, relay: bool, as_json: bool
+) -> Exit:
+    """Follow a task that the service has already and download its model."""
+    async with open_session(None, relay=relay) as session:
+        return await _follow(session, lambda: session.attach(task_id), out, name, timeout, relay=relay, as_json=as_json)
 
 
-@asynccontextmanager
-async def _session(*, emulated: bool) -> AsyncIterator[Session]:
-    if not emulated:
-        async with Session(ledger=ledger_path(None)) as session:
-            yield session
-        return
-    from crynux_async.emulator import Emulator
-
-    async with Emulator(speed=20.0) as emulator, Session(**emulator.settings()) as session:
-        yield session
+def _session(*, relay: bool, emulated: bool) -> AbstractAsyncContextManager[Session]:
+    return emulated_session(relay=relay) if emulated else open_session(None, relay=relay)
 
 
 async def _follow(
     session: Session,
     begin: Callable[[], Job],
     out: Path,
-    name: str,
+    name: str | None,
     timeout: float | None,
     *,
+    relay: bool,
     as_json: bool,
 ) -> Exit:
     """Show a job until its model is on disk."""
@@ -75,7 +76,7 @@ async def _follow(
         async with Board(session, console, [job]).shown():
             await job.download(out, name=name, timeout=timeout)
     finally:
-        _say_what_goes_on(job, console)
+        _say_what_goes_on(job, console, relay=relay)
     if as_json:
         print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
     else:
@@ -83,9 +84,16 @@ async def _follow(
     return Exit.DONE
 
 
-def _say_what_goes_on(job: Job, console: Console) -> None:
+def _say_what_goes_on(job: Job, console: Console, *, relay: bool) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
-    if STAGES[job.state] in (Stage.FOLLOW, Stage.FETCH):
+    if STAGES[job.state] not in (Stage.FOLLOW, Stage.FETCH):
+        return
+    if relay:
         console.print(
-            f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]"
+            f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on with it in time: "
+            "[bold]crynux-async resume --relay[/]"
         )
+        return
+    console.print(
+        f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]"
+    )

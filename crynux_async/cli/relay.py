@@ -1,0 +1,39 @@
+"""What is said of money at the relay, where one's own wallet pays."""
+
+from rich.console import Console
+
+from crynux_async.backends.relay.wire import FEE
+from crynux_async.errors import QuotaError
+from crynux_async.money import to_cnx
+from crynux_async.session import Session
+from crynux_async.training.config import FineTuneConfig
+
+
+async def show_money(session: Session, config: FineTuneConfig, console: Console) -> None:
+    """Print what a job costs, what it may hold and what the account has, before it is sent.
+
+    Args:
+        session: Where it will be sent.
+        config: What will be trained.
+        console: Where to print.
+
+    Raises:
+        QuotaError: The account has less than the fee; nothing is sent.
+        BackendError: The balance could not be asked; nothing is sent.
+    """
+    most, balance = session.price(config), await session.balance()
+    assert most is not None
+    assert balance is not None
+    console.print(f"Costs     {to_cnx(FEE)} CNX, which come back if it fails.")
+    console.print(f"Holds     up to {to_cnx(most)} CNX: one job in a hundred is checked by three nodes, and run again.")
+    console.print(f"Balance   {to_cnx(balance)} CNX")
+    if balance < FEE:
+        raise QuotaError(
+            f"the account has {to_cnx(balance)} CNX and the job costs {to_cnx(FEE)}: send CNX from the wallet to the "
+            "relay's deposit address; nothing was sent",
+            field="wallet",
+        )
+    if balance < most:
+        console.print(
+            "[yellow]The balance does not suffice should it be checked: then it fails, and its fee comes back.[/]"
+        )

@@ -1,0 +1,111 @@
+"""``--relay`` as a user types it: real processes, an emulated relay, a wallet in a file."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from crynux_async.emulator.relay import CNX, RelayEmulator
+from tests.acceptance.test_cli import environment, run_cli, start
+from tests.relay_lab import CREATOR, CREATOR_KEY, FEE
+
+pytestmark = pytest.mark.real_time
+
+CONFIG = """
+model_name = "crynux-network/stable-diffusion-v1-5"
+dataset_name = "a/b"
+max_train_steps = 50
+rank = 2
+seed = 42
+timeout = 600
+"""
+MONEY = 100 * CNX
+
+
+@pytest_asyncio.fixture
+async def relay() -> AsyncIterator[RelayEmulator]:
+    async with RelayEmulator(unet="tiny", speed=100, sampling="never", match_interval=0.2) as relay:
+        relay.fund(relay.know_wallet(CREATOR_KEY), MONEY)
+        yield relay
+
+
+@pytest.fixture
+def env(relay: RelayEmulator, tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "job.toml").write_text(CONFIG)
+    wallet = tmp_path / "wallet"
+    wallet.write_text(CREATOR_KEY)
+    wallet.chmod(0o600)
+    return environment(CRYNUX_NETWORK=relay.url, CRYNUX_WALLET=str(wallet), CRYNUX_TRUST_ENV="0")
+
+
+async def test_run_says_what_it_costs_before_it_sends_and_downloads(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    code, out, err = await run_cli("run", "job.toml", "--relay", "--out", "models", env=env, cwd=tmp_path)
+    assert code == 0, err
+    shown = out.splitlines()
+    assert shown[0].startswith("Costs     15 CNX")
+    assert shown[1].startswith("Holds     up to 45 CNX")
+    assert "Balance   100 CNX" in shown
+    (archive,) = (tmp_path / "models").glob("j*.zip")
+    assert archive.name in out.replace("\n", "")
+    assert relay.balance(CREATOR.address) == MONEY - FEE
+
+
+async def test_run_without_enough_money_sends_nothing(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    relay.fund(CREATOR.address, FEE - 1 - MONEY)
+    code, _, err = await run_cli("run", "job.toml", "--relay", env=env, cwd=tmp_path)
+    assert code == 3
+    assert "the account has 14.999999999999999999 CNX" in " ".join(err.split())
+    assert not relay.tasks
+
+
+async def test_run_of_several_rounds_is_refused_with_the_cure(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    code, _, err = await run_cli("run", "job.toml", "--relay", "--set", "num_train_steps=10", env=env, cwd=tmp_path)
+    assert code == 2
+    assert "Leave num_train_steps and num_train_epochs out" in " ".join(err.split())
+    assert not relay.tasks
+
+
+async def test_run_that_is_interrupted_is_gone_on_with_by_resume(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    relay.order("silent")
+    process = await start("run", "job.toml", "--relay", "--out", "models", env=env, cwd=tmp_path)
+    while not relay.tasks:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = await process.communicate()
+    assert process.returncode == 130
+    assert "crynux-async resume --relay" in " ".join(out.decode().split())
+    code, out_of_jobs, _ = await run_cli("jobs", "--json", env=env, cwd=tmp_path)
+    (row,) = json.loads(out_of_jobs)
+    assert (code, row["state"], row["task_id"]) == (0, "running", next(iter(relay.tasks)))
+    code, _, _ = await run_cli("resume", "--relay", "--timeout", "2", env=env, cwd=tmp_path)
+    assert code == 6, "it is followed again, and not done yet"
+
+
+async def test_run_on_an_emulated_relay_needs_no_wallet(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(CONFIG)
+    code, out, err = await run_cli(
+        "run", "job.toml", "--relay", "--emulator", "--json", env=environment(), cwd=tmp_path
+    )
+    assert (code, json.loads(out)["state"]) == (0, "downloaded"), err
+    assert "Balance   1000 CNX" in err
+
+
+async def test_run_without_a_wallet_says_where_it_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(CONFIG)
+    code, _, err = await run_cli("run", "job.toml", "--relay", env=environment(), cwd=tmp_path)
+    assert code == 2
+    assert "CRYNUX_WALLET" in err
