@@ -1,14 +1,16 @@
 """What came: the result archive of a task, opened without trusting it, judged, and exported for other programs.
 
 Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` (the files inside), ``lora`` and
-``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``export`` (files for
-other programs); below them ``safetensors``, ``zip_directory`` and ``zip_members``.
+``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``families``, and
+``export`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``, ``zip_directory``
+and ``zip_members``.
 """
 
-from crynux_async.archive.export import ExportStyle
+from crynux_async.archive.families import Family
 from crynux_async.archive.health import AskedFor, Health, HealthCode, HealthProblem
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.lora_archive import ArchiveSummary, LoraArchive, verify_archive
+from crynux_async.archive.naming import Program
 from crynux_async.archive.norms import Norms
 from crynux_async.archive.safetensors import TensorInfo
 from crynux_async.archive.zip_members import ArchiveLimits, Member
@@ -17,7 +19,7 @@ __all__ = [
     "ArchiveLimits",
     "ArchiveSummary",
     "AskedFor",
-    "ExportStyle",
+    "Family",
     "Health",
     "HealthCode",
     "HealthProblem",
@@ -25,6 +27,7 @@ __all__ = [
     "LoraModule",
     "Member",
     "Norms",
+    "Program",
     "TensorInfo",
     "verify_archive",
 ]

@@ -43,6 +43,7 @@ class LoraModule:
         rank: Rows of A and columns of B.
         in_features: Columns of A; for a convolution its input channels.
         out_features: Rows of B; for a convolution its output channels.
+        kernel: Height and width of a convolution's kernel; () for a linear layer.
         alpha: B A counts alpha / rank, > 0. Equal to the rank in a node's file.
     """
 
@@ -52,6 +53,7 @@ class LoraModule:
     rank: int
     in_features: int
     out_features: int
+    kernel: tuple[int, ...] = ()
     alpha: float
 
     @property
@@ -130,6 +132,7 @@ def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo], scal
         rank=rank,
         in_features=a.shape[1],
         out_features=b.shape[0],
+        kernel=a.shape[2:],
         alpha=scaling.alpha_of(name, rank),
     )
 

@@ -19,14 +19,17 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import attrs
 
-from crynux_async.archive.export import ExportStyle, describe, plan_beginning, write_new_file
+from crynux_async.archive.export import plan_beginning, write_new_file
+from crynux_async.archive.families import Family, family_of
 from crynux_async.archive.health import AskedFor, Health, judge, scan
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.members import FINISH, STEP, WEIGHTS, check_packing
+from crynux_async.archive.metadata import Description, describe
+from crynux_async.archive.naming import Program, layout_for
 from crynux_async.archive.norms import Norms
 from crynux_async.archive.safetensors import TensorInfo
 from crynux_async.archive.weights import Weights
@@ -179,6 +182,11 @@ class LoraArchive:
         return tuple(sorted({module.target for module in self.modules.values()}))
 
     @property
+    def family(self) -> Family | None:
+        """The base models it fits, "sd1", "sd2" or "sdxl", or None where its layers do not tell."""
+        return family_of(self.modules.values())
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         """The parts of the UNet that were trained, sorted: ``("down_blocks.0", ..., "mid_block", ...)``."""
         return tuple(sorted({module.block for module in self.modules.values()}))
@@ -296,24 +304,27 @@ class LoraArchive:
         self,
         path: str | os.PathLike[str],
         *,
-        style: ExportStyle = "diffusers",
+        program: Program = "all",
         base_model: str | None = None,
+        trigger: str | None = None,
         config: Mapping[str, Any] | None = None,
         digest: str | None = None,
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> Path:
-        """Write the LoRA as one safetensors file that is read completely, with a description of what was trained.
+        """Write the LoRA as one safetensors file that programs load whole, with a description of what was trained.
 
         The weights are copied byte for byte and their checksum is verified on the way. The same archive and arguments
         always give the same bytes. The file appears under its name when it is complete and on disk, or not at all.
 
         Args:
-            path: The file to write. Load it with ``pipe.load_lora_weights(folder, weight_name=name)``.
-            style: "diffusers" (``lora_A`` and ``lora_B`` throughout), or "kohya" for programs that read
-                ``lora_unet_`` names with alphas.
+            path: The file to write.
+            program: What loads it: "all" makes one file for diffusers (0.41 or later where ``conv_in``, ``conv_out``
+                or the time embedding were trained), ComfyUI, AUTOMATIC1111 and kohya's sd-scripts; "diffusers" one
+                that every version of it loads whole, and no other program.
             base_model: The model that the LoRA was trained on and needs.
-            config: What was trained; kept as JSON.
+            trigger: The words of the captions that bring out what was trained; web UIs offer them for the prompt.
+            config: What was trained; kept as JSON, and in the words of the web UIs.
             digest: Digest of the config.
             metadata: Further texts for the header; they win over the library's own.
             overwrite: Replace a file of that name.
@@ -322,25 +333,25 @@ class LoraArchive:
             The file.
 
         Raises:
-            ArchiveError: When the LoRA cannot be read, cannot be expressed in this style, or the file cannot be
-                written or is there already.
-            UsageError: When there is no such style, or ``config``, ``metadata`` or another text cannot be written: a
+            ArchiveError: When the LoRA cannot be read, cannot be expressed in a file for this program, or the file
+                cannot be written or is there already.
+            UsageError: When there is no such program, or ``config``, ``metadata`` or another text cannot be written: a
                 header holds texts, and JSON knows no NaN. ``field`` says which; nothing was written.
         """
-        if style not in ("diffusers", "kohya"):
-            raise UsageError(f'there is no export style {style!r}; choose "diffusers" or "kohya"')
+        if program not in (known := get_args(Program)):
+            raise UsageError(f"there is no program {program!r} to export for; choose one of {', '.join(known)}")
         weights = self._loaded()
-        texts = describe(
-            weights.modules,
-            style,
+        about = Description(
             global_step=self.global_step,
             base_model=base_model,
+            trigger=trigger,
             config=config,
             digest=digest,
             metadata=metadata,
         )
+        texts = describe(weights.modules, layout_for(program), about)
         with reading(self.path):
-            beginning = plan_beginning(weights.tensors, weights.modules, style, texts)
+            beginning = plan_beginning(weights.tensors, weights.modules, program, texts)
         target = Path(path)
         data = (data for _, _, data in weights.pieces())
         write_new_file(target, itertools.chain([beginning], data), overwrite=overwrite)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 import crynux_async
-from crynux_async.archive.export import ExportStyle
+from crynux_async.archive.naming import Program
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard
@@ -258,19 +258,21 @@ def export(
     out: Path,
     /,
     *,
-    style: ExportStyle = "diffusers",
+    program: Annotated[Program, Parameter(name="--for")] = "all",
     base_model: str | None = None,
+    trigger: str | None = None,
     config: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     json: _Json = False,
 ) -> int:
-    """Write the LoRA of a downloaded archive as one safetensors file that is loaded whole, and say how.
+    """Write the LoRA of a downloaded archive as one safetensors file that is loaded whole, and say how it is used.
 
     Args:
         archive: The archive that was downloaded.
         out: The file to write; its name ends in .safetensors.
-        style: Whose names the tensors get: diffusers, or kohya for programs that read lora_unet_ names.
+        program: What loads it: all is one file for diffusers, ComfyUI, AUTOMATIC1111 and kohya's sd-scripts.
         base_model: The model that the LoRA was trained on; put on record in the file.
+        trigger: The words of the captions that bring out what was trained; web UIs offer them for the prompt.
         config: TOML or JSON file with what was trained; put on record in the file, the data set's address included.
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.
@@ -278,7 +280,16 @@ def export(
     from crynux_async.cli import archive as archive_command
 
     def work() -> Exit:
-        return archive_command.export(archive, out, style, base_model, config, overwrite=overwrite, as_json=json)
+        return archive_command.export(
+            archive,
+            out,
+            program,
+            config,
+            base_model=base_model,
+            trigger=trigger,
+            overwrite=overwrite,
+            as_json=json,
+        )
 
     return guard(work, as_json=json)
 

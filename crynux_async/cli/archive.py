@@ -2,60 +2,20 @@
 
 import json
 import math
-import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import attrs
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
-from crynux_async.archive import (
-    ArchiveSummary,
-    ExportStyle,
-    Health,
-    HealthCode,
-    LoraArchive,
-    Member,
-    Norms,
-)
-from crynux_async.archive.members import PURPOSES, is_pickle
+from crynux_async.archive import Health, LoraArchive, Member, Norms, Program
+from crynux_async.archive.families import family_named
+from crynux_async.archive.members import is_pickle
+from crynux_async.cli.archive_page import Report, in_flow, left_out, page_console, show
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.units import size
+from crynux_async.cli.export_page import Exported, export_facts, show_export
 from crynux_async.errors import ArchiveError, UsageError
 from crynux_async.training.config import FineTuneConfig
-
-_PAGE_WIDTH = 80
-_BAR_WIDTH = 40
-_EIGHTHS = " ▏▎▍▌▋▊▉"
-
-# In the order in which an image passes through the UNet.
-_FLOW = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks")
-
-_ADVICE = {
-    HealthCode.UNTRAINED: "Images made with it are those of the base model.",
-    HealthCode.NAN: "It cannot be used; try a lower learning_rate.",
-    HealthCode.INF: "It cannot be used; try a lower learning_rate.",
-    HealthCode.RANK: "Is it the config of this archive?",
-    HealthCode.MODULES_EXTRA: "Is it the config of this archive?",
-}
-
-
-@attrs.frozen(kw_only=True)
-class _Report:
-    """Everything that is said about an archive; why there are no norms, where there are none."""
-
-    archive: LoraArchive
-    summary: ArchiveSummary
-    health: Health
-    norms: Norms | str
-    config: FineTuneConfig | None
-    config_path: Path | None
 
 
 def inspect(path: Path, config_path: Path | None, *, as_json: bool) -> Exit:
@@ -63,7 +23,7 @@ def inspect(path: Path, config_path: Path | None, *, as_json: bool) -> Exit:
     config = None if config_path is None else FineTuneConfig.from_file(config_path)
     archive = LoraArchive.open(path)
     summary = archive.verify()
-    report = _Report(
+    report = Report(
         archive=archive,
         summary=summary,
         health=archive.health(config),
@@ -74,25 +34,23 @@ def inspect(path: Path, config_path: Path | None, *, as_json: bool) -> Exit:
     if as_json:
         print(json.dumps(_facts(report)))  # noqa: T201  # the command's output
     else:
-        _show(_console(), report)
+        show(page_console(), report)
     return Exit.DONE if report.health.ok else Exit.JOB_ENDED_BADLY
 
 
 def export(
     path: Path,
     out: Path,
-    style: ExportStyle,
-    base_model: str | None,
+    program: Program,
     config_path: Path | None,
     *,
+    base_model: str | None,
+    trigger: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> Exit:
-    """Write an archive's LoRA as one safetensors file and say how to load it."""
-    if out.suffix != ".safetensors":
-        raise UsageError(f"{out} must end in .safetensors: programs see by the ending how to read it", field="out")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; choose another name, or give --overwrite", field="out")
+    """Write an archive's LoRA as one safetensors file and say how to use it in each program."""
+    _check_out(out, overwrite=overwrite)
     config = None if config_path is None else FineTuneConfig.from_file(config_path)
     sent = None if config is None or config_path is None else _sent(config, config_path)
     archive = LoraArchive.open(path)
@@ -100,25 +58,34 @@ def export(
     base_model = base_model or (config.model_name if config else None)
     archive.export(
         out,
-        style=style,
+        program=program,
         base_model=base_model,
+        trigger=trigger,
         config=sent,
         digest=config.digest() if config and sent and "seed" in sent else None,
         overwrite=overwrite,
     )
-    facts = {
-        "path": str(out),
-        "file_bytes": out.stat().st_size,
-        "style": style,
-        "base_model": base_model,
-        "lora_tensors": len(archive.tensors),
-        "problems": _problem_facts(health),
-    }
+    exported = Exported(
+        path=out,
+        program=program,
+        modules=tuple(archive.modules),
+        family=archive.family or (family_named(base_model) if base_model else None),
+        base_model=base_model,
+        trigger=trigger,
+        health=health,
+    )
     if as_json:
-        print(json.dumps(facts))  # noqa: T201  # the command's output
+        print(json.dumps(export_facts(exported)))  # noqa: T201  # the command's output
     else:
-        _show_export(_console(), out, facts)
+        show_export(page_console(), exported)
     return Exit.DONE
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out} must end in .safetensors: programs see by the ending how to read it", field="out")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already; choose another name, or give --overwrite", field="out")
 
 
 def _sent(config: FineTuneConfig, path: Path) -> dict[str, Any]:
@@ -141,26 +108,14 @@ def _norms(archive: LoraArchive) -> Norms | str:
         return str(error)  # every byte was verified: it is too large, or not in a node's order
 
 
-def _left_out(archive: LoraArchive) -> int:
-    """Return how many tensors diffusers leaves out when it loads the file in the archive as it is.
-
-    It takes the first tensor's naming style for that of all, and knows those named ``lora.down`` and ``lora.up``
-    only where they come first.
-
-    Source: diffusers src/diffusers/loaders/peft.py (load_lora_adapter).
-    """
-    names = list(archive.tensors)
-    return sum(".lora." in name for name in names) if ".lora_A." in names[0] else 0
-
-
-def _facts(report: _Report) -> dict[str, Any]:
+def _facts(report: Report) -> dict[str, Any]:
     return {
         "path": str(report.archive.path),
         **attrs.asdict(report.summary),
         "healthy": report.health.ok,
         "problems": _problem_facts(report.health),
         "asked_for": _asked_facts(report.config) if report.config else None,
-        "dropped_by_diffusers": _left_out(report.archive),
+        "dropped_by_diffusers": left_out(report.archive),
         "norms": _norm_facts(report.norms) if isinstance(report.norms, Norms) else None,
         "members": [_member_facts(member) for member in report.archive.members.values()],
     }
@@ -176,7 +131,7 @@ def _asked_facts(config: FineTuneConfig) -> dict[str, Any]:
 
 
 def _norm_facts(norms: Norms) -> dict[str, Any]:
-    blocks = {block: _number(norm) for block, norm in _in_flow(norms.blocks)}
+    blocks = {block: _number(norm) for block, norm in in_flow(norms.blocks)}
     return {"total": _number(norms.total), "blocks": blocks}
 
 
@@ -188,210 +143,3 @@ def _number(value: float) -> float | None:
 def _member_facts(member: Member) -> dict[str, Any]:
     facts = {"name": member.name, "size_bytes": member.size_bytes, "packed_bytes": member.packed_bytes}
     return {**facts, "pickle": is_pickle(member.name)}
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    console.width = min(console.width, _PAGE_WIDTH)
-    return console
-
-
-def _show(console: Console, report: _Report) -> None:
-    path, summary = report.archive.path, report.summary
-    about = f"  {size(summary.file_bytes)}, every byte checked"
-    console.print(Text.assemble((str(path), "bold"), (about, "dim")), soft_wrap=True)
-    console.print(_what_it_is(report))
-    _show_health(console, report)
-    _show_norms(console, report.norms)
-    _show_members(console, report.archive.members)
-    if report.health.ok:
-        console.print()
-        config = ["--config", str(report.config_path)] if report.config_path else []
-        command = ["crynux-async", "export", str(path), str(path.with_suffix(".safetensors")), *config]
-        console.print(Text(f"Next: {shlex.join(command)}", style="dim"), soft_wrap=True)
-
-
-def _what_it_is(report: _Report) -> Table:
-    """Return rank, modules, steps and weights, beside what was asked for where that is known."""
-    table = _table()
-    for row in _rows(report):
-        agrees = ", as asked for" if row.found == row.asked else ""
-        table.add_row(Text(row.name, style="dim"), Text.assemble(row.found, (agrees, "dim"), row.more))
-        if row.asked and not agrees:
-            table.add_row("", Text(f"asked for: {row.asked}", style="yellow" if row.is_wrong else "dim"))
-    return table
-
-
-@attrs.frozen(kw_only=True)
-class _Row:
-    name: str
-    found: str
-    more: str = ""
-    asked: str = ""
-    is_wrong: bool = False
-
-
-def _rows(report: _Report) -> Iterator[_Row]:
-    summary, config, codes = report.summary, report.config, report.health.codes
-    modules = report.archive.modules.values()
-    yield _Row(
-        name="rank",
-        found=", ".join(map(str, sorted({module.rank for module in modules}))),
-        asked=str(config.rank) if config else "",
-        is_wrong=HealthCode.RANK in codes,
-    )
-    if any(module.alpha != module.rank for module in modules):
-        yield _Row(name="alpha", found=", ".join(f"{alpha:.9g}" for alpha in sorted({each.alpha for each in modules})))
-    yield _Row(
-        name="modules",
-        found=", ".join(summary.target_modules),
-        asked=_asked_modules(config) if config else "",
-        is_wrong=bool(codes & {HealthCode.MODULES_EXTRA, HealthCode.MODULES_MISSING}),
-    )
-    yield _Row(
-        name="steps",
-        found="unknown" if summary.global_step is None else f"{summary.global_step:,}",
-        more=", finished" if summary.finished else ", not finished",
-        asked=_asked_steps(config) if config else "",
-        is_wrong=HealthCode.STEPS_SHORT in codes,
-    )
-    tensors = f" in {_count(summary.tensors, 'tensor')} of {_count(len(modules), 'module')}"
-    yield _Row(
-        name="weights", found=f"{summary.parameters:,}", more=f"{tensors}, {summary.dtype or 'of several types'}"
-    )
-
-
-def _asked_modules(config: FineTuneConfig) -> str:
-    asked = config.target_modules
-    return asked if isinstance(asked, str) else ", ".join(sorted(asked))
-
-
-def _asked_steps(config: FineTuneConfig) -> str:
-    if config.max_train_steps is None:
-        return _count(config.max_train_epochs or 1, "epoch")
-    return f"{config.max_train_steps:,}"
-
-
-def _show_health(console: Console, report: _Report) -> None:
-    problems = report.health.problems
-    if problems:
-        _heading(console, "Health", _count(len(problems), "problem"), "bold red")
-    else:
-        _heading(console, "Health", "good", "bold green")
-        agrees = ", and nothing contradicts the config" if report.config else ""
-        console.print(f"  Trained{agrees}; every weight is a finite number.")
-    table = _table()
-    for problem in problems:
-        advice = _ADVICE.get(problem.code)
-        message = f"{problem.message}. {advice}" if advice else problem.message
-        table.add_row(Text(problem.code, style="red"), Text(message))
-    if left_out := _left_out(report.archive):
-        note = (
-            f"Two naming styles are mixed, and diffusers leaves {left_out} of the {report.summary.tensors} tensors "
-            "out when it loads the file as it is. 'crynux-async export' writes one that it loads whole."
-        )
-        table.add_row(Text("names", style="yellow"), Text(note))
-    if table.row_count:
-        console.print(table)
-
-
-def _show_norms(console: Console, norms: Norms | str) -> None:
-    _heading(console, "Update", "||B A||, how strongly each part of the UNet was changed", "dim")
-    if isinstance(norms, str):
-        console.print(Padding(Text(norms), (0, 0, 0, 2)))
-        return
-    largest = max((norm for norm in norms.blocks.values() if math.isfinite(norm)), default=0.0)
-    width = max(8, min(_BAR_WIDTH, console.width - 32))
-    table = _table()
-    table.add_column(width=16, no_wrap=True)
-    table.add_column(width=width, no_wrap=True)
-    table.add_column(width=8, no_wrap=True, justify="right")
-    for block, norm in _in_flow(norms.blocks):
-        bar = _bar(norm / largest if largest else 0.0, width, ascii_only=console.options.ascii_only)
-        table.add_row(Text(block), Text(bar, style="cyan"), _norm(norm))
-    table.add_row(Text("all", style="dim"), "", _norm(norms.total))
-    console.print(table)
-
-
-def _in_flow(blocks: Mapping[str, float]) -> list[tuple[str, float]]:
-    def place(item: tuple[str, float]) -> tuple[int, str]:
-        kind = item[0].partition(".")[0]
-        return (_FLOW.index(kind) if kind in _FLOW else len(_FLOW), item[0])
-
-    return sorted(blocks.items(), key=place)
-
-
-def _bar(share: float, width: int, *, ascii_only: bool) -> str:
-    """Return a bar for 0 <= share <= 1; something for anything that is not zero, nothing for NaN."""
-    if not share > 0:
-        return ""
-    eighths = max(1, round(share * width * 8))
-    if ascii_only:
-        return "#" * max(1, eighths // 8)
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-
-
-def _norm(value: float) -> Text:
-    return Text(f"{value:#.4g}") if math.isfinite(value) else Text("NaN", style="bold red")
-
-
-def _show_members(console: Console, members: Mapping[str, Member]) -> None:
-    _heading(console, "Members", f"{len(members)} files", "dim")
-    table = _table()
-    table.add_column(overflow="fold")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column()
-    for member in sorted(members.values(), key=lambda member: -member.size_bytes):
-        what = Text(PURPOSES.get(member.name, "unknown"), style="" if member.name in PURPOSES else "yellow")
-        if is_pickle(member.name):
-            what.append(" (pickle)", style="yellow")
-        table.add_row(Text(member.name), size(member.size_bytes), what)
-    console.print(table)
-    if any(map(is_pickle, members)):
-        note = (
-            "Pickles can run code when they are loaded, and an unknown machine made these. They are checksummed "
-            "and never opened; the LoRA does not need them."
-        )
-        console.print(Padding(note, (0, 0, 0, 2)), style="dim")
-
-
-def _show_export(console: Console, out: Path, facts: Mapping[str, Any]) -> None:
-    for problem in facts["problems"]:
-        console.print(Text.assemble(("Warning  ", "bold yellow"), f"{problem['code']}: {problem['message']}"))
-    console.print(Text.assemble("Wrote ", (str(out), "bold"), f", {size(facts['file_bytes'])}"), soft_wrap=True)
-    console.print(f"  {facts['lora_tensors']} tensors in the {facts['style']} style, copied byte for byte", style="dim")
-    console.print()
-    if facts["style"] == "kohya":
-        console.print("Put it where the program that reads lora_unet_ names keeps its LoRAs.")
-        console.print("For diffusers, export it in the diffusers style.", style="dim")
-        return
-    console.print("Load it:\n")
-    console.print(Text(indent(_loading(out, facts["base_model"]), "  ")), soft_wrap=True)
-    if facts["base_model"] is None:
-        note = "BASE_MODEL is the model that was trained. The archive does not name it; --base-model or --config does."
-        console.print(f"\n{note}", style="dim")
-
-
-def _loading(out: Path, base_model: str | None) -> str:
-    """Return the lines of Python that load an exported file, without asking the network where it is."""
-    model, folder, name = (
-        json.dumps(text, ensure_ascii=False) for text in (base_model or "BASE_MODEL", str(out.parent), out.name)
-    )
-    return (
-        "from diffusers import DiffusionPipeline\n"
-        f"pipe = DiffusionPipeline.from_pretrained({model})\n"
-        f"pipe.load_lora_weights({folder}, weight_name={name})"
-    )
-
-
-def _heading(console: Console, title: str, remark: str, style: str) -> None:
-    console.print()
-    console.print(Text.assemble((title, "bold"), "  ", (remark, style)))
-
-
-def _table() -> Table:
-    return Table(box=None, show_header=False, padding=(0, 0, 0, 2))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

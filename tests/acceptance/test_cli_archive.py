@@ -224,8 +224,8 @@ async def test_export_writes_the_file_and_says_how_to_load_it(tmp_path: Path) ->
     assert (code, err) == (0, "")
     found = header(tmp_path / "my models" / "out.safetensors")
     assert found.pop("__metadata__")["base_model"] == "some/model"
-    assert len(found) == 6
-    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in found)
+    assert len(found) == 9
+    assert all(name.endswith((".lora_down.weight", ".lora_up.weight", ".alpha")) for name in found)
     lines = [line.strip() for line in out.splitlines() if line.startswith("  pipe")]
     calls = [call for call in ast.walk(ast.parse("\n".join(lines))) if isinstance(call, ast.Call)]
     texts = [[ast.literal_eval(value) for value in (*c.args, *(k.value for k in c.keywords))] for c in calls]
@@ -260,13 +260,45 @@ def test_export_with_a_config_without_a_seed_makes_none_up(cli: Cli, config: Pat
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_export_in_the_kohya_style_has_its_names(cli: Cli, tmp_path: Path) -> None:
-    code, out, _ = cli("export", RESULT, "out.safetensors", "--style", "kohya")
-    names = header(tmp_path / "out.safetensors").keys() - {"__metadata__"}
+SAYS = {
+    "diffusers": "pipe.load_lora_weights(",
+    "comfyui": "ComfyUI/models/loras",
+    "a1111": "<lora:out:1>",
+    "kohya": "--network_weights out.safetensors",
+}
+
+
+@pytest.mark.parametrize("program", SAYS)
+def test_export_for_one_program_says_what_to_do_in_that_one(cli: Cli, program: str, tmp_path: Path) -> None:
+    code, out, _ = cli("export", RESULT, "out.safetensors", "--for", program)
     assert code == 0
-    assert "load_lora_weights" not in out
-    assert len(names) == 3 * 128
-    assert all(name.startswith("lora_unet_") for name in names)
+    assert {name for name, words in SAYS.items() if words in out} == {program}
+    names = header(tmp_path / "out.safetensors").keys() - {"__metadata__"}
+    prefix, count = ("unet.", 2) if program == "diffusers" else ("lora_unet_", 3)
+    assert len(names) == count * 128
+    assert all(name.startswith(prefix) for name in names)
+
+
+def test_export_for_all_says_what_to_do_in_each(cli: Cli) -> None:
+    code, out, _ = cli("export", RESULT, "out.safetensors", "--trigger", "sks dog")
+    assert code == 0
+    assert all(words in out for words in SAYS.values())
+    assert "what it was trained on: sks dog" in out
+    _, out, _ = cli("export", RESULT, "out.safetensors", "--overwrite", "--json")
+    facts = strict(out)
+    assert (facts["for"], facts["passed_over"]) == (list(SAYS), {})
+    assert all(words in facts["next"][program] for program, words in SAYS.items())
+
+
+def test_export_says_which_modules_a_program_passes_over(cli: Cli, tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", members({**MIXED, **pair("time_embedding.linear_1", style="lora_A lora_B")}))
+    _, out, _ = cli("export", "a.zip", "out.safetensors")
+    assert "diffusers 0.41 or later" in out
+    assert "Without time_embedding.linear_1" in out
+    _, out, _ = cli("export", "a.zip", "b.safetensors", "--for", "comfyui", "--json")
+    assert strict(out)["passed_over"] == {}
+    _, out, _ = cli("export", "a.zip", "c.safetensors", "--for", "kohya", "--json")
+    assert strict(out)["passed_over"] == {"kohya": ["time_embedding.linear_1"]}
 
 
 def test_export_replaces_a_file_only_when_asked_to(cli: Cli, tmp_path: Path) -> None:
@@ -277,7 +309,7 @@ def test_export_replaces_a_file_only_when_asked_to(cli: Cli, tmp_path: Path) -> 
     assert "--overwrite" in err
     code, _, _ = cli("export", RESULT, out.name, "--overwrite")
     assert code == 0
-    assert len(header(out)) == 257
+    assert len(header(out)) == 1 + 3 * 128
 
 
 def test_export_under_a_name_that_programs_would_unpickle_exits_2(cli: Cli, tmp_path: Path) -> None:
@@ -306,4 +338,4 @@ async def test_example_runs_as_it_is_with_the_emulator(tmp_path: Path) -> None:
     assert "healthy" in out.decode()
     (file,) = (tmp_path / "models").glob("*.safetensors")
     assert header(file)["__metadata__"]["rank"] == "4"
-    assert len(header(file)) == 1 + 2 * (16 + 32 + 32)
+    assert len(header(file)) == 1 + 3 * (16 + 32 + 32)

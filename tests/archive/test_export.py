@@ -33,6 +33,8 @@ def opened(tmp_path: Path) -> Callable[..., LoraArchive]:
     return functools.partial(open_with, tmp_path)
 
 
+PROGRAMS = ("all", "diffusers", "comfyui", "a1111", "kohya")
+
 MIXED = {
     **pair("down_blocks.0.attentions.0.proj_in", style="lora_A lora_B"),
     **pair("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k"),
@@ -52,9 +54,11 @@ def exported(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return header, {name: data[slice(*info["data_offsets"])] for name, info in infos.items()}
 
 
-def test_export_of_mixed_names_has_one_style_and_every_byte(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:
+def test_export_for_diffusers_of_mixed_names_has_one_layout_and_every_byte(
+    opened: Callable[..., LoraArchive], tmp_path: Path
+) -> None:
     archive = opened(MIXED)
-    header, data = exported(archive.export(tmp_path / "out.safetensors"))
+    header, data = exported(archive.export(tmp_path / "out.safetensors", program="diffusers"))
     expected = {
         name.replace("lora.down", "lora_A").replace("lora.up", "lora_B"): tensor for name, tensor in MIXED.items()
     }
@@ -67,7 +71,7 @@ def test_export_of_a_real_archive_loads_with_safetensors(tmp_path: Path) -> None
     np = pytest.importorskip("numpy")
     reference = pytest.importorskip("safetensors.numpy")
     archive = LoraArchive.open(RESULT)
-    found = reference.load_file(archive.export(tmp_path / "out.safetensors"))
+    found = reference.load_file(archive.export(tmp_path / "out.safetensors", program="diffusers"))
     assert len(found) == 256
     for name, array in archive.arrays():
         renamed = name.replace("lora.down", "lora_A").replace("lora.up", "lora_B")
@@ -76,7 +80,7 @@ def test_export_of_a_real_archive_loads_with_safetensors(tmp_path: Path) -> None
 
 def test_export_is_read_again_as_the_same_lora(tmp_path: Path) -> None:
     archive = LoraArchive.open(RESULT)
-    path = archive.export(tmp_path / "out.safetensors")
+    path = archive.export(tmp_path / "out.safetensors", program="diffusers")
     again = LoraArchive.open(write_zip(tmp_path / "again.zip", {**members(), WEIGHTS: path.read_bytes()}))
     assert again.modules.keys() == archive.modules.keys()
     assert [info.shape for info in again.tensors.values()] == [info.shape for info in archive.tensors.values()]
@@ -84,8 +88,11 @@ def test_export_is_read_again_as_the_same_lora(tmp_path: Path) -> None:
     assert again.health().ok
 
 
-def test_export_in_kohya_style_has_its_names_and_alphas(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:
-    header, data = exported(opened(MIXED).export(tmp_path / "out.safetensors", style="kohya"))
+@pytest.mark.parametrize("program", ["all", "comfyui", "a1111", "kohya"])
+def test_export_for_all_but_diffusers_has_names_of_kohya_and_alphas(
+    opened: Callable[..., LoraArchive], tmp_path: Path, program: Any
+) -> None:
+    header, data = exported(opened(MIXED).export(tmp_path / "out.safetensors", program=program))
     expected: dict[str, bytes] = {}
     for name, (_, _, content) in MIXED.items():
         module, half = name.removeprefix("unet.").removesuffix(".weight").rsplit(".lora", 1)
@@ -98,12 +105,14 @@ def test_export_in_kohya_style_has_its_names_and_alphas(opened: Callable[..., Lo
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_export_in_kohya_style_loads_with_safetensors(
+def test_export_of_any_dtype_loads_with_safetensors(
     opened: Callable[..., LoraArchive], tmp_path: Path, dtype: str
 ) -> None:
     safe_open = pytest.importorskip("safetensors").safe_open
     pytest.importorskip("numpy")
-    path = opened(pair("conv_in", dtype=dtype, rank=1, down=(1, 2), up=(3,))).export(tmp_path / "out", style="kohya")
+    path = opened(pair("conv_in", dtype=dtype, rank=1, down=(1, 2), up=(3,))).export(
+        tmp_path / "out", program="comfyui"
+    )
     with safe_open(path, "numpy") as file:
         assert file.get_tensor("lora_unet_conv_in.alpha").tolist() == 1.0
         assert file.get_slice("lora_unet_conv_in.lora_down.weight").get_shape() == [1, 2]
@@ -122,7 +131,8 @@ def test_export_describes_what_was_trained(opened: Callable[..., LoraArchive], t
     metadata = header["__metadata__"]
     training = metadata.pop("training_config")
     assert json.loads(training) == {"rank": 2, "learning_rate": 1e-4, "caption": "häuser"}
-    assert metadata == {
+    own = {key: text for key, text in metadata.items() if not key.startswith(("ss_", "modelspec."))}
+    assert own == {
         "format": "pt",
         "base_model": "runwayml/stable-diffusion-v1-5",
         "rank": "two",
@@ -134,11 +144,11 @@ def test_export_describes_what_was_trained(opened: Callable[..., LoraArchive], t
     }
 
 
-@pytest.mark.parametrize("style", ["diffusers", "kohya"])
-def test_export_twice_gives_the_same_bytes(tmp_path: Path, style: Any) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_export_twice_gives_the_same_bytes(tmp_path: Path, program: Any) -> None:
     first, second = ({"b": 1, "a": 2}, {"a": 2, "b": 1})
-    one = LoraArchive.open(RESULT).export(tmp_path / "one", style=style, config=first)
-    two = LoraArchive.open(RESULT).export(tmp_path / "two", style=style, config=second)
+    one = LoraArchive.open(RESULT).export(tmp_path / "one", program=program, config=first)
+    two = LoraArchive.open(RESULT).export(tmp_path / "two", program=program, config=second)
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -163,7 +173,7 @@ def test_export_onto_a_file_replaces_it_when_asked(tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     target.write_text("old")
     LoraArchive.open(RESULT).export(target, overwrite=True)
-    assert len(exported(target)[1]) == 256
+    assert len(exported(target)[1]) == 384
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -188,7 +198,7 @@ def test_export_where_hard_links_are_not_known_still_writes(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "link", no_links)
     target = LoraArchive.open(RESULT).export(tmp_path / "out.safetensors")
-    assert len(exported(target)[1]) == 256
+    assert len(exported(target)[1]) == 384
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -251,25 +261,26 @@ def test_export_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_export_with_an_unknown_style_raises_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no export style 'webui'"):
-        LoraArchive.open(RESULT).export(tmp_path / "out", style="webui")  # type: ignore[arg-type]
+def test_export_for_an_unknown_program_raises_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no program 'webui' to export for"):
+        LoraArchive.open(RESULT).export(tmp_path / "out", program="webui")  # type: ignore[arg-type]
 
 
-def test_export_of_different_ranks_needs_the_kohya_style(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:
+def test_export_of_different_ranks_is_not_for_diffusers(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:
     archive = opened({**pair("conv_in"), **pair("conv_out", rank=1)})
-    with pytest.raises(ArchiveError, match="different ranks"):
+    with pytest.raises(ArchiveError, match=r"different ranks \(1, 2\)"):
+        archive.export(tmp_path / "out", program="diffusers")
+    with pytest.raises(ArchiveError, match=r"different alphas \(1, 2\), and diffusers would scale"):
         archive.export(tmp_path / "out")
-    _, data = exported(archive.export(tmp_path / "out", style="kohya"))
+    assert not (tmp_path / "out").exists()
+    _, data = exported(archive.export(tmp_path / "out", program="comfyui"))
     assert (data["lora_unet_conv_in.alpha"], data["lora_unet_conv_out.alpha"]) == (f32(2), f32(1))
 
 
-def test_export_in_kohya_style_refuses_names_that_would_be_one(
-    opened: Callable[..., LoraArchive], tmp_path: Path
-) -> None:
+def test_export_refuses_names_that_would_be_one(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:
     archive = opened({**pair("a.b_c"), **pair("a_b.c")})
-    with pytest.raises(ArchiveError, match="one name in the kohya style"):
-        archive.export(tmp_path / "out", style="kohya")
+    with pytest.raises(ArchiveError, match="one name in this file"):
+        archive.export(tmp_path / "out", program="comfyui")
     assert not (tmp_path / "out").exists()
 
 
@@ -278,13 +289,13 @@ def test_export_in_kohya_style_refuses_names_that_would_be_one(
 TEXTS = {"epoch": "3", "note": "größer \U0001f431 \u2028", "quote": '"}, {"\\', "empty": "", "": "no key", "nul": "\0"}
 
 
-@pytest.mark.parametrize("style", ["diffusers", "kohya"])
-def test_export_with_any_text_in_its_metadata_is_read_by_safetensors(tmp_path: Path, style: Any) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_export_with_any_text_in_its_metadata_is_read_by_safetensors(tmp_path: Path, program: Any) -> None:
     safe_open = pytest.importorskip("safetensors").safe_open
-    path = LoraArchive.open(RESULT).export(tmp_path / "out.safetensors", style=style, metadata=TEXTS)
+    path = LoraArchive.open(RESULT).export(tmp_path / "out.safetensors", program=program, metadata=TEXTS)
     with safe_open(path, "numpy") as file:
         found = file.metadata()
-        assert len(file.keys()) == (256 if style == "diffusers" else 384)
+        assert len(file.keys()) == (256 if program == "diffusers" else 384)
     assert {key: found[key] for key in TEXTS} == TEXTS
 
 
@@ -301,6 +312,8 @@ def test_export_with_any_text_in_its_metadata_is_read_by_safetensors(tmp_path: P
         ({"metadata": {"\udfff": "note"}}, "metadata"),
         ({"base_model": 15}, "base_model"),
         ({"base_model": "\ud800"}, "base_model"),
+        ({"trigger": ["sks dog"]}, "trigger"),
+        ({"trigger": "\ud800"}, "trigger"),
         ({"digest": b"00ff"}, "digest"),
         ({"config": {"learning_rate": float("nan")}}, "config"),
         ({"config": {"learning_rate": float("inf")}}, "config"),

@@ -160,7 +160,7 @@ def test_norms_count_alpha(opened: Callable[..., LoraArchive], fields: dict[str,
 
 def test_kohya_export_has_the_alphas_of_the_file(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:
     archive = opened(adapter(alpha_pattern={"to_k": 3}))
-    header, data = exported(archive.export(tmp_path / "out.safetensors", style="kohya"))
+    header, data = exported(archive.export(tmp_path / "out.safetensors", program="a1111"))
     found = {name: struct.unpack("<f", value)[0] for name, value in data.items() if name.endswith(".alpha")}
     assert found == {
         f"lora_unet_{name.replace('.', '_')}.alpha": module.alpha for name, module in archive.modules.items()
@@ -173,7 +173,7 @@ def test_diffusers_export_says_the_alphas_as_diffusers_reads_them(
     opened: Callable[..., LoraArchive], tmp_path: Path
 ) -> None:
     archive = opened(adapter(alpha_pattern={"to_k": 3}))
-    header, _ = exported(archive.export(tmp_path / "out.safetensors"))
+    header, _ = exported(archive.export(tmp_path / "out.safetensors", program="diffusers"))
     assert json.loads(header["__metadata__"]["lora_adapter_metadata"]) == {
         "unet.r": 2,
         "unet.lora_alpha": 3,
@@ -187,7 +187,7 @@ def test_diffusers_export_says_the_alphas_as_diffusers_reads_them(
 def test_diffusers_export_of_a_nodes_file_has_no_adapter_metadata(
     opened: Callable[..., LoraArchive], tmp_path: Path
 ) -> None:
-    header, _ = exported(opened({}).export(tmp_path / "out.safetensors"))
+    header, _ = exported(opened({}).export(tmp_path / "out.safetensors", program="diffusers"))
     assert "lora_adapter_metadata" not in header["__metadata__"]
 
 
@@ -196,7 +196,7 @@ def test_exported_file_is_read_again_with_the_same_alphas(
     opened: Callable[..., LoraArchive], tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     archive = opened(adapter(**fields))
-    raw = archive.export(tmp_path / "out.safetensors").read_bytes()
+    raw = archive.export(tmp_path / "out.safetensors", program="diffusers").read_bytes()
     again = LoraArchive.open(write_zip(tmp_path / "again.zip", {**members(), WEIGHTS: raw}))
     assert alphas(again) == pytest.approx(alphas(archive))
 

@@ -128,9 +128,9 @@ def test_archive_of_any_training_is_read_judged_and_exported(training: Training)
         check_health(archive, training)
         if training.rank <= 1024:
             check_norms(archive, training)
-        for style in ("diffusers", "kohya"):
-            path = archive.export(Path(place, f"{style}.safetensors"), style=style)
-            check_exported(path, archive, style)
+        for program in ("diffusers", "all"):
+            path = archive.export(Path(place, f"{program}.safetensors"), program=program)
+            check_exported(path, archive, program)
 
 
 def check_summary(archive: LoraArchive, training: Training) -> None:
@@ -160,11 +160,11 @@ def check_norms(archive: LoraArchive, training: Training) -> None:
             assert math.isnan(total)
 
 
-def check_exported(path: Path, archive: LoraArchive, style: str) -> None:
+def check_exported(path: Path, archive: LoraArchive, program: str) -> None:
     found = dict(safetensors.deserialize(path.read_bytes()))
     alphas = {name: bytes(found.pop(name)["data"]) for name in list(found) if name.endswith(".alpha")}
     assert len(found) == len(archive.tensors)
-    assert set(alphas.values()) == ({struct.pack("<f", archive.rank)} if style == "kohya" else set())
+    assert set(alphas.values()) == ({struct.pack("<f", archive.rank)} if program == "all" else set())
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()
     assert json.loads(metadata["target_modules"]) == list(archive.target_modules)
