@@ -38,7 +38,9 @@ from crynux_async.training.fields import (
     joint_problems,
     without_defaults,
 )
+from crynux_async.training.identity import in_one_form
 from crynux_async.training.kinds import Kind
+from crynux_async.training.lengths import require_images
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 if TYPE_CHECKING:
@@ -183,7 +185,11 @@ class FineTuneConfig(ConfigFields):
         Args:
             images: Images of the data set, >= 1, or None when it is not known: what depends on it stays as it is then.
             mapping: What the service cannot be sent, and what it is sent instead.
+
+        Raises:
+            UsageError: The number of images is below 1.
         """
+        require_images(images)
         replaced = tuple(replacements(self, mapping))
         sent = self._replaced(replaced) if replaced else self
         return EffectiveConfig(asked=self, config=sent, replacements=replaced, uses=tuple(uses(sent, images)))
@@ -191,10 +197,11 @@ class FineTuneConfig(ConfigFields):
     def digest(self) -> str:
         """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.
 
-        Fields that are ignored do not count (epochs where steps are given, the warm-up of a constant learning rate), a
-        scaled learning rate counts as what it becomes, and neither do ``timeout`` and the validation images count: they
-        do not change the weights. What the bridge cannot be sent counts as what it is sent, whoever trains: digests are
-        stored, and a stored one stays what it is.
+        Fields that are ignored do not count (epochs where steps are given, the warm-up of a constant learning rate),
+        and neither do ``timeout`` and the validation images: they do not change the weights. A scaled learning rate
+        counts as what it becomes, a list of modules as the modules that it selects, and a warm-up that is longer than
+        the training as what is seen of it. What the bridge cannot be sent counts as what it is sent, whoever trains:
+        digests are stored, and a stored one stays what it is.
         """
         return _sha256(self.effective().training())
 
@@ -259,9 +266,7 @@ class EffectiveConfig:
         # Only a data set tells how many steps an epoch has, and a digest must not depend on what is known of it.
         for use in uses(self.config, None):
             data[use.field] = use.value
-        data["scale_lr"] = None  # it is in the learning rate
-        if not isinstance(self.config.target_modules, str):  # PEFT asks only whether a name is among them
-            data["target_modules"] = sorted(set(self.config.target_modules))
+        data |= in_one_form(self.config)
         return {name: value for name, value in data.items() if name not in WITHOUT_EFFECT_ON_WEIGHTS}
 
     def _field(self, name: str) -> EffectiveField:

@@ -18,6 +18,8 @@ from crynux_async.training.service import ValueMapping
 WITHOUT_EFFECT_ON_WEIGHTS = ("timeout", "validation_num_images", "validation_prompt")
 """Fields that do not change what is trained: validation images are rendered after the weights are saved."""
 
+_BY_STEPS = "num_train_steps decides how long a round is"
+
 
 @attrs.frozen(kw_only=True)
 class Replacement:
@@ -146,7 +148,10 @@ def _used_lengths(config: ConfigFields, images: int | None) -> Iterator[Use]:
     # Steps win over epochs where both are given; epochs that were not given are 1, on the bridge and on the node.
     part, whole = lengths(config, images)
     if config.num_train_steps is not None:
-        yield Use(field="num_train_epochs", value=None, reason="num_train_steps decides how long a round is")
+        # Only one of the two may have been given; which one, nobody knows any more.
+        is_one_round = config.num_train_steps == config.max_train_steps
+        reason = f"the job is one round of {config.num_train_steps} steps" if is_one_round else _BY_STEPS
+        yield Use(field="num_train_epochs", value=None, reason=reason)
     elif (config.num_train_epochs or 1) > (config.max_train_epochs or 1) and config.max_train_steps is None:
         reason = "the whole job has no more epochs"
         yield Use(field="num_train_epochs", value=config.max_train_epochs, reason=reason)

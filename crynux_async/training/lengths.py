@@ -3,10 +3,21 @@
 Source: stable-diffusion-task finetune_lora.py; crynux-bridge tasks/process_sd_ft_tasks.go.
 """
 
+from crynux_async.errors import UsageError
 from crynux_async.training.fields import ConfigFields
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 _MANY_IMAGES = 10_000  # where steps and epochs are mixed, rounds depend on a number that is not known here
+
+
+def require_images(images: int | None) -> None:
+    """Raise when a number of images cannot be that of a data set.
+
+    Raises:
+        UsageError: It is below 1.
+    """
+    if images is not None and images < 1:
+        raise UsageError(f"a data set has at least 1 image, not {images}", field="images")
 
 
 def steps_per_epoch(config: ConfigFields, images: int) -> int:

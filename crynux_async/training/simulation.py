@@ -17,9 +17,10 @@ from collections.abc import Iterator
 
 import attrs
 
+from crynux_async.training.base_models import Family, base_model
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.effective import used_learning_rate
-from crynux_async.training.lengths import lengths, most_rounds, steps_per_epoch
+from crynux_async.training.lengths import lengths, most_rounds, require_images, steps_per_epoch
 from crynux_async.training.schedules import Schedule, schedule_of
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 from crynux_async.training.unet_modules import select
@@ -141,7 +142,11 @@ def simulate(config: FineTuneConfig, images: int | None = None, service: Service
         images: Images of the data set, >= 1, or None when it is not known. Without it, a job of one round that is
             measured in steps is known but for its images; of any other, only bounds are.
         service: Who runs it.
+
+    Raises:
+        UsageError: The number of images is below 1.
     """
+    require_images(images)
     return simulate_sent(config.effective(mapping=service.mapping).config, images, service)
 
 
@@ -209,16 +214,17 @@ def round_after(config: FineTuneConfig, images: int, *, number: int, done: int, 
     )
 
 
-def archive_bytes(config: FineTuneConfig) -> int | None:
+def archive_bytes(config: FineTuneConfig, family: Family | None = None) -> int | None:
     """Estimate the size of the archive: weights, and twice as much optimizer state.
 
     Args:
         config: What is sent.
+        family: The base model's; None for what its name tells, and 1.x where it tells nothing.
 
     Returns:
-        Bytes, for Stable Diffusion 1.5 (2.x: 4 % more); None when ``target_modules`` selects no layer.
+        Bytes; None when ``target_modules`` selects no layer.
     """
-    selection = select(config.target_modules)
+    selection = select(config.target_modules, family or base_model(config.model_name).family or "1.x")
     if not selection.trained:
         return None
     width = 2 if config.mixed_precision == "bf16" else 4  # fp16 too keeps what is trained in float32

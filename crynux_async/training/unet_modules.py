@@ -1,10 +1,13 @@
 """The modules of the UNet of Stable Diffusion 1.x and 2.x, and which of them ``target_modules`` selects.
 
+The two have the same names. In 2.x the text is wider, and the projections into and out of a transformer are linear
+layers, where 1.x has convolutions: "all-linear" means other layers.
+
 A LoRA of rank r adds ``r * (in_features + out_features)`` numbers to a linear layer, and for a convolution each input
 channel counts once per cell of its kernel. Layers of any other kind, and whatever holds layers, cannot get a LoRA:
 training stops when one of them is selected.
 
-Source: diffusers UNet2DConditionModel with the configuration of stable-diffusion-v1-5 (2.x has the same names); peft
+Source: diffusers UNet2DConditionModel with the configurations of stable-diffusion-v1-5 and stable-diffusion-2-1; peft
 tuners_utils.check_target_module_exists.
 """
 
@@ -15,10 +18,14 @@ from typing import Literal
 
 import attrs
 
+from crynux_async.training.base_models import Family
 from crynux_async.training.patterns import Matches, matches
 
+ALL_LINEAR = "all-linear"
+"""The one text that is no regular expression."""
+
 _WIDTHS = (320, 640, 1280, 1280)
-_CONTEXT = 768
+_CONTEXTS: Mapping[Family, int] = MappingProxyType({"1.x": 768, "2.x": 1024})
 _TIME = 4 * _WIDTHS[0]
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _DEEPEST = len(_WIDTHS) - 1
@@ -35,7 +42,7 @@ class Selection:
         unsuitable: Modules that are selected and cannot get one, in the order of their names; training stops there.
         unmatched: Entries of ``target_modules`` that select nothing.
         attention_count: How many of ``trained`` are projections of an attention.
-        weights_per_rank: Numbers that the LoRA has for each unit of its rank, on Stable Diffusion 1.5.
+        weights_per_rank: Numbers that the LoRA has for each unit of its rank.
         outcome: "known"; "too long" when a regular expression was given up, "untried" when it could not be tried. Of
             either nothing else is known.
     """
@@ -54,14 +61,15 @@ def is_attention(layer: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def select(target_modules: Sequence[str] | str) -> Selection:
+def select(target_modules: Sequence[str] | str, family: Family = "1.x") -> Selection:
     """Return what ``target_modules`` selects, as PEFT does; in bounded time, whatever it is.
 
     Args:
         target_modules: A tuple of ends of names; or one regular expression for whole names; or "all-linear".
+        family: The base model's.
     """
-    sizes = module_sizes()
-    found = _matches(target_modules, sizes)
+    sizes = module_sizes(family)
+    found = _matches(target_modules, sizes, family)
     chosen = found.names
     trained = tuple(sorted(name for name in chosen if sizes[name]))
     return Selection(
@@ -74,6 +82,25 @@ def select(target_modules: Sequence[str] | str) -> Selection:
     )
 
 
+@functools.lru_cache(maxsize=256)
+def shortest_entries(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what lists of entries that select the same modules have in common: the shortest ones that do.
+
+    Args:
+        entries: Ends of names.
+
+    Returns:
+        The shortest ends of names that select these modules and no other, in order; the entries themselves, in order,
+        when they select nothing.
+    """
+    sizes, wanted = module_sizes(), frozenset(entries)
+    chosen = {name for name in sizes if not wanted.isdisjoint(endings(name))}
+    others = {ending for name in sizes if name not in chosen for ending in endings(name)}
+    own = {ending for name in chosen for ending in endings(name)} - others
+    shortest = {entry for entry in own if own.isdisjoint(tuple(endings(entry))[1:])}
+    return tuple(sorted(shortest or wanted))
+
+
 def endings(name: str) -> Iterator[str]:
     """Yield a module's name and each part of it that begins after a dot: what an entry of a list may be."""
     while name:
@@ -81,12 +108,12 @@ def endings(name: str) -> Iterator[str]:
         name = name.partition(".")[2]
 
 
-def _matches(target_modules: Sequence[str] | str, sizes: Mapping[str, int]) -> Matches:
+def _matches(target_modules: Sequence[str] | str, sizes: Mapping[str, int], family: Family) -> Matches:
     if not isinstance(target_modules, str):
         wanted = frozenset(target_modules)
         return Matches(frozenset(name for name in sizes if not wanted.isdisjoint(endings(name))))
-    if target_modules.lower() == "all-linear":
-        return Matches(frozenset(name for name, size in sizes.items() if size and not _is_convolution(name)))
+    if target_modules.lower() == ALL_LINEAR:
+        return Matches(frozenset(name for name, size in sizes.items() if size and not _is_convolution(name, family)))
     return matches(target_modules, tuple(sizes))
 
 
@@ -97,14 +124,15 @@ def _unmatched(target_modules: Sequence[str] | str, chosen: frozenset[str]) -> t
     return tuple(entry for entry in target_modules if entry not in used)
 
 
-def _is_convolution(name: str) -> bool:
-    return name.rpartition(".")[2].startswith(("conv", "proj_in", "proj_out"))
+def _is_convolution(name: str, family: Family) -> bool:
+    kinds = ("conv", "proj_in", "proj_out") if family == "1.x" else ("conv",)
+    return name.rpartition(".")[2].startswith(kinds)
 
 
 @functools.cache
-def module_sizes() -> Mapping[str, int]:
+def module_sizes(family: Family = "1.x") -> Mapping[str, int]:
     """Return every module's name with the numbers its LoRA has per rank; 0 for what cannot get a LoRA."""
-    sizes = dict(_unet())
+    sizes = dict(_unet(_CONTEXTS[family]))
     for name in tuple(sizes):
         parts = name.split(".")
         sizes.update(dict.fromkeys((".".join(parts[:end]) for end in range(1, len(parts))), 0))
@@ -119,38 +147,38 @@ def _others(name: str, *ends: str) -> _Sized:
     yield from ((f"{name}{end}", 0) for end in ends)
 
 
-def _unet() -> _Sized:
+def _unet(context: int) -> _Sized:
     yield _layer("conv_in", 4, _WIDTHS[0], 3)
     yield _layer("time_embedding.linear_1", _WIDTHS[0], _TIME)
     yield _layer("time_embedding.linear_2", _TIME, _TIME)
     yield _layer("conv_out", _WIDTHS[0], 4, 3)
     yield from _others("", "time_proj", "time_embedding.act", "conv_norm_out", "conv_act")
     for level, width in enumerate(_WIDTHS):
-        yield from _down(f"down_blocks.{level}", level, width)
-        yield from _up(f"up_blocks.{_DEEPEST - level}", level, width)
+        yield from _down(f"down_blocks.{level}", level, width, context)
+        yield from _up(f"up_blocks.{_DEEPEST - level}", level, width, context)
     for index in range(2):
         yield from _resnet(f"mid_block.resnets.{index}", _WIDTHS[-1], _WIDTHS[-1])
-    yield from _transformer("mid_block.attentions.0", _WIDTHS[-1])
+    yield from _transformer("mid_block.attentions.0", _WIDTHS[-1], context)
 
 
-def _down(block: str, level: int, width: int) -> _Sized:
+def _down(block: str, level: int, width: int, context: int) -> _Sized:
     above = _WIDTHS[max(level - 1, 0)]
     for index, inputs in enumerate((above, width)):
         yield from _resnet(f"{block}.resnets.{index}", inputs, width)
         if level < _DEEPEST:
-            yield from _transformer(f"{block}.attentions.{index}", width)
+            yield from _transformer(f"{block}.attentions.{index}", width, context)
     if level < _DEEPEST:
         yield _layer(f"{block}.downsamplers.0.conv", width, width, 3)
 
 
-def _up(block: str, level: int, width: int) -> _Sized:
+def _up(block: str, level: int, width: int, context: int) -> _Sized:
     """Yield a block of the way up, whose residual blocks also take what the same level put aside on the way down."""
     below = _WIDTHS[min(level + 1, _DEEPEST)]
     above = _WIDTHS[max(level - 1, 0)]
     for index, inputs in enumerate((below + width, 2 * width, width + above)):
         yield from _resnet(f"{block}.resnets.{index}", inputs, width)
         if level < _DEEPEST:
-            yield from _transformer(f"{block}.attentions.{index}", width)
+            yield from _transformer(f"{block}.attentions.{index}", width, context)
     if level > 0:
         yield _layer(f"{block}.upsamplers.0.conv", width, width, 3)
 
@@ -164,13 +192,13 @@ def _resnet(name: str, inputs: int, outputs: int) -> _Sized:
     yield from _others(name, ".norm1", ".norm2", ".dropout", ".nonlinearity")
 
 
-def _transformer(name: str, width: int) -> _Sized:
+def _transformer(name: str, width: int, context: int) -> _Sized:
     block = f"{name}.transformer_blocks.0"
     yield _layer(f"{name}.proj_in", width, width)
     yield _layer(f"{name}.proj_out", width, width)
-    for attention, context in (("attn1", width), ("attn2", _CONTEXT)):
+    for attention, attended in (("attn1", width), ("attn2", context)):
         for part in _ATTENTION:
-            inputs = context if part in ("to_k", "to_v") else width
+            inputs = attended if part in ("to_k", "to_v") else width
             yield _layer(f"{block}.{attention}.{part}", inputs, width)
         yield from _others(f"{block}.{attention}", ".to_out.1")
     yield _layer(f"{block}.ff.net.0.proj", width, 8 * width)

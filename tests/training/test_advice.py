@@ -281,6 +281,25 @@ def test_page_of_a_data_set_given_as_its_name_says_the_name() -> None:
     assert "'me/cats'" in found.message
 
 
+def test_archive_that_is_too_large_on_2x_only_says_so() -> None:
+    assert "CX405" not in codes(make(rank=15))
+    assert "CX405" in codes(make(rank=15, model_name="stabilityai/stable-diffusion-2-1"))
+    assert "Stable Diffusion 2.x" in find("CX405", make(rank=15, model_name="user/anime")).message
+
+
+def test_all_linear_of_2x_is_partly_dropped_because_a_projection_comes_first() -> None:
+    assert "CX105" not in codes(make(target_modules="all-linear"))
+    message = find("CX105", make(target_modules="all-linear", model_name="stabilityai/stable-diffusion-2-1")).message
+    assert "down_blocks.0.attentions.0.proj_in" in message
+    assert "216 trained layers" in message  # 184 in 1.x, and two projections of each of 16 transformers
+
+
+def test_length_that_nobody_gave_is_not_blamed() -> None:
+    found = find("CX109", make(max_train_steps=100, num_train_epochs=2))
+    assert (found.field, "one round of 100 steps" in found.message) == ("num_train_epochs", True)
+    assert "num_train_steps" not in found.message
+
+
 # What the base model was made for
 
 

@@ -47,7 +47,7 @@ def test_field_that_nothing_happens_to_is_the_same_at_each_station() -> None:
         ({"num_train_steps": 500, "max_train_steps": 100}, "num_train_steps", 500, 100, "no more steps"),
         ({"num_train_epochs": 9, "max_train_epochs": 3}, "num_train_epochs", 9, 3, "no more epochs"),
         ({"max_train_steps": 100, "max_train_epochs": 3}, "max_train_epochs", 3, None, "max_train_steps decides"),
-        ({"max_train_steps": 100, "num_train_epochs": 3}, "num_train_epochs", 3, None, "num_train_steps decides"),
+        ({"max_train_steps": 100, "num_train_epochs": 3}, "num_train_epochs", 3, None, "one round of 100 steps"),
     ],
 )
 def test_value_that_is_not_used_as_asked_for_is_a_difference_with_its_reason(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async.errors import UsageError
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
 from crynux_async.training.schedules import Schedule
@@ -330,3 +331,20 @@ def test_simulation_is_a_value() -> None:
     assert first == second
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         first.images = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("images", [0, -1])
+def test_number_of_images_that_no_data_set_has_is_refused(images: int) -> None:
+    with pytest.raises(UsageError, match=f"at least 1 image, not {images}"):
+        simulate(make(), images)
+    with pytest.raises(UsageError, match=f"at least 1 image, not {images}"):
+        make().effective(images)
+
+
+# diffusers' own configurations: text of 768 numbers in 1.x and of 1,024 in 2.x; 128 layers of the attention.
+@pytest.mark.parametrize(
+    ("name", "per_rank"), [("a/stable-diffusion-v1-5", 199_296), ("a/stable-diffusion-2-1", 207_488)]
+)
+def test_archive_is_larger_where_the_text_is_wider(name: str, per_rank: int) -> None:
+    expected = 0.92 * (3 * 4 * 15 * per_rank + 128 * 1917 + 16_026)
+    assert archive_bytes(make(model_name=name, rank=15)) == pytest.approx(expected, abs=1)

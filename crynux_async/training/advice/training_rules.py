@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from crynux_async.training.advice.case import Case, counted, in_words
 from crynux_async.training.advice.codes import Advice, advise
+from crynux_async.training.base_models import base_model
 from crynux_async.training.schedules import POLYNOMIAL_END, Schedule
 from crynux_async.training.simulation import MAX_ROUNDS, Round, archive_bytes
 
@@ -199,9 +200,14 @@ def _most_images(case: Case) -> int:
 def judge_size(case: Case) -> Iterator[Advice]:
     """Judge the size of the archive."""
     size = archive_bytes(case.config)
-    if size is not None and size > UPLOAD_BYTES:
-        text = (
-            f"About {size / 1e6:,.0f} MB with the optimizer's state, and the relay may take {UPLOAD_BYTES / 1e6:.1f} "
-            "MB: then no round can deliver what it trained."
-        )
-        yield advise("CX405", "rank", text)
+    largest = archive_bytes(case.config, base_model(case.config.model_name).family or "2.x")
+    if size is None or largest is None or max(size, largest) <= UPLOAD_BYTES:
+        return
+    about = f"About {size / 1e6:,.1f} MB"
+    if largest > size:
+        about += f" ({largest / 1e6:,.1f} MB on Stable Diffusion 2.x)"
+    text = (
+        f"{about} with the optimizer's state, and the relay may take {UPLOAD_BYTES / 1e6:.1f} MB: then no round can "
+        "deliver what it trained."
+    )
+    yield advise("CX405", "rank", text)

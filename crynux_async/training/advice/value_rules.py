@@ -25,7 +25,7 @@ _SHOWN = 3
 
 def judge_targets(case: Case) -> Iterator[Advice]:
     """Judge which layers get a LoRA."""
-    selection = select(case.config.target_modules)
+    selection = select(case.config.target_modules, base_model(case.config.model_name).family or "1.x")
     if selection.outcome != "known":
         yield _unread(case.config.target_modules, selection)
     elif selection.unsuitable:
