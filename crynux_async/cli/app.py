@@ -84,6 +84,19 @@ def check(
     return guard(work, as_json=json)
 
 
+@app.command
+def explain(*codes: str, json: _Json = False) -> int:
+    """Say what is behind a code: what happens, an example, what to do, and where the rule comes from.
+
+    Args:
+        codes: Codes such as CX201, or their beginning, such as CX2, for a list; all of them if not given.
+        json: Print everything as JSON on standard output.
+    """
+    from crynux_async.cli import explain as explain_command
+
+    return guard(lambda: explain_command.explain(codes, as_json=json), as_json=json)
+
+
 @_dataset.command(name="check")
 def check_dataset(
     path: Path,
@@ -147,7 +160,12 @@ def pack(
 
     def work() -> Exit:
         return dataset_command.pack(
-            folder, out, captions=captions, caption_column=caption_column, overwrite=overwrite, as_json=json
+            folder,
+            out,
+            captions=captions,
+            caption_column=caption_column,
+            overwrite=overwrite,
+            as_json=json,
         )
 
     return guard(work, as_json=json)

@@ -3,17 +3,21 @@
 ``check`` says what a node would make of a folder or archive, ``pack`` makes the archive that works, and ``check_url``
 says whether a node could load it from an address. Every problem has a stable code, listed in ``CODES``.
 
-- ``problems``: every code. ``report``: what ``check`` returns.
-- Rules, each a plain function of what was read: ``layout_rules``, ``metadata_rules``, ``caption_rules``,
-  ``image_rules``, ``url_rules``. A new rule goes into one of them (captions: a line in ``RULES``), its code into
-  ``problems``.
-- What the rules judge: ``layout`` (which files are loaded), ``tables`` (metadata files), ``matching`` (which row is
-  whose), ``captions``, ``images``.
-- Files: ``archives`` and ``members`` (what is in an archive), ``reading`` (reads each once, trusts none).
-- ``checking``, ``packing`` with ``caption_sources``, ``url``: the three commands. Read ``checking`` first.
+- ``problems``: every code; ``explanations``: what is behind it. ``report``: what ``check`` returns.
+- Rules, each a plain function of what was read: ``layout_rules``, ``inner_rules`` (archives inside),
+  ``metadata_rules``, ``record_rules`` (tables that hold images), ``caption_rules``, ``image_rules``, ``url_rules``. A
+  new rule goes into one of them (captions: a line in ``RULES``), its code into ``problems`` and ``explanations``.
+- What the rules judge: ``layout`` (which files are loaded), ``tables`` with ``json_tables`` and ``csv_tables``
+  (metadata files), ``records`` (Parquet and Arrow files), ``matching`` (which row is whose), ``captions``, ``images``;
+  of addresses ``hosts`` and ``links``; of what people have besides ``kohya`` and ``text_encodings``.
+- Files: ``archives``, ``members`` and ``inner_archives`` (what is in an archive), ``reading`` (reads each once, trusts
+  none), ``contents`` (what the loader gets out of it all).
+- ``checking``, ``packing`` with ``caption_sources``, ``sidecars`` and ``row_names``, ``url``: the three commands. Read
+  ``checking`` first.
 
 How nodes read is not ours to choose: names and patterns in ``layout``, ``tables`` and ``matching`` are those of the
-``datasets`` library, which the tests compare them with.
+``datasets`` library. ``tests/datasets/test_node.py`` compares what is said here with that library, in the versions that
+nodes run, on generated data sets.
 """
 
 from crynux_async.datasets.caption_sources import CaptionSource

@@ -130,10 +130,10 @@ def test_codes_are_no_data_sets_codes() -> None:
     assert not CODES.keys() & DATASET_CODES.keys()
 
 
-def test_every_code_is_explained_in_the_readme() -> None:
-    assert [
-        code for code in CODES if not re.search(rf"^\| {code} \| {CODES[code].severity} \|", README, re.MULTILINE)
-    ] == []
+def test_readme_names_every_kind_of_code_and_where_they_are_explained() -> None:
+    # The README has a table of kinds; every code itself is in `crynux-async explain`.
+    assert "crynux-async explain" in README
+    assert [kind for kind in ("CX1xx", "CX2xx", "CX3xx", "CX4xx") if f"| {kind} |" not in README] == []
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
