@@ -143,16 +143,20 @@ def pack(
     *,
     captions: CaptionSource = "auto",
     caption_column: str = "text",
+    encoding: str | None = None,
+    regularization: _Flag = False,
     overwrite: _Flag = False,
     json: _Json = False,
 ) -> int:
     """Make the archive that nodes load as intended, or say everything that is wrong.
 
     Args:
-        folder: Images with captions in .txt files of the same name, or in a metadata.jsonl or .csv.
+        folder: Images with captions in .txt or .caption files of the same name, or in a metadata.jsonl or .csv.
         out: The archive to write, ending in .zip, outside of the folder.
         captions: Where to take the captions from.
         caption_column: The table's column that holds them.
+        encoding: What captions are in that are not UTF-8, such as cp1252; they are converted.
+        regularization: Pack the images of folders such as reg/1_dog, too.
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.
     """
@@ -164,6 +168,8 @@ def pack(
             out,
             captions=captions,
             caption_column=caption_column,
+            encoding=encoding,
+            regularization=regularization,
             overwrite=overwrite,
             as_json=json,
         )

@@ -16,6 +16,7 @@ from crynux_async.cli.check import finding, verdict
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.units import size
 from crynux_async.datasets import CaptionSource, DatasetError, DatasetProblem, DatasetReport, Spread
+from crynux_async.datasets.problems import printable
 
 _SIZES_SHOWN = 4
 
@@ -39,11 +40,27 @@ def check(
 
 
 def pack(
-    folder: Path, out: Path, *, captions: CaptionSource, caption_column: str, overwrite: bool, as_json: bool
+    folder: Path,
+    out: Path,
+    *,
+    captions: CaptionSource,
+    caption_column: str,
+    encoding: str | None,
+    regularization: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> Exit:
     """Make the archive that nodes load as intended."""
     try:
-        packed = datasets.pack(folder, out, captions=captions, caption_column=caption_column, overwrite=overwrite)
+        packed = datasets.pack(
+            folder,
+            out,
+            captions=captions,
+            caption_column=caption_column,
+            encoding=encoding,
+            regularization=regularization,
+            overwrite=overwrite,
+        )
     except DatasetError as error:
         if as_json:
             _print({"error": type(error).__name__, "problems": _problem_facts(error.problems)})
@@ -93,7 +110,7 @@ def _show(title: str, lines: Sequence[tuple[str, str]], problems: Sequence[Datas
 
 def _where(problem: DatasetProblem) -> str:
     more = f" and {len(problem.files) - 1} more" if len(problem.files) > 1 else ""
-    return f"{problem.file}{more}" if problem.file else ""
+    return f"{printable(problem.file)}{more}" if problem.file else ""
 
 
 def _statistics(report: DatasetReport) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,7 @@ from crynux_async.datasets.metadata_rules import judge_matching
 from crynux_async.datasets.problems import DatasetProblem, counted, has_error, named, problem
 from crynux_async.datasets.reading import SeenFile
 from crynux_async.datasets.row_names import reunite
+from crynux_async.datasets.spellings import judge_near_misses
 from crynux_async.datasets.tables import Table
 from crynux_async.datasets.text_encodings import decode, guesses, in_words, is_utf8
 
@@ -84,7 +85,7 @@ def find_captions(
     wanted = [place for place in places if request.source in {"auto", place}]
     if not wanted:
         where = "No captions were found" if request.source == "auto" else f"No .{request.source} file has captions"
-        return _failed(problem("CX320", f"{where}."))
+        return _failed(problem("CX320", f"{where}."), *judge_near_misses(list(files)))
     if len(wanted) > 1:
         return _failed(problem("CX348", f"Captions are in {' and '.join(f'.{place}' for place in wanted)} files."))
     used = places[wanted[0]]

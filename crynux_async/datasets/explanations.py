@@ -89,7 +89,8 @@ _FILE: Final[Mapping[str, Explanation]] = {
         "data-00000-of-00001.arrow, dataset_info.json, state.json",
     ),
     "CX309": _of_layout(
-        "'::' separates two addresses for the loader, which looks for another file then.", "cat::1.png"
+        "'::' separates two addresses for the loader, which looks for another file then. A backslash is a letter.",
+        "cat::1.png; train\\0.png in a ZIP of an old Windows program",
     ),
     "CX310": _of_layout(
         "Words in names of files and folders tell the loader which split they belong to; training takes the split "
@@ -178,6 +179,10 @@ _CAPTIONS: Final[Mapping[str, Explanation]] = {
         "0.txt that Notepad saved as ANSI (cp1252)",
     ),
     "CX337": _of_pack("Both hold a caption; the one in .txt is packed.", "0.txt and 0.caption beside 0.png"),
+    "CX367": _of_metadata(
+        "The loader knows two names, to the letter. A file under any other has nothing to do with images for it.",
+        "metadata.json1, Metadata.jsonl, metadata.jsonl.txt",
+    ),
     "CX338": _of_pack(
         "That a number before a folder's name repeats its images is a habit of kohya's trainers. Nodes do not know it.",
         "img/10_sks dog/0.png: seen once an epoch, not ten times",

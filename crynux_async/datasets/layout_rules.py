@@ -7,6 +7,7 @@ from typing import Final
 from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, Layout, base_name, extension_of, is_visible
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.spellings import judge_names
 
 _LOADERS: Final = frozenset(("imagefolder", "parquet", "arrow", "zip", "webdataset"))
 _NO_LOADER: Final = "A node finds nothing that it can load"
@@ -28,6 +29,7 @@ def judge_layout(names: Sequence[str], layout: Layout, *, stem: str, readme: byt
     """
     visible = [name for name in names if is_visible(name)]
     found = [*_judge_loader(visible, layout), *_judge_splits(visible, layout), *_judge_others(visible)]
+    found += judge_names(visible)
     images = [name for name in visible if is_image(name)]
     found += judge_repeats(images)
     found += judge_regularization([name for name in images if is_regularization(name)], are_left_out=False)

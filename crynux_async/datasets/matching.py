@@ -76,20 +76,6 @@ def nearest(image: str, folders: Iterable[str]) -> str | None:
     return max(above, key=len, default=None)
 
 
-def lookalikes(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
-    """Images without a row and rows without an image that differ in letter case or Unicode form only.
-
-    Args:
-        missing: Images without a row.
-        unused: Names of rows without an image.
-
-    Returns:
-        For each such image, the name that the row gives.
-    """
-    by_look = {folded(name): name for name in unused}
-    return {image: by_look[folded(image)] for image in missing if folded(image) in by_look}
-
-
 def folded(name: str) -> str:
     """A name as people see it: the same for names that differ in letter case or Unicode form only."""
     # macOS stores decomposed names and tables are typed composed; nodes compare bytes.

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from crynux_async.datasets.caption_rules import CAPTION_KINDS, Captions, judge_captions, judge_column
 from crynux_async.datasets.layout import extension_of
-from crynux_async.datasets.matching import Matching, lookalikes, match
+from crynux_async.datasets.matching import Matching, match
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.spellings import in_words, lookalikes
 from crynux_async.datasets.tables import Table
 
 
@@ -73,8 +74,7 @@ def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]
     if matching.unnamed:
         found.append(problem("CX322", f"A row names no file: {named(matching.unnamed)}.", matching.unnamed))
     if matching.missing:
-        alike = lookalikes(matching.missing, matching.unused)
-        hint = "".join(f" A row is for {alike[image]!r}: the same but for its letters." for image in list(alike)[:1])
+        hint = in_words(lookalikes(matching.missing, matching.unused))
         text = (
             f"{len(matching.missing)} of {counted(image_count, 'image')} have no row: {named(matching.missing)}.{hint}"
         )

@@ -107,6 +107,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX337": _warning("two caption files for one image", "Remove the one that is not meant."),
         "CX338": _warning("folder names that repeat images", "Nodes see each image once an epoch: train more steps."),
         "CX339": _warning("regularization images", "Leave them out: a node trains on them like on all others."),
+        "CX367": _warning("nearly named like metadata", "Rename it to metadata.jsonl or metadata.csv."),
         # The images.
         "CX340": _error("image cannot be opened", "Save it again as PNG or JPEG, or remove it and its row."),
         "CX341": _warning("image smaller than the resolution", "It is enlarged: use a larger one or less resolution."),
@@ -135,7 +136,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX361": _note("nodes keep what an address gave them", "Use a new address for new content: fresh_url()."),
         "CX362": _note("needed until the end", "Keep the file in place until the job has ended: every round loads it."),
         "CX363": _warning("cannot be told from here", "Give the address a name that ends in .zip."),
-        # CX364 is with those of packing.
+        # CX364 is with those of packing, and CX367 is about metadata.
         "CX365": _warning("address that runs out", "Use an address without an end, or one that outlasts every try."),
         "CX366": _error("page about a file", "Use the address of the file itself, and ask it with check-url."),
     }
@@ -198,8 +199,17 @@ def problem(code: str, message: str, files: Iterable[str] = (), *, severity: Sev
     """
     kind = CODES[code]
     return DatasetProblem(
-        code=code, severity=severity or kind.severity, message=message, advice=kind.advice, files=tuple(files)
+        code=code,
+        severity=severity or kind.severity,
+        message=printable(message),
+        advice=kind.advice,
+        files=tuple(files),
     )
+
+
+def printable(text: str) -> str:
+    """A text with every byte of a name that is no letter written out: nothing could print it otherwise."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def in_order(findings: Iterable[AnyFinding]) -> tuple[AnyFinding, ...]:

@@ -12,6 +12,7 @@ import attrs
 
 from crynux_async.datasets.layout import base_name
 from crynux_async.datasets.matching import Matching, folded
+from crynux_async.datasets.spellings import lookalikes
 from crynux_async.datasets.tables import normal_name
 
 
@@ -36,17 +37,26 @@ def reunite(matching: Matching) -> Reunited:
 
     Returns:
         The same with those rows added of which each fits exactly one image, and the image no other row: by the path
-        but for letter case and Unicode form, by the path below the whole folder, by the last part of the path, by that
-        without extension.
+        but for letter case, Unicode form and encoding, by the path below the whole folder, by the last part of the
+        path, by that without extension.
     """
     missing, unused = list(matching.missing), dict(matching.unused)
-    rows, names = dict(matching.rows), {}
+    rows, names = dict(matching.rows), dict[str, str]()
+    for image, row in _in_other_encodings(missing, unused).items():
+        rows[image], names[image] = unused.pop(row), row
+        missing.remove(image)
     for key_of_image, key_of_row in _WAYS:
         for image, row in _pairs(missing, unused, key_of_image, key_of_row):
             rows[image], names[image] = unused.pop(row), row
             missing.remove(image)
     changed = attrs.evolve(matching, rows=rows, missing=tuple(missing), unused=unused)
     return Reunited(matching=changed, names=names)
+
+
+def _in_other_encodings(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
+    found = {image: alike.row for image, alike in lookalikes(missing, unused).items() if alike.encoding}
+    counts = Counter(found.values())
+    return {image: row for image, row in found.items() if counts[row] == 1}
 
 
 _Key = Callable[[str, Mapping[str, object]], str]

@@ -12,8 +12,9 @@ import attrs
 
 from crynux_async.errors import UsageError
 
-# What Windows, and tools for captions on it, write: a legacy encoding for each region.
-_CANDIDATES: Final = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "cp949", "big5")
+LEGACY_ENCODINGS: Final = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "cp949", "big5")
+"""What Windows, and tools for captions on it, write: an encoding for each region."""
+
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -95,7 +96,7 @@ def guesses(data: bytes) -> tuple[Guess, ...]:
     except ImportError as error:
         needed = "telling encodings needs charset-normalizer: pip install 'crynux-async[datasets]'"
         raise UsageError(needed) from error
-    found = library.from_bytes(sample, cp_isolation=list(_CANDIDATES))
+    found = library.from_bytes(sample, cp_isolation=list(LEGACY_ENCODINGS))
     return tuple(Guess(encoding=match.encoding, text=str(match)) for match in list(found)[:_MOST_GUESSES])
 
 

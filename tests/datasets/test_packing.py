@@ -111,6 +111,115 @@ def test_pack_caption_extension_and_double_extension_are_sidecars(tmp_path: Path
     assert packed_captions(result.path) == {"train/a.png": "one", "train/b.png": "two"}
 
 
+def test_pack_caption_file_in_other_letters_belongs_to_its_image(tmp_path: Path) -> None:
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    files = {
+        "IMG_1.JPG": picture(1),
+        "IMG_1.TXT": b"one",
+        "img_2.png": picture(2),
+        "IMG_2.txt": b"two",
+        f"{decomposed}.png": picture(3),
+        f"{composed}.txt": b"three",
+    }
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    assert sorted(map(str, packed_captions(packed.path).values())) == ["one", "three", "two"]
+
+
+def test_pack_caption_file_that_fits_to_the_letter_goes_before_others(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "a.txt": b"small", "A.png": picture(2), "A.txt": b"large"}
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    captions = packed_captions(packed.path)
+    assert [captions[packed.names[name]] for name in ("a.png", "A.png")] == ["small", "large"]
+
+
+def test_pack_says_which_of_two_caption_files_won(tmp_path: Path) -> None:
+    files = {"0.png": picture(), "0.txt": b"tags", "0.caption": b"a sentence"}
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    (found,) = (problem for problem in packed.problems if problem.code == "CX337")
+    assert "0.txt is used, not 0.caption" in found.message
+    assert list(packed_captions(packed.path).values()) == ["tags"]
+
+
+KOHYA = {
+    "img/10_sks dog/0.png": picture(0),
+    "img/10_sks dog/0.txt": b"sks dog",
+    "reg/1_dog/1.png": picture(1),
+    "reg/1_dog/1.txt": b"dog",
+}
+
+
+def test_pack_kohya_folders_are_explained_and_regularization_is_left_out(tmp_path: Path) -> None:
+    packed = pack(write(tmp_path / "cats", KOHYA), tmp_path / "cats.zip")
+    told = {problem.code: problem.files for problem in packed.problems}
+    assert list(packed_captions(packed.path).values()) == ["sks dog"]
+    assert told["CX338"] == ("img/10_sks dog/0.png",)
+    assert told["CX339"] == ("reg/1_dog/1.png",)
+
+
+def test_pack_regularization_images_are_packed_when_asked_for(tmp_path: Path) -> None:
+    packed = pack(write(tmp_path / "cats", KOHYA), tmp_path / "cats.zip", regularization=True)
+    assert sorted(map(str, packed_captions(packed.path).values())) == ["dog", "sks dog"]
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        ("train/a.png", "train/a.png"),
+        ("train/a.png", "dataset/images/a.png"),
+        ("train/IMG.PNG", "img.png"),
+        ("train/cafe\u0301.png", "caf\u00e9.png"),
+        ("train/a.png", "a"),
+        (os.fsdecode("狗.png".encode("gb18030")), "狗.png"),
+        ("狗.png".encode("gb18030").decode("cp437"), "狗.png"),
+    ],
+)
+def test_pack_row_that_can_be_meant_for_one_image_only_counts_for_it(image: str, named: str, tmp_path: Path) -> None:
+    folder = image.rpartition("/")[0]
+    metadata = f"{folder}/metadata.jsonl".lstrip("/")
+    files = {image: picture(1), "train/b.png": picture(2), metadata: table({named: "one", "train/b.png": "two"})}
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    captions = packed_captions(packed.path)
+    assert [captions[packed.names[name]] for name in (image, "train/b.png")] == ["one", "two"]
+    assert "CX364" in {problem.code for problem in packed.problems}
+
+
+def test_pack_row_that_may_be_meant_for_two_images_counts_for_neither(tmp_path: Path) -> None:
+    files = {"a/0.png": picture(1), "b/0.png": picture(2), "metadata.jsonl": table({"0.png": "which?"})}
+    assert "CX325" in problems_of(tmp_path, files)
+
+
+def test_pack_caption_in_another_encoding_says_which_and_converts_it_when_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "cats", {"0.png": picture(), "0.txt": "un café très serré à Montréal".encode("cp1252")})
+    with pytest.raises(DatasetError, match=r"cp1252 reads 'un café très serré") as refused:
+        pack(folder, tmp_path / "cats.zip")
+    assert {problem.code for problem in refused.value.problems} >= {"CX336"}
+    packed = pack(folder, tmp_path / "cats.zip", encoding="windows-1252")
+    assert list(packed_captions(packed.path).values()) == ["un café très serré à Montréal"]
+
+
+def test_pack_caption_with_a_byte_order_mark_needs_no_word(tmp_path: Path) -> None:
+    files = {"0.png": picture(0), "0.txt": "кошка".encode("utf-16"), "1.png": picture(1), "1.txt": "\ufeffпёс".encode()}
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    assert sorted(map(str, packed_captions(packed.path).values())) == ["кошка", "пёс"]
+
+
+def test_pack_unknown_encoding_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no encoding 'klingon'"):
+        pack(write(tmp_path / "cats", sidecars()), tmp_path / "cats.zip", encoding="klingon")
+
+
+def test_pack_without_captions_names_what_was_nearly_metadata(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, {"0.png": picture(), "metadata.json1": table({"0.png": "a"})})
+    assert found["CX367"] == ("metadata.json1",)
+
+
+def test_pack_caption_that_no_node_can_read_is_refused(tmp_path: Path) -> None:
+    half = b'{"file_name": "0.png", "text": "cute cat \\ud83d"}\n'
+    with pytest.raises(DatasetError, match="half of a character") as refused:
+        pack(write(tmp_path / "cats", {"0.png": picture(), "metadata.jsonl": half}), tmp_path / "cats.zip")
+    assert [problem.files for problem in refused.value.problems if problem.code == "CX328"] == [("0.png",)]
+
+
 def test_pack_twice_gives_equal_bytes(tmp_path: Path) -> None:
     first = pack(write(tmp_path / "one", sidecars()), tmp_path / "one.zip")
     folder = write(tmp_path / "two", dict(reversed(sidecars().items())))
