@@ -6,7 +6,7 @@ handles on one job are equal.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,10 +53,13 @@ class Cost:
 
 
 class Job:
-    """The handle on one fine-tuning job. A ``Session`` makes it.
+    """The handle on one fine-tuning job, whoever follows it. A ``Session`` makes it.
 
     ``await job`` waits for the model, ``await job.download(folder)`` brings it to disk. As many callers as like
     may wait for one job, and cancelling a waiter never touches the task.
+
+    A handle on a job that another process follows is a full one. What it shows is what was read last: it is read again
+    while somebody waits for the job, and by ``session.find()``.
     """
 
     __slots__ = ("_record", "_supervisor")
@@ -93,6 +96,31 @@ class Job:
     def label(self) -> str:
         """The caller's own name for it, or ""."""
         return self._record.label
+
+    @property
+    def group(self) -> str:
+        """Which set of jobs it belongs to, such as a sweep, or ""."""
+        return self._record.filing.group
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The caller's free names and values; they cannot be changed."""
+        return self._record.filing.tags
+
+    @property
+    def tenant(self) -> str:
+        """On whose behalf it runs, or ""."""
+        return self._record.filing.tenant
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The caller's name for the intention that it stands for, or None."""
+        return self._record.filing.idempotency_key
+
+    @property
+    def tries(self) -> int:
+        """How many tries it has had or has, >= 1."""
+        return self._record.tries
 
     @property
     def task_id(self) -> str | None:
@@ -231,7 +259,8 @@ class Job:
     ) -> Path:
         """Wait for the model, bring its archive to disk, check it, and return its path.
 
-        Several callers share one transfer; a transfer that was cut continues where it stopped.
+        Several callers share one transfer; a transfer that was cut continues where it stopped. One that another process
+        makes is waited for, and the file that it has brought is used.
 
         Args:
             folder: Where to put it; made if it does not exist.
@@ -299,7 +328,10 @@ class Job:
     def abandon(self) -> None:
         """Stop caring about the job: not sent if it waits to be sent, not followed any more otherwise.
 
-        A task that runs goes on and is paid for.
+        A task that runs goes on and is paid for. Another process that holds the job does it as soon as it hears of it.
+
+        Raises:
+            UsageError: The session is closed, and does not hold the job.
         """
         self._supervisor.abandon(self._record)
 
@@ -329,7 +361,8 @@ class Job:
         return ", and the service did not know the task when it was asked last" if is_missing else ""
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        await self._record.until(condition, self._supervisor.check_open)
+        with self._supervisor.watching((self._record,)):
+            await self._record.until(condition, self._supervisor.check_open)
 
 
 def handle_on(record: "Record", supervisor: "Supervisor") -> Job:

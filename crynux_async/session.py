@@ -1,21 +1,18 @@
 """``Session``: the one object that a program opens."""
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
-from crynux_async.errors import UsageError, WaitTimeoutError
-from crynux_async.events import Event
+from crynux_async.errors import UsageError
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
-from crynux_async.session_values import Reconciled, SessionStatistics, Unconfirmed
+from crynux_async.ledgers.base import Ledger
+from crynux_async.session_jobs import SessionJobs
+from crynux_async.session_values import SessionStatistics
 from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.adviser import Adviser
@@ -30,13 +27,8 @@ if TYPE_CHECKING:
     from crynux_async.backends.opening import ServiceName
     from crynux_async.signing import Wallet
 
-_PLANNED_AT_ONCE = 200
-_RATE_LIMIT_MEMORY = timedelta(hours=2)
 
-_log = logging.getLogger("crynux_async.session")
-
-
-class Session:
+class Session(SessionJobs):
     """Submits, follows and downloads any number of fine-tuning jobs on one event loop.
 
     ::
@@ -54,6 +46,8 @@ class Session:
         backend: Who runs the tasks: "bridge" for the one at ``settings.base_url``, "relay" for the relay of
             ``settings.network``, or a ``Backend``, which is not closed with the session; None for the bridge.
         wallet: Pays and signs at the relay; None for the one that ``CRYNUX_WALLET`` is the path of.
+        follow: Whether unfinished jobs that no process follows are taken over. Without it the session finds, lists and
+            awaits any job, and follows what it submits, until it is closed.
         send_planned: Whether jobs with an idempotency key that an earlier process planned and did not send are sent by
             this one, without being asked: right for whatever stands for all of them, such as a web application.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
@@ -69,9 +63,11 @@ class Session:
         ledger: str | Path | Ledger | None = None,
         backend: "Backend | ServiceName | None" = None,
         wallet: "Wallet | None" = None,
+        follow: bool = True,
         send_planned: bool = False,
         **arguments: Unpack[SettingsArguments],
     ) -> None:
+        super().__init__()
         if settings is not None and arguments:
             raise UsageError(f"give either settings or {', '.join(arguments)}, not both")
         self._settings = settings or Settings.load(**arguments)
@@ -79,10 +75,10 @@ class Session:
         self._ledger: Ledger | None = None
         self._service = backend or "bridge"
         self._wallet = wallet
+        self._follows = follow
         self._sends_planned = send_planned
         self._backend: Backend | None = None
         self._adviser: Adviser | None = None
-        self._supervisor: Supervisor | None = None
         self._runner: asyncio.Task[None] | None = None
 
     @property
@@ -124,7 +120,12 @@ class Session:
                 self._backend, self._settings, self._ledger, is_shared=self._ledger_place is not None
             )
             self._supervisor = Supervisor(
-                self._backend, self._settings, self._ledger, gate, sends_planned=self._sends_planned
+                self._backend,
+                self._settings,
+                self._ledger,
+                gate,
+                follows=self._follows,
+                sends_planned=self._sends_planned,
             )
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
@@ -320,39 +321,6 @@ class Session:
         """
         await self._open_supervisor().stop_sending([record_of(job) for job in jobs])
 
-    async def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
-        """Yield jobs as their tasks end, well or badly: look at ``job.state``. Costs nothing per waiting job.
-
-        Args:
-            jobs: Which; None for every job that the session has now.
-        """
-        supervisor = self._open_supervisor()
-        records = supervisor.register.select() if jobs is None else [record_of(job) for job in jobs]
-        async with aclosing(supervisor.register.as_completed(records)) as ends:
-            async for record in ends:
-                yield handle_on(record, supervisor)
-
-    async def wait_all(self, jobs: Iterable[Job] | None = None, *, timeout: float | None = None) -> list[Job]:
-        """Wait until every task has ended, well or badly, and return the jobs: look at ``job.state``.
-
-        Args:
-            jobs: Which; None for every job that the session has now.
-            timeout: Seconds to wait at most, or None for as long as it takes.
-
-        Raises:
-            WaitTimeoutError: ``timeout`` is over; the jobs go on.
-            UsageError: The session was closed.
-        """
-        chosen = self.jobs() if jobs is None else list(jobs)
-        try:
-            async with asyncio.timeout(timeout), aclosing(self.as_completed(chosen)) as ends:
-                async for _ in ends:
-                    pass
-        except TimeoutError:
-            waiting = sum(not job.done for job in chosen)
-            raise WaitTimeoutError(f"{waiting} of {len(chosen)} jobs have not ended after {timeout:g} s") from None
-        return chosen
-
     async def run(
         self,
         config: FineTuneConfig,
@@ -430,33 +398,6 @@ class Session:
             supervisor.attach(record)
         return handle_on(record, supervisor)
 
-    def jobs(self, state: JobState | Iterable[JobState] | None = None) -> list[Job]:
-        """Return the jobs of this session in the order in which they came, all or those in ``state``."""
-        supervisor = self._supervisor
-        if supervisor is None:
-            return []
-        records = supervisor.register.select((state,) if isinstance(state, JobState) else state)
-        return [handle_on(record, supervisor) for record in records]
-
-    def job(self, job_id: str) -> Job:
-        """Return the job with this name.
-
-        Raises:
-            UsageError: This session has no such job.
-        """
-        supervisor = self._open_supervisor()
-        record = supervisor.register.get(job_id)
-        if record is None:
-            raise UsageError(f"this session has no job {job_id!r}", job_id=job_id)
-        return handle_on(record, supervisor)
-
-    def events(self) -> AsyncIterator[Event]:
-        """Yield what happens to any job from this call on, until the session is closed. It tells nothing of the past.
-
-        A reader that is too slow gets an ``EventsMissed`` in place of what it missed.
-        """
-        return self._open_supervisor().register.events()
-
     def statistics(self) -> SessionStatistics:
         """Return what this session has done and is doing."""
         supervisor = self._supervisor
@@ -489,62 +430,6 @@ class Session:
         supervisor = self._open_supervisor()
         if self._backend is not None and key_id == self._backend.key_id:
             supervisor.submitter.gate.limit_changed(limit_per_minute)
-
-    async def unconfirmed(self) -> list[Unconfirmed]:
-        """Return the jobs whose create has an unknown outcome, and the tasks before and after which each was sent."""
-        lost = await self._open_supervisor().lost_creates()
-        return [
-            Unconfirmed(
-                job=job,
-                began_at=create.began_at,
-                digest=job.config.digest() if job.config else "",
-                after=create.before[0] if create.before else None,
-                before=create.after[0] if create.after else None,
-            )
-            for create in lost
-            for job in (self.job(create.job_id),)
-        ]
-
-    async def reconcile(self, *, at_most: int = 50) -> list[Reconciled]:
-        """Look for the tasks of unconfirmed jobs, and return what was found of each of them.
-
-        A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
-        between the tasks that were made before and after are asked about, with this session's own key.
-
-        Args:
-            at_most: Tasks to look at for each job; where more would have to be looked at, it is left alone.
-
-        Raises:
-            UsageError: The service gives no way to look, or the session is not open.
-            BackendError: The service did not answer.
-        """
-        supervisor = self._open_supervisor()
-        return [
-            Reconciled(
-                job=handle_on(record, supervisor),
-                verdict=finding.verdict,
-                candidates=tuple(finding.candidates),
-                explanation=finding.explanation,
-            )
-            for finding, record in await supervisor.look_for_lost(at_most=at_most)
-        ]
-
-    async def history(
-        self, *, states: Iterable[JobState] | None = None, label: str | None = None, limit: int | None = None
-    ) -> list[JobRow]:
-        """Return what the ledger remembers, jobs of earlier processes included, in the order of their planning.
-
-        Args:
-            states: Only jobs in these states.
-            label: Only jobs with this label.
-            limit: How many at most.
-        """
-        supervisor = self._open_supervisor()
-        assert self._backend is not None
-        where = JobFilter(
-            backend=self._backend.name, states=frozenset(states) if states is not None else None, label=label
-        )
-        return await supervisor.history(where, limit)
 
     async def _open_backend(self) -> Backend:
         if not isinstance(self._service, str):
@@ -579,12 +464,6 @@ class Session:
         """Give a job up that only this caller knows of, unless it is under way."""
         if self._supervisor is not None:
             self._supervisor.submitter.withdraw(record_of(job))
-
-    def _open_supervisor(self) -> Supervisor:
-        if self._supervisor is None:
-            raise UsageError("the session is not open; use 'async with Session(...) as session'")
-        self._supervisor.check_open()
-        return self._supervisor
 
 
 def _new_record(

@@ -175,7 +175,8 @@ def test_stall_deadline_with_the_bridges_own_timeout_is_a_little_over_16_hours()
 @given(configs())
 @settings(max_examples=30)
 def test_stall_deadline_of_any_config_leaves_room_for_four_rounds(any_config: FineTuneConfig) -> None:
-    assert stall_seconds(any_config) >= 4 * (180 + 2 * any_config.timeout)
+    least = 4 * (180 + 2 * any_config.timeout)
+    assert stall_seconds(any_config) >= least * (1 - 1e-15)  # floats are no whole numbers beyond 2**53
 
 
 def test_every_table_of_states_knows_every_state() -> None:

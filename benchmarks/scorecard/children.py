@@ -69,9 +69,9 @@ async def download(options: argparse.Namespace) -> Mapping[str, Any]:
         break_locks()
     await asyncio.sleep(options.delay)
     async with Session(ledger=options.ledger, trust_env=False) as session:
-        for row in await session.history():
-            if row.path is not None:
-                return {"path": row.path}
+        for earlier in await session.history():
+            if earlier.path is not None:
+                return {"path": str(earlier.path)}
         known = [job for job in session.jobs() if job.task_id == str(options.task_id)]
         job = known[0] if known else session.attach(options.task_id)
         return {"path": str(await job.download(options.folder))}

@@ -193,6 +193,20 @@ class LedgerWriter:
         self._held += len(taken)
         return bool(taken)
 
+    async def let_go(self, record: Record) -> None:
+        """Give a job back, so that whoever asked for it can take it.
+
+        Raises:
+            LedgerError: It could not be given back.
+        """
+        async with self.settled():
+            with anyio.CancelScope(shield=True):
+                await self.persist(lambda: self._ledger.drop(self.fence, [record.job_id]))
+            if record.is_ours:
+                record.is_ours = False
+                self._held = max(0, self._held - 1)
+                self.on_lost(record)
+
     async def wish(self, job_id: str, kind: str, **arguments: Any) -> None:
         """Ask whoever holds a job to do something with it.
 
@@ -230,6 +244,7 @@ class LedgerWriter:
                 lost = await self.persist(lambda: self._ledger.change(self.fence, [change]))
         finally:
             self._storing.discard(change.job_id)
+            self._register.may_be_told(change.job_id)
         self._lose_named(lost)
         return not lost
 

@@ -1,23 +1,42 @@
-"""Jobs that this session does not hold and on which somebody here has a handle."""
+"""Jobs that this session does not hold: handles on them, and how those who wait for one hear of what its owner wrote.
 
+Theory of operation. A handle on another's job shows what was read last. As long as nobody waits, nothing is read and
+nothing is kept but what handles hold. While somebody waits, one loop for the whole session listens to the ledger and
+reads those rows again whose state is another one; whoever waits is told as if the job were this session's.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
-from crynux_async.ledgers.base import JobRow
+from crynux_async.clock import monotonic
+from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
+from crynux_async.states import JobState
 from crynux_async.supervision.record import OnlookerRecord, Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import record_from_row, restore
+
+_LOOK_EVERY = 0.5
+_LOOKS_TAKE = 10  # a look that takes a while is followed by so many times as long without one
 
 
 class Onlookers:
     """One record for each job of others that anybody here has a handle on; it goes when the last handle goes.
 
     Args:
+        ledger: Where the jobs are.
         register: Has the jobs that this session holds or has held.
+        is_under_way: Whether a create of a job is under way here: its answer tells whoever waits, and nothing else.
     """
 
-    def __init__(self, register: JobRegister) -> None:
+    def __init__(self, ledger: Ledger, register: JobRegister, is_under_way: Callable[[Record], bool]) -> None:
+        self._ledger = ledger
         self._register = register
+        self._is_under_way = is_under_way
         self._records: WeakValueDictionary[str, OnlookerRecord] = WeakValueDictionary()
+        self._watched: dict[str, Record] = {}
+        self._regrouped = asyncio.Event()
 
     def get(self, job_id: str) -> Record | None:
         """Return the record of a job, held here or not, or None."""
@@ -27,18 +46,81 @@ class Onlookers:
         """Return the record of a job, brought up to date with its row where another may have changed it."""
         known = self.get(row.job_id)
         if known is not None:
-            self.refresh(known, row)
+            self._refresh(known, row)
             return known
         record = record_from_row(row, is_ours=False)
         assert isinstance(record, OnlookerRecord)
         self._records[row.job_id] = record
         return record
 
-    def refresh(self, record: Record, row: JobRow) -> None:
+    async def find(self, where: JobFilter, *, limit: int | None, newest_first: bool) -> list[Record]:
+        """Return the records of jobs.
+
+        Raises:
+            LedgerError: They cannot be read.
+        """
+        rows = await self._ledger.jobs(where, limit=limit, newest_first=newest_first)
+        return [self.enter(row) for row in rows]
+
+    def watch(self, records: Iterable[Record]) -> None:
+        """Hear of what others write about jobs, for as long as somebody waits for them."""
+        for record in records:
+            if not record.is_ours:
+                self._watched[record.job_id] = record
+                self._regrouped.set()
+
+    def let_be(self) -> None:
+        """Note that somebody does not wait any more: what nobody waits for is not listened to."""
+        if self._watched:
+            is_any_end_awaited = self._register.has_end_watchers
+            self._watched = {
+                job_id: record
+                for job_id, record in self._watched.items()
+                if not record.is_ours and (record.is_awaited or is_any_end_awaited)
+            }
+            self._regrouped.set()
+
+    async def run(self) -> None:
+        """Listen to the ledger while somebody waits, for ever."""
+        heard = 0
+        while True:
+            while not self._watched:
+                self._regrouped.clear()
+                await self._regrouped.wait()
+                heard = 0
+            heard = await self._next_change(heard)
+            took = await self._look()
+            await asyncio.sleep(max(_LOOK_EVERY, _LOOKS_TAKE * took))
+
+    async def _next_change(self, heard: int) -> int:
+        """Wait until the ledger was written, or others wait than before."""
+        self._regrouped.clear()
+        listening = asyncio.ensure_future(self._ledger.changed(heard))
+        regrouping = asyncio.ensure_future(self._regrouped.wait())
+        try:
+            await asyncio.wait((listening, regrouping), return_when=asyncio.FIRST_COMPLETED)
+            return listening.result() if listening.done() else heard
+        finally:
+            for waiter in (listening, regrouping):
+                waiter.cancel()
+            await asyncio.gather(listening, regrouping, return_exceptions=True)
+
+    async def _look(self) -> float:
+        """Read again what has another state by now, and return how many seconds that took."""
+        began = monotonic()
+        by_state: dict[JobState, list[str]] = defaultdict(list)
+        for record in self._watched.values():
+            if not self._is_under_way(record):
+                by_state[record.state].append(record.job_id)
+        for state, names in by_state.items():
+            where = JobFilter(job_ids=names, states=set(JobState) - {state})
+            for row in await self._ledger.jobs(where):
+                watched = self._watched.get(row.job_id)
+                if watched is not None and not self._is_under_way(watched):
+                    self._refresh(watched, row)
+        return monotonic() - began
+
+    def _refresh(self, record: Record, row: JobRow) -> None:
         """Bring a record up to date with its row, unless this session knows better."""
         if not record.is_ours:
             self._register.replace(record, lambda: restore(record, row))
-
-    def awaited(self) -> list[Record]:
-        """Return the records that this session has never held and for which somebody waits."""
-        return [record for record in self._records.values() if not record.is_ours and record.is_awaited]

@@ -66,7 +66,11 @@ class JobRegister:
     def saved(self, record: Record) -> None:
         """Enter that the ledger has a job: from now on it can be told what changes about it."""
         record.is_saved = True
-        if record.job_id in self._changed:
+        self.may_be_told(record.job_id)
+
+    def may_be_told(self, job_id: str) -> None:
+        """Enter that nothing keeps the ledger from being told what changed about a job meanwhile."""
+        if job_id in self._changed:
             self.has_changes.set()
 
     def take_changed(self, but_for: Collection[str] = ()) -> list[Record]:
@@ -168,6 +172,11 @@ class JobRegister:
         if record.state is not previous:
             self._count_move(record, previous)
             record.wake()
+
+    @property
+    def has_end_watchers(self) -> bool:
+        """Whether anybody waits for the ends of many jobs."""
+        return bool(self._end_watchers)
 
     def is_heard(self, record: Record) -> bool:
         """Whether anybody listens to the events of a job."""

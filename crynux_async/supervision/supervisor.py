@@ -12,7 +12,8 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,10 @@ import anyio.abc
 from crynux_async.backends.base import Backend, Finding, LostCreate
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
-from crynux_async.ledgers.base import JobFilter, JobRow, Ledger, TaskRow
+from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
-from crynux_async.states import STAGES, UNFETCHED, Signal, Stage
+from crynux_async.states import STAGES, UNFETCHED, Stage
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.fetcher import Fetcher
@@ -44,6 +45,7 @@ from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.supervision.tasks import TaskViews
 from crynux_async.supervision.tries import SEND, STOP, Tries
+from crynux_async.supervision.wishes import Wishes
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")
 
@@ -52,6 +54,7 @@ T = TypeVar("T")
 _PLANNED_AT_ONCE = 200  # jobs between two turns of the event loop
 _RENEWALS = 3  # of a lease while it lasts
 _BEGIN_AGAIN = 5.0
+_HEAR_WISHES_EVERY = 5.0
 _WARN_BEFORE = timedelta(days=1)
 _LOOK_FOR_EXPIRING = 3600.0
 
@@ -64,13 +67,20 @@ class Supervisor:
         settings: Limits, intervals and time-outs.
         ledger: Where jobs are remembered; open.
         gate: Decides when creates may be sent.
+        follows: Whether it takes jobs over that nobody holds.
         sends_planned: Whether it sends what earlier processes planned under an idempotency key and did not send.
     """
 
     def __init__(
-        self, backend: Backend, settings: Settings, ledger: Ledger, gate: Gate, *, sends_planned: bool = False
+        self,
+        backend: Backend,
+        settings: Settings,
+        ledger: Ledger,
+        gate: Gate,
+        *,
+        follows: bool = True,
+        sends_planned: bool = False,
     ) -> None:
-        self._backend = backend
         self._settings = settings
         self._ledger = ledger
         self._group: anyio.abc.TaskGroup | None = None
@@ -78,9 +88,10 @@ class Supervisor:
         self._thread = threading.get_ident()
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
+        self.backend = backend
         self._closed = False
+        self._follows = follows
         self.register = JobRegister()
-        self.onlookers = Onlookers(self.register)
         self._writer = LedgerWriter(
             ledger,
             self.register,
@@ -131,6 +142,7 @@ class Supervisor:
             check_open=self.check_open,
         )
         self._lost = LostCreates(backend, ledger, self.register, self._writer, self.accounts)
+        self.onlookers = Onlookers(ledger, self.register, self.submitter.is_under_way)
         self._take_over = TakeOver(
             backend,
             ledger,
@@ -148,8 +160,18 @@ class Supervisor:
         self._intake = Intake(
             self.register, self.onlookers, writer=self._writer, submitter=self.submitter, tries=self._tries
         )
-        self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop}
-        self._writer.on_lost = self.hand_on
+        self._wishes = Wishes(
+            ledger,
+            self.register,
+            self.onlookers,
+            writer=self._writer,
+            take_over=self._take_over,
+            submitter=self.submitter,
+            fetcher=self.fetcher,
+            hand_on=self.hand_on,
+        )
+        self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
+        self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
 
     def hand_on(self, record: Record, *, look_after: float | None = None) -> None:
@@ -184,7 +206,14 @@ class Supervisor:
                 await self._begin()
                 sending = anyio.CancelScope()
                 group.start_soon(self._send, sending)
-                for work in (self.follower.run, self._writer.run, self._keep_leases, self._warn):
+                for work in (
+                    self.follower.run,
+                    self._writer.run,
+                    self.onlookers.run,
+                    self._keep_leases,
+                    self._hear_wishes,
+                    self._warn,
+                ):
                     group.start_soon(self._keep_alive, work)
                 started.set_result(None)
                 await self._stop.wait()
@@ -262,14 +291,21 @@ class Supervisor:
         self.hand_on(record)
 
     def abandon(self, record: Record) -> None:
-        """Stop caring about a job, because the user says so."""
-        self.register.learn(record, Signal.ABANDON)
-        self.hand_on(record)
+        """Stop caring about a job, because the user says so: at once, or as soon as its owner hears of it.
+
+        Raises:
+            UsageError: The session is closed.
+        """
+        if record.is_ours:
+            self._wishes.give_up(record)
+        else:
+            self.check_open()
+            self._spawn(self._wishes.abandon(record))
 
     def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
         """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
         # Absolute, because the next process may be somewhere else.
-        wanted = Wanted(folder=folder.absolute(), name=name or self._backend.habits.file_name)
+        wanted = Wanted(folder=folder.absolute(), name=name or self.backend.habits.file_name)
         if wanted != record.wanted:
             record.wanted = wanted
             self.register.note(record)
@@ -303,8 +339,11 @@ class Supervisor:
         return self.submitter.expected_at(record)
 
     async def fetch(self, record: Record, wanted: Wanted) -> Path:
-        """Bring a job's archive to disk."""
+        """Bring a job's archive to disk, taking the job from whoever has it."""
         self.check_open()
+        if not record.is_ours:
+            await self._wishes.take_to_fetch(record)
+            self.want(record, wanted.folder, wanted.name)
         return await self.fetcher.fetch(record, wanted.folder, wanted.name)
 
     async def lost_creates(self) -> list[LostCreate]:
@@ -318,10 +357,34 @@ class Supervisor:
             self.hand_on(record)
         return found
 
-    async def history(self, where: JobFilter, limit: int | None) -> list[JobRow]:
-        """Return rows of the ledger, those of earlier processes included."""
-        await self._writer.flush()
-        return await self._ledger.jobs(where, limit=limit)
+    async def find(self, where: JobFilter, *, limit: int | None = None, newest_first: bool = False) -> list[Record]:
+        """Return the records of jobs in the ledger, whoever holds them, as new as this session knows them.
+
+        Raises:
+            LedgerError: The ledger cannot be read, or not be told what this session knows.
+        """
+        self.check_open()
+        await self._writer.persist(self._writer.flush)
+        return await self.onlookers.find(where, limit=limit, newest_first=newest_first)
+
+    async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
+        """Yield each of ``records`` once when nothing more can be seen of its task, whoever follows it."""
+        try:
+            async with aclosing(self.register.as_completed(records)) as ends:
+                self.onlookers.watch(records)
+                async for record in ends:
+                    yield record
+        finally:
+            self.onlookers.let_be()
+
+    @contextmanager
+    def watching(self, records: Iterable[Record]) -> Iterator[None]:
+        """A block in which the session hears of what others write about jobs."""
+        self.onlookers.watch(records)
+        try:
+            yield
+        finally:
+            self.onlookers.let_be()
 
     async def tasks(self, record: Record) -> list[TaskRow]:
         """Return every task that was ever made for a job, as the ledger has them."""
@@ -352,9 +415,10 @@ class Supervisor:
     async def _begin(self) -> None:
         """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
         await self._writer.enter()
-        await self._take_over.release_the_dead()
-        self.follower.restore(await self._ledger.load_hazards(self._backend.name))
-        await self._take_over.run()
+        self.follower.restore(await self._ledger.load_hazards(self.backend.name))
+        if self._follows:
+            await self._take_over.release_the_dead()
+            await self._take_over.run()
 
     async def _send(self, scope: anyio.CancelScope) -> None:
         with scope:
@@ -373,7 +437,7 @@ class Supervisor:
 
     async def _keep_leases(self) -> None:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
-        lease = self._backend.habits.lease
+        lease = self.backend.habits.lease
         trusted_from = monotonic()
         while True:
             before = utc_now()
@@ -384,20 +448,32 @@ class Supervisor:
                 trusted_from = monotonic() + lease
             try:
                 await self._writer.renew()
-                await self._take_over.grant_wishes()
-                if monotonic() >= trusted_from:
+                if self._follows and monotonic() >= trusted_from:
                     await self._take_over.run()
-                await self._take_over.keep_up()
                 await self._save_hazards()
             except LedgerBusyError as error:
                 _log.info("leases are renewed later: %s", error)
             except LedgerError as error:
                 _log.error("leases cannot be renewed: %s", error)
 
+    async def _hear_wishes(self) -> None:
+        """Do what others wish of this session's jobs, for ever."""
+        while True:
+            await asyncio.sleep(_HEAR_WISHES_EVERY)
+            try:
+                await self._take_over.grant_wishes()
+            except LedgerError as error:
+                _log.info("what others wish cannot be read now: %s", error)
+
+    def _lost_to_another(self, record: Record) -> None:
+        self.hand_on(record)
+        if record.is_awaited or self.register.has_end_watchers:
+            self.onlookers.watch([record])
+
     async def _save_hazards(self) -> None:
         learned = self.follower.learned()
         if learned:
-            await self._ledger.save_hazards(self._backend.name, learned)
+            await self._ledger.save_hazards(self.backend.name, learned)
 
     async def _fetch_wanted(self, record: Record, wanted: Wanted) -> None:
         try:
@@ -407,7 +483,7 @@ class Supervisor:
 
     async def _warn(self) -> None:
         """Warn once of each model that nobody has fetched before the service deletes it, for ever."""
-        retention = self._backend.facts.retention
+        retention = self.backend.facts.retention
         warned: set[str] = set()
         while retention is not None:
             limit = utc_now() - timedelta(seconds=retention) + _WARN_BEFORE

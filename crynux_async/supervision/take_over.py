@@ -9,7 +9,7 @@ import attrs
 
 from crynux_async.backends.base import Backend
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, JobRow, Ledger, WishRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobRow, Ledger, WishRow
 from crynux_async.states import STAGES, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
@@ -24,7 +24,7 @@ _log = logging.getLogger("crynux_async.supervision.take_over")
 
 
 class TakeOver:
-    """Takes over jobs, grants wishes, and keeps up with jobs that others have.
+    """Takes over jobs, and grants wishes.
 
     Args:
         backend: The service.
@@ -100,13 +100,6 @@ class TakeOver:
                 await self._grant(record, wish)
             except LedgerError as error:
                 _log.error("the wish %r for job %s is not granted: %s", wish.kind, wish.job_id, error)
-
-    async def keep_up(self) -> None:
-        """Read again what others wrote about jobs that this session has lost and somebody here still waits for."""
-        lost = [record for record in self._register.select() if self._is_watched(record)]
-        watched = {record.job_id: record for record in [*lost, *self._onlookers.awaited()]}
-        for row in await self._ledger.jobs(JobFilter(job_ids=list(watched))) if watched else ():
-            self._refresh(watched[row.job_id], row)
 
     async def _take_all_in(self, rows: Sequence[JobRow]) -> None:
         attempts = await self._attempts_of(rows)
@@ -198,10 +191,6 @@ class TakeOver:
             return
         await self._lost.adopt(record, attempt, str(wish.arguments["task_id"]), granted=(wish.number,))
         self._hand_on(record)
-
-    def _is_watched(self, record: Record) -> bool:
-        # Whoever waits for a create that is under way here is told by its answer, not by what others make of it.
-        return not record.is_ours and record.is_awaited and not self._submitter.is_under_way(record)
 
     def _refresh(self, record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
         self._register.replace(record, lambda: restore(record, row, is_cut_off=is_cut_off))

@@ -133,7 +133,7 @@ async def test_folder_is_remembered_as_an_absolute_path(
     async with open_session(backend, ledger) as session:
         job = await model_of(session)
         assert await job.download("models") == tmp_path / "models" / "1.zip"
-        [row] = await session.history()
+    [row] = await ledger.jobs()
     assert (row.folder, row.path) == (str(tmp_path / "models"), str(tmp_path / "models" / "1.zip"))
 
 

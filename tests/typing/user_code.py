@@ -12,7 +12,6 @@ from crynux_async import (
     EffectiveConfig,
     FineTuneConfig,
     Job,
-    JobRow,
     JobState,
     Reconciled,
     Replacement,
@@ -92,12 +91,13 @@ async def use_a_session(session: Session, config: FineTuneConfig, folder: Path) 
     session.jobs("running")  # fails
     async for job in session.as_completed(jobs):
         await job
-    rows: list[JobRow] = await session.history(states={JobState.RUNNING}, limit=10)
+    earlier: list[Job] = await session.history(states={JobState.RUNNING}, limit=10)
+    found: Job | None = await session.find(task_id=7)
     looked_for: list[Reconciled] = await session.reconcile(at_most=10)
     return [
         await job.download(folder, name="{label}.zip")
         for job in jobs
-        if job.state is JobState.SUCCEEDED and rows and looked_for
+        if job.state is JobState.SUCCEEDED and earlier and found and looked_for
     ]
 
 

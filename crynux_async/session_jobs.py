@@ -1,0 +1,212 @@
+"""The jobs of a session: finding them, waiting for them, hearing of them, whoever follows them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
+from datetime import datetime
+
+from crynux_async.errors import UsageError, WaitTimeoutError
+from crynux_async.events import Event
+from crynux_async.job import Job, handle_on, record_of
+from crynux_async.ledgers.base import JobFilter
+from crynux_async.session_values import Reconciled, Unconfirmed
+from crynux_async.states import JobState
+from crynux_async.supervision.supervisor import Supervisor
+
+
+class SessionJobs:
+    """What a session can tell of jobs. ``Session`` is one, and says how they come to be."""
+
+    def __init__(self) -> None:
+        self._supervisor: Supervisor | None = None
+
+    async def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
+        """Yield jobs as their tasks end, well or badly: look at ``job.state``. Costs nothing per waiting job.
+
+        Args:
+            jobs: Which; None for every job that the session has now.
+        """
+        supervisor = self._open_supervisor()
+        records = supervisor.register.select() if jobs is None else [record_of(job) for job in jobs]
+        async with aclosing(supervisor.as_completed(records)) as ends:
+            async for record in ends:
+                yield handle_on(record, supervisor)
+
+    async def wait_all(self, jobs: Iterable[Job] | None = None, *, timeout: float | None = None) -> list[Job]:
+        """Wait until every task has ended, well or badly, and return the jobs: look at ``job.state``.
+
+        Args:
+            jobs: Which; None for every job that the session has now.
+            timeout: Seconds to wait at most, or None for as long as it takes.
+
+        Raises:
+            WaitTimeoutError: ``timeout`` is over; the jobs go on.
+            UsageError: The session was closed.
+        """
+        chosen = self.jobs() if jobs is None else list(jobs)
+        try:
+            async with asyncio.timeout(timeout), aclosing(self.as_completed(chosen)) as ends:
+                async for _ in ends:
+                    pass
+        except TimeoutError:
+            waiting = sum(not job.done for job in chosen)
+            raise WaitTimeoutError(f"{waiting} of {len(chosen)} jobs have not ended after {timeout:g} s") from None
+        return chosen
+
+    def jobs(self, state: JobState | Iterable[JobState] | None = None) -> list[Job]:
+        """Return the jobs that this session follows or has followed, in the order in which they came.
+
+        ``history()`` returns those of others, too.
+
+        Args:
+            state: Only those in this state or in one of these.
+        """
+        supervisor = self._supervisor
+        if supervisor is None:
+            return []
+        records = supervisor.register.select((state,) if isinstance(state, JobState) else state)
+        return [handle_on(record, supervisor) for record in records]
+
+    def job(self, job_id: str) -> Job:
+        """Return the job with this name.
+
+        Raises:
+            UsageError: This session has no such job.
+        """
+        supervisor = self._open_supervisor()
+        record = supervisor.register.get(job_id)
+        if record is None:
+            raise UsageError(f"this session has no job {job_id!r}", job_id=job_id)
+        return handle_on(record, supervisor)
+
+    def events(self) -> AsyncIterator[Event]:
+        """Yield what happens to any job from this call on, until the session is closed. It tells nothing of the past.
+
+        A reader that is too slow gets an ``EventsMissed`` in place of what it missed.
+        """
+        return self._open_supervisor().register.events()
+
+    async def find(
+        self,
+        name: str | None = None,
+        *,
+        task_id: str | int | None = None,
+        idempotency_key: str | None = None,
+        label: str | None = None,
+        tenant: str | None = None,
+    ) -> Job | None:
+        """Return a handle on one job in the ledger, whoever follows it, or None where there is none.
+
+        Args:
+            name: This library's name for it, ``job_id``.
+            task_id: The service's name of any of its tasks.
+            idempotency_key: Its key.
+            label: Its label; of several jobs, the newest.
+            tenant: On whose behalf it runs; None for anybody.
+
+        Raises:
+            UsageError: Nothing is given to find it by, or the session is not open.
+            LedgerError: The ledger cannot be read.
+        """
+        if name is task_id is idempotency_key is label is None:
+            raise UsageError("give a job_id, a task id, an idempotency key or a label; history() returns all jobs")
+        supervisor = self._open_supervisor()
+        where = JobFilter(
+            backend=supervisor.backend.name,
+            job_ids=None if name is None else (name,),
+            task_id=None if task_id is None else supervisor.backend.normal_task_id(task_id),
+            idempotency_key=idempotency_key,
+            label=label,
+            tenant=tenant,
+        )
+        found = await supervisor.find(where, limit=1, newest_first=True)
+        return handle_on(found[0], supervisor) if found else None
+
+    async def history(
+        self,
+        *,
+        states: Iterable[JobState] | None = None,
+        label: str | None = None,
+        label_prefix: str | None = None,
+        group: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        tenant: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Job]:
+        """Return handles on the jobs that the ledger remembers, whoever follows them, in the order of their planning.
+
+        Args:
+            states: Only jobs in these states.
+            label: Only jobs with this label.
+            label_prefix: Only jobs whose label begins so.
+            group: Only jobs of this set.
+            tags: Only jobs with all of these tags.
+            tenant: Only jobs on behalf of this one; None for anybody's.
+            since: Only jobs planned at or after this, aware.
+            limit: How many at most.
+            newest_first: The other way round.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+            UsageError: The session is not open.
+        """
+        supervisor = self._open_supervisor()
+        where = JobFilter(
+            backend=supervisor.backend.name,
+            states=frozenset(states) if states is not None else None,
+            label=label,
+            label_prefix=label_prefix,
+            group=group,
+            tags=tags or {},
+            tenant=tenant,
+            since=since,
+        )
+        found = await supervisor.find(where, limit=limit, newest_first=newest_first)
+        return [handle_on(record, supervisor) for record in found]
+
+    async def unconfirmed(self) -> list[Unconfirmed]:
+        """Return the jobs whose create has an unknown outcome, and the tasks before and after which each was sent."""
+        lost = await self._open_supervisor().lost_creates()
+        return [
+            Unconfirmed(
+                job=job,
+                began_at=create.began_at,
+                digest=job.config.digest() if job.config else "",
+                after=create.before[0] if create.before else None,
+                before=create.after[0] if create.after else None,
+            )
+            for create in lost
+            for job in (self.job(create.job_id),)
+        ]
+
+    async def reconcile(self, *, at_most: int = 50) -> list[Reconciled]:
+        """Look for the tasks of unconfirmed jobs, and return what was found of each of them.
+
+        A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
+        between the tasks that were made before and after are asked about, with this session's own key.
+
+        Args:
+            at_most: Tasks to look at for each job; where more would have to be looked at, it is left alone.
+
+        Raises:
+            UsageError: The service gives no way to look, or the session is not open.
+            BackendError: The service did not answer.
+        """
+        supervisor = self._open_supervisor()
+        return [
+            Reconciled(
+                job=handle_on(record, supervisor),
+                verdict=finding.verdict,
+                candidates=tuple(finding.candidates),
+                explanation=finding.explanation,
+            )
+            for finding, record in await supervisor.look_for_lost(at_most=at_most)
+        ]
+
+    def _open_supervisor(self) -> Supervisor:
+        if self._supervisor is None:
+            raise UsageError("the session is not open; use 'async with Session(...) as session'")
+        self._supervisor.check_open()
+        return self._supervisor

@@ -1,0 +1,294 @@
+"""Handles on the jobs of other sessions: found, awaited, fetched and given up from anywhere. On virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from benchmarks.scorecard.severing import Severable
+from crynux_async import Job, JobAbandonedError, JobFailedError, JobState, Session, UsageError, WaitTimeoutError
+from crynux_async.clock import monotonic
+from crynux_async.ledgers.base import Ledger
+from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
+from tests.fake_backend import LEASE, FakeBackend, make_config
+
+RENEW = LEASE / 3
+
+
+def open_session(backend: FakeBackend, ledger: Any, **arguments: Any) -> Session:
+    return Session(backend=backend, ledger=ledger, api_key="k" * 44, **{"rate_limit": 6000, **arguments})
+
+
+class Office:
+    """Several sessions on one ledger."""
+
+    def __init__(self, kind: str, folder: Path, stack: AsyncExitStack) -> None:
+        self.kind = kind
+        self.backend = FakeBackend(duration=60)
+        self.shared = MemoryLedger()
+        self._file = folder / "jobs.db"
+        self._stack = stack
+
+    def ledger(self) -> Ledger:
+        return self.shared if self.kind == "memory" else SqliteLedger(self._file)
+
+    async def session(self, **arguments: Any) -> Session:
+        return await self._stack.enter_async_context(open_session(self.backend, self.ledger(), **arguments))
+
+
+@pytest_asyncio.fixture(params=["memory", "sqlite"])
+async def office(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Office]:
+    async with AsyncExitStack() as stack:
+        yield Office(request.param, tmp_path, stack)
+
+
+async def found(session: Session, job: Job) -> Job:
+    handle = await session.find(job.job_id)
+    assert handle is not None
+    return handle
+
+
+async def test_job_of_another_session_is_found_by_each_of_its_names(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config(), idempotency_key="k", label="cats/1", group="cats", tags={"rank": "8"})
+    asks: list[dict[str, Any]] = [
+        {"name": job.job_id},
+        {"task_id": 1},
+        {"task_id": "1"},
+        {"idempotency_key": "k"},
+        {"label": "cats/1"},
+        {"label": "cats/1", "tenant": ""},
+    ]
+    assert [await other.find(**ask) for ask in asks] == [job] * len(asks)
+    handle = await found(other, job)
+    assert (handle.state, handle.config, handle.label, handle.group, dict(handle.tags), handle.idempotency_key) == (
+        JobState.RUNNING,
+        make_config(),
+        "cats/1",
+        "cats",
+        {"rank": "8"},
+        "k",
+    )
+    missing: list[dict[str, Any]] = [
+        {"name": "j0"},
+        {"task_id": 2},
+        {"label": "cats"},
+        {"label": "cats/1", "tenant": "t"},
+    ]
+    assert [await other.find(**ask) for ask in missing] == [None] * len(missing)
+    with pytest.raises(UsageError):
+        await other.find()
+
+
+async def test_history_tells_of_every_job_and_picks_them_by_label_group_and_tags(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    for seed, (label, group, tags) in enumerate(
+        [("cats/1", "cats", {"rank": "8"}), ("cats/2", "cats", {"rank": "4"}), ("dogs/1", "dogs", {"rank": "8"})], 1
+    ):
+        await owner.submit(make_config(seed=seed), label=label, group=group, tags=tags)
+
+    async def labels(**where: Any) -> list[str]:
+        return [job.label for job in await other.history(**where)]
+
+    assert await labels() == ["cats/1", "cats/2", "dogs/1"]
+    assert await labels(label_prefix="cats/") == ["cats/1", "cats/2"]
+    assert await labels(group="dogs") == ["dogs/1"]
+    assert await labels(tags={"rank": "8"}, newest_first=True) == ["dogs/1", "cats/1"]
+    assert await labels(states={JobState.FAILED}) == []
+    assert other.jobs() == []
+
+
+async def test_job_is_found_by_the_task_of_an_earlier_try(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config(model_name="x/fail"))
+    await owner.wait_all()
+    await (await job.retry()).submitted()
+    await owner.find(job.job_id)  # everything is stored
+    handle = await other.find(task_id="1")
+    assert (handle, handle.task_id if handle else None) == (job, "2")
+
+
+async def test_end_of_another_sessions_job_is_heard_within_a_second(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config())
+    handle = await found(other, job)
+    ends: dict[str, float] = {}
+
+    async def wait_for(name: str, one: Job) -> None:
+        await one
+        ends[name] = monotonic()
+
+    await asyncio.gather(wait_for("owner", job), wait_for("other", handle))
+    assert handle.state is JobState.SUCCEEDED
+    assert ends["other"] - ends["owner"] <= 1.0
+
+
+async def test_failure_of_another_sessions_job_is_raised_with_its_names(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config(model_name="x/fail"))
+    with pytest.raises(JobFailedError) as caught:
+        await found_and_awaited(other, job)
+    assert (caught.value.job_id, caught.value.task_id) == (job.job_id, "1")
+
+
+async def found_and_awaited(session: Session, job: Job) -> Job:
+    return await (await found(session, job)).wait()
+
+
+async def test_waiting_for_another_sessions_job_can_time_out_and_go_on(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    handle = await found(other, await owner.submit(make_config()))
+    with pytest.raises(WaitTimeoutError):
+        await handle.wait(timeout=10)
+    assert (await handle.wait()).state is JobState.SUCCEEDED
+
+
+async def test_nothing_is_listened_to_while_nobody_waits() -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    async with open_session(backend, ledger) as owner, open_session(backend, ledger, follow=False) as other:
+        handle = await found(other, await owner.submit(make_config()))
+        await asyncio.sleep(7)
+        assert not ledger._bell.has_waiters
+        waiting = asyncio.create_task(handle.wait())
+        await asyncio.sleep(7)
+        assert ledger._bell.has_waiters
+        waiting.cancel()
+        await asyncio.sleep(7)
+        assert not ledger._bell.has_waiters
+        await handle.wait()
+        await asyncio.sleep(7)
+        assert not ledger._bell.has_waiters
+
+
+async def test_all_handles_on_one_job_show_the_same(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config())
+    one, two = await found(other, job), (await other.history())[0]
+    await one
+    assert two.state is JobState.SUCCEEDED
+
+
+async def test_session_that_does_not_follow_takes_nothing_over_and_follows_what_it_submits() -> None:
+    backend, ledger = FakeBackend(duration=600), MemoryLedger()
+    way = Severable(ledger)
+    dying = open_session(backend, way)
+    await dying.open()
+    left = await dying.submit(make_config(seed=1))
+    await way.sever(dying)
+    async with open_session(backend, ledger, follow=False) as onlooker:
+        own = await onlooker.submit(make_config(seed=2))
+        await own.wait()
+        await asyncio.sleep(2 * LEASE)
+        assert onlooker.jobs() == [own]
+        handle = await found(onlooker, left)
+        assert handle.state is JobState.RUNNING
+        async with open_session(backend, ledger):
+            assert (await handle.wait()).state is JobState.SUCCEEDED
+
+
+async def test_handle_goes_on_when_its_session_takes_the_job_over() -> None:
+    backend, ledger = FakeBackend(duration=600), MemoryLedger()
+    owner = open_session(backend, ledger)
+    await owner.open()
+    job = await owner.submit(make_config())
+    async with open_session(backend, ledger) as other:
+        handle = await found(other, job)
+        waiting = asyncio.create_task(handle.wait())
+        await asyncio.sleep(10)
+        await owner.close()
+        assert (await waiting).state is JobState.SUCCEEDED
+        assert other.jobs() == [handle]
+        assert other.statistics().jobs == {JobState.SUCCEEDED: 1}
+
+
+async def test_ends_of_own_and_other_jobs_come_as_they_happen(office: Office) -> None:
+    office.backend.duration = lambda config: 60.0 * config.seed
+    owner, other = await office.session(), await office.session(follow=False)
+    theirs = [await owner.submit(make_config(seed=seed)) for seed in (1, 3)]
+    ours = [await other.submit(make_config(seed=seed)) for seed in (2, 4)]
+    handles = [await found(other, job) for job in theirs]
+    assert [job async for job in other.as_completed([*ours, *handles])] == [theirs[0], ours[0], theirs[1], ours[1]]
+
+
+async def test_wait_all_hears_of_jobs_that_were_lost_meanwhile() -> None:
+    backend, ledger = FakeBackend(duration=600), MemoryLedger()
+    async with open_session(backend, ledger) as second, open_session(backend, ledger) as first:
+        job = await first.submit(make_config())
+        waiting = asyncio.create_task(first.wait_all())
+        await asyncio.sleep(1)
+        (fence,) = [holder.fence for holder in await ledger.holders() if holder.jobs]
+        await ledger.leave(fence)  # as if it had been taken for dead
+        await waiting
+        assert job.state is JobState.SUCCEEDED
+        assert second.statistics().jobs == {JobState.SUCCEEDED: 1}
+
+
+async def test_job_given_up_from_elsewhere_is_given_up_by_its_owner(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config())
+    handle = await found(other, job)
+    handle.abandon()
+    with pytest.raises(JobAbandonedError):
+        await handle.wait()
+    assert job.state is JobState.ABANDONED
+    assert office.backend.creates == 1
+
+
+async def test_planned_job_given_up_from_elsewhere_is_never_sent(office: Office) -> None:
+    owner, other = await office.session(rate_limit=1), await office.session(follow=False)
+    await owner.submit(make_config(seed=1))
+    job = await owner.enqueue(make_config(seed=2))
+    (await found(other, job)).abandon()
+    with pytest.raises(JobAbandonedError):
+        await job.submitted()
+    assert office.backend.creates == 1
+
+
+async def test_job_that_nobody_holds_is_given_up_at_once(office: Office) -> None:
+    owner = open_session(office.backend, office.ledger())
+    await owner.open()
+    job = await owner.submit(make_config())
+    await owner.close()
+    other = await office.session(follow=False)
+    handle = await found(other, job)
+    handle.abandon()
+    with pytest.raises(JobAbandonedError):
+        await handle.wait(timeout=1)
+
+
+async def test_model_of_another_session_is_fetched_where_it_was_asked_for(office: Office, tmp_path: Path) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    handle = await found(other, await owner.submit(make_config()))
+    assert await handle.download(tmp_path / "here") == tmp_path / "here" / "1.zip"
+    assert (tmp_path / "here" / "1.zip").read_bytes() == office.backend.archive
+    assert (handle.state, office.backend.open_results) == (JobState.DOWNLOADED, 1)
+
+
+async def test_transfer_of_another_session_is_waited_for_and_not_made_twice(office: Office, tmp_path: Path) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config())
+    office.backend.may_download.clear()
+    theirs = asyncio.create_task(job.download(tmp_path))
+    await job.wait()
+    ours = asyncio.create_task((await found(other, job)).download(tmp_path))
+    await asyncio.sleep(30)
+    assert not ours.done()
+    office.backend.may_download.set()
+    assert await theirs == await ours == tmp_path / "1.zip"
+    assert office.backend.open_results == 1
+
+
+async def test_model_that_was_fetched_long_ago_is_found_by_a_script_that_was_started_again(
+    office: Office, tmp_path: Path
+) -> None:
+    async with open_session(office.backend, office.ledger()) as first:
+        await first.run(make_config(), tmp_path, idempotency_key="cats")
+    second = await office.session()
+    assert second.jobs() == []
+    assert await second.run(make_config(), tmp_path, idempotency_key="cats") == tmp_path / "1.zip"
+    assert (office.backend.creates, office.backend.open_results) == (1, 1)
