@@ -134,7 +134,7 @@ def _judge_encoding(texts: Mapping[str, bytes], encoding: str | None) -> tuple[D
     unreadable = [name for name in other if not _can_read(texts[name], encoding)]
     if not unreadable:
         text = f"{counted(len(other), 'file')} not in UTF-8, converted: {named(other)}."
-        return (problem("CX336", text, other, severity="note"),)
+        return (problem("CX368", text, other),)
     sample = b"\n".join(texts[name] for name in unreadable)
     text = f"{counted(len(unreadable), 'file')} not in UTF-8: {named(unreadable)}; {in_words(guesses(sample))}."
     return (problem("CX336", text, unreadable),)

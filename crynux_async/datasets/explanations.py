@@ -221,6 +221,9 @@ _IMAGES: Final[Mapping[str, Explanation]] = {
 _PACKING: Final[Mapping[str, Explanation]] = {
     "CX348": _of_pack("Nobody but you knows which of them are right.", "0.txt beside 0.png, and metadata.jsonl"),
     "CX349": _of_pack("The archive has images and captions only.", "notes.docx, .DS_Store"),
+    "CX368": _of_pack(
+        "Nodes read UTF-8, and that is what the archive has.", "0.txt in cp1252, packed with its encoding"
+    ),
     "CX364": _of_pack(
         "Names that look alike may differ in letter case, Unicode form, encoding or folder. Where one image only "
         "fits, it is taken.",

@@ -19,6 +19,9 @@ _PAGE_HOSTS: Final = ("mega.nz", "wetransfer.com", "we.tl")
 _LIKELY_HOSTS: Final = ("1drv.ms", "onedrive.live.com", "www.mediafire.com", "www.icloud.com", "pan.baidu.com")
 # Each of them is part of an address that is signed, and of no other.
 _SIGNATURES: Final = frozenset(("x-amz-signature", "x-goog-signature", "x-oss-signature", "signature", "sig"))
+_SECRETS: Final = frozenset(
+    ("access_token", "api_key", "apikey", "auth", "key", "password", "secret", "token", *_SIGNATURES)
+)
 _FOR_ONE_METHOD: Final = frozenset(("x-amz-signature", "awsaccesskeyid"))
 _LASTING: Final = frozenset(("x-amz-expires", "x-goog-expires"))
 
@@ -66,6 +69,11 @@ def page_of(parts: SplitResult) -> Page | None:
     return None
 
 
+def secrets_in(parts: SplitResult) -> tuple[str, ...]:
+    """Return the parameters of an address whose names say that their values are secret, in order."""
+    return tuple(sorted({name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)} & _SECRETS))
+
+
 def has_login(parts: SplitResult) -> bool:
     """Whether there is a user name or a password in front of the host."""
     return bool(parts.username or parts.password)
@@ -88,7 +96,7 @@ def explain_page(page: Page) -> str:
     seen = "shows" if page.is_certain else "may show"
     text = f"This is an address of {page.host} that {seen} a page, and a node takes what it gets for the data set."
     if page.direct:
-        return f"{text} The file itself has the address {page.direct} of its own."
+        return f"{text} The address {page.direct} is that of the file itself."
     return (
         f"{text} Or give the name of the data set: dataset_name = {page.dataset_name!r}." if page.dataset_name else text
     )

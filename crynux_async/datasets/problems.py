@@ -103,10 +103,12 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX335": _warning(
             "caption too long for the model", "The end is cut off: shorten it, or say the main thing first."
         ),
-        "CX336": _error("text that is not UTF-8", "Say its encoding when packing, with encoding=: it is converted."),
+        "CX336": _error(
+            "text that is not UTF-8", "Say its encoding when packing (encoding=, --encoding): it is converted."
+        ),
         "CX337": _warning("two caption files for one image", "Remove the one that is not meant."),
         "CX338": _warning("folder names that repeat images", "Nodes see each image once an epoch: train more steps."),
-        "CX339": _warning("regularization images", "Leave them out: a node trains on them like on all others."),
+        "CX339": _warning("regularization images", "Have them trained like all others only if that is what you want."),
         "CX367": _warning("nearly named like metadata", "Rename it to metadata.jsonl or metadata.csv."),
         # The images.
         "CX340": _error("image cannot be opened", "Save it again as PNG or JPEG, or remove it and its row."),
@@ -119,8 +121,9 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX347": _warning("more than 8 bits a channel", "Save it with 8 bits: nodes clip what is brighter to white."),
         # Packing.
         "CX348": _error("captions in more than one place", "Say which ones to use with captions=."),
-        "CX349": _note("files left out", "They are no images and hold no captions."),
+        "CX349": _note("files left out", "They are neither images nor captions of what is packed."),
         "CX364": _note("rows for another spelling", "Nothing needs to be done: the archive has names that agree."),
+        "CX368": _note("text converted to UTF-8", "Look at a caption or two: a wrong encoding reads as nonsense."),
         # The address.
         "CX350": _error("not an http address", "Use an http:// or https:// address that needs no login."),
         "CX351": _error("no answer", "Make the file reachable from the internet."),

@@ -8,14 +8,14 @@ import posixpath
 import re
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import attrs
 
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, holds_tar, is_tar
 from crynux_async.datasets.hosts import is_private
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of
-from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, signature_of
+from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, secrets_in, signature_of
 from crynux_async.datasets.problems import DatasetProblem, has_error, in_order, problem
 from crynux_async.datasets.report import VERSION_LENGTH
 from crynux_async.errors import UsageError
@@ -35,22 +35,6 @@ _TYPE_WORDS: Final = (
     ("xz", ".xz"),
     ("7z", ".7z"),
     ("rar", ".rar"),
-)
-_SECRETS: Final = frozenset(
-    (
-        "access_token",
-        "api_key",
-        "apikey",
-        "auth",
-        "key",
-        "password",
-        "secret",
-        "sig",
-        "signature",
-        "token",
-        "x-amz-signature",
-        "x-goog-signature",
-    )
 )
 _PAGE: Final = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml|head|body)", re.IGNORECASE)
 _VERSION: Final = re.compile(r"[0-9A-Za-z]+")
@@ -224,9 +208,9 @@ def _judge_address(parts: SplitResult) -> Iterator[DatasetProblem]:
         yield problem("CX359", f"{host} is an address inside a private network or on this machine.")
     if has_login(parts):
         yield problem("CX360", "It contains a user name or password.")
-    query = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if query & _SECRETS:
-        yield problem("CX360", f"Its parameter {', '.join(sorted(query & _SECRETS))} looks like one.")
+    secrets = secrets_in(parts)
+    if secrets:
+        yield problem("CX360", f"Its parameter {', '.join(secrets)} looks like one.")
     signature = signature_of(parts)
     if signature is not None:
         yield problem("CX365", explain_signature(signature))

@@ -132,6 +132,19 @@ def test_pack_caption_file_that_fits_to_the_letter_goes_before_others(tmp_path: 
     assert [captions[packed.names[name]] for name in ("a.png", "A.png")] == ["small", "large"]
 
 
+def test_pack_caption_file_that_may_belong_to_two_images_belongs_to_none(tmp_path: Path) -> None:
+    files = {"IMG.png": picture(1), "img.png": picture(2), "Img.txt": b"whose?"}
+    assert problems_of(tmp_path, files)["CX320"] == ()
+
+
+def test_pack_extension_in_other_letters_fits_as_well_as_any(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "A.png": picture(2), "A.TXT": b"large", "a.Txt": b"small", "a.caption": b"lost"}
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
+    captions = packed_captions(packed.path)
+    assert [captions[packed.names[name]] for name in ("a.png", "A.png")] == ["small", "large"]
+    assert [problem.files for problem in packed.problems if problem.code == "CX337"] == [("a.caption",)]
+
+
 def test_pack_says_which_of_two_caption_files_won(tmp_path: Path) -> None:
     files = {"0.png": picture(), "0.txt": b"tags", "0.caption": b"a sentence"}
     packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")
@@ -194,6 +207,7 @@ def test_pack_caption_in_another_encoding_says_which_and_converts_it_when_told(t
         pack(folder, tmp_path / "cats.zip")
     assert {problem.code for problem in refused.value.problems} >= {"CX336"}
     packed = pack(folder, tmp_path / "cats.zip", encoding="windows-1252")
+    assert "CX368" in {problem.code for problem in packed.problems}
     assert list(packed_captions(packed.path).values()) == ["un café très serré à Montréal"]
 
 

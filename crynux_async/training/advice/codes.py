@@ -127,7 +127,7 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "huggingface_hub utils/_validators.py; datasets load.py",
         ),
         "CX126": _warning(
-            "password in the address", "Use an address that needs none, and change the password.", _DOWNLOAD
+            "secret in the address", "Use an address that needs none, and change what was in it.", _DOWNLOAD
         ),
         "CX127": _warning(
             "address that runs out",

@@ -6,7 +6,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from crynux_async.datasets.archives import ENDINGS, ending_of
 from crynux_async.datasets.hosts import is_private
-from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, signature_of
+from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, secrets_in, signature_of
 from crynux_async.training.advice.case import Case, in_words, shown
 from crynux_async.training.advice.codes import Advice, advise
 from crynux_async.training.base_models import name_fault, other_kind
@@ -86,6 +86,11 @@ def _judge_host(parts: SplitResult) -> Iterator[Advice]:
         text = (
             "The user name and password in front of the host go to every node that takes part, and to whoever reads "
             "the task."
+        )
+        yield advise("CX126", "dataset_url", text)
+    elif secrets_in(parts) and signature_of(parts) is None:
+        text = (
+            f"Its parameter {', '.join(secrets_in(parts))} goes to every node that takes part, and is no secret then."
         )
         yield advise("CX126", "dataset_url", text)
 
