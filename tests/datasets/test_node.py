@@ -21,7 +21,7 @@ from crynux_async.datasets.images import look_at
 from crynux_async.datasets.layout import lay_out
 from tests.datasets.node.cases import DatasetCase, dataset_cases
 from tests.datasets.node.client import Node, Verdict, missing
-from tests.datasets.node.known_cases import ACCEPTED, REFUSED, known_case
+from tests.datasets.node.known_cases import ACCEPTED, PACKED, REFUSED, known_case
 from tests.datasets.node.pictures import SIDE, odd_pictures
 from tests.datasets.node.table_cases import table_cases
 from tests.datasets.test_check import FAILING, LOSING, WORKING, write
@@ -136,6 +136,14 @@ def test_check_and_a_node_refuse(known: str, node: Node, tmp_path: Path) -> None
     assert both is not None
     assert both[0].errors
     assert both[1].reason
+
+
+@pytest.mark.parametrize("known", PACKED)
+def test_a_node_loads_a_known_folder_once_it_is_packed(known: str, node: Node, tmp_path: Path) -> None:
+    files, options, captions = PACKED[known]
+    packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip", **options)
+    verdict = node.load(packed.path)
+    assert (verdict.reason, sorted(row[1] for row in verdict.rows)) == ("", captions)
 
 
 @pytest.mark.parametrize("layout", [*WORKING, *FAILING, *LOSING])

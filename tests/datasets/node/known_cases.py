@@ -1,8 +1,13 @@
 """Data sets whose fate on a node is known, each with the verdict that the training code's source demands."""
 
+import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import pyarrow
+from pyarrow import parquet
 
 from tests.datasets.node.cases import DatasetCase, tarred, zipped
 from tests.datasets.node.pictures import good_picture, odd_pictures
@@ -37,6 +42,20 @@ def _picture(kind: str) -> dict[str, bytes]:
     return _with(**{"2__png": odd_pictures()[kind]})
 
 
+def _parquet(
+    captions: tuple[str | None, ...] = ("a", "b"), *, second: bytes = b"", mark: bool = True
+) -> dict[str, bytes]:
+    images = [{"bytes": good_picture(), "path": None}, {"bytes": second or good_picture(1), "path": None}]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"image": pyarrow.array(images, kind), "text": pyarrow.array(captions, pyarrow.string())})
+    if mark:
+        features = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return {"data/train-00000-of-00001.parquet": buffer.getvalue()}
+
+
 _ONE_ROW = b'{"file_name": "0.png", "text": "x"}\n'
 
 ACCEPTED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
@@ -61,6 +80,7 @@ ACCEPTED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "four colours": lambda: _picture("JPEG CMYK"),
     "TIFF of two pages, compressed": lambda: _picture("TIFF two pages LZW"),
     "another format than the name says": lambda: _picture("QOI RGB"),
+    "images in parquet": _parquet,
 }
 """Folders that a node trains on."""
 
@@ -97,9 +117,76 @@ REFUSED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
         **{f"a::{number}.png": good_picture(number) for number in range(2)},
         "metadata.jsonl": _rows({"file_name": "a::0.png"}, {"file_name": "a::1.png"}),
     },
+    "no caption in parquet": lambda: _parquet(("a", None)),
+    "no image in parquet": lambda: _parquet(second=b"<html>"),
+    "cut image in parquet": lambda: _parquet(second=good_picture(1)[:60]),
+    "images without their mark in parquet": lambda: _parquet(mark=False),
+    "metadata under nearly its name": lambda: {**_images(1), "metadata.json1": _ONE_ROW},
+    "letter case of a name": lambda: {"0.PNG": good_picture(), "metadata.jsonl": _ONE_ROW},
+    "the folder within the name": lambda: {
+        "train/0.png": good_picture(),
+        "train/metadata.jsonl": b'{"file_name": "train/0.png", "text": "x"}\n',
+    },
+    "captions beside the images": lambda: {**_images(1), "0.txt": b"x"},
+    "UTF-16": lambda: {**_images(1), "metadata.jsonl": _ONE_ROW.decode().encode("utf-16")},
+    "the name in another encoding": lambda: {
+        os.fsdecode(b"caf\xe9.png"): good_picture(),
+        "metadata.jsonl": '{"file_name": "caf\u00e9.png", "text": "x"}\n'.encode(),
+    },
+    "a name that is composed otherwise": lambda: {
+        "cafe\u0301.png": good_picture(),
+        "metadata.jsonl": '{"file_name": "caf\u00e9.png", "text": "x"}\n'.encode(),
+    },
     "written by save_to_disk": lambda: _with(state__json=b"{}"),
 }
 """Folders that no node trains on."""
+
+
+PACKED: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, Any], list[str]]] = {
+    "kohya's folders": (
+        {
+            "img/10_sks dog/a.JPG": good_picture(),
+            "img/10_sks dog/a.TXT": b"sks dog",
+            "reg/1_dog/b.png": good_picture(1),
+            "reg/1_dog/b.txt": b"dog",
+        },
+        {},
+        ["sks dog"],
+    ),
+    "kohya's folders, all of them": (
+        {
+            "img/10_sks dog/a.png": good_picture(),
+            "img/10_sks dog/a.txt": b"sks dog",
+            "reg/1_dog/b.png": good_picture(1),
+            "reg/1_dog/b.txt": b"dog",
+        },
+        {"regularization": True},
+        ["dog", "sks dog"],
+    ),
+    "two caption files": ({"a.png": good_picture(), "a.txt": b"tags", "a.caption": b"words"}, {}, ["tags"]),
+    "the folder within the name": (
+        {"train/0.png": good_picture(), "train/metadata.jsonl": b'{"file_name": "train/0.png", "text": "x"}\n'},
+        {},
+        ["x"],
+    ),
+    "the name in another encoding": (
+        {
+            os.fsdecode(b"caf\xe9.png"): good_picture(),
+            "metadata.jsonl": '{"file_name": "caf\u00e9.png", "text": "x"}\n'.encode(),
+        },
+        {},
+        ["x"],
+    ),
+    "captions in another encoding": (
+        {"a.png": good_picture(), "a.txt": "caf\u00e9".encode("cp1252")},
+        {"encoding": "cp1252"},
+        ["caf\u00e9"],
+    ),
+    "captions in UTF-16": ({"a.png": good_picture(), "a.txt": "caf\u00e9".encode("utf-16")}, {}, ["caf\u00e9"]),
+    "WD14 tags with scores": (_tagged([["1girl", 0.98]], [["solo", 0.9]]), {}, ["a cat", "a cat"]),
+    "rows on several lines, large": (_pretty(1_500_000), {}, ["a cat", "a cat", "a cat"]),
+}
+"""Folders that are packed: their files, how, and the captions in the archive, sorted."""
 
 
 def known_case(files: Mapping[str, bytes], name: str = "cats") -> DatasetCase:
