@@ -70,7 +70,6 @@ _OTHER_FAMILIES: Final = (
 _OTHER_INPUTS: Final = ("inpaint", "inpainting", "pix 2 pix", "unclip", "upscaler", "diffusion 2 depth")
 _FIRST_WORDS: Final = ("sd 15", "sd 14", "sd 1", "v 1 5", "v 1 4", "diffusion 1", "diffusion v 1")
 _SECOND_WORDS: Final = ("sd 21", "sd 20", "sd 2", "diffusion 2", "diffusion v 2")
-_V_WORDS: Final = ("vpred", "v pred", "v prediction", "zsnr")
 
 
 @attrs.frozen(kw_only=True)
@@ -79,8 +78,8 @@ class BaseModel:
 
     Attributes:
         family: Its generation, or None.
-        prediction_type: What it predicts, or None where its name leaves that open.
-        resolution: Side in pixels of the images that it was made for, or None.
+        prediction_type: What it predicts, or None where it is no model that everybody knows.
+        resolution: Side in pixels of the images that it was made for, or None just so.
     """
 
     family: Family | None = None
@@ -173,11 +172,8 @@ def base_model(name: str) -> BaseModel:
             return model
     words = _words(plain)
     is_first, is_second = (bool(_first_in(words, phrases)) for phrases in (_FIRST_WORDS, _SECOND_WORDS))
-    if is_first is is_second:
-        return BaseModel()
-    if is_second:  # of 512 pixels or of 768, of either prediction
-        return BaseModel(family="2.x")
-    return BaseModel(family="1.x", resolution=512, prediction_type=None if _first_in(words, _V_WORDS) else "epsilon")
+    # Words tell the generation well enough for a size. What somebody made of a model may predict and measure otherwise.
+    return BaseModel() if is_first is is_second else BaseModel(family="1.x" if is_first else "2.x")
 
 
 def _form_fault(name: str) -> str:

@@ -140,15 +140,15 @@ def judge_family(case: Case) -> Iterator[Advice]:
     elif asked is not None and model.prediction_type is None:
         text = f"The base model must predict {asked}; with another one the training target is wrong."
         yield advise("CX122", "prediction_type", text)
-    yield from _judge_resolution(config.resolution, model.resolution, model.family)
+    yield from _judge_resolution(config.resolution, model.resolution)
 
 
-def _judge_resolution(asked: int, own: int | None, family: str | None) -> Iterator[Advice]:
+def _judge_resolution(asked: int, own: int | None) -> Iterator[Advice]:
     smallest, largest = (own, own) if own else (OWN_RESOLUTIONS[0], OWN_RESOLUTIONS[-1])
     if smallest <= asked * FAR_RESOLUTION and asked <= largest * FAR_RESOLUTION:
         return
     made_for = f"{smallest}" if own else f"{smallest} to {largest}"
-    whose = f"Stable Diffusion {family}" if family else "Stable Diffusion 1.x and 2.x"
+    whose = "The base model" if own else "Stable Diffusion 1.x and 2.x"
     if asked < smallest:
         what = "the LoRA learns coarse pictures without detail, and carries them into every size that is rendered"
     else:
