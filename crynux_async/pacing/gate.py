@@ -225,9 +225,9 @@ class LedgerGate:
         if when <= now:
             return Entry(ticket=bucket.sent(now, self._owner))
         others = [create.sent_at for create in bucket.snapshot().in_flight if create.owner != self._owner]
-        if when == math.inf and others:
+        if others:
             # An answer that has been due for a minute is not due this very second.
-            when = now + max(_OTHERS_WAIT, now - max(others))
+            when = min(when, now + max(_OTHERS_WAIT, now - max(others)))
         return Entry(when=min(when, now + _LONGEST_PAUSE))
 
     def _has_ended(self, owner: str) -> bool:

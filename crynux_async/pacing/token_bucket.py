@@ -53,6 +53,10 @@ _LONGEST_BACK_OFF = 3600.0
 _SET_BACK = 60.0  # a clock that is behind by more than this was set; less is waited for
 _TRAIN_GAP = 5.0  # while the rate is unknown, creates closer together than this belong to one train
 _SURE = 0.1  # tokens less than one at which a create can only pass if the limit is higher
+# After so many round trips, or seconds, an answer that does not come holds no other create up any more.
+_PATIENCE_TRIPS = 4.0
+_LEAST_PATIENCE = 2.0
+_PATIENCE_AT_FIRST = 10.0
 _UNDER_WAY = 1.0  # after so long a create whose process died has arrived
 # Tokens left to others for every refusal in a row; without it several users can keep each other out for ever.
 _LEFT_TO_OTHERS = 2
@@ -338,12 +342,10 @@ class TokenBucket:
         Returns:
             Seconds; at most ``now`` means now, ``math.inf`` means not before one in flight was answered.
         """
-        at = self._clock(now)
+        at = self._place_at(self._clock(now))
         state = self._state
-        if len(state.in_flight) >= self._room():
-            return math.inf
         at = at if state.hold_until is None else max(at, state.hold_until)
-        if state.belief is None or state.learning:
+        if state.belief is None or state.learning or at == math.inf:
             return at
         needed = 1 + len(state.in_flight)
         if needed > state.belief.burst:
@@ -406,13 +408,13 @@ class TokenBucket:
 
     def charged(self, ticket: int, now: float) -> None:
         """Take note that a create ended otherwise, its token surely or possibly spent."""
-        _, _, arrived = self._answered(ticket, now)
+        _, _, arrived = self._answered(ticket, now, shows_trip=False)
         evidence = self._state.evidence.passed(arrived, accepted=False)
         self._change(level=self._state.level - 1, evidence=evidence)
 
     def released(self, ticket: int, now: float) -> None:
         """Take note that a create never came as far as the rate limiter."""
-        self._answered(ticket, now, reached=False)
+        self._answered(ticket, now, shows_trip=False)
 
     def limited(self, ticket: int, now: float, wait: float | None) -> None:
         """Take note of a refusal by the rate limiter, which costs a token; ``wait`` is what it named, in seconds."""
@@ -499,6 +501,21 @@ class TokenBucket:
             evidence=Evidence(opening=state.evidence.opening),
         )
 
+    def _place_at(self, at: float) -> float:
+        """Return when there is a place for one more create, whatever the level, in seconds.
+
+        A create whose answer does not come keeps its token, for nobody knows when the bridge takes it, but after a few
+        round trips no longer its place: else two that hang would stop everything for as long as a request may take.
+        """
+        state = self._state
+        if state.max_in_flight is not None:
+            return at if len(state.in_flight) < state.max_in_flight else math.inf
+        trip = state.round_trip
+        patience = _PATIENCE_AT_FIRST if trip is None else max(_LEAST_PATIENCE, _PATIENCE_TRIPS * trip)
+        frees_at = sorted(frees for one in state.in_flight if (frees := one.sent_at + patience) > at)
+        too_many = len(frees_at) - self._room()
+        return at if too_many < 0 else frees_at[too_many]
+
     def _room(self, *, ramp: bool = True) -> int:
         """Return how many creates may be in flight at once, whatever the level; without ``ramp``, later on."""
         state = self._state
@@ -516,7 +533,7 @@ class TokenBucket:
             return last_at is None or at - last_at > _TRAIN_GAP
         return state.level >= state.belief.burst and not state.in_flight
 
-    def _answered(self, ticket: int, now: float, *, reached: bool = True) -> tuple[float, InFlight, float]:
+    def _answered(self, ticket: int, now: float, *, shows_trip: bool = True) -> tuple[float, InFlight, float]:
         """Take a create out of flight; return now, the create, and about when it arrived at the bridge."""
         at = self._settle(now)
         state = self._state
@@ -525,9 +542,11 @@ class TokenBucket:
             raise UsageError(f"no create in flight has the ticket {ticket}: each is answered exactly once")
         trip = at - create.sent_at
         usual = trip if state.round_trip is None else state.round_trip
+        # One that was stuck says little of the others, and a request that timed out says nothing.
+        smoothed = usual + (min(trip, _PATIENCE_TRIPS * usual) - usual) / 8
         self._change(
             in_flight=tuple(other for other in state.in_flight if other is not create),
-            round_trip=usual + (trip - usual) / 8 if reached else state.round_trip,
+            round_trip=smoothed if shows_trip else state.round_trip,
         )
         return at, create, create.sent_at + min(trip, 2 * usual) / 2
 

@@ -246,7 +246,7 @@ def test_known_limit_burst_of_one_sends_only_after_the_answer():
 def test_known_limit_by_default_sends_one_before_the_first_answer():
     bucket = known(20)
     ticket = bucket.sent(0.0)
-    assert bucket.ready_at(0.0) == math.inf
+    assert bucket.ready_at(0.0) >= 10.0
     bucket.accepted(ticket, 0.2)
     bucket.sent(0.2)
     assert bucket.ready_at(0.2) == 0.2
@@ -258,6 +258,47 @@ def test_known_limit_with_room_sends_the_whole_burst_at_once():
         assert bucket.ready_at(0.0) <= 0.0
         bucket.sent(0.0)
     assert bucket.ready_at(0.0) == math.inf
+
+
+def test_known_limit_creates_that_hang_keep_their_tokens_and_give_up_their_places():
+    bucket = known(20)
+    for at in (0.0, 0.2, 0.4):
+        bucket.accepted(bucket.sent(at), at + 0.2)
+    for tokens_left in range(16, -1, -1):
+        sent_at = bucket.ready_at(1.0)
+        # Two may be in flight at once, and each that hangs holds its place for two seconds.
+        assert sent_at <= 1.0 + 2.0 * (17 - tokens_left)
+        bucket.sent(sent_at)
+
+
+def test_known_limit_creates_that_hang_never_take_more_tokens_than_there_are():
+    bucket, sent, now = known(20), 0, 0.0
+    while (when := bucket.ready_at(now)) < math.inf:
+        now = max(now, when)
+        bucket.sent(now)
+        sent += 1
+    assert sent == 20
+
+
+def test_known_limit_answer_that_came_after_a_minute_does_not_make_the_next_patient():
+    bucket = known(20)
+    for at in (0.0, 0.2, 0.4):
+        bucket.accepted(bucket.sent(at), at + 0.2)
+    bucket.charged(bucket.sent(1.0), 61.0)
+    bucket.accepted(bucket.sent(61.0), 61.2)
+    assert bucket.snapshot().round_trip == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("limit", [60, 120])
+@pytest.mark.parametrize("seed", range(4))
+def test_known_limit_one_create_of_twenty_that_hangs_for_a_minute_costs_little_time(limit: int, seed: int):
+    rng = random.Random(seed)
+    trips = jittered(rng)
+    delays = ((30.0, 30.0) if rng.random() < 0.05 else next(trips) for _ in itertools.count())
+    result = Run([known(limit)], Bridge(limit), delays, queued=600).finish(600)
+    assert result.refusals == 0
+    # The last may be one that hangs.
+    assert result.done_at[-1] <= 1.05 * (600 - limit) * 60 / limit + 60
 
 
 def test_known_limit_empty_at_the_start_costs_one_refusal():
@@ -501,7 +542,7 @@ def test_unknown_limit_herd_costs_one_refusal():
 def test_unknown_limit_one_create_in_flight_holds_the_rest():
     bucket = unknown()
     ticket = bucket.sent(0.0)
-    assert bucket.ready_at(0.0) == bucket.ready_at(1e6) == math.inf
+    assert bucket.ready_at(0.0) == 10.0
     bucket.accepted(ticket, 0.2)
     assert bucket.ready_at(0.2) == 0.2
 
@@ -819,7 +860,7 @@ def test_restore_on_a_clock_that_began_anew_refills_nothing():
 def test_charge_lost_frees_the_place_of_an_owner_that_is_gone_at_once():
     bucket = known(5)
     bucket.sent(0.0, "dead")
-    assert bucket.ready_at(1.0) == math.inf  # one at a time until the first was accepted
+    assert bucket.ready_at(1.0) == 10.0  # one at a time until the first was accepted, or hangs
     bucket.charge_lost(-math.inf, 1.0, lambda owner: owner == "alive")
     assert bucket.in_flight == 1
     bucket.charge_lost(-math.inf, 1.0, lambda owner: owner == "dead")
