@@ -15,6 +15,9 @@ _TRY_DISPUTED = 4
 _TRY_GUESSED = 16
 _TRY_MEASURED = 64
 _TRY_CERTAIN_MINUTES = 60  # of creates at the full rate, and each failed try doubles it
+# Accepts since the last refusal before a burst that was seen low is doubled; if that is refused, twice as many.
+_RAISE_BURST = 256
+_RAISE_BURST_SELDOM = 16_384
 
 
 @attrs.frozen(kw_only=True)
@@ -184,6 +187,8 @@ class Belief:
         try_after: Undisturbed accepts before a higher limit is tried, or None when the limit was given.
         is_certain: Whether it was given, or measured beyond doubt: a lower one is then most likely others' doing.
         trusted: A higher limit that was certain before two refusals spoke against it, or None.
+        usual_burst: The burst before refusals spoke for a lower one, or None.
+        raise_after: Undisturbed accepts before a lower one is doubled, as long as it is below the usual one.
     """
 
     limit: float
@@ -191,6 +196,8 @@ class Belief:
     try_after: int | None = None
     is_certain: bool = True
     trusted: float | None = None
+    usual_burst: int | None = None
+    raise_after: int = _RAISE_BURST
 
     @classmethod
     def measured(cls, limit: float, burst: int, *, is_certain: bool) -> "Belief":
@@ -237,6 +244,26 @@ class Belief:
             return self
         seldom = max(_TRY_MEASURED, math.ceil(_TRY_CERTAIN_MINUTES * self.limit))
         return attrs.evolve(self, try_after=seldom, is_certain=True, trusted=None)
+
+    def with_lower_burst(self, burst: int) -> "Belief":
+        """Return this with a burst that refusals spoke for.
+
+        Others who empty the bucket make it look small, and so does a bucket that is small. Only with time can it be
+        told which: a burst that was raised again and refused again is believed in for twice as long.
+        """
+        is_again = self.usual_burst is not None
+        return attrs.evolve(
+            self,
+            burst=burst,
+            usual_burst=max(self.burst, self.usual_burst or 0),
+            raise_after=min(2 * self.raise_after, _RAISE_BURST_SELDOM) if is_again else self.raise_after,
+        )
+
+    def rested(self, accepted: int) -> "Belief":
+        """Return this after so many undisturbed accepts: what was seen of a low burst has aged."""
+        if self.usual_burst is None or self.burst >= self.usual_burst or accepted % self.raise_after:
+            return self
+        return attrs.evolve(self, burst=min(2 * self.burst, self.usual_burst))
 
 
 def learned(evidence: Evidence, zero_at: float, error: float) -> Belief | None:

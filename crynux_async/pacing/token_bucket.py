@@ -404,6 +404,7 @@ class TokenBucket:
             if create.early and belief.is_certain:
                 evidence = state.evidence.renewed(arrived, belief.burst)
             belief = self._allowed(belief.surpassed(evidence.least(at, coupled=False), early=create.early))
+        belief = None if belief is None else belief.rested(evidence.accepted)
         self._change(belief=belief, learning=learning, evidence=evidence, level=state.level - 1, blind=0, in_a_row=0)
 
     def charged(self, ticket: int, now: float) -> None:
@@ -436,7 +437,8 @@ class TokenBucket:
         elif in_a_row > before.in_a_row:
             belief = self._allowed(revised(belief, seen.evidence, arrived + wait, error, overflow=before.overflow))
             burst, hint = _seen_burst(belief, seen, arrived + wait, error)
-            belief = attrs.evolve(belief, burst=burst)
+            is_seen_low = burst < belief.burst and (belief.is_certain or belief.trusted is not None)
+            belief = belief.with_lower_burst(burst) if is_seen_low else attrs.evolve(belief, burst=burst)
         self._change(
             belief=None if belief is None else self._allowed(belief),
             learning=belief is None,
@@ -487,7 +489,7 @@ class TokenBucket:
         if most is None or belief.limit < most:
             return belief
         if most == state.given_limit:
-            return Belief(limit=most, burst=belief.burst)
+            return attrs.evolve(belief, limit=most, try_after=None, is_certain=True, trusted=None)
         return attrs.evolve(belief, limit=most).settled()
 
     def _back_off(self, at: float) -> None:

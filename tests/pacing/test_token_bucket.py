@@ -442,6 +442,31 @@ def test_known_limit_burst_below_it_is_found_out(in_flight: int | None, refusals
     assert sum(sent_at > 5.5 * 3600 for sent_at in result.sent_at) == 40  # none of the last hours is refused
 
 
+@pytest.mark.parametrize("limit", [20, 60])
+@pytest.mark.parametrize("seed", range(4))
+def test_known_limit_burst_that_others_made_look_low_comes_back_with_time(limit: int, seed: int):
+    bucket, bridge = known(limit), Bridge(limit)
+    result = Run([bucket], bridge, jittered(random.Random(seed)), queued=10**6)
+    for i in range(15 * limit):  # half of the key for half an hour
+        result.at(i * 120 / limit, lambda: bridge.check(result.now) and None)
+    while result.now < 3 * 3600:
+        result.step()
+    assert (bucket.limit_per_minute, bucket.burst) == (limit, limit)
+    in_the_last_hour = sum(done_at >= 2 * 3600 for done_at in result.done_at)
+    assert in_the_last_hour >= 0.99 * 60 * limit
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_known_limit_burst_that_is_low_is_tried_more_and_more_seldom(seed: int):
+    bucket, bridge = known(20), Bridge(20, burst=5)
+    result = Run([bucket], bridge, jittered(random.Random(seed)))
+    for hour in range(200):
+        result.arrive([hour * 3600.0] * 20)
+    result.finish(4000)
+    # Tried after 256, 512, 1024 and 2048 creates, and each time what is learned costs what it cost at first.
+    assert result.refusals <= 5 * 8
+
+
 # An unknown limit ----------------------------------------------------------------------------------------------------
 
 
