@@ -52,7 +52,8 @@ def at_server(server: RawServer, folder: Path) -> BridgeAdmin:
 
 def usable_keys(bridge: Emulator) -> list[Any]:
     """Return the bridge's own rows of keys that open anything."""
-    return [key for key in bridge._running.database.keys if key.roles]
+    keys = bridge._running.database.keys
+    return [key for key in keys if key.roles and key.prefix in keys._by_prefix]
 
 
 async def test_first_model_of_a_made_key_can_be_downloaded(
@@ -114,7 +115,8 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     for name in ("send", "send_once"):
         monkeypatch.setattr(HttpClient, name, _mortal_call(getattr(HttpClient, name), pass_by))
-    monkeypatch.setattr(KeyBook, "put", _mortal_write(KeyBook.put, pass_by))
+    for name in ("put", "remove"):
+        monkeypatch.setattr(KeyBook, name, _mortal_write(getattr(KeyBook, name), pass_by))
     return lambda: count
 
 
@@ -300,6 +302,15 @@ def needs(jobs: dict[str, Collection[str]]) -> Any:
     return needed_by
 
 
+class _Everything(dict[str, Collection[str]]):
+    def get(self, key: str, default: Any = None) -> Any:
+        return ["job-1"]
+
+
+KEEP_ALL = _Everything()
+ROTATION_STEPS = 24  # those of a new key, the old one's mark, and the deletion with its write
+
+
 async def test_rotated_key_that_no_job_needs_is_deleted(admin: BridgeAdmin) -> None:
     old = await admin.create_key(roles=("admin",), rate_limit=9)
     rotation = await admin.rotate_key(old.api_key, needs({}))
@@ -318,6 +329,73 @@ async def test_rotated_key_is_kept_while_a_job_needs_it(bridge: Emulator, admin:
     jobs.clear()
     assert await admin.retire_keys(needs(jobs)) == {}
     assert admin.list_keys() == [rotation.key]
+
+
+async def test_rotation_may_be_repeated_and_makes_one_successor(admin: BridgeAdmin) -> None:
+    old = await admin.create_key()
+    jobs: dict[str, Collection[str]] = {Settings(api_key=old.api_key).key_id: ["job-1"]}
+    first = await admin.rotate_key(old.api_key, needs(jobs))
+    again = await admin.rotate_key(old.api_key, needs(jobs))
+    assert (again.key, again.is_deleted) == (first.key, False)
+    last = await admin.rotate_key(old.api_key, needs({}))
+    assert (last.key, last.is_deleted) == (first.key, True)
+    assert admin.list_keys() == [first.key]
+
+
+async def test_rotation_of_a_key_whose_successor_was_replaced_names_the_last_one(admin: BridgeAdmin) -> None:
+    old = await admin.create_key()
+    jobs: dict[str, Collection[str]] = {}
+    for key in (old, (first := await admin.rotate_key(old.api_key, needs(KEEP_ALL))).key):
+        jobs[Settings(api_key=key.api_key).key_id] = ["job-1"]
+    second = await admin.rotate_key(first.key.api_key, needs(jobs))
+    assert (await admin.rotate_key(old.api_key, needs(jobs))).key == second.key
+    await admin.delete_key(second.key.api_key)
+    with pytest.raises(UsageError, match="the key in its place is gone"):
+        await admin.rotate_key(old.api_key, needs(jobs))
+
+
+@pytest.mark.parametrize("step", range(1, ROTATION_STEPS + 1))
+async def test_rotation_that_is_killed_anywhere_is_finished_by_the_next_one(
+    bridge: Emulator, tmp_path: Path, step: int
+) -> None:
+    async with opened(bridge, tmp_path) as admin:
+        old = await admin.create_key()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_at(step, monkeypatch)
+        async with opened(bridge, tmp_path) as admin:
+            with pytest.raises(Killed):
+                await admin.rotate_key(old.api_key, needs({}))
+    async with opened(bridge, tmp_path) as admin:
+        if old.prefix in [key.prefix for key in admin.list_keys()]:
+            await admin.rotate_key(old.api_key, needs({}))
+        (key,) = admin.list_keys()
+        assert key.is_ready
+        assert key.api_key != old.api_key
+        assert [row.prefix for row in usable_keys(bridge)] == [key.prefix]
+
+
+async def test_rotation_has_no_other_steps(bridge: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(bridge, tmp_path) as admin:
+        old = await admin.create_key()
+        counted = kill_at(0, monkeypatch)
+        await admin.rotate_key(old.api_key, needs({}))
+    assert counted() == ROTATION_STEPS
+
+
+async def test_deletion_whose_answer_was_lost_may_be_repeated(bridge: Emulator, admin: BridgeAdmin) -> None:
+    key = await admin.create_key()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_at(2, monkeypatch)
+        with pytest.raises(Killed):
+            await admin.delete_key(key.api_key)
+    assert (usable_keys(bridge), admin.list_keys()) == ([], [key])
+    await admin.delete_key(key.api_key)
+    assert admin.list_keys() == []
+
+
+async def test_key_that_nobody_knows_cannot_be_deleted(admin: BridgeAdmin) -> None:
+    with pytest.raises(AuthError, match="does not know this key"):
+        await admin.delete_key("z" * 42 + "A=")
 
 
 async def test_key_that_is_not_in_the_file_cannot_be_rotated(bridge: Emulator, admin: BridgeAdmin) -> None:

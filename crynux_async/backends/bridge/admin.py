@@ -131,19 +131,7 @@ class BridgeAdmin:
             SettingsError: The key file cannot be written.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; call it again.
         """
-        wanted = (tuple(roles), rate_limit, use_limit)
-        _check_plan(*wanted)
-        for key in self.list_keys():
-            if key.is_ready:
-                continue
-            finished = await self._finish(key)
-            if finished is not None and (finished.roles, finished.rate_limit, finished.use_limit) == wanted:
-                return finished
-        key = await self._make(*wanted)
-        finished = await self._finish(key)
-        if finished is None:
-            raise AuthError("the bridge forgot a key that it had just made; is another bridge behind this address?")
-        return finished
+        return await self._created(_Plan(roles=tuple(roles), rate_limit=rate_limit, use_limit=use_limit))
 
     async def set_rate_limit(
         self, api_key: str | Secret, limit: int, *, listeners: Iterable[HearsOfLimits] = ()
@@ -183,27 +171,40 @@ class BridgeAdmin:
     async def delete_key(self, api_key: str | Secret) -> None:
         """Delete a key at once; results of its jobs can be fetched by nobody after that.
 
+        May be called again where its answer was lost: a key of the key file that the bridge does not know (any more)
+        is deleted.
+
         Raises:
-            AuthError: The bridge belongs to another wallet, or does not know the key.
+            AuthError: The bridge belongs to another wallet, or knows as little of the key as the key file.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; call it again.
         """
         key = _secret(api_key)
-        await self._signed(wire.delete_key(key), key)
+        is_known = any(known.api_key == key for known in self.list_keys())
+        try:
+            await self._signed(wire.delete_key(key), key)
+        except AuthError as error:
+            if not is_known or error.field != "api_key":
+                raise
         await asyncio.to_thread(self._book.remove, key)
 
     async def rotate_key(self, api_key: str | Secret, needed_by: NeededBy) -> Rotation:
         """Make a key like another one and delete that one, unless jobs still need it; then it is kept, and says so.
+
+        May be cut off anywhere and called again: each key gets one successor, and no more.
 
         Args:
             api_key: The key to be replaced.
             needed_by: Tells which jobs still need it.
 
         Raises:
-            UsageError: The key is not in the key file, so that nobody knows what it may do.
+            UsageError: The key is not in the key file, so that nobody knows what it may do; or it was replaced, and the
+                key that took its place is gone.
             AuthError, SettingsError, UnreachableError, TransportError, ServerError, ProtocolError: As ``create_key``.
         """
         old = self._known(_secret(api_key))
-        key = await self.create_key(old.roles, old.rate_limit, old.use_limit)
+        key = (
+            self._successor(old) if old.is_retiring else await self._created(_plan_like(old, self.key_id(old.api_key)))
+        )
         await asyncio.to_thread(self._book.put, attrs.evolve(old, is_retiring=True))
         kept = await self.retire_keys(needed_by)
         jobs = kept.get(old.prefix, ())
@@ -272,7 +273,34 @@ class BridgeAdmin:
         """
         return wire.read_models(await self._read("/v1/models/base"))
 
-    async def _make(self, roles: tuple[str, ...], rate_limit: int, use_limit: int) -> BridgeKey:
+    async def _created(self, plan: "_Plan") -> BridgeKey:
+        """Return a key of a plan, ready: one left unfinished, the one that has replaced it, or a new one."""
+        _check_plan(plan)
+        for key in self.list_keys():
+            if plan.replaces and key.is_ready and key.replaces == plan.replaces:
+                return key
+            if key.is_ready:
+                continue
+            finished = await self._finish(key)
+            if finished is not None and _plan_of(finished) == plan:
+                return finished
+        finished = await self._finish(await self._make(plan))
+        if finished is None:
+            raise AuthError("the bridge forgot a key that it had just made; is another bridge behind this address?")
+        return finished
+
+    def _successor(self, old: BridgeKey) -> BridgeKey:
+        """Return the key that serves in the place of a replaced one, which may have been replaced itself."""
+        heirs = {key.replaces: key for key in self.list_keys() if key.replaces and key.is_ready}
+        key = old
+        while key.is_retiring:
+            heir = heirs.pop(self.key_id(key.api_key), None)
+            if heir is None:
+                raise UsageError(f"{old.prefix}... was replaced, and the key in its place is gone; make a new one")
+            key = heir
+        return key
+
+    async def _make(self, plan: "_Plan") -> BridgeKey:
         """Make a key and write it down, without any point in between at which it could be lost here."""
         made = wire.read_made_key(await self._signed(wire.create_key()))
         key = BridgeKey(
@@ -280,9 +308,10 @@ class BridgeAdmin:
             bridge=self._settings.base_url,
             made_at=utc_now(),
             expires_at=made.expires_at,
-            roles=roles,
-            rate_limit=rate_limit,
-            use_limit=use_limit,
+            roles=plan.roles,
+            rate_limit=plan.rate_limit,
+            use_limit=plan.use_limit,
+            replaces=plan.replaces,
         )
         # The thread goes on when this task is cancelled.
         await asyncio.to_thread(self._book.put, key)
@@ -364,15 +393,33 @@ class BridgeAdmin:
         return self._wallet
 
 
-def _check_plan(roles: tuple[str, ...], rate_limit: int, use_limit: int) -> None:
+@attrs.frozen(kw_only=True)
+class _Plan:
+    """What a key is to be."""
+
+    roles: tuple[str, ...]
+    rate_limit: int
+    use_limit: int
+    replaces: str = ""
+
+
+def _plan_of(key: BridgeKey) -> _Plan:
+    return _Plan(roles=key.roles, rate_limit=key.rate_limit, use_limit=key.use_limit, replaces=key.replaces)
+
+
+def _plan_like(key: BridgeKey, key_id: str) -> _Plan:
+    return attrs.evolve(_plan_of(key), replaces=key_id)
+
+
+def _check_plan(plan: _Plan) -> None:
     """Raise what is wrong with a plan before anything is made."""
     probe = Secret("A" * 43 + "=")
-    if not roles:
+    if not plan.roles:
         raise UsageError("a key without a role opens nothing; give chat or admin", field="roles")
-    for role in roles:
+    for role in plan.roles:
         wire.add_role(probe, role)
-    wire.set_rate_limit(probe, rate_limit)
-    wire.set_use_limit(probe, use_limit)
+    wire.set_rate_limit(probe, plan.rate_limit)
+    wire.set_use_limit(probe, plan.use_limit)
 
 
 def _secret(api_key: str | Secret) -> Secret:

@@ -28,6 +28,7 @@ UNLIMITED = -1
 
 _KEY = re.compile("[A-Za-z0-9_-]{43}=", re.ASCII)
 _API_KEY = "/v1/api_key"
+_MOST_WEI = 2**256 - 1
 _REFUSED_KEY = re.compile("invalid|expired", re.IGNORECASE)
 
 
@@ -184,8 +185,8 @@ def read_made_key(answer: Answer) -> MadeKey:
     """
     data = _data(answer)
     match data:
-        case {"api_key": str(key), "expires_at": int(expires)} if _KEY.fullmatch(key):
-            return MadeKey(api_key=Secret(key), expires_at=datetime.fromtimestamp(expires, UTC))
+        case {"api_key": str(key), "expires_at": int() | float() as expires} if _KEY.fullmatch(key):
+            return MadeKey(api_key=Secret(key), expires_at=_time(expires))
     raise ProtocolError("no bridge answers a new key so; is base_url right?", status=answer.status, url=answer.url)
 
 
@@ -196,7 +197,7 @@ def read_account(answer: Answer) -> RelayAccount:
         BackendError: As the answer says.
     """
     match _data(answer):
-        case {"address": str(address), "balance": int(wei)}:
+        case {"address": str(address), "balance": int(wei)} if 0 <= wei <= _MOST_WEI:
             return RelayAccount(address=address, wei=wei)
     raise _not_understood(answer)
 
@@ -226,7 +227,7 @@ def read_counts(answer: Answer) -> TaskCount:
             "aborted_task_count": int(aborted),
             "unfinished_task_count": int(unfinished),
             "avg_task_time": int(mean),
-        }:
+        } if abs(mean) <= _MOST_WEI:
             return TaskCount(
                 total=total, succeeded=succeeded, aborted=aborted, unfinished=unfinished, mean_seconds=float(mean)
             )
@@ -291,6 +292,14 @@ def _raise_refusal(field: str, text: str, answer: Answer, address: str, *, clock
         )
     if field == "api_key" and _REFUSED_KEY.search(text):
         raise AuthError(f"the bridge does not know this key, or not any more: {text}; make another one", **facts)
+
+
+def _time(seconds: float) -> datetime:
+    """Return a time, or the nearest one that there is: the key that comes with it is more than its last day."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC) if seconds < 0 else datetime.max.replace(tzinfo=UTC)
 
 
 def _is_whole(value: object) -> bool:

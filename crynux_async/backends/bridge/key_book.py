@@ -38,6 +38,7 @@ class BridgeKey:
         use_limit: LLM calls in all, or -1.
         is_ready: Whether roles and limits are set and the key is primed, so that its first model can be downloaded.
         is_retiring: Whether another key took its place and it is kept for the results of its jobs alone.
+        replaces: The fingerprint (``Settings.key_id``) of the key whose place it took, or "".
     """
 
     api_key: Secret
@@ -49,6 +50,7 @@ class BridgeKey:
     use_limit: int
     is_ready: bool = False
     is_retiring: bool = False
+    replaces: str = ""
 
     @property
     def prefix(self) -> str:

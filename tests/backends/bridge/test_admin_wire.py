@@ -93,6 +93,27 @@ def test_new_key_is_read_with_the_day_it_expires() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expires", "year"),
+    [(10**30, 9999), (-(10**30), 1970), (10**400, 9999), (float("nan"), 9999), (1826912094.7, 2027)],
+)
+def test_key_with_an_impossible_last_day_is_not_lost(expires: float, year: int) -> None:
+    made = wire.read_made_key(answer(200, {"data": {"api_key": KEY.reveal(), "expires_at": expires}}))
+    assert (made.api_key, made.expires_at.year) == (KEY, year)
+
+
+@pytest.mark.parametrize("balance", [-1, 2**256, 10**400, "5", 1.5, None])
+def test_balance_that_no_account_can_hold_is_no_bridges(balance: Any) -> None:
+    with pytest.raises(ProtocolError):
+        wire.read_account(answer(200, {"data": {"address": ADDRESS, "balance": balance}}))
+
+
+def test_mean_time_that_no_number_can_hold_is_no_bridges() -> None:
+    counts = dict.fromkeys(("total_task_count", "success_task_count", "aborted_task_count", "unfinished_task_count"), 1)
+    with pytest.raises(ProtocolError):
+        wire.read_counts(answer(200, {"data": {**counts, "avg_task_time": 10**400}}))
+
+
+@pytest.mark.parametrize(
     "data", [None, {}, {"api_key": "short", "expires_at": 1}, {"api_key": KEY.reveal()}, [KEY.reveal()]]
 )
 def test_answer_without_a_key_is_none_and_shows_nothing(data: Any) -> None:
