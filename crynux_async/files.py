@@ -40,11 +40,12 @@ class NotDurableError(OSError):
     """
 
 
-def open_new(path: str | os.PathLike[str]) -> int:
+def open_new(path: str | os.PathLike[str], mode: int = 0o666) -> int:
     """Make a file that was not there before and open it; a symbolic link of that name is no place to make one.
 
     Args:
         path: The file.
+        mode: Its permissions at most; the umask takes some away.
 
     Returns:
         A descriptor to read and write.
@@ -53,7 +54,7 @@ def open_new(path: str | os.PathLike[str]) -> int:
         FileExistsError: Something has that name.
         OSError: Whatever else the file system says.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, mode)
 
 
 def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
@@ -189,12 +190,13 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_file(target: Path, *, replace: bool = False) -> Iterator[io.BufferedRandom]:
+def new_file(target: Path, *, replace: bool = False, mode: int = 0o666) -> Iterator[io.BufferedRandom]:
     """Write a file whole or not at all: on leaving it is durable and has its name, after an exception nothing is left.
 
     Args:
         target: The name that it is to have.
         replace: Whether a file of that name may be replaced.
+        mode: As for :func:`open_new`.
 
     Yields:
         The file, empty, to write and to read.
@@ -207,7 +209,7 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[io.BufferedRand
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     # Not made of the target's name: that may be as long as names can be. Nobody can guess it and put a link there.
     draft = target.with_name(f".{secrets.token_hex(8)}.part")
-    descriptor = open_new(draft)
+    descriptor = open_new(draft, mode)
     try:
         with open(descriptor, "w+b") as file:
             yield file
@@ -216,6 +218,20 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[io.BufferedRand
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def replace_private(target: Path, text: str) -> None:
+    """Put a small text with secrets in the place of a file: either is whole, and the text's owner alone can read it.
+
+    Args:
+        target: The file; it need not exist.
+        text: All of its new content.
+
+    Raises:
+        OSError: As ``new_file``; the old file is as it was, and nothing else is left.
+    """
+    with new_file(target, replace=True, mode=0o600) as file:  # of that mode from its first byte on
+        file.write(text.encode())
 
 
 def explain(error: OSError, path: Path, *, needed: int = 0, kept: bool = False) -> str:

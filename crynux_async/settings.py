@@ -38,6 +38,7 @@ class SettingsArguments(TypedDict, total=False):
     admin_token: str | Secret | None
     base_url: str | None
     network: str | None
+    keys: str | os.PathLike[str] | None
     rate_limit: float | None
     rate_burst: int | None
     prime_key: bool | None
@@ -62,6 +63,10 @@ class SettingsArguments(TypedDict, total=False):
 
 def _secret(value: str | Secret | None) -> Secret | None:
     return Secret(value.strip()) if isinstance(value, str) else value
+
+
+def _path_text(value: str | os.PathLike[str] | None) -> str | None:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _as_it_is(value: Any) -> Any:
@@ -110,6 +115,10 @@ def _number_problem(kind: type[int] | type[float], low: float, above: bool, valu
 
 def _flag_problem(value: Any) -> str | None:
     return None if isinstance(value, bool) else f"must be true or false, not {value!r}"
+
+
+def _path_problem(value: Any) -> str | None:
+    return None if isinstance(value, str) and "\0" not in value else f"must be the path of a file, not {value!r}"
 
 
 def _file_problem(value: Any) -> str | None:
@@ -204,6 +213,7 @@ _URL = {"kind": _Kind(_read_url, _url_problem)}
 _NETWORK = {"kind": _Kind(_read_url, _network_problem)}
 _PROXY = {"kind": _Kind(_read_url, proxy_problem)}
 _FILE = {"kind": _Kind(_read_path, _file_problem)}
+_PATH = {"kind": _Kind(_read_path, _path_problem)}
 _KEY = {"kind": _Kind(_as_it_is, _key_problem)}
 _TOKEN = {"kind": _Kind(_as_it_is, _token_problem)}
 
@@ -221,6 +231,8 @@ class Settings:
             a job failed; or None. It travels in addresses, so over HTTPS or to this machine only.
         base_url: Address of the bridge.
         network: For ``backend="relay"``: "mainnet", "staging", or the address of a relay.
+        keys: The file with the keys of your own bridge (``BridgeAdmin(keys=...)``), or None for the usual place: a
+            model that was trained with a key which another one has replaced is fetched with that.
         rate_limit: Creates a minute that the key may make, or None to learn it (that costs one refusal).
         rate_burst: Creates that a rested key may make at once; None means ``rate_limit``.
         prime_key: Send one create that is bound to be refused before the first job of a key that was never used:
@@ -252,6 +264,7 @@ class Settings:
     admin_token: Secret | None = attrs.field(default=None, converter=_secret, metadata=_TOKEN)
     base_url: str = attrs.field(default=OFFICIAL_BRIDGE, repr=_shown_url, metadata=_URL)
     network: str = attrs.field(default="mainnet", repr=_shown_url, metadata=_NETWORK)
+    keys: str | None = attrs.field(default=None, converter=_path_text, metadata=_PATH)
     rate_limit: float | None = attrs.field(default=None, metadata=_number(above=True))
     rate_burst: int | None = attrs.field(default=None, metadata=_integer(low=1))
     prime_key: bool = attrs.field(default=True, metadata=_FLAG)
@@ -310,6 +323,25 @@ class Settings:
         if problems:
             raise SettingsError(problems)
         return settings
+
+
+def user_path(below_home: str, instead: str) -> Path:
+    """Return a path in the home of the user.
+
+    Args:
+        below_home: Where in it.
+        instead: The variable that could name another place.
+
+    Raises:
+        SettingsError: The user has no home.
+    """
+    # Where HOME is unset the system is asked; where it is blank, "~/x" would mean "/x".
+    has_home = "HOME" not in os.environ or os.environ["HOME"].strip()
+    path = os.path.expanduser(f"~/{below_home}") if has_home else ""
+    if not os.path.isabs(path):
+        message = f"is not set, so nobody knows where your files are; set it, or {instead} to a place of yours"
+        raise SettingsError([Problem(field="HOME", message=message)])
+    return Path(path)
 
 
 def _names() -> list[str]:

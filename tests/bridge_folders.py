@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
+from crynux_async.cli import bridge
 from tests.signing.vectors import KEY
 
 
@@ -26,6 +29,24 @@ def wallet_file(folder: Path, key: str = KEY) -> Path:
     path.write_text(key)
     path.chmod(0o600)
     return path
+
+
+def newcomer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Become a user with a wallet and nothing else, whose home is in a folder."""
+    for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.setenv("CRYNUX_WALLET", str(wallet_file(folder)))
+    monkeypatch.setenv("CRYNUX_LEDGER", str(folder / "jobs.db"))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def new_bridge(home: Path, name: str = "bridge") -> Path:
+    """Make a bridge's folder as ``bridge init`` does."""
+    bridge.init(home / name, "mainnet", DEFAULT_IMAGE, free_port(), "sqlite", as_json=False)
+    return home / name
 
 
 def program(folder: Path, *options: str) -> Path:

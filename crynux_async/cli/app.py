@@ -18,9 +18,12 @@ from crynux_async.training.service import BRIDGE_FACTS
 
 app = App(
     name="crynux-async",
-    help="Fine-tune Stable Diffusion LoRA models on the Crynux Network.",
+    help=(
+        "Fine-tune Stable Diffusion LoRA models on the Crynux Network.\n\n"
+        "The key comes from CRYNUX_API_KEY, the bridge from CRYNUX_BASE_URL, or both from "
+        "~/.config/crynux-async/settings.toml."
+    ),
     help_epilogue=(
-        "The key comes from CRYNUX_API_KEY, the bridge from CRYNUX_BASE_URL.\n\n"
         "Exit codes: 0 done, 1 a job ended badly or its model is worthless, 2 usage, config or settings, 3 the bridge "
         "refused or could not be reached, 4 the outcome of a create is unknown, 5 a download failed or an archive "
         "cannot be read, 6 waiting timed out, 7 the ledger cannot be used, 130 interrupted."

@@ -147,8 +147,13 @@ def as_facts(job: Job) -> dict[str, str | int | None]:
         "task_id": job.task_id,
         "state": str(job.state),
         "path": str(job.path) if job.path else None,
-        "error": str(job.error) if job.error else None,
+        "error": without_reason(str(job.error), job.reason) if job.error else None,
         "reason": job.reason or None,
         "submitted_at": iso(job.submitted_at),
         "ended_at": iso(job.ended_at),
     }
+
+
+def without_reason(error: str, reason: str) -> str:
+    """Return an error's text without the reason at its end, which stands beside it."""
+    return error.removesuffix(f": {reason}") if reason else error

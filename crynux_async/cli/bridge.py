@@ -2,19 +2,21 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
 from crynux_async.backends.bridge import deploy_checks as checks
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.backends.bridge.deploy_checks import Finding, Verdict
-from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, LEAST_CNX, BridgeConfig
+from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, KEY_FILE, LEAST_CNX, BridgeConfig
 from crynux_async.backends.bridge.deploy_files import (
     BridgePlan,
     Database,
@@ -29,17 +31,19 @@ from crynux_async.cli.bridge_folder import (
     database_error,
     file_facts,
     is_port_taken,
+    is_wallet,
     open_folder,
     published_ports,
-    write_private,
+    write_files,
 )
-from crynux_async.cli.bridge_process import ContainerRun, docker_error, last_run
+from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, docker_error, last_run
 from crynux_async.cli.exits import Exit
 from crynux_async.errors import SettingsError, UsageError
 from crynux_async.signing import Wallet
 from crynux_async.signing.key_files import WALLET
 
 _SOON = 30
+_MOST_PORT = 65535
 _INDENT = (0, 0, 0, 8)
 _MARKS = {
     Verdict.GOOD: "[green]good[/]   ",
@@ -50,17 +54,16 @@ _MARKS = {
 
 def init(folder: Path, network: str, image: str, port: int, database: Database, *, as_json: bool) -> Exit:
     """Write the files of a new bridge."""
+    if not 0 < port <= _MOST_PORT:
+        raise UsageError(f"--port is a number from 1 to {_MOST_PORT}, not {port}", field="port")
     found = find_network(network)
     wallet = Wallet.from_env()
     plan = BridgePlan(address=wallet.address, relay_url=found.relay_url, image=image, port=port, database=database)
     files = planned_files(plan)
-    there = [file.path for file in files if (folder / file.path).exists()]
+    there = [file.path for file in files if os.path.lexists(folder / file.path)]
     if there:
         raise UsageError(f"{folder} has {', '.join(there)} already, and nothing of it is replaced; name a new folder")
-    for name in ("config", "data", "data/logs"):
-        (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    for file in files:
-        write_private(folder / file.path, file.content, file.mode)
+    write_files(folder, files)
     if as_json:
         facts = {"folder": str(folder), "address": wallet.address, "files": [file.path for file in files]}
         print(json.dumps(facts))  # noqa: T201  # the command's output
@@ -70,14 +73,15 @@ def init(folder: Path, network: str, image: str, port: int, database: Database, 
 
 
 def _introduce(console: Console, folder: Path, address: str, network: Network) -> None:
-    console.print(f"[bold]A bridge for the wallet {address}[/] is in {folder}/.")
+    place = escape(str(folder))
+    console.print(f"[bold]A bridge for the wallet {address}[/] is in {place}/.")
     console.print(f"It needs more than {LEAST_CNX} CNX on the wallet's account at the relay, or it does not start.")
-    console.print(network.note)
+    console.print(escape(network.note))
     console.print(
         "\nWhoever can reach a bridge can spend its wallet's money: POST /v1/inference_tasks needs no key. "
         "So it listens on this machine alone; [bold]crynux-async bridge proxy[/] shows how to let others use jobs."
     )
-    console.print(f"\nNext:  crynux-async bridge doctor {folder}\n       crynux-async bridge up {folder}")
+    console.print(f"\nNext:  crynux-async bridge doctor {place}\n       crynux-async bridge up {place}")
 
 
 async def doctor(folder: Path, *, as_program: bool, as_json: bool) -> Exit:
@@ -106,12 +110,12 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
     wallet, wallet_findings = _wallet()
     run = last_run(bridge.path)
     in_container = isinstance(run, ContainerRun) and not as_program
-    docker = await asyncio.to_thread(docker_error) if in_container else None
-    is_running = False if docker else await asyncio.to_thread(run.is_running)
+    docker, is_running = await asyncio.to_thread(_how_it_runs, run, in_container=in_container)
     findings += wallet_findings
     findings += checks.check_names(bridge.config)
     findings.append(checks.check_address(bridge.config, wallet.address if wallet else None))
-    findings += checks.check_key_file(files, is_running=is_running)
+    ours = next((str(path) for path in (bridge.path / KEY_FILE, bridge.key_file) if is_wallet(path)), "")
+    findings += checks.check_key_file(files, is_running=is_running, wallet_in_its_place=ours)
     findings += checks.check_relay(bridge.config, await ask_relay(bridge.config.relay_url, wallet))
     taken = await asyncio.to_thread(is_port_taken, bridge.config.port)
     findings.append(checks.check_port(bridge.config, is_taken=taken, is_running=is_running))
@@ -122,9 +126,20 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
     published = published_ports(compose.text or "") if compose else []
     findings.append(checks.check_exposure(bridge.config, published, in_container=in_container))
     findings += checks.check_keys(
-        _expiring(BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys())
+        _expiring(BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys()), str(folder)
     )
     return findings
+
+
+def _how_it_runs(run: BridgeRun, *, in_container: bool) -> tuple[str | None, bool]:
+    """Return why docker cannot be used (None where it is not needed), and whether the bridge runs."""
+    docker = docker_error() if in_container else None
+    if docker:
+        return docker, False
+    try:
+        return docker, run.is_running()
+    except UsageError as error:  # as with a compose file that it does not understand
+        return str(error) if in_container else None, False
 
 
 def _wallet() -> tuple[Wallet | None, list[Finding]]:
@@ -172,14 +187,14 @@ async def status(folder: Path, *, as_json: bool) -> Exit:
             print(json.dumps(facts))  # noqa: T201  # the command's output
             return Exit.DONE
         console = Console(highlight=False)
-        console.print(f"[bold]{bridge.config.base_url}[/]  wallet {account.address}")
+        console.print(f"[bold]{bridge.config.base_url}[/]  wallet {escape(account.address)}")
         console.print(_money(bridge.config, account.wei))
         console.print(f"nodes     {nodes.available} of {nodes.total} are free (of any size)")
         console.print(
             f"24 hours  {counts.total} tasks: {counts.succeeded} succeeded, {counts.aborted} failed or refused, "
             f"{counts.unfinished} unfinished"
         )
-        show_keys(console, admin.list_keys())
+        show_keys(console, admin.list_keys(), folder)
     return Exit.DONE
 
 
@@ -189,10 +204,16 @@ def _money(config: BridgeConfig, wei: int) -> str:
     return f"balance   {wei / 10**18:,.2f} CNX{pays}"
 
 
-def show_keys(console: Console, keys: Sequence[BridgeKey]) -> None:
-    """Print keys, by their prefix alone."""
+def show_keys(console: Console, keys: Sequence[BridgeKey], folder: Path) -> None:
+    """Print keys, by their prefix alone.
+
+    Args:
+        console: Where.
+        keys: The keys.
+        folder: The bridge's folder, as the user names it.
+    """
     if not keys:
-        console.print("keys      none yet: crynux-async bridge keys create")
+        console.print(f"keys      none yet: crynux-async bridge keys create {escape(str(folder))}")
     for key in keys:
         uses = "" if key.use_limit < 0 else f", {key.use_limit} LLM calls in all"
         state = "" if key.is_ready else ", not finished"

@@ -9,6 +9,8 @@ from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE, DEFAULT_POR
 from crynux_async.cli.exits import execute, guard
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
+# Every 64th key begins with "-", and so does its name here.
+_Key = Annotated[str, Parameter(allow_leading_hyphen=True)]
 _Flag = Annotated[bool, Parameter(negative="")]
 
 
@@ -166,7 +168,7 @@ def create(folder: Path, /, *, rate_limit: int = 60, use_limit: int = -1, json: 
     return execute(bridge_keys.create(folder, rate_limit, use_limit, as_json=json), as_json=json)
 
 
-def rotate(folder: Path, key: str, /, *, ledger: Path | None = None) -> int:
+def rotate(folder: Path, key: _Key, /, *, ledger: Path | None = None) -> int:
     """Put a new key in the place of one, which is kept as long as jobs need it for their results.
 
     Args:
@@ -191,7 +193,7 @@ def retire(folder: Path, /, *, ledger: Path | None = None) -> int:
     return execute(bridge_keys.retire(folder, ledger))
 
 
-def delete(folder: Path, key: str, /, *, force: _Flag = False, ledger: Path | None = None) -> int:
+def delete(folder: Path, key: _Key, /, *, force: _Flag = False, ledger: Path | None = None) -> int:
     """Delete a key; results of its jobs can be fetched by nobody after that.
 
     Args:
@@ -205,7 +207,7 @@ def delete(folder: Path, key: str, /, *, force: _Flag = False, ledger: Path | No
     return execute(bridge_keys.delete(folder, key, force=force, ledger=ledger))
 
 
-def limits(folder: Path, key: str, /, *, rate_limit: int | None = None, use_limit: int | None = None) -> int:
+def limits(folder: Path, key: _Key, /, *, rate_limit: int | None = None, use_limit: int | None = None) -> int:
     """Change the limits of a key. The burst of a key in use stays until the bridge restarts.
 
     Args:

@@ -1,11 +1,12 @@
 """The folder of a bridge on this machine, as the ``bridge`` commands see it."""
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from crynux_async.backends.bridge.deploy_config import (
     BridgeConfig,
     read_config,
 )
+from crynux_async.backends.bridge.deploy_files import PlannedFile
 from crynux_async.errors import UsageError
+from crynux_async.signing.key_files import WALLET
 
 _PRIVATE = 0o600
 _LOOKED_AT = ("config", CONFIG_FILE, TASKS_FILE, KEY_FILE, COMPOSE_FILE)
@@ -70,6 +73,31 @@ def open_folder(path: Path) -> BridgeFolder:
     return BridgeFolder(path=absolute, config=read_config(text))
 
 
+@contextlib.contextmanager
+def sole_command(folder: BridgeFolder) -> Iterator[None]:
+    """Be the only command that starts or stops a folder's bridge; the system ends this when the process ends.
+
+    Raises:
+        UsageError: Another one is at work.
+    """
+    handle = os.open(folder.path, os.O_RDONLY | os.O_CLOEXEC)  # the folder itself is locked, so no file is left
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(f"another 'bridge up' or 'down' is at work in {folder.path}; wait for its end") from error
+    finally:
+        os.close(handle)
+
+
+def is_wallet(path: Path) -> bool:
+    """Whether a file is the one that the wallet is read from: perhaps the only copy of its key."""
+    try:
+        return path.samefile(os.path.expanduser(os.environ.get(WALLET, "").strip() or os.devnull))
+    except OSError:
+        return False
+
+
 def file_facts(folder: Path) -> Mapping[str, FileFacts]:
     """Return what is on the disk, by path relative to the folder."""
     facts: dict[str, FileFacts] = {}
@@ -95,19 +123,45 @@ def published_ports(compose: str) -> list[str]:
 
 
 def write_private(path: Path, content: str, mode: int = _PRIVATE) -> None:
-    """Write a new file that has its mode from its first byte on.
+    """Write a new file that has its mode and its name from its first byte on, so that nothing of it is ever elsewhere.
 
     Raises:
-        UsageError: There is a file of that name already, or it cannot be written.
+        UsageError: There is a file of that name already, or it cannot be written; then nothing of it is left.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def write_files(folder: Path, files: Sequence[PlannedFile]) -> None:
+    """Write the files of a new bridge, all of them or none.
+
+    Raises:
+        UsageError: One of them cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        for name in ("config", "data", "data/logs"):
+            (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in files:
+            write_private(folder / file.path, file.content, file.mode)
+            written.append(folder / file.path)
+    except (OSError, UsageError) as error:
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{folder} cannot be made: {error.strerror}; name a new folder", field="folder") from error
 
 
 def database_error(folder: BridgeFolder, *, in_container: bool) -> str | None:
@@ -130,7 +184,8 @@ def is_port_taken(port: int) -> bool:
     """Return whether somebody on this machine listens on a port."""
     with socket.socket() as probe:
         probe.settimeout(_CONNECT_WAIT)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        # Where nobody listens, a port of the range for outgoing connections can meet itself.
+        return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername()
 
 
 def _is_writable(path: Path) -> bool:

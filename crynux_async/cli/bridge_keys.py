@@ -5,16 +5,18 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from crynux_async.backends.bridge.admin import BridgeAdmin, NeededBy
 from crynux_async.backends.bridge.key_book import BridgeKey
 from crynux_async.cli.bridge import show_keys
-from crynux_async.cli.bridge_folder import open_folder
+from crynux_async.cli.bridge_folder import BridgeFolder, open_folder
+from crynux_async.cli.bridge_key_choice import replace_in_settings
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import JobFilter
+from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.signing import Wallet
 from crynux_async.states import NEED_THE_CREDENTIAL
 
@@ -23,13 +25,13 @@ def list_keys(folder: Path) -> Exit:
     """Show the keys that are known here."""
     bridge = open_folder(folder)
     admin = BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file)
-    show_keys(Console(highlight=False), admin.list_keys())
+    show_keys(Console(highlight=False), admin.list_keys(), folder)
     return Exit.DONE
 
 
 async def create(folder: Path, rate_limit: int, use_limit: int, *, as_json: bool) -> Exit:
     """Make a key that is ready, and show it."""
-    async with _admin(folder) as admin:
+    async with _admin(open_folder(folder)) as admin:
         key = await admin.create_key(rate_limit=rate_limit, use_limit=use_limit)
     if as_json:
         print(json.dumps({"api_key": key.api_key.reveal(), "expires_at": key.expires_at.isoformat()}))  # noqa: T201
@@ -43,29 +45,33 @@ async def create(folder: Path, rate_limit: int, use_limit: int, *, as_json: bool
 async def rotate(folder: Path, prefix: str, ledger: Path | None) -> Exit:
     """Put a new key in the place of one, which is kept while jobs need it for their results."""
     console = Console(highlight=False, soft_wrap=True)
-    async with _admin(folder) as admin:
+    bridge = open_folder(folder)
+    needed_by = _jobs_in(ledger_path(ledger), bridge)
+    async with _admin(bridge) as admin:
         old = _chosen(admin, prefix)
-        rotation = await admin.rotate_key(old.api_key, _jobs_in(ledger_path(ledger), admin))
+        rotation = await admin.rotate_key(old.api_key, needed_by)
     console.print(f"The key {rotation.key.prefix}... takes the place of {old.prefix}....")
     if rotation.is_deleted:
         console.print(f"{old.prefix}... is deleted.")
     else:
-        count = len(rotation.needed_by)
         console.print(
-            f"{old.prefix}... is kept for the results of {count} job{'s' if count != 1 else ''}; rotate again, or run\n"
-            "'bridge keys retire', when they are fetched."
+            f"{old.prefix}... is kept for the results of {_jobs(len(rotation.needed_by))}. When they are fetched:\n\n"
+            f"  crynux-async bridge keys retire {escape(str(folder))}\n"
         )
-    console.print("\n'crynux-async bridge up' puts the new key into the settings file.")
+    for place in replace_in_settings(bridge, old.api_key, rotation.key):
+        console.print(f"{escape(str(place))} has the new key.")
     return Exit.DONE
 
 
 async def retire(folder: Path, ledger: Path | None) -> Exit:
     """Delete replaced keys that no job needs any more."""
-    async with _admin(folder) as admin:
-        kept = await admin.retire_keys(_jobs_in(ledger_path(ledger), admin))
+    bridge = open_folder(folder)
+    needed_by = _jobs_in(ledger_path(ledger), bridge)
+    async with _admin(bridge) as admin:
+        kept = await admin.retire_keys(needed_by)
     console = Console(highlight=False)
     for prefix, jobs in kept.items():
-        console.print(f"{prefix}... is kept for the results of {len(jobs)} jobs.")
+        console.print(f"{prefix}... is kept for the results of {_jobs(len(jobs))}.")
     if not kept:
         console.print("No replaced key is left.")
     return Exit.DONE
@@ -73,16 +79,21 @@ async def retire(folder: Path, ledger: Path | None) -> Exit:
 
 async def delete(folder: Path, prefix: str, *, force: bool, ledger: Path | None) -> Exit:
     """Delete a key, unless jobs need it."""
-    async with _admin(folder) as admin:
+    bridge = open_folder(folder)
+    needed_by = None if force else _jobs_in(ledger_path(ledger), bridge)
+    async with _admin(bridge) as admin:
         key = _chosen(admin, prefix)
-        jobs = await _jobs_in(ledger_path(ledger), admin)(admin.key_id(key.api_key))
-        if jobs and not force:
+        jobs = await needed_by(admin.key_id(key.api_key)) if needed_by else ()
+        if jobs:
             raise UsageError(
-                f"{len(jobs)} jobs of {prefix} are not fetched, and nobody could fetch them after that; fetch them, or "
-                "give --force"
+                f"{_jobs(len(jobs))} of {key.prefix}... may not be fetched yet, and nobody could fetch them after "
+                "that; fetch them, or give --force"
             )
         await admin.delete_key(key.api_key)
-    Console(highlight=False).print(f"{key.prefix}... is deleted.")
+    console = Console(highlight=False)
+    console.print(f"{key.prefix}... is deleted.")
+    for place in replace_in_settings(bridge, key.api_key, None):
+        console.print(f"It is taken out of {escape(str(place))}; 'crynux-async bridge up' puts another one there.")
     return Exit.DONE
 
 
@@ -90,18 +101,17 @@ async def limits(folder: Path, prefix: str, rate_limit: int | None, use_limit: i
     """Change the limits of a key."""
     if rate_limit is None and use_limit is None:
         raise UsageError("nothing to change: give --rate-limit or --use-limit")
-    async with _admin(folder) as admin:
+    async with _admin(open_folder(folder)) as admin:
         key = _chosen(admin, prefix)
         if rate_limit is not None:
             await admin.set_rate_limit(key.api_key, rate_limit)
         if use_limit is not None:
             await admin.set_use_limit(key.api_key, use_limit)
-        show_keys(Console(highlight=False), [_chosen(admin, prefix)])
+        show_keys(Console(highlight=False), [_chosen(admin, prefix)], folder)
     return Exit.DONE
 
 
-def _admin(folder: Path) -> BridgeAdmin:
-    bridge = open_folder(folder)
+def _admin(bridge: BridgeFolder) -> BridgeAdmin:
     return BridgeAdmin(bridge.config.base_url, Wallet.from_env(), keys=bridge.keys_file)
 
 
@@ -114,19 +124,36 @@ def _chosen(admin: BridgeAdmin, prefix: str) -> BridgeKey:
     return found[0]
 
 
-def _jobs_in(path: Path, admin: BridgeAdmin) -> NeededBy:
-    """Return what tells which jobs of the command line's ledger still need a key."""
-    is_there = path.is_file()
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' if count != 1 else ''}"
+
+
+def _jobs_in(path: Path, bridge: BridgeFolder) -> NeededBy:
+    """Return what tells which jobs of a ledger still need a key.
+
+    Raises:
+        UsageError: There is no such ledger: a mistyped name must not pass for "no job needs it".
+    """
+    if not path.is_file() or not path.stat().st_size:
+        raise UsageError(
+            f"there is no ledger at {path}, so nobody knows which jobs still need a key: name the one with your jobs "
+            "(--ledger); where there are no jobs, 'keys create' and 'keys delete --force' do without",
+            field="ledger",
+        )
 
     async def needed_by(key_id: str) -> Collection[str]:
-        if not is_there:
-            return ()
         ledger = open_ledger(path)
         await ledger.open()
         try:
-            rows = await ledger.jobs(JobFilter(states=NEED_THE_CREDENTIAL, backend=admin.base_url))
+            # By whatever address the bridge was reached: the key tells whose a job is.
+            rows = await ledger.jobs(JobFilter(states=NEED_THE_CREDENTIAL))
         finally:
             await ledger.close()
-        return [row.job_id for row in rows if row.key_id == key_id]
+        return [row.job_id for row in rows if row.key_id == key_id or _may_be_of_any_key(row, bridge)]
 
     return needed_by
+
+
+def _may_be_of_any_key(row: JobRow, bridge: BridgeFolder) -> bool:
+    """Whether a job was attached by its number alone, at this bridge."""
+    return not row.key_id and row.backend == bridge.config.base_url

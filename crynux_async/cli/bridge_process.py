@@ -11,12 +11,14 @@ from typing import Protocol
 
 from crynux_async.backends.bridge.deploy_config import OUTPUT_FILE, PID_FILE
 from crynux_async.cli.bridge_folder import write_private
+from crynux_async.cli.process_table import boot, group_lives, started
 from crynux_async.errors import UsageError
 
 _STOP_WAIT = 15.0
 _KILL_WAIT = 5.0
 _LOOK_EVERY = 0.1
 _TAIL_BYTES = 256 * 1024
+_CONTAINER = "in a container\n"  # in the place of a process id
 
 
 class BridgeRun(Protocol):
@@ -41,6 +43,9 @@ class BridgeRun(Protocol):
 
 class ProgramRun:
     """A bridge that runs as a program of its own and outlives the command that started it.
+
+    The program is the head of a process group, and the group is what runs and is stopped: a script that starts the
+    bridge and does not end in ``exec`` would otherwise be stopped alone.
 
     Args:
         folder: The bridge's folder, in which the program is started, without arguments.
@@ -73,14 +78,11 @@ class ProgramRun:
             raise UsageError(f"{self._program} cannot be started: {error.strerror}") from error
         self._process = process
         self._pid_file.unlink(missing_ok=True)
-        write_private(self._pid_file, f"{process.pid} {_started(process.pid)}\n")
+        write_private(self._pid_file, f"{process.pid} {started(process.pid)} {boot()}\n")
 
     def is_running(self) -> bool:
         """Return whether the program runs; a number that another program has now is recognised."""
-        if self._process is not None:
-            return self._process.poll() is None
-        pid, started = self._known()
-        return pid is not None and _is_alive(pid) and started == _started(pid)
+        return self._group() is not None
 
     @property
     def exit_code(self) -> int | None:
@@ -94,18 +96,23 @@ class ProgramRun:
             self._process = None
 
     def stop(self) -> bool:
-        """End the program."""
-        pid, _ = self._known()
-        was_running = self.is_running() and pid is not None
+        """End the program and everything that it has started.
+
+        Raises:
+            UsageError: It belongs to another user, or does not end.
+        """
+        group = self._group()
         for number, patience in ((signal.SIGTERM, _STOP_WAIT), (signal.SIGKILL, _KILL_WAIT)):
-            if not was_running or pid is None:
+            if group is None or self._ends_within(group, number, patience):
                 break
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-            if self._ends_within(patience):
-                break
+        else:
+            raise UsageError(
+                f"the bridge (process group {group}) cannot be stopped; stop it as the user who started it"
+            )
+        if self._process is not None:
+            self._process.poll()
         self._pid_file.unlink(missing_ok=True)
-        return was_running
+        return group is not None
 
     def output(self) -> str:
         """Return the end of what the program has said."""
@@ -116,7 +123,9 @@ class ProgramRun:
         except OSError:
             return ""
 
-    def _ends_within(self, seconds: float) -> bool:
+    def _ends_within(self, group: int, number: int, seconds: float) -> bool:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
         until = time.monotonic() + seconds
         while self.is_running():
             if time.monotonic() > until:
@@ -124,12 +133,24 @@ class ProgramRun:
             time.sleep(_LOOK_EVERY)
         return True
 
-    def _known(self) -> tuple[int | None, str]:
+    def _group(self) -> int | None:
+        """Return the program's process group while anything of it runs, else None."""
+        if self._process is not None:
+            self._process.poll()  # takes note of its end, so that it does not count as alive
+        pid, born, booted = self._known()
+        if pid is None or booted != boot():
+            return None
+        # While the group has a member, the system gives its number to no other program.
+        head = started(pid)
+        is_ours = head in ("", born)
+        return pid if is_ours and group_lives(pid) else None
+
+    def _known(self) -> tuple[int | None, str, str]:
         try:
-            pid, _, started = self._pid_file.read_text(encoding="utf-8").strip().partition(" ")
-            return int(pid), started
+            pid, born, booted = self._pid_file.read_text(encoding="utf-8").split()
+            return int(pid), born, booted
         except (OSError, ValueError):
-            return None, ""
+            return None, "", ""
 
 
 class ContainerRun:
@@ -146,36 +167,54 @@ class ContainerRun:
         """Start the containers anew, so that what they say begins here."""
         for left in (PID_FILE, OUTPUT_FILE):
             (self._folder / left).unlink(missing_ok=True)
-        done = self._compose("up", "--detach", "--force-recreate", "bridge")
-        if done.returncode:
-            raise UsageError(f"docker compose could not start the bridge: {_first_line(done.stderr)}")
+        write_private(self._folder / PID_FILE, _CONTAINER)
+        self._done("start the bridge", "up", "--detach", "--force-recreate", "bridge")
 
     def is_running(self) -> bool:
-        """Return whether the bridge's container runs."""
-        done = self._compose("ps", "--quiet", "--status", "running", "bridge")
-        return done.returncode == 0 and bool(done.stdout.strip())
+        """Return whether the bridge's container runs.
+
+        Raises:
+            UsageError: Docker does not say.
+        """
+        done = self._done("say whether the bridge runs", "ps", "--quiet", "--status", "running", "bridge")
+        return bool(done.stdout.strip())
 
     def stop(self) -> bool:
-        """Stop the containers."""
+        """Stop the containers.
+
+        Raises:
+            UsageError: Docker could not.
+        """
         was_running = self.is_running()
-        self._compose("down")
+        self._done("stop the bridge", "down")
+        (self._folder / PID_FILE).unlink(missing_ok=True)
         return was_running
 
     def output(self) -> str:
-        """Return the end of what the bridge's container has said."""
-        return self._compose("logs", "--no-color", "--no-log-prefix", "--tail", "400", "bridge").stdout
+        """Return the end of what the bridge's container has said.
 
-    def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return _docker(["compose", *arguments], cwd=self._folder)
+        Raises:
+            UsageError: Docker does not show it.
+        """
+        asked = ("logs", "--no-color", "--no-log-prefix", "--tail", "400", "bridge")
+        return self._done("show what the bridge said", *asked).stdout
+
+    def _done(self, what: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        done = _docker(["compose", *arguments], cwd=self._folder)
+        if done.returncode:
+            raise UsageError(f"docker compose could not {what}: {_first_line(done.stderr)}")
+        return done
 
 
 def docker_error() -> str:
     """Return why docker with compose cannot be used, or ""."""
     try:
-        done = _docker(["compose", "version"], cwd=Path.cwd())
+        # The first one is answered without the daemon, which the other one asks.
+        asked = (_docker(list(words), cwd=Path.cwd()) for words in (("compose", "version"), ("info",)))
+        failed = next((done for done in asked if done.returncode), None)
     except UsageError as error:
         return str(error)
-    return "" if done.returncode == 0 else _first_line(done.stderr)
+    return "" if failed is None else _first_line(failed.stderr)
 
 
 def run_to_start(folder: Path, program: Path | None) -> BridgeRun:
@@ -186,8 +225,15 @@ def run_to_start(folder: Path, program: Path | None) -> BridgeRun:
 
 def last_run(folder: Path) -> BridgeRun:
     """Return how a bridge runs, or ran last."""
-    was_program = (folder / PID_FILE).exists() or (folder / OUTPUT_FILE).exists()
-    return ProgramRun(folder) if was_program else ContainerRun(folder)
+    with contextlib.suppress(OSError):
+        if (folder / PID_FILE).read_text(encoding="utf-8") == _CONTAINER:
+            return ContainerRun(folder)
+    return ProgramRun(folder) if was_started(folder) else ContainerRun(folder)
+
+
+def was_started(folder: Path) -> bool:
+    """Return whether a bridge was started from here, and not stopped with its container."""
+    return (folder / PID_FILE).exists() or (folder / OUTPUT_FILE).exists()
 
 
 def _docker(arguments: Sequence[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -208,23 +254,3 @@ def _docker(arguments: Sequence[str], *, cwd: Path) -> subprocess.CompletedProce
 def _first_line(text: str) -> str:
     """Return what a command complains of; what follows is how to use it."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "it did not say why")
-
-
-def _is_alive(pid: int) -> bool:
-    """Return whether a process of ours has this number; one that has ended and waits to be noticed is noticed."""
-    try:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
-def _started(pid: int) -> str:
-    """Return when a process was started, in ticks since the boot, so that a number used again is recognised."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return stat.rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return "unknown"

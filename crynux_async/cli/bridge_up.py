@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -16,18 +16,24 @@ from crynux_async.backends.bridge.deploy_checks import Verdict, check_address, c
 from crynux_async.backends.bridge.deploy_config import CONFIG_FILE, KEY_FILE, with_host
 from crynux_async.backends.bridge.deploy_files import EVERYWHERE, LOOPBACK
 from crynux_async.backends.bridge.deploy_log import explain
-from crynux_async.backends.bridge.key_book import BridgeKey
-from crynux_async.cli.bridge_folder import BridgeFolder, is_port_taken, open_folder, write_private
-from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, ProgramRun, last_run, run_to_start
+from crynux_async.cli.bridge_folder import (
+    BridgeFolder,
+    is_port_taken,
+    is_wallet,
+    open_folder,
+    sole_command,
+    write_private,
+)
+from crynux_async.cli.bridge_key_choice import ServingKey, own_key, serving_key, settings_place, store
+from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, ProgramRun, last_run, run_to_start, was_started
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.settings_file import default_settings_file, put_settings, settings_in
-from crynux_async.errors import AuthError, BackendError, UnreachableError, UsageError
+from crynux_async.cli.settings_file import default_settings_file
+from crynux_async.errors import BackendError, CrynuxError, UnreachableError, UsageError
 from crynux_async.signing import Wallet
 from crynux_async.signing.key_files import WALLET
 
 _LOOK_EVERY = 0.2
 _SHOWN_LINES = 12
-_LEAST_LEFT = timedelta(days=30)
 
 
 async def up(folder: Path, program: Path | None, rate_limit: int, patience: float, *, as_json: bool) -> Exit:
@@ -37,21 +43,58 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
     finding = check_address(bridge.config, wallet.address)
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="blockchain.account.address")
-    run = run_to_start(bridge.path, program)
-    if await asyncio.to_thread(run.is_running):
-        console.print(f"The bridge runs already, at {bridge.config.base_url}.")
-    else:
-        await _start(bridge, wallet, run, patience)
-        console.print(f"The bridge answers at [bold]{bridge.config.base_url}[/].")
-    async with BridgeAdmin(bridge.config.base_url, wallet, keys=bridge.keys_file) as admin:
-        key = await _ready_key(admin, rate_limit)
-    place = _store(bridge, key)
+    with sole_command(bridge), _ended_by_signals() as ended:
+        try:
+            console.print(await _running(bridge, wallet, run_to_start(bridge.path, program), patience))
+            place, key = await _with_key(bridge, wallet, rate_limit)
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+            console.print("Ended; the bridge was not left half started.")
+            return Exit.INTERRUPTED
     if as_json:
         facts = {"base_url": bridge.config.base_url, "key": key.prefix, "settings": str(place)}
         print(json.dumps(facts))  # noqa: T201  # the command's output
     else:
         _conclude(console, key, place)
     return Exit.DONE
+
+
+async def _running(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patience: float) -> str:
+    """See to it that a bridge runs, and say what was done."""
+    if await asyncio.to_thread(run.is_running):
+        return f"The bridge runs already, at {bridge.config.base_url}."
+    await _start(bridge, wallet, run, patience)
+    return f"The bridge answers at [bold]{bridge.config.base_url}[/]."
+
+
+async def _with_key(bridge: BridgeFolder, wallet: Wallet, rate_limit: int) -> tuple[Path, ServingKey]:
+    """See to it that the settings have a key that serves, and return both."""
+    place = settings_place(bridge)
+    async with BridgeAdmin(bridge.config.base_url, wallet, keys=bridge.keys_file) as admin:
+        key = await serving_key(admin, own_key(place, bridge), rate_limit)
+    store(place, bridge, key)
+    return place, key
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end this task as Ctrl-C does, so that it cleans up; yields which of them came."""
+    task, loop, came = asyncio.current_task(), asyncio.get_running_loop(), list[int]()
+
+    def end(number: int) -> None:
+        if task is not None and not came:
+            task.cancel()
+        came.append(number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield came
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 async def _start(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patience: float) -> None:
@@ -61,15 +104,26 @@ async def _start(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patience:
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="http.port")
     _listen_on(bridge, EVERYWHERE if isinstance(run, ContainerRun) else LOOPBACK)
-    with _key_file(bridge, wallet):
-        await asyncio.to_thread(run.start)
-        try:
+    starting: asyncio.Future[None] | None = None
+    try:
+        with _key_file(bridge, wallet):
+            starting = asyncio.ensure_future(asyncio.to_thread(run.start))
+            await asyncio.shield(starting)
             await _until_it_answers(bridge, run, patience)
-        except BaseException:
-            await asyncio.to_thread(run.stop)
-            raise
+    except BaseException:
+        if starting is not None:
+            await _stopped(starting, run)
+        raise
     if isinstance(run, ProgramRun):
         run.leave()
+
+
+async def _stopped(starting: asyncio.Future[None], run: BridgeRun) -> None:
+    """Stop what was started, or is being started in a thread that cannot be called back."""
+    with suppress(CrynuxError):  # what went wrong first is what is told
+        await starting
+    with suppress(CrynuxError):
+        await asyncio.to_thread(run.stop)
 
 
 @contextmanager
@@ -80,32 +134,24 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
     """
     path = bridge.path / KEY_FILE if Path(bridge.config.key_file).is_absolute() else bridge.key_file
     for place in (path, bridge.key_file):
-        if _is_wallet(place):
+        if is_wallet(place):
             raise UsageError(
                 f"{place} is your wallet ({WALLET} names it), and a bridge deletes its key file when it has started: "
                 f"move the wallet to another place and let {WALLET} name that",
                 field=WALLET,
             )
     path.unlink(missing_ok=True)
-    write_private(path, wallet.key.reveal() + "\n")
     try:
+        write_private(path, wallet.key.reveal() + "\n")
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def _is_wallet(path: Path) -> bool:
-    """Whether a file is the one that the wallet is read from: perhaps the only copy of its key."""
-    try:
-        return path.samefile(os.path.expanduser(os.environ.get(WALLET, "").strip() or os.devnull))
-    except OSError:
-        return False
-
-
 def _remove_key_file(bridge: BridgeFolder) -> None:
     """Remove a key file that a start has left, but never a file outside the folder, nor the wallet's own."""
     path = bridge.key_file
-    if path.resolve().is_relative_to(bridge.path.resolve()) and not _is_wallet(path):
+    if path.resolve().is_relative_to(bridge.path.resolve()) and not is_wallet(path):
         path.unlink(missing_ok=True)
 
 
@@ -146,7 +192,9 @@ async def _answers(admin: BridgeAdmin) -> bool:
 
 
 def _not_started(run: BridgeRun, what: str) -> UnreachableError:
-    output = run.output()
+    output = ""
+    with suppress(UsageError):
+        output = run.output()
     explained = explain(output)
     if explained:
         last = explained[-1]
@@ -157,43 +205,13 @@ def _not_started(run: BridgeRun, what: str) -> UnreachableError:
     return UnreachableError(f"{what}{ended}\n{said}")
 
 
-async def _ready_key(admin: BridgeAdmin, rate_limit: int) -> BridgeKey:
-    """Return the newest key that still works for a while, or a new one."""
-    for key in reversed(admin.list_keys()):
-        if not key.is_ready or key.is_retiring or key.expires_at - datetime.now(UTC) < _LEAST_LEFT:
-            continue
-        try:
-            await admin.set_rate_limit(
-                key.api_key, key.rate_limit
-            )  # nothing changes, and the bridge says if it knows it
-        except AuthError as error:
-            if error.field != "api_key":
-                raise
-            continue
-        return key
-    return await admin.create_key(rate_limit=rate_limit)
-
-
-def _store(bridge: BridgeFolder, key: BridgeKey) -> Path:
-    """Put key and address where sessions look for them, unless another bridge's are there."""
-    url = bridge.config.base_url
-    place = default_settings_file()
-    known = settings_in(place)
-    if known.get("api_key") and known.get("base_url") != url:
-        place = bridge.path / "settings.toml"
-    values: dict[str, str | int | float] = {"base_url": url, "api_key": key.api_key.reveal()}
-    if bridge.config.admin_token:
-        values["admin_token"] = bridge.config.admin_token.reveal()
-    put_settings(place, {**values, "rate_limit": key.rate_limit})
-    return place
-
-
-def _conclude(console: Console, key: BridgeKey, place: Path) -> None:
-    console.print(f"The key {key.prefix}... ({key.rate_limit} creates a minute) is ready, in {place}.")
+def _conclude(console: Console, key: ServingKey, place: Path) -> None:
+    limit = "" if key.rate_limit is None else f" ({key.rate_limit} creates a minute)"
+    console.print(f"The key {key.prefix}...{limit} is ready, in {escape(str(place))}.")
     if place != default_settings_file():
         console.print(
             f"Your settings file is for another bridge, so it was left alone. To use this one:\n"
-            f"\n  export CRYNUX_SETTINGS={place}\n"
+            f"\n  export CRYNUX_SETTINGS={escape(str(place))}\n"
         )
     hidden = [name for name in ("CRYNUX_BASE_URL", "CRYNUX_API_KEY") if os.environ.get(name, "").strip()]
     if hidden:
@@ -204,8 +222,15 @@ def _conclude(console: Console, key: BridgeKey, place: Path) -> None:
 def down(folder: Path) -> Exit:
     """Stop a bridge."""
     bridge = open_folder(folder)
-    was_running = last_run(bridge.path).stop()
-    _remove_key_file(bridge)
+    with sole_command(bridge):
+        try:
+            was_running = last_run(bridge.path).stop()
+        except UsageError:
+            if was_started(bridge.path):
+                raise
+            was_running = False  # nothing was ever started here: docker need not be there
+        finally:
+            _remove_key_file(bridge)
     Console(highlight=False).print("The bridge is stopped." if was_running else "The bridge was not running.")
     return Exit.DONE
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crynux_async.backends.base import Verdict
-from crynux_async.cli.board import STYLES, Board, as_facts, summary
+from crynux_async.cli.board import STYLES, Board, as_facts, summary, without_reason
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.cli.service import open_session
@@ -193,6 +193,10 @@ def _bracket(lost: Unconfirmed) -> dict[str, Any]:
 
 
 def _facts(row: JobRow) -> dict[str, Any]:
-    facts = attrs.asdict(row, recurse=False)
+    facts = {
+        field.name: getattr(row, field.name) for field in attrs.fields(JobRow) if field.init and field.name[0] != "_"
+    }
+    facts["digest"] = row.digest
+    facts["error"] = without_reason(row.error, row.reason)
     facts["config"] = row.config.to_dict() if row.config else None
     return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in facts.items()}

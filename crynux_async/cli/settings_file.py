@@ -3,12 +3,13 @@
 import json
 import os
 import re
-import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from crynux_async.errors import UsageError
+from crynux_async.files import replace_private
+from crynux_async.settings import user_path
 
 _TABLE = re.compile(r"\s*\[")
 
@@ -16,7 +17,9 @@ _TABLE = re.compile(r"\s*\[")
 def default_settings_file() -> Path:
     """Return the file that settings are read from: that of ``CRYNUX_SETTINGS``, or the user's own."""
     asked = os.environ.get("CRYNUX_SETTINGS", "").strip()
-    return Path(os.path.expanduser(asked or "~/.config/crynux-async/settings.toml"))
+    if asked:
+        return Path(os.path.expanduser(asked))
+    return user_path(".config/crynux-async/settings.toml", "CRYNUX_SETTINGS")
 
 
 def settings_in(path: Path) -> dict[str, object]:
@@ -43,16 +46,28 @@ def put_settings(path: Path, values: Mapping[str, str | int | float]) -> None:
     Raises:
         UsageError: It cannot be read or written.
     """
+    _rewrite(path, lambda text: _changed(text, values))
+
+
+def drop_settings(path: Path, names: Collection[str]) -> None:
+    """Take values out of a settings file.
+
+    Args:
+        path: The file; it need not exist.
+        names: Names at its top level.
+
+    Raises:
+        UsageError: It cannot be read or written.
+    """
+    _rewrite(path, lambda text: _without(text, names))
+
+
+def _rewrite(path: Path, change: Callable[[str], str]) -> None:
     settings_in(path)
     try:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(_changed(old, values))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(name, path)
+        replace_private(path, change(old))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -60,11 +75,27 @@ def put_settings(path: Path, values: Mapping[str, str | int | float]) -> None:
 def _changed(text: str, values: Mapping[str, str | int | float]) -> str:
     """Return a TOML text with values changed where they stand, or added before its first table."""
     lines = text.splitlines()
-    end = next((index for index, line in enumerate(lines) if _TABLE.match(line)), len(lines))
+    end = _top_level(lines)
     left = dict(values)
     for index, line in enumerate(lines[:end]):
-        name = line.partition("=")[0].strip().strip("\"'")
-        if "=" in line and name in left:
+        name = _name_in(line)
+        if name in left:
             lines[index] = f"{name} = {json.dumps(left.pop(name))}"
     added = [f"{name} = {json.dumps(value)}" for name, value in left.items()]
     return "\n".join([*lines[:end], *added, *lines[end:]]) + "\n"
+
+
+def _without(text: str, names: Collection[str]) -> str:
+    lines = text.splitlines()
+    end = _top_level(lines)
+    return "\n".join([line for line in lines[:end] if _name_in(line) not in names] + lines[end:]) + "\n"
+
+
+def _top_level(lines: Sequence[str]) -> int:
+    """Return how many lines stand before the first table."""
+    return next((index for index, line in enumerate(lines) if _TABLE.match(line)), len(lines))
+
+
+def _name_in(line: str) -> str | None:
+    name, sign, _ = line.partition("=")
+    return name.strip().strip("\"'") if sign else None

@@ -24,6 +24,7 @@ DOCKER = f"""#!/bin/sh
 echo "$@" >> "$RECORD"
 case "$*" in
   "compose version") echo "Docker Compose version v2.29.1" ;;
+  "info") echo "Server Version: 27.1.1" ;;
   "compose up"*)
     ls -l config/priv_key.txt >> "$RECORD"
     grep host: config/config.yml >> "$RECORD"
@@ -128,3 +129,44 @@ async def test_compose_that_fails_is_said_in_its_own_words(home: Path, folder: P
     assert stat.S_IMODE((folder / "config" / "config.yml").stat().st_mode) == 0o600
     assert open_folder(folder).config.host == "0.0.0.0"
     assert KEY not in "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+
+
+def docker_that_fails(home: Path, at: str, words: str) -> None:
+    """Let docker fail at one thing, and do all else."""
+    path = home / "bin" / "docker"
+    failing = f'case "$*" in "compose {at}"*) echo "{words}" >&2; exit 1 ;; esac\n'
+    path.write_text(DOCKER.replace("#!/bin/sh\n", f"#!/bin/sh\n{failing}"))
+
+
+@pytest.mark.parametrize("at", ["down", "ps"])
+async def test_container_that_docker_does_not_stop_is_not_called_stopped(home: Path, folder: Path, at: str) -> None:
+    await bridge_up.up(folder, None, 60, 30.0, as_json=False)
+    docker_that_fails(home, at, "Cannot connect to the Docker daemon")
+    with pytest.raises(UsageError, match=r"docker compose could not .*: Cannot connect to the Docker daemon"):
+        bridge_up.down(folder)
+    (home / "bin" / "docker").write_text(DOCKER)
+    assert isinstance(last_run(folder), ContainerRun)
+    assert bridge_up.down(folder) == Exit.DONE
+    assert not ContainerRun(folder).is_running()
+
+
+async def test_logs_that_docker_does_not_show_are_an_error(home: Path, folder: Path) -> None:
+    docker_that_fails(home, "logs", "no such service: bridge")
+    with pytest.raises(UsageError, match="docker compose could not show what the bridge said: no such service: bridge"):
+        bridge_up.logs(folder, 10)
+
+
+def test_down_where_nothing_was_ever_started_needs_no_docker(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(home / "empty"))
+    assert bridge_up.down(folder) == Exit.DONE
+    assert "The bridge was not running." in capsys.readouterr().out
+
+
+async def test_doctor_says_what_docker_does_not_understand(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker_that_fails(home, "ps", "yaml: line 3: mapping values are not allowed")
+    assert await bridge.doctor(folder, as_program=False, as_json=False) == Exit.USAGE
+    assert "yaml: line 3" in " ".join(capsys.readouterr().out.split())

@@ -1,25 +1,33 @@
 """``bridge up`` and ``doctor`` on the emulated program: what is left on the disk, and what is said of each failure."""
 
+import asyncio
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crynux_async.backends.bridge.admin import BridgeAdmin
+from crynux_async.backends.bridge.admin_wire import NodeCount, RelayAccount, TaskCount
 from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
 from crynux_async.backends.bridge.deploy_log import explain
 from crynux_async.cli import bridge, bridge_keys, bridge_up
-from crynux_async.cli.bridge_folder import open_folder
+from crynux_async.cli.bridge_folder import is_port_taken, open_folder, sole_command
 from crynux_async.cli.bridge_process import ProgramRun
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.process_table import boot, started
 from crynux_async.cli.settings_file import settings_in
 from crynux_async.emulator.relay import CNX, RelayEmulator
 from crynux_async.errors import SettingsError, UnreachableError, UsageError
+from crynux_async.ledgers import open_ledger
 from crynux_async.settings import Settings
-from tests.bridge_folders import edit_config, free_port, messages, program, start, wallet_file
+from tests.bridge_folders import edit_config, free_port, messages, new_bridge, newcomer, program, start
 from tests.signing.vectors import ADDRESS, KEY
 
 pytestmark = pytest.mark.real_time
@@ -28,20 +36,12 @@ pytestmark = pytest.mark.real_time
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user with a wallet and nothing else."""
-    for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CRYNUX_WALLET", str(wallet_file(tmp_path)))
-    monkeypatch.setenv("CRYNUX_LEDGER", str(tmp_path / "jobs.db"))
-    monkeypatch.setenv("PYTHONWARNINGS", "error")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return newcomer(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def folder(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Path]:
-    path = home / "bridge"
-    assert bridge.init(path, "mainnet", DEFAULT_IMAGE, free_port(), "sqlite", as_json=False) == Exit.DONE
+    path = new_bridge(home)
     capsys.readouterr()
     yield path
     ProgramRun(path).stop()
@@ -260,6 +260,12 @@ def test_start_by_hand_with_too_little_money_keeps_the_key_file(home: Path, fold
     assert (folder / "config" / "priv_key.txt").exists()
 
 
+async def make_ledger(path: Path) -> None:
+    ledger = open_ledger(path)
+    await ledger.open()
+    await ledger.close()
+
+
 async def findings(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, list[tuple[str, str]]]:
     capsys.readouterr()
     await bridge.doctor(folder, as_program=True, as_json=True)
@@ -304,6 +310,7 @@ async def test_status_and_keys_show_money_and_prefixes(
     await bridge.status(folder, as_json=False)
     await bridge_keys.limits(folder, prefix, 90, None)
     bridge_keys.list_keys(folder)
+    await make_ledger(home / "jobs.db")
     await bridge_keys.rotate(folder, prefix, None)
     out = capsys.readouterr().out
     assert "1,000.00 CNX, which pays for 66 rounds at 15 CNX" in out
@@ -346,7 +353,7 @@ async def test_doctor_and_the_program_ask_the_same_relay_with_a_signature(
 
 
 async def test_wallet_that_lies_where_the_bridge_deletes_its_key_file_is_neither_used_nor_removed(
-    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = folder / "config" / "priv_key.txt"
     wallet = Path(os.environ["CRYNUX_WALLET"])
@@ -358,3 +365,134 @@ async def test_wallet_that_lies_where_the_bridge_deletes_its_key_file_is_neither
     assert place.read_bytes() == key
     assert bridge_up.down(folder) is Exit.DONE
     assert place.read_bytes() == key
+    found = await findings(folder, capsys)
+    assert [said for said in found["key file"] if "is your wallet" in said[1]] == found["key file"]
+    assert place.read_bytes() == key
+
+
+async def test_up_keeps_the_settings_own_key_although_another_one_is_newer(home: Path, folder: Path) -> None:
+    await up(folder, program(home))
+    first = Settings.load().api_key
+    await bridge_keys.create(folder, 5, -1, as_json=True)
+    await up(folder, program(home))
+    assert Settings.load().api_key == first
+
+
+async def test_up_keeps_a_key_of_the_settings_that_was_made_elsewhere(home: Path, folder: Path) -> None:
+    await up(folder, program(home))
+    first = Settings.load().api_key
+    (folder / "keys.json").unlink()
+    await bridge_keys.create(folder, 5, -1, as_json=True)
+    await up(folder, program(home))
+    assert Settings.load().api_key == first
+    assert Settings.load().rate_limit == 30
+
+
+async def test_up_beside_another_up_or_down_says_so(home: Path, folder: Path) -> None:
+    with sole_command(open_folder(folder)):
+        with pytest.raises(UsageError, match="another 'bridge up' or 'down' is at work"):
+            await up(folder, program(home))
+        with pytest.raises(UsageError, match="another 'bridge up' or 'down' is at work"):
+            bridge_up.down(folder)
+    assert not (folder / "data" / "logs" / "output.log").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_up_that_is_ended_by_a_signal_leaves_neither_key_file_nor_bridge(
+    home: Path, folder: Path, number: signal.Signals
+) -> None:
+    silent = script(home, "echo started; exec sleep 600")
+    command = [sys.executable, "-m", "crynux_async.cli", "bridge", "up", str(folder), "--binary", str(silent)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, stdout=PIPE)
+    while "started" not in ProgramRun(folder).output():
+        await asyncio.sleep(0.02)
+    assert (folder / "config" / "priv_key.txt").exists()
+    process.send_signal(number)
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (Exit.INTERRUPTED, b"")
+    assert not (folder / "config" / "priv_key.txt").exists()
+    assert not ProgramRun(folder).is_running()
+
+
+def script(home: Path, lines: str) -> Path:
+    path = home / "a_program"
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("how", ["{} & wait", "{} &"])
+async def test_down_ends_what_the_program_has_started(home: Path, folder: Path, how: str) -> None:
+    await up(folder, script(home, how.format(program(home))))
+    port = open_folder(folder).config.port
+    assert is_port_taken(port)
+    assert ProgramRun(folder).is_running()
+    assert bridge_up.down(folder) is Exit.DONE
+    assert not is_port_taken(port)
+
+
+def test_number_that_another_program_has_now_is_left_alone(folder: Path) -> None:
+    other = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        (folder / "data" / "bridge.pid").write_text(f"{other.pid} 12345 {boot()}\n")
+        assert not ProgramRun(folder).stop()
+        (folder / "data" / "bridge.pid").write_text(f"{other.pid} {started(other.pid)} another-boot\n")
+        assert not ProgramRun(folder).stop()
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_536, 99_999])
+def test_init_on_a_port_that_is_none_makes_nothing(home: Path, port: int) -> None:
+    with pytest.raises(UsageError, match="--port is a number from 1 to 65535") as caught:
+        bridge.init(home / "b", "mainnet", DEFAULT_IMAGE, port, "sqlite", as_json=False)
+    assert caught.value.field == "port"
+    assert not (home / "b").exists()
+
+
+@pytest.mark.parametrize("name", ["wallet.key", "wallet.key/below"])
+def test_init_where_no_folder_can_be_is_said(home: Path, name: str) -> None:
+    with pytest.raises(UsageError):
+        bridge.init(home / name, "mainnet", DEFAULT_IMAGE, 5028, "sqlite", as_json=False)
+    assert (home / "wallet.key").read_text() == KEY
+
+
+def test_init_that_fails_half_way_leaves_nothing_in_its_way(home: Path) -> None:
+    (home / "b").mkdir()
+    (home / "b" / "data").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be made"):
+        bridge.init(home / "b", "mainnet", DEFAULT_IMAGE, 5028, "sqlite", as_json=False)
+    (home / "b" / "data").unlink()
+    assert bridge.init(home / "b", "mainnet", DEFAULT_IMAGE, 5028, "sqlite", as_json=False) is Exit.DONE
+
+
+async def test_doctor_goes_on_where_the_relays_address_is_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_config(folder, relay={"base_url": "foo"})
+    found = await findings(folder, capsys)
+    assert "The relay foo does not answer: must be an http or https address" in found["relay"][0][1]
+    assert {"port", "database", "exposure"} <= set(found)
+
+
+async def test_status_shows_an_address_as_it_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def account(_: BridgeAdmin) -> RelayAccount:
+        return RelayAccount(address="0x[/red][bold]", wei=5)
+
+    async def nodes(_: BridgeAdmin) -> NodeCount:
+        return NodeCount(total=1, available=1)
+
+    async def counts(_: BridgeAdmin) -> TaskCount:
+        return TaskCount(total=0, succeeded=0, aborted=0, unfinished=0, mean_seconds=0.0)
+
+    for reading in (account, nodes, counts):
+        monkeypatch.setattr(BridgeAdmin, reading.__name__, reading)
+    await bridge.status(folder, as_json=False)
+    out = capsys.readouterr().out
+    assert "0x[/red][bold]" in out
+    assert f"crynux-async bridge keys create {folder}" in " ".join(out.split())

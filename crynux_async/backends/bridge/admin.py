@@ -10,7 +10,6 @@ downloaded: the bridge files the key under two clients at its first use (crynux-
 """
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,7 +18,7 @@ import attrs
 
 from crynux_async.backends.bridge import admin_wire as wire
 from crynux_async.backends.bridge.http import BridgeClient
-from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
+from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook, usual_book
 from crynux_async.backends.http.answer import Answer
 from crynux_async.backends.http.client import HttpClient, Request
 from crynux_async.clock import utc_now
@@ -63,8 +62,12 @@ class BridgeAdmin:
     Args:
         base_url: Address of the bridge.
         wallet: The bridge's own wallet, which signs; None can only read.
-        keys: The file in which keys are kept, of mode 0600; by default ``~/.local/share/crynux-async/keys.json``.
-        settings: Timeouts, proxy and certificates; address and key in it are not used.
+        keys: The file in which keys are kept, of mode 0600; by default that of the
+            settings, or ``~/.local/share/crynux-async/keys.json``.
+        settings: Timeouts, proxy, certificates and the key file; address and key in it are not used.
+
+    Raises:
+        SettingsError: The address is none, or the user has no home for a key file.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class BridgeAdmin:
     ) -> None:
         self._settings = attrs.evolve(settings or Settings(), base_url=base_url, api_key=None)
         self._wallet = wallet
-        self._book = KeyBook(_default_book() if keys is None else keys)
+        self._book = KeyBook(keys or self._settings.keys or usual_book())
         self._skew = 0
         self._http: HttpClient | None = None
 
@@ -424,8 +427,3 @@ def _check_plan(plan: _Plan) -> None:
 
 def _secret(api_key: str | Secret) -> Secret:
     return Secret(api_key) if isinstance(api_key, str) else api_key
-
-
-def _default_book() -> Path:
-    data = os.environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share"
-    return Path(data).expanduser() / "crynux-async" / "keys.json"

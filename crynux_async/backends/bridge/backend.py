@@ -1,8 +1,8 @@
 """A Crynux bridge as a ``Backend``: text in, text out, and the bridge's own rules behind it."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 
 from crynux_async.backends.base import (
@@ -22,9 +22,10 @@ from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.brackets import find_lost, search_requests
 from crynux_async.backends.bridge.facts import WEI
 from crynux_async.backends.bridge.http import BridgeClient
+from crynux_async.backends.bridge.kept_keys import KeptKeys
 from crynux_async.backends.bridge.keys import prepare_key
 from crynux_async.backends.bridge.reasons import ReasonDesk
-from crynux_async.errors import ConfigError, Problem, RejectedError, UsageError
+from crynux_async.errors import AuthError, ConfigError, OwnershipError, Problem, QuotaError, RejectedError, UsageError
 from crynux_async.settings import Settings
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import most_rounds, stall_seconds
@@ -65,6 +66,7 @@ class BridgeBackend:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client = BridgeClient(settings)
+        self._kept_keys = KeptKeys(settings)
         self._reasons = ReasonDesk(settings, settings.admin_token) if settings.admin_token else None
 
     @property
@@ -145,16 +147,35 @@ class BridgeBackend:
         """Return why a task failed, for people, or "" without the bridge's admin token: it tells nobody else."""
         return "" if self._reasons is None else await self._reasons.reason(task.task_id)
 
-    def open_result(
+    @asynccontextmanager
+    async def open_result(
         self, task: Task, *, start: int = 0, validator: Validator | None = None
-    ) -> AbstractAsyncContextManager[ResultStream]:
+    ) -> AsyncIterator[ResultStream]:
         """Open the result from byte ``start`` on, provided it is still the version of ``validator``.
+
+        On one's own bridge a result of a key that another one has replaced is opened with that.
 
         Raises:
             RangeError, NotFoundError, OwnershipError, AuthError, QuotaError: As the bridge says.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
         """
-        return self._client.open_result(task.task_id, start=start, validator=validator)
+        async with AsyncExitStack() as stack:
+
+            def opened(client: BridgeClient) -> Awaitable[ResultStream]:
+                return stack.enter_async_context(client.open_result(task.task_id, start=start, validator=validator))
+
+            yield await self._opened(opened)
+
+    async def _opened(self, opened: Callable[[BridgeClient], Awaitable[ResultStream]]) -> ResultStream:
+        """Return what the first key opens that may open it."""
+        try:
+            return await opened(self._client)
+        except (OwnershipError, AuthError, QuotaError) as error:
+            refusal = error
+        async for client in self._kept_keys.clients():
+            with suppress(OwnershipError, AuthError, QuotaError):
+                return await opened(client)
+        raise refusal
 
     async def prepare(self, turnstile: Turnstile) -> float | None:
         """Make a key that was never used known to the bridge, unless the settings forbid it."""
@@ -190,5 +211,6 @@ class BridgeBackend:
     async def close(self) -> None:
         """Release every connection."""
         await self._client.close()
+        await self._kept_keys.close()
         if self._reasons is not None:
             await self._reasons.close()

@@ -88,7 +88,7 @@ def check_files(files: Mapping[str, FileFacts]) -> Iterator[Finding]:
         files: What is in the bridge's folder, by relative path.
     """
     for path, cure in (
-        (CONFIG_FILE, "Run 'crynux-async bridge init' for this folder."),
+        (CONFIG_FILE, "Write it with 'crynux-async bridge init', in a new folder."),
         (TASKS_FILE, 'Write it with the content {"tasks": []}: without it no bridge starts.'),
     ):
         if path not in files:
@@ -151,9 +151,23 @@ def check_address(config: BridgeConfig, wallet: str | None) -> Finding:
     return _good("address", f"The wallet's address is {said}, as in the config.")
 
 
-def check_key_file(files: Mapping[str, FileFacts], *, is_running: bool) -> Iterator[Finding]:
-    """Judge a key file that lies about."""
-    if KEY_FILE in files:
+def check_key_file(
+    files: Mapping[str, FileFacts], *, is_running: bool, wallet_in_its_place: str = ""
+) -> Iterator[Finding]:
+    """Judge a key file that lies about.
+
+    Args:
+        files: What is in the bridge's folder.
+        is_running: Whether the bridge runs.
+        wallet_in_its_place: The path of the wallet's own file where the bridge looks for its key file, or "".
+    """
+    if wallet_in_its_place:
+        yield _problem(
+            "key file",
+            f"{wallet_in_its_place} is your wallet, and it lies where a bridge deletes its key file.",
+            "Move it to another place, and let CRYNUX_WALLET name that.",
+        )
+    elif KEY_FILE in files:
         when = "although the bridge is running" if is_running else "although no bridge is running"
         yield _problem(
             "key file",
@@ -267,16 +281,17 @@ def check_exposure(config: BridgeConfig, published: Collection[str], *, in_conta
             "exposure",
             f"Other machines can reach the bridge ({', '.join(wide)}), and POST /v1/inference_tasks, which needs no "
             "key, spends the wallet's money.",
-            f"Listen on {LOOPBACK} alone; 'crynux-async bridge proxy' shows how to let others use jobs and no more.",
+            f"Listen on {LOOPBACK} alone; 'crynux-async bridge proxy FOLDER' shows how to let others use jobs alone.",
         )
     return _good("exposure", "Only this machine can reach the bridge, whose calls are open to all its users.")
 
 
-def check_keys(expiring: Iterable[tuple[str, int]]) -> Iterator[Finding]:
+def check_keys(expiring: Iterable[tuple[str, int]], folder: str) -> Iterator[Finding]:
     """Judge keys that stop to work soon.
 
     Args:
         expiring: Prefix of each key and the days that it has left.
+        folder: The bridge's folder, as the user names it.
     """
     for prefix, days in expiring:
         left = "has expired" if days < 0 else f"expires in {days} days"
@@ -284,7 +299,7 @@ def check_keys(expiring: Iterable[tuple[str, int]]) -> Iterator[Finding]:
             what="keys",
             verdict=Verdict.PROBLEM if days < 0 else Verdict.NOTE,
             sentence=f"The key {prefix}... {left}; its models cannot be downloaded after that.",
-            cure=f"crynux-async bridge keys rotate {prefix}",
+            cure=f"crynux-async bridge keys rotate {folder} {prefix}",
         )
 
 

@@ -34,7 +34,7 @@ _KNOWN = (
         "no config",
         r"Error reading config file\s*Config File \W*config\W* Not Found",
         "The bridge found no config/config.yml in the folder that it was started in.",
-        "Run 'crynux-async bridge init' for this folder, and start the bridge with 'crynux-async bridge up'.",
+        "Make a folder with 'crynux-async bridge init FOLDER', and start it with 'crynux-async bridge up FOLDER'.",
     ),
     _known(
         "no heartbeat tasks",
@@ -46,14 +46,14 @@ _KNOWN = (
         "no key file",
         r"panic: open .*|config\.GetPrivateKey",
         "The bridge found no key file: it deletes the file at every start, so it cannot start by itself again.",
-        "Start it with 'crynux-async bridge up', which writes the key file anew.",
+        "Start it with 'crynux-async bridge up FOLDER', which writes the key file anew.",
     ),
     _known(
         "address and key differ",
         r"account address and private key mismatch",
         "blockchain.account.address in config.yml is not the address of the key, letter by letter and capital by "
         "capital.",
-        "Write the address exactly as 'crynux-async bridge doctor' shows it, or use the wallet of that address.",
+        "Write the address exactly as 'crynux-async bridge doctor FOLDER' shows it, or use the wallet of that address.",
     ),
     _known(
         "key file cannot be deleted",
@@ -89,7 +89,7 @@ _KNOWN = (
         "bad config",
         r"Error reading config file",
         "The bridge cannot use its config.yml.",
-        "Read the words behind 'Error reading config file'; 'crynux-async bridge doctor' names what is wrong.",
+        "Read the words behind 'Error reading config file'; 'crynux-async bridge doctor FOLDER' names what is wrong.",
     ),
     _known(
         "wrong admin token",

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 import attrs
 
 from crynux_async.errors import Problem, SettingsError
+from crynux_async.files import replace_private
 from crynux_async.secret import Secret
+from crynux_async.settings import user_path
 
 _VERSION = 1
 _PRIVATE = 0o600
@@ -101,7 +102,7 @@ class KeyBook:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():
-                _replace(self.path, _encode(change(self._read())))
+                replace_private(self.path, _encode(change(self._read())))
         except OSError as error:
             raise _unusable(self.path, f"cannot be written: {error.strerror}") from error
 
@@ -127,6 +128,17 @@ class KeyBook:
             raise _unusable(self.path, "is not a key file of this library; keep it, and name another one") from error
 
 
+def usual_book() -> Path:
+    """Return where the keys of one's own bridges are kept unless another file is named.
+
+    Raises:
+        SettingsError: The user has no home.
+    """
+    data = os.environ.get("XDG_DATA_HOME", "").strip()
+    folder = Path(os.path.expanduser(data)) if data else user_path(".local/share", "CRYNUX_KEYS")
+    return folder / "crynux-async" / "keys.json"
+
+
 def _encode(keys: Sequence[BridgeKey]) -> str:
     entries = [
         {
@@ -147,26 +159,6 @@ def _decode(entry: dict[str, Any]) -> BridgeKey:
     for name in ("made_at", "expires_at"):
         values[name] = datetime.fromisoformat(values[name]).astimezone(UTC)
     return BridgeKey(**values)
-
-
-def _replace(path: Path, content: str) -> None:
-    """Put a file in the place of another one, so that either is whole, and on the disk when this returns."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600 from its first byte on
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _unusable(path: Path, why: str) -> SettingsError:

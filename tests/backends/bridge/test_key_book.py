@@ -59,7 +59,7 @@ def test_cut_at_any_step_of_a_write_leaves_the_old_file_or_the_new_one(
 ) -> None:
     book = KeyBook(tmp_path / "keys.json")
     book.put(key("first"))
-    for step in ("fsync", "rename"):
+    for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, step, _killed)
             with pytest.raises(KeyboardInterrupt):
