@@ -147,7 +147,7 @@ def as_facts(job: Job) -> dict[str, str | int | None]:
         "task_id": job.task_id,
         "state": str(job.state),
         "path": str(job.path) if job.path else None,
-        "error": without_reason(str(job.error), job.reason) if job.error else None,
+        "error": without_reason(str(job.error), job.reason or "") if job.error else None,
         "reason": job.reason or None,
         "submitted_at": iso(job.submitted_at),
         "ended_at": iso(job.ended_at),
