@@ -9,12 +9,8 @@ from aiohttp import web
 from crynux_async.emulator.bridge.keys import KeyOptions
 from crynux_async.emulator.bridge.service import Bridge
 from crynux_async.emulator.http import checks
-from crynux_async.emulator.http.control import Call, Nothing, RefusalError
-from crynux_async.emulator.http.faults import Fault, FaultBook
-from crynux_async.emulator.http.listener import Listener, Outage
-from crynux_async.emulator.http.request_log import RequestLog
-
-_SHOWN_REQUESTS = 1000
+from crynux_async.emulator.http.control import Call, RefusalError
+from crynux_async.emulator.http.steering import Steering
 
 
 @attrs.frozen(kw_only=True)
@@ -45,27 +41,18 @@ class BridgeControl:
 
     Attributes:
         bridge: The bridge.
-        faults: Its faults.
-        listener: Its socket.
-        requests: What was asked of it.
+        steering: What every emulated service can do.
     """
 
     bridge: Bridge
-    faults: FaultBook
-    listener: Listener
-    requests: RequestLog
+    steering: Steering
 
     def calls(self) -> Mapping[tuple[str, str], Call]:
         """Return every call by method and path."""
         return {
             ("POST", "keys"): Call(FreshKeyOptions, self._new_key),
             ("POST", "keys/limit"): Call(NewLimit, self._set_limit),
-            ("POST", "faults"): Call(Fault, self._add_fault),
-            ("DELETE", "faults"): Call(Nothing, self._clear_faults),
-            ("POST", "restart"): Call(Nothing, self._restart),
-            ("POST", "outage"): Call(Outage, self._outage),
-            ("GET", "journal"): Call(Nothing, self._journal),
-            ("GET", "requests"): Call(Nothing, self._requests),
+            **self.steering.calls(),
         }
 
     async def _new_key(self, options: KeyOptions, _: web.BaseRequest) -> Any:
@@ -75,29 +62,3 @@ class BridgeControl:
         if not self.bridge.set_rate_limit(new.api_key, new.rate_limit):
             raise RefusalError(400, "api_key: there is no such key")
         return {}
-
-    async def _add_fault(self, fault: Fault, _: web.BaseRequest) -> Any:
-        try:
-            self.faults.add(fault)
-        except ValueError as error:
-            raise RefusalError(400, str(error)) from error
-        return {}
-
-    async def _clear_faults(self, _: Nothing, __: web.BaseRequest) -> Any:
-        self.faults.clear()
-        return {}
-
-    async def _restart(self, _: Nothing, request: web.BaseRequest) -> Any:
-        self.bridge.buckets.forget()
-        self.listener.cut_connections(spare=request)
-        return {}
-
-    async def _outage(self, outage: Outage, request: web.BaseRequest) -> Any:
-        await self.listener.outage(outage, spare=request)
-        return {}
-
-    async def _journal(self, _: Nothing, __: web.BaseRequest) -> Any:
-        return [entry.as_dict() for entry in self.bridge.database.entries()]
-
-    async def _requests(self, _: Nothing, __: web.BaseRequest) -> Any:
-        return [attrs.asdict(record) for record in self.requests.records[-_SHOWN_REQUESTS:]]

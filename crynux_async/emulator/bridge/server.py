@@ -1,14 +1,10 @@
 """``Emulator``: a Crynux bridge on this machine, put together from its parts and steered from Python."""
 
-import secrets
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict
+from typing import Literal, TypedDict
 
 import attrs
-from aiohttp import web
 
 from crynux_async.emulator.bridge.admin import Admin, Owner
 from crynux_async.emulator.bridge.control import BridgeControl
@@ -19,13 +15,8 @@ from crynux_async.emulator.bridge.keys import KeyOptions
 from crynux_async.emulator.bridge.routes import OPERATIONS, Operation
 from crynux_async.emulator.bridge.service import Bridge
 from crynux_async.emulator.bridge.serving import FaultyBridge
-from crynux_async.emulator.clock import ServerClock
 from crynux_async.emulator.http import checks
-from crynux_async.emulator.http.control import PREFIX, ControlPlane
-from crynux_async.emulator.http.faults import Fault, FaultBook
-from crynux_async.emulator.http.listener import Listener, Outage, OutageKind
-from crynux_async.emulator.http.request_log import RequestLog, RequestRecord
-from crynux_async.emulator.http.sending import Delivery, send
+from crynux_async.emulator.http.server import EmulatedServer
 from crynux_async.emulator.nodes.archives import ArchiveShelf
 from crynux_async.emulator.nodes.node import Network, Progress
 from crynux_async.emulator.nodes.unet import SIZES
@@ -65,7 +56,7 @@ class _Options:
     archive_limit_bytes: int = attrs.field(validator=checks.integer(low=0))
 
 
-class Emulator:
+class Emulator(EmulatedServer[Operation]):
     """A bridge on this machine, with nodes that only pretend to train.
 
     Durations, the rate limit and the age of jobs follow the running loop's clock, so that all of it works on virtual
@@ -129,16 +120,10 @@ class Emulator:
             request_log=request_log,
             archive_limit_bytes=archive_limit_bytes,
         )
+        super().__init__(
+            OPERATIONS, host=host, port=port, folder=folder, request_log=request_log, control_token=control_token
+        )
         self._owner = owner or Owner()
-        self._folder = None if folder is None else Path(folder)
-        self._is_temporary = folder is None
-        self._listener = Listener(self._handle, host=host, port=port)
-        self._control_token = control_token or (None if self._listener.is_local else secrets.token_urlsafe(24))
-        self._faults = FaultBook(OPERATIONS)
-        self._requests = RequestLog(request_log)
-        self._clock: ServerClock
-        self._served: FaultyBridge
-        self._control: ControlPlane
         self._bridge: Bridge | None = None
 
     async def start(self) -> None:
@@ -147,13 +132,10 @@ class Emulator:
         Raises:
             OSError: If the folder cannot be used or the address is taken.
         """
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="crynux-emulator-"))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._clock = ServerClock()
-        bridge = self._bridge = await self._new_bridge(self._folder)
-        control = BridgeControl(bridge, self._faults, self._listener, self._requests)
-        self._control = ControlPlane(control.calls(), host=self._listener.host, token=self._control_token)
+        folder = self._open_folder()
+        bridge = self._bridge = await self._new_bridge(folder)
+        control = BridgeControl(bridge, self._steering(bridge.buckets.forget, bridge.database.entries))
+        self._control = self._plane(control.calls())
         admin = Admin(
             owner=self._owner,
             database=bridge.database,
@@ -198,26 +180,7 @@ class Emulator:
     async def _close_bridge(self, bridge: Bridge) -> None:
         self._bridge = None
         await bridge.close()
-        if self._is_temporary and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    @property
-    def url(self) -> str:
-        """The base URL on this machine, without a slash at the end."""
-        return self._listener.url
-
-    @property
-    def control_token(self) -> str | None:
-        """What the control plane wants in the header ``X-Emulator-Token``, or None."""
-        return self._control_token
+        self._drop_folder()
 
     @property
     def jobs(self) -> Mapping[int, Job]:
@@ -228,11 +191,6 @@ class Emulator:
     def journal(self) -> Sequence[JournalEntry]:
         """Every id in order, with its key and time."""
         return list(self._running.database.entries())
-
-    @property
-    def requests(self) -> Sequence[RequestRecord]:
-        """The last requests to the bridge's own addresses, in order of arrival."""
-        return self._requests.records
 
     def progress(self, task_id: int) -> Progress:
         """Return how far a job is.
@@ -323,59 +281,13 @@ class Emulator:
         if not self._running.set_rate_limit(api_key, limit):
             raise KeyError("no such API key")
 
-    def add_fault(self, kind: str, *, on: Operation | Literal["any"], **parameters: Any) -> Fault:
-        """Let something go wrong; see ``crynux_async.emulator.http.faults`` for the kinds.
-
-        Args:
-            kind: What goes wrong.
-            on: "create", "status", "result" or "any".
-            **parameters: Further attributes of ``Fault``; ``limit_bytes`` is called ``bytes``.
-
-        Returns:
-            The fault, which counts its hits.
-
-        Raises:
-            ValueError: If there is no such kind, or a parameter makes no sense.
-        """
-        fault = Fault(kind=kind, on=on, **parameters)
-        self._faults.add(fault)
-        return fault
-
-    def clear_faults(self) -> None:
-        """Let everything go right again."""
-        self._faults.clear()
-
     def restart(self) -> None:
         """Do what a restart of the bridge does: buckets are forgotten, connections cut, jobs and keys stay."""
         self._running.buckets.forget()
         self._listener.cut_connections()
-
-    async def outage(self, seconds: float, *, kind: OutageKind = "html") -> None:
-        """Be out of order for a while; an outage that is going on is over.
-
-        Args:
-            seconds: How long, on the loop's clock; 0 only ends what is going on.
-            kind: "html" answers everything with a proxy's 502 page, "refused" does not even listen, so that the
-                control plane is out of reach as well.
-
-        Raises:
-            ValueError: An argument makes no sense.
-        """
-        await self._listener.outage(Outage(seconds=seconds, kind=kind))
 
     @property
     def _running(self) -> Bridge:
         if self._bridge is None:
             raise RuntimeError("the emulator is not running: use 'async with Emulator(...)' or await start()")
         return self._bridge
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path.startswith(PREFIX):
-            return await self._control.answer(request)
-        record = self._requests.add(request, self._clock.now())
-        if self._listener.is_out:
-            answer, delivery = self._served.proxy_page(), Delivery()
-        else:
-            answer, delivery = await self._served.answer(request)
-        record.status = None if delivery.limit == 0 else answer.status
-        return await send(request, answer, delivery, self._listener.hanging_on(request))

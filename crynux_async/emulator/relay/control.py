@@ -8,15 +8,12 @@ import attrs
 from aiohttp import web
 
 from crynux_async.emulator.http import checks
-from crynux_async.emulator.http.control import Call, Nothing, RefusalError
-from crynux_async.emulator.http.faults import Fault, FaultBook
-from crynux_async.emulator.http.listener import Listener, Outage
-from crynux_async.emulator.http.request_log import RequestLog
+from crynux_async.emulator.http.control import Call
+from crynux_async.emulator.http.steering import Steering
 from crynux_async.emulator.relay.automatic import Conduct
 from crynux_async.emulator.relay.seeds import Sampling
 from crynux_async.emulator.relay.world import World
 
-_SHOWN_REQUESTS = 1000
 _CNX = 10**18
 
 
@@ -78,15 +75,11 @@ class RelayControl:
 
     Attributes:
         world: The relay, its money and its nodes.
-        faults: Its faults.
-        listener: Its socket.
-        requests: What was asked of it.
+        steering: What every emulated service can do.
     """
 
     world: World
-    faults: FaultBook
-    listener: Listener
-    requests: RequestLog
+    steering: Steering
 
     def calls(self) -> Mapping[tuple[str, str], Call]:
         """Return every call by method and path."""
@@ -95,12 +88,7 @@ class RelayControl:
             ("POST", "fund"): Call(Funding, self._fund),
             ("POST", "sampling"): Call(SamplingOrder, self._sampling),
             ("POST", "conducts"): Call(ConductOrder, self._conducts),
-            ("POST", "faults"): Call(Fault, self._add_fault),
-            ("DELETE", "faults"): Call(Nothing, self._clear_faults),
-            ("POST", "restart"): Call(Nothing, self._restart),
-            ("POST", "outage"): Call(Outage, self._outage),
-            ("GET", "journal"): Call(Nothing, self._journal),
-            ("GET", "requests"): Call(Nothing, self._requests),
+            **self.steering.calls(),
         }
 
     async def _new_wallet(self, wallet: NewWallet, _: web.BaseRequest) -> Any:
@@ -118,32 +106,6 @@ class RelayControl:
     async def _conducts(self, order: ConductOrder, _: web.BaseRequest) -> Any:
         self.world.automatic.order(order.conducts)
         return {}
-
-    async def _add_fault(self, fault: Fault, _: web.BaseRequest) -> Any:
-        try:
-            self.faults.add(fault)
-        except ValueError as error:
-            raise RefusalError(400, str(error)) from error
-        return {}
-
-    async def _clear_faults(self, _: Nothing, __: web.BaseRequest) -> Any:
-        self.faults.clear()
-        return {}
-
-    async def _restart(self, _: Nothing, request: web.BaseRequest) -> Any:
-        self.world.restart()
-        self.listener.cut_connections(spare=request)
-        return {}
-
-    async def _outage(self, outage: Outage, request: web.BaseRequest) -> Any:
-        await self.listener.outage(outage, spare=request)
-        return {}
-
-    async def _journal(self, _: Nothing, __: web.BaseRequest) -> Any:
-        return [entry.as_dict() for entry in self.world.journal()]
-
-    async def _requests(self, _: Nothing, __: web.BaseRequest) -> Any:
-        return [attrs.asdict(record) for record in self.requests.records[-_SHOWN_REQUESTS:]]
 
 
 async def chain(world: World, request: web.BaseRequest) -> web.Response:

@@ -1,23 +1,15 @@
 """``RelayEmulator``: a Crynux relay on this machine, put together from its parts and steered from Python."""
 
-import secrets
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, get_args
 
 import attrs
-from aiohttp import web
 
-from crynux_async.emulator.clock import ServerClock
 from crynux_async.emulator.http import checks
-from crynux_async.emulator.http.control import PREFIX, ControlPlane
-from crynux_async.emulator.http.faults import Fault, FaultBook
-from crynux_async.emulator.http.listener import Listener, Outage, OutageKind
-from crynux_async.emulator.http.request_log import RequestLog, RequestRecord
-from crynux_async.emulator.http.sending import Delivery, send
+from crynux_async.emulator.http.listener import Listener
+from crynux_async.emulator.http.server import EmulatedServer
 from crynux_async.emulator.nodes.node import Network
 from crynux_async.emulator.nodes.unet import SIZES
 from crynux_async.emulator.relay.automatic import Conduct
@@ -88,7 +80,7 @@ class _Options:
         )
 
 
-class RelayEmulator:
+class RelayEmulator(EmulatedServer[Operation]):
     """A relay on this machine, with real signatures and proofs, and nodes that only pretend to train.
 
     All times follow the running loop's clock, so that it works on virtual time as well. Nodes are steered by the end of
@@ -173,17 +165,11 @@ class RelayEmulator:
             request_log=request_log,
             archive_limit_bytes=archive_limit_bytes,
         )
-        self._folder = None if folder is None else Path(folder)
-        self._is_temporary = folder is None
-        self._listener = Listener(self._handle, host=host, port=port)
+        super().__init__(
+            OPERATIONS, host=host, port=port, folder=folder, request_log=request_log, control_token=control_token
+        )
         self._chain_port = control_port
         self._chain: Listener | None = None
-        self._control_token = control_token or (None if self._listener.is_local else secrets.token_urlsafe(24))
-        self._faults = FaultBook(OPERATIONS)
-        self._requests = RequestLog(request_log)
-        self._clock: ServerClock
-        self._served: FaultyRelay
-        self._control: ControlPlane
         self._world: World | None = None
 
     async def start(self) -> None:
@@ -192,13 +178,10 @@ class RelayEmulator:
         Raises:
             OSError: If the folder cannot be used or an address is taken.
         """
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="crynux-relay-"))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._clock = ServerClock()
-        world = self._world = World(self._options.world(), self._folder, self._clock, is_kept=not self._is_temporary)
-        control = RelayControl(world, self._faults, self._listener, self._requests)
-        self._control = ControlPlane(control.calls(), host=self._listener.host, token=self._control_token)
+        folder = self._open_folder()
+        world = self._world = World(self._options.world(), folder, self._clock, is_kept=not self._is_temporary)
+        control = RelayControl(world, self._steering(world.restart, world.journal))
+        self._control = self._plane(control.calls())
         self._served = FaultyRelay(
             service=world.service,
             faults=self._faults,
@@ -226,38 +209,12 @@ class RelayEmulator:
             self._chain = None
         await self._listener.close()
         await world.close()
-        if self._is_temporary and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    @property
-    def url(self) -> str:
-        """The base URL on this machine, without a slash at the end."""
-        return self._listener.url
-
-    @property
-    def folder(self) -> Path:
-        """Where files are kept."""
-        if self._folder is None:
-            raise RuntimeError("the emulator is not running, and its folder goes with it")
-        return self._folder
+        self._drop_folder()
 
     @property
     def control_url(self) -> str | None:
         """The base URL of the port for ``POST /ctl``, or None."""
         return None if self._chain is None else self._chain.url
-
-    @property
-    def control_token(self) -> str | None:
-        """What the control plane wants in the header ``X-Emulator-Token``, or None."""
-        return self._control_token
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -268,11 +225,6 @@ class RelayEmulator:
     def journal(self) -> Sequence[JournalEntry]:
         """Every task in order of creation, as it is now."""
         return self._running.journal()
-
-    @property
-    def requests(self) -> Sequence[RequestRecord]:
-        """The last requests to the relay's own addresses, in order of arrival."""
-        return self._requests.records
 
     @property
     def sampling(self) -> Sampling:
@@ -327,60 +279,13 @@ class RelayEmulator:
         """Let the next tasks that automatic nodes start be treated like this, one after the other."""
         self._running.automatic.order(conducts)
 
-    def add_fault(self, kind: str, *, on: Operation | Literal["any"], **parameters: Any) -> Fault:
-        """Let something go wrong; see ``crynux_async.emulator.http.faults`` for the kinds.
-
-        Args:
-            kind: What goes wrong.
-            on: A kind of call (see ``relay.routes.OPERATIONS``) or "any".
-            **parameters: Further attributes of ``Fault``; ``limit_bytes`` is called ``bytes``, and ``task_id`` is a
-                commitment.
-
-        Returns:
-            The fault, which counts its hits.
-
-        Raises:
-            ValueError: If there is no such kind, or a parameter makes no sense.
-        """
-        fault = Fault(kind=kind, on=on, **parameters)
-        self._faults.add(fault)
-        return fault
-
-    def clear_faults(self) -> None:
-        """Let everything go right again."""
-        self._faults.clear()
-
     def restart(self) -> None:
         """Do what a restart of the relay does: connections are cut; what was answered 200 stays."""
         self._running.restart()
         self._listener.cut_connections()
-
-    async def outage(self, seconds: float, *, kind: OutageKind = "html") -> None:
-        """Be out of order for a while; an outage that is going on is over.
-
-        Args:
-            seconds: How long, on the loop's clock; 0 only ends what is going on.
-            kind: "html" answers everything with a proxy's 502 page, "refused" does not even listen, so that the
-                control plane is out of reach as well.
-
-        Raises:
-            ValueError: An argument makes no sense.
-        """
-        await self._listener.outage(Outage(seconds=seconds, kind=kind))
 
     @property
     def _running(self) -> World:
         if self._world is None:
             raise RuntimeError("the emulator is not running: use 'async with RelayEmulator(...)' or await start()")
         return self._world
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path.startswith(PREFIX):
-            return await self._control.answer(request)
-        record = self._requests.add(request, self._clock.now())
-        if self._listener.is_out:
-            answer, delivery = self._served.proxy_page(), Delivery()
-        else:
-            answer, delivery = await self._served.answer(request)
-        record.status = None if delivery.limit == 0 else answer.status
-        return await send(request, answer, delivery, self._listener.hanging_on(request))
