@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from crynux_async.backends.bridge.key_book import BridgeKey
 from crynux_async.cli.bridge_folder import (
     database_error,
     file_facts,
+    in_folder,
     is_port_taken,
     is_wallet,
     open_folder,
@@ -73,20 +75,22 @@ def init(folder: Path, network: str, image: str, port: int, database: Database, 
 
 
 def _introduce(console: Console, folder: Path, address: str, network: Network) -> None:
-    place = escape(str(folder))
+    place = escape(shlex.quote(str(folder)))
     console.print(f"[bold]A bridge for the wallet {address}[/] is in {place}/.")
     console.print(f"It needs more than {LEAST_CNX} CNX on the wallet's account at the relay, or it does not start.")
     console.print(escape(network.note))
     console.print(
         "\nWhoever can reach a bridge can spend its wallet's money: POST /v1/inference_tasks needs no key. "
-        "So it listens on this machine alone; [bold]crynux-async bridge proxy[/] shows how to let others use jobs."
+        "So it listens on this machine alone; how to let others use jobs is shown by "
+        f"[bold]crynux-async bridge proxy {place}[/]."
     )
     console.print(f"\nNext:  crynux-async bridge doctor {place}\n       crynux-async bridge up {place}")
 
 
 async def doctor(folder: Path, *, as_program: bool, as_json: bool) -> Exit:
     """Look at everything that keeps a bridge from starting, or endangers its money."""
-    findings = await look(folder, as_program=as_program)
+    looked_at = await look(folder, as_program=as_program)
+    findings = [attrs.evolve(finding, cure=in_folder(finding.cure, folder)) for finding in looked_at]
     problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
     if as_json:
         print(json.dumps([attrs.asdict(finding) for finding in findings]))  # noqa: T201  # the command's output
@@ -126,7 +130,7 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
     published = published_ports(compose.text or "") if compose else []
     findings.append(checks.check_exposure(bridge.config, published, in_container=in_container))
     findings += checks.check_keys(
-        _expiring(BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys()), str(folder)
+        _expiring(BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys())
     )
     return findings
 

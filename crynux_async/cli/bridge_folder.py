@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import socket
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,6 +89,11 @@ def sole_command(folder: BridgeFolder) -> Iterator[None]:
         raise UsageError(f"another 'bridge up' or 'down' is at work in {folder.path}; wait for its end") from error
     finally:
         os.close(handle)
+
+
+def in_folder(advice: str, folder: Path) -> str:
+    """Return a piece of advice with the bridge's folder where it says FOLDER, so that its command can be typed."""
+    return advice.replace("FOLDER", shlex.quote(str(folder)))
 
 
 def is_wallet(path: Path) -> bool:

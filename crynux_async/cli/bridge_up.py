@@ -18,6 +18,7 @@ from crynux_async.backends.bridge.deploy_files import EVERYWHERE, LOOPBACK
 from crynux_async.backends.bridge.deploy_log import explain
 from crynux_async.cli.bridge_folder import (
     BridgeFolder,
+    in_folder,
     is_port_taken,
     is_wallet,
     open_folder,
@@ -177,10 +178,10 @@ async def _until_it_answers(bridge: BridgeFolder, run: BridgeRun, patience: floa
         async with asyncio.timeout(patience), BridgeAdmin(bridge.config.base_url, None) as admin:
             while not await _answers(admin):
                 if not await asyncio.to_thread(run.is_running):
-                    raise _not_started(run, "The bridge ended right after its start.")
+                    raise _not_started(bridge, run, "The bridge ended right after its start.")
                 await asyncio.sleep(_LOOK_EVERY)
     except TimeoutError as error:
-        raise _not_started(run, f"The bridge did not answer within {patience:g} s.") from error
+        raise _not_started(bridge, run, f"The bridge did not answer within {patience:g} s.") from error
 
 
 async def _answers(admin: BridgeAdmin) -> bool:
@@ -191,14 +192,14 @@ async def _answers(admin: BridgeAdmin) -> bool:
     return True
 
 
-def _not_started(run: BridgeRun, what: str) -> UnreachableError:
+def _not_started(bridge: BridgeFolder, run: BridgeRun, what: str) -> UnreachableError:
     output = ""
     with suppress(UsageError):
         output = run.output()
     explained = explain(output)
     if explained:
         last = explained[-1]
-        return UnreachableError(f"{what} {last.sentence} {last.cure}")
+        return UnreachableError(f"{what} {last.sentence} {in_folder(last.cure, bridge.path)}")
     code = run.exit_code if isinstance(run, ProgramRun) else None
     ended = "" if code is None else f" (exit code {code})"
     said = "\n".join(output.strip().splitlines()[-_SHOWN_LINES:]) or "It said nothing."
@@ -244,6 +245,6 @@ def logs(folder: Path, lines: int) -> Exit:
     if not output.strip():
         console.print("The bridge has said nothing yet.")
     for known in explain(output):
-        said = f"\n[bold]{known.name}[/]: {escape(known.sentence)}\n-> {escape(known.cure)}"
+        said = f"\n[bold]{known.name}[/]: {escape(known.sentence)}\n-> {escape(in_folder(known.cure, folder))}"
         console.print(said, soft_wrap=False)
     return Exit.DONE

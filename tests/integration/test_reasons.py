@@ -1,6 +1,7 @@
 """Why jobs failed, on one's own (emulated) bridge: in errors, handles and ledgers, for one request, and never shown."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from crynux_async import FineTuneConfig, Job, JobFailedError, Session
 from crynux_async.backends.bridge.reasons import ReasonDesk
+from crynux_async.cli.board import as_facts
+from crynux_async.cli.jobs import show_jobs
 from crynux_async.emulator import Emulator, Owner
 from crynux_async.errors import SettingsError
 from crynux_async.secret import Secret
@@ -72,6 +75,24 @@ async def test_reason_is_in_the_ledger_for_the_next_session(bridge: Emulator, tm
     await ledger.close()
     assert row.reason == reason
     assert TOKEN.encode() not in (tmp_path / "jobs.db").read_bytes()
+
+
+async def test_reason_is_listed_once_beside_the_error(
+    bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with session(bridge, ledger=tmp_path / "jobs.db") as opened:
+        job = await opened.submit(BAD)
+        reason = (await failure_of(job)).reason
+        facts = as_facts(job)
+    capsys.readouterr()
+    await show_jobs(tmp_path / "jobs.db", [], None, as_json=True)
+    (row,) = json.loads(capsys.readouterr().out)
+    for listed in (row, facts):
+        assert listed["reason"] == reason
+        assert "gave up on the task" in listed["error"]
+        assert reason not in listed["error"]
+    assert row["digest"] == FineTuneConfig.from_dict(row["config"]).digest()
+    assert not [name for name in row if name.startswith("_")]
 
 
 async def test_reason_survives_pickling_of_the_error(bridge: Emulator) -> None:

@@ -42,7 +42,7 @@ class Finding:
         what: What was looked at, in a word or two.
         verdict: How much it matters; a PROBLEM keeps the bridge from starting or endangers money.
         sentence: What was found.
-        cure: What to do, or "" where nothing needs to be done.
+        cure: What to do, or "" where nothing needs to be done; FOLDER stands for the bridge's folder.
     """
 
     what: str
@@ -286,12 +286,11 @@ def check_exposure(config: BridgeConfig, published: Collection[str], *, in_conta
     return _good("exposure", "Only this machine can reach the bridge, whose calls are open to all its users.")
 
 
-def check_keys(expiring: Iterable[tuple[str, int]], folder: str) -> Iterator[Finding]:
+def check_keys(expiring: Iterable[tuple[str, int]]) -> Iterator[Finding]:
     """Judge keys that stop to work soon.
 
     Args:
         expiring: Prefix of each key and the days that it has left.
-        folder: The bridge's folder, as the user names it.
     """
     for prefix, days in expiring:
         left = "has expired" if days < 0 else f"expires in {days} days"
@@ -299,7 +298,7 @@ def check_keys(expiring: Iterable[tuple[str, int]], folder: str) -> Iterator[Fin
             what="keys",
             verdict=Verdict.PROBLEM if days < 0 else Verdict.NOTE,
             sentence=f"The key {prefix}... {left}; its models cannot be downloaded after that.",
-            cure=f"crynux-async bridge keys rotate {folder} {prefix}",
+            cure=f"crynux-async bridge keys rotate FOLDER {prefix}",
         )
 
 

@@ -17,7 +17,7 @@ class Explanation:
     Attributes:
         name: A short name of the failure.
         sentence: What happened.
-        cure: What to do.
+        cure: What to do; FOLDER stands for the bridge's folder.
     """
 
     name: str

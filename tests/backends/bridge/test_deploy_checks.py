@@ -178,8 +178,8 @@ def test_bridge_that_others_can_reach_is_a_problem(
 
 
 def test_keys_that_expire_are_told_with_the_command_that_helps() -> None:
-    assert list(checks.check_keys([], "mine")) == []
-    soon, over = checks.check_keys([("qI_ZWTFc", 5), ("abcdefgh", -1)], "mine")
+    assert list(checks.check_keys([])) == []
+    soon, over = checks.check_keys([("qI_ZWTFc", 5), ("abcdefgh", -1)])
     assert seen(soon, over) == [("keys", NOTE), ("keys", PROBLEM)]
     assert "expires in 5 days" in soon.sentence
-    assert "bridge keys rotate mine abcdefgh" in over.cure
+    assert "bridge keys rotate FOLDER abcdefgh" in over.cure
