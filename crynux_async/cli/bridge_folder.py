@@ -24,7 +24,7 @@ from crynux_async.backends.bridge.deploy_config import (
     read_config,
 )
 from crynux_async.backends.bridge.deploy_files import PlannedFile
-from crynux_async.errors import UsageError
+from crynux_async.errors import Problem, SettingsError, UsageError
 from crynux_async.signing.key_files import WALLET
 
 _PRIVATE = 0o600
@@ -66,6 +66,8 @@ def open_folder(path: Path) -> BridgeFolder:
     absolute = path.absolute()
     try:
         text = (absolute / CONFIG_FILE).read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise SettingsError([Problem(field=CONFIG_FILE, message="is no text in UTF-8")]) from error
     except OSError as error:
         raise UsageError(
             f"{absolute / CONFIG_FILE} cannot be read ({error.strerror}); make the bridge's folder with "
@@ -83,12 +85,17 @@ def sole_command(folder: BridgeFolder) -> Iterator[None]:
     """
     handle = os.open(folder.path, os.O_RDONLY | os.O_CLOEXEC)  # the folder itself is locked, so no file is left
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle, folder)
         yield
-    except BlockingIOError as error:
-        raise UsageError(f"another 'bridge up' or 'down' is at work in {folder.path}; wait for its end") from error
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, folder: BridgeFolder) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"another 'bridge up' or 'down' is at work in {folder.path}; wait for its end") from error
 
 
 def in_folder(advice: str, folder: Path) -> str:
@@ -122,10 +129,9 @@ def published_ports(compose: str) -> list[str]:
 
     try:
         services = yaml.safe_load(compose).get("services", {}).values()
-    except (yaml.YAMLError, AttributeError):
-        return []
-    entries: list[Any] = [entry for service in services for entry in (service or {}).get("ports") or ()]
-    return [_short(entry) for entry in entries]
+        return [_short(entry) for service in services for entry in (service or {}).get("ports") or ()]
+    except (yaml.YAMLError, AttributeError, TypeError):
+        return []  # docker says what is wrong with it
 
 
 def write_private(path: Path, content: str, mode: int = _PRIVATE) -> None:

@@ -68,8 +68,14 @@ async def retire(folder: Path, ledger: Path | None) -> Exit:
     bridge = open_folder(folder)
     needed_by = _jobs_in(ledger_path(ledger), bridge)
     async with _admin(bridge) as admin:
+        retiring = [key for key in admin.list_keys() if key.is_retiring]
         kept = await admin.retire_keys(needed_by)
+        heirs = {key.replaces: key for key in admin.list_keys()}
     console = Console(highlight=False)
+    for key in retiring:
+        if key.prefix not in kept:
+            console.print(f"{key.prefix}... is deleted.")
+            replace_in_settings(bridge, key.api_key, heirs.get(admin.key_id(key.api_key)))
     for prefix, jobs in kept.items():
         console.print(f"{prefix}... is kept for the results of {_jobs(len(jobs))}.")
     if not kept:

@@ -40,6 +40,8 @@ _SHOWN_LINES = 12
 async def up(folder: Path, program: Path | None, rate_limit: int, patience: float, *, as_json: bool) -> Exit:
     """Start a bridge, wait until it answers, and make a key that is ready."""
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    if rate_limit < 1:
+        raise UsageError(f"--rate-limit is a number of creates a minute, >= 1, not {rate_limit}", field="rate_limit")
     bridge, wallet = open_folder(folder), Wallet.from_env()
     finding = check_address(bridge.config, wallet.address)
     if finding.verdict is Verdict.PROBLEM:
@@ -51,7 +53,7 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
         except asyncio.CancelledError:
             if not ended:
                 raise
-            console.print("Ended; the bridge was not left half started.")
+            console.print("Ended before all of it was done; run it again.")
             return Exit.INTERRUPTED
     if as_json:
         facts = {"base_url": bridge.config.base_url, "key": key.prefix, "settings": str(place)}
@@ -240,7 +242,7 @@ def logs(folder: Path, lines: int) -> Exit:
     """Show the end of what a bridge has said, and what is known about it."""
     console = Console(highlight=False, soft_wrap=True)
     output = last_run(folder.absolute()).output()
-    for line in output.splitlines()[-lines:]:
+    for line in output.splitlines()[-lines:] if lines > 0 else ():
         console.print(escape(line), style="dim")
     if not output.strip():
         console.print("The bridge has said nothing yet.")

@@ -10,7 +10,7 @@ from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.cli import bridge_keys, bridge_up
 from crynux_async.cli.bridge_folder import open_folder
 from crynux_async.cli.bridge_process import ProgramRun
-from crynux_async.cli.settings_file import settings_in
+from crynux_async.cli.settings_file import put_settings, settings_in
 from crynux_async.errors import OwnershipError, UsageError
 from crynux_async.settings import Settings
 from tests.bridge_folders import new_bridge, newcomer, program
@@ -18,7 +18,7 @@ from tests.bridge_folders import new_bridge, newcomer, program
 pytestmark = pytest.mark.real_time
 
 CONFIG = FineTuneConfig(
-    model_name="crynux-ai/stable-diffusion-v1-5", dataset_url="https://a.test/b.zip", max_train_steps=10, rank=2,
+    model_name="crynux-ai/stable-diffusion-v1-5", dataset_url="https://example.com/b.zip", max_train_steps=10, rank=2,
     timeout=1800,
 )  # fmt: skip
 
@@ -126,3 +126,16 @@ async def test_settings_of_another_bridge_keep_their_key(home: Path, folder: Pat
     other.write_text(f'api_key = "{key}"\nbase_url = "https://bridge.example"\n')
     await bridge_keys.delete(folder, prefixes(folder)[0], force=True, ledger=None)
     assert settings(home)["api_key"] == key
+
+
+async def test_settings_that_still_have_a_retired_key_get_the_one_in_its_place(home: Path, folder: Path) -> None:
+    await trained(home)
+    old = settings(home)["api_key"]
+    await bridge_keys.rotate(folder, prefixes(folder)[0], None)
+    new = settings(home)["api_key"]
+    put_settings(home / "home/.config/crynux-async/settings.toml", {"api_key": str(old)})
+    async with Session(Settings.load(), ledger=home / "jobs.db") as session:
+        for job in session.jobs():
+            await job.download(home / "out")
+    await bridge_keys.retire(folder, None)
+    assert settings(home)["api_key"] == new != old

@@ -496,3 +496,39 @@ async def test_status_shows_an_address_as_it_is(
     out = capsys.readouterr().out
     assert "0x[/red][bold]" in out
     assert f"crynux-async bridge keys create {folder}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "compose", ["services: {bridge: text}", "services: [1]", "services: {bridge: {ports: 5}}", "5"]
+)
+async def test_doctor_goes_on_where_the_compose_file_is_odd(
+    folder: Path, capsys: pytest.CaptureFixture[str], compose: str
+) -> None:
+    (folder / "docker-compose.yml").write_text(compose)
+    assert "exposure" in await findings(folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe", "is no text in UTF-8"),
+        (b"a: &a {b: *a}", "holds itself"),
+        (b"http: {port: \xc2\xb2}", "must be a port"),
+        (b"task: {default_sd_finetune_task_fee_cnx: .inf}", "must be a number >= 0"),
+        (b"task: {default_sd_finetune_task_fee_cnx: .nan}", "must be a number >= 0"),
+    ],
+)
+async def test_config_that_is_odd_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: bytes, said: str
+) -> None:
+    (folder / "config" / "config.yml").write_bytes(content)
+    assert any(said in sentence for _, sentence in (await findings(folder, capsys))["config"])
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(1, ["c"]), (2, ["b", "c"]), (0, []), (-1, [])])
+def test_logs_show_as_many_lines_as_were_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], lines: int, shown: list[str]
+) -> None:
+    (folder / "data" / "logs" / "output.log").write_text("a\nb\nc\n")
+    bridge_up.logs(folder, lines)
+    assert capsys.readouterr().out.split() == shown

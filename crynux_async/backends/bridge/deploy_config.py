@@ -3,6 +3,8 @@
 Source: crynux-bridge config/app_config.go (the names), config/config.go (what is checked, and in which order).
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -127,6 +129,8 @@ def read_config(text: str) -> BridgeConfig:
         raise UsageError("config.yml is YAML: pip install 'crynux-async[bridge]'") from error
     try:
         values = dict(_flat(yaml.safe_load(text)))
+    except RecursionError as error:
+        raise _unusable([Problem(field=CONFIG_FILE, message="holds itself")]) from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place else ""
@@ -178,6 +182,8 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(inner, f"{prefix}.{name}" if prefix else str(name))
 
 
+_PORT = re.compile("[0-9]{1,5}", re.ASCII)
+
 _NEEDED = (
     "blockchain.account.address",
     "blockchain.account.private_key_file",
@@ -196,10 +202,10 @@ def _problems(values: Mapping[str, Any]) -> Iterator[Problem]:
         if values.get(name) in (None, ""):
             yield Problem(field=name, message="is missing")
     port = str(values.get("http.port") or "1")
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         yield Problem(field="http.port", message=f"must be a port, not {port!r}")
     fee = values.get("task.default_sd_finetune_task_fee_cnx")
-    if fee is not None and (isinstance(fee, bool) or not isinstance(fee, int | float) or fee < 0):
+    if fee is not None and (isinstance(fee, bool) or not isinstance(fee, int | float) or not 0 <= fee < math.inf):
         yield Problem(field="task.default_sd_finetune_task_fee_cnx", message="must be a number >= 0, in CNX")
 
 

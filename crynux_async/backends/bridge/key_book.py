@@ -124,7 +124,7 @@ class KeyBook:
             raise _unusable(self.path, "cannot be read") from error
         try:
             return [_decode(entry) for entry in json.loads(text)["keys"]]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _unusable(self.path, "is not a key file of this library; keep it, and name another one") from error
 
 
