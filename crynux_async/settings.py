@@ -339,7 +339,7 @@ def user_path(below_home: str, instead: str) -> Path:
     has_home = "HOME" not in os.environ or os.environ["HOME"].strip()
     path = os.path.expanduser(f"~/{below_home}") if has_home else ""
     if not os.path.isabs(path):
-        message = f"is not set, so nobody knows where your files are; set it, or {instead} to a place of yours"
+        message = f"is empty or unknown, so nobody knows where your files are; set it, or {instead} to a place of yours"
         raise SettingsError([Problem(field="HOME", message=message)])
     return Path(path)
 

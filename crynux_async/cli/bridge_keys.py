@@ -10,7 +10,7 @@ from rich.markup import escape
 from crynux_async.backends.bridge.admin import BridgeAdmin, NeededBy
 from crynux_async.backends.bridge.key_book import BridgeKey
 from crynux_async.cli.bridge import show_keys
-from crynux_async.cli.bridge_folder import BridgeFolder, open_folder
+from crynux_async.cli.bridge_folder import BridgeFolder, in_folder, open_folder
 from crynux_async.cli.bridge_key_choice import replace_in_settings
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
@@ -56,7 +56,7 @@ async def rotate(folder: Path, prefix: str, ledger: Path | None) -> Exit:
     else:
         console.print(
             f"{old.prefix}... is kept for the results of {_jobs(len(rotation.needed_by))}. When they are fetched:\n\n"
-            f"  crynux-async bridge keys retire {escape(str(folder))}\n"
+            f"  {escape(in_folder('crynux-async bridge keys retire FOLDER', folder))}\n"
         )
     for place in replace_in_settings(bridge, old.api_key, rotation.key):
         console.print(f"{escape(str(place))} has the new key.")
@@ -99,7 +99,8 @@ async def delete(folder: Path, prefix: str, *, force: bool, ledger: Path | None)
     console = Console(highlight=False)
     console.print(f"{key.prefix}... is deleted.")
     for place in replace_in_settings(bridge, key.api_key, None):
-        console.print(f"It is taken out of {escape(str(place))}; 'crynux-async bridge up' puts another one there.")
+        console.print(f"It is taken out of {escape(str(place))}. To have another one there:")
+        console.print(escape(in_folder("\n  crynux-async bridge up FOLDER", folder)))
     return Exit.DONE
 
 

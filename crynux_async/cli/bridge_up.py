@@ -46,10 +46,11 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
     finding = check_address(bridge.config, wallet.address)
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="blockchain.account.address")
+    place = settings_place(bridge)
     with sole_command(bridge), _ended_by_signals() as ended:
         try:
             console.print(await _running(bridge, wallet, run_to_start(bridge.path, program), patience))
-            place, key = await _with_key(bridge, wallet, rate_limit)
+            key = await _with_key(bridge, wallet, place, rate_limit)
         except asyncio.CancelledError:
             if not ended:
                 raise
@@ -71,13 +72,12 @@ async def _running(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patienc
     return f"The bridge answers at [bold]{bridge.config.base_url}[/]."
 
 
-async def _with_key(bridge: BridgeFolder, wallet: Wallet, rate_limit: int) -> tuple[Path, ServingKey]:
-    """See to it that the settings have a key that serves, and return both."""
-    place = settings_place(bridge)
+async def _with_key(bridge: BridgeFolder, wallet: Wallet, place: Path, rate_limit: int) -> ServingKey:
+    """See to it that a settings file has a key that serves, and return it."""
     async with BridgeAdmin(bridge.config.base_url, wallet, keys=bridge.keys_file) as admin:
         key = await serving_key(admin, own_key(place, bridge), rate_limit)
     store(place, bridge, key)
-    return place, key
+    return key
 
 
 @contextmanager
@@ -177,7 +177,7 @@ async def _until_it_answers(bridge: BridgeFolder, run: BridgeRun, patience: floa
         UnreachableError: It ended, or did not answer in time; says why as far as its output tells.
     """
     try:
-        async with asyncio.timeout(patience), BridgeAdmin(bridge.config.base_url, None) as admin:
+        async with asyncio.timeout(patience), BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file) as admin:
             while not await _answers(admin):
                 if not await asyncio.to_thread(run.is_running):
                     raise _not_started(bridge, run, "The bridge ended right after its start.")

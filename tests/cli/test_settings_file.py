@@ -84,7 +84,7 @@ def test_user_without_a_home_is_told_which_variable_helps(home: str, monkeypatch
         (lambda: ledger_path(None), "CRYNUX_LEDGER"),
         (usual_book, "CRYNUX_KEYS"),
     ):
-        with pytest.raises(SettingsError, match=f"HOME: is not set.*{variable}"):
+        with pytest.raises(SettingsError, match=f"HOME: is empty.*{variable}"):
             place()
 
 

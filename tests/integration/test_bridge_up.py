@@ -532,3 +532,17 @@ def test_logs_show_as_many_lines_as_were_asked_for(
     (folder / "data" / "logs" / "output.log").write_text("a\nb\nc\n")
     bridge_up.logs(folder, lines)
     assert capsys.readouterr().out.split() == shown
+
+
+@pytest.mark.parametrize("trouble", ["no home", "no toml"])
+async def test_up_whose_key_could_be_put_nowhere_starts_nothing(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    if trouble == "no home":
+        monkeypatch.setenv("HOME", "")
+    else:
+        (home / "bad.toml").write_text("api_key = ")
+        monkeypatch.setenv("CRYNUX_SETTINGS", str(home / "bad.toml"))
+    with pytest.raises((SettingsError, UsageError), match=r"HOME: is empty|bad\.toml cannot be read"):
+        await up(folder, program(home))
+    assert not (folder / "data" / "logs" / "output.log").exists()
