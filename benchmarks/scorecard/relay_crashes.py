@@ -37,6 +37,7 @@ TASKS = {False: 1, True: 4}
 """How many tasks a job needs: a selected one three, and one more that brings the archive."""
 
 _FOREVER = 10**9
+_ALL_WITH_SEEDS = 20
 
 
 class Moments:
@@ -144,7 +145,6 @@ async def _life(is_selected: bool, folder: Path, fatal: list[int]) -> int | None
             work = asyncio.create_task(_bring_home(owner, folder))
             await _first(work, owner.moments)
             if not owner.moments.reached.is_set():
-                await owner.session.close()
                 await owner.backend.close()
                 await _check(relay, ledger, is_selected)
                 return owner.moments.passed
@@ -155,7 +155,6 @@ async def _life(is_selected: bool, folder: Path, fatal: list[int]) -> int | None
         last = await Owner.start(relay, ledger)
         await asyncio.sleep(2 * LEASE)  # what the dead held is free
         await _bring_home(last, folder)
-        await last.session.close()
         await last.backend.close()
         await _check(relay, ledger, is_selected)
     return None
@@ -168,13 +167,16 @@ async def _bring_home(owner: Owner, folder: Path) -> None:
     if not rows:
         job = session.submit_nowait(config())
     else:
+        if rows[0].state is JobState.DOWNLOADED:
+            await session.close()
+            return
         while rows[0].job_id not in {known.job_id for known in session.jobs()}:
             await asyncio.sleep(1)
         job = session.job(rows[0].job_id)
         if job.state is JobState.PLANNED:
             await job.retry()
-    if job.state is not JobState.DOWNLOADED:
-        await job.download(folder)
+    await job.download(folder)
+    await session.close()
 
 
 async def _check(relay: RelayEmulator, ledger: Ledger, is_selected: bool) -> None:
@@ -241,15 +243,15 @@ def by_two_owners_in_turn(context: Context) -> str:
 
 
 def _every(context: Context, *, is_selected: bool) -> int:
-    fatal = 1
-    while True:
-        folder = context.folder / str(fatal)
+    """Die at every moment of a life, or with few seeds at some of them, and return how many those were."""
+    step = max(1, _ALL_WITH_SEEDS // context.seeds)
+    for died, fatal in enumerate(range(1, _FOREVER, step)):
         try:
-            if killed_once(fatal, is_selected=is_selected, folder=folder) is not None:
-                return fatal - 1
+            if killed_once(fatal, is_selected=is_selected, folder=context.folder / str(fatal)) is not None:
+                return died
         except AssertionError as error:
             raise AssertionError(f"killed at moment {fatal}: {error}") from error
-        fatal += 1
+    raise AssertionError("the life does not end")
 
 
 CASES = (
