@@ -11,6 +11,7 @@ from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState
+from crynux_async.supervision.audit import Audit
 from crynux_async.supervision.supervisor import Supervisor
 
 
@@ -204,6 +205,18 @@ class SessionJobs:
             )
             for finding, record in await supervisor.look_for_lost(at_most=at_most)
         ]
+
+    async def audit(self) -> Audit:
+        """Hold the ledger against the service's own list of payments, to the wei and in both directions.
+
+        At the relay, with this session's wallet: it names tries that do not add up, and tasks that this library has
+        paid for and the ledger does not know; ``attach`` adopts those.
+
+        Raises:
+            UsageError: The service lists no payments (no bridge does), or the session is not open.
+            BackendError: The service did not answer.
+        """
+        return await self._open_supervisor().audit()
 
     def _open_supervisor(self) -> Supervisor:
         if self._supervisor is None:

@@ -24,6 +24,7 @@ from crynux_async.session import Session
 from crynux_async.settings import Settings
 from crynux_async.signing import Wallet
 from crynux_async.states import JobState
+from crynux_async.supervision.audit import audit
 from crynux_async.testing import virtual_time_run
 from crynux_async.training.config import FineTuneConfig
 
@@ -37,6 +38,7 @@ TASKS = {False: 1, True: 4}
 """How many tasks a job needs: a selected one three, and one more that brings the archive."""
 
 _FOREVER = 10**9
+_LIST_IS_LATE = 11.0
 _ALL_WITH_SEEDS = 20
 
 
@@ -189,8 +191,12 @@ async def _check(relay: RelayEmulator, ledger: Ledger, is_selected: bool) -> Non
     assert len(made) == TASKS[is_selected], f"{len(made)} tasks were made and paid for"
     ends = Counter(task.status for task in made)
     assert ends[Status.END_SUCCESS] == 1, f"the tasks ended as {dict(ends)}"
-    wallet = Wallet(Secret(SECRET))
-    gone = MONEY - relay.balance(wallet.address)
+    await asyncio.sleep(_LIST_IS_LATE)
+    backend = RelayBackend(Settings(base_url=relay.url, trust_env=False), Wallet(Secret(SECRET)))
+    found = await audit(backend, backend.key_id, ledger)
+    await backend.close()
+    assert found.adds_up, f"list and ledger differ: {found}"
+    gone = MONEY - relay.balance(backend.key_id)
     held, spent = await ledger.spent(JobFilter())
     assert (held, spent) == (0, gone), f"the relay took {gone} wei, the ledger has {spent} spent and {held} held"
 

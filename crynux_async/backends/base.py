@@ -433,3 +433,48 @@ class HasPrices(Protocol):
         Raises:
             BackendError: It could not be asked; its cost stays unknown.
         """
+
+
+@attrs.frozen(kw_only=True)
+class Payment:
+    """What was paid for a task and what came back, as the service's own list has it.
+
+    Attributes:
+        task_id: The task.
+        paid: Wei, >= 0.
+        refunded: Wei, >= 0.
+        at: When it was first listed, aware UTC.
+    """
+
+    task_id: str
+    paid: int
+    refunded: int
+    at: datetime
+
+    @property
+    def gone(self) -> int:
+        """Wei that were paid and have not come back (yet)."""
+        return self.paid - self.refunded
+
+
+@runtime_checkable
+class ListsPayments(Protocol):
+    """A service that lists everything that was ever paid from an account."""
+
+    async def payments(self) -> Sequence[Payment]:
+        """Return every payment with its refund, the newest first.
+
+        Raises:
+            BackendError: They could not be asked.
+        """
+
+    def task_ids(self, task: Task) -> Sequence[str]:
+        """Return what all tasks of a try are called, as far as its stored steps tell."""
+
+    async def is_own(self, task_id: str) -> bool:
+        """Whether this library has made a task with this account, whatever a ledger knows of it.
+
+        Raises:
+            NotFoundError: The service does not have it (any more), so that nobody can tell.
+            BackendError: It could not be asked.
+        """

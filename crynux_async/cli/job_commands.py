@@ -15,7 +15,7 @@ _States = Annotated[list[str], Parameter(name="--state", negative="", show_defau
 
 def add_to(app: App) -> None:
     """Add the commands."""
-    for command in (jobs, resume, abandon, retry, reconcile):
+    for command in (jobs, resume, abandon, retry, reconcile, spent):
         app.command(command)
 
 
@@ -88,11 +88,33 @@ def retry(job: list[str], /, *, relay: _Relay = False, ledger: Path | None = Non
 def reconcile(*, relay: _Relay = False, ledger: Path | None = None, json: _Json = False) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only between the numbers where they must be.
 
+    At the relay no outcome stays unknown; there it lists tasks that were paid for and that the ledger does not know.
+
     Args:
         relay: Jobs at the relay.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
+    if relay:
+        from crynux_async.cli import spent as spent_command
+
+        return execute(spent_command.orphans(ledger, as_json=json), as_json=json)
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.reconcile(ledger, relay=relay, as_json=json), as_json=json)
+    return execute(jobs_command.reconcile(ledger, as_json=json), as_json=json)
+
+
+def spent(*, relay: _Relay = False, ledger: Path | None = None, json: _Json = False) -> int:
+    """Show what all jobs have cost. With --relay the ledger is held against the relay's own list, to the wei.
+
+    The exit code is 0 when everything adds up, and 1 when something is left to be explained.
+
+    Args:
+        relay: Ask the relay, with a login of the wallet, for every payment and refund.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the result as JSON.
+    """
+    from crynux_async.cli import spent as spent_command
+
+    work = spent_command.audited(ledger, as_json=json) if relay else spent_command.spent(ledger, as_json=json)
+    return execute(work, as_json=json)

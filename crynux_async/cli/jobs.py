@@ -85,10 +85,10 @@ async def retry(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Ex
     return Exit.DONE
 
 
-async def reconcile(ledger: Path | None, *, relay: bool, as_json: bool) -> Exit:
+async def reconcile(ledger: Path | None, *, as_json: bool) -> Exit:
     """Look for the tasks of unconfirmed jobs, and say of each what was found."""
     console = Console(stderr=as_json, highlight=False)
-    async with open_session(ledger, relay=relay) as session:
+    async with open_session(ledger, relay=False) as session:
         looked_for = await session.reconcile()
         lost = await session.unconfirmed()
     for each in looked_for:

@@ -31,6 +31,7 @@ from crynux_async.settings import Settings
 from crynux_async.states import STAGES, UNFETCHED, Stage
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
+from crynux_async.supervision.audit import Audit, audit
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.intake import Intake
@@ -385,6 +386,11 @@ class Supervisor:
             yield
         finally:
             self.onlookers.let_be()
+
+    async def audit(self) -> Audit:
+        """Hold what the ledger has of money against the service's own list."""
+        await self._writer.flush()
+        return await audit(self.backend, self.backend.key_id, self._ledger)
 
     async def tasks(self, record: Record) -> list[TaskRow]:
         """Return every task that was ever made for a job, as the ledger has them."""

@@ -55,6 +55,29 @@ async def test_run_says_what_it_costs_before_it_sends_and_downloads(
     (archive,) = (tmp_path / "models").glob("j*.zip")
     assert archive.name in out.replace("\n", "")
     assert relay.balance(CREATOR.address) == MONEY - FEE
+    relay.skew += 11  # the list of payments is up to ten seconds late
+    code, out, err = await run_cli("spent", "--relay", env=env, cwd=tmp_path)
+    assert (code, out.splitlines()[-1]) == (0, "Everything adds up."), err
+    code, out, _ = await run_cli("spent", "--json", env=env, cwd=tmp_path)
+    assert (code, json.loads(out)) == (0, {"spent_wei": str(FEE), "held_wei": "0"})
+
+
+async def test_task_that_the_ledger_does_not_know_is_named_with_the_command_that_adopts_it(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    assert (await run_cli("run", "job.toml", "--relay", env=env, cwd=tmp_path))[0] == 0
+    (tmp_path / "jobs.db").rename(tmp_path / "lost.db")
+    assert (await run_cli("run", "job.toml", "--relay", env=env, cwd=tmp_path))[0] == 0
+    relay.skew += 11
+    lost = next(iter(relay.tasks))
+    code, out, _ = await run_cli("spent", "--relay", "--json", env=env, cwd=tmp_path)
+    facts = json.loads(out)
+    assert (code, facts["adds_up"], [each["task_id"] for each in facts["orphans"]]) == (1, False, [lost])
+    code, out, _ = await run_cli("reconcile", "--relay", env=env, cwd=tmp_path)
+    assert (code, f"crynux-async download --relay {lost}" in out) == (0, True)
+    code, _, err = await run_cli("download", "--relay", lost, env=env, cwd=tmp_path)
+    assert code == 0, err
+    assert (await run_cli("spent", "--relay", env=env, cwd=tmp_path))[0] == 0
 
 
 async def test_run_without_enough_money_sends_nothing(

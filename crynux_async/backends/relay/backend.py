@@ -5,7 +5,19 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from crynux_async.backends.base import Action, CreatedTask, Habits, Look, Order, ResultStream, Seen, Task, Validator
+from crynux_async.backends.base import (
+    Action,
+    CreatedTask,
+    Habits,
+    Look,
+    Order,
+    Payment,
+    ResultStream,
+    Seen,
+    Task,
+    Validator,
+)
+from crynux_async.backends.relay.account import RelayAccount
 from crynux_async.backends.relay.actions import Actions
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.backends.relay.client import RefusedError, RelayClient
@@ -15,6 +27,7 @@ from crynux_async.backends.relay.steps import (
     LOST_REPEATS,
     REPEATS,
     End,
+    Kind,
     Run,
     Stage,
     again_after,
@@ -48,7 +61,7 @@ class RelayBackend:
     """The relay at ``settings.base_url``. Must be made inside a running event loop.
 
     It has steps (``Stepped``), cancels (``Cancels``), hands out validation images (``HasImages``), knows why a task
-    failed (``TellsReasons``) and what it costs (``HasPrices``).
+    failed (``TellsReasons``), what it costs (``HasPrices``) and what was ever paid (``ListsPayments``).
 
     Args:
         settings: Address of the relay, timeouts, proxy and connections; an API key is not used.
@@ -69,6 +82,7 @@ class RelayBackend:
         self._fee = fee
         self._client = RelayClient(settings, wallet)
         self._reader = RunReader(self._client, wallet)
+        self._account = RelayAccount(self._client, wallet)
         self._actions = Actions(self._client, self._reader, wallet.address)
 
     @property
@@ -260,6 +274,24 @@ class RelayBackend:
     async def spent(self, task: Task, look: Look) -> int | None:
         """Return the wei that a try has cost so far: what was refunded is not counted."""
         return progress(runs_of(task, look.facts[_RUN].run)).spent
+
+    async def payments(self) -> Sequence[Payment]:
+        """Return every payment of the wallet with its refund, the newest first; the list is up to 10 s late."""
+        return await self._account.payments()
+
+    def task_ids(self, task: Task) -> Sequence[str]:
+        """Return the commitments of all tasks of a try whose creates are stored."""
+        members = [action.member for action in task.actions if action.kind == Kind.CREATE]
+        names = self._reader.names
+        return [
+            task.task_id,
+            *(names.ids(task.job_id, task.try_number, member).commitment for member in members),
+        ]
+
+    async def is_own(self, task_id: str) -> bool:
+        """Whether this library has made a task with this wallet: its nonce tells, without any ledger."""
+        task = await self._client.task(task_id)
+        return self._reader.names.recognised(task.commitment, task.nonce) is not None
 
     async def close(self) -> None:
         """Release every connection."""

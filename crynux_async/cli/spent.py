@@ -1,0 +1,137 @@
+"""``spent``, and ``reconcile --relay``: what jobs have cost, by the ledger and by the relay's own list.
+
+Neither follows or changes any job, so that they can be asked beside a process that does.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rich.console import Console
+from rich.text import Text
+
+from crynux_async.backends.base import Payment
+from crynux_async.backends.opening import open_backend
+from crynux_async.cli.exits import Exit
+from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.errors import UsageError
+from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.base import JobFilter, Ledger
+from crynux_async.money import to_cnx
+from crynux_async.settings import Settings
+from crynux_async.supervision.audit import Audit, audit
+
+
+async def spent(ledger: Path | None, *, as_json: bool) -> Exit:
+    """Show what the ledger has of money; nobody is asked."""
+    async with _opened(ledger) as book:
+        held, gone = await book.spent(JobFilter())
+    if as_json:
+        _print({"spent_wei": str(gone), "held_wei": str(held)})
+    else:
+        Console(highlight=False).print(f"{to_cnx(gone)} CNX spent, {to_cnx(held)} CNX held by what has not ended")
+    return Exit.DONE
+
+
+async def audited(ledger: Path | None, *, as_json: bool) -> Exit:
+    """Hold the ledger against the relay's list."""
+    found = await _audit(ledger)
+    if as_json:
+        _print({**_facts(found), "adds_up": found.adds_up})
+    else:
+        console = Console(highlight=False)
+        for line in _lines(found):
+            console.print(Text(line), soft_wrap=True)
+    return Exit.DONE if found.adds_up else Exit.JOB_ENDED_BADLY
+
+
+async def orphans(ledger: Path | None, *, as_json: bool) -> Exit:
+    """List tasks that were paid for and that the ledger does not know."""
+    found = await _audit(ledger)
+    if as_json:
+        _print({"orphans": [_payment(payment) for payment in found.orphans]})
+        return Exit.DONE
+    console = Console(highlight=False)
+    for line in _orphan_lines(found):
+        console.print(Text(line), soft_wrap=True)
+    if not found.orphans:
+        console.print("The ledger knows every task that this library has paid for.")
+    return Exit.DONE
+
+
+@asynccontextmanager
+async def _opened(ledger: Path | None) -> AsyncIterator[Ledger]:
+    path = ledger_path(ledger)
+    if not path.is_file():
+        raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async run'")
+    book = open_ledger(path)
+    await book.open()
+    try:
+        yield book
+    finally:
+        await book.close()
+
+
+async def _audit(ledger: Path | None) -> Audit:
+    async with _opened(ledger) as book:
+        backend = await open_backend("relay", Settings.load())
+        try:
+            return await audit(backend, backend.key_id, book)
+        finally:
+            await backend.close()
+
+
+def _lines(found: Audit) -> Iterator[str]:
+    """Yield what a person wants to know, what does not add up last."""
+    yield f"{to_cnx(found.spent)} CNX are gone for jobs of this ledger, {to_cnx(found.held)} CNX of them for what runs"
+    others = sum(payment.gone for payment in found.foreign)
+    if found.foreign:
+        yield f"{to_cnx(others)} CNX are gone for {len(found.foreign)} tasks of other programs, or deleted since"
+    for mismatch in found.mismatches:
+        yield (
+            f"{mismatch.job_id}: the ledger has {to_cnx(mismatch.known)} CNX and the relay {to_cnx(mismatch.listed)} "
+            f"for task {mismatch.task_id}"
+        )
+    for task_id in found.unlisted:
+        yield f"task {task_id} is in the ledger and not (yet) in the relay's list, which is seconds late"
+    yield from _orphan_lines(found)
+    if found.adds_up:
+        yield "Everything adds up."
+
+
+def _orphan_lines(found: Audit) -> Iterator[str]:
+    for payment in found.orphans:
+        yield (
+            f"task {payment.task_id} was paid for at {payment.at:%Y-%m-%d %H:%M} UTC and is not in the ledger: "
+            f"{to_cnx(payment.gone)} CNX. Adopt it: crynux-async download --relay {payment.task_id}"
+        )
+
+
+def _facts(found: Audit) -> dict[str, Any]:
+    """Return an audit as JSON values: wei as text, because many readers of JSON round numbers."""
+    return {
+        "spent_wei": str(found.spent),
+        "held_wei": str(found.held),
+        "mismatches": [
+            {**attrs.asdict(each), "known": str(each.known), "listed": str(each.listed)} for each in found.mismatches
+        ],
+        "unlisted": list(found.unlisted),
+        "orphans": [_payment(payment) for payment in found.orphans],
+        "foreign": [_payment(payment) for payment in found.foreign],
+    }
+
+
+def _payment(payment: Payment) -> dict[str, str]:
+    return {
+        "task_id": payment.task_id,
+        "paid_wei": str(payment.paid),
+        "refunded_wei": str(payment.refunded),
+        "at": payment.at.isoformat(),
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts))  # noqa: T201  # the command's output

@@ -1,0 +1,123 @@
+"""Money at the relay: what the ledger has, what the relay's list says, and tasks that no ledger knows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from crynux_async import JobState, Session, UsageError
+from crynux_async.emulator.relay import RelayEmulator
+from crynux_async.errors import CrynuxError
+from tests.fake_backend import FakeBackend
+from tests.relay_lab import CREATOR, FEE, SELECTED_SEED
+from tests.relay_sessions import MONEY, make_config, relay_session, relay_with_money
+from tests.relay_tries import ORDER, created, relay_backend
+
+LATE = 11.0  # the relay's list is up to ten seconds late
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[RelayEmulator]:
+    async with relay_with_money() as relay:
+        yield relay
+
+
+async def ended(session: Session, seed: int) -> None:
+    job = await session.submit(make_config(seed=seed))
+    try:
+        await job
+    except CrynuxError:
+        assert job.state is JobState.FAILED
+
+
+async def test_everything_adds_up_after_jobs_of_every_kind(relay: RelayEmulator, tmp_path: Path) -> None:
+    async with relay_session(relay, str(tmp_path / "jobs.db")) as session:
+        await ended(session, 1)
+        relay.put_seed(SELECTED_SEED)
+        await ended(session, 2)
+        relay.order("reports_error", "reports_error", "reports_error", "reports_error")
+        await ended(session, 3)
+        await (await session.submit(make_config(seed=4))).cancel()
+        relay.order("reports_error")
+        await ended(session, 5)
+        await asyncio.sleep(LATE)
+        found = await session.audit()
+        costs = [await job.cost() for job in session.jobs()]
+    assert found.adds_up, found
+    assert [cost.spent // FEE for cost in costs] == [1, 2, 0, 0, 1]
+    assert found.spent == sum(cost.spent for cost in costs) == MONEY - relay.balance(CREATOR.address)
+    assert (found.held, found.orphans, found.foreign) == (0, (), ())
+
+
+async def test_running_job_is_held(relay: RelayEmulator) -> None:
+    async with relay_session(relay) as session:
+        job = await session.submit(make_config())
+        await asyncio.sleep(LATE)
+        found = await session.audit()
+        assert (found.spent, found.held, found.adds_up) == (FEE, FEE, True)
+        cost = await job.cost()
+        assert (cost.held, cost.spent) == (3 * FEE, 0)
+
+
+async def test_task_that_no_ledger_knows_is_found_and_adopted(relay: RelayEmulator, tmp_path: Path) -> None:
+    backend = relay_backend(relay)
+    lost = await created(backend)
+    await backend.close()
+    await asyncio.sleep(LATE)
+    async with relay_session(relay) as session:
+        found = await session.audit()
+        assert [payment.task_id for payment in found.orphans] == [lost.task_id]
+        assert not found.adds_up
+        job = session.attach(found.orphans[0].task_id)
+        assert (await job.download(tmp_path)).is_file()
+        assert (await session.audit()).adds_up
+    assert relay.balance(CREATOR.address) == MONEY - FEE
+
+
+async def test_task_of_another_program_is_never_taken_for_ours(relay: RelayEmulator) -> None:
+    backend = relay_backend(relay)
+    task = await created(backend)
+    await backend.close()
+    relay.tasks[task.task_id].nonce = "0x" + "77" * 32
+    await asyncio.sleep(LATE)
+    async with relay_session(relay) as session:
+        found = await session.audit()
+    assert [payment.task_id for payment in found.foreign] == [task.task_id]
+    assert (found.orphans, found.adds_up) == ((), True)
+
+
+async def test_more_payments_than_a_page_has_are_all_listed(
+    relay: RelayEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crynux_async.backends.relay.account._PAGE", 3)
+    backend = relay_backend(relay)
+    for number in range(1, 8):
+        await created(backend, attrs.evolve(ORDER, try_number=number))
+    await asyncio.sleep(LATE)
+    payments = await backend.payments()
+    assert {payment.task_id for payment in payments} == set(relay.tasks)
+    assert len(payments) == 7
+    await backend.close()
+
+
+async def test_login_serves_until_it_ends(relay: RelayEmulator) -> None:
+    backend = relay_backend(relay)
+
+    def logins() -> int:
+        return sum(record.path.endswith("/connect_wallet") for record in relay.requests)
+
+    await backend.payments()
+    await backend.payments()
+    assert logins() == 1
+    await asyncio.sleep(3600)
+    await backend.payments()
+    assert logins() == 2
+    await backend.close()
+
+
+async def test_service_without_a_list_of_payments_says_so() -> None:
+    async with Session(backend=FakeBackend()) as session:
+        with pytest.raises(UsageError, match="lists no payments"):
+            await session.audit()
