@@ -211,10 +211,11 @@ def _see_all(members: Iterator[Member], files: dict[str, SeenFile], wanted: Want
 
 def _see_or_note(member: Member, files: dict[str, SeenFile], wanted: Wanted, notes: Notes) -> SeenFile | None:
     if member.same_as is not None:
-        if member.same_as in files and extension_of(member.same_as) == extension_of(member.name):
-            return attrs.evolve(files[member.same_as], name=member.name)
-        notes.special.append(member.name)
-        return None
+        target = files.get(member.same_as)
+        linked = None if target is None else _linked(member.name, target, wanted)
+        if linked is None:
+            notes.special.append(member.name)
+        return linked
     try:
         return _see(member, wanted)
     except OSError:
@@ -222,6 +223,18 @@ def _see_or_note(member: Member, files: dict[str, SeenFile], wanted: Wanted, not
             raise
         notes.unreadable.append(member.name)
         return None
+
+
+def _linked(name: str, target: SeenFile, wanted: Wanted) -> SeenFile | None:
+    """What a hard link is: the content under another name, or None when it was not read as that name would have it."""
+    extension = extension_of(name)
+    if extension == extension_of(target.name) and (target.text is not None or not wanted.keep(name)):
+        return attrs.evolve(target, name=name)
+    image = target.image if extension in IMAGE_EXTENSIONS else None
+    is_looked_into = extension in IMAGE_EXTENSIONS | RECORD_EXTENSIONS | ARCHIVE_EXTENSIONS or wanted.keep(name)
+    if is_looked_into and image is None:
+        return None
+    return SeenFile(name=name, size=target.size, sha256=target.sha256, image=image)
 
 
 def _see(member: Member, wanted: Wanted) -> SeenFile:

@@ -405,6 +405,16 @@ def test_check_hard_link_in_a_tar_counts_as_a_copy(tmp_path: Path) -> None:
     assert report.duplicates == (("4.png", "5.png"),)
 
 
+def test_check_hard_link_with_another_images_extension_is_an_image_all_the_same(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "cats.tar", good(), "w")
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("copy.jpg")
+        info.type, info.linkname = tarfile.LNKTYPE, "4.png"
+        archive.addfile(info)
+    report = check(path, resolution=SIDE)
+    assert [(problem.code, problem.files) for problem in report.errors] == [("CX325", ("copy.jpg",))]
+
+
 def test_check_hard_link_to_another_kind_of_file_is_not_followed(tmp_path: Path) -> None:
     path = tarred(tmp_path / "cats.tar", {"a.bin": picture()}, "w")
     with tarfile.open(path, "a") as archive:

@@ -148,7 +148,7 @@ def _judge_resolution(asked: int, own: int | None) -> Iterator[Advice]:
     if smallest <= asked * FAR_RESOLUTION and asked <= largest * FAR_RESOLUTION:
         return
     made_for = f"{smallest}" if own else f"{smallest} to {largest}"
-    whose = "The base model" if own else "Stable Diffusion 1.x and 2.x"
+    whose = "The base model was" if own else "Stable Diffusion 1.x and 2.x were"
     if asked < smallest:
         what = "the LoRA learns coarse pictures without detail, and carries them into every size that is rendered"
     else:
@@ -157,7 +157,7 @@ def _judge_resolution(asked: int, own: int | None) -> Iterator[Advice]:
     yield advise(
         "CX130",
         "resolution",
-        f"{whose} was made for {made_for} pixels: with {asked}, {what}.",
+        f"{whose} made for {made_for} pixels: with {asked}, {what}.",
         severity="warning" if is_very_far else None,
     )
 

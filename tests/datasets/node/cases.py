@@ -365,7 +365,10 @@ def more_columns(draw: st.DrawFn, draft: Draft) -> None:
 
 def change_row(draw: st.DrawFn, draft: Draft) -> None:
     """A row lost, twice, or for another name."""
-    row = draw(st.sampled_from(draft.rows))
+    named_rows = [row for row in draft.rows if isinstance(row.get("file_name"), str)]
+    if not named_rows:
+        return
+    row = draw(st.sampled_from(named_rows))
     name = row["file_name"]
     how = draw(st.sampled_from(range(14)))
     options: list[Callable[[], object]] = [
