@@ -56,7 +56,7 @@ def pair(
     dtype: str = "F32",
     style: str = "lora.down lora.up",
     down: Sequence[float] = (1.0, -2.0, 3.0, 0.5, 0.25, -1.5),
-    up: Sequence[float] = (1.0, 2.0, -3.0, 0.125),
+    up: Sequence[float] = (2**-6, 2**-5, -3 * 2**-6, 2**-9),
     kernel: Sequence[int] = (),
 ) -> dict[str, Tensor]:
     """Both tensors of one module; the numbers decide about its features."""

@@ -9,13 +9,15 @@ and ``zip_members``.
 from crynux_async.archive.families import Family
 from crynux_async.archive.health import AskedFor, Health, HealthCode, HealthProblem
 from crynux_async.archive.lora import LoraModule
-from crynux_async.archive.lora_archive import ArchiveSummary, LoraArchive, verify_archive
+from crynux_async.archive.lora_archive import ArchiveKind, ArchiveSummary, LoraArchive, verify_archive
 from crynux_async.archive.naming import Program
 from crynux_async.archive.norms import Norms
 from crynux_async.archive.safetensors import TensorInfo
+from crynux_async.archive.strength import Strength, Verdict
 from crynux_async.archive.zip_members import ArchiveLimits, Member
 
 __all__ = [
+    "ArchiveKind",
     "ArchiveLimits",
     "ArchiveSummary",
     "AskedFor",
@@ -28,6 +30,8 @@ __all__ = [
     "Member",
     "Norms",
     "Program",
+    "Strength",
     "TensorInfo",
+    "Verdict",
     "verify_archive",
 ]

@@ -13,8 +13,10 @@ from typing import Protocol
 
 import attrs
 
+from crynux_async.archive.families import FAMILY_TITLES, family_named, family_of
 from crynux_async.archive.lora import LoraModule, matcher
 from crynux_async.archive.safetensors import TensorInfo, count_not_finite, is_zero
+from crynux_async.archive.strength import Strength
 
 
 class HealthCode(StrEnum):
@@ -29,6 +31,8 @@ class HealthCode(StrEnum):
     STEPS_SHORT = "steps_short"
     STEPS_UNKNOWN = "steps_unknown"
     UNFINISHED = "unfinished"
+    DIVERGED = "diverged"
+    FAMILY = "family"
 
 
 @attrs.frozen(kw_only=True)
@@ -53,9 +57,11 @@ class Health:
 
     Attributes:
         problems: Empty for a good one.
+        strength: How strong it is; None where that was not measured, as without numpy.
     """
 
     problems: tuple[HealthProblem, ...]
+    strength: Strength | None = None
 
     @property
     def ok(self) -> bool:
@@ -124,12 +130,27 @@ def scan(pieces: Iterable[tuple[str, TensorInfo, bytes]], ups: frozenset[str]) -
     return Scan(untrained=untrained, nan=nan, inf=inf)
 
 
+@attrs.frozen(kw_only=True)
+class Steps:
+    """What is known of a training's length.
+
+    Attributes:
+        made: Optimizer steps, >= 0, or None when nothing says.
+        finished: Whether the node marked the training as finished.
+        is_bare: Whether it is a file that has neither, as those that other programs write.
+    """
+
+    made: int | None
+    finished: bool
+    is_bare: bool = False
+
+
 def judge(
     found: Scan,
     modules: Mapping[str, LoraModule],
     *,
-    global_step: int | None,
-    finished: bool,
+    steps: Steps,
+    strength: Strength | None,
     config: AskedFor | None,
 ) -> Health:
     """Put together everything that is wrong.
@@ -137,18 +158,24 @@ def judge(
     Args:
         found: What the numbers are.
         modules: The modules that are there.
-        global_step: Optimizer steps made, >= 0, or None when the archive does not say.
-        finished: Whether the node marked the training as finished.
+        steps: How long was trained.
+        strength: How strong it is, where that was measured.
         config: What was asked for, or None to judge the LoRA by itself.
 
     Returns:
         The verdict.
     """
     problems = _judge_numbers(found)
+    if strength is not None and strength.verdict == "diverged" and not found.nan and not found.inf:
+        message = (
+            f"the update is {strength.ratio:,.4g} times as large as the layers that it changes: the training diverged"
+        )
+        problems.append(HealthProblem(code=HealthCode.DIVERGED, message=message))
     if config is not None:
         problems += _judge_rank(modules, config.rank) + _judge_modules(modules, config.target_modules)
-    problems += _judge_steps(global_step, finished=finished, asked=config.max_train_steps if config else None)
-    return Health(problems=tuple(problems))
+        problems += _judge_family(modules, getattr(config, "model_name", None))
+    problems += _judge_steps(steps, asked=config.max_train_steps if config else None)
+    return Health(problems=tuple(problems), strength=strength)
 
 
 def _judge_numbers(found: Scan) -> list[HealthProblem]:
@@ -187,15 +214,23 @@ def _judge_modules(modules: Mapping[str, LoraModule], asked: str | Sequence[str]
     return problems
 
 
-def _judge_steps(global_step: int | None, *, finished: bool, asked: int | None) -> list[HealthProblem]:
+def _judge_family(modules: Mapping[str, LoraModule], model: str | None) -> list[HealthProblem]:
+    found, asked = family_of(modules.values()), family_named(model) if model else None
+    if found is None or asked in (None, found):
+        return []
+    message = f"its widths are those of {FAMILY_TITLES[found]}, and {model} is {FAMILY_TITLES[asked]}"
+    return [HealthProblem(code=HealthCode.FAMILY, message=message)]
+
+
+def _judge_steps(steps: Steps, *, asked: int | None) -> list[HealthProblem]:
     problems = []
-    if global_step is None:
+    if steps.made is not None and asked is not None and steps.made < asked:
+        message = f"{steps.made} of {asked} steps were made"
+        problems.append(HealthProblem(code=HealthCode.STEPS_SHORT, message=message))
+    if steps.made is None and not steps.is_bare:
         message = "the archive does not say how many steps were made"
         problems.append(HealthProblem(code=HealthCode.STEPS_UNKNOWN, message=message))
-    elif asked is not None and global_step < asked:
-        message = f"{global_step} of {asked} steps were made"
-        problems.append(HealthProblem(code=HealthCode.STEPS_SHORT, message=message))
-    if not finished:
+    if not steps.finished and not steps.is_bare:
         message = "the node did not mark the training as finished: this is the checkpoint of a round in between"
         problems.append(HealthProblem(code=HealthCode.UNFINISHED, message=message))
     return problems

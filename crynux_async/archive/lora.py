@@ -14,10 +14,18 @@ from types import MappingProxyType
 
 import attrs
 
+from crynux_async.archive.naming import path_of
 from crynux_async.archive.safetensors import TensorInfo, giving_way
 from crynux_async.archive.scaling import Scaling
 
+ALPHA = ".alpha"
+"""What the name of a tensor ends in that is the alpha of a module."""
+
+PEFT_PREFIX = "base_model.model."
+"""What peft puts in front of each name in ``adapter_model.safetensors``."""
+
 _PREFIX = "unet."
+_KOHYA = ((".lora_down.weight", True), (".lora_up.weight", False))
 _DOWN = (".lora.down.weight", ".lora_A.weight")
 _UP = (".lora.up.weight", ".lora_B.weight")
 _MODULE = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
@@ -74,12 +82,21 @@ class LoraModule:
         return self.name[found.end() :] if found else self.name
 
 
-def pair_modules(tensors: Mapping[str, TensorInfo], scaling: Scaling) -> Mapping[str, LoraModule]:
+def pair_modules(
+    tensors: Mapping[str, TensorInfo],
+    scaling: Scaling,
+    alphas: Mapping[str, float] = MappingProxyType({}),
+    *,
+    foreign: bool = False,
+) -> Mapping[str, LoraModule]:
     """Put the two tensors of each module together.
 
     Args:
-        tensors: The tensors by name, as the header has them.
+        tensors: The tensors by name, as the header has them, without alphas.
         scaling: What the header says about alpha.
+        alphas: What tensors of the file say about alpha, by module; it counts before ``scaling``.
+        foreign: Whether names that no node writes are known too: those of the kohya layout, of peft, and without the
+            prefix of the UNet.
 
     Returns:
         The modules by name, in the order in which the file first names them; unchangeable.
@@ -90,15 +107,46 @@ def pair_modules(tensors: Mapping[str, TensorInfo], scaling: Scaling) -> Mapping
     downs: dict[str, str] = {}
     ups: dict[str, str] = {}
     for tensor in giving_way(tensors):
-        module, is_down = _split(tensor)
+        module, is_down = _split_foreign(tensor) if foreign else _split(tensor)
         half = downs if is_down else ups
         if module in half:
             raise ValueError(f"{module} is there in both naming styles: {half[module]} and {tensor}")
         half[module] = tensor
     if lonely := sorted(downs.keys() ^ ups.keys()):
         raise ValueError(f"{len(lonely)} modules have only one of their two tensors, the first is {lonely[0]}")
-    pairs = ((name, _pair(name, down, ups[name], tensors, scaling)) for name, down in giving_way(downs.items()))
-    return MappingProxyType(dict(pairs))
+    if unknown := sorted(alphas.keys() - downs.keys()):
+        raise ValueError(f"{len(unknown)} alphas belong to no module, the first is that of {unknown[0]}")
+    modules: dict[str, LoraModule] = {}
+    for name, down in giving_way(downs.items()):
+        plain = _pair(name, down, ups[name], tensors)
+        alpha = alphas.get(name) or scaling.alpha_of(name, plain.rank)
+        modules[name] = attrs.evolve(plain, alpha=alpha)
+    return MappingProxyType(modules)
+
+
+def module_of_alpha(tensor: str) -> str:
+    """Return the module's path to which a tensor that is an alpha belongs.
+
+    Args:
+        tensor: Its name.
+
+    Raises:
+        ValueError: It belongs to no module of Stable Diffusion.
+    """
+    module = path_of(tensor.removesuffix(ALPHA))
+    if module is None:
+        raise ValueError(f"the tensor {tensor[:200]!r} is no part of a UNet LoRA")
+    return module
+
+
+def _split_foreign(tensor: str) -> tuple[str, bool]:
+    """Return the same as ``_split``, for the names of other programs."""
+    for suffix, is_down in _KOHYA:
+        module = path_of(tensor.removesuffix(suffix)) if tensor.endswith(suffix) else None
+        if module is not None:
+            return module, is_down
+    bare = tensor.removeprefix(PEFT_PREFIX)
+    return _split(bare if bare.startswith(_PREFIX) else f"{_PREFIX}{bare}")
 
 
 def _split(tensor: str) -> tuple[str, bool]:
@@ -116,8 +164,10 @@ def _is_path(module: str) -> bool:
     return len(module) <= _MOST_NAME_CHARS and _MODULE.fullmatch(module) is not None and ".lora" not in f".{module}"
 
 
-def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo], scaling: Scaling) -> LoraModule:
+def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> LoraModule:
     a, b = tensors[down], tensors[up]
+    if len(a.shape) < 2:
+        raise ValueError(f"the shape of {down} is no matrix's")
     rank = a.shape[0]
     if len(a.shape) != len(b.shape) or b.shape[1] != rank or any(size != 1 for size in b.shape[2:]):
         raise ValueError(f"the shapes of {name} do not fit: {list(a.shape)} and {list(b.shape)}")
@@ -133,7 +183,7 @@ def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo], scal
         in_features=a.shape[1],
         out_features=b.shape[0],
         kernel=a.shape[2:],
-        alpha=scaling.alpha_of(name, rank),
+        alpha=float(rank),
     )
 
 

@@ -19,22 +19,23 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import attrs
 
 from crynux_async.archive.export import plan_beginning, write_new_file
 from crynux_async.archive.families import Family, family_of
-from crynux_async.archive.health import AskedFor, Health, judge, scan
-from crynux_async.archive.lora import LoraModule
+from crynux_async.archive.health import AskedFor, Health, Steps, judge, scan
+from crynux_async.archive.lora import PEFT_PREFIX, LoraModule
 from crynux_async.archive.members import FINISH, STEP, WEIGHTS, check_packing
 from crynux_async.archive.metadata import Description, describe
 from crynux_async.archive.naming import Program, layout_for
 from crynux_async.archive.norms import Norms
-from crynux_async.archive.safetensors import TensorInfo
+from crynux_async.archive.safetensors import LENGTH_BYTES, TensorInfo
+from crynux_async.archive.strength import Strength, measure
 from crynux_async.archive.weights import Weights
 from crynux_async.archive.zip_directory import read_directory
-from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, open_regular, reading
+from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, open_regular, read_at, reading
 from crynux_async.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ if TYPE_CHECKING:
 
 _DEFAULT_LIMITS = ArchiveLimits()
 _MOST_STEP_BYTES = 18
+_PEFT_FILE = "adapter_model.safetensors"
+_PEFT_CONFIG = "adapter_config.json"
+_MOST_CONFIG_BYTES = 1 << 20
+
+ArchiveKind = Literal["archive", "diffusers", "peft", "kohya"]
+"""What a file with a LoRA is: an archive of a node, or a bare safetensors file and whose names it has."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +65,8 @@ class ArchiveSummary:
         dtype: "F32", "F16" or "BF16", or None when modules differ.
         global_step: Optimizer steps made, or None when the archive does not say.
         finished: Whether the node marked the training as finished.
-        file_bytes: Size of the archive.
+        file_bytes: Size of the file.
+        kind: What the file is; see :attr:`LoraArchive.kind`.
     """
 
     rank: int | None
@@ -70,6 +78,7 @@ class ArchiveSummary:
     global_step: int | None
     finished: bool
     file_bytes: int
+    kind: ArchiveKind
 
 
 @attrs.frozen
@@ -88,7 +97,9 @@ class _Identity:
 
 
 class LoraArchive:
-    """A result archive on disk. Every method raises ArchiveError when the file is not what it should be.
+    """A result archive on disk, or a bare safetensors file with a LoRA.
+
+    Every method raises ArchiveError when the file is not what it should be.
 
     Opening checks the ZIP's directory. The LoRA's header is read when it is first asked for, weights only by
     :meth:`verify`, :meth:`health`, :meth:`norms`, :meth:`export`, :meth:`tensor` and :meth:`arrays`.
@@ -113,8 +124,10 @@ class LoraArchive:
     def open(cls, path: str | os.PathLike[str], *, limits: ArchiveLimits = _DEFAULT_LIMITS) -> Self:
         """Open an archive and check its directory; nothing is unpacked, and nothing stays open.
 
+        A bare safetensors file is read too: those that :meth:`export`, diffusers, peft and kohya's scripts write.
+
         Args:
-            path: The ZIP.
+            path: The ZIP, or the safetensors file.
             limits: What is accepted of it.
 
         Returns:
@@ -125,22 +138,47 @@ class LoraArchive:
         """
         where = Path(path)
         with reading(where), open_regular(where) as file:
-            members = read_directory(file, limits)
+            identity = _Identity.of(file)
+            members = {} if _is_bare(file, identity.size_bytes) else read_directory(file, limits)
             check_packing(members, limits)
-            return cls(where, limits, MappingProxyType(members), _Identity.of(file))
+            return cls(where, limits, MappingProxyType(members), identity)
 
     def __repr__(self) -> str:
+        if self.is_bare:
+            return f"<LoraArchive {str(self.path)!r}, a safetensors file>"
         state = "finished" if self.finished else "not finished"
         return f"<LoraArchive {str(self.path)!r}, {len(self.members)} members, {state}>"
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it is a safetensors file by itself, such as :meth:`export` writes, and no archive of a node."""
+        return not self.members
+
+    @property
+    def kind(self) -> ArchiveKind:
+        """What the file is: a node's "archive", or a bare file with names of "diffusers", "peft" or "kohya"."""
+        if not self.is_bare:
+            return "archive"
+        first = next(iter(self.tensors))
+        if first.startswith(("lora_unet_", "lora_te_")):
+            return "kohya"
+        return "peft" if first.startswith(PEFT_PREFIX) else "diffusers"
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The texts in the header of the LoRA, by key, as whoever wrote it put them there; unchangeable."""
+        return self._loaded().metadata
+
+    @property
     def finished(self) -> bool:
-        """Whether the node marked the training as finished."""
+        """Whether the node marked the training as finished; False for a bare file, which has no such mark."""
         return FINISH in self.members
 
     @property
     def global_step(self) -> int | None:
         """Optimizer steps made, >= 0, or None when the archive does not say. May exceed what was asked for."""
+        if self.is_bare:
+            return _said_steps(self.metadata)
         member = self.members.get(STEP)
         if member is None:
             return None
@@ -215,6 +253,7 @@ class LoraArchive:
             global_step=self.global_step,
             finished=self.finished,
             file_bytes=self._identity.size_bytes,
+            kind=self.kind,
         )
 
     def verify(self) -> ArchiveSummary:
@@ -239,7 +278,9 @@ class LoraArchive:
             raise
 
     def health(self, config: AskedFor | None = None) -> Health:
-        """Look at every weight, and compare the LoRA with what was asked for. Needs no numpy.
+        """Look at every weight, and compare the LoRA with what was asked for.
+
+        Without numpy all is judged but the strength, for which it takes as much memory as :meth:`norms`.
 
         Args:
             config: What was asked for, such as a FineTuneConfig; None to judge the LoRA by itself.
@@ -253,7 +294,31 @@ class LoraArchive:
         weights = self._loaded()
         modules = weights.modules
         found = scan(weights.pieces(), frozenset(module.up for module in modules.values()))
-        return judge(found, modules, global_step=self.global_step, finished=self.finished, config=config)
+        return judge(
+            found,
+            modules,
+            steps=Steps(made=self.global_step, finished=self.finished, is_bare=self.is_bare),
+            strength=self._strength_if_known(),
+            config=config,
+        )
+
+    def strength(self) -> Strength:
+        """Judge how strong the LoRA is, against the layers that it changes.
+
+        Returns:
+            The verdict, from "untrained" to "diverged", and the ratios that it rests on.
+
+        Raises:
+            ArchiveError: When the LoRA cannot be read.
+            UsageError: When numpy is not installed.
+        """
+        return measure(self.norms(), self.modules)
+
+    def _strength_if_known(self) -> Strength | None:
+        try:
+            return self.strength()
+        except (UsageError, ArchiveError):
+            return None  # numpy is not there, or a tensor is larger than is taken into memory
 
     def tensor(self, name: str) -> "NDArray[np.float32]":
         """Return one tensor. Its bytes are checked by :meth:`verify`, not here.
@@ -361,10 +426,26 @@ class LoraArchive:
         """Return the LoRA, reading its header the first time."""
         with self._lock:
             if self._weights is None:
-                self._weights = Weights(self.path, self._weights_member(), self._opened, self.limits)
+                adapter = self._adapter_config() if self.is_bare else None
+                self._weights = Weights(self.path, self._weights_member(), self._opened, self.limits, adapter=adapter)
             return self._weights
 
+    def _adapter_config(self) -> str | None:
+        """Return what peft says beside a file of its own, or None; its tensors say no alpha."""
+        if self.path.name != _PEFT_FILE:
+            return None
+        config = self.path.with_name(_PEFT_CONFIG)
+        with reading(config):
+            if config.stat().st_size > _MOST_CONFIG_BYTES:
+                raise ValueError(f"is larger than {_MOST_CONFIG_BYTES} bytes")
+            return config.read_text(encoding="utf-8")
+
     def _weights_member(self) -> Member:
+        if self.is_bare:
+            size = self._identity.size_bytes
+            return Member(
+                name=self.path.name, size_bytes=size, packed_bytes=size, crc32=None, deflated=False, offset_bytes=0
+            )
         member = self.members.get(WEIGHTS)
         if member is None:
             raise ArchiveError(
@@ -381,6 +462,17 @@ class LoraArchive:
             yield file
 
 
+def _is_bare(file: io.FileIO, size: int) -> bool:
+    """Tell a safetensors file from a ZIP: its JSON begins where the first member's sizes and times stand in a ZIP."""
+    begin = read_at(file, 0, min(size, LENGTH_BYTES + 1))
+    return begin[LENGTH_BYTES:] == b"{" and not begin.startswith(b"PK")
+
+
+def _said_steps(metadata: Mapping[str, str]) -> int | None:
+    said = metadata.get("global_step") or metadata.get("ss_steps") or ""
+    return int(said) if said.isascii() and said.isdigit() and len(said) <= _MOST_STEP_BYTES else None
+
+
 def verify_archive(path: str | os.PathLike[str], *, limits: ArchiveLimits = _DEFAULT_LIMITS) -> ArchiveSummary:
     """Open an archive and check every byte of it.
 
@@ -394,4 +486,8 @@ def verify_archive(path: str | os.PathLike[str], *, limits: ArchiveLimits = _DEF
     Raises:
         ArchiveError: When anything is not as it should be, or there is no LoRA inside.
     """
-    return LoraArchive.open(path, limits=limits).verify()
+    archive = LoraArchive.open(path, limits=limits)
+    if archive.is_bare:
+        # What a service hands out is an archive; whatever else came in its place is not what was paid for.
+        raise ArchiveError(f"{path}: is a bare safetensors file and no archive of a node")
+    return archive.verify()

@@ -14,6 +14,7 @@ sd-scripts networks/lora.py (create_network_from_weights); diffusers 0.38 to 0.4
 lora_conversion_utils.py.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -31,6 +32,18 @@ TEXT_ENCODER = "text_encoder."
 
 _DIFFUSERS_HALVES = ("lora_A.weight", "lora_B.weight")
 _KOHYA_HALVES = ("lora_down.weight", "lora_up.weight")
+
+# Underscores are dots and underscores both, so that a name is only read along the paths that there are.
+_KOHYA_UNET = re.compile(
+    r"(?:(?P<block>down_blocks|up_blocks)_(?P<level>\d+)_|(?P<middle>mid_block)_)"
+    r"(?:(?P<layer>attentions|resnets|downsamplers|upsamplers)_(?P<number>\d+)_)"
+    r"(?:transformer_blocks_(?P<depth>\d+)_(?:(?P<attention>attn[12])_)?)?"
+    r"(?P<end>to_q|to_k|to_v|to_out_0|proj_in|proj_out|ff_net_0_proj|ff_net_2|conv[12]|conv_shortcut|conv|time_emb_proj)"
+)
+_KOHYA_TEXT = re.compile(
+    r"text_model_encoder_layers_(?P<layer>\d+)_(?P<part>self_attn|mlp)_(?P<end>[qkv]_proj|out_proj|fc[12])"
+)
+_ENDS = MappingProxyType({"to_out_0": "to_out.0", "ff_net_0_proj": "ff.net.0.proj", "ff_net_2": "ff.net.2"})
 
 _OUTSIDE_BLOCKS = frozenset({"conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"})
 
@@ -108,6 +121,32 @@ def kohya_name(module: str) -> str:
     """
     prefix, path = ("te", module.removeprefix(TEXT_ENCODER)) if module.startswith(TEXT_ENCODER) else ("unet", module)
     return f"lora_{prefix}_{path.replace('.', '_')}"
+
+
+def path_of(name: str) -> str | None:
+    """Return the path of a module whose name in the kohya layout is ``name``, or None for what is no such name.
+
+    Args:
+        name: Such as ``lora_unet_mid_block_attentions_0_proj_in``.
+    """
+    if name.startswith("lora_te_"):
+        found = _KOHYA_TEXT.fullmatch(name.removeprefix("lora_te_"))
+        return f"{TEXT_ENCODER}text_model.encoder.layers.{'.'.join(found.groups())}" if found else None
+    inside = name.removeprefix("lora_unet_")
+    if inside == name:
+        return None
+    outside = {kohya_name(path): path for path in _OUTSIDE_BLOCKS}
+    found = _KOHYA_UNET.fullmatch(inside)
+    return outside.get(name) if found is None else _unet_path(found)
+
+
+def _unet_path(found: re.Match[str]) -> str:
+    parts = [found["middle"] or f"{found['block']}.{found['level']}", f"{found['layer']}.{found['number']}"]
+    if found["depth"] is not None:
+        parts.append(f"transformer_blocks.{found['depth']}")
+    if found["attention"] is not None:
+        parts.append(found["attention"])
+    return ".".join([*parts, _ENDS.get(found["end"], found["end"])])
 
 
 def passed_over(modules: Iterable[str], program: Program) -> tuple[str, ...]:

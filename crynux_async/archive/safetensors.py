@@ -48,6 +48,7 @@ _SPACE = b" \t\r\n"
 _TURN = 64  # tensors between two chances for other threads
 _ENTRY = frozenset({"dtype", "shape", "data_offsets"})
 _MOST_DIMENSIONS = 4  # a convolution's
+_SCALARS: tuple[list[int], list[int]] = ([], [1])  # an alpha's
 _LARGEST_NUMBER = 2**53
 _NOT_PLAIN = (b"\\", b" :", b"\t:", b"\n:", b"\r:")
 
@@ -58,7 +59,7 @@ class TensorInfo:
 
     Attributes:
         dtype: "F32", "F16" or "BF16".
-        shape: Sizes of its 2 or 4 dimensions, each >= 1.
+        shape: Sizes of its 2 or 4 dimensions, each >= 1; () or (1,) for an alpha.
         offset_bytes: Where its bytes begin, counted from the end of the header.
         size_bytes: How many they are.
     """
@@ -257,7 +258,7 @@ def _tensor(entry: object) -> TensorInfo:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in WIDTHS:
         raise ValueError(f"has a dtype in which no LoRA is trained; known are {', '.join(WIDTHS)}")
-    if not _is_sizes(shape) or len(shape) not in (2, _MOST_DIMENSIONS) or min(shape) < 1:
+    if not _is_sizes(shape) or (shape not in _SCALARS and (len(shape) not in (2, _MOST_DIMENSIONS) or min(shape) < 1)):
         raise ValueError("has a shape that no LoRA has")
     if not _is_sizes(offsets) or len(offsets) != 2:
         raise ValueError("does not say where its bytes begin and end")

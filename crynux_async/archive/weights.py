@@ -5,23 +5,28 @@ in memory as a whole. Arrays need numpy, which is imported where they are made; 
 """
 
 import io
+import math
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from crynux_async.archive.lora import LoraModule, pair_modules
-from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces
+from crynux_async.archive.foreign import recognise
+from crynux_async.archive.lora import ALPHA, LoraModule, module_of_alpha, pair_modules
+from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces, update_norm
 from crynux_async.archive.safetensors import (
     LENGTH_BYTES,
+    Header,
     TensorInfo,
     giving_way,
     header_length,
     parse_header,
     to_float32,
 )
-from crynux_async.archive.scaling import read_scaling
+from crynux_async.archive.scaling import ADAPTER_METADATA, Scaling, read_scaling
 from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, reading
 from crynux_async.errors import ArchiveError, UsageError
 
@@ -34,11 +39,23 @@ class Weights:
     """The LoRA of one archive. Its header is read on creation, numbers when they are asked for.
 
     Attributes:
-        tensors: The tensors by name, in the order of their bytes; unchangeable.
+        tensors: The tensors by name, in the order of their bytes, without alphas; unchangeable.
         modules: The trained modules by their path in the UNet; unchangeable.
+        metadata: The texts in the header; unchangeable.
     """
 
-    __slots__ = ("_begin", "_cursor", "_limits", "_lock", "_member", "_opened", "_path", "modules", "tensors")
+    __slots__ = (
+        "_begin",
+        "_cursor",
+        "_limits",
+        "_lock",
+        "_member",
+        "_opened",
+        "_path",
+        "metadata",
+        "modules",
+        "tensors",
+    )
 
     def __init__(
         self,
@@ -46,14 +63,17 @@ class Weights:
         member: Member,
         opened: Callable[[], AbstractContextManager[io.FileIO]],
         limits: ArchiveLimits,
+        *,
+        adapter: str | None = None,
     ) -> None:
-        """Read the header.
+        """Read the header, and the alphas where the file has them.
 
         Args:
             path: The archive, for messages.
             member: The safetensors file inside.
             opened: Opens the archive for the length of one access.
             limits: What is accepted.
+            adapter: The text of peft's ``adapter_config.json`` beside a file of its own, which has the alpha.
 
         Raises:
             ArchiveError: When it is not the header of a UNet LoRA that describes exactly these bytes.
@@ -70,9 +90,33 @@ class Weights:
             length = header_length(prefix, member.size_bytes, limits.header_bytes)
             self._begin = LENGTH_BYTES + length
             raw = stream.exactly(file, length)
-            header = parse_header(raw, member.size_bytes - self._begin, limits.tensors)
-            self.tensors: Mapping[str, TensorInfo] = header.tensors
-            self.modules: Mapping[str, LoraModule] = pair_modules(header.tensors, read_scaling(header.metadata))
+            try:
+                header = parse_header(raw, member.size_bytes - self._begin, limits.tensors)
+                self._read(header, stream, file, adapter)
+            except ValueError as error:
+                if self._is_bare and (what := recognise(raw)):
+                    raise ValueError(f"is {what} ({error})") from error
+                raise
+
+    @property
+    def _is_bare(self) -> bool:
+        return self._member.crc32 is None
+
+    def _read(self, header: Header, stream: MemberStream, file: io.FileIO, adapter: str | None) -> None:
+        alphas: dict[str, float] = {}
+        tensors: dict[str, TensorInfo] = {}
+        for name, info in giving_way(header.tensors.items()):
+            if self._is_bare and name.endswith(ALPHA):
+                stream.skip(file, self._begin + info.offset_bytes)
+                alphas[module_of_alpha(name)] = _read_alpha(name, stream.exactly(file, info.size_bytes), info)
+            else:
+                tensors[name] = info
+        self.metadata: Mapping[str, str] = header.metadata
+        said = {ADAPTER_METADATA: adapter} if adapter is not None else header.metadata
+        # Where each module has its own, the header only says once more what they are, and may list several.
+        scaling = Scaling() if alphas else read_scaling(said)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
+        self.modules: Mapping[str, LoraModule] = pair_modules(tensors, scaling, alphas, foreign=self._is_bare)
 
     def pieces(self) -> Iterator[tuple[str, TensorInfo, bytes]]:
         """Unpack the LoRA once.
@@ -88,6 +132,7 @@ class Weights:
             stream = MemberStream(self._member)
             stream.read_on(file, self._begin)
             for name, info in giving_way(self.tensors.items()):
+                stream.read_on(file, self._begin + info.offset_bytes)
                 for data in tensor_pieces(stream, file, info):
                     yield name, info, data
             stream.drain(file)
@@ -115,12 +160,15 @@ class Weights:
             stream = MemberStream(self._member)
             stream.read_on(file, self._begin)
             for name, info in giving_way(self.tensors.items()):
+                stream.read_on(file, self._begin + info.offset_bytes)
                 yield name, to_float32(tensor_pieces(stream, file, info), info)
             stream.drain(file)
 
     def norms(self) -> Norms:
         """Return how strongly each module was changed; see LoraArchive.norms."""
         _need_numpy("norms()")
+        if self._is_bare:
+            return collect_norms(self.modules, {name: self._norm(module) for name, module in self.modules.items()})
         owner = {tensor: module for module in self.modules.values() for tensor in (module.down, module.up)}
         norms: dict[str, float] = {}
         with reading(self._path), self._opened() as file:
@@ -137,6 +185,10 @@ class Weights:
                 norms[module.name] = module_norm(module, (first, second), stream, file)
             stream.drain(file)
         return collect_norms(self.modules, norms)
+
+    def _norm(self, module: LoraModule) -> float:
+        """Return the norm of one module of a file on the disk, whose tensors may stand in any order."""
+        return module.scale * update_norm(self.tensor(module.down), self.tensor(module.up))
 
     def _check_sizes(self) -> None:
         for name, info in self.tensors.items():
@@ -155,6 +207,16 @@ class Weights:
         with self._lock:
             stream, self._cursor = self._cursor, None
         return stream if stream is not None and stream.position <= position else MemberStream(self._member)
+
+
+def _read_alpha(name: str, data: bytes, info: TensorInfo) -> float:
+    if info.shape not in ((), (1,)):
+        raise ValueError(f"{name} has the shape {list(info.shape)} and should be one number")
+    # bfloat16 is the upper half of float32.
+    alpha: float = struct.unpack("<e", data)[0] if info.dtype == "F16" else struct.unpack("<f", data.rjust(4, b"\0"))[0]
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"{name} is {alpha} and must be a number above 0")
+    return alpha
 
 
 def _need_numpy(what: str) -> None:

@@ -72,7 +72,7 @@ class Member:
         name: A plain file name, ASCII, no folder.
         size_bytes: Unpacked size.
         packed_bytes: Size inside the ZIP.
-        crc32: CRC-32 of the unpacked bytes.
+        crc32: CRC-32 of the unpacked bytes; None for a file that lies bare on the disk, which says none.
         deflated: True for deflate, False for stored.
         offset_bytes: Where its packed bytes begin in the ZIP.
     """
@@ -80,7 +80,7 @@ class Member:
     name: str
     size_bytes: int
     packed_bytes: int
-    crc32: int
+    crc32: int | None
     deflated: bool
     offset_bytes: int
 
@@ -255,7 +255,7 @@ class MemberStream:
             self._end_deflate(file, self._inflater)
         if self._packed_left or self._pending:
             raise ValueError(f"{self.member.name} is followed by packed bytes that belong to nothing")
-        if self._crc32 != self.member.crc32:
+        if self.member.crc32 is not None and self._crc32 != self.member.crc32:
             raise ValueError(
                 f"the bytes of {self.member.name} are damaged: "
                 f"CRC-32 {self._crc32:08x} in place of {self.member.crc32:08x}"

@@ -113,12 +113,21 @@ def _facts(report: Report) -> dict[str, Any]:
         "path": str(report.archive.path),
         **attrs.asdict(report.summary),
         "healthy": report.health.ok,
+        "family": report.archive.family,
+        "strength": _strength_facts(report.health),
         "problems": _problem_facts(report.health),
         "asked_for": _asked_facts(report.config) if report.config else None,
         "dropped_by_diffusers": left_out(report.archive),
         "norms": _norm_facts(report.norms) if isinstance(report.norms, Norms) else None,
         "members": [_member_facts(member) for member in report.archive.members.values()],
     }
+
+
+def _strength_facts(health: Health) -> dict[str, Any] | None:
+    strength = health.strength
+    if strength is None:
+        return None
+    return {"verdict": strength.verdict, "ratio": _number(strength.ratio), "action": strength.action}
 
 
 def _problem_facts(health: Health) -> list[dict[str, str]]:

@@ -4,6 +4,8 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import attrs
 from rich.console import Console
@@ -11,13 +13,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from crynux_async.archive import ArchiveSummary, Health, HealthCode, LoraArchive, Member, Norms
+from crynux_async.archive import ArchiveKind, ArchiveSummary, Health, HealthCode, LoraArchive, Member, Norms, Strength
+from crynux_async.archive.families import FAMILY_TITLES, family_named
 from crynux_async.archive.members import PURPOSES, is_pickle
 from crynux_async.cli.units import size
 from crynux_async.training.config import FineTuneConfig
 
 _PAGE_WIDTH = 80
 _BAR_WIDTH = 40
+_NUMBER_WIDTH = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 # In the order in which an image passes through the UNet.
@@ -29,7 +33,18 @@ _ADVICE = {
     HealthCode.INF: "It cannot be used; try a lower learning_rate.",
     HealthCode.RANK: "Is it the config of this archive?",
     HealthCode.MODULES_EXTRA: "Is it the config of this archive?",
+    HealthCode.DIVERGED: "Train again with a lower learning_rate; 1e-4 is usual.",
+    HealthCode.FAMILY: "Is it the config of this archive?",
 }
+
+_KINDS: Mapping[ArchiveKind, str] = MappingProxyType(
+    {
+        "archive": "a result archive of a node",
+        "diffusers": "a LoRA file in the names of diffusers",
+        "peft": "an adapter of peft",
+        "kohya": "a LoRA file in the names of kohya: ComfyUI, AUTOMATIC1111",
+    }
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +68,8 @@ def left_out(archive: LoraArchive) -> int:
     Source: diffusers src/diffusers/loaders/peft.py (load_lora_adapter).
     """
     names = list(archive.tensors)
-    return sum(".lora." in name for name in names) if ".lora_A." in names[0] else 0
+    is_mixed = ".lora_A." in names[0] and not archive.is_bare
+    return sum(".lora." in name for name in names) if is_mixed else 0
 
 
 def page_console() -> Console:
@@ -66,16 +82,18 @@ def page_console() -> Console:
 def show(console: Console, report: Report) -> None:
     """Print the whole page."""
     path, summary = report.archive.path, report.summary
-    about = f"  {size(summary.file_bytes)}, every byte checked"
+    about = f"  {size(summary.file_bytes)}" + ("" if report.archive.is_bare else ", every byte checked")
     console.print(Text.assemble((str(path), "bold"), (about, "dim")), soft_wrap=True)
     console.print(_what_it_is(report))
     _show_health(console, report)
-    _show_norms(console, report.norms)
-    _show_members(console, report.archive.members)
+    _show_norms(console, report.norms, report.health.strength)
+    if not report.archive.is_bare:
+        _show_members(console, report.archive.members)
     if report.health.ok:
         console.print()
         config = ["--config", str(report.config_path)] if report.config_path else []
-        command = ["crynux-async", "export", str(path), str(path.with_suffix(".safetensors")), *config]
+        out = path.with_suffix(".safetensors") if not report.archive.is_bare else path.with_stem(f"{path.stem}-all")
+        command = ["crynux-async", "export", str(path), str(out), *config]
         console.print(Text(f"Next: {shlex.join(command)}", style="dim"), soft_wrap=True)
 
 
@@ -102,6 +120,9 @@ class _Row:
 def _rows(report: Report) -> Iterator[_Row]:
     summary, config, codes = report.summary, report.config, report.health.codes
     modules = report.archive.modules.values()
+    yield _Row(name="kind", found=_KINDS[summary.kind])
+    if report.archive.family is not None:
+        yield _Row(name="fits", found=FAMILY_TITLES[report.archive.family], **_asked_family(report))
     yield _Row(
         name="rank",
         found=", ".join(map(str, sorted({module.rank for module in modules}))),
@@ -119,7 +140,7 @@ def _rows(report: Report) -> Iterator[_Row]:
     yield _Row(
         name="steps",
         found="unknown" if summary.global_step is None else f"{summary.global_step:,}",
-        more=", finished" if summary.finished else ", not finished",
+        more="" if report.archive.is_bare else ", finished" if summary.finished else ", not finished",
         asked=_asked_steps(config) if config else "",
         is_wrong=HealthCode.STEPS_SHORT in codes,
     )
@@ -127,6 +148,13 @@ def _rows(report: Report) -> Iterator[_Row]:
     yield _Row(
         name="weights", found=f"{summary.parameters:,}", more=f"{tensors}, {summary.dtype or 'of several types'}"
     )
+
+
+def _asked_family(report: Report) -> dict[str, Any]:
+    asked = family_named(report.config.model_name) if report.config else None
+    if asked is None:
+        return {}
+    return {"asked": FAMILY_TITLES[asked], "is_wrong": HealthCode.FAMILY in report.health.codes}
 
 
 def _asked_modules(config: FineTuneConfig) -> str:
@@ -163,22 +191,25 @@ def _show_health(console: Console, report: Report) -> None:
         console.print(table)
 
 
-def _show_norms(console: Console, norms: Norms | str) -> None:
+def _show_norms(console: Console, norms: Norms | str, strength: Strength | None) -> None:
     _heading(console, "Update", "||B A||, how strongly each part of the UNet was changed", "dim")
     if isinstance(norms, str):
         console.print(Padding(Text(norms), (0, 0, 0, 2)))
         return
     largest = max((norm for norm in norms.blocks.values() if math.isfinite(norm)), default=0.0)
-    width = max(8, min(_BAR_WIDTH, console.width - 32))
+    width = max(8, min(_BAR_WIDTH, console.width - 36))
     table = _table()
     table.add_column(width=16, no_wrap=True)
     table.add_column(width=width, no_wrap=True)
-    table.add_column(width=8, no_wrap=True, justify="right")
+    table.add_column(width=_NUMBER_WIDTH, no_wrap=True, justify="right")
     for block, norm in in_flow(norms.blocks):
         bar = _bar(norm / largest if largest else 0.0, width, ascii_only=console.options.ascii_only)
         table.add_row(Text(block), Text(bar, style="cyan"), _norm(norm))
     table.add_row(Text("all", style="dim"), "", _norm(norms.total))
     console.print(table)
+    if strength is not None and strength.verdict not in ("untrained", "diverged"):
+        measured = f"{strength.verdict}: {strength.ratio:.2g} of the size that fresh layers have. {strength.action}"
+        console.print(Padding(Text(measured), (0, 0, 0, 2)))
 
 
 def in_flow(blocks: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -202,7 +233,11 @@ def _bar(share: float, width: int, *, ascii_only: bool) -> str:
 
 
 def _norm(value: float) -> Text:
-    return Text(f"{value:#.4g}") if math.isfinite(value) else Text("NaN", style="bold red")
+    return (
+        Text(f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}")
+        if math.isfinite(value)
+        else Text("NaN", style="bold red")
+    )
 
 
 def _show_members(console: Console, members: Mapping[str, Member]) -> None:

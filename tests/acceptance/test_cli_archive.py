@@ -178,6 +178,28 @@ async def test_inspect_on_a_terminal_without_unicode_draws_with_what_there_is(tm
     assert "####" in out
 
 
+def test_inspect_of_a_diverged_model_says_so_and_cuts_no_number_off(cli: Cli, tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", members(pair(rank=1, down=[20_037.0], up=[1.0])))
+    code, out, _ = cli("inspect", "a.zip")
+    assert code == 1
+    assert "diverged" in out
+    assert "20,037" in out
+    assert "lower learning_rate" in " ".join(out.split())
+    _, out, _ = cli("inspect", "a.zip", "--json")
+    assert strict(out)["strength"]["verdict"] == "diverged"
+
+
+def test_inspect_of_a_bare_file_says_what_it_is(cli: Cli, tmp_path: Path) -> None:
+    cli("export", RESULT, "out.safetensors")
+    code, out, _ = cli("inspect", "out.safetensors")
+    assert code == 0
+    assert "a LoRA file in the names of kohya" in out
+    assert "Members" not in out
+    _, out, _ = cli("inspect", "out.safetensors", "--json")
+    facts = strict(out)
+    assert (facts["kind"], facts["modules"], facts["healthy"], facts["members"]) == ("kohya", 128, True, [])
+
+
 def test_inspect_and_export_open_no_pickle(cli: Cli, tmp_path: Path) -> None:
     trap = b"cos\nsystem\n(S'touch sprung'\ntR."
     write_zip(tmp_path / "a.zip", {**members(), "optimizer.bin": trap, "evil.pkl": trap})

@@ -160,9 +160,10 @@ def test_verify_of_a_large_archive_holds_few_pieces_in_memory(tmp_path: Path) ->
     try:
         archive = LoraArchive.open(path)
         archive.verify()
-        archive.health()
         archive.export(tmp_path / "out.safetensors")
         assert tracemalloc.get_traced_memory()[1] < 6 * 2**20
+        archive.health()  # and what norms() takes, of which its strength is made
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
     finally:
         tracemalloc.stop()
 

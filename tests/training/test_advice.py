@@ -92,6 +92,8 @@ TRAPS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("CX208", {**POLYNOMIAL, "lr_warmup_steps": 500}, {**POLYNOMIAL, "lr_warmup_steps": 501}),
     ("CX209", {"lr_scheduler": "linear", "max_train_steps": 1}, {"lr_scheduler": "constant", "max_train_steps": 1}),
     ("CX210", {"batch_size": 3, "gradient_accumulation_steps": 7}, {"batch_size": 5, "gradient_accumulation_steps": 4}),
+    ("CX211", {"learning_rate": 1.0}, {"learning_rate": 1e-3}),
+    ("CX211", {"learning_rate": 1e-7}, {"learning_rate": 1e-5}),
     ("CX212", {"lr_scheduler": "cosine_with_restarts"}, {"lr_scheduler": "cosine"}),
     ("CX403", {"max_train_steps": 5967}, {"max_train_steps": 5966}),
     ("CX404", {"timeout": 7201}, {"timeout": 7200}),

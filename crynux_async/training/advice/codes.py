@@ -170,6 +170,11 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "step larger than the data set",
             "Make batch_size * gradient_accumulation_steps at most the number of images.",
         ),
+        "CX211": _warning(
+            "learning rate far from what AdamW bears",
+            "Use 1e-4, or from 5e-5 to 1e-3: a rate of 1.0 is for Prodigy and D-Adaptation, which nodes do not have.",
+            f"{_TRAINING} (torch.optim.AdamW); Kingma and Ba, Adam (2015), section 2.1: how long a step is",
+        ),
         "CX212": _note(
             "cosine_with_restarts without restarts",
             "Use cosine, which is the same, or another scheduler.",

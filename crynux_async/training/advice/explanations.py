@@ -73,6 +73,7 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "CX208": {**_POLYNOMIAL, "lr_warmup_steps": 500},
         "CX209": {"lr_scheduler": "linear", "max_train_steps": 1},
         "CX210": {"batch_size": 4, "gradient_accumulation_steps": 8},
+        "CX211": {"learning_rate": 1.0},
         "CX212": {"lr_scheduler": "cosine_with_restarts"},
         "CX401": {"max_train_steps": 500},
         "CX402": {"timeout": 1800},

@@ -29,6 +29,16 @@ UPLOAD_BYTES = 32 * 1024 * 1024
 LONG_TIMEOUT = 7200
 """Seconds; the bridge's own default."""
 
+HIGHEST_RATE = 5e-3
+"""Learning rate of AdamW above which a LoRA is likely to drown its base model, or to diverge.
+
+Source: thirty steps on a small UNet, tests/archive/test_strength_real_training.py: at 1e-3 the update is a twentieth of
+the layers, at 1e-2 half of them, at 1e-1 more than ten times as large.
+"""
+
+LOWEST_RATE = 5e-6
+"""Learning rate of AdamW below which thousands of steps leave nothing that can be seen; from the same runs."""
+
 _MANY_ENDLESS = 0.05
 _UNMEASURED = 512
 
@@ -98,6 +108,7 @@ def judge_length(case: Case) -> Iterator[Advice]:
 
 def judge_learning_rate(case: Case) -> Iterator[Advice]:
     """Judge the learning rate over the steps."""
+    yield from _judge_peak(case.simulation.peak)
     if case.config.lr_scheduler == "cosine_with_restarts":
         text = "The number of cycles cannot be given, and is one: the rate falls once, as with cosine."
         yield advise("CX212", "lr_scheduler", text)
@@ -124,6 +135,14 @@ def judge_learning_rate(case: Case) -> Iterator[Advice]:
             f"{schedule.peak:g}, and {case.config.lr_scheduler} never begins."
         )
         yield advise("CX206", "lr_warmup_steps", text)
+
+
+def _judge_peak(peak: float) -> Iterator[Advice]:
+    if LOWEST_RATE <= peak <= HIGHEST_RATE:
+        return
+    effect = "the LoRA drowns the base model or diverges" if peak > HIGHEST_RATE else "hardly anything is learned"
+    text = f"AdamW moves each weight by up to about the learning rate in every step: at {peak:g} {effect}."
+    yield advise("CX211", "learning_rate", text)
 
 
 def _is_untrained(case: Case) -> bool:

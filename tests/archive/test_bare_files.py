@@ -1,0 +1,192 @@
+"""LoRAs in bare safetensors files: those of this library, of diffusers, of peft and of kohya's scripts."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crynux_async.archive import LoraArchive, verify_archive
+from crynux_async.archive.naming import alpha_name, halves, kohya_name, path_of
+from crynux_async.errors import ArchiveError
+from tests.archive.test_naming import recorded
+from tests.archive_files import ALL_FOUR, RESULT, Tensor, bf16, f16, f32, lora_bytes, of_kinds, pair
+
+np = pytest.importorskip("numpy")
+
+MODULE = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+ENCODER = "text_encoder.text_model.encoder.layers.11.self_attn.out_proj"
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for name, (dtype, shape, data) in tensors.items():
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    path.write_bytes(lora_bytes(tensors, entries))
+    return path
+
+
+def kohya(alpha: Tensor, *modules: str) -> dict[str, Tensor]:
+    """Sorted by name, as safetensors' own writer leaves them: the alpha before its pair."""
+    tensors: dict[str, Tensor] = {}
+    for module in modules:
+        down, up = pair().values()
+        names = halves(module, "kohya")
+        tensors |= {alpha_name(module): alpha, names[0]: down, names[1]: up}
+    return tensors
+
+
+def test_every_name_of_the_kohya_layout_is_read_back() -> None:
+    assert {path: path_of(kohya_name(path)) for path in recorded()} == {path: path for path in recorded()}
+    assert path_of(kohya_name(ENCODER)) == ENCODER
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_unet_", "lora_unet_conv", "lora_te1_text_model", "unet.conv_in", "", "lora_te_x"]
+)
+def test_what_is_no_name_of_the_kohya_layout_is_none(name: str) -> None:
+    assert path_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [("all", "kohya"), ("comfyui", "kohya"), ("a1111", "kohya"), ("kohya", "kohya"), ("diffusers", "diffusers")],
+)
+def test_exported_file_is_read_as_the_lora_that_it_came_from(tmp_path: Path, program: Any, kind: str) -> None:
+    archive = LoraArchive.open(RESULT)
+    again = LoraArchive.open(archive.export(tmp_path / "out.safetensors", program=program, base_model="a/b"))
+    assert (again.is_bare, again.kind, again.verify().kind) == (True, kind, kind)
+    assert again.modules.keys() == archive.modules.keys()
+    assert (again.rank, again.dtype, again.global_step) == (archive.rank, archive.dtype, archive.global_step)
+    assert again.norms() == archive.norms()
+    assert again.metadata["base_model"] == "a/b"
+    assert again.health().ok
+    for name, module in archive.modules.items():
+        assert np.array_equal(archive.tensor(module.down), again.tensor(again.modules[name].down))
+
+
+def test_exported_file_exported_again_is_the_same(tmp_path: Path) -> None:
+    first = LoraArchive.open(RESULT).export(tmp_path / "a.safetensors")
+    there = LoraArchive.open(first).export(tmp_path / "b.safetensors", program="diffusers")
+    back = LoraArchive.open(there).export(tmp_path / "c.safetensors")
+    assert back.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [
+        (("F32", [], f32(1.0)), 1.0),
+        (("F16", [], f16(0.5)), 0.5),
+        (("BF16", [], bf16(8.0)), 8.0),
+        (("F32", [1], f32(4.0)), 4.0),
+    ],
+    ids=str,
+)
+def test_alpha_of_a_file_of_kohya_counts(tmp_path: Path, alpha: Tensor, expected: float) -> None:
+    # What the header says of several alphas at once counts less than the alphas themselves.
+    path = write(tmp_path / "a.safetensors", kohya(alpha, MODULE, ENCODER), ss_network_alpha="1,2", ss_steps="300")
+    archive = LoraArchive.open(path)
+    assert [module.alpha for module in archive.modules.values()] == [expected, expected]
+    assert list(archive.modules) == [MODULE, ENCODER]
+    assert len(archive.tensors) == 4
+    assert archive.global_step == 300
+    plain = LoraArchive.open(write(tmp_path / "b.safetensors", pair())).norms().total
+    assert archive.norms().modules[MODULE] == pytest.approx(plain * expected / 2)
+
+
+def test_modules_of_a_text_encoder_keep_their_prefix(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", kohya(("F32", [], f32(2.0)), ENCODER))
+    archive = LoraArchive.open(source)
+    assert archive.blocks == ("text_encoder",)
+    names = LoraArchive.open(archive.export(tmp_path / "b.safetensors", program="diffusers")).tensors
+    assert tuple(names) == halves(ENCODER, "diffusers")
+
+
+def test_tensors_in_any_order_have_norms(tmp_path: Path) -> None:
+    tensors = of_kinds(*ALL_FOUR)
+    apart = dict(sorted(tensors.items(), key=lambda item: item[0].endswith("lora.up.weight")))
+    archive = LoraArchive.open(write(tmp_path / "a.safetensors", apart))
+    assert archive.norms().total == pytest.approx(
+        2 * LoraArchive.open(write(tmp_path / "b.safetensors", pair())).norms().total
+    )
+
+
+def adapter(**fields: Any) -> str:
+    return json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["to_q"], **fields})
+
+
+@pytest.mark.parametrize(("fields", "alpha"), [({}, 4.0), ({"use_rslora": True}, 4 * 2**0.5)], ids=str)
+def test_adapter_of_peft_has_its_alpha_beside_it(tmp_path: Path, fields: dict[str, Any], alpha: float) -> None:
+    tensors = {name.replace("unet.", "base_model.model."): each for name, each in pair(style="lora_A lora_B").items()}
+    path = write(tmp_path / "adapter_model.safetensors", tensors)
+    with pytest.raises(ArchiveError, match=r"adapter_config\.json: cannot be read"):
+        LoraArchive.open(path).verify()
+    (tmp_path / "adapter_config.json").write_text(adapter(**fields))
+    archive = LoraArchive.open(path)
+    assert (archive.kind, list(archive.modules)) == ("peft", [MODULE])
+    assert archive.modules[MODULE].alpha == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "a whole checkpoint"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "Stable Diffusion XL"),
+        ("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", "Stable Diffusion XL"),
+        ("lora_unet_double_blocks_0_img_mod_lin.lora_down.weight", "Flux"),
+        ("transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight", "transformer"),
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
+        ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
+        ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "DoRA"),
+        ("lora_unet_mid_block_resnets_0_conv1.lora_mid.weight", "LoCon"),
+        ("emb_params", "textual inversion"),
+        ("down_blocks.0.resnets.0.conv1.weight", "a whole UNet"),
+    ],
+)
+def test_file_of_another_kind_is_said_to_be_one(tmp_path: Path, name: str, what: str) -> None:
+    path = write(tmp_path / "a.safetensors", {name: ("F32", [1, 2], f32(1, 2))})
+    with pytest.raises(ArchiveError, match=what):
+        LoraArchive.open(path).verify()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        (kohya(("F32", [], f32(0.0)), MODULE), "must be a number above 0"),
+        (kohya(("F32", [], struct.pack("<I", 0x7FC00000)), MODULE), "must be a number above 0"),
+        (kohya(("F32", [1, 1], f32(1.0)), MODULE), "should be one number"),
+        ({alpha_name(ENCODER): ("F32", [], f32(1.0)), **pair()}, "belong to no module"),
+        ({**pair(), halves(MODULE, "kohya")[0]: next(iter(pair().values()))}, "both naming styles"),
+        ({"a.alpha": ("F32", [], f32(1.0)), **pair()}, "no part of a UNet LoRA"),
+        ({next(iter(pair())): ("F32", [], f32(1.0)), list(pair())[1]: list(pair().values())[1]}, "no matrix"),
+    ],
+    ids=str,
+)
+def test_file_that_is_not_right_is_refused(tmp_path: Path, tensors: Mapping[str, Tensor], match: str) -> None:
+    with pytest.raises(ArchiveError, match=match):
+        LoraArchive.open(write(tmp_path / "a.safetensors", tensors)).verify()
+
+
+def test_bare_file_in_place_of_an_archive_is_not_what_was_paid_for(tmp_path: Path) -> None:
+    path = LoraArchive.open(RESULT).export(tmp_path / "17.zip")
+    with pytest.raises(ArchiveError, match="no archive of a node"):
+        verify_archive(path)
+
+
+def test_bare_file_that_is_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    archive = LoraArchive.open(write(tmp_path / "a.safetensors", pair()))
+    write(tmp_path / "a.safetensors", pair(), note="another")
+    with pytest.raises(ArchiveError, match="changed or replaced"):
+        archive.verify()
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_bare_file_that_is_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
+    path = LoraArchive.open(RESULT).export(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(ArchiveError, match="bytes and"):
+        LoraArchive.open(path).verify()
