@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import os
 import random
 import shutil
@@ -11,235 +10,34 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from crynux_async.datasets import CODES, DatasetReport, Limits, check
+from crynux_async.datasets import CODES, Limits, check
 from crynux_async.datasets.members import OverLimitError
 from crynux_async.datasets.reading import read_bounded
 from crynux_async.errors import UsageError
-
-Files = Mapping[str, bytes]
-SIDE = 16
-
-
-def picture(tone: int = 0, *, width: int = SIDE, height: int = SIDE, mode: str = "RGB", form: str = "PNG") -> bytes:
-    """A small image; different tones give different content."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (tone, 0, 255 - tone)).convert(mode).save(buffer, form)
-    return buffer.getvalue()
-
-
-def pictures(count: int = 6, prefix: str = "", extension: str = "png") -> dict[str, bytes]:
-    """Images named 0.png, 1.png and so on."""
-    return {f"{prefix}{number}.{extension}": picture(number) for number in range(count)}
-
-
-def row(name: str, caption: object) -> bytes:
-    """One line of metadata.jsonl."""
-    return (json.dumps({"file_name": name, "text": caption}) + "\n").encode()
-
-
-def rows(count: int = 6, prefix: str = "") -> bytes:
-    """Lines of metadata.jsonl for ``pictures``."""
-    return b"".join(row(f"{prefix}{number}.png", f"a picture {number}") for number in range(count))
-
-
-def good() -> dict[str, bytes]:
-    """A folder that works."""
-    return {**pictures(), "metadata.jsonl": rows()}
-
-
-def csv_rows(*captions: str, header: str = "file_name,text") -> bytes:
-    """A metadata.csv for as many ``pictures`` as there are captions."""
-    lines = [header, *(f"{number}.png,{caption}" for number, caption in enumerate(captions))]
-    return "\n".join(lines).encode()
-
-
-def write(folder: Path, files: Files) -> Path:
-    """Write files below a folder."""
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def zipped(path: Path, files: Files) -> Path:
-    """Write files into a ZIP."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def tarred(path: Path, files: Files, mode: str) -> Path:
-    """Write files into a tar."""
-    with tarfile.open(path, mode) as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def checked(tmp_path: Path, files: Files, **options: Any) -> DatasetReport:
-    """The report on a folder of these files."""
-    return check(write(tmp_path / "cats", files), **{"resolution": SIDE, **options})
-
-
-def codes(report: DatasetReport) -> set[str]:
-    """The codes of everything found."""
-    return {problem.code for problem in report.problems}
-
-
-def error_codes(report: DatasetReport) -> set[str]:
-    """The codes of the errors."""
-    return {problem.code for problem in report.errors}
-
-
-FIVE = ("a", "b", "c", "d", "e", "f")
-
-WORKING: dict[str, Callable[[], Files]] = {
-    "flat": good,
-    "nested folder": lambda: {f"mydata/{name}": data for name, data in good().items()},
-    "train folder": lambda: {f"train/{name}": data for name, data in good().items()},
-    "train folder, metadata above": lambda: {**pictures(prefix="train/"), "metadata.jsonl": rows(prefix="train/")},
-    "metadata.csv": lambda: {**pictures(), "metadata.csv": csv_rows(*FIVE)},
-    "extra files": lambda: {**good(), "README.md": b"# Cats", ".DS_Store": b"x", "Thumbs.db": b"x"},
-    "resource forks": lambda: {**good(), "__MACOSX/._0.png": b"x", "__MACOSX/test/._1.png": b"x"},
-    "captions as lists": lambda: {
-        **pictures(),
-        "metadata.jsonl": b"".join(row(f"{number}.png", ["one", "two"]) for number in range(6)),
-    },
-    "objects on several lines": lambda: {
-        **pictures(),
-        "metadata.jsonl": b"\n".join(json.dumps(json.loads(line), indent=1).encode() for line in rows().splitlines()),
-    },
-    "byte order mark": lambda: {**pictures(), "metadata.jsonl": b"\xef\xbb\xbf" + rows()},
-    "dot and slash": lambda: {**pictures(), "metadata.jsonl": rows(prefix="./")},
-    "upper case extension": lambda: {
-        **pictures(extension="PNG"),
-        "metadata.jsonl": rows().replace(b".png", b".PNG"),
-    },
-    "two folders with metadata": lambda: {
-        **pictures(prefix="a/"),
-        "a/metadata.jsonl": rows(),
-        **pictures(prefix="b/"),
-        "b/metadata.jsonl": rows(),
-    },
-    "a few .txt files": lambda: {**good(), "0.txt": b"notes", "1.txt": b"notes"},
-    "test folder beside": lambda: {
-        **{f"train/{name}": data for name, data in good().items()},
-        **{f"test/{name}": data for name, data in good().items()},
-    },
-}
-
-# Layout, the code of the error that must be among those found.
-FAILING: dict[str, tuple[Callable[[], Files], str]] = {
-    "everything under test": (lambda: {f"test/{name}": data for name, data in good().items()}, "CX310"),
-    "every name with test": (
-        lambda: {
-            **{f"{n}_test.png": picture(n) for n in range(6)},
-            "metadata.jsonl": b"".join(row(f"{n}_test.png", "a cat") for n in range(6)),
-        },
-        "CX310",
-    ),
-    "a stray file named test": (lambda: {**good(), "test-notes.txt": b"x"}, "CX310"),
-    "validation folder only": (lambda: {f"my-val/{name}": data for name, data in good().items()}, "CX310"),
-    "no metadata": (pictures, "CX320"),
-    "no metadata, folders as labels": (lambda: {**pictures(prefix="cats/"), **pictures(prefix="dogs/")}, "CX320"),
-    "metadata in the wrong case": (lambda: {**pictures(), "Metadata.jsonl": rows()}, "CX320"),
-    "sidecar texts": (lambda: {**pictures(), **{f"{n}.txt": b"a cat" for n in range(6)}}, "CX321"),
-    "sidecar texts and metadata": (lambda: {**good(), **{f"{n}.txt": b"a cat" for n in range(6)}}, "CX321"),
-    "image without a row": (lambda: {**good(), "6.png": picture(6)}, "CX325"),
-    "row in another case": (lambda: {**pictures(), "metadata.jsonl": rows().replace(b"0.png", b"0.PNG")}, "CX325"),
-    "metadata below the images": (lambda: {**pictures(), "a/metadata.jsonl": rows(prefix="../")}, "CX325"),
-    "caption null": (lambda: {**pictures(7), "metadata.jsonl": rows() + row("6.png", None)}, "CX327"),
-    "caption missing": (lambda: {**pictures(7), "metadata.jsonl": rows() + b'{"file_name": "6.png"}'}, "CX327"),
-    "caption empty in a CSV": (lambda: {**pictures(), "metadata.csv": csv_rows(*FIVE[:5], "")}, "CX327"),
-    "caption None in a CSV": (lambda: {**pictures(), "metadata.csv": csv_rows(*FIVE[:5], "None")}, "CX327"),
-    "captions are numbers": (lambda: {**pictures(1), "metadata.jsonl": row("0.png", 5)}, "CX328"),
-    "captions are numbers in a CSV": (lambda: {**pictures(2), "metadata.csv": csv_rows("1", "2")}, "CX328"),
-    "captions are dates": (lambda: {**pictures(1), "metadata.jsonl": row("0.png", "2024-01-31")}, "CX328"),
-    "caption is an empty list": (
-        lambda: {**pictures(2), "metadata.jsonl": row("0.png", []) + row("1.png", ["a"])},
-        "CX328",
-    ),
-    "captions of two kinds": (lambda: {**pictures(7), "metadata.jsonl": rows() + row("6.png", ["a"])}, "CX322"),
-    "metadata is a JSON array": (lambda: {**pictures(), "metadata.jsonl": b"[]"}, "CX322"),
-    "metadata is cut off": (lambda: {**pictures(), "metadata.jsonl": rows()[:-20]}, "CX322"),
-    "metadata is empty": (lambda: {**pictures(), "metadata.jsonl": b""}, "CX322"),
-    "metadata is not UTF-8": (lambda: {**pictures(), "metadata.jsonl": rows().replace(b"a pic", b"\xe9")}, "CX322"),
-    "unquoted comma": (lambda: {**pictures(), "metadata.csv": csv_rows(*FIVE[:5], "red, green")}, "CX322"),
-    "open quote": (lambda: {**pictures(), "metadata.csv": csv_rows(*FIVE[:5], '"red')}, "CX322"),
-    "row without a name": (lambda: {**pictures(), "metadata.jsonl": rows() + b'{"text": "x"}'}, "CX322"),
-    "CSV and JSON lines": (lambda: {**good(), "metadata.csv": csv_rows(*FIVE)}, "CX323"),
-    "metadata with other columns": (
-        lambda: {
-            **good(),
-            **{f"a/{n}": d for n, d in pictures().items()},
-            "a/metadata.jsonl": rows().replace(b'"text"', b'"text": "x", "tag"'),
-        },
-        "CX323",
-    ),
-    "no caption column": (lambda: {**pictures(), "metadata.jsonl": rows().replace(b'"text"', b'"caption"')}, "CX324"),
-    "no file_name column": (lambda: {**pictures(), "metadata.jsonl": rows().replace(b"file_name", b"file")}, "CX324"),
-    "semicolons": (lambda: {**pictures(), "metadata.csv": csv_rows(*FIVE).replace(b",", b";")}, "CX324"),
-    "a column named image": (
-        lambda: {**pictures(), "metadata.jsonl": rows().replace(b'"text"', b'"image": "x", "text"')},
-        "CX334",
-    ),
-    "corrupt image": (lambda: {**good(), "3.png": b"not an image"}, "CX340"),
-    "truncated image": (lambda: {**good(), "3.png": picture(3, width=64, height=64)[:-30]}, "CX340"),
-    "loading script": (lambda: {**good(), "cats.py": b"raise SystemExit"}, "CX316"),
-    "test split without metadata": (
-        lambda: {**{f"train/{n}": d for n, d in good().items()}, **pictures(prefix="test/")},
-        "CX325",
-    ),
-    "splits of two formats": (
-        lambda: {
-            "train_1.png": picture(1),
-            "metadata.jsonl": row("train_1.png", "a cat"),
-            "test_notes.pdf": b"%PDF",
-        },
-        "CX313",
-    ),
-    "JSON beside every image": (
-        lambda: {**pictures(extension="jpg"), **{f"{n}.json": b'{"a": 1}' for n in range(6)}},
-        "CX312",
-    ),
-    "texts only": (lambda: {"a.txt": b"a cat"}, "CX312"),
-    "nothing": (dict, "CX305"),
-    "an image's backup only": (lambda: {"a.png.bak": picture()}, "CX305"),
-    "README only": (lambda: {"README.md": b"# Cats"}, "CX305"),
-    "odd shard name": (lambda: {**good(), "data/a b-00000-of-00001.png": picture()}, "CX313"),
-}
-
-# These load without an error, but not all of the pictures.
-LOSING: dict[str, tuple[Callable[[], Files], str]] = {
-    "one file named train": (
-        lambda: {**good(), "000_train.png": picture(99), "metadata.jsonl": rows() + row("000_train.png", "a cat")},
-        "CX311",
-    ),
-    "images beside the train folder": (
-        lambda: {**{f"train/{n}": d for n, d in good().items()}, "9.png": picture(9)},
-        "CX311",
-    ),
-    "a shard in data": (
-        lambda: {
-            **good(),
-            "data/train-00000-of-00001.png": picture(99),
-            "metadata.jsonl": rows() + row("data/train-00000-of-00001.png", "a cat"),
-        },
-        "CX311",
-    ),
-    "extension in mixed case": (lambda: {**good(), "6.Png": picture(6)}, "CX318"),
-}
+from tests.datasets.layouts import (
+    FAILING,
+    LOSING,
+    SIDE,
+    WORKING,
+    checked,
+    codes,
+    error_codes,
+    good,
+    picture,
+    pictures,
+    row,
+    rows,
+    tarred,
+    write,
+    zipped,
+)
 
 
 @pytest.mark.parametrize("layout", WORKING)
@@ -508,63 +306,6 @@ def test_check_errors_come_before_warnings_and_notes(tmp_path: Path) -> None:
     files = {f"train/{name}": data for name, data in {**good(), "2.png": b"x", "4.png": picture(4, width=8)}.items()}
     report = checked(tmp_path, {**files, "test/0.png": picture(), "test/metadata.jsonl": rows(1)})
     assert [problem.code for problem in report.problems] == ["CX340", "CX341", "CX342", "CX314"]
-
-
-def test_check_row_in_another_case_is_pointed_out(tmp_path: Path) -> None:
-    report = checked(tmp_path, {**pictures(), "metadata.jsonl": rows().replace(b"0.png", b"0.PNG")})
-    assert "'0.PNG'" in report.errors[0].message
-
-
-@pytest.mark.parametrize(
-    ("stored", "encoding"),
-    [("猫".encode("gb18030"), "gb18030"), ("猫".encode(), "utf-8"), ("кот".encode("cp1251"), "cp1251")],
-)
-def test_check_name_in_another_encoding_is_recognised_by_its_row(stored: bytes, encoding: str, tmp_path: Path) -> None:
-    # Without its UTF-8 mark a name of a ZIP is taken for code page 437.
-    files = {"_" * len(stored) + ".png": picture(), "metadata.jsonl": row(f"{stored.decode(encoding)}.png", "a")}
-    path = zipped(tmp_path / "cats.zip", files)
-    path.write_bytes(path.read_bytes().replace(b"_" * len(stored), stored))
-    (found,) = check(path, resolution=SIDE).errors
-    assert found.code == "CX325"
-    assert f"name is in {encoding}" in found.message
-
-
-def test_check_name_that_is_no_text_can_be_printed(tmp_path: Path) -> None:
-    files = {os.fsdecode(b"caf\xe9.png"): picture(), "metadata.jsonl": row("café.png", "a")}
-    report = check(tarred(tmp_path / "cats.tar", files, "w"), resolution=SIDE)
-    assert "name is in cp1252" in report.errors[0].message
-    assert "caf\\udce9.png" in report.errors[0].message
-    assert "".join(map(str, report.problems)).isprintable()
-
-
-def test_check_backslashes_in_an_archive_are_said_and_hide_the_metadata(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "cats.zip", {f"train\\{name}": data for name, data in good().items()})
-    report = check(path, resolution=SIDE)
-    assert error_codes(report) == {"CX320"}
-    assert {"CX309", "CX367"} <= codes(report)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "metadata.json1",
-        "Metadata.jsonl",
-        "metadata.JSONL",
-        "metadata.json",
-        "meta.jsonl",
-        "metadata (1).jsonl",
-        "metdata.csv",
-    ],
-)
-def test_check_file_that_is_nearly_metadata_is_named(name: str, tmp_path: Path) -> None:
-    report = checked(tmp_path, {**pictures(prefix="a/"), f"a/{name}": rows()})
-    near = [problem.files for problem in report.problems if problem.code == "CX367"]
-    assert near == [(f"a/{name}",)]
-    assert "CX320" in error_codes(report)
-
-
-def test_check_file_beside_metadata_or_of_another_name_is_no_near_miss(tmp_path: Path) -> None:
-    assert "CX367" not in codes(checked(tmp_path, {**good(), "metadata (1).jsonl": rows(), "a/train.jsonl": b"{}"}))
 
 
 def test_check_metadata_without_names_is_one_error(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from crynux_async.datasets import DatasetError, DatasetReport, check, pack
 from crynux_async.datasets.images import look_at
 from crynux_async.datasets.layout import lay_out
+from tests.datasets.layouts import FAILING, LOSING, WORKING, write
 from tests.datasets.node.cases import DatasetCase, dataset_cases
 from tests.datasets.node.client import Node, Verdict, missing
 from tests.datasets.node.known_cases import ACCEPTED, PACKED, REFUSED, known_case
 from tests.datasets.node.pictures import SIDE, odd_pictures
 from tests.datasets.node.table_cases import table_cases
-from tests.datasets.test_check import FAILING, LOSING, WORKING, write
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
