@@ -1,7 +1,9 @@
 """Folders of a bridge, and the two-line script that starts an emulated one in them."""
 
+import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,11 +19,12 @@ from tests.signing.vectors import KEY
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that the system gives to nobody else for a while."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, from where the system takes none for whoever asks for any port."""
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wallet_file(folder: Path, key: str = KEY) -> Path:

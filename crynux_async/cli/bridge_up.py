@@ -178,10 +178,13 @@ async def _until_it_answers(bridge: BridgeFolder, run: BridgeRun, patience: floa
     """
     try:
         async with asyncio.timeout(patience), BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file) as admin:
-            while not await _answers(admin):
+            answers = False
+            while not answers:
+                answers = await _answers(admin)
+                # Looked at after an answer, too: it may come from somebody who was quicker to take the port.
                 if not await asyncio.to_thread(run.is_running):
                     raise _not_started(bridge, run, "The bridge ended right after its start.")
-                await asyncio.sleep(_LOOK_EVERY)
+                await asyncio.sleep(0 if answers else _LOOK_EVERY)
     except TimeoutError as error:
         raise _not_started(bridge, run, f"The bridge did not answer within {patience:g} s.") from error
 
