@@ -14,7 +14,9 @@ _MOST_MARKS = 64
 _TRY_DISPUTED = 4
 _TRY_GUESSED = 16
 _TRY_MEASURED = 64
-_TRY_CERTAIN_MINUTES = 60  # of creates at the full rate, and each failed try doubles it
+_TRY_CERTAIN = 128
+_SELDOMER = 4  # times as many after a try that was refused
+_TRY_CERTAIN_MINUTES = 60  # of creates at the full rate
 # Accepts since the last refusal before a burst that was seen low is doubled; if that is refused, twice as many.
 _RAISE_BURST = 256
 _RAISE_BURST_SELDOM = 16_384
@@ -189,6 +191,7 @@ class Belief:
         trusted: A higher limit that was certain before two refusals spoke against it, or None.
         usual_burst: The burst before refusals spoke for a lower one, or None.
         raise_after: Undisturbed accepts before a lower one is doubled, as long as it is below the usual one.
+        is_raised: Whether it was, since refusals spoke last.
     """
 
     limit: float
@@ -198,6 +201,7 @@ class Belief:
     trusted: float | None = None
     usual_burst: int | None = None
     raise_after: int = _RAISE_BURST
+    is_raised: bool = False
 
     @classmethod
     def measured(cls, limit: float, burst: int, *, is_certain: bool) -> "Belief":
@@ -219,7 +223,7 @@ class Belief:
         """Return this after two refusals that mean the same limit."""
         if self.try_after is None:
             return self
-        again = attrs.evolve(self, try_after=2 * self.try_after)
+        again = attrs.evolve(self, try_after=_SELDOMER * self.try_after)
         if self.is_certain:
             return again
         is_certain = found.whole is not None and found.off < 0.25
@@ -242,7 +246,7 @@ class Belief:
         """Return this as certain, to be tried seldom, if ``is_certain``."""
         if not is_certain:
             return self
-        seldom = max(_TRY_MEASURED, math.ceil(_TRY_CERTAIN_MINUTES * self.limit))
+        seldom = max(_TRY_CERTAIN, math.ceil(_TRY_CERTAIN_MINUTES * self.limit))
         return attrs.evolve(self, try_after=seldom, is_certain=True, trusted=None)
 
     def with_lower_burst(self, burst: int) -> "Belief":
@@ -251,19 +255,19 @@ class Belief:
         Others who empty the bucket make it look small, and so does a bucket that is small. Only with time can it be
         told which: a burst that was raised again and refused again is believed in for twice as long.
         """
-        is_again = self.usual_burst is not None
         return attrs.evolve(
             self,
             burst=burst,
             usual_burst=max(self.burst, self.usual_burst or 0),
-            raise_after=min(2 * self.raise_after, _RAISE_BURST_SELDOM) if is_again else self.raise_after,
+            raise_after=min(2 * self.raise_after, _RAISE_BURST_SELDOM) if self.is_raised else self.raise_after,
+            is_raised=False,
         )
 
     def rested(self, accepted: int) -> "Belief":
         """Return this after so many undisturbed accepts: what was seen of a low burst has aged."""
         if self.usual_burst is None or self.burst >= self.usual_burst or accepted % self.raise_after:
             return self
-        return attrs.evolve(self, burst=min(2 * self.burst, self.usual_burst))
+        return attrs.evolve(self, burst=min(2 * self.burst, self.usual_burst), is_raised=True)
 
 
 def learned(evidence: Evidence, zero_at: float, error: float) -> Belief | None:
@@ -283,6 +287,15 @@ def learned(evidence: Evidence, zero_at: float, error: float) -> Belief | None:
         return Belief.measured(full.whole, evidence.train, is_certain=False)
     limit = max(LOWEST_LIMIT, ceiling.limit if ceiling.whole is None else ceiling.whole)
     return Belief.measured(limit, evidence.train, is_certain=False)
+
+
+def learned_wide(evidence: Evidence, zero_at: float, error: float, overlap: int) -> Belief | None:
+    """Return what a refusal means while ``overlap`` other creates were under way, or None if it says too little."""
+    found = evidence.coupled(zero_at, error)
+    if found is None or found.span < 90:
+        return None
+    found = attrs.evolve(found, error=error + overlap * found.span / found.creates)
+    return Belief.measured(found.best, max(1, int(found.best)), is_certain=False)
 
 
 def revised(belief: Belief, evidence: Evidence, zero_at: float, error: float, *, overflow: float) -> Belief:

@@ -17,7 +17,8 @@ import attrs
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateRow, Ledger
-from crynux_async.pacing.token_bucket import Attempt, BucketSnapshot, Outcome, TokenBucket
+from crynux_async.pacing.bucket_snapshot import BucketSnapshot
+from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
 
 if TYPE_CHECKING:
     import cattrs

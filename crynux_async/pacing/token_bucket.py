@@ -15,22 +15,34 @@ when the create arrives: it is never refused, whatever the delays. The price is 
 create when ``burst`` is 1, where nothing may be sent while another is in flight. After a refusal at R the level is
 known, whatever was believed before: F(R) = -r * wait.
 
-*An unknown limit* is learned: creates go at once, one in flight at a time, until one is refused. All that counts of the
-past are marks (z, n): before create number n the bucket was as if it had been empty at z and had filled ever since. So
-if create number m is refused at t with ``wait``, then ``r * (t + wait - z) = m + 1 - n`` for the mark that binds. A
-refusal leaves a mark with ``z = t + wait``. A full bucket at a is one with ``z = a - burst/r``, which is a - 60 when
-burst and limit are the same number, as they are until an admin changes the limit; of these the one with the largest r
-binds. If that r is a whole limit, so be it: one refusal. Otherwise the bucket was not full at first, or its burst is
-another number. The last accepted create left at least 0, hence ``r <= 1/(t + wait - a)`` with a its arrival: at worst
-too fast, and then the next refusal gives r from two marks, and the length of the first train of creates the burst. If
-none was accepted, all that is known is when G = 0; 60 s after that, a bucket whose burst is its limit is full.
+*An unknown limit* is learned: creates go at once, one in flight at a time, until one is refused. Where round trips are
+long that would never happen, so with time two and three go at once, and as many as the limit can use that is proven by
+now; which of them came first is not known, so what a refusal then tells is a guess, and where it fails one goes at a
+time again. All that counts of the past are marks (z, n): before create number n the bucket was as if it had been empty
+at z and had filled ever since. So if create number m is refused at t with ``wait``, then ``r * (t + wait - z) = m + 1
+- n`` for the mark that binds. A refusal leaves a mark with ``z = t + wait``. A full bucket at a is one with ``z = a -
+burst/r``, which is a - 60 when burst and limit are the same number, as they are until an admin changes the limit; of
+these the one with the largest r binds. If that r is a whole limit, so be it: one refusal. Otherwise the bucket was not
+full at first, or its burst is another number. The last accepted create left at least 0, hence ``r <= 1/(t + wait -
+a)`` with a its arrival: at worst too fast, and then the next refusal gives r from two marks, and the length of the
+first train of creates the burst. If none was accepted, all that is known is when G = 0; 60 s after that, a bucket
+whose burst is its limit is full.
 
 *A belief that fails.* Two refusals with n creates from one to the other mean that r is at least n/(z2 - z1), and just
 that if nobody else used the key. Others only ever lower the level, so a limit found lower than believed may be their
 doing. It is followed, for if it is true going on faster is refused for ever, and tried again after some undisturbed
 accepts by one create sent early. An admin may also raise a limit, which only a create sent early can show, and one that
 finds nothing costs a token: a limit that was learned beyond doubt is tried after an hour of creates at the full rate,
-then after two, four, and so on. A limit that was given is not tried: whoever raises it gives the new one.
+then after four, sixteen, and so on. A limit that was given is not tried: whoever raises it gives the new one.
+
+*Long round trips.* When a create arrived is known to within its round trip, so a refusal tells the limit to within what
+is refilled meanwhile. With a fifth of a token or more the limit is not certain, and each refusal that was not foreseen
+lowers it, and then the burst, to what would have passed. If the burst is one, ``spacing`` tells the seconds between two
+tokens as the last refusals bound them. Early creates that pass prove nothing here; the limit is raised by a tenth from
+time to time, and put back for longer and longer when that is refused. So a thousand creates cost a handful of refusals.
+
+*A create that hangs* keeps its token, for nobody knows when the bridge takes it, but after a few round trips no longer
+its place: others may go while it is waited for.
 
 Source: golang.org/x/time/rate v0.1.0 (reserveN, advance); crynux-bridge api/ratelimit/ratelimit.go, and
 api/v1/image/finetune.go for the order of checks.
@@ -45,18 +57,22 @@ from typing import Any, Self
 import attrs
 
 from crynux_async.errors import UsageError
-from crynux_async.pacing.evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence, learned, revised
+from crynux_async.pacing.bucket_snapshot import SLOWER, BucketSnapshot, InFlight
+from crynux_async.pacing.evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence
+from crynux_async.pacing.judgement import SURE, Refusal, heard_accept, heard_refusal
 
-_SLOWER = 1 - 2e-4  # the clocks of two machines run up to 200 millionths apart
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
 _LONGEST_BACK_OFF = 3600.0
 _SET_BACK = 60.0  # a clock that is behind by more than this was set; less is waited for
 _TRAIN_GAP = 5.0  # while the rate is unknown, creates closer together than this belong to one train
-_SURE = 0.1  # tokens less than one at which a create can only pass if the limit is higher
 # After so many round trips, or seconds, an answer that does not come holds no other create up any more.
 _PATIENCE_TRIPS = 4.0
 _LEAST_PATIENCE = 2.0
 _PATIENCE_AT_FIRST = 10.0
+# While the limit is unknown, one more create at a time whenever accepted ones have taken so long, up to two.
+_WIDER_EVERY = 30.0  # seconds
+_WIDER_TRIPS = 32
+_MOST_WIDER = 2
 _UNDER_WAY = 1.0  # after so long a create whose process died has arrived
 # Tokens left to others for every refusal in a row; without it several users can keep each other out for ever.
 _LEFT_TO_OTHERS = 2
@@ -93,87 +109,6 @@ class Attempt:
     answered_at: float | None = None
     outcome: Outcome | None = attrs.field(default=None, converter=attrs.converters.optional(Outcome))
     wait: float | None = None
-
-
-@attrs.frozen(kw_only=True)
-class InFlight:
-    """A create without an answer.
-
-    Attributes:
-        ticket: Its number.
-        sent_at: When it was sent, in seconds.
-        early: Whether it was sent before the level allowed it, to try a higher limit.
-        owner: Who sent it, or "".
-    """
-
-    ticket: int
-    sent_at: float
-    early: bool
-    owner: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class BucketSnapshot:
-    """Everything a TokenBucket knows, as a value: what processes that share a key pass to each other.
-
-    Attributes:
-        at: When this was true, in seconds of the caller's clock.
-        level: Tokens then, those in flight not taken off; negative in debt; without meaning while ``belief`` is None.
-        belief: Limit and burst, or None while they are unknown.
-        learning: Whether creates go one at a time until one is refused.
-        given_limit: The limit per minute that the user named, or None; never exceeded.
-        given_burst: The burst that the user named, or None.
-        max_in_flight: Creates in flight at once, or None for as many as the rate can use.
-        hold_until: No create before, in seconds; or None.
-        in_flight: Creates without an answer.
-        next_ticket: Number of the next create.
-        refusals: Creates refused so far.
-        refused_at: When the last refusal came, in seconds; or None.
-        in_a_row: Refusals in a row, each of a create sent after the one before.
-        blind: Refusals in a row that named no wait, or none above zero.
-        overflow: Tokens that a full bucket lost since the last refusal.
-        round_trip: Smoothed seconds from a create to its answer, or None before the first.
-        burst_hint: A burst below the one believed that the last refusal hinted at, or None.
-        evidence: What the answers say about limit and burst.
-    """
-
-    at: float
-    level: float = 0.0
-    belief: Belief | None = None
-    learning: bool = True
-    given_limit: float | None = None
-    given_burst: int | None = None
-    max_in_flight: int | None = None
-    hold_until: float | None = None
-    in_flight: tuple[InFlight, ...] = ()
-    next_ticket: int = 1
-    refusals: int = 0
-    refused_at: float | None = None
-    in_a_row: int = 0
-    blind: int = 0
-    overflow: float = 0.0
-    round_trip: float | None = None
-    burst_hint: int | None = None
-    evidence: Evidence = attrs.field(factory=Evidence)
-
-
-def _seen_burst(belief: Belief, before: BucketSnapshot, zero_at: float, error: float) -> tuple[int, int | None]:
-    """Return the burst to believe after a refusal that was not foreseen, and a lower one that it hints at."""
-    opening, pair = before.evidence.refused(zero_at).opening, before.evidence.pair(zero_at, error)
-    old_limit = None if before.belief is None else before.belief.limit
-    first = math.nan if opening is None else opening[0] + 1 - belief.rate * opening[1]
-    fits = opening is not None and abs(first - round(first)) <= 0.1 + belief.rate * error
-    if opening is not None and belief.limit != old_limit and not belief.is_certain and before.evidence.held is None:
-        # A train that began with a broken number of tokens began with a bucket that was not full.
-        burst = max(1, round(first) if fits else max(math.ceil(first), int(belief.limit)))
-        return burst if belief.trusted is None else min(burst, belief.burst), None
-    hint = max(1, round(first)) if fits and before.evidence.train else None
-    if hint is None and pair is not None and abs(pair.limit - belief.limit) <= pair.off and pair.creates < 32:
-        # The limit is right, nobody else was there, and yet a token was missing: a full bucket had lost it.
-        hint = before.burst_hint or 1
-    if hint is None or hint >= belief.burst:
-        return belief.burst, before.burst_hint
-    return (hint, None) if hint == before.burst_hint else (belief.burst, hint)
 
 
 def _given(limit_per_minute: float, burst: int | None) -> Belief:
@@ -350,13 +285,13 @@ class TokenBucket:
         needed = 1 + len(state.in_flight)
         if needed > state.belief.burst:
             return math.inf
-        missing = needed - self._level(at)
+        missing = needed - self._state.level_at(at)
         try_after = state.belief.try_after
         if try_after is not None and state.evidence.accepted >= try_after and needed == 1:
             # Early, for the limit may be higher; by half an interval, so that twice the limit has filled the bucket.
-            missing -= 0.5 + self._lag(at)
+            missing -= 0.5 + self._state.lag(at) + state.belief.rate * (state.round_trip or 0.0)
         # The microsecond makes sure that the level is there at that instant, in floating point too.
-        return at if missing <= 0 else at + missing / (state.belief.rate * _SLOWER) + 1e-6
+        return at if missing <= 0 else at + missing / (state.belief.rate * SLOWER) + 1e-6
 
     def expected_at(self, position: int, now: float) -> float:
         """Return when a create with ``position`` >= 0 others before it is expected to go, in seconds, never infinite.
@@ -370,9 +305,9 @@ class TokenBucket:
         first = at + trip if ready == math.inf else ready
         if state.belief is None:
             return first + 60 * position / max(state.evidence.least(at, coupled=True), LOWEST_LIMIT)
-        missing = max(0.0, 1 + len(state.in_flight) + position - self._level(at))
+        missing = max(0.0, 1 + len(state.in_flight) + position - self._state.level_at(at))
         trips = position if state.belief.burst == 1 else 0  # each waits for the answer to the one before
-        refilled_at = at + missing / (state.belief.rate * _SLOWER) + trips * trip
+        refilled_at = at + missing / (state.belief.rate * SLOWER) + trips * trip
         return max(first + position * trip / self._room(ramp=False), refilled_at)
 
     def sent(self, now: float, owner: str = "") -> int:
@@ -387,7 +322,7 @@ class TokenBucket:
         """
         at = self._settle(now)
         state = self._state
-        early = not state.learning and state.level + self._lag(at) - len(state.in_flight) < 1 - _SURE
+        early = not state.learning and state.level + self._state.lag(at) - len(state.in_flight) < 1 - SURE
         create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner)
         evidence = attrs.evolve(state.evidence, train=0) if early or self._is_full(at) else state.evidence
         self._change(in_flight=(*state.in_flight, create), next_ticket=create.ticket + 1, evidence=evidence)
@@ -396,22 +331,14 @@ class TokenBucket:
     def accepted(self, ticket: int, now: float) -> None:
         """Take note that a create was accepted."""
         at, create, arrived = self._answered(ticket, now)
-        state = self._state
-        belief, learning = state.belief, state.learning
-        evidence = state.evidence.passed(arrived, accepted=True)
-        if belief is not None and belief.try_after is not None:
-            learning = learning or (create.early and belief.trusted is None)
-            if create.early and belief.is_certain:
-                evidence = state.evidence.renewed(arrived, belief.burst)
-            belief = self._allowed(belief.surpassed(evidence.least(at, coupled=False), early=create.early))
-        belief = None if belief is None else belief.rested(evidence.accepted)
-        self._change(belief=belief, learning=learning, evidence=evidence, level=state.level - 1, blind=0, in_a_row=0)
+        self._state = heard_accept(self._state, create, at, arrived)
+        self._change(level=self._state.level - 1, blind=0, in_a_row=0)
 
     def charged(self, ticket: int, now: float) -> None:
         """Take note that a create ended otherwise, its token surely or possibly spent."""
         _, _, arrived = self._answered(ticket, now, shows_trip=False)
         evidence = self._state.evidence.passed(arrived, accepted=False)
-        self._change(level=self._state.level - 1, evidence=evidence)
+        self._change(level=self._state.level - 1, evidence=evidence, zero=None)
 
     def released(self, ticket: int, now: float) -> None:
         """Take note that a create never came as far as the rate limiter."""
@@ -421,32 +348,25 @@ class TokenBucket:
         """Take note of a refusal by the rate limiter, which costs a token; ``wait`` is what it named, in seconds."""
         at, create, arrived = self._answered(ticket, now)
         before = self._state
-        in_a_row = before.in_a_row + (before.refused_at is None or create.sent_at >= before.refused_at)
-        self._change(refusals=before.refusals + 1, refused_at=at, in_a_row=in_a_row)
+        is_news = before.is_after_refusal(create)
+        self._change(refusals=before.refusals + 1, refused_at=at, in_a_row=before.in_a_row + is_news)
         # Once, "0.00 seconds" is a wait like any other; repeated, it is what a limit below 1 says for ever.
         if wait is None or not 0 <= wait < math.inf or (wait < _ROUNDING and before.blind):
             self._back_off(at)
             return
         trip = at - create.sent_at
-        error = 2 * _ROUNDING + (trip + (before.round_trip or trip)) / 2
         ahead = sum(other.ticket < ticket for other in before.in_flight)
-        seen = attrs.evolve(before, evidence=before.evidence.ahead(ahead))
-        belief, hint = before.belief, before.burst_hint
-        if belief is None or before.learning:
-            belief = learned(seen.evidence, arrived + wait, error) or belief
-        elif in_a_row > before.in_a_row:
-            belief = self._allowed(revised(belief, seen.evidence, arrived + wait, error, overflow=before.overflow))
-            burst, hint = _seen_burst(belief, seen, arrived + wait, error)
-            is_seen_low = burst < belief.burst and (belief.is_certain or belief.trusted is not None)
-            belief = belief.with_lower_burst(burst) if is_seen_low else attrs.evolve(belief, burst=burst)
-        self._change(
-            belief=None if belief is None else self._allowed(belief),
-            learning=belief is None,
-            evidence=attrs.evolve(seen.evidence.refused(arrived + wait), count=before.evidence.count + 1),
-            burst_hint=hint,
-            overflow=0.0,
-            blind=int(wait < _ROUNDING),
+        refusal = Refusal(
+            create=create,
+            is_news=is_news,
+            answered_at=at,
+            wait=wait,
+            zero_at=arrived + wait,
+            error=2 * _ROUNDING + (trip + (before.round_trip or trip)) / 2,
+            evidence=before.evidence.ahead(ahead),
         )
+        self._state = heard_refusal(self._state, refusal)
+        self._change(overflow=0.0, blind=int(wait < _ROUNDING))
         self._hold_back(before, at, wait)
 
     def charge_lost(self, sent_before: float, now: float, is_gone: Callable[[str], bool] | None = None) -> int:
@@ -481,17 +401,6 @@ class TokenBucket:
             level -= left_to_others
         self._change(level=level, hold_until=None)
 
-    def _allowed(self, belief: Belief) -> Belief:
-        """Return a belief within what was given, or beyond doubt before."""
-        state = self._state
-        belief = attrs.evolve(belief, burst=state.given_burst or belief.burst)
-        most = state.given_limit if belief.trusted is None else belief.trusted
-        if most is None or belief.limit < most:
-            return belief
-        if most == state.given_limit:
-            return attrs.evolve(belief, limit=most, try_after=None, is_certain=True, trusted=None)
-        return attrs.evolve(belief, limit=most).settled()
-
     def _back_off(self, at: float) -> None:
         """Wait after a refusal that does not say how long, longer each time."""
         state = self._state
@@ -501,6 +410,8 @@ class TokenBucket:
             hold_until=at + max(pause, min(pause * 2.0 ** min(state.blind, 60), _LONGEST_BACK_OFF)),
             blind=state.blind + 1,
             evidence=Evidence(opening=state.evidence.opening),
+            narrow_until=0,
+            zero=None,
         )
 
     def _place_at(self, at: float) -> float:
@@ -510,7 +421,7 @@ class TokenBucket:
         round trips no longer its place: else two that hang would stop everything for as long as a request may take.
         """
         state = self._state
-        if state.max_in_flight is not None:
+        if state.max_in_flight is not None and not state.learning:
             return at if len(state.in_flight) < state.max_in_flight else math.inf
         trip = state.round_trip
         patience = _PATIENCE_AT_FIRST if trip is None else max(_LEAST_PATIENCE, _PATIENCE_TRIPS * trip)
@@ -522,11 +433,26 @@ class TokenBucket:
         """Return how many creates may be in flight at once, whatever the level; without ``ramp``, later on."""
         state = self._state
         if state.belief is None or state.learning:
-            return 1
+            return self._room_to_learn()
         if state.max_in_flight is not None:
             return state.max_in_flight
         useful = math.ceil(2 * state.belief.rate * (state.round_trip or 0.0))
         return 1 + (min(useful, state.evidence.accepted) if ramp else useful)
+
+    def _room_to_learn(self) -> int:
+        """Return how many creates may be in flight while the limit is not known.
+
+        When the first of them is refused so are the rest, so at first it is one. But where round trips are long no
+        create would ever be refused, and none would go faster: the more have passed, and the longer they took, the more
+        may go at once, and those that the limit can use that is proven by now.
+        """
+        state = self._state
+        trip = state.round_trip or 0.0
+        if state.evidence.count < state.narrow_until:
+            return 1
+        every = max(_WIDER_EVERY, _WIDER_TRIPS * trip)
+        slow = min(_MOST_WIDER, int(state.evidence.accepted * trip / every))
+        return 1 + slow + int(max(0.0, state.evidence.least(state.at, coupled=True)) / 60 * trip)
 
     def _is_full(self, at: float) -> bool:
         """Return whether the bucket is thought to be full."""
@@ -552,26 +478,11 @@ class TokenBucket:
         )
         return at, create, create.sent_at + min(trip, 2 * usual) / 2
 
-    def _level(self, at: float, most: float | None = None) -> float:
-        """Return the tokens at ``at``; ``most`` in place of the burst."""
-        state = self._state
-        if state.belief is None:
-            return state.level
-        level = state.level + state.belief.rate * _SLOWER * max(0.0, at - state.at)
-        return min(state.belief.burst if most is None else most, level)
-
-    def _lag(self, at: float) -> float:
-        """Return how far the level has probably fallen behind since it was last known exactly, because it is slower."""
-        belief, refusal = self._state.belief, self._state.evidence.refusal
-        if belief is None or refusal is None:
-            return 0.0
-        return belief.rate * (1 - _SLOWER) * max(0.0, at - refusal.zero_at)
-
     def _settle(self, now: float) -> float:
         """Bring the level up to date and return the time."""
         at = self._clock(now)
-        level = self._level(at)
-        self._change(at=at, level=level, overflow=self._state.overflow + self._level(at, math.inf) - level)
+        level = self._state.level_at(at)
+        self._change(at=at, level=level, overflow=self._state.overflow + self._state.level_at(at, math.inf) - level)
         return at
 
     def _clock(self, now: float) -> float:
@@ -585,6 +496,8 @@ class TokenBucket:
                 refused_at=None,
                 in_flight=tuple(attrs.evolve(create, sent_at=create.sent_at - behind) for create in state.in_flight),
                 evidence=Evidence(),
+                narrow_until=0,
+                zero=None,
             )
         return max(now, self._state.at)
 

@@ -1,0 +1,202 @@
+"""What an answer says for or against the limit and the burst that are believed in. Plain functions on snapshots.
+
+``heard_accept`` and ``heard_refusal`` are told the state that the answer met, and return the state that it leaves; the
+level is the bucket's own affair. Four things can be known of a limit, and each hears a refusal in its own way:
+
+- nothing, one create at a time: ``evidence.learned`` tells the limit;
+- nothing, several at a time: which came first is open, so only a long run tells it, and what it tells is a guess;
+- a limit that was learned to within round trips (``_BLURRED``): what is believed becomes what would have passed;
+- a limit that was learned exactly, or given: ``evidence.revised`` weighs it against others who use the key.
+"""
+
+import math
+
+import attrs
+
+from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
+from crynux_async.pacing.evidence import Belief, Evidence, learned, learned_wide, revised
+from crynux_async.pacing.spacing import Moment
+
+SURE = 0.1
+"""Tokens less than one at which a create can only pass if the limit is higher."""
+_BLURRED = 0.2  # tokens refilled in the time that nobody knows: with more a refusal tells no limit exactly
+_NARROW = 256  # creates that go one at a time again after one too many was under way
+_SOON = 8  # accepts: a refusal sooner after the last one speaks against the burst, a later one against the limit
+_RAISE = 1.1  # small enough that a burst of a minute's tokens lasts for ten
+_RAISE_AGAIN = 64
+_SELDOMER = 4  # times as many accepts before a try, after one that was refused
+
+
+@attrs.frozen(kw_only=True)
+class Refusal:
+    """A create that the rate limiter refused.
+
+    Attributes:
+        create: The create.
+        is_news: Whether it was sent after the last refusal was known.
+        answered_at: When its answer came, in seconds.
+        wait: Seconds that it named.
+        zero_at: When the bucket is about back at 0, in seconds.
+        error: How far that may be off, in seconds.
+        evidence: What was known until then, with the creates that were sent before it and are not answered yet.
+    """
+
+    create: InFlight
+    is_news: bool
+    answered_at: float
+    wait: float
+    zero_at: float
+    error: float
+    evidence: Evidence
+
+    @property
+    def moment(self) -> Moment:
+        """When the bucket is back at 0, certainly."""
+        return Moment.between(self.create.sent_at, self.answered_at, self.wait)
+
+
+def heard_accept(before: BucketSnapshot, create: InFlight, at: float, arrived: float) -> BucketSnapshot:
+    """Return a state after a create was accepted whose answer came ``at``, and which arrived about at ``arrived``."""
+    after = attrs.evolve(
+        before,
+        evidence=before.evidence.passed(arrived, accepted=True),
+        zero=None if before.in_flight else Moment.between(create.sent_at, at),
+    )
+    if after.belief is None:
+        return after
+    # What was under way with a refused create tells of the level before it.
+    if after.belief.try_after is not None and before.is_after_refusal(create):
+        after = _encouraged(before, after, create, at, arrived)
+    assert after.belief is not None
+    return attrs.evolve(after, belief=after.belief.rested(after.evidence.accepted))
+
+
+def _encouraged(
+    before: BucketSnapshot, after: BucketSnapshot, create: InFlight, at: float, arrived: float
+) -> BucketSnapshot:
+    belief, trip = after.belief, at - create.sent_at
+    assert belief is not None
+    # It may have been on its way for so long that it came when there was a token, and the one before it at once.
+    is_proof = create.early and before.level + before.lag(at) + belief.rate * trip < 1 - SURE
+    if is_proof:
+        after = _found_higher(before, after, belief, arrived)
+    elif create.early:
+        after = _found_nothing(after, belief)
+    assert after.belief is not None
+    least = after.evidence.least(at + trip / 2, coupled=False)
+    return attrs.evolve(after, belief=after.allowed(after.belief.surpassed(least, early=is_proof)))
+
+
+def _found_higher(before: BucketSnapshot, after: BucketSnapshot, belief: Belief, arrived: float) -> BucketSnapshot:
+    """Learn anew, one create at a time, unless what was trusted before explains why a try has passed."""
+    if belief.is_certain:
+        after = attrs.evolve(after, evidence=before.evidence.renewed(arrived, belief.burst))
+    if belief.trusted is not None:
+        return after
+    return attrs.evolve(after, learning=True, narrow_until=before.evidence.count + 1 + _NARROW)
+
+
+def _found_nothing(after: BucketSnapshot, belief: Belief) -> BucketSnapshot:
+    """Let a try that passed, and proves nothing, speak for a limit a little higher, until that is refused."""
+    assert belief.try_after is not None
+    if belief.is_certain:
+        return attrs.evolve(after, belief=attrs.evolve(belief, try_after=_SELDOMER * belief.try_after))
+    belief = attrs.evolve(belief, try_after=after.evidence.accepted + _RAISE_AGAIN)
+    if after.raised_from is not None:  # what it was raised to has stood for as long
+        return attrs.evolve(after, belief=belief, raised_from=None)
+    return attrs.evolve(after, belief=attrs.evolve(belief, limit=_RAISE * belief.limit), raised_from=belief.limit)
+
+
+def heard_refusal(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
+    """Return a state after a refusal; without a belief nothing is known yet."""
+    after = before
+    if before.zero is not None and not before.in_flight:
+        after = attrs.evolve(before, spacing=before.spacing.with_refusal(before.zero.until(refusal.moment)))
+    if before.learning:
+        after = _learned(after, refusal)
+    elif refusal.is_news and not refusal.create.early and before.is_wide_guess and before.evidence.accepted < _SOON:
+        # Several at a time hid a small burst.
+        after = attrs.evolve(after, belief=None, narrow_until=before.evidence.count + _NARROW)
+    elif refusal.is_news:
+        after = _disputed(after, refusal)
+    refused = refusal.evidence.refused(refusal.zero_at)
+    return attrs.evolve(
+        after,
+        belief=None if after.belief is None else after.allowed(after.belief),
+        learning=after.belief is None,
+        is_wide_guess=after.is_wide_guess and after.belief is not None,
+        raised_from=None,
+        evidence=attrs.evolve(refused, count=before.evidence.count + 1),
+        zero=None if before.in_flight else refusal.moment,
+    )
+
+
+def _learned(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
+    if not before.in_flight:
+        belief = learned(refusal.evidence, refusal.zero_at, refusal.error)
+        return attrs.evolve(before, belief=belief or before.belief, is_wide_guess=False)
+    belief = learned_wide(refusal.evidence, refusal.zero_at, refusal.error, len(before.in_flight))
+    narrow_until = before.narrow_until if belief else before.evidence.count + _NARROW
+    return attrs.evolve(before, belief=belief, is_wide_guess=True, narrow_until=narrow_until)
+
+
+def _disputed(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
+    """Return what to believe after a refusal that the belief did not foresee, or that was risked by a try."""
+    used, is_early = before.belief, refusal.create.early
+    assert used is not None
+    seldomer = _SELDOMER * (used.try_after or 0)
+    if before.raised_from is not None and not is_early:
+        return attrs.evolve(before, belief=attrs.evolve(used, limit=before.raised_from, try_after=seldomer))
+    if _is_spaced(before, refusal):
+        belief = attrs.evolve(used, limit=60 / before.spacing.seconds)
+        return attrs.evolve(before, belief=attrs.evolve(belief, try_after=seldomer) if is_early else belief)
+    args = refusal.evidence, refusal.zero_at, refusal.error
+    belief = before.allowed(revised(used, *args, overflow=before.overflow))
+    burst, hint = _seen_burst(belief, before, refusal)
+    lessons = before.lessons
+    if before.given_limit is None and not is_early and belief.rate * refusal.error > _BLURRED:
+        lessons += 1
+        belief, burst = _cautious(belief, burst, used, refusal, lessons)
+    is_seen_low = burst < belief.burst and (belief.is_certain or belief.trusted is not None)
+    belief = belief.with_lower_burst(burst) if is_seen_low else attrs.evolve(belief, burst=burst)
+    if is_early and belief.try_after is not None:
+        belief = attrs.evolve(belief, try_after=max(belief.try_after, seldomer))
+    return attrs.evolve(before, belief=belief, burst_hint=hint, lessons=lessons)
+
+
+def _is_spaced(before: BucketSnapshot, refusal: Refusal) -> bool:
+    """Return whether a burst of one and long round trips make the seconds between two tokens all that can be told."""
+    belief = before.belief
+    if belief is None or before.given_limit is not None or before.zero is None or before.in_flight:
+        return False
+    return belief.burst == 1 and not belief.is_certain and belief.rate * refusal.error > _BLURRED
+
+
+def _cautious(belief: Belief, burst: int, used: Belief, refusal: Refusal, lessons: int) -> tuple[Belief, int]:
+    """Return a belief with which a refusal that tells no limit exactly would not have come."""
+    accepted = refusal.evidence.accepted
+    trip = refusal.answered_at - refusal.create.sent_at
+    missing = (refusal.wait + trip / 4) / (1 if used.burst == 1 else 1 + accepted)
+    limit = min(belief.limit, 60 / (60 / used.limit + missing))
+    # With the right burst a limit that is a little too high is refused after many creates.
+    return attrs.evolve(belief, limit=limit, is_certain=False), 1 if lessons >= 2 and accepted < _SOON else burst
+
+
+def _seen_burst(belief: Belief, before: BucketSnapshot, refusal: Refusal) -> tuple[int, int | None]:
+    """Return the burst to believe after a refusal that was not foreseen, and a lower one that it hints at."""
+    zero_at, error, evidence = refusal.zero_at, refusal.error, refusal.evidence
+    opening, pair = evidence.refused(zero_at).opening, evidence.pair(zero_at, error)
+    old_limit = None if before.belief is None else before.belief.limit
+    first = math.nan if opening is None else opening[0] + 1 - belief.rate * opening[1]
+    fits = opening is not None and abs(first - round(first)) <= 0.1 + belief.rate * error
+    if opening is not None and belief.limit != old_limit and not belief.is_certain and evidence.held is None:
+        # A train that began with a broken number of tokens began with a bucket that was not full.
+        burst = max(1, round(first) if fits else max(math.ceil(first), int(belief.limit)))
+        return burst if belief.trusted is None else min(burst, belief.burst), None
+    hint = max(1, round(first)) if fits and evidence.train else None
+    if hint is None and pair is not None and abs(pair.limit - belief.limit) <= pair.off and pair.creates < 32:
+        # The limit is right, nobody else was there, and yet a token was missing: a full bucket had lost it.
+        hint = before.burst_hint or 1
+    if hint is None or hint >= belief.burst:
+        return belief.burst, before.burst_hint
+    return (hint, None) if hint == before.burst_hint else (belief.burst, hint)
