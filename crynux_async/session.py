@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
@@ -16,12 +16,14 @@ from crynux_async.session_values import SessionStatistics
 from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.adviser import Adviser
-from crynux_async.supervision.filing import FilingArguments, filed, storable
+from crynux_async.supervision.filing import FilingArguments, SubmitArguments, filed, storable
+from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
 from crynux_async.supervision.intake import unconfirmed
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.supervisor import Supervisor, new_job_id
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import ServiceFacts
 
 if TYPE_CHECKING:
     from crynux_async.backends.opening import ServiceName
@@ -85,6 +87,37 @@ class Session(SessionJobs):
     def settings(self) -> Settings:
         """How this session behaves."""
         return self._settings
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where its jobs are remembered, for parts that remember something of their own beside them.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        if self._ledger is None:
+            raise UsageError("the session is not open; use 'async with Session(...) as session'")
+        return self._ledger
+
+    @property
+    def service(self) -> str:
+        """What its service is called in the ledger: the address of a bridge, or the name of another service.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        return self._open_supervisor().backend.name
+
+    @property
+    def service_facts(self) -> ServiceFacts:
+        """What its service does with configs: what ``advice.check`` goes by.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        self._open_supervisor()
+        assert self._backend is not None
+        return self._backend.facts
 
     def __repr__(self) -> str:
         service = self._service if isinstance(self._service, str) else self._service.name
@@ -154,7 +187,7 @@ class Session(SessionJobs):
             if self._runner.done():
                 await self._release()
 
-    def submit_nowait(self, config: FineTuneConfig, *, force: bool = False, **filing: Unpack[FilingArguments]) -> Job:
+    def submit_nowait(self, config: FineTuneConfig, *, force: bool = False, **filing: Unpack[SubmitArguments]) -> Job:
         """Queue a config and return its job at once, before anything is sent; ``await job.submitted()`` waits for that.
 
         It is sent, and paid for, when the rate limit allows it. What will surprise is logged as a warning, once for
@@ -163,7 +196,7 @@ class Session(SessionJobs):
         Args:
             config: What to train.
             force: Send it even if it cannot work.
-            **filing: Label, group, tags and tenant (see ``FilingArguments``).
+            **filing: Label, group, tags, tenant, and where its archive is wanted (see ``SubmitArguments``).
 
         Raises:
             ConfigError: It cannot work (``advice.check`` finds an error); nothing is queued.
@@ -172,7 +205,7 @@ class Session(SessionJobs):
         """
         supervisor = self._open_supervisor()
         self._check(config, force=force)
-        record = _new_record(config, **filing)
+        record = self._new_record(config, **filing)
         supervisor.submit(record)
         return handle_on(record, supervisor)
 
@@ -182,7 +215,7 @@ class Session(SessionJobs):
         *,
         idempotency_key: str | None = None,
         force: bool = False,
-        **filing: Unpack[FilingArguments],
+        **filing: Unpack[SubmitArguments],
     ) -> Job:
         """Send a config when the rate limit allows it, and return its job when it is accepted.
 
@@ -194,7 +227,7 @@ class Session(SessionJobs):
             idempotency_key: The caller's name for this intention: asked again, from whichever process, it is the same
                 job, and never a second one (see ``enqueue``).
             force: Send it even if it cannot work.
-            **filing: Label, group, tags and tenant (see ``FilingArguments``).
+            **filing: Label, group, tags, tenant, and where its archive is wanted (see ``SubmitArguments``).
 
         Raises:
             ConfigError: It cannot work; nothing was sent.
@@ -222,7 +255,7 @@ class Session(SessionJobs):
         *,
         idempotency_key: str | None = None,
         force: bool = False,
-        **filing: Unpack[FilingArguments],
+        **filing: Unpack[SubmitArguments],
     ) -> Job:
         """Queue a config, and return its job as soon as that is durable, before it is sent.
 
@@ -236,7 +269,7 @@ class Session(SessionJobs):
             idempotency_key: The caller's name for this intention, 1 to 512 characters, unique by service and tenant;
                 or None for a job of its own.
             force: Send it even if it cannot work.
-            **filing: Label, group, tags and tenant (see ``FilingArguments``).
+            **filing: Label, group, tags, tenant, and where its archive is wanted (see ``SubmitArguments``).
 
         Raises:
             ConfigError: It cannot work; nothing is queued.
@@ -255,7 +288,7 @@ class Session(SessionJobs):
                 raise
             return job
         self._check(config, force=force)
-        (record,) = await supervisor.ask([_new_record(config, idempotency_key, **filing)])
+        (record,) = await supervisor.ask([self._new_record(config, idempotency_key, **filing)])
         if record.state is JobState.UNCONFIRMED:
             raise unconfirmed(record)
         return handle_on(record, supervisor)
@@ -264,11 +297,13 @@ class Session(SessionJobs):
         self,
         configs: Iterable[FineTuneConfig],
         *,
-        label: Callable[[FineTuneConfig], str] | None = None,
+        label: Callable[[FineTuneConfig], str] | Sequence[str] | None = None,
         idempotency_key: Callable[[FineTuneConfig], str] | Sequence[str] | None = None,
         group: str = "",
         tags: Mapping[str, str] | None = None,
         tenant: str = "",
+        folder: str | Path | None = None,
+        file_name: str | None = None,
         force: bool = False,
     ) -> list[Job]:
         """Queue any number of configs and return their jobs, in order, when all are in the ledger; then they are sent.
@@ -278,12 +313,15 @@ class Session(SessionJobs):
 
         Args:
             configs: What to train.
-            label: Makes the label of each job from its config; called for all of them before any is queued.
+            label: Makes the label of each job from its config, called for all of them before any is queued; or the
+                labels in the order of ``configs``.
             idempotency_key: Makes the key of each job from its config, or the keys in the order of ``configs``, as in
                 ``enqueue``.
             group: Which set of jobs they belong to.
             tags: Free names and values for all of them.
             tenant: On whose behalf they run.
+            folder: Where their archives are brought as soon as there are any (see ``SubmitArguments``).
+            file_name: Their names there.
             force: Send them even if they cannot work.
 
         Raises:
@@ -294,11 +332,20 @@ class Session(SessionJobs):
         """
         supervisor = self._open_supervisor()
         chosen = list(configs)
-        labels = [label(config) if label else "" for config in chosen]
-        keys = _keys(idempotency_key, chosen)
+        labels = [given or "" for given in _one_for_each(label, chosen, "label")]
+        keys = _one_for_each(idempotency_key, chosen, "idempotency_key")
         await self._require_adviser().check_all(chosen, labels, force=force)
         records = [
-            _new_record(config, key, label=given, group=group, tags=tags or {}, tenant=tenant)
+            self._new_record(
+                config,
+                key,
+                label=given,
+                group=group,
+                tags=tags or {},
+                tenant=tenant,
+                folder=folder,
+                file_name=file_name,
+            )
             for config, key, given in zip(chosen, keys, labels, strict=True)
         ]
         if idempotency_key is not None:
@@ -368,6 +415,17 @@ class Session(SessionJobs):
             BackendError: The service did not answer.
         """
         return await self._open_supervisor().accounts.balance()
+
+    def forecast(self, configs: Sequence[FineTuneConfig]) -> Forecast:
+        """Return when new jobs would be sent and end, were they queued now.
+
+        Args:
+            configs: What they would train.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        return self._open_supervisor().forecast(configs)
 
     def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
         """Follow a task that the service has already, and return its job.
@@ -453,6 +511,20 @@ class Session(SessionJobs):
         if ledger is not None:
             await ledger.close()
 
+    def _new_record(
+        self,
+        config: FineTuneConfig,
+        idempotency_key: str | None = None,
+        *,
+        folder: str | Path | None = None,
+        file_name: str | None = None,
+        **filing: Any,
+    ) -> Record:
+        record = _new_record(config, idempotency_key, **filing)
+        if folder is not None:
+            self._open_supervisor().want_from_the_start(record, Path(folder), file_name)
+        return record
+
     def _check(self, config: FineTuneConfig, *, force: bool) -> None:
         self._require_adviser().check(config, force=force)
 
@@ -484,19 +556,19 @@ def _new_record(
     )
 
 
-def _keys(
-    given: Callable[[FineTuneConfig], str] | Sequence[str] | None, configs: Sequence[FineTuneConfig]
+def _one_for_each(
+    given: Callable[[FineTuneConfig], str] | Sequence[str] | None, configs: Sequence[FineTuneConfig], field: str
 ) -> Sequence[str | None]:
-    """Return the idempotency key of each config.
+    """Return the label or key of each config.
 
     Raises:
-        UsageError: There are more or fewer keys than configs, or one text was given for all of them.
+        UsageError: There are more or fewer than configs, or one text was given for all of them.
     """
     if given is None:
         return [None] * len(configs)
     if callable(given):
         return [given(config) for config in configs]
     if isinstance(given, str) or len(given) != len(configs):
-        message = f"give a key for each of the {len(configs)} configs: one that is shared would make them one job"
-        raise UsageError(message, field="idempotency_key")
+        message = f"give one for each of the {len(configs)} configs: a key that is shared would make them one job"
+        raise UsageError(message, field=field)
     return list(given)

@@ -13,6 +13,7 @@ from crynux_async.archive.naming import Program
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard
+from crynux_async.cli.sweep_commands import sweep_app
 from crynux_async.datasets.caption_sources import CaptionSource
 from crynux_async.training.service import BRIDGE_FACTS
 
@@ -39,6 +40,7 @@ _Flag = Annotated[bool, Parameter(negative="")]
 
 job_commands.add_to(app)
 app.command(bridge_app())
+app.command(sweep_app())
 _dataset = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
 app.command(_dataset)
 

@@ -38,6 +38,7 @@ Prentice et al., "The analysis of failure times in the presence of competing ris
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
@@ -181,6 +182,17 @@ class Hazard:
         """Return the hazard of failure alone in failures per second and job at an age in seconds."""
         self._refresh()
         return self._failing[min(bin_of(age), len(self._failing) - 1)]
+
+    def age_by(self, part: float) -> float:
+        """Return by which age, in seconds, a part of all jobs has ended.
+
+        Args:
+            part: 0 < part < 1.
+        """
+        self._refresh()
+        goal = -math.log1p(-part)  # of the integral of the hazard: what is left of jobs is exp(-integral)
+        b = bisect_right(self._cumulated, goal) - 1
+        return EDGES[b] + (goal - self._cumulated[b]) / self._rates[b]
 
     def next_delay(self, age: float, target_delay: float, min_interval: float = 0.0) -> float:
         """Return after how many seconds a poll is worth it.

@@ -45,6 +45,7 @@ _GRACE = 60.0  # seconds on top of the part of its age by which an end may be no
 _FAILURES_TO_STALL = 8
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _MOST_TICKS = 2.0**53
+_ENDS_FOR_A_FORECAST = 3.0  # ends of a kind before its ages are more than a guess
 _IN_FLIGHT = 0
 _GONE = -1
 
@@ -369,6 +370,16 @@ class PollQueue:
             changed_only: Leave out the kinds about which nothing was learned since they were last returned.
         """
         return {k: h.snapshot() for k, h in self._hazards.items() if h.changed or not changed_only}
+
+    def age_by(self, part: float, kind: str) -> float | None:
+        """Return by which age, in seconds, a part of the jobs of a kind has ended; None where too few have been seen.
+
+        Args:
+            part: 0 < part < 1.
+            kind: As given to ``add``.
+        """
+        hazard = self._hazards.get(kind)
+        return None if hazard is None or hazard.totals[0] < _ENDS_FOR_A_FORECAST else hazard.age_by(part)
 
     def statistics(self) -> PollStatistics:
         """Return the counters."""

@@ -1,6 +1,7 @@
 """Under which names a user files a job, and when two asks are the same ask."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -24,6 +25,19 @@ class FilingArguments(TypedDict, total=False):
     group: str
     tags: Mapping[str, str]
     tenant: str
+
+
+class SubmitArguments(FilingArguments, total=False):
+    """What a job is filed under, and where its archive is wanted; everything may be left out.
+
+    Attributes:
+        folder: Where its archive is brought as soon as there is one, without anybody asking for it, by whichever
+            session follows the job then.
+        file_name: Its name there, as ``name`` of ``Job.download``.
+    """
+
+    folder: str | Path | None
+    file_name: str | None
 
 
 MAX_KEY_LENGTH = 512

@@ -131,6 +131,15 @@ class Follower:
         )
         self._wake.set()
 
+    def usual_ages(self, config: FineTuneConfig) -> tuple[float, float] | None:
+        """Return between which ages, in seconds, eight of ten jobs of a config's kind end.
+
+        None where too few of them were seen.
+        """
+        kind = kind_of(config)
+        soon, late = self._polls.age_by(0.1, kind), self._polls.age_by(0.9, kind)
+        return None if soon is None or late is None else (soon, late)
+
     def stage(self, record: Record) -> str:
         """Return the service's own word for how far a job's task was at the last look, or ""."""
         return self._stages.get(record.job_id, "")

@@ -26,10 +26,12 @@ class Wanted:
     Attributes:
         folder: Where the archive is wanted.
         name: The template of its name.
+        is_standing: Whether it is fetched without anybody waiting for it.
     """
 
     folder: Path
     name: str
+    is_standing: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)

@@ -189,7 +189,19 @@ class Submitter:
         """Return when a queued job will be sent as far as is known, or None."""
         if STAGES[record.state] is not Stage.SUBMIT or not record.queue_number:
             return None
-        seconds = max(self._gate.expected_at(self._queue.position(record)), self._patience.not_before) - monotonic()
+        return self._expected(self._queue.position(record))
+
+    def expected_after(self, count: int) -> datetime | None:
+        """Return when the last of some more jobs would be sent, were they queued now, or None if nobody can tell.
+
+        Args:
+            count: How many, >= 1.
+        """
+        limit = self._gate.bucket.limit_per_minute if self._gate.bucket else None
+        return None if limit is None else self._expected(len(self._queue) + count - 1)
+
+    def _expected(self, position: int) -> datetime | None:
+        seconds = max(self._gate.expected_at(position), self._patience.not_before) - monotonic()
         return utc_now() + timedelta(seconds=max(0.0, seconds)) if seconds < _FOREVER else None
 
     async def run(self) -> None:

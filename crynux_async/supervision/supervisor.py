@@ -34,6 +34,7 @@ from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.audit import Audit, audit
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.follower import Follower
+from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.intake import Intake
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
@@ -47,6 +48,7 @@ from crynux_async.supervision.take_over import TakeOver
 from crynux_async.supervision.tasks import TaskViews
 from crynux_async.supervision.tries import SEND, STOP, Tries
 from crynux_async.supervision.wishes import Wishes
+from crynux_async.training.config import FineTuneConfig
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")
 
@@ -178,8 +180,8 @@ class Supervisor:
     def hand_on(self, record: Record, *, look_after: float | None = None) -> None:
         """Give a job to whoever drives it next: submit, then follow, then fetch.
 
-        A planned job is sent only where somebody here has asked for that, and a model is fetched here only where an
-        earlier process was asked for it; otherwise whoever wants it is waiting, and asks for it.
+        A planned job is sent only where somebody here has asked for that, and a model is fetched here only where that
+        was the wish from the first moment, or an earlier process's; otherwise whoever wants it is waiting, and asks.
 
         Args:
             record: The job.
@@ -193,7 +195,7 @@ class Supervisor:
             self.submitter.go_on(record)
         elif stage is Stage.FOLLOW:
             self.follower.follow(record, look_after)
-        elif stage is Stage.FETCH and record.wanted is not None and record.is_resumed:
+        elif stage is Stage.FETCH and record.wanted is not None and (record.is_resumed or record.wanted.is_standing):
             if not self.fetcher.is_fetching(record):
                 self._spawn(self._fetch_wanted(record, record.wanted))
         elif stage is Stage.OVER:
@@ -305,12 +307,27 @@ class Supervisor:
 
     def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
         """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
-        # Absolute, because the next process may be somewhere else.
-        wanted = Wanted(folder=folder.absolute(), name=name or self.backend.habits.file_name)
+        wanted = self._wanted(folder, name)
         if wanted != record.wanted:
             record.wanted = wanted
             self.register.note(record)
         return wanted
+
+    def want_from_the_start(self, record: Record, folder: Path, name: str | None) -> None:
+        """Have the archive of a new job fetched as soon as there is one, without anybody waiting for it."""
+        record.wanted = self._wanted(folder, name, is_standing=True)
+
+    def forecast(self, configs: Sequence[FineTuneConfig]) -> Forecast:
+        """Return when new jobs would be sent and end, were they queued now."""
+        if not configs:
+            return Forecast(last_sent_at=None, ends_between=None)
+        last = self.submitter.expected_after(len(configs))
+        ages = [self.follower.usual_ages(config) for config in configs]
+        known = [age for age in ages if age is not None]
+        if last is None or len(known) < len(ages):
+            return Forecast(last_sent_at=last, ends_between=None)
+        soonest, latest = (timedelta(seconds=max(side)) for side in zip(*known, strict=True))
+        return Forecast(last_sent_at=last, ends_between=(last + soonest, last + latest))
 
     async def ask(self, records: Sequence[Record]) -> list[Record]:
         """Return the jobs that the idempotency keys of new records stand for, when they are durable and queued.
@@ -404,6 +421,10 @@ class Supervisor:
             LedgerError: They could not be stored.
         """
         await self._writer.all_saved(records)
+
+    def _wanted(self, folder: Path, name: str | None, *, is_standing: bool = False) -> Wanted:
+        # Absolute, because the next process may be somewhere else.
+        return Wanted(folder=folder.absolute(), name=name or self.backend.habits.file_name, is_standing=is_standing)
 
     def _check_loop(self) -> None:
         """Raise UsageError elsewhere: what is queued from another loop or thread wakes nobody, and is paid for."""

@@ -113,6 +113,8 @@ class Tries:
         if self._submitter.is_under_way(record):
             raise UsageError(f"a create of {record!r} is under way; wait for its answer", job_id=record.job_id)
         attempts = await self._attempts(record)
+        # Of a job that ended before this session took it, the register has never seen the creates.
+        record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
         number = record.tries + _has_made_a_task(record, attempts)
         await self._store(self._change(record, number, await self._ledger.tasks([record.job_id])))
         self._register.try_again(record, number)

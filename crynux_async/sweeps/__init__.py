@@ -1,22 +1,40 @@
 """Where the next config comes from: named sets of points, and what became of each.
 
-Read ``spaces`` (which values), ``points`` (what a point is known by), ``definition`` (a sweep as it is written down).
+Read ``spaces`` (which values), ``points`` (what a point is known by), ``sweep`` (all of it; ``definition`` reads one
+from a file), ``preview`` (what running it would do), ``running`` and ``trial`` (running it), ``notes`` and ``recall``
+(what the ledger remembers), ``table`` and ``view`` (for other programs, for pages).
 """
 
-from crynux_async.sweeps.definition import SweepDefinition
 from crynux_async.sweeps.points import BrokenPoint, Point, Points
+from crynux_async.sweeps.preview import Preview
+from crynux_async.sweeps.recall import RememberedSweep, recall, sweep_names
+from crynux_async.sweeps.running import OnFailure, RetryAtMost, StopAfter, SweepRun
 from crynux_async.sweeps.spaces import choice, grid, integers, listed, log_uniform, random_search, uniform
+from crynux_async.sweeps.sweep import Sweep
+from crynux_async.sweeps.table import Table
+from crynux_async.sweeps.trial import Trial, TrialState
 
 __all__ = [
     "BrokenPoint",
+    "OnFailure",
     "Point",
     "Points",
-    "SweepDefinition",
+    "Preview",
+    "RememberedSweep",
+    "RetryAtMost",
+    "StopAfter",
+    "Sweep",
+    "SweepRun",
+    "Table",
+    "Trial",
+    "TrialState",
     "choice",
     "grid",
     "integers",
     "listed",
     "log_uniform",
     "random_search",
+    "recall",
+    "sweep_names",
     "uniform",
 ]

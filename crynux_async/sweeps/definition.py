@@ -1,135 +1,35 @@
-"""A sweep as it is written down: in Python, or in a TOML file with the same words."""
+"""A sweep as a TOML file describes it, with the words that Python has for it."""
 
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Self, TypeVar
-
-import attrs
+from typing import Any, TypeVar
 
 from crynux_async.errors import ConfigError, Problem, UsageError
-from crynux_async.sweeps.points import Derive, Points, plan
 from crynux_async.sweeps.spaces import Params, choice, grid, integers, listed, log_uniform, random_search, uniform
 from crynux_async.training.config import FineTuneConfig
 
 _T = TypeVar("_T")
 
-_MOST_NAME_CHARS = 100
-_DEFINITION_VERSION = 1
-_UNCHANGED: Params = MappingProxyType({})
 
+def read(path: str | Path) -> dict[str, Any]:
+    """Return the arguments of the ``Sweep`` that a file describes (see ``Sweep.from_file``).
 
-def _check_name(_: Any, __: Any, name: Any) -> None:
-    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _MOST_NAME_CHARS:
-        raise UsageError(
-            f"a sweep's name is printable text of 1 to {_MOST_NAME_CHARS} characters, not {name!r:.60}", field="name"
-        )
-
-
-def _check_repeats(_: Any, __: Any, repeats: int) -> None:
-    if type(repeats) is not int or repeats < 1:
-        raise UsageError(f"repeats is a whole number above 0, not {repeats!r}", field="repeats")
-
-
-def _kept(points: Iterable[Params]) -> tuple[Params, ...]:
-    return tuple(points)
-
-
-def _absolute(folder: str | Path | None) -> Path | None:
-    # At once: a sweep that is started again from another directory must find its models.
-    return None if folder is None else Path(folder).expanduser().absolute()
-
-
-@attrs.frozen(kw_only=True)
-class SweepDefinition:
-    """What a sweep is, before it is run: a name, a base, and what its points change.
-
-    Attributes:
-        name: What it is called in the ledger: the same name is the same sweep, in every process.
-        base: What is trained where a point changes nothing.
-        points: What each point changes, in the order in which they are sent.
-        folder: Where archives are put (absolute), or None to leave them at the service.
-        name_template: File name of an archive, as in ``Job.download``.
-        budget_cnx: What all of it may cost, in CNX, or None for no bound.
-        repeats: How often each point is trained, >= 1.
-        derive: Makes further fields of a point from its own, or None.
-        tags: Free names and values that every job gets.
+    Raises:
+        ConfigError: It cannot be read, or describes no sweep; lists everything that is wrong with the base.
     """
-
-    name: str = attrs.field(validator=_check_name)
-    base: FineTuneConfig
-    points: Sequence[Params] = attrs.field(converter=_kept)
-    folder: Path | None = attrs.field(default=None, converter=_absolute)
-    name_template: str | None = None
-    budget_cnx: float | None = None
-    repeats: int = attrs.field(default=1, validator=_check_repeats)
-    derive: Derive | None = None
-    tags: Mapping[str, str] = attrs.field(factory=dict)
-
-    def plan(self) -> Points:
-        """Return every point, with what is wrong with some."""
-        return plan(self.name, self.base, self.points, repeats=self.repeats, derive=self.derive)
-
-    def asked(self) -> dict[str, Any]:
-        """Return what the sweep's name stands for in a ledger: the base that was asked, as JSON values.
-
-        Points are not part of it, so that more can be added. Neither is a seed that nobody gave.
-        """
-        base = self.base.to_dict()
-        if self.base.seed_was_drawn:
-            del base["seed"]
-        return {"version": _DEFINITION_VERSION, "base": base}
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Self:
-        """Return the sweep that a TOML file describes.
-
-        ::
-
-            name = "cats"
-            folder = "models/cats"
-            repeats = 1
-            budget_cnx = 480
-
-            [base]
-            model_name = "crynux-ai/stable-diffusion-v1-5"
-            dataset_url = "https://example.com/cats.zip"
-            max_train_steps = 200
-
-            [[grid]]
-            rank = [4, 8, 16]
-            learning_rate = [1e-4, 5e-5]
-
-            [[random]]
-            n = 20
-            seed = 1
-            method = "sobol"
-            learning_rate = { log_uniform = [1e-5, 1e-3] }
-            rank = { choice = [4, 8, 16] }
-
-            [[listed]]
-            file = "points.csv"
-
-        Paths are taken from the file's own folder.
-
-        Raises:
-            ConfigError: It cannot be read, or describes no sweep; lists everything that is wrong with the base.
-        """
-        source = Path(path)
-        data = _read(source)
-        unknown = sorted(set(data) - _KEYS)
-        if unknown:
-            raise _problem(source, unknown[0], f"is no word of a sweep; those are {', '.join(sorted(_KEYS))}")
-        if not isinstance(data.get("base"), dict):
-            raise _problem(source, "base", "is missing: a table [base] with what is trained")
-        plain = {key: data[key] for key in _PLAIN if key in data}
-        if "folder" in plain:
-            plain["folder"] = source.parent / str(plain["folder"])
-        points = [
-            point for kind in _LISTS for table in _tables(source, data, kind) for point in _LISTS[kind](source, table)
-        ]
-        return cls(**{"name": source.stem, **plain}, base=FineTuneConfig.from_dict(data["base"]), points=points or [{}])
+    source = Path(path)
+    data = _read(source)
+    unknown = sorted(set(data) - _KEYS)
+    if unknown:
+        raise _problem(source, unknown[0], f"is no word of a sweep; those are {', '.join(sorted(_KEYS))}")
+    if not isinstance(data.get("base"), dict):
+        raise _problem(source, "base", "is missing: a table [base] with what is trained")
+    plain = {key: data[key] for key in _PLAIN if key in data}
+    if "folder" in plain:
+        plain["folder"] = source.parent / str(plain["folder"])
+    points = list(_points(source, data))
+    return {"name": source.stem, **plain, "base": FineTuneConfig.from_dict(data["base"]), "points": points or [{}]}
 
 
 def _read(source: Path) -> dict[str, Any]:

@@ -655,3 +655,16 @@ async def test_what_was_learned_about_durations_goes_on_in_the_next_session() ->
         jobs = await second.submit_many([make_config(seed=seed) for seed in range(1, 41)])
         await second.wait_all(jobs)
     assert backend.polls - cold < 0.8 * cold
+
+
+async def test_retry_of_a_job_that_ended_in_an_earlier_session_makes_another_task() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with open_session(backend, ledger) as session:
+        job = await session.submit(make_config(model_name="x/fail"))
+        await session.wait_all([job])
+        job_id = job.job_id
+    async with open_session(backend, ledger) as session:
+        found = await session.find(job_id)
+        assert found is not None
+        await (await found.retry()).submitted()
+        assert (found.task_id, backend.creates) == ("2", 2)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from crynux_async.errors import ConfigError, UsageError
-from crynux_async.sweeps.definition import SweepDefinition
 from crynux_async.sweeps.spaces import choice, grid, listed, log_uniform, random_search
+from crynux_async.sweeps.sweep import Sweep
 from crynux_async.training.config import FineTuneConfig
 
 BASE = {"model_name": "crynux-ai/stable-diffusion-v1-5", "dataset_name": "a/b", "max_train_steps": 200}
@@ -48,8 +48,8 @@ def sweep_file(folder: Path, text: str = TOML) -> Path:
 
 
 def test_file_and_script_with_the_same_words_are_the_same_sweep(tmp_path: Path) -> None:
-    written = SweepDefinition.from_file(sweep_file(tmp_path))
-    scripted = SweepDefinition(
+    written = Sweep.from_file(sweep_file(tmp_path))
+    scripted = Sweep(
         name="cats",
         base=FineTuneConfig.from_dict(BASE),
         points=[
@@ -75,7 +75,7 @@ def test_file_and_script_with_the_same_words_are_the_same_sweep(tmp_path: Path) 
 
 def test_file_without_points_is_a_sweep_of_its_base(tmp_path: Path) -> None:
     text = '[base]\nmodel_name = "a/b"\ndataset_name = "a/b"\n'
-    definition = SweepDefinition.from_file(sweep_file(tmp_path, text))
+    definition = Sweep.from_file(sweep_file(tmp_path, text))
     assert (definition.name, len(definition.plan().good)) == ("sweep", 1)
 
 
@@ -94,20 +94,20 @@ def test_file_without_points_is_a_sweep_of_its_base(tmp_path: Path) -> None:
 )
 def test_mistake_in_a_file_is_named_with_its_place(tmp_path: Path, change: tuple[str, str], field: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        SweepDefinition.from_file(sweep_file(tmp_path, TOML.replace(*change, 1)))
+        Sweep.from_file(sweep_file(tmp_path, TOML.replace(*change, 1)))
     assert field in (caught.value.field or "")
     assert "sweep.toml" in str(caught.value)
 
 
 def test_wrong_base_is_told_like_a_wrong_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        SweepDefinition.from_file(sweep_file(tmp_path, TOML.replace("max_train_steps = 200", "max_train_step = 200")))
+        Sweep.from_file(sweep_file(tmp_path, TOML.replace("max_train_steps = 200", "max_train_step = 200")))
     assert caught.value.field == "max_train_step"
 
 
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.toml"):
-        SweepDefinition.from_file(tmp_path / "missing.toml")
+        Sweep.from_file(tmp_path / "missing.toml")
 
 
 @pytest.mark.parametrize(
@@ -117,22 +117,22 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_sweep_that_cannot_be_named_or_repeated_is_refused(changes: dict[str, Any], field: str) -> None:
     arguments: dict[str, Any] = {"name": "cats", "base": FineTuneConfig.from_dict(BASE), "points": [{}], **changes}
     with pytest.raises(UsageError) as caught:
-        SweepDefinition(**arguments)
+        Sweep(**arguments)
     assert caught.value.field == field
 
 
 def test_what_a_name_stands_for_has_no_drawn_seed_and_no_points() -> None:
     first, second = (
-        SweepDefinition(name="cats", base=FineTuneConfig.from_dict(BASE), points=grid(rank=ranks)).asked()
+        Sweep(name="cats", base=FineTuneConfig.from_dict(BASE), points=grid(rank=ranks)).asked()
         for ranks in ([4], [4, 8])
     )
     assert first == second
     assert "seed" not in first["base"]
-    given = SweepDefinition(name="cats", base=FineTuneConfig.from_dict({**BASE, "seed": 7}), points=[{}]).asked()
+    given = Sweep(name="cats", base=FineTuneConfig.from_dict({**BASE, "seed": 7}), points=[{}]).asked()
     assert given["base"]["seed"] == 7
 
 
 def test_folder_is_made_absolute_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    definition = SweepDefinition(name="cats", base=FineTuneConfig.from_dict(BASE), points=[{}], folder="models")
+    definition = Sweep(name="cats", base=FineTuneConfig.from_dict(BASE), points=[{}], folder="models")
     assert definition.folder == tmp_path / "models"

@@ -1,0 +1,172 @@
+"""The commands about sweeps."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from crynux_async.cli.exits import execute
+
+_Json = Annotated[bool, Parameter(name="--json", negative="")]
+_Flag = Annotated[bool, Parameter(negative="")]
+_Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
+
+
+def sweep_app() -> App:
+    """Return the commands under ``sweep``."""
+    app = App(name="sweep", help="Run a set of points, once each, through any crash; see what came of it.")
+    for command in (run, preview, list_, status, retry, stop, table, report):
+        app.command(command, name=command.__name__.rstrip("_"))
+    return app
+
+
+def run(
+    file: Path,
+    /,
+    *,
+    yes: _Yes = False,
+    emulator: _Flag = False,
+    force: _Flag = False,
+    retry: int = 0,
+    stop_after: int | None = None,
+    page: Path | None = None,
+    ledger: Path | None = None,
+    json: _Json = False,
+) -> int:
+    """Send what is missing of a sweep, follow all of it, and bring its archives to disk.
+
+    Started again, after a crash too, it is the same sweep: nothing is sent twice. On a terminal it shows first what
+    will be done, and asks. The exit code is 0 only if every trial has its model.
+
+    Args:
+        file: TOML file that describes the sweep.
+        yes: Do not ask.
+        emulator: Run on an emulated service on this machine: no account, no GPU, no money.
+        force: Send points that cannot work, too.
+        retry: How often a failed trial is sent again by itself.
+        stop_after: Send nothing more once so many trials have failed.
+        page: Write the report into this file while the sweep runs.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the trials as JSON on standard output, progress on standard error.
+    """
+    from crynux_async.cli import sweep
+
+    order = sweep.RunOrder(
+        file=file,
+        is_agreed=yes,
+        is_emulated=emulator,
+        force=force,
+        retries=retry,
+        stop_after=stop_after,
+        page=page,
+        ledger=ledger,
+        as_json=json,
+    )
+    return execute(sweep.run(order), as_json=json)
+
+
+def preview(file: Path, /, *, emulator: _Flag = False, ledger: Path | None = None, json: _Json = False) -> int:
+    """Show what running a sweep would do: what is new, what it costs, how long it takes, what cannot work.
+
+    The exit code is 0 when it can run, and 2 when it cannot.
+
+    Args:
+        file: TOML file that describes the sweep.
+        emulator: Ask an emulated service on this machine.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print it as JSON on standard output.
+    """
+    from crynux_async.cli import sweep
+
+    return execute(sweep.show_preview(file, ledger, emulated=emulator, as_json=json), as_json=json)
+
+
+def list_(*, ledger: Path | None = None, json: _Json = False) -> int:
+    """List every sweep that was ever run from here, with how many trials are where.
+
+    Args:
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print it as JSON on standard output.
+    """
+    from crynux_async.cli import sweep
+
+    return execute(sweep.show_list(ledger, as_json=json), as_json=json)
+
+
+def status(name: str, /, *, ledger: Path | None = None, json: _Json = False) -> int:
+    """Show where the trials of a sweep are. The exit code is 0 only if every trial has its model.
+
+    Args:
+        name: The sweep's name.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print it as JSON on standard output.
+    """
+    from crynux_async.cli import sweep
+
+    return execute(sweep.show_status(name, ledger, as_json=json), as_json=json)
+
+
+def retry(name: str, /, *, yes: _Yes = False, ledger: Path | None = None, json: _Json = False) -> int:
+    """Send the failed and stopped trials of a sweep again, and follow them to their ends.
+
+    Args:
+        name: The sweep's name.
+        yes: Do not ask.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the trials as JSON on standard output, progress on standard error.
+    """
+    from crynux_async.cli import sweep
+
+    return execute(sweep.retry(name, ledger, is_agreed=yes, as_json=json), as_json=json)
+
+
+def stop(name: str, /, *, ledger: Path | None = None) -> int:
+    """Send nothing more of a sweep, from any process on this ledger. What was sent goes on.
+
+    Args:
+        name: The sweep's name.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+    """
+    from crynux_async.cli import sweep
+
+    return execute(sweep.stop(name, ledger))
+
+
+def table(name: str, /, *, jsonl: _Flag = False, out: Path | None = None, ledger: Path | None = None) -> int:
+    """Print every trial of a sweep as a row, for other programs.
+
+    Args:
+        name: The sweep's name.
+        jsonl: Print JSON, one object on each line, in place of CSV with a heading line.
+        out: Write it into this file.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+    """
+    from crynux_async.cli import sweep
+
+    return execute(sweep.show_table(name, ledger, as_lines=jsonl, out=out))
+
+
+def report(
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    images: Path | None = None,
+    across: str | None = None,
+    down: str | None = None,
+    ledger: Path | None = None,
+) -> int:
+    """Write the page of a sweep: one file that opens anywhere, offline.
+
+    Args:
+        name: The sweep's name.
+        out: The file; by default NAME.html.
+        images: Folder with pictures of the models, named like their archives.
+        across: The parameter whose values stand side by side in the grid of pictures.
+        down: The parameter whose values stand below each other.
+        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+    """
+    from crynux_async.cli import sweep
+
+    order = sweep.PageOrder(name=name, out=out or Path(f"{name}.html"), images=images, across=across, down=down)
+    return execute(sweep.write_report(order, ledger))

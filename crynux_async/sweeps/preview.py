@@ -1,0 +1,116 @@
+"""``Preview``: what running a sweep would do, before anything is sent."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from crynux_async.errors import ConflictError
+from crynux_async.job import record_of
+from crynux_async.states import JobState
+from crynux_async.supervision.forecast import Forecast
+from crynux_async.sweeps.notes import SCOPE, check_same
+from crynux_async.sweeps.points import Point, Points
+from crynux_async.sweeps.trial import TrialState, state_of
+from crynux_async.training import advice
+from crynux_async.training.advice import Advice
+
+if TYPE_CHECKING:
+    from crynux_async.session import Session
+    from crynux_async.sweeps.sweep import Sweep
+
+
+@attrs.frozen(kw_only=True)
+class Said:
+    """An advice that concerns some points alike.
+
+    Attributes:
+        advice: What is said of the first of them.
+        points: Places of the points.
+    """
+
+    advice: Advice
+    points: Sequence[int]
+
+
+@attrs.frozen(kw_only=True)
+class Preview:
+    """What running a sweep would do.
+
+    Attributes:
+        name: The sweep's name.
+        points: Every point, those that are no config, and those that are asked for twice or train the same.
+        known: How many trials the ledger has already, by where they are.
+        new: The points that would be sent, in their order.
+        advice: What is to be known of them, each kind once, errors first.
+        price: What sending the new points may cost at most, in wei (10**-18 CNX), or None where prices are not known.
+        balance: What the account that pays has, in wei, or None where that cannot be asked.
+        forecast: When the last would be sent and end, as far as that can be said.
+        conflict: Why the sweep cannot run under this name, or None.
+    """
+
+    name: str
+    points: Points
+    known: Mapping[TrialState, int]
+    new: Sequence[Point]
+    advice: Sequence[Said]
+    price: int | None
+    balance: int | None
+    forecast: Forecast
+    conflict: ConflictError | None
+
+    @property
+    def is_workable(self) -> bool:
+        """Whether running it would send every point: no point is broken, no advice an error, and the name is free."""
+        has_error = any(said.advice.severity == "error" for said in self.advice)
+        return self.conflict is None and not self.points.broken and not has_error
+
+
+async def preview(sweep: "Sweep", session: "Session") -> Preview:
+    """Return what running a sweep in a session would do (see ``Sweep.preview``)."""
+    points = sweep.plan()
+    known = await session.history(group=sweep.name)
+    states = {record_of(job).filing.idempotency_key: job.state for job in known}
+    # Rejected ones were never paid for, and the next run sends them: they are new.
+    new = [point for point in points.good if states.get(point.key, JobState.REJECTED) is JobState.REJECTED]
+    new_keys = {point.key for point in new}
+    return Preview(
+        name=sweep.name,
+        points=points,
+        known=Counter(state_of(state) for key, state in states.items() if key not in new_keys),
+        new=new,
+        advice=advice_once(new, session),
+        price=_price(new, session),
+        balance=await session.balance(),
+        forecast=session.forecast([point.config for point in new]),
+        conflict=_conflict(sweep, await session.ledger.note(SCOPE, sweep.name)),
+    )
+
+
+def advice_once(points: Iterable[Point], session: "Session") -> list[Said]:
+    """Return what is to be known of points, each kind once with the points that it concerns, errors first."""
+    said: dict[tuple[str, str | None], tuple[Advice, list[int]]] = {}
+    for point in points:
+        if point.repeat == 1:
+            for item in advice.check(point.config, service=session.service_facts):
+                said.setdefault((item.code, item.field), (item, []))[1].append(point.number)
+    order = {"error": 0, "warning": 1, "note": 2}
+    kinds = sorted(said.values(), key=lambda kind: order[kind[0].severity])
+    return [Said(advice=item, points=numbers) for item, numbers in kinds]
+
+
+def _price(points: Iterable[Point], session: "Session") -> int | None:
+    prices = [session.price(point.config) for point in points]
+    known = [price for price in prices if price is not None]
+    return sum(known) if len(known) == len(prices) else None
+
+
+def _conflict(sweep: "Sweep", known: Mapping[str, object] | None) -> ConflictError | None:
+    if known is None:
+        return None
+    try:
+        check_same(sweep.name, known, sweep.asked())
+    except ConflictError as error:
+        return error
+    return None

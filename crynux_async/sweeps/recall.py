@@ -1,0 +1,93 @@
+"""A sweep as its ledger remembers it, where the script or file that described it is not at hand."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from crynux_async.errors import UsageError
+from crynux_async.job import Job, record_of
+from crynux_async.sweeps.notes import SCOPE, TAG
+from crynux_async.sweeps.points import Point
+from crynux_async.sweeps.trial import Trial, remember
+from crynux_async.training.config import FineTuneConfig
+
+if TYPE_CHECKING:
+    from crynux_async.session import Session
+
+
+@attrs.frozen(kw_only=True)
+class RememberedSweep:
+    """A sweep without its definition.
+
+    Attributes:
+        name: Its name.
+        base: Fields of the base that was asked, and values.
+        trials: Every trial that was ever queued, in the order of its planning.
+    """
+
+    name: str
+    base: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+
+async def sweep_names(session: "Session") -> list[str]:
+    """Return the names of all sweeps in the ledger, in the order in which they began."""
+    jobs = await session.history()
+    return list(dict.fromkeys(name for job in jobs if (name := record_of(job).filing.tags.get(TAG))))
+
+
+async def recall(session: "Session", name: str, *, read_archives: bool = True) -> RememberedSweep:
+    """Return what the ledger remembers of a sweep.
+
+    Args:
+        session: On the ledger; open.
+        name: The sweep's name.
+        read_archives: Whether to read the archives that are on disk, which takes about 50 ms for each.
+
+    Raises:
+        UsageError: The ledger knows no such sweep.
+        LedgerError: The ledger cannot be read.
+    """
+    note = await session.ledger.note(SCOPE, name)
+    if note is None:
+        known = ", ".join(map(repr, await sweep_names(session))) or "none"
+        raise UsageError(f"this ledger has no sweep {name!r}; it has {known}", field="name")
+    jobs = [job for job in await session.history(group=name) if job.config is not None]
+    if not jobs:
+        raise UsageError(f"no trial of the sweep {name!r} was ever queued at {session.service}", field="name")
+    trials = [Trial(point, job) for point, job in zip(points_of(name, note["base"], jobs), jobs, strict=True)]
+    for trial in trials:
+        await remember(trial, read_archive=read_archives)
+    return RememberedSweep(name=name, base=note["base"], trials=tuple(trials))
+
+
+def points_of(name: str, base: Mapping[str, Any], jobs: Iterable[Job]) -> list[Point]:
+    """Return the points that a sweep's jobs were made for, numbered in the order in which they first came.
+
+    What a point was given is not stored: its parameters are all fields that any of the points has changed.
+    """
+    configs = [(job, job.config) for job in jobs if job.config is not None]
+    varied = list(dict.fromkeys(field for _, config in configs for field in changes(base, config)))
+    numbers: dict[str, int] = {}
+    points = []
+    for job, config in configs:
+        asked = config.to_dict()
+        key = record_of(job).filing.idempotency_key or ""
+        repeat, _, digest = key.removeprefix(f"sweep:{name}:").partition(":")
+        points.append(
+            Point(
+                number=numbers.setdefault(digest, len(numbers) + 1),
+                repeat=int(repeat) if repeat.isdecimal() else 1,
+                params={field: asked[field] for field in varied},
+                config=config,
+                digest=digest,
+                key=key,
+            )
+        )
+    return points
+
+
+def changes(base: Mapping[str, Any], config: FineTuneConfig) -> dict[str, Any]:
+    """Return the fields in which a config differs from a base; a seed that the base does not give is no difference."""
+    return {field: value for field, value in config.to_dict().items() if field in base and base[field] != value}

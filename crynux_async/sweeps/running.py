@@ -1,0 +1,369 @@
+"""``SweepRun``: a sweep while it runs.
+
+Theory of operation. All points are queued under their idempotency keys before anything else happens, so that whatever
+is killed, the next run finds the same jobs. From then on the session drives them; a run only waits. One task, the
+driver, takes in what happened (a job ended, its user retried or stopped) and decides by ``next_step`` what a trial does
+next: it is sent again, it is looked for, or it is concluded (its archive fetched and read, its objective computed) in a
+task of its own, so that no trial waits for another.
+
+A create of unknown outcome is looked for when nothing of the sweep waits to be sent any more, because only a later
+create closes the range in which its task can lie, and once more when all else has ended. It is sent again only where it
+is proved that no task was made.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+import attrs
+
+from crynux_async.errors import BackendError, UsageError
+from crynux_async.job import Job, record_of
+from crynux_async.states import GOOD, JobState
+from crynux_async.sweeps.notes import TAG, enter
+from crynux_async.sweeps.table import Table, table_of
+from crynux_async.sweeps.trial import Trial, Wishes, conclude
+
+if TYPE_CHECKING:
+    from crynux_async.session import Session
+    from crynux_async.sweeps.sweep import Sweep
+
+_log = logging.getLogger("crynux_async.sweeps.running")
+
+OnTrial: TypeAlias = Callable[[Trial], Awaitable[None] | None]
+
+
+def _check_count(_: object, attribute: "attrs.Attribute[int]", value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise UsageError(f"{attribute.name} is a whole number above 0, not {value!r:.40}", field=attribute.name)
+
+
+@attrs.frozen
+class RetryAtMost:
+    """Send a failed trial again.
+
+    Args:
+        times: How often at most, >= 1; tries of earlier processes count.
+    """
+
+    times: int = attrs.field(validator=_check_count)
+
+
+@attrs.frozen
+class StopAfter:
+    """Send nothing more of the sweep once trials have failed.
+
+    Args:
+        failures: How many, >= 1.
+    """
+
+    failures: int = attrs.field(validator=_check_count)
+
+
+OnFailure: TypeAlias = Literal["keep"] | RetryAtMost | StopAfter
+
+
+class Step(Enum):
+    """What a trial does next."""
+
+    CONCLUDE = auto()
+    RETRY = auto()
+    LOOK_FOR = auto()
+
+
+def next_step(state: JobState, tries: int, on_failure: OnFailure) -> Step:
+    """Return what a trial does whose job has ended.
+
+    Args:
+        state: Of its job.
+        tries: How many tries that has had, >= 1.
+        on_failure: What its user wants.
+    """
+    if state is JobState.UNCONFIRMED:
+        return Step.LOOK_FOR
+    # What its user gave up stays given up.
+    is_failure = state not in GOOD and state is not JobState.ABANDONED
+    if is_failure and isinstance(on_failure, RetryAtMost) and tries <= on_failure.times:
+        return Step.RETRY
+    return Step.CONCLUDE
+
+
+class SweepRun:
+    """A sweep that runs: a context that yields trials in the order of their ends. ``Sweep.run`` makes it.
+
+    Args:
+        name: The sweep's name.
+        session: Where it runs.
+        begin: Queues what is missing and returns every trial, when the context is entered.
+        wishes: What becomes of a trial that has ended well.
+        on_failure: What becomes of failed trials.
+        on_trial: Called with each finished trial.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        session: "Session",
+        begin: Callable[[], Awaitable[list[Trial]]],
+        *,
+        wishes: Wishes,
+        on_failure: OnFailure = "keep",
+        on_trial: OnTrial | None = None,
+    ) -> None:
+        self._name = name
+        self._session = session
+        self._begin = begin
+        self._wishes = wishes
+        self._on_failure = on_failure
+        self._on_trial = on_trial
+        self._trials: list[Trial] = []
+        self._waiting: dict[str, Trial] = {}
+        self._unclear: dict[str, Trial] = {}
+        self._has_looked = False
+        self._failures = 0
+        self._news: asyncio.Queue[Job | None] = asyncio.Queue()  # None: what is waited for has changed
+        self._finished: asyncio.Queue[Trial | None] = asyncio.Queue()  # None: there will be no more
+        self._driver: asyncio.Task[None] | None = None
+
+    @classmethod
+    def again(cls, name: str, session: "Session", trials: Iterable[Trial]) -> Self:
+        """Return a context that sends trials of an earlier run again, and yields them in the order of their ends.
+
+        Args:
+            name: The sweep's name.
+            session: Where it runs.
+            trials: What ``recall`` returned; their archives go where they were wanted.
+        """
+
+        async def begin() -> list[Trial]:
+            return await _sent_again(trials)
+
+        return cls(name, session, begin, wishes=Wishes())
+
+    async def __aenter__(self) -> Self:
+        self._trials = await self._begin()
+        self._wait_for(self._trials)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._driver is not None:
+            self._driver.cancel()
+            await asyncio.gather(self._driver, return_exceptions=True)
+
+    def __aiter__(self) -> AsyncIterator[Trial]:
+        return self
+
+    async def __anext__(self) -> Trial:
+        if self._driver is None:
+            raise UsageError("use 'async with sweep.run(session) as running' around the loop")
+        trial = await self._finished.get()
+        if trial is None:
+            self._finished.put_nowait(None)  # for whoever asks again, and for other readers
+            await self._driver
+            raise StopAsyncIteration
+        return trial
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """Every trial, in the order of the sweep."""
+        return tuple(self._trials)
+
+    @property
+    def table(self) -> Table:
+        """What is known of every trial now, for CSV, JSON lines or pandas."""
+        return table_of(self._trials)
+
+    async def wait(self) -> Sequence[Trial]:
+        """Wait until every trial has ended, and return all of them, in the order of the sweep."""
+        async for _ in self:
+            pass
+        return self.trials
+
+    async def retry(self, trials: Iterable[Trial] | None = None) -> list[Trial]:
+        """Try again, and return what is tried: each is yielded once more when it ends.
+
+        A trial whose model could not be brought to disk is fetched again, which costs nothing; every other one is
+        trained again, and paid for.
+
+        Args:
+            trials: Which; None for all that failed or were stopped. Unconfirmed ones only where they are given.
+
+        Raises:
+            UsageError: One of them runs or has a model.
+            LedgerError: It could not be stored.
+        """
+        chosen = [trial for trial in self._trials if trial.state in ("failed", "stopped")] if trials is None else trials
+        again = await _sent_again(chosen)
+        self._wait_for(again)
+        return again
+
+    async def stop(self) -> None:
+        """Send nothing more of this sweep, here and in every other process, until it is run or retried again.
+
+        What was sent goes on and is followed.
+
+        Raises:
+            LedgerError: It could not be stored.
+        """
+        waiting = [trial for trial in self._trials if trial.job.state is JobState.PLANNED]
+        await self._session.stop_sending([trial.job for trial in waiting])
+        for trial in waiting:
+            trial.is_stopped = trial.job.state is JobState.PLANNED
+        self._news.put_nowait(None)
+
+    def _wait_for(self, trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            trial.is_stopped, trial.problem = False, None
+            self._unclear.pop(trial.job.job_id, None)
+            self._waiting[trial.job.job_id] = trial
+        self._news.put_nowait(None)
+        if self._driver is None or self._driver.done():
+            self._finished = asyncio.Queue()
+            self._driver = asyncio.create_task(self._drive(), name=f"sweep {self._name}")
+
+    async def _drive(self) -> None:
+        finished = self._finished
+        try:
+            async with asyncio.TaskGroup() as group:
+                while self._waiting or self._unclear:
+                    await self._drop_stopped()
+                    watcher = group.create_task(self._watch([trial.job for trial in self._waiting.values()]))
+                    try:
+                        await self._take_news(group)
+                    finally:
+                        watcher.cancel()
+                    await self._look_for_lost(group)
+        except* Exception as errors:
+            raise _first(errors) from None
+        finally:
+            finished.put_nowait(None)
+
+    async def _watch(self, jobs: Sequence[Job]) -> None:
+        async with aclosing(self._session.as_completed(jobs)) as ends:
+            async for job in ends:
+                self._news.put_nowait(job)
+
+    async def _take_news(self, group: asyncio.TaskGroup) -> None:
+        """Take in what happens until other jobs are to be watched, or lost ones are to be looked for."""
+        while self._waiting:
+            job = await self._news.get()
+            if job is None:
+                if self._news.empty():
+                    return
+                continue
+            trial = self._waiting.get(job.job_id)
+            if trial is None or not job.done:  # it was sent again since
+                continue
+            del self._waiting[job.job_id]
+            if await self._take_end(trial, group) or self._is_time_to_look():
+                return
+
+    async def _take_end(self, trial: Trial, group: asyncio.TaskGroup) -> bool:
+        """Do what follows from an end, and return whether other jobs are to be watched now."""
+        step = next_step(trial.job.state, record_of(trial.job).tries, self._on_failure)
+        if step is Step.LOOK_FOR:
+            self._unclear[trial.job.job_id] = trial
+            self._has_looked = False
+        elif step is Step.RETRY:
+            await trial.job.retry()
+            self._waiting[trial.job.job_id] = trial
+            return True
+        else:
+            self._failures += trial.job.state not in GOOD
+            group.create_task(self._conclude(trial))
+            if isinstance(self._on_failure, StopAfter) and self._failures == self._on_failure.failures:
+                await self.stop()
+        return False
+
+    def _is_time_to_look(self) -> bool:
+        if not self._unclear or self._has_looked:
+            return False
+        return all(trial.job.state is not JobState.PLANNED for trial in self._waiting.values())
+
+    async def _look_for_lost(self, group: asyncio.TaskGroup) -> None:
+        """Look for the tasks of creates of unknown outcome, when it is time."""
+        if not self._unclear or (self._waiting and not self._is_time_to_look()):
+            return
+        self._has_looked = True
+        try:
+            await self._session.reconcile()
+        except (UsageError, BackendError) as error:
+            _log.warning("sweep %r: unconfirmed trials could not be looked for: %s", self._name, error)
+        for job_id, trial in list(self._unclear.items()):
+            if trial.job.state is JobState.PLANNED:  # certainly not created: sending it again is safe
+                await trial.job.retry()
+            if trial.job.state is not JobState.UNCONFIRMED:
+                self._waiting[job_id] = self._unclear.pop(job_id)
+        if not self._waiting:
+            for trial in self._unclear.values():
+                group.create_task(self._conclude(trial))
+            self._unclear.clear()
+
+    async def _drop_stopped(self) -> None:
+        """Wait no longer for what was stopped before it was sent: it ends when its user says so."""
+        for job_id, trial in list(self._waiting.items()):
+            if trial.state == "stopped" and not trial.job.done:
+                del self._waiting[job_id]
+                self._finished.put_nowait(trial)
+
+    async def _conclude(self, trial: Trial) -> None:
+        await conclude(trial, self._wishes)
+        if self._on_trial is not None:
+            try:
+                result = self._on_trial(trial)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                # A user's function: what it does wrong must not cost the sweep.
+                _log.exception("on_trial() of sweep %r, trial %d", self._name, trial.number)
+        self._finished.put_nowait(trial)
+
+
+async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Trial]:
+    """Queue what is missing of a sweep, and return its trials.
+
+    Args:
+        sweep: The sweep.
+        session: Where it runs.
+        force: Whether points are sent that advice says cannot work.
+
+    Raises:
+        ConfigError: Some points are no configs or cannot work; nothing is queued.
+        ConflictError: The name stands for another base.
+        LedgerError: They could not be stored; none is sent.
+    """
+    points = sweep.plan()
+    points.require_good()
+    await enter(session.ledger, sweep)
+    jobs = await session.submit_many(
+        [point.config for point in points.good],
+        label=[point.label for point in points.good],
+        idempotency_key=[point.key for point in points.good],
+        group=sweep.name,
+        tags={**sweep.tags, TAG: sweep.name},
+        folder=sweep.folder,
+        file_name=sweep.name_template,
+        force=force,
+    )
+    return [Trial(point, job) for point, job in zip(points.good, jobs, strict=True)]
+
+
+async def _sent_again(trials: Iterable[Trial]) -> list[Trial]:
+    """Send trials again that have no model, and return all of them."""
+    chosen = list(trials)
+    for trial in chosen:
+        if trial.job.state not in GOOD:
+            await trial.job.retry()
+    return chosen
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

@@ -1,0 +1,179 @@
+"""``Sweep``: a named set of points, in Python or from a file, and what can be done with it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+import attrs
+
+from crynux_async.errors import UsageError
+from crynux_async.sweeps import definition, preview, running
+from crynux_async.sweeps.points import Derive, Points, plan
+from crynux_async.sweeps.spaces import Params
+from crynux_async.sweeps.trial import Trial, Wishes
+from crynux_async.training.config import FineTuneConfig
+
+if TYPE_CHECKING:
+    from crynux_async.session import Session
+
+Direction: TypeAlias = Literal["minimize", "maximize"]
+
+_MOST_NAME_CHARS = 100
+_DEFINITION_VERSION = 1
+
+
+def _check_name(_: Any, __: Any, name: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _MOST_NAME_CHARS:
+        raise UsageError(
+            f"a sweep's name is printable text of 1 to {_MOST_NAME_CHARS} characters, not {name!r:.60}", field="name"
+        )
+
+
+def _check_repeats(_: Any, __: Any, repeats: int) -> None:
+    if type(repeats) is not int or repeats < 1:
+        raise UsageError(f"repeats is a whole number above 0, not {repeats!r}", field="repeats")
+
+
+def _check_direction(_: Any, __: Any, direction: Any) -> None:
+    if direction not in ("minimize", "maximize"):
+        raise UsageError(f"direction is 'minimize' or 'maximize', not {direction!r:.40}", field="direction")
+
+
+def _kept(points: Iterable[Params]) -> tuple[Params, ...]:
+    return tuple(points)
+
+
+def _absolute(folder: str | Path | None) -> Path | None:
+    # At once: a sweep that is started again from another directory must find its models.
+    return None if folder is None else Path(folder).expanduser().absolute()
+
+
+@attrs.frozen
+class Sweep:
+    """A named set of points, each of which is trained once (or ``repeats`` times), whatever happens in between.
+
+    ::
+
+        sweep = Sweep("cats", base, points=grid(rank=[4, 8, 16], learning_rate=[1e-4, 5e-5]), folder="models/cats")
+        async with Session(ledger="jobs.db") as session, sweep.run(session) as running:
+            async for trial in running:
+                print(trial.label, trial.state, trial.archive)
+
+    Started again, after a crash or on another host of the same ledger, it is the same sweep: what is done is done, what
+    runs is followed, and only what is missing is sent.
+
+    Args:
+        name: What it is called in the ledger: the same name is the same sweep, in every process.
+        base: What is trained where a point changes nothing.
+        points: What each point changes, in the order in which they are sent.
+        folder: Where archives are put, or None to leave them at the service.
+        name_template: File name of an archive, as in ``Job.download``.
+        budget_cnx: What all of it may cost, in CNX, or None for no bound.
+        repeats: How often each point is trained, >= 1.
+        derive: Makes further fields of a point from its own, or None.
+        tags: Free names and values that every job gets.
+        objective: What trials are ranked by: a plain function of a finished trial, called in a thread; None for none.
+        direction: Whether a smaller or a larger objective is better.
+
+    Raises:
+        UsageError: One of them cannot be kept or means nothing.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    base: FineTuneConfig
+    points: Sequence[Params] = attrs.field(default=({},), converter=_kept, kw_only=True)
+    folder: Path | None = attrs.field(default=None, converter=_absolute, kw_only=True)
+    name_template: str | None = attrs.field(default=None, kw_only=True)
+    budget_cnx: float | None = attrs.field(default=None, kw_only=True)
+    repeats: int = attrs.field(default=1, validator=_check_repeats, kw_only=True)
+    derive: Derive | None = attrs.field(default=None, kw_only=True)
+    tags: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    objective: Callable[[Trial], float] | None = attrs.field(default=None, kw_only=True)
+    direction: Direction = attrs.field(default="minimize", validator=_check_direction, kw_only=True)
+
+    def plan(self) -> Points:
+        """Return every point, with what is wrong with some."""
+        return plan(self.name, self.base, self.points, repeats=self.repeats, derive=self.derive)
+
+    def asked(self) -> dict[str, Any]:
+        """Return what the sweep's name stands for in a ledger: the base that was asked, as JSON values.
+
+        Points are not part of it, so that more can be added. Neither is a seed that nobody gave.
+        """
+        base = self.base.to_dict()
+        if self.base.seed_was_drawn:
+            del base["seed"]
+        return {"version": _DEFINITION_VERSION, "base": base}
+
+    async def preview(self, session: "Session") -> "preview.Preview":
+        """Return what running it would do, before anything is sent.
+
+        Args:
+            session: Where it would run; open.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+            UsageError: The session is not open.
+        """
+        return await preview.preview(self, session)
+
+    def run(
+        self,
+        session: "Session",
+        *,
+        force: bool = False,
+        on_failure: "running.OnFailure" = "keep",
+        on_trial: "running.OnTrial | None" = None,
+    ) -> "running.SweepRun":
+        """Return a context that sends what is missing, and yields trials in the order of their ends.
+
+        Leaving it early stops nothing: the jobs go on in the session, and the next ``run`` finds them.
+
+        Args:
+            session: Where it runs; open.
+            force: Send points even if advice says that they cannot work.
+            on_failure: "keep" a failed trial as it is, ``RetryAtMost(n)``, or ``StopAfter(n)``.
+            on_trial: Called with each finished trial, before it is yielded; a function or a coroutine function. What it
+                raises is logged and disturbs nothing.
+        """
+        wishes = Wishes(folder=self.folder, file_name=self.name_template, objective=self.objective)
+        begin = partial(running.begin, self, session, force=force)
+        return running.SweepRun(self.name, session, begin, wishes=wishes, on_failure=on_failure, on_trial=on_trial)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Return the sweep that a TOML file describes.
+
+        ::
+
+            name = "cats"
+            folder = "models/cats"
+            repeats = 1
+            budget_cnx = 480
+
+            [base]
+            model_name = "crynux-ai/stable-diffusion-v1-5"
+            dataset_url = "https://example.com/cats.zip"
+            max_train_steps = 200
+
+            [[grid]]
+            rank = [4, 8, 16]
+            learning_rate = [1e-4, 5e-5]
+
+            [[random]]
+            n = 20
+            seed = 1
+            method = "sobol"
+            learning_rate = { log_uniform = [1e-5, 1e-3] }
+            rank = { choice = [4, 8, 16] }
+
+            [[listed]]
+            file = "points.csv"
+
+        Paths are taken from the file's own folder.
+
+        Raises:
+            ConfigError: It cannot be read, or describes no sweep; lists everything that is wrong with the base.
+        """
+        return cls(**definition.read(path))

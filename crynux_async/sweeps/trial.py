@@ -1,0 +1,186 @@
+"""``Trial``: a point of a sweep with its job, and what its archive says."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+
+from crynux_async.archive import LoraArchive
+from crynux_async.errors import CrynuxError, UsageError
+from crynux_async.job import Cost, Job
+from crynux_async.states import GOOD, STAGES, JobState, Stage
+from crynux_async.sweeps.points import Point
+
+if TYPE_CHECKING:
+    from crynux_async.archive.health import Health
+    from crynux_async.archive.norms import Norms
+
+TrialState: TypeAlias = Literal["waiting", "running", "done", "failed", "unconfirmed", "stopped"]
+"""Where a trial is, for people: its job's state tells more."""
+
+_log = logging.getLogger("crynux_async.sweeps.trial")
+
+
+def state_of(state: JobState) -> TrialState:
+    """Return where a trial is whose job is in a state."""
+    if state in GOOD:
+        return "done"
+    return _STATES.get(state) or _BY_STAGE[STAGES[state]]
+
+
+_STATES: Mapping[JobState, TrialState] = {JobState.UNCONFIRMED: "unconfirmed", JobState.ABANDONED: "stopped"}
+_BY_STAGE: Mapping[Stage, TrialState] = {
+    Stage.SUBMIT: "waiting",
+    Stage.FOLLOW: "running",
+    Stage.FETCH: "done",
+    Stage.OVER: "failed",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Reading:
+    """What is read from an archive once, in a thread.
+
+    Attributes:
+        archive: The archive.
+        health: What is wrong with it, held against what was asked.
+        norms: How strongly it changes the UNet, or None where numpy is missing.
+    """
+
+    archive: LoraArchive
+    health: "Health"
+    norms: "Norms | None"
+
+
+@attrs.define(eq=False, repr=False)
+class Trial:
+    """One point of a sweep, its job, and once it has ended what came of it.
+
+    Attributes:
+        point: What is trained.
+        job: Its job.
+        cost: What its tasks hold and have cost, or None before it has ended.
+        objective: What it is ranked by, or None.
+        problem: What went wrong after its task had ended well: a download, an archive, the objective; or None.
+        is_stopped: Whether it waits unsent because the sweep was stopped.
+    """
+
+    point: Point
+    job: Job
+    cost: Cost | None = attrs.field(default=None, init=False)
+    objective: float | None = attrs.field(default=None, init=False)
+    problem: Exception | None = attrs.field(default=None, init=False)
+    is_stopped: bool = attrs.field(default=False, init=False)
+    _reading: Reading | None = attrs.field(default=None, init=False)
+
+    def __repr__(self) -> str:
+        return f"<Trial {self.point.number} {self.label!r} {self.state}>"
+
+    @property
+    def number(self) -> int:
+        """Its point's place in the sweep, counted from 1; repeats share it."""
+        return self.point.number
+
+    @property
+    def label(self) -> str:
+        """What it changes, for people."""
+        return self.point.label
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """What it changes in the base."""
+        return self.point.params
+
+    @property
+    def state(self) -> TrialState:
+        """Where it is. One whose model could not be brought to disk has failed."""
+        if self.problem is not None:
+            return "failed"
+        state = state_of(self.job.state)
+        return "stopped" if self.is_stopped and state == "waiting" else state
+
+    @property
+    def error(self) -> Exception | None:
+        """Why it has no model (on disk), or None."""
+        return self.problem or self.job.error
+
+    @property
+    def archive(self) -> LoraArchive | None:
+        """Its archive, once that is on disk."""
+        return self._reading.archive if self._reading else None
+
+    @property
+    def health(self) -> "Health | None":
+        """What is wrong with its archive, held against what was asked, once that is on disk."""
+        return self._reading.health if self._reading else None
+
+    @property
+    def norms(self) -> "Norms | None":
+        """How strongly its LoRA changes the UNet, once that is on disk; needs numpy."""
+        return self._reading.norms if self._reading else None
+
+
+@attrs.frozen(kw_only=True)
+class Wishes:
+    """What becomes of trials that have ended well.
+
+    Attributes:
+        folder: Where their archives are put; None for where each job's archive is wanted, if it is.
+        file_name: The template of their names, or None for the service's usual one.
+        objective: What they are ranked by, or None.
+    """
+
+    folder: Path | None = None
+    file_name: str | None = None
+    objective: Callable[[Trial], float] | None = None
+
+
+async def conclude(trial: Trial, wishes: Wishes) -> None:
+    """Bring the model of a trial that ended well to disk, and enter what came of it.
+
+    Never raises for what belongs to one trial: it stands in ``trial.problem``.
+    """
+    trial.problem = None
+    try:
+        folder = wishes.folder or trial.job.folder
+        if trial.job.state in GOOD and folder is not None:
+            path = await trial.job.download(folder, name=wishes.file_name or trial.job.file_name)
+            trial._reading = await asyncio.to_thread(_read, trial, path)
+        trial.cost = await trial.job.cost()
+        if trial.job.state in GOOD and wishes.objective is not None:
+            trial.objective = float(await asyncio.to_thread(wishes.objective, trial))
+    except asyncio.CancelledError:
+        raise
+    except CrynuxError as error:
+        trial.problem = error
+    except Exception as error:
+        # A user's function may raise anything; the other trials have nothing to do with it.
+        _log.exception("trial %d (%s)", trial.number, trial.label)
+        trial.problem = error
+
+
+async def remember(trial: Trial, *, read_archive: bool) -> None:
+    """Enter what is known of a trial of an earlier run: what it cost, and what its archive says where that is on disk.
+
+    Never raises for an archive: what is wrong with it stands in ``trial.problem``.
+    """
+    trial.cost = await trial.job.cost()
+    path = trial.job.path
+    if path is None or not read_archive:
+        return
+    try:
+        trial._reading = await asyncio.to_thread(_read, trial, path)
+    except CrynuxError as error:
+        trial.problem = error
+
+
+def _read(trial: Trial, path: Path) -> Reading:
+    archive = LoraArchive.open(path)
+    try:
+        norms = archive.norms()
+    except UsageError:  # numpy is an extra
+        norms = None
+    return Reading(archive=archive, health=archive.health(trial.point.config), norms=norms)

@@ -1,0 +1,107 @@
+"""What a ledger remembers of a sweep is enough to show it, as a table and as a page."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from crynux_async import Session, UsageError
+from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.report import render
+from crynux_async.sweeps import Sweep, SweepRun, recall, sweep_names
+from crynux_async.sweeps.table import table_of
+from crynux_async.sweeps.view import pictures_of, view_of
+from tests.fake_backend import FakeBackend, make_config
+from tests.report.views import picture
+
+POINTS = [{"rank": 4}, {"rank": 8, "learning_rate": 5e-5}, {"model_name": "x/fail"}]
+
+
+def open_session(backend: FakeBackend, ledger: MemoryLedger) -> Session:
+    return Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000)
+
+
+async def run_cats(backend: FakeBackend, ledger: MemoryLedger, folder: Path) -> None:
+    sweep = Sweep("cats", make_config(), points=POINTS, folder=folder, repeats=2)
+    async with open_session(backend, ledger) as session, sweep.run(session) as running:
+        await running.wait()
+
+
+async def test_recall_has_points_numbers_repeats_and_archives(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats")
+    assert [(trial.number, trial.point.repeat) for trial in found.trials] == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+        (3, 1),
+        (3, 2),
+    ]
+    model = "crynux-ai/stable-diffusion-v1-5"
+    assert dict(found.trials[2].params) == {"rank": 8, "learning_rate": 5e-5, "model_name": model}
+    assert [trial.state for trial in found.trials] == ["done"] * 4 + ["failed"] * 2
+    assert all(trial.norms is not None for trial in found.trials[:4])
+
+
+async def test_recall_of_what_nobody_ran_names_what_was(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        assert await sweep_names(session) == ["cats"]
+        with pytest.raises(UsageError, match="it has 'cats'"):
+            await recall(session, "dogs")
+
+
+async def test_table_is_the_same_in_csv_and_json(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        table = table_of((await recall(session, "cats")).trials)
+    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
+    lines = [json.loads(line) for line in table.to_json_lines().splitlines()]
+    assert len(rows) == len(lines) == 6
+    for row, line in zip(rows, lines, strict=True):
+        assert list(row) == list(line) == list(table.columns)
+        for name, value in line.items():
+            assert row[name] == ("" if value is None else str(value))
+    assert lines[2]["params.rank"] == 8
+    assert lines[4]["state"] == "failed"
+    assert lines[0]["archive"].endswith(".zip")
+
+
+async def test_page_shows_every_trial_and_its_pictures(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats")
+    first = found.trials[0]
+    assert first.job.path is not None
+    (tmp_path / f"{first.job.path.stem}-0.png").write_bytes(picture(7))
+    (tmp_path / f"{first.job.path.stem}.txt").write_text("no picture")
+    assert pictures_of(first, tmp_path) == [picture(7)]
+    assert pictures_of(first, lambda trial: [picture(trial.number)]) == [picture(1)]
+    view = view_of("cats", found.base, found.trials, images={first: [picture(7)]})
+    assert view.count("done") == 4
+    assert view.count("failed") == 2
+    assert view.trials[0].norm is not None
+    assert view.trials[0].stored_at is not None
+    page = render(view)
+    assert "cats" in page
+    assert "data:image/png;base64," in page
+
+
+async def test_failed_trial_of_an_earlier_process_is_sent_again_and_followed(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    sent = backend.creates
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats", read_archives=False)
+        failed = [trial for trial in found.trials if trial.state == "failed"]
+        async with SweepRun.again("cats", session, failed) as running:
+            assert [trial.state for trial in await running.wait()] == ["failed", "failed"]
+    assert backend.creates == sent + 2
