@@ -2,14 +2,15 @@
 
 Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` (the files inside), ``lora`` and
 ``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``families``, and
-``export`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``, ``zip_directory``
-and ``zip_members``.
+``export`` and ``merge`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``,
+``zip_directory`` and ``zip_members``.
 """
 
 from crynux_async.archive.families import Family
 from crynux_async.archive.health import AskedFor, Health, HealthCode, HealthProblem
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.lora_archive import ArchiveKind, ArchiveSummary, LoraArchive, verify_archive
+from crynux_async.archive.merge import Part, merge
 from crynux_async.archive.naming import Program
 from crynux_async.archive.norms import Norms
 from crynux_async.archive.safetensors import TensorInfo
@@ -29,9 +30,11 @@ __all__ = [
     "LoraModule",
     "Member",
     "Norms",
+    "Part",
     "Program",
     "Strength",
     "TensorInfo",
     "Verdict",
+    "merge",
     "verify_archive",
 ]

@@ -24,13 +24,15 @@ ALPHA = ".alpha"
 PEFT_PREFIX = "base_model.model."
 """What peft puts in front of each name in ``adapter_model.safetensors``."""
 
+MOST_RANK = 4096
+"""The largest rank that is read."""
+
 _PREFIX = "unet."
 _KOHYA = ((".lora_down.weight", True), (".lora_up.weight", False))
 _DOWN = (".lora.down.weight", ".lora_A.weight")
 _UP = (".lora.up.weight", ".lora_B.weight")
 _MODULE = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
 _MOST_NAME_CHARS = 256
-_MOST_RANK = 4096
 
 _BLOCK = re.compile(r"(?:down_blocks|up_blocks)\.[0-9]+|[^.]+")
 _INSIDE = re.compile(
@@ -173,8 +175,8 @@ def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> L
         raise ValueError(f"the shapes of {name} do not fit: {list(a.shape)} and {list(b.shape)}")
     if a.dtype != b.dtype:
         raise ValueError(f"the dtypes of {name} differ: {a.dtype} and {b.dtype}")
-    if rank > _MOST_RANK:
-        raise ValueError(f"{name} has rank {rank}; at most {_MOST_RANK} is accepted")
+    if rank > MOST_RANK:
+        raise ValueError(f"{name} has rank {rank}; at most {MOST_RANK} is accepted")
     return LoraModule(
         name=name,
         down=down,

@@ -324,6 +324,48 @@ def export(
 
 
 @app.command
+def merge(
+    archives: Annotated[list[Path], Parameter(negative="")],
+    /,
+    *,
+    out: Path,
+    weight: Annotated[list[float], Parameter(negative="", show_default=False)] = [],  # noqa: B006  # only read
+    program: Annotated[Program, Parameter(name="--for")] = "all",
+    base_model: str | None = None,
+    trigger: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    json: _Json = False,
+) -> int:
+    """Write several LoRAs of one base model as one file that does exactly what they do together.
+
+    Args:
+        archives: Archives that were downloaded, or .safetensors files.
+        out: The file to write; its name ends in .safetensors.
+        weight: By how much each counts, once for each in their order; 1 where none is given.
+        program: What loads it: all is one file for diffusers, ComfyUI, AUTOMATIC1111 and kohya's sd-scripts.
+        base_model: The model that the LoRAs need; put on record in the file.
+        trigger: The words that bring out what was trained; by default those of the files, one after another.
+        overwrite: Replace a file of that name.
+        json: Print the result as JSON on standard output.
+    """
+    from crynux_async.cli import archive as archive_command
+
+    def work() -> Exit:
+        return archive_command.merge(
+            archives,
+            out,
+            program,
+            weights=weight,
+            base_model=base_model,
+            trigger=trigger,
+            overwrite=overwrite,
+            as_json=json,
+        )
+
+    return guard(work, as_json=json)
+
+
+@app.command
 def emulator(
     *,
     relay: bool = False,

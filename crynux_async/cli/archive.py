@@ -1,14 +1,16 @@
-"""``inspect`` and ``export``: what is in a result archive, and its LoRA as one file that other programs load whole."""
+"""``inspect``, ``export`` and ``merge``: what is in an archive, and its LoRA as a file that programs load whole."""
 
 import json
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from crynux_async.archive import Health, LoraArchive, Member, Norms, Program
+from crynux_async.archive import Health, LoraArchive, Member, Norms, Part, Program
+from crynux_async.archive import merge as merge_parts
 from crynux_async.archive.families import family_named
 from crynux_async.archive.members import is_pickle
 from crynux_async.cli.archive_page import Report, in_flow, left_out, page_console, show
@@ -73,6 +75,42 @@ def export(
         base_model=base_model,
         trigger=trigger,
         health=health,
+    )
+    if as_json:
+        print(json.dumps(export_facts(exported)))  # noqa: T201  # the command's output
+    else:
+        show_export(page_console(), exported)
+    return Exit.DONE
+
+
+def merge(
+    paths: Sequence[Path],
+    out: Path,
+    program: Program,
+    *,
+    weights: Sequence[float],
+    base_model: str | None,
+    trigger: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> Exit:
+    """Write one LoRA that does what several do together, and say how to use it in each program."""
+    _check_out(out, overwrite=overwrite)
+    if weights and len(weights) != len(paths):
+        message = f"there are {len(paths)} LoRAs and {len(weights)} weights; give one --weight for each, or none"
+        raise UsageError(message, field="weight")
+    archives = [LoraArchive.open(path) for path in paths]
+    parts = [Part(archive, weight) for archive, weight in zip(archives, weights or [1.0] * len(paths), strict=True)]
+    merge_parts(out, parts, program=program, base_model=base_model, trigger=trigger, overwrite=overwrite)
+    merged = LoraArchive.open(out)
+    exported = Exported(
+        path=out,
+        program=program,
+        modules=tuple(merged.modules),
+        family=merged.family,
+        base_model=merged.metadata.get("base_model"),
+        trigger=trigger or merged.metadata.get("modelspec.trigger_phrase"),
+        health=merged.health(),
     )
     if as_json:
         print(json.dumps(export_facts(exported)))  # noqa: T201  # the command's output

@@ -323,6 +323,26 @@ def test_export_says_which_modules_a_program_passes_over(cli: Cli, tmp_path: Pat
     assert strict(out)["passed_over"] == {"kohya": ["time_embedding.linear_1"]}
 
 
+def test_merge_writes_one_file_with_the_weights_that_were_given(cli: Cli, tmp_path: Path) -> None:
+    both = ("merge", RESULT, UNFINISHED, "--out", "out.safetensors")
+    code, out, err = cli(*both, "--weight", "0.5", "--weight", "-0.25")
+    assert (code, err) == (0, "")
+    assert all(words in out for words in SAYS.values())
+    merged = LoraArchive.open(tmp_path / "out.safetensors")
+    assert (merged.rank, len(merged.modules)) == (8, 128)
+    assert [part["weight"] for part in json.loads(merged.metadata["merged_from"])] == [0.5, -0.25]
+    code, _, err = cli(*both, "--weight", "0.5", "--overwrite")
+    assert (code, "one --weight for each" in err) == (2, True)
+    code, out, _ = cli(*both, "--overwrite", "--json", "--for", "diffusers")
+    assert (code, strict(out)["for"]) == (0, ["diffusers"])
+
+
+def test_merge_of_one_alone_exits_2(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("merge", RESULT, "--out", "out.safetensors")
+    assert code == 2
+    assert "at least two" in err
+
+
 def test_export_replaces_a_file_only_when_asked_to(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     out.write_bytes(b"precious")

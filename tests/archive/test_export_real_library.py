@@ -65,9 +65,8 @@ def make_unet(size: Size = "tiny") -> Any:
     ).eval()
 
 
-def load(path: Path) -> Any:
-    """Return a UNet into which a pipeline has loaded a file, the way the documentation of diffusers has it."""
-    pipe = diffusers.StableDiffusionPipeline(
+def pipeline() -> Any:
+    return diffusers.StableDiffusionPipeline(
         vae=None,
         text_encoder=None,
         tokenizer=None,
@@ -77,6 +76,11 @@ def load(path: Path) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def load(path: Path) -> Any:
+    """Return a UNet into which a pipeline has loaded a file, the way the documentation of diffusers has it."""
+    pipe = pipeline()
     pipe.load_lora_weights(str(path.parent), weight_name=path.name)
     return pipe.unet
 
