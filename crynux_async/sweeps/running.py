@@ -312,15 +312,20 @@ class SweepRun:
 
     async def _conclude(self, trial: Trial) -> None:
         await conclude(trial, self._wishes)
-        if self._on_trial is not None:
-            try:
-                result = self._on_trial(trial)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:
-                # A user's function: what it does wrong must not cost the sweep.
-                _log.exception("on_trial() of sweep %r, trial %d", self._name, trial.number)
+        await call_back(self._on_trial, trial)
         self._finished.put_nowait(trial)
+
+
+async def call_back(on_trial: OnTrial | None, trial: Trial) -> None:
+    """Call a user's function with a finished trial; what it raises is logged and must not cost the sweep."""
+    if on_trial is None:
+        return
+    try:
+        result = on_trial(trial)
+        if inspect.isawaitable(result):
+            await result
+    except Exception:
+        _log.exception("on_trial() of trial %d (%s)", trial.number, trial.label)
 
 
 async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Trial]:

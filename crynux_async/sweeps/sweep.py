@@ -11,7 +11,7 @@ from crynux_async.errors import UsageError
 from crynux_async.sweeps import definition, preview, running
 from crynux_async.sweeps.points import Derive, Points, plan
 from crynux_async.sweeps.spaces import Params
-from crynux_async.sweeps.trial import Trial, Wishes
+from crynux_async.sweeps.trial import Trial, Wishes, absolute
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -42,11 +42,6 @@ def _check_direction(_: Any, __: Any, direction: Any) -> None:
 
 def _kept(points: Iterable[Params]) -> tuple[Params, ...]:
     return tuple(points)
-
-
-def _absolute(folder: str | Path | None) -> Path | None:
-    # At once: a sweep that is started again from another directory must find its models.
-    return None if folder is None else Path(folder).expanduser().absolute()
 
 
 @attrs.frozen
@@ -83,7 +78,7 @@ class Sweep:
     name: str = attrs.field(validator=_check_name)
     base: FineTuneConfig
     points: Sequence[Params] = attrs.field(default=({},), converter=_kept, kw_only=True)
-    folder: Path | None = attrs.field(default=None, converter=_absolute, kw_only=True)
+    folder: Path | None = attrs.field(default=None, converter=absolute, kw_only=True)
     name_template: str | None = attrs.field(default=None, kw_only=True)
     budget_cnx: float | None = attrs.field(default=None, kw_only=True)
     repeats: int = attrs.field(default=1, validator=_check_repeats, kw_only=True)

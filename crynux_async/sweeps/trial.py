@@ -24,6 +24,11 @@ TrialState: TypeAlias = Literal["waiting", "running", "done", "failed", "unconfi
 _log = logging.getLogger("crynux_async.sweeps.trial")
 
 
+def absolute(folder: str | Path | None) -> Path | None:
+    """Return a folder as it is at this moment: a sweep that goes on from another directory must find its models."""
+    return None if folder is None else Path(folder).expanduser().absolute()
+
+
 def state_of(state: JobState) -> TrialState:
     """Return where a trial is whose job is in a state."""
     if state in GOOD:

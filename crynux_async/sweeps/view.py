@@ -16,11 +16,6 @@ from crynux_async.training.config import FineTuneConfig
 Pictures: TypeAlias = Path | Callable[[Trial], Sequence[bytes]]
 """Where pictures of models come from: a folder of files named like the archives, or a function of a trial."""
 
-_VERDICTS: Mapping[HealthCode, Verdict] = {
-    HealthCode.NAN: "damaged",
-    HealthCode.INF: "damaged",
-    HealthCode.UNTRAINED: "untrained",
-}
 _PICTURES = (".png", ".jpg", ".jpeg")
 
 
@@ -108,7 +103,9 @@ def _trial(trial: Trial, images: Sequence[bytes]) -> TrialView:
 def _verdict(health: "Health | None") -> Verdict:
     if health is None:
         return ""
-    return next((verdict for code, verdict in _VERDICTS.items() if code in health.codes), "")
+    if health.codes & {HealthCode.NAN, HealthCode.INF}:
+        return "damaged"
+    return health.strength.verdict if health.strength else ""
 
 
 def _stored_at(path: Path | None) -> datetime | None:

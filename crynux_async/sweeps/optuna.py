@@ -1,0 +1,282 @@
+"""``OptunaSweep``: Optuna says what to try next, and each of its trials is one job, through any crash.
+
+Theory of operation. A trial is bound to its job before anything is sent: its config and its idempotency key stand in
+the trial's user attributes, and the key is made of the study's name and the trial's number. So whatever is killed, the
+next run goes on with every RUNNING trial: one without a binding was asked and never sent (its parameters are in the
+storage, and are asked for again); one with a binding has a job, or gets the one that it would have had. A trial is told
+FAIL only for what ended badly; where the outcome of its create is not known it stays RUNNING.
+
+No thread waits for a trial: what touches the storage runs in one thread of its own, one call after another, because
+that is what every storage bears.
+"""
+
+import asyncio
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import attrs
+
+from crynux_async.errors import CrynuxError, SubmissionUnknownError, UsageError
+from crynux_async.job import Job, record_of
+from crynux_async.money import to_cnx
+from crynux_async.states import GOOD, JobState
+from crynux_async.sweeps.notes import TAG
+from crynux_async.sweeps.points import Point, derived_seed
+from crynux_async.sweeps.running import OnTrial, call_back
+from crynux_async.sweeps.trial import Trial, Wishes, absolute, conclude
+from crynux_async.sweeps.view import service_pictures
+from crynux_async.training.config import FineTuneConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+    from crynux_async.session import Session
+
+BadEnd: TypeAlias = Literal["fail", "prune"]
+"""What a trial is told whose training ended badly."""
+
+_KEY, _CONFIG = "crynux_key", "crynux_config"
+_T = TypeVar("_T")
+
+_log = logging.getLogger("crynux_async.sweeps.optuna")
+
+
+def _check_retries(_: object, __: object, retries: object) -> None:
+    if type(retries) is not int or retries < 0:
+        raise UsageError(f"retries is a whole number, 0 or above, not {retries!r:.40}", field="retries")
+
+
+@attrs.frozen
+class OptunaSweep:
+    """A study whose trials are jobs.
+
+    ::
+
+        study = optuna.create_study(study_name="cats", storage="sqlite:///cats.db", load_if_exists=True)
+        sweep = OptunaSweep(study, config_of, lambda trial: trial.norms.total, folder="models/cats")
+        async with Session(ledger="jobs.db") as session:
+            await sweep.optimize(session, n_trials=24, n_jobs=8)
+
+    Any sampler and any storage will do; a storage that outlives the process is what lets a study go on. Samplers should
+    reckon with trials that run (``TPESampler`` does by itself).
+
+    Args:
+        study: Has a name; the same name is the same sweep.
+        config_of: Makes the config of an ``optuna.Trial`` by its ``suggest_`` methods; called in a thread, and again
+            after a crash: the same trial must give the same config.
+        objective: Returns what Optuna is told, from a finished trial; called in a thread.
+        folder: Where archives are put, or None to leave them at the service.
+        name_template: File name of an archive, as in ``Job.download``.
+        on_bad_end: Whether a trial whose training ended badly is told to Optuna as failed or as pruned.
+        retries: How often it is sent again before that, >= 0.
+        artifacts: An ``optuna.artifacts`` store for validation images, where the service hands them out; or None.
+
+    Raises:
+        UsageError: One of them means nothing.
+    """
+
+    study: "optuna.Study"
+    config_of: "Callable[[optuna.Trial], FineTuneConfig]"
+    objective: Callable[[Trial], float | Sequence[float]]
+    folder: Path | None = attrs.field(default=None, converter=absolute)
+    name_template: str | None = None
+    on_bad_end: BadEnd = attrs.field(default="fail", validator=attrs.validators.in_(("fail", "prune")))
+    retries: int = attrs.field(default=0, validator=_check_retries)
+    artifacts: Any = None
+
+    async def optimize(
+        self, session: "Session", *, n_trials: int, n_jobs: int = 8, on_trial: OnTrial | None = None
+    ) -> list[Trial]:
+        """Go on until the study has so many trials, and return those that were finished here, in order of their ends.
+
+        Args:
+            session: Where the jobs run; open.
+            n_trials: How many trials the study has in the end, those of earlier and of other processes included.
+            n_jobs: How many run at once, >= 1.
+            on_trial: Called with each finished trial; a function or a coroutine function.
+
+        Raises:
+            LedgerError: A job could not be stored; its trial stays RUNNING, and the next call goes on with it.
+            AuthError, QuotaError: The credential was refused; trials stay RUNNING.
+            UsageError: A number means nothing, or the session was closed.
+        """
+        for name, number in (("n_trials", n_trials), ("n_jobs", n_jobs)):
+            if type(number) is not int or number < 1:
+                raise UsageError(f"{name} is a whole number above 0, not {number!r:.40}", field=name)
+        with ThreadPoolExecutor(1, thread_name_prefix="optuna") as storage:
+            run = _Run(self, session, n_trials, on_trial, storage)
+            return await run.all(n_jobs)
+
+
+@attrs.define(eq=False)
+class _Run:
+    """One call of ``optimize``."""
+
+    _sweep: OptunaSweep
+    _session: "Session"
+    _n_trials: int
+    _on_trial: OnTrial | None
+    _storage: ThreadPoolExecutor
+    _left_over: "list[optuna.Trial]" = attrs.field(factory=list, init=False)
+    _finished: list[Trial] = attrs.field(factory=list, init=False)
+
+    async def all(self, n_jobs: int) -> list[Trial]:
+        self._left_over = await self._stored(self._running)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(n_jobs):
+                    group.create_task(self._work())
+        except* Exception as errors:
+            raise errors.exceptions[0] from None
+        return self._finished
+
+    async def _work(self) -> None:
+        while (asked := await self._stored(self._next)) is not None:
+            await self._carry_out(asked)
+
+    def _running(self) -> "list[optuna.Trial]":
+        import optuna
+
+        # Trials of another process that lives are among them: both wait for the same jobs, and the first one tells.
+        frozen = self._sweep.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        return [optuna.Trial(self._sweep.study, one._trial_id) for one in frozen]
+
+    def _next(self) -> "optuna.Trial | None":
+        if self._left_over:
+            return self._left_over.pop(0)
+        known = len(self._sweep.study.get_trials(deepcopy=False))
+        return self._sweep.study.ask() if known < self._n_trials else None
+
+    async def _carry_out(self, asked: "optuna.Trial") -> None:
+        point = await self._stored(partial(self._bind, asked))
+        try:
+            job = await self._ended(await self._job_of(point))
+        except SubmissionUnknownError as error:
+            _log.warning("trial %d stays RUNNING: %s", asked.number, error)
+            return
+        trial = Trial(point, job)
+        sweep = self._sweep
+        await conclude(trial, Wishes(folder=sweep.folder, file_name=sweep.name_template))
+        value = await self._value(trial)
+        await self._stored(partial(self._tell, asked, trial, value))
+        await self._keep_images(asked, trial)
+        self._finished.append(trial)
+        await call_back(self._on_trial, trial)
+
+    def _bind(self, asked: "optuna.Trial") -> Point:
+        """Store what is trained for a trial and under which key, once, and return it."""
+        study = self._sweep.study.study_name
+        if _KEY not in asked.user_attrs:
+            config = self._sweep.config_of(asked)
+            if config.seed_was_drawn:  # the same for all, so that they can be compared, and again after a crash
+                config = config.evolve(seed=derived_seed(study, 1))
+            asked.set_user_attr(_CONFIG, json.dumps(config.to_dict()))
+            asked.set_user_attr(_KEY, f"optuna:{study}:{asked.number}")
+        config = FineTuneConfig.from_dict(json.loads(asked.user_attrs[_CONFIG]))
+        return Point(
+            number=asked.number + 1,
+            repeat=1,
+            params=dict(asked.params),
+            config=config,
+            digest=config.asked_digest(),
+            key=asked.user_attrs[_KEY],
+        )
+
+    async def _job_of(self, point: Point) -> Job:
+        name = self._sweep.study.study_name
+        return await self._session.enqueue(
+            point.config,
+            idempotency_key=point.key,
+            label=point.label,
+            group=name,
+            tags={TAG: name},
+            folder=self._sweep.folder,
+            file_name=self._sweep.name_template,
+        )
+
+    async def _ended(self, job: Job) -> Job:
+        """Wait until a job has ended, sending it again as often as is wished.
+
+        Raises:
+            SubmissionUnknownError: It was sent, and nobody can tell what became of it.
+        """
+        while True:
+            await self._session.wait_all([job])
+            if job.state is JobState.UNCONFIRMED:
+                await self._look_for(job)
+                continue
+            is_failure = job.state not in GOOD and job.state is not JobState.ABANDONED
+            if not is_failure or record_of(job).tries > self._sweep.retries:
+                return job
+            await job.retry()
+
+    async def _look_for(self, job: Job) -> None:
+        await self._session.reconcile()
+        if job.state is JobState.PLANNED:  # certainly not created: sending it again is safe
+            await job.retry()
+        elif job.state is JobState.UNCONFIRMED:
+            raise SubmissionUnknownError(f"the outcome of {job!r} is not known", job_id=job.job_id)
+
+    async def _value(self, trial: Trial) -> float | Sequence[float] | None:
+        """Return what Optuna is told of a trial, or None where it ended badly."""
+        if trial.state != "done":
+            return None
+        try:
+            return await asyncio.to_thread(self._sweep.objective, trial)
+        except Exception as error:
+            # A user's function may raise anything; the other trials have nothing to do with it.
+            _log.exception("the objective of trial %d", trial.number - 1)
+            trial.problem = error
+            return None
+
+    def _tell(self, asked: "optuna.Trial", trial: Trial, value: float | Sequence[float] | None) -> None:
+        import optuna
+
+        for name, fact in _facts(trial).items():
+            asked.set_user_attr(name, fact)
+        if value is not None:
+            self._sweep.study.tell(asked, value, skip_if_finished=True)
+            return
+        states = {"fail": optuna.trial.TrialState.FAIL, "prune": optuna.trial.TrialState.PRUNED}
+        self._sweep.study.tell(asked, state=states[self._sweep.on_bad_end], skip_if_finished=True)
+
+    async def _keep_images(self, asked: "optuna.Trial", trial: Trial) -> None:
+        if self._sweep.artifacts is not None and trial.job.state in GOOD:
+            images = await service_pictures(trial)
+            await self._stored(partial(self._upload, asked, images))
+
+    def _upload(self, asked: "optuna.Trial", images: Sequence[bytes]) -> None:
+        import optuna
+
+        with tempfile.TemporaryDirectory() as folder:
+            for number, image in enumerate(images):
+                path = Path(folder, f"validation-{number}.png")
+                path.write_bytes(image)
+                optuna.artifacts.upload_artifact(
+                    artifact_store=self._sweep.artifacts, file_path=str(path), study_or_trial=asked
+                )
+
+    async def _stored(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._storage, call)
+
+
+def _facts(trial: Trial) -> dict[str, Any]:
+    """Return what stands beside a trial in Optuna's dashboard."""
+    job = trial.job
+    facts = {
+        "job_id": job.job_id,
+        "task_id": job.task_id,
+        "state": str(job.state),
+        "cost_cnx": to_cnx(trial.cost.spent) if trial.cost and trial.cost.is_complete else None,
+        "archive": str(job.path) if job.path else None,
+        "health": str(trial.health) if trial.health else None,
+        "error": str(trial.error) if isinstance(trial.error, CrynuxError) else None,
+        "reason": job.reason,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}

@@ -1,0 +1,171 @@
+"""With Optuna each trial is one job, whatever dies between asking and telling."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import optuna
+import pytest
+
+from crynux_async import FineTuneConfig, Session, TransportError, UsageError
+from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.sweeps import Trial
+from crynux_async.sweeps.optuna import OptunaSweep
+from tests.fake_backend import FakeBackend, make_config
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+States = optuna.trial.TrialState
+
+
+def open_session(backend: FakeBackend, ledger: MemoryLedger) -> Session:
+    return Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000)
+
+
+def config_of(trial: optuna.Trial) -> FineTuneConfig:
+    return make_config(
+        rank=trial.suggest_categorical("rank", [4, 8, 16]),
+        learning_rate=trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
+    )
+
+
+def rank_of(trial: Trial) -> float:
+    return float(trial.params["rank"])
+
+
+def new_study(storage: optuna.storages.BaseStorage | None = None, name: str = "cats") -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=1)
+    return optuna.create_study(study_name=name, storage=storage, load_if_exists=True, sampler=sampler)
+
+
+async def test_optimize_tells_every_trial_its_objective_and_where_its_model_is(tmp_path: Path) -> None:
+    study, backend = new_study(), FakeBackend()
+    async with open_session(backend, MemoryLedger()) as session:
+        finished = await OptunaSweep(study, config_of, rank_of, folder=tmp_path).optimize(session, n_trials=6, n_jobs=3)
+    assert len(finished) == len(study.trials) == backend.creates == 6
+    for trial in study.trials:
+        assert (trial.state, trial.value) == (States.COMPLETE, trial.params["rank"])
+        assert Path(trial.user_attrs["archive"]).parent == tmp_path
+        assert trial.user_attrs["task_id"] in backend.created
+        assert backend.created[trial.user_attrs["task_id"]].rank == trial.params["rank"]
+
+
+async def test_optimize_runs_so_many_at_once() -> None:
+    backend = FakeBackend(duration=300.0)
+    most = 0
+
+    async def watch(session: Session) -> None:
+        nonlocal most
+        while True:
+            most = max(most, sum(not job.done for job in session.jobs()))
+            await asyncio.sleep(1.0)
+
+    async with open_session(backend, MemoryLedger()) as session:
+        watcher = asyncio.create_task(watch(session))
+        await OptunaSweep(new_study(), config_of, rank_of).optimize(session, n_trials=7, n_jobs=3)
+        watcher.cancel()
+    assert most == 3
+
+
+@pytest.mark.parametrize("bad_end", ["fail", "prune"])
+async def test_training_that_failed_is_told_as_was_wished_after_its_retries(bad_end: str) -> None:
+    def half_bad(trial: optuna.Trial) -> FineTuneConfig:
+        return make_config(model_name="x/fail" if trial.number % 2 else "x/good", rank=trial.suggest_int("rank", 4, 8))
+
+    study, backend = new_study(), FakeBackend()
+    async with open_session(backend, MemoryLedger()) as session:
+        sweep = OptunaSweep(study, half_bad, rank_of, on_bad_end=bad_end, retries=2)  # type: ignore[arg-type]
+        await sweep.optimize(session, n_trials=4, n_jobs=2)
+    bad = {"fail": States.FAIL, "prune": States.PRUNED}[bad_end]
+    assert [trial.state for trial in study.trials] == [States.COMPLETE, bad, States.COMPLETE, bad]
+    assert backend.creates == 2 + 2 * 3
+
+
+async def test_objective_that_raises_fails_its_trial_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def objective(trial: Trial) -> float:
+        if trial.number == 2:
+            raise ZeroDivisionError("no pictures")
+        return 1.0
+
+    study = new_study()
+    with caplog.at_level(logging.CRITICAL, "crynux_async"):
+        async with open_session(FakeBackend(), MemoryLedger()) as session:
+            await OptunaSweep(study, config_of, objective).optimize(session, n_trials=3, n_jobs=1)
+    assert [trial.state for trial in study.trials] == [States.COMPLETE, States.FAIL, States.COMPLETE]
+
+
+async def test_study_goes_on_where_a_run_was_cut_off_at_any_moment() -> None:
+    """Cancelled again and again, at another moment each time, with a new session each time: one job for each trial."""
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
+    for cut in range(1, 60):
+        async with open_session(backend, ledger) as session:
+            sweep = OptunaSweep(new_study(storage), config_of, rank_of)
+            try:
+                async with asyncio.timeout(0.05 * cut**2):
+                    await sweep.optimize(session, n_trials=12, n_jobs=4)
+            except TimeoutError:
+                continue
+            break
+    study = new_study(storage)
+    assert [trial.state for trial in study.trials] == [States.COMPLETE] * 12
+    assert len({trial.user_attrs["job_id"] for trial in study.trials}) == 12
+    assert backend.creates == 12
+
+
+async def test_trial_that_was_asked_and_never_bound_is_sent() -> None:
+    storage, backend = optuna.storages.InMemoryStorage(), FakeBackend()
+    left = new_study(storage).ask()
+    left.suggest_categorical("rank", [4, 8, 16])
+    async with open_session(backend, MemoryLedger()) as session:
+        await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=1)
+    (trial,) = new_study(storage).trials
+    assert (trial.state, trial.value) == (States.COMPLETE, left.params["rank"])
+
+
+async def test_two_processes_on_one_study_train_each_trial_once() -> None:
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
+
+    async def run() -> None:
+        async with open_session(backend, ledger) as session:
+            await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=8, n_jobs=2)
+
+    await asyncio.gather(run(), run())
+    study = new_study(storage)
+    assert {trial.state for trial in study.trials} == {States.COMPLETE}
+    assert 8 <= len(study.trials) <= 9  # both may ask for the last one at the same moment
+    assert backend.creates == len(study.trials)
+
+
+async def test_trial_of_unknown_outcome_stays_running_and_is_not_sent_again(caplog: pytest.LogCaptureFixture) -> None:
+    study, backend = new_study(), FakeBackend()
+
+    async def lose() -> None:
+        raise TransportError("the connection broke", maybe_sent=True)
+
+    backend.answers.extend([lose])
+    with caplog.at_level(logging.CRITICAL, "crynux_async"):
+        async with open_session(backend, MemoryLedger()) as session:
+            await OptunaSweep(study, config_of, rank_of).optimize(session, n_trials=1)
+    assert [trial.state for trial in study.trials] == [States.RUNNING]
+    assert backend.creates == 1
+
+
+async def test_binding_is_stored_before_anything_is_sent() -> None:
+    study, backend = new_study(), FakeBackend()
+    bound: list[dict[str, object]] = []
+
+    async def look() -> None:
+        bound.append(dict(study.trials[-1].user_attrs))
+
+    backend.answers.append(look)
+    async with open_session(backend, MemoryLedger()) as session:
+        await OptunaSweep(study, config_of, rank_of).optimize(session, n_trials=1)
+    assert bound[0]["crynux_key"] == "optuna:cats:0"
+    assert json.loads(str(bound[0]["crynux_config"]))["rank"] == study.trials[0].params["rank"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_trials", 0), ("n_jobs", 0), ("n_jobs", True), ("n_trials", 1.5)])
+async def test_numbers_that_mean_nothing_are_named(name: str, value: object) -> None:
+    async with open_session(FakeBackend(), MemoryLedger()) as session:
+        with pytest.raises(UsageError, match=name):
+            await OptunaSweep(new_study(), config_of, rank_of).optimize(session, **{"n_trials": 1, name: value})  # type: ignore[arg-type]
