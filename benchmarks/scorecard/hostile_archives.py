@@ -168,7 +168,7 @@ def _alpha_pattern(path: Path, rng: random.Random) -> None:
 
 
 def _high_rank(path: Path, rng: random.Random) -> None:
-    rank = rng.choice([1024, 1025, 4096, 4097])
+    rank = rng.choice([1024, 1025, 4096, 8500])
     header, total = _header(_pair("conv_out", rank, 2048, 1280))
     _write(path, header, _repeated(total, struct.pack("<f", 0.5)))
 

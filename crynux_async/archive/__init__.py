@@ -3,7 +3,7 @@
 Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` (the files inside), ``lora`` and
 ``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``families``, and
 ``export`` and ``merge`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``,
-``zip_directory`` and ``zip_members``.
+``raw_numbers``, ``zip_directory`` and ``zip_members``.
 """
 
 from crynux_async.archive.families import Family

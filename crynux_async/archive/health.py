@@ -15,7 +15,8 @@ import attrs
 
 from crynux_async.archive.families import FAMILY_TITLES, family_named, family_of
 from crynux_async.archive.lora import LoraModule, matcher
-from crynux_async.archive.safetensors import TensorInfo, count_not_finite, is_zero
+from crynux_async.archive.raw_numbers import count_not_finite, is_zero
+from crynux_async.archive.safetensors import TensorInfo
 from crynux_async.archive.strength import Strength
 
 

@@ -24,7 +24,6 @@ ALPHA = ".alpha"
 PEFT_PREFIX = "base_model.model."
 """What peft puts in front of each name in ``adapter_model.safetensors``."""
 
-MOST_RANK = 4096
 """The largest rank that is read."""
 
 _PREFIX = "unet."
@@ -175,8 +174,6 @@ def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> L
         raise ValueError(f"the shapes of {name} do not fit: {list(a.shape)} and {list(b.shape)}")
     if a.dtype != b.dtype:
         raise ValueError(f"the dtypes of {name} differ: {a.dtype} and {b.dtype}")
-    if rank > MOST_RANK:
-        raise ValueError(f"{name} has rank {rank}; at most {MOST_RANK} is accepted")
     return LoraModule(
         name=name,
         down=down,

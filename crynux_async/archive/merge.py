@@ -21,7 +21,7 @@ import attrs
 
 from crynux_async.archive.export import plan_beginning, write_new_file
 from crynux_async.archive.families import FAMILY_TITLES
-from crynux_async.archive.lora import MOST_RANK, LoraModule
+from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.lora_archive import LoraArchive
 from crynux_async.archive.metadata import Description, describe
 from crynux_async.archive.naming import Program, layout_for
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOAT32_BYTES = 4
+_MOST_RANK = 4096  # what stands side by side is held in memory, one module at a time
 
 
 @attrs.frozen
@@ -126,8 +127,10 @@ def _plan(parts: Sequence[Part], *, named: str | None) -> _Plan:
             _check_shape(part, module, shapes.setdefault(name, module))
             ranks[name] = ranks.get(name, 0) + module.rank
     rank = max(ranks.values())
-    if rank > MOST_RANK:
-        raise ArchiveError(f"{parts[0].archive.path}: the merged rank would be {rank}, and at most {MOST_RANK} is read")
+    if rank > _MOST_RANK:
+        raise ArchiveError(
+            f"{parts[0].archive.path}: the merged rank would be {rank}, and at most {_MOST_RANK} is written"
+        )
     modules = {
         name: attrs.evolve(module, down=f"{name} A", up=f"{name} B", rank=rank, alpha=float(rank))
         for name, module in shapes.items()

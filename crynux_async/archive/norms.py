@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from crynux_async.archive.lora import LoraModule
-from crynux_async.archive.safetensors import WIDTHS, TensorInfo, numbers, to_float32
+from crynux_async.archive.raw_numbers import numbers, to_float32
+from crynux_async.archive.safetensors import WIDTHS, TensorInfo
 from crynux_async.archive.zip_members import PIECE_BYTES, MemberStream
 
 if TYPE_CHECKING:

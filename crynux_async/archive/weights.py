@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from crynux_async.archive.foreign import recognise
 from crynux_async.archive.lora import ALPHA, LoraModule, module_of_alpha, pair_modules
 from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces, update_norm
+from crynux_async.archive.raw_numbers import to_float32
 from crynux_async.archive.safetensors import (
     LENGTH_BYTES,
     Header,
@@ -24,7 +25,6 @@ from crynux_async.archive.safetensors import (
     giving_way,
     header_length,
     parse_header,
-    to_float32,
 )
 from crynux_async.archive.scaling import ADAPTER_METADATA, Scaling, read_scaling
 from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, reading

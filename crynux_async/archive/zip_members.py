@@ -35,8 +35,9 @@ class ArchiveLimits:
     """How much of an archive from an unknown machine is accepted. Every bound is inclusive.
 
     The defaults leave room for a LoRA of every module of Stable Diffusion's UNet up to rank 4096 with its optimizer
-    state. Memory does not follow from them: it is what one piece of 256 KiB needs, and for :meth:`LoraArchive.norms`
-    some blocks of numbers, whatever an archive announces.
+    state, and of fewer modules up to as high a rank as fits: nodes know no highest rank, and what one of them was paid
+    for is read. Memory does not follow from them: it is what one piece of 256 KiB needs, and for
+    :meth:`LoraArchive.norms` some blocks of numbers, whatever an archive announces.
 
     Attributes:
         members: Files inside.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.archive import safetensors
+from crynux_async.archive import raw_numbers, safetensors
 from tests.archive_files import DOWN, GOOD, UP, WEIGHTS, Raw, lora_bytes, pair, raw_zip, refuse
 
 
@@ -198,13 +198,13 @@ def numbers(dtype: str) -> Iterator[tuple[bytes, float]]:
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_count_not_finite_agrees_with_math_on_every_pattern(dtype: str) -> None:
     for data, number in numbers(dtype):
-        assert safetensors.count_not_finite(data, dtype) == (math.isnan(number), math.isinf(number))
+        assert raw_numbers.count_not_finite(data, dtype) == (math.isnan(number), math.isinf(number))
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_is_zero_agrees_with_equality_on_every_pattern(dtype: str) -> None:
     for data, number in numbers(dtype):
-        assert safetensors.is_zero(data, dtype) == (number == 0)
+        assert raw_numbers.is_zero(data, dtype) == (number == 0)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -213,4 +213,4 @@ def test_count_not_finite_counts_over_many_numbers(dtype: str) -> None:
     random.Random(3).shuffle(everything)
     nan = sum(math.isnan(number) for _, number in everything)
     inf = sum(math.isinf(number) for _, number in everything)
-    assert safetensors.count_not_finite(b"".join(data for data, _ in everything), dtype) == (nan, inf)
+    assert raw_numbers.count_not_finite(b"".join(data for data, _ in everything), dtype) == (nan, inf)
