@@ -137,17 +137,17 @@ def with_crynux_async(task: Task) -> list[float]:
     from crynux_async.backends.base import Task
     from crynux_async.backends.bridge.backend import BridgeBackend
     from crynux_async.downloads.book import check_slots
-    from crynux_async.downloads.transfer import download
+    from crynux_async.downloads.transfer import Shared, download
     from crynux_async.settings import Settings
 
     async def fetch_all() -> None:
         backend = BridgeBackend(Settings(base_url=task.url, api_key=_KEY, trust_env=False))
-        verify, slots = verify_archive if task.verify else None, check_slots()  # as a session has them
+        verify, shared = verify_archive if task.verify else None, Shared(check_slots=check_slots())  # as a session has
 
         async def fetch(number: int) -> None:
             target = task.target(number)
             await download(
-                partial(backend.open_result, Task(task_id=str(number))), target, verify=verify, check_slots=slots
+                partial(backend.open_result, Task(task_id=str(number))), target, verify=verify, shared=shared
             )
 
         try:

@@ -269,10 +269,13 @@ class Job:
             timeout: Seconds to wait for the model at most, or None for as long as it takes.
 
         Raises:
+            UsageError: No archive could come to this folder, or be called so; said at once.
             DownloadError: The archive could not be brought to disk; what arrived is kept.
             OwnershipError, AuthError, QuotaError: The key may not have it.
             CrynuxError: Whatever ``wait()`` raises.
         """
+        if self._record.state not in GOOD:  # there may be hours in which to mend it
+            await self._supervisor.check_target(self._record, Path(folder), name, has_room=True)
         wanted = self._supervisor.want(self._record, Path(folder), name)
         await self.wait(timeout)
         return await self._supervisor.fetch(self._record, wanted)

@@ -388,14 +388,42 @@ class Session(SessionJobs):
             folder: Where to put the archive.
             name: File name, as in ``Job.download``.
             idempotency_key: The caller's name for this intention, as in ``enqueue``.
-            force: Send it even if it cannot work.
+            force: Send it even if it cannot work, or its archive may not fit.
             **filing: Label, group, tags and tenant (see ``FilingArguments``).
 
         Raises:
+            UsageError: No archive could come to this folder, or be called so; nothing was sent.
             CrynuxError: Whatever ``submit()``, ``Job.wait()`` and ``Job.download()`` raise.
         """
+        # What is asked for again may be there already, and needs no room then.
+        has_room = force or idempotency_key is not None
+        await self.check_target(config, folder, name=name, label=filing.get("label", ""), has_room=has_room)
         job = await self.submit(config, idempotency_key=idempotency_key, force=force, **filing)
         return await job.download(folder, name=name)
+
+    async def check_target(
+        self,
+        config: FineTuneConfig,
+        folder: str | Path = ".",
+        *,
+        name: str | None = None,
+        label: str = "",
+        has_room: bool = False,
+    ) -> None:
+        """Refuse a folder or a file name that the model of a config could not have, before it is paid for.
+
+        Args:
+            config: What would be trained.
+            folder: Where the archive is to go; need not exist, and is not made.
+            name: File name, as in ``Job.download``.
+            label: The caller's own name for the job.
+            has_room: Whether it is known that the archive will fit; else the folder must have room for it now.
+
+        Raises:
+            UsageError: No archive could come there or be called so; says why, in ``field`` too.
+        """
+        record = _new_record(config, label=label)
+        await self._open_supervisor().check_target(record, Path(folder), name, has_room=has_room)
 
     def price(self, config: FineTuneConfig) -> int | None:
         """Return what one try of a config may cost at most, in wei (10**-18 CNX), or None where that is not known.

@@ -12,7 +12,7 @@ import attrs
 
 from crynux_async.backends.base import Validator
 from crynux_async.downloads.pace import DownloadOptions
-from crynux_async.downloads.transfer import DownloadedFile, download
+from crynux_async.downloads.transfer import DownloadedFile, Shared, download
 from crynux_async.errors import ArchiveError, NotFoundError, RangeError, TransportError
 
 SIZE = 10_000
@@ -182,6 +182,8 @@ GONE = Answer(error=NotFoundError("the bridge has no such task"))
 async def fetch(service: FakeService, path: Path, **options: Any) -> DownloadedFile:
     options.setdefault("verify", verify_is(service.content))
     options.setdefault("options", OPTIONS)
+    shared = {name: options.pop(name) for name in ("room", "slots", "check_slots") if name in options}
+    options["shared"] = Shared(**shared)
     return await download(service.open_result, path, **options)
 
 

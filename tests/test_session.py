@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from crynux_async.events import JobQueued, JobStateChanged, JobSubmitted
 from crynux_async.ledgers.base import JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.testing import VirtualTimeLoop
+from crynux_async.training.simulation import archive_bytes
 from tests.fake_backend import FakeBackend, make_config
 from tests.small_results import make_archive
 
@@ -340,6 +342,42 @@ async def test_run_submits_waits_and_downloads(session: Session, backend: FakeBa
     assert path.read_bytes() == backend.archive
 
 
+@pytest.mark.parametrize(("folder", "name"), [("models", "{foo}.zip"), ("file", None), ("file/below", None)])
+async def test_run_to_where_no_archive_can_come_raises_before_anything_is_sent(
+    session: Session, backend: FakeBackend, tmp_path: Path, folder: str, name: str | None
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UsageError):
+        await session.run(make_config(), tmp_path / folder, name=name)
+    assert (backend.creates, session.jobs()) == (0, [])
+
+
+async def test_run_where_the_archive_does_not_fit_raises_before_anything_is_sent_unless_forced(
+    session: Session, backend: FakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    size = archive_bytes(config)
+    assert size is not None
+    monkeypatch.setattr(
+        "crynux_async.downloads.target.shutil.disk_usage", lambda _: SimpleNamespace(total=2 * size, free=size - 1)
+    )
+    with pytest.raises(UsageError, match="too little room") as caught:
+        await session.run(config, tmp_path)
+    assert (caught.value.field, backend.creates, session.jobs()) == ("folder", 0, [])
+    await session.check_target(config, tmp_path, has_room=True)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("models", "{foo}.zip"), ("file", None)])
+async def test_download_to_where_no_archive_can_come_raises_while_the_job_still_runs(
+    session: Session, tmp_path: Path, folder: str, name: str | None
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    job = session.submit_nowait(make_config())
+    with pytest.raises(UsageError):
+        await job.download(tmp_path / folder, name=name)
+    assert (job.done, job.folder) == (False, None)
+
+
 async def test_two_callers_of_one_download_share_the_transfer(
     session: Session, backend: FakeBackend, tmp_path: Path
 ) -> None:
@@ -387,6 +425,32 @@ async def test_download_of_another_keys_task_raises_and_the_job_stays_succeeded(
     with pytest.raises(OwnershipError):
         await job.download(tmp_path)
     assert job.state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("ends", ["download", "expired"])
+async def test_result_that_is_not_found_once_is_asked_for_again_a_minute_later(
+    session: Session, backend: FakeBackend, tmp_path: Path, ends: str
+) -> None:
+    async def unknown(task: Task) -> Look:
+        asked.append(monotonic())
+        raise NotFoundError("record not found", status=500)
+
+    asked: list[float] = []
+    job = await session.submit(make_config())
+    await job
+    backend.look = unknown  # type: ignore[method-assign]
+    backend.result_error = NotFoundError("Task not found", status=400)
+    download = asyncio.create_task(job.download(tmp_path))
+    await asyncio.sleep(30)
+    assert (len(asked), job.state, download.done()) == (1, JobState.SUCCEEDED, False)
+    if ends == "download":
+        backend.result_error = None
+        assert (await download).read_bytes() == backend.archive
+        return
+    with pytest.raises(JobExpiredError):
+        await download
+    assert (len(asked), job.state) == (2, JobState.EXPIRED)
+    assert asked[1] - asked[0] >= 60
 
 
 async def test_download_of_a_deleted_task_raises_expired(

@@ -14,6 +14,7 @@ import attrs
 from benchmarks.reporting import finish, show_table
 from benchmarks.scorecard import (
     archives,
+    cancelled_downloads,
     download_crashes,
     downloads,
     hostile_archives,
@@ -34,6 +35,7 @@ CASES: tuple[Case, ...] = (
     *submission.CASES,
     *downloads.CASES,
     *download_crashes.CASES,
+    *cancelled_downloads.CASES,
     *hostile_disks.CASES,
     *archives.CASES,
     *hostile_archives.CASES,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOAT32_BYTES = 4
-_MOST_RANK = 4096  # what stands side by side is held in memory, one module at a time
+_MOST_RANK = 4096  # of what is made here; archives may have any
 
 
 @attrs.frozen

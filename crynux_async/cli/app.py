@@ -3,6 +3,7 @@
 A command imports what it does when it is called: ``--help`` needs no HTTP client, and ``check`` no database.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -225,12 +226,15 @@ def run(
         relay: Send it to the relay of CRYNUX_NETWORK, signed and paid by the wallet of CRYNUX_WALLET. This command must
             run until it ends: somebody has to validate the training, or it is lost (and refunded).
         emulator: Use an emulated bridge (or relay) on this machine instead of a real one.
-        dry_run: Show what would be trained, like check, and send nothing.
+        dry_run: Show what would be trained, like check, look at the folder and the name, and send nothing.
         force: Send it even if it cannot work.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     if dry_run:
-        return check(config, set_=set_, json=json)
+        from crynux_async.cli import check as check_command
+
+        look = partial(check_command.dry_run, config, set_ or [], out, name, force=force, as_json=json)
+        return guard(look, as_json=json)
     from crynux_async.cli import run as run_command
 
     work = run_command.run(

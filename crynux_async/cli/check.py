@@ -16,6 +16,8 @@ from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.plot import curve
 from crynux_async.cli.units import size
+from crynux_async.downloads.names import job_archive_name
+from crynux_async.downloads.target import check_folder
 from crynux_async.errors import UsageError
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
@@ -75,6 +77,17 @@ def check(
     else:
         Console(highlight=False).print(page(found, config_path.name))
     return found.exit
+
+
+def dry_run(
+    config_path: Path, changes: Sequence[str], out: Path, name: str | None, *, force: bool, as_json: bool
+) -> Exit:
+    """Show what will be made of the config in a file, and refuse a folder or a name that ``run`` would refuse."""
+    config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
+    if name is not None:  # else it is the service's usual one
+        job_archive_name(name, config, task_id=None, job_id=None, label=config_path.stem)
+    check_folder(out, needed=0 if force else archive_bytes(config) or 0)
+    return check(config_path, changes, as_json=as_json)
 
 
 def find(

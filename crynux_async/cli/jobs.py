@@ -16,6 +16,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.cli.service import open_session
 from crynux_async.cli.units import size
+from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
@@ -48,6 +49,8 @@ async def resume(
 ) -> Exit:
     """Follow every unfinished job to its end and fetch the models that were asked for."""
     console = Console(stderr=as_json, highlight=False)
+    if out is not None:
+        check_folder(out)
     async with open_session(ledger, relay=relay) as session:
         for job in session.jobs(JobState.PLANNED) if send else ():
             await job.retry()
@@ -56,7 +59,7 @@ async def resume(
         _print_unconfirmed(console, lost)
         async with Board(session, console, jobs).shown():
             await session.wait_all([job for job in jobs if job.state is not JobState.PLANNED or send], timeout=timeout)
-            await _fetch(jobs, out)
+            have_all = await _fetch(jobs, out)
     if as_json:
         print(json.dumps({"jobs": [as_facts(job) for job in jobs], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
     else:
@@ -64,7 +67,7 @@ async def resume(
         console.print(said or "Nothing is unfinished.")
     if not send and any(job.state is JobState.PLANNED for job in jobs):
         console.print("Send what was only planned: crynux-async resume --send.", style="dim")
-    return Exit.DONE
+    return Exit.DONE if have_all else Exit.DOWNLOAD
 
 
 async def abandon(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:
@@ -122,15 +125,17 @@ def parse_states(names: Sequence[str]) -> frozenset[JobState] | None:
     return frozenset(known[name] for name in names) or None
 
 
-async def _fetch(jobs: Sequence[Job], out: Path | None) -> None:
-    """Fetch the models of jobs that have one, into the folder that was asked for then or now."""
+async def _fetch(jobs: Sequence[Job], out: Path | None) -> bool:
+    """Fetch models into the folder that was asked for then, or now, and return whether all of them came."""
+    have_all = True
     for job in jobs:
         folder = job.folder or out
         if job.state is JobState.SUCCEEDED and folder is not None:
             try:
                 await job.download(folder, name=job.file_name)
             except CrynuxError:
-                continue  # the board shows it, and the model stays where it is
+                have_all = False  # the board shows it, and the model stays where it is
+    return have_all
 
 
 def _find(session: Session, names: Sequence[str]) -> list[Job]:

@@ -32,6 +32,7 @@ async def run(
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     async with _session(relay=relay, emulated=emulated) as session:
+        await session.check_target(config, out, name=name, label=config_path.stem, has_room=force)
         if relay:
             from crynux_async.cli.relay import show_money
 

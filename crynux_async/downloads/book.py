@@ -28,9 +28,8 @@ from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.requests import OpenResult
 from crynux_async.downloads.reservations import Reservation, forget_note
-from crynux_async.downloads.room import Room
 from crynux_async.downloads.threads import clean_up, in_thread, to_the_end
-from crynux_async.downloads.transfer import download
+from crynux_async.downloads.transfer import Shared, download
 from crynux_async.errors import CrynuxError, UsageError
 
 _Key = tuple[str, Path, str]
@@ -99,9 +98,7 @@ class TransferBook:
         self._verify = verify
         self._options = options or DownloadOptions()
         self._most_bytes = most_bytes
-        self._slots = asyncio.Semaphore(slots)
-        self._check_slots = check_slots()
-        self._room = Room()
+        self._shared = Shared(slots=asyncio.Semaphore(slots), check_slots=check_slots())
         self._transfers: dict[_Key, _Transfer] = {}
         self._finished: dict[str, tuple[FinishedFile, ...]] = {}
 
@@ -193,9 +190,7 @@ class TransferBook:
             on_progress=order.on_progress,
             most_bytes=self._most_bytes,
             keep_note=True,
-            room=self._room,
-            slots=self._slots,
-            check_slots=self._check_slots,
+            shared=self._shared,
         )
         return FinishedFile(path=file.path, total_bytes=file.total_bytes)
 

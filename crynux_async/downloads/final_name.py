@@ -35,7 +35,7 @@ class _Seen:
 async def check(
     part: PartFile,
     verify: Callable[[Path], object] | None,
-    slots: AbstractAsyncContextManager[object] | None = None,
+    slots: AbstractAsyncContextManager[object],
 ) -> None:
     """Check the length, then run ``verify`` on the file in a thread.
 
@@ -56,7 +56,7 @@ async def check(
         if verify is None:
             return
         try:
-            async with slots or contextlib.nullcontext():
+            async with slots:
                 with part.disk_errors():
                     await asyncio.get_running_loop().run_in_executor(None, verify, seen.path)
         except (ArchiveError, DownloadError):

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from crynux_async.errors import UsageError
+from crynux_async.training.config import FineTuneConfig
 
 MAX_NAME_BYTES = 200  # file systems allow 255; what a download puts beside the file needs the rest
 _SUFFIX = ".zip"
@@ -42,10 +43,30 @@ def archive_name(template: str, **facts: str | int | None) -> str:
             continue
         if name not in facts:
             possible = ", ".join(f"{{{fact}}}" for fact in sorted(facts))
-            raise UsageError(f"{{{name}}} in the file name {template!r} is not known; possible are {possible}")
+            raise UsageError(
+                f"{{{name}}} in the file name {template!r} is not known; possible are {possible}", field="name"
+            )
         value = facts[name]
         pieces.append("" if value is None else str(value))
     return _portable("".join(pieces))
+
+
+def job_archive_name(
+    template: str, config: FineTuneConfig | None, *, task_id: str | None, job_id: str | None, label: str
+) -> str:
+    """Return what the archive of a job is called; what is not known yet, or never will be, leaves nothing.
+
+    Raises:
+        UsageError: As ``archive_name``.
+    """
+    return archive_name(
+        template,
+        task_id=task_id,
+        job_id=job_id,
+        label=label,
+        model=config.model_name if config else None,
+        digest=config.digest()[:12] if config else None,
+    )
 
 
 def numbered_names(name: str) -> Iterator[str]:
@@ -76,10 +97,11 @@ def _parse(template: str) -> Iterator[tuple[str, str | None]]:
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise UsageError(f"the file name {template!r} does not make sense: {error}") from error
+        raise UsageError(f"the file name {template!r} does not make sense: {error}", field="name") from error
     for text, name, spec, conversion in parsed:
         if spec or conversion:
-            raise UsageError(f"{{{name}}} in the file name {template!r} must be a name alone, without ':' or '!'")
+            odd = f"{{{name}}} in the file name {template!r} must be a name alone, without ':' or '!'"
+            raise UsageError(odd, field="name")
         yield text, name
 
 

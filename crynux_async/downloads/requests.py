@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -29,6 +29,14 @@ from crynux_async.errors import (
 
 _ASK_AGAIN = (UnreachableError, TransportError, ServerError, ProtocolError, RangeError, RateLimitedError)
 _LATEST_CALL = 0.95  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
+
+
+class AskLaterError(TransportError):
+    """What was answered may be an accident: ask again, but not before ``wait`` seconds are over."""
+
+    def __init__(self, message: str, *, wait: float, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.wait = wait
 
 
 class OpenResult(Protocol):
@@ -101,8 +109,8 @@ class Requests:
         self.failures = 0 if self._has_advanced(part, error) else self.failures + 1
         if self.failures >= self.options.attempts:
             raise self._give_up(part, error) from error
-        asked = error.wait if isinstance(error, RateLimitedError) and error.wait else 0.0
-        return max(self.options.delay(self.failures), asked)
+        asked = error.wait if isinstance(error, RateLimitedError | AskLaterError) else None
+        return max(self.options.delay(self.failures), asked or 0.0)
 
     async def _request(self, part: PartFile) -> None:
         """Ask for what is missing and write what comes.

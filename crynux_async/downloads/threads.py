@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import anyio
+
 _T = TypeVar("_T")
 
 
@@ -15,11 +17,13 @@ def in_thread(work: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
 async def to_the_end(work: "asyncio.Future[_T]") -> _T:
     """Await ``work`` to its end even when the caller is cancelled meanwhile; then pass the cancellation on."""
     cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait((work,))
-        except asyncio.CancelledError as error:
-            cancelled = error
+    # A cancelled scope cancels again with every turn of the loop: without the shield, a slow disk meant a busy loop.
+    with anyio.CancelScope(shield=True):
+        while not work.done():
+            try:
+                await asyncio.wait((work,))
+            except asyncio.CancelledError as error:
+                cancelled = error
     if cancelled is not None:
         if not work.cancelled():
             work.exception()  # the caller wants to leave, not to hear of it

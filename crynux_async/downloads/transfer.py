@@ -42,6 +42,22 @@ Slots = AbstractAsyncContextManager[object]
 
 
 @attrs.frozen(kw_only=True)
+class Shared:
+    """What downloads that run side by side share; by default each has its own.
+
+    Attributes:
+        room: Keeps them from taking each other's room.
+        slots: Held while something is asked for, written or verified, and not while waiting to ask again.
+        check_slots: Held while a file is verified. Fewer than the machine has processors leave the event loop one, and
+            all are done sooner.
+    """
+
+    room: Room = attrs.field(factory=Room)
+    slots: Slots = attrs.field(factory=contextlib.nullcontext)
+    check_slots: Slots = attrs.field(factory=contextlib.nullcontext)
+
+
+@attrs.frozen(kw_only=True)
 class DownloadedFile:
     """A result that is complete, verified and safe on disk.
 
@@ -74,9 +90,7 @@ async def download(
     owner: str = "",
     adopt: bool = False,
     keep_note: bool = False,
-    room: Room | None = None,
-    slots: Slots | None = None,
-    check_slots: Slots | None = None,
+    shared: Shared | None = None,
 ) -> DownloadedFile:
     """Fetch a result to a file that has its name only when it is complete, verified and on disk.
 
@@ -97,10 +111,7 @@ async def download(
         adopt: Whether a file that already has the name is known to be this owner's, finished by an earlier call; it
             is verified and returned.
         keep_note: Whether the note stays beside the finished file, until ``reservations.forget_note``.
-        room: Shared by downloads that must not take each other's room.
-        slots: Held while something is asked for, written or verified, and not while waiting to ask again.
-        check_slots: Held while ``verify`` runs. Downloads that share a semaphore with fewer slots than the machine has
-            processors leave the event loop one, and are done sooner.
+        shared: What it has in common with others.
 
     Raises:
         IncompleteError: Requests brought nothing new for too long, or no size was ever announced.
@@ -110,28 +121,18 @@ async def download(
         BackendError: The service does not give the result (deleted, not ours, key refused).
     """
     began = monotonic()
-    options = options or DownloadOptions()
+    options, shared = options or DownloadOptions(), shared or Shared()
     _keep_freed_memory(_KEPT_BYTES)
-    place = _Place(
-        target=target if isinstance(target, Reservation) else Path(target),
-        owner=target.owner if isinstance(target, Reservation) else owner,
-        adopt=adopt,
-        options=options,
-        room=room or Room(),
-    )
+    owner = target.owner if isinstance(target, Reservation) else owner
+    path = target if isinstance(target, Reservation) else Path(target)
+    place = _Place(target=path, owner=owner, adopt=adopt, options=options, room=shared.room)
     requests = Requests(
         open_result=open_result, options=options, most_bytes=most_bytes, meter=Meter(report=on_progress)
     )
-    copies = _Copies(requests=requests, verify=verify, check_slots=check_slots, refetch=refetch, keep_note=keep_note)
-    try:
-        while True:
-            async with slots or contextlib.nullcontext(), place.visit() as part:
-                pause = await copies.work(part)
-            if pause is None:
-                break
-            await asyncio.sleep(pause)
-    finally:
-        await place.leave()
+    copies = _Copies(
+        requests=requests, verify=verify, check_slots=shared.check_slots, refetch=refetch, keep_note=keep_note
+    )
+    part = await _visit(place, copies, shared.slots)
     return DownloadedFile(
         path=part.path,
         total_bytes=part.written,
@@ -140,6 +141,19 @@ async def download(
         fetched_bytes=requests.fetched_bytes,
         attempts=requests.made,
     )
+
+
+async def _visit(place: "_Place", copies: "_Copies", slots: Slots) -> PartFile:
+    """Visit a place again and again until it has a good copy; return the part file, which is closed."""
+    try:
+        while True:
+            async with slots, place.visit() as part:
+                pause = await copies.work(part)
+            if pause is None:
+                return part
+            await asyncio.sleep(pause)
+    finally:
+        await place.leave()
 
 
 @functools.cache
@@ -200,7 +214,7 @@ class _Copies:
 
     requests: Requests
     verify: Callable[[Path], object] | None
-    check_slots: Slots | None
+    check_slots: Slots
     refetch: int
     keep_note: bool
     refused: list[tuple[ArchiveError, str]] = attrs.field(factory=list, init=False)

@@ -10,18 +10,22 @@ from typing import Any
 from crynux_async.archive.lora_archive import verify_archive
 from crynux_async.archive.zip_members import ArchiveLimits
 from crynux_async.backends.base import Backend, ResultStream, Validator
-from crynux_async.clock import utc_now
+from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.book import Order, TransferBook
 from crynux_async.downloads.finished import FinishedFile
-from crynux_async.downloads.names import archive_name
+from crynux_async.downloads.names import job_archive_name
 from crynux_async.downloads.pace import DownloadOptions, Progress
+from crynux_async.downloads.requests import AskLaterError
+from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
+from crynux_async.supervision.follower import GONE_FOR
 from crynux_async.supervision.record import Record, StoredArchive
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.tasks import TaskViews
+from crynux_async.training.simulation import archive_bytes
 
 _log = logging.getLogger("crynux_async.supervision.fetcher")
 
@@ -37,6 +41,7 @@ class Fetcher:
         spawn: Starts a task.
         save: Stores what changed about jobs, or raises LedgerError.
         save_later: Does so as soon as it is possible, or raises LedgerError when it never will be.
+        places: Returns where earlier jobs of a job's task were put, as far as the ledger knows.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Fetcher:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         save: Callable[[], Awaitable[None]],
         save_later: Callable[[], Awaitable[None]],
+        places: Callable[[Record], Awaitable[tuple[StoredArchive, ...]]],
     ) -> None:
         self._backend = backend
         self._register = register
@@ -56,6 +62,8 @@ class Fetcher:
         self._spawn = spawn
         self._save = save
         self._save_later = save_later
+        self._places = places
+        self._missing_since: dict[str, float] = {}
         self._book = TransferBook(
             spawn,
             slots=settings.max_downloads,
@@ -82,18 +90,22 @@ class Fetcher:
             UsageError: The name is not a template, no folder can be called so, or the session was closed.
             DownloadError, OwnershipError, AuthError, QuotaError, JobExpiredError: It could not be had.
         """
-        known = record.archive
+        # A task that ended and was attached anew is a new job, whose archive may be here since an earlier one.
+        known = (record.archive,) if record.archive else await self._places(record)
         order = Order(
             owner=self._owner(record),
             folder=folder,
-            name=_name(record, name),
+            name=file_name(record, name),
             open_result=partial(self._open_result, record),
-            known=(FinishedFile(path=known.path, total_bytes=known.total_bytes),) if known else (),
+            known=tuple(FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known),
             record=partial(self._stored, record),
             failed=partial(self._failed, record),
             on_progress=partial(self._progressed, record),
         )
-        return (await self._book.fetch(order)).path
+        file = await self._book.fetch(order)
+        if record.archive is None:
+            await self._stored(record, file)
+        return file.path
 
     def _owner(self, record: Record) -> str:
         return f"{self._backend.name} task {record.task_id}"
@@ -105,18 +117,32 @@ class Fetcher:
         task = await self._tasks.recall(record)
         try:
             async with self._backend.open_result(task, start=start, validator=validator) as stream:
+                self._missing_since.pop(record.job_id, None)
                 yield stream
         except NotFoundError as error:
             raise await self._missing(record, error) from error
 
     async def _missing(self, record: Record, error: NotFoundError) -> CrynuxError:
-        """Return what it means that the service has no result for a job that succeeded."""
+        """Return what it means that the service has no result for a job that succeeded.
+
+        A service may say "not found" of any trouble with its database, so two looks must say so, some time apart.
+        """
         try:
             await self._backend.look(await self._tasks.recall(record))
         except NotFoundError:
-            self._register.learn(record, Signal.NOT_FOUND)
-            return JobExpiredError("the service has deleted the task and its result")
+            return self._not_known(record)
+        self._missing_since.pop(record.job_id, None)
         return DownloadError(f"the service says that the task succeeded and has no result for it: {error}")
+
+    def _not_known(self, record: Record) -> CrynuxError:
+        """Return what it means that the service did not know a task just now."""
+        now = monotonic()
+        left = self._missing_since.setdefault(record.job_id, now) + GONE_FOR - now
+        if left > 0:
+            return AskLaterError("the service did not know the task just now", wait=left)
+        del self._missing_since[record.job_id]
+        self._register.learn(record, Signal.NOT_FOUND)
+        return JobExpiredError("the service has deleted the task and its result")
 
     async def _stored(self, record: Record, file: FinishedFile) -> bool:
         """Enter where an archive is, and return whether the ledger has it: only then may its note go."""
@@ -172,12 +198,27 @@ class Fetcher:
             )
 
 
-def _name(record: Record, template: str) -> str:
-    return archive_name(
-        template,
-        task_id=record.task_id,
-        job_id=record.job_id,
-        label=record.label,
-        model=record.config.model_name if record.config else None,
-        digest=record.config.digest()[:12] if record.config else None,
-    )
+def check_target(record: Record, folder: Path, name: str, *, has_room: bool = False) -> None:
+    """Refuse a folder or a name to which a job's archive could not come; blocks for a few disk accesses.
+
+    Args:
+        record: The job.
+        folder: Where its archive is wanted.
+        name: The template of its name.
+        has_room: Whether it is known that the archive fits.
+
+    Raises:
+        UsageError: The name is not a template, or the folder is none, cannot be written or has too little room.
+    """
+    file_name(record, name)
+    needed = None if has_room or record.config is None else archive_bytes(record.config)
+    check_folder(folder, needed=needed or 0)
+
+
+def file_name(record: Record, template: str) -> str:
+    """Return what a job's archive is called.
+
+    Raises:
+        UsageError: The name is not a template.
+    """
+    return job_archive_name(template, record.config, task_id=record.task_id, job_id=record.job_id, label=record.label)

@@ -24,6 +24,7 @@ import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, LostCreate
 from crynux_async.clock import monotonic, utc_now
+from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
@@ -32,7 +33,7 @@ from crynux_async.states import STAGES, UNFETCHED, Stage
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.audit import Audit, audit
-from crynux_async.supervision.fetcher import Fetcher
+from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.intake import Intake
@@ -40,7 +41,7 @@ from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
-from crynux_async.supervision.record import Record, Wanted
+from crynux_async.supervision.record import Record, StoredArchive, Wanted
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.stepper import Stepper
 from crynux_async.supervision.submitter import Submitter
@@ -135,6 +136,7 @@ class Supervisor:
             spawn=self._spawn,
             save=self._writer.flush,
             save_later=partial(self._writer.persist, self._writer.flush),
+            places=self._places,
         )
         self.abilities = Abilities(
             backend,
@@ -304,6 +306,16 @@ class Supervisor:
         else:
             self.check_open()
             self._spawn(self._wishes.abandon(record))
+
+    async def check_target(self, record: Record, folder: Path, name: str | None, *, has_room: bool) -> None:
+        """Refuse a folder or a name to which a job's archive could not come.
+
+        Raises:
+            UsageError: It could not; says why.
+        """
+        template = name or self.backend.habits.file_name
+        check = partial(check_target, record, folder, template, has_room=has_room)
+        await to_the_end(in_thread(check))
 
     def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
         """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
@@ -501,6 +513,16 @@ class Supervisor:
         learned = self.follower.learned()
         if learned:
             await self._ledger.save_hazards(self.backend.name, learned)
+
+    async def _places(self, record: Record) -> tuple[StoredArchive, ...]:
+        """Return where archives of a job's task were put, for this job or an earlier one of the same task."""
+        try:
+            rows = await self._ledger.jobs(JobFilter(backend=self.backend.name, task_id=record.task_id))
+        except LedgerError as error:
+            _log.info("whether task %s was downloaded before cannot be told: %s", record.task_id, error)
+            return ()
+        found = [(row.path, row.total_bytes) for row in rows]
+        return tuple(StoredArchive(path=Path(path), total_bytes=size) for path, size in found if path and size)
 
     async def _fetch_wanted(self, record: Record, wanted: Wanted) -> None:
         try:

@@ -192,7 +192,7 @@ async def test_download_of_an_unknown_task_says_that_the_service_does_not_know_i
     bridge: Emulator, tmp_path: Path
 ) -> None:
     code, _, err = await run_cli("download", "4711", "--timeout", "2", env=environment(bridge), cwd=tmp_path)
-    assert code != 0
+    assert code == 6
     assert "did not know the task" in " ".join(err.split())
 
 

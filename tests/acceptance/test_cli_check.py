@@ -121,6 +121,19 @@ def test_run_of_what_cannot_work_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", [("--name", "{foo}.zip"), ("--out", "file"), ("--out", "file/below")])
+@pytest.mark.parametrize("how", [("--dry-run",), ("--emulator",), ("--emulator", "--force")])
+def test_run_to_where_no_model_can_come_is_refused_before_anything_is_sent(
+    where: tuple[str, str], how: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = run_cli("run", HOW_TO, *where, *how, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "UsageError" in done.stderr
+    assert "task" not in done.stderr.replace("{task_id}", "").lower()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # dataset
 
 

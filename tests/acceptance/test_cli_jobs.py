@@ -5,8 +5,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
+from crynux_async.clock import utc_now
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
@@ -121,6 +123,28 @@ async def test_resume_of_a_lost_create_lists_it_with_its_bracket_and_reconcile_f
     code, out, _ = await run_cli("resume", "--out", "found", "--json", env=env, cwd=tmp_path)
     assert (code, [job["state"] for job in json.loads(out)["jobs"]]) == (0, ["downloaded"])
     assert len(bridge.journal) == 3
+
+
+async def test_resume_to_where_no_model_can_come_is_refused(bridge: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    code, _, err = await run_cli("resume", "--out", "file", env=environment(bridge), cwd=tmp_path)
+    assert (code, "cannot be a folder" in " ".join(err.split())) == (2, True)
+
+
+async def test_resume_that_cannot_fetch_what_was_asked_for_does_not_say_that_all_is_well(
+    bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    await run_cli("run", "job.toml", "--set", "rank=2", env={**env, "CRYNUX_LEDGER": "first.db"}, cwd=tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.open()
+    row = job("j1", backend=bridge.url, task_id="1", state=JobState.RUNNING, submitted_at=utc_now())
+    await ledger.add([attrs.evolve(row, folder=str(tmp_path / "file"), file_name="{task_id}.zip")])
+    await ledger.close()
+    code, out, err = await run_cli("resume", "--json", env=env, cwd=tmp_path)
+    assert [each["state"] for each in json.loads(out)["jobs"]] == ["succeeded"], err
+    assert code == 5
 
 
 async def test_abandon_and_retry_of_a_lost_create(bridge: Emulator, config: Path, tmp_path: Path) -> None:

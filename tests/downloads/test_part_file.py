@@ -35,26 +35,7 @@ from tests.fake_result import (
     names_in,
 )
 
-
-@pytest.fixture(autouse=True)
-def writes_of_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small files written in several writes, as large ones are."""
-    monkeypatch.setattr(gathering, "WORTH_A_WRITE", 1500)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "folder" / "7.zip"
-
-
-@pytest.fixture
-def part(path: Path) -> Path:
-    return path.with_name("7.zip.part")
-
-
-@pytest.fixture
-def note(path: Path) -> Path:
-    return path.with_name("7.zip.part.json")
+pytestmark = pytest.mark.usefixtures("writes_of_two_pieces")
 
 
 # --- names that are taken

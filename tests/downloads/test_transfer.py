@@ -8,7 +8,6 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -18,11 +17,8 @@ from hypothesis import strategies as st
 from crynux_async.backends.base import Validator
 from crynux_async.clock import monotonic
 from crynux_async.downloads import gathering
-from crynux_async.downloads.book import check_slots
 from crynux_async.downloads.gathering import Gatherer
-from crynux_async.downloads.pace import DownloadOptions, Progress
-from crynux_async.downloads.reservations import Reservation
-from crynux_async.downloads.transfer import download
+from crynux_async.downloads.pace import Progress
 from crynux_async.errors import (
     ArchiveError,
     CorruptArchiveError,
@@ -53,26 +49,7 @@ from tests.fake_result import (
     verify_is,
 )
 
-
-@pytest.fixture(autouse=True)
-def writes_of_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small files written in several writes, as large ones are."""
-    monkeypatch.setattr(gathering, "WORTH_A_WRITE", 1500)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "folder" / "7.zip"
-
-
-@pytest.fixture
-def part(path: Path) -> Path:
-    return path.with_name("7.zip.part")
-
-
-@pytest.fixture
-def note(path: Path) -> Path:
-    return path.with_name("7.zip.part.json")
+pytestmark = pytest.mark.usefixtures("writes_of_two_pieces")
 
 
 # --- when all goes well
@@ -566,63 +543,6 @@ async def test_result_that_announces_as_much_as_is_accepted_is_fetched(path: Pat
     assert path.read_bytes() == CONTENT
 
 
-# --- slots
-
-
-async def test_download_that_waits_to_ask_again_holds_no_slot_and_no_file(path: Path, part: Path) -> None:
-    slots = asyncio.Semaphore(1)
-    service = FakeService(CONTENT, Answer(cut_after=4000), Answer(error=RateLimitedError("later", wait=100.0)))
-    waiting = asyncio.create_task(fetch(service, path, slots=slots))
-    await asyncio.sleep(50)
-    assert not slots.locked()
-    with part.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    await waiting
-    assert path.read_bytes() == CONTENT
-
-
-async def test_silent_results_keep_a_healthy_one_waiting_for_one_time_out_at_most(tmp_path: Path) -> None:
-    slots = asyncio.Semaphore(4)
-    silent = FakeService(CONTENT)
-    silent.default = Answer(opening=1e9)
-    downloads = [asyncio.create_task(fetch(silent, tmp_path / f"{n}.zip", slots=slots)) for n in range(4)]
-    await asyncio.sleep(0.1)
-    await fetch(FakeService(CONTENT), tmp_path / "healthy.zip", slots=slots)
-    assert monotonic() <= OPTIONS.stall_timeout + 0.1
-    for each in await asyncio.gather(*downloads, return_exceptions=True):
-        assert isinstance(each, IncompleteError)
-
-
-async def test_download_holds_its_slot_while_it_asks_writes_and_verifies(path: Path) -> None:
-    slots = Slots()
-    seen: list[bool] = []
-    service = FakeService(CONTENT, Answer(on_piece=lambda _: seen.append(slots.held)))
-    await fetch(service, path, verify=lambda _: seen.append(slots.held), slots=slots)
-    assert all(seen)
-    assert len(seen) == 11
-    assert not slots.held
-
-
-async def test_reserved_name_is_taken_with_the_first_slot_and_not_before(tmp_path: Path) -> None:
-    slots = asyncio.Semaphore(1)
-    await slots.acquire()
-    place = Reservation(folder=tmp_path, name="7.zip", owner="job 1")
-    task = asyncio.create_task(download(FakeService(CONTENT).open_result, place, verify=None, slots=slots))
-    await asyncio.sleep(1)
-    assert names_in(tmp_path) == set()
-    slots.release()
-    done = await task
-    assert done.path == tmp_path / "7.zip"
-    assert names_in(tmp_path) == {"7.zip"}
-
-
-async def test_reserved_name_is_given_back_when_nothing_comes(tmp_path: Path) -> None:
-    place = Reservation(folder=tmp_path, name="7.zip", owner="job 1")
-    with pytest.raises(NotFoundError):
-        await download(FakeService(CONTENT, GONE).open_result, place, verify=None)
-    assert names_in(tmp_path) == set()
-
-
 # --- threads that cannot be had
 
 
@@ -727,64 +647,3 @@ def test_cuts_of_an_unchanged_result_cost_no_byte_twice(script: list[Answer]) ->
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # slow, and of no effect unless the machine stops
         virtual_time_run(lambda: run(folder))
-
-
-# --- options
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"chunk_bytes": 0},
-        {"stall_timeout": 0.0},
-        {"stall_timeout": float("inf")},
-        {"stall_timeout": float("nan")},
-        {"min_bytes_per_second": -1.0},
-        {"speed_window": 0.0},
-        {"attempts": 0},
-        {"retry_delay": -1.0},
-        {"free_space_margin": -1},
-    ],
-)
-def test_options_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
-        DownloadOptions(**options)
-
-
-def test_delays_double_up_to_the_longest() -> None:
-    options = DownloadOptions(retry_delay=0.5, max_retry_delay=3.0)
-    assert [options.delay(failures) for failures in (0, 1, 2, 3, 4, 5, 10**6)] == [0.5, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
-
-
-class Slots:
-    """A semaphore that tells whether it is held."""
-
-    held = False
-
-    async def __aenter__(self) -> None:
-        self.held = True
-
-    async def __aexit__(self, *_: object) -> None:
-        self.held = False
-
-
-async def test_download_holds_a_slot_exactly_while_it_is_verified(path: Path) -> None:
-    slots = Slots()
-    seen: list[bool] = []
-    service = FakeService(CONTENT, Answer(on_piece=lambda _: seen.append(slots.held)))
-    await fetch(service, path, verify=lambda _: seen.append(slots.held), check_slots=slots)
-    assert seen.count(True) == 1
-    assert seen[-1]
-    assert not slots.held
-
-
-@pytest.mark.parametrize(("processors", "at_once"), [(None, 1), (1, 1), (2, 1), (3, 1), (8, 4)])
-async def test_check_slots_leave_half_of_the_processors(
-    monkeypatch: pytest.MonkeyPatch, processors: int | None, at_once: int
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    slots = check_slots()
-    for _ in range(at_once):
-        assert not slots.locked()
-        await slots.acquire()
-    assert slots.locked()

@@ -137,6 +137,18 @@ async def test_folder_is_remembered_as_an_absolute_path(
     assert (row.folder, row.path) == (str(tmp_path / "models"), str(tmp_path / "models" / "1.zip"))
 
 
+async def test_task_that_is_attached_again_after_it_was_downloaded_is_not_fetched_again(
+    backend: FakeBackend, tmp_path: Path
+) -> None:
+    ledger = MemoryLedger()
+    for _ in range(2):
+        async with open_session(backend, ledger) as session:
+            job = session.attach("1") if backend.creates else await model_of(session)
+            assert await job.download(tmp_path) == tmp_path / "1.zip"
+            assert (job.state, job.path) == (JobState.DOWNLOADED, tmp_path / "1.zip")
+    assert (backend.open_results, names_in(tmp_path)) == (1, {"1.zip"})
+
+
 # Until the ledger knows
 
 

@@ -1,0 +1,41 @@
+"""``run`` and ``download`` on virtual time, where waiting for a minute takes none."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from crynux_async.cli import run
+from crynux_async.cli.exits import Exit, exit_code
+from crynux_async.clock import monotonic
+from crynux_async.emulator import Emulator
+from crynux_async.errors import JobExpiredError, WaitTimeoutError
+
+
+@pytest_asyncio.fixture
+async def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Emulator]:
+    """The bridge that the settings name."""
+    async with Emulator() as made:
+        monkeypatch.setenv("CRYNUX_LEDGER", str(tmp_path / "jobs.db"))
+        monkeypatch.setenv("CRYNUX_BASE_URL", made.url)
+        monkeypatch.setenv("CRYNUX_API_KEY", made.new_key())
+        yield made
+
+
+async def test_download_of_an_unknown_task_exits_with_1_once_the_service_has_said_so_twice(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    began = monotonic()
+    with pytest.raises(JobExpiredError) as caught:
+        await run.download("4711", tmp_path, "{task_id}.zip", None, relay=False, as_json=False)
+    assert exit_code(caught.value) is Exit.JOB_ENDED_BADLY
+    assert monotonic() - began >= 60
+
+
+async def test_download_of_an_unknown_task_that_is_given_up_earlier_exits_with_6(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    with pytest.raises(WaitTimeoutError, match="did not know the task") as caught:
+        await run.download("4711", tmp_path, "{task_id}.zip", 30.0, relay=False, as_json=False)
+    assert exit_code(caught.value) is Exit.TIMED_OUT
