@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 
+from crynux_async.backends.base import HasOutlook
 from crynux_async.errors import UsageError, WaitTimeoutError
 from crynux_async.events import Event
 from crynux_async.job import Job, handle_on, record_of
@@ -13,6 +14,7 @@ from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState
 from crynux_async.supervision.audit import Audit
 from crynux_async.supervision.supervisor import Supervisor
+from crynux_async.training.config import FineTuneConfig
 
 
 class SessionJobs:
@@ -205,6 +207,17 @@ class SessionJobs:
             )
             for finding, record in await supervisor.look_for_lost(at_most=at_most)
         ]
+
+    async def outlook(self, config: FineTuneConfig) -> list[str]:
+        """Return what will keep a training waiting that is sent now, for people; nothing where the service cannot tell.
+
+        The relay tells whether nodes are there, whether any has the base model, and how many tasks wait.
+
+        Raises:
+            UsageError: The session is not open.
+        """
+        backend = self._open_supervisor().backend
+        return list(await backend.outlook(config)) if isinstance(backend, HasOutlook) else []
 
     async def audit(self) -> Audit:
         """Hold the ledger against the service's own list of payments, to the wei and in both directions.

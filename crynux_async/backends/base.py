@@ -123,7 +123,7 @@ class Task:
         job_id: The job that it belongs to.
         try_number: Which try of the job, >= 1.
         config: What it trains, or None where that is not known.
-        payload: What ``intend`` made for it, or "" where it was attached.
+        payload: What ``intend`` made for it, or "" where it was attached or is not kept (see ``Habits``).
         actions: What was stored of its steps, in the order in which they were planned.
         made_at: When it was accepted, aware UTC, or None where that is not known.
     """
@@ -147,6 +147,7 @@ class Habits:
         failure: What is to be known of a task that failed where no reason is told, for people.
         deletion: When tasks are deleted, for people.
         needs_credential_to_look: Whether following a task needs the credential that created it.
+        needs_payload: Whether steps need the payload of the create, which is kept for as long as the job then.
     """
 
     lease: float = 60.0
@@ -154,6 +155,7 @@ class Habits:
     failure: str = "the service gave up on it and does not say why"
     deletion: str = "the service does not know this task (any more)"
     needs_credential_to_look: bool = False
+    needs_payload: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -433,6 +435,14 @@ class HasPrices(Protocol):
         Raises:
             BackendError: It could not be asked; its cost stays unknown.
         """
+
+
+@runtime_checkable
+class HasOutlook(Protocol):
+    """A service that can tell before a create what will keep it waiting."""
+
+    async def outlook(self, config: FineTuneConfig) -> Sequence[str]:
+        """Return what will keep a training waiting, for people; nothing where all is well or it cannot be asked."""
 
 
 @attrs.frozen(kw_only=True)

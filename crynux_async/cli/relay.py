@@ -1,6 +1,7 @@
 """What is said of money at the relay, where one's own wallet pays."""
 
 from rich.console import Console
+from rich.text import Text
 
 from crynux_async.backends.relay.wire import FEE
 from crynux_async.errors import QuotaError
@@ -27,6 +28,8 @@ async def show_money(session: Session, config: FineTuneConfig, console: Console)
     console.print(f"Costs     {to_cnx(FEE)} CNX, which come back if it fails.")
     console.print(f"Holds     up to {to_cnx(most)} CNX: one job in a hundred is checked by three nodes, and run again.")
     console.print(f"Balance   {to_cnx(balance)} CNX")
+    for sentence in await session.outlook(config):
+        console.print(Text(f"Network   {sentence}", style="yellow"), soft_wrap=True)
     if balance < FEE:
         raise QuotaError(
             f"the account has {to_cnx(balance)} CNX and the job costs {to_cnx(FEE)}: send CNX from the wallet to the "

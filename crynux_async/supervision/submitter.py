@@ -100,7 +100,7 @@ class Submitter:
     ) -> None:
         self._backend = backend
         self._key_id = backend.key_id  # one text for all attempts
-        self._keeps_payloads = isinstance(backend, Stepped)
+        self._keeps_payloads = isinstance(backend, Stepped) and backend.habits.needs_payload
         self._max_creates = settings.max_creates
         self._register = register
         self._writer = writer

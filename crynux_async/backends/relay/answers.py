@@ -176,6 +176,19 @@ class LoadedModel:
     on_disk: int
 
 
+@attrs.frozen(kw_only=True)
+class NodeNumbers:
+    """How many nodes there are.
+
+    Attributes:
+        active: Nodes that take tasks.
+        busy: Those of them that have one.
+    """
+
+    active: int
+    busy: int
+
+
 def read_refusal(status: int, body: bytes) -> Refusal | None:
     """Return what the relay says no with, or None when the answer is none of its refusals.
 
@@ -267,6 +280,25 @@ def read_loaded_models(body: bytes) -> tuple[LoadedModel, ...]:
     if not isinstance(data, list):
         raise AnswerError("the list of loaded models is none")
     return tuple(_loaded_model(_mapping(entry)) for entry in data)
+
+
+def read_node_numbers(body: bytes) -> NodeNumbers:
+    """Return how many nodes there are.
+
+    Raises:
+        AnswerError: The answer does not say.
+    """
+    data = _mapping(_data(body))
+    return NodeNumbers(active=_whole(data, "active_nodes"), busy=_whole(data, "busy_nodes"))
+
+
+def read_count(body: bytes) -> int:
+    """Return a number that is all of an answer.
+
+    Raises:
+        AnswerError: It is none.
+    """
+    return _whole({"data": _data(body)}, "data")
 
 
 def difference(task: RelayTask, request: CreateRequest, address: str) -> str:

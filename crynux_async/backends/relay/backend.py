@@ -22,6 +22,7 @@ from crynux_async.backends.relay.actions import Actions
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.backends.relay.client import RefusedError, RelayClient
 from crynux_async.backends.relay.ids import GROUP_SIZE
+from crynux_async.backends.relay.outlook import Outlook
 from crynux_async.backends.relay.run_reader import RunReader, SeenRun
 from crynux_async.backends.relay.steps import (
     LOST_REPEATS,
@@ -61,7 +62,8 @@ class RelayBackend:
     """The relay at ``settings.base_url``. Must be made inside a running event loop.
 
     It has steps (``Stepped``), cancels (``Cancels``), hands out validation images (``HasImages``), knows why a task
-    failed (``TellsReasons``), what it costs (``HasPrices``) and what was ever paid (``ListsPayments``).
+    failed (``TellsReasons``), what it costs (``HasPrices``), what was ever paid (``ListsPayments``) and what the
+    network is like (``HasOutlook``).
 
     Args:
         settings: Address of the relay, timeouts, proxy and connections; an API key is not used.
@@ -82,6 +84,7 @@ class RelayBackend:
         self._fee = fee
         self._client = RelayClient(settings, wallet)
         self._reader = RunReader(self._client, wallet)
+        self._outlook = Outlook(self._client)
         self._account = RelayAccount(self._client, wallet)
         self._actions = Actions(self._client, self._reader, wallet.address)
 
@@ -102,8 +105,11 @@ class RelayBackend:
 
     @property
     def habits(self) -> Habits:
-        """How jobs of the relay are held and named: a commitment of 66 characters makes no good file name."""
-        return Habits(lease=LEASE, file_name="{job_id}.zip", needs_credential_to_look=True)
+        """How jobs of the relay are held and named: a commitment of 66 characters makes no good file name.
+
+        The relay shows what a task was created with, so that nobody needs to keep it.
+        """
+        return Habits(lease=LEASE, file_name="{job_id}.zip", needs_credential_to_look=True, needs_payload=False)
 
     def normal_task_id(self, given: str | int) -> str:
         """Return a commitment as the relay writes it.
@@ -156,6 +162,7 @@ class RelayBackend:
             request = CreateRequest.from_text(payload)
         except PayloadError as error:
             raise RejectedError(f"this create cannot be sent: {error}") from error
+        await self._outlook.warn(request.model, request.timeout)
         try:
             task = await self._actions.create(request)
         except RefusedError as refused:
@@ -258,6 +265,10 @@ class RelayBackend:
     async def reason(self, task: Task) -> str:
         """Return why runs of a try failed, for people, or ""."""
         return (await self.look(task)).reason
+
+    async def outlook(self, config: FineTuneConfig) -> Sequence[str]:
+        """Return what will keep a training waiting, for people: no node, no node with its model, a long queue."""
+        return await self._outlook.surprises(config.model_name, config.timeout)
 
     def price(self, config: FineTuneConfig) -> int | None:
         """Return the wei that one try may hold at once: three fees, should the network want it checked.

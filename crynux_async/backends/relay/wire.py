@@ -114,6 +114,11 @@ class CreateRequest:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise PayloadError(f"no stored create: {error}") from error
 
+    @property
+    def model(self) -> str:
+        """The name of the base model."""
+        return self.model_ids[0].removeprefix("base:").partition("+")[0] if self.model_ids else ""
+
     def as_text(self) -> str:
         """Return it as text for a ledger. There is no secret in it."""
         return json.dumps({"version": _VERSION, **attrs.asdict(self)}, sort_keys=True, separators=(",", ":"))
