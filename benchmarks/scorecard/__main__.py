@@ -25,6 +25,7 @@ from benchmarks.scorecard import (
     relay_crashes,
     shared_gate,
     submission,
+    sweep_crashes,
 )
 from benchmarks.scorecard.case import Case, Context, Result, SkippedError, Verdict
 
@@ -41,6 +42,7 @@ CASES: tuple[Case, ...] = (
     *hostile_archives.CASES,
     *leaks.CASES,
     *relay_crashes.CASES,
+    *sweep_crashes.CASES,
 )
 
 
