@@ -7,6 +7,7 @@ one ``Gate``; processes on one ledger share its row, read and written back in on
 import asyncio
 import functools
 import math
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _OTHERS_WAIT = 1.0  # how long to wait at least for the answer to another process's create before looking again
 _LONGEST_PAUSE = 30.0  # after so long, look whether another process was told of a higher limit
 _TIMER_ERROR = 1e-3  # a timer may ring a trifle before its time; who is told to wait for that trifle would spin
+_SAME_CLOCK = 1.0  # seconds between an event loop's clock and the system's: uvloop's stands still during a turn
 _SPENT = {
     AttemptOutcome.ACCEPTED: Outcome.ACCEPTED,
     AttemptOutcome.LIMITED: Outcome.LIMITED,
@@ -76,10 +78,20 @@ class LocalGate:
 
     Args:
         bucket: The bucket behind it.
+        lost_after: Seconds that no create can take: whoever sent it is gone.
+        remember: Called with what is known of the key whenever that changes.
     """
 
-    def __init__(self, bucket: TokenBucket) -> None:
+    def __init__(
+        self,
+        bucket: TokenBucket,
+        *,
+        lost_after: float = math.inf,
+        remember: Callable[[BucketSnapshot], None] = lambda _: None,
+    ) -> None:
         self._bucket = bucket
+        self._lost_after = lost_after
+        self._remember = remember
         self._watchers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
 
     @property
@@ -94,12 +106,20 @@ class LocalGate:
     async def enter(self) -> Entry:
         """Return a ticket for one create, or when to ask again."""
         now = monotonic()
+        self._bucket.charge_lost(now - self._lost_after, now)
         when = self._bucket.ready_at(now)
-        return Entry(when=when) if when > now else Entry(ticket=self._bucket.sent(now))
+        if when > now:
+            # Nobody answers for a create whose session is gone.
+            return Entry(when=min(when, now + self._lost_after))
+        ticket = self._bucket.sent(now)
+        self._remember(self._bucket.snapshot())
+        return Entry(ticket=ticket)
 
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
-        """Tell what became of the create with this ticket."""
-        report(self._bucket, ticket, outcome, wait)
+        """Tell what became of the create with this ticket; one that was charged as lost meanwhile changes nothing."""
+        if self._bucket.is_in_flight(ticket):
+            report(self._bucket, ticket, outcome, wait)
+            self._remember(self._bucket.snapshot())
         for wake in self._watchers:
             wake.set()
 
@@ -294,28 +314,76 @@ def _converter() -> "cattrs.Converter":
     return cattrs.Converter()
 
 
-# The only state of the module: sessions that do not know of each other must share one gate, or they break the limit
-# together. It holds nothing alive, and nothing of one event loop reaches another.
+class KeyMemory:
+    """What keys were told, after the sessions that were told it are closed: one per clock, and bounded.
+
+    A web handler that opens a session for every request must not learn the limit anew each time: each would be refused.
+    Nothing here belongs to an event loop, and only values are kept.
+
+    Args:
+        most: Keys to remember, >= 1; the one that was used longest ago is forgotten first.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._told: dict[tuple[str, str], BucketSnapshot] = {}
+
+    def remember(self, key: tuple[str, str], snapshot: BucketSnapshot) -> None:
+        """Keep what is known of a key's bucket now."""
+        self._told.pop(key, None)
+        self._told[key] = snapshot
+        while len(self._told) > self._most:
+            del self._told[next(iter(self._told))]
+
+    def recall(self, key: tuple[str, str]) -> BucketSnapshot | None:
+        """Return what was known last, or None."""
+        return self._told.get(key)
+
+
+# The only state of the module. Sessions that do not know of each other must share one gate, or they break the limit
+# together; and one that comes later must know what an earlier one was told, which nobody but the process can own.
+# Gates are held weakly, none of one event loop reaches another, and loops with a clock of their own share nothing.
 _GATES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakValueDictionary[tuple[str, str], LocalGate]]"
 _GATES = weakref.WeakKeyDictionary()
+_MEMORY = KeyMemory()
+_MEMORIES: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, KeyMemory]" = weakref.WeakKeyDictionary()
+
+
+def key_memory() -> KeyMemory:
+    """Return what this process remembers of keys on the clock of the running loop."""
+    loop = asyncio.get_running_loop()
+    if abs(loop.time() - time.monotonic()) < _SAME_CLOCK:
+        return _MEMORY
+    return _MEMORIES.setdefault(loop, KeyMemory())
 
 
 def shared_gate(
-    backend: str, key_id: str, make: Callable[[], TokenBucket], *, given: tuple[float | None, int | None]
+    backend: str,
+    key_id: str,
+    make: Callable[[], TokenBucket],
+    *,
+    given: tuple[float | None, int | None],
+    lost_after: float,
 ) -> LocalGate:
     """Return the gate of a key on the running loop, made by the first session that asks.
 
     Args:
         backend: The service.
         key_id: Fingerprint of the key.
-        make: Makes the bucket behind a new gate.
+        make: Makes the bucket behind a new gate of a key of which nothing is remembered.
         given: Limit per minute and burst as the user named them, or None; of two sessions the last one that names a
             limit is right.
+        lost_after: As for ``LocalGate``.
     """
     gates = _GATES.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
-    gate = gates.get((backend, key_id))
+    key, memory = (backend, key_id), key_memory()
+    gate = gates.get(key)
     if gate is None:
-        gate = gates[backend, key_id] = LocalGate(make())
-    elif given[0] is not None:
+        told = memory.recall(key)
+        bucket = make() if told is None else TokenBucket.restore(told, monotonic())
+        gate = gates[key] = LocalGate(bucket, lost_after=lost_after, remember=functools.partial(memory.remember, key))
+        if told is None:
+            return gate
+    if given[0] is not None:
         gate.bucket.reconfigure(*given, monotonic())
     return gate

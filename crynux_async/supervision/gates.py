@@ -37,16 +37,16 @@ async def gate_before(backend: Backend, settings: Settings, ledger: Ledger, *, i
             now=monotonic(),
         )
 
-    given = settings.rate_limit, settings.rate_burst
+    given, lost_after = (settings.rate_limit, settings.rate_burst), settings.connect_timeout + settings.request_timeout
     if not is_shared:
-        return shared_gate(*key, fresh, given=given)
+        return shared_gate(*key, fresh, given=given, lost_after=lost_after)
     past = await ledger.attempts(backend=backend.name, key_id=backend.key_id, since=utc_now() - _RATE_LIMIT_MEMORY)
     return LedgerGate(
         ledger,
         *key,
         fresh=partial(fresh, past),
         given=given,
-        lost_after=settings.connect_timeout + settings.request_timeout,
+        lost_after=lost_after,
         owner=new_owner(),
         is_gone=is_gone,
     )

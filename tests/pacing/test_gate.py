@@ -1,6 +1,8 @@
 """The gate of several processes, on a ledger whose transactions take as long as a test likes."""
 
 import asyncio
+import gc
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,8 +11,9 @@ import pytest
 
 from crynux_async.ledgers.base import GateCell, GateRow
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.pacing.gate import LedgerGate
+from crynux_async.pacing.gate import KeyMemory, LedgerGate, LocalGate, shared_gate
 from crynux_async.pacing.token_bucket import Outcome, TokenBucket
+from crynux_async.testing.virtual_time import virtual_time_run
 
 
 @attrs.define(eq=False)
@@ -43,7 +46,14 @@ def gate_of(ledger: MemoryLedger, limit: float = 1, *, owner: str = "one", lost_
     return LedgerGate(ledger, "bridge", "key", fresh=fresh, given=(limit, None), lost_after=lost_after, owner=owner)
 
 
-async def ticket_of(gate: LedgerGate) -> int:
+def gate_without_ledger(key_id: str, limit: float | None = None) -> LocalGate:
+    def make() -> TokenBucket:
+        return TokenBucket(limit_per_minute=limit, now=asyncio.get_running_loop().time())
+
+    return shared_gate("bridge", key_id, make, given=(limit, None), lost_after=75.0)
+
+
+async def ticket_of(gate: LedgerGate | LocalGate) -> int:
     entry = await gate.enter()
     assert entry.ticket is not None
     return entry.ticket
@@ -174,3 +184,74 @@ async def test_leave_with_a_ticket_that_another_process_charged_as_lost_changes_
     before = hasty.bucket.snapshot()
     await patient.leave(ticket, outcome, 3.0)
     assert patient.bucket.snapshot() == before
+
+
+# What outlives a session --------------------------------------------------------------------------------------------
+
+
+async def refused(key_id: str) -> float:
+    """Let a key be refused for a minute through a gate that nobody holds afterwards; return when it may go again."""
+    gate = gate_without_ledger(key_id)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    await gate.leave(await ticket_of(gate), Outcome.LIMITED, 60.0)
+    return (await gate.enter()).when
+
+
+async def test_refusal_that_a_closed_session_was_told_holds_for_the_next() -> None:
+    when = await refused("key")
+    gc.collect()
+    later = gate_without_ledger("key")
+    assert later.bucket.refusals == 1
+    assert (await later.enter()).when == pytest.approx(when)
+
+
+async def test_limit_that_a_later_session_names_replaces_what_the_closed_one_learned() -> None:
+    await refused("key")
+    gc.collect()
+    assert gate_without_ledger("key", 7).bucket.limit_per_minute == 7
+
+
+async def test_limit_that_a_closed_session_named_holds_for_the_next_that_names_none() -> None:
+    gate = gate_without_ledger("key", 7)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    del gate
+    gc.collect()
+    assert gate_without_ledger("key").bucket.limit_per_minute == 7
+
+
+@pytest.mark.real_time
+def test_refusal_is_remembered_by_the_next_event_loop_of_the_process() -> None:
+    key_id = f"key-{uuid.uuid4()}"
+    asyncio.run(refused(key_id))
+
+    async def refusals() -> int:
+        return gate_without_ledger(key_id).bucket.refusals
+
+    assert asyncio.run(refusals()) == 1
+
+
+def test_refusal_on_a_clock_of_its_own_is_not_remembered_on_another() -> None:
+    virtual_time_run(lambda: refused("key"))
+
+    async def refusals() -> int:
+        return gate_without_ledger("key").bucket.refusals
+
+    assert virtual_time_run(refusals) == 0
+
+
+def test_memory_forgets_the_key_that_was_used_longest_ago() -> None:
+    memory, snapshot = KeyMemory(most=2), TokenBucket(limit_per_minute=1, now=0.0).snapshot()
+    for name in ("a", "b", "a", "c"):
+        memory.remember(("bridge", name), snapshot)
+    assert [memory.recall(("bridge", name)) is not None for name in ("a", "b", "c")] == [True, False, True]
+
+
+async def test_create_of_a_session_that_is_gone_is_lost_for_the_next_after_its_time() -> None:
+    gate = gate_without_ledger("key", 1)
+    await ticket_of(gate)
+    del gate
+    gc.collect()
+    later = gate_without_ledger("key", 1)
+    assert (await later.enter()).when <= asyncio.get_running_loop().time() + 75.0
+    await asyncio.sleep(76.0)
+    assert (await later.enter()).when - asyncio.get_running_loop().time() == pytest.approx(60.0, abs=0.1)
