@@ -72,6 +72,7 @@ class Evidence:
         marks: Bounds for a bucket whose burst is its limit; the lower hull of all there were, oldest first.
         refusal: The last refusal; exact for every bucket.
         accepted: Creates accepted since that refusal.
+        unsure: Creates since then, or since the bucket was full, that took a token or did not: nobody knows.
         train: Creates not refused since the bucket was last thought to be full, or None if it was not lately.
         train_at: When the first of them arrived, in seconds.
         last_at: When the last create that was not refused arrived, or None when none did since the last refusal.
@@ -85,6 +86,7 @@ class Evidence:
     marks: tuple[Mark, ...] = ()
     refusal: Mark | None = None
     accepted: int = 0
+    unsure: int = 0
     train: int | None = None
     train_at: float = 0.0
     last_at: float | None = None
@@ -99,6 +101,7 @@ class Evidence:
             count=self.count + 1,
             marks=_lower_hull(self.marks, Mark(zero_at=at - FULL_AFTER, count=self.count)),
             accepted=self.accepted + accepted,
+            unsure=self.unsure + (not accepted),
             train=None if self.train is None else self.train + 1,
             train_at=at if self.train == 0 else self.train_at,
             last_at=at,
@@ -289,10 +292,18 @@ def learned(evidence: Evidence, zero_at: float, error: float) -> Belief | None:
     return Belief.measured(limit, evidence.train, is_certain=False)
 
 
-def learned_wide(evidence: Evidence, zero_at: float, error: float, overlap: int) -> Belief | None:
-    """Return what a refusal means while ``overlap`` other creates were under way, or None if it says too little."""
+def learned_wide(evidence: Evidence, zero_at: float, error: float, *, overlap: int, least_span: float) -> Belief | None:
+    """Return what a refusal means while others were under way, or None if it says too little.
+
+    Args:
+        evidence: What was known until then.
+        zero_at: When the bucket is back at 0, in seconds.
+        error: How far that may be off, in seconds.
+        overlap: How many were under way; nobody knows which of them came first.
+        least_span: Seconds that the creates must have taken, the minute that fills a bucket included.
+    """
     found = evidence.coupled(zero_at, error)
-    if found is None or found.span < 90:
+    if found is None or found.span < least_span:
         return None
     found = attrs.evolve(found, error=error + overlap * found.span / found.creates)
     return Belief.measured(found.best, max(1, int(found.best)), is_certain=False)

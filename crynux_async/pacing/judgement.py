@@ -14,7 +14,7 @@ import math
 import attrs
 
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
-from crynux_async.pacing.evidence import Belief, Evidence, learned, learned_wide, revised
+from crynux_async.pacing.evidence import FULL_AFTER, Belief, Evidence, learned, learned_wide, revised
 from crynux_async.pacing.spacing import Moment
 
 SURE = 0.1
@@ -22,6 +22,8 @@ SURE = 0.1
 _BLURRED = 0.2  # tokens refilled in the time that nobody knows: with more a refusal tells no limit exactly
 _NARROW = 256  # creates that go one at a time again after one too many was under way
 _SOON = 8  # accepts: a refusal sooner after the last one speaks against the burst, a later one against the limit
+_LONG_RUN = 90.0  # seconds, of which a minute filled the bucket: after less a burst of one looks like a low limit
+_PATIENCE_TRIPS = 4.0
 _RAISE = 1.1  # small enough that a burst of a minute's tokens lasts for ten
 _RAISE_AGAIN = 64
 _SELDOMER = 4  # times as many accepts before a try, after one that was refused
@@ -76,8 +78,10 @@ def _encouraged(
 ) -> BucketSnapshot:
     belief, trip = after.belief, at - create.sent_at
     assert belief is not None
-    # It may have been on its way for so long that it came when there was a token, and the one before it at once.
-    is_proof = create.early and before.level + before.lag(at) + belief.rate * trip < 1 - SURE
+    # It may have been on its way for so long that it came when there was a token, and the one before it at once; and a
+    # create that timed out may have left its token to this one.
+    tokens = before.level + before.lag(at) + belief.rate * trip + before.evidence.unsure
+    is_proof = create.early and tokens < 1 - SURE
     if is_proof:
         after = _found_higher(before, after, belief, arrived)
     elif create.early:
@@ -135,7 +139,13 @@ def _learned(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
     if not before.in_flight:
         belief = learned(refusal.evidence, refusal.zero_at, refusal.error)
         return attrs.evolve(before, belief=belief or before.belief, is_wide_guess=False)
-    belief = learned_wide(refusal.evidence, refusal.zero_at, refusal.error, len(before.in_flight))
+    # One that has hung for long did not overlap this one; all that is open is whether it took a token.
+    patience = _PATIENCE_TRIPS * (before.round_trip or 0.0)
+    is_overlapped = any(other.sent_at > refusal.create.sent_at - patience for other in before.in_flight)
+    least_span = _LONG_RUN if is_overlapped else FULL_AFTER
+    belief = learned_wide(
+        refusal.evidence, refusal.zero_at, refusal.error, overlap=len(before.in_flight), least_span=least_span
+    )
     narrow_until = before.narrow_until if belief else before.evidence.count + _NARROW
     return attrs.evolve(before, belief=belief, is_wide_guess=True, narrow_until=narrow_until)
 

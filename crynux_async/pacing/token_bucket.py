@@ -324,7 +324,9 @@ class TokenBucket:
         state = self._state
         early = not state.learning and state.level + self._state.lag(at) - len(state.in_flight) < 1 - SURE
         create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner)
-        evidence = attrs.evolve(state.evidence, train=0) if early or self._is_full(at) else state.evidence
+        evidence, is_full = state.evidence, self._is_full(at)
+        if early or is_full:
+            evidence = attrs.evolve(evidence, train=0, unsure=0 if is_full else evidence.unsure)
         self._change(in_flight=(*state.in_flight, create), next_ticket=create.ticket + 1, evidence=evidence)
         return create.ticket
 

@@ -73,3 +73,11 @@ def test_unknown_limit_with_long_round_trips_is_used_although_one_at_a_time_is_n
     outline = play(Scene(limit=limit, burst=limit, jobs=1203, way_out=ways, way_back=ways))
     assert outline.seconds <= most * (1203 - limit) * 60 / limit
     assert outline.refusals <= 5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_unknown_limit_creates_that_time_out_and_took_no_token_are_no_proof_of_a_higher_one(seed: int) -> None:
+    scene = drawn("unknown, 3 % of creates hang", seed)
+    outline = play(scene)
+    assert outline.refusals <= 6  # was up to 21
+    assert outline.seconds <= 1.05 * play(attrs.evolve(scene, is_told=True)).seconds
