@@ -248,14 +248,20 @@ async def sample_lag(lags: list[float], tick: float = _TICK) -> None:
 
 
 def _import_all() -> None:
-    """Import what the programs need, so that no import counts."""
+    """Import what the programs need, so that no import counts; anyio loads most of itself when it is first used."""
     import aiohttp  # noqa: F401
+    import anyio
     import httpx  # noqa: F401
 
     import crynux_async.archive
-    import crynux_async.backends.bridge.http
-    import crynux_async.downloads.transfer
-    import crynux_async.supervision.fetcher  # noqa: F401
+    import crynux_async.backends.bridge.backend
+    import crynux_async.downloads.book  # noqa: F401
+
+    async def use() -> None:
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(0)
+
+    asyncio.run(use())
 
 
 def _cpu(who: int) -> float:
