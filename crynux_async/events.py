@@ -1,11 +1,21 @@
 """What happens to a job, as values. Every event names its job, the task where there is one, and the time."""
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 
 import attrs
 
 from crynux_async.states import JobState
+
+
+def as_json(value: object) -> object:
+    """Return an event's attribute as a JSON value."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, StrEnum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
 
 
 @attrs.frozen(kw_only=True)
@@ -16,11 +26,19 @@ class Event:
         job_id: The job.
         task_id: The service's name of its task, or None before there is one.
         at: When, aware UTC.
+        number: Its number among the job's events, > 0: give it to ``job.events(after=...)`` to go on behind it. It is 0
+            in ``session.events()``, where nothing can be gone back to.
     """
 
     job_id: str
     task_id: str | None
     at: datetime
+    number: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the event as JSON values, with its ``kind``, the name of its class."""
+        values = {name: as_json(value) for name, value in attrs.asdict(self, recurse=False).items()}
+        return {"kind": type(self).__name__, **values}
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +61,7 @@ class JobSubmitted(Event):
 
 @attrs.frozen(kw_only=True)
 class JobStateChanged(Event):
-    """The job is in another state.
+    """The job is in another state. From one that has ended to PLANNED means another try.
 
     Attributes:
         previous: The state before, or None for the first event of a stream, which tells where the job is.
@@ -104,10 +122,10 @@ class DownloadFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class EventsMissed(Event):
-    """The reader was too slow, and the oldest waiting events were dropped; states are never wrong, only skipped.
+    """Events are not there any more: the reader was too slow, or asked for what was trimmed. States are never wrong.
 
     Attributes:
-        count: How many were dropped, >= 1.
+        count: How many are missing, >= 1; of a job's events, ``number`` is that of the last of them.
     """
 
     count: int

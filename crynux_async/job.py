@@ -6,14 +6,14 @@ handles on one job are equal.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
-from crynux_async.clock import utc_now
 from crynux_async.errors import (
     CrynuxError,
     JobAbandonedError,
@@ -25,8 +25,8 @@ from crynux_async.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from crynux_async.events import DownloadFailed, Event, JobStateChanged
-from crynux_async.states import GOOD, STAGES, JobState, Stage
+from crynux_async.events import Event
+from crynux_async.states import GOOD, JobState
 
 if TYPE_CHECKING:
     from crynux_async.ledgers.base import TaskRow
@@ -338,25 +338,26 @@ class Job:
         """
         self._supervisor.abandon(self._record)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens to the job, beginning with where it is.
+    async def events(self, *, after: int | None = None) -> AsyncGenerator[Event, None]:
+        """Yield what happened to the job behind a certain event, and then what happens, whoever follows it.
 
-        Ends when nothing more can happen: after the download where one was asked for, else at the end of the task.
+        Events are numbered from 1 without gaps, and stored: a reader that comes back, in whichever process, goes on
+        behind the ``number`` that it has seen last and gets nothing twice. In a session without a ledger they are
+        stored from the first reader of the job on. Ends when nothing more can happen by itself: after the download
+        where one was asked for, else at the end of the task.
+
+        Args:
+            after: The number of the last event that is known, 0 for all; None to begin with where the job is: a
+                ``JobStateChanged`` without ``previous``, with the number of the newest event.
+
+        Raises:
+            LedgerError: The events cannot be read.
+            UsageError: The session is closed.
         """
-        record = self._record
-        stream = record.listen()
-        try:
-            yield JobStateChanged(
-                job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=None, state=record.state
-            )
-            if _is_over(record):
-                return
-            async for event in stream:
+        self._supervisor.check_open()
+        async with aclosing(self._supervisor.events(self._record, after)) as events:
+            async for event in events:
                 yield event
-                if isinstance(event, JobStateChanged | DownloadFailed) and _is_over(record, event):
-                    return
-        finally:
-            stream.close()
 
     @property
     def _doubt(self) -> str:
@@ -393,12 +394,6 @@ def _cost(rows: "Sequence[TaskRow]") -> Cost:
         refunded=sum(row.fee - (row.spent or 0) for row in ended if row.fee is not None),
         is_complete=all(row.fee is not None or row.spent is not None for row in rows),
     )
-
-
-def _is_over(record: "Record", event: Event | None = None) -> bool:
-    if STAGES[record.state] is Stage.FETCH:
-        return record.wanted is None or isinstance(event, DownloadFailed)
-    return record.done
 
 
 def _failure(record: "Record") -> CrynuxError:

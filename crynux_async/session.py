@@ -159,6 +159,7 @@ class Session(SessionJobs):
                 gate,
                 follows=self._follows,
                 sends_planned=self._sends_planned,
+                keeps_events=self._ledger_place is not None,
             )
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")

@@ -55,6 +55,8 @@ class SettingsArguments(TypedDict, total=False):
     read_timeout: float | None
     close_timeout: float | None
     verify_archives: bool | None
+    max_events: int | None
+    event_age: float | None
     chunk_bytes: int | None
     proxy: str | None
     ca_bundle: str | None
@@ -251,6 +253,8 @@ class Settings:
         close_timeout: For creates under way when a session is closed; then their outcome is unknown.
         verify_archives: Whether an archive must be a whole and sound LoRA before it gets its name; else only its length
             is checked.
+        max_events: Events of each job that a ledger keeps, >= 1; older ones are removed.
+        event_age: How long a ledger keeps the events of a job that has ended.
         chunk_bytes: Size of the pieces in which a result is written, >= 4096.
         proxy: Address of an HTTP proxy, user and password included where it wants them, or None.
         ca_bundle: PEM file of the certificate authorities to trust in place of the system's, or None.
@@ -281,6 +285,8 @@ class Settings:
     read_timeout: float = attrs.field(default=60.0, metadata=_number(above=True))
     close_timeout: float = attrs.field(default=30.0, metadata=_number())
     verify_archives: bool = attrs.field(default=True, metadata=_FLAG)
+    max_events: int = attrs.field(default=1000, metadata=_integer(low=1))
+    event_age: float = attrs.field(default=2_592_000.0, metadata=_number(above=True))
     # 1 MiB writes as fast as curl does; 64 kB, the usual size, half as fast.
     chunk_bytes: int = attrs.field(default=1 << 20, metadata=_integer(low=4096))
     proxy: str | None = attrs.field(default=None, repr=_shown_url, metadata=_PROXY)

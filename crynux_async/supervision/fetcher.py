@@ -186,7 +186,7 @@ class Fetcher:
         _log.warning("download of task %s: %s", record.task_id, error)
 
     def _progressed(self, record: Record, progress: Progress) -> None:
-        if self._register.is_heard(record):
+        if self._register.is_listened_to(record):
             self._register.tell(
                 DownloadProgressed(
                     job_id=record.job_id,

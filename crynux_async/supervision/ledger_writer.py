@@ -26,7 +26,19 @@ import anyio
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import LeaseLostError, LedgerBusyError, LedgerError, UsageError
-from crynux_async.ledgers.base import AttemptRow, Fence, JobChange, JobRow, Ledger, StepRow, TaskRow, WishRow
+from crynux_async.events import Event
+from crynux_async.ledgers.base import (
+    AttemptRow,
+    EventRow,
+    Fence,
+    JobChange,
+    JobRow,
+    Ledger,
+    StepRow,
+    TaskRow,
+    WishRow,
+)
+from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd, attached_task, columns_of, new_row
@@ -51,10 +63,22 @@ class LedgerWriter:
         key_id: Fingerprint of the credential that submits them.
         owner: The session's name among those who hold leases.
         lease: Seconds for which it holds its jobs unless it renews.
+        keeps_events: Whether the events of every job are stored (see ``EventLog``).
+
+    Attributes:
+        events: What happened to jobs and is not stored yet.
     """
 
     def __init__(
-        self, ledger: Ledger, register: JobRegister, *, backend: str, key_id: str, owner: str, lease: float
+        self,
+        ledger: Ledger,
+        register: JobRegister,
+        *,
+        backend: str,
+        key_id: str,
+        owner: str,
+        lease: float,
+        keeps_events: bool,
     ) -> None:
         self._ledger = ledger
         self._register = register
@@ -68,6 +92,7 @@ class LedgerWriter:
         self._saved = asyncio.Event()
         self._storing: set[str] = set()
         self._ends: dict[str, TaskEnd] = {}
+        self.events = EventLog(keeps_all=keeps_events)
         self._flushing = anyio.Lock()
         self._latest = utc_now()
         self._trouble: LedgerBusyError | None = None
@@ -133,6 +158,11 @@ class LedgerWriter:
         """Store a new job soon; it must not be sent before it ``is_saved``."""
         self._unsaved[record.job_id] = record
         self._register.has_changes.set()
+
+    def enter_event(self, record: Record, event: Event) -> None:
+        """Store something that happened to a job, soon."""
+        if self.events.enter(record, event):
+            self._register.note(record)
 
     def task_ended(self, record: Record, end: TaskEnd) -> None:
         """Store how a job's task ended, in one step with the job's new state."""
@@ -382,15 +412,24 @@ class LedgerWriter:
         self.on_saved()
 
     async def _add(self, batch: list[Record]) -> None:
-        await self._add_rows([new_row(record, backend=self._backend, key_id=self._key_id) for record in batch])
+        events = [event for record in batch for event in self.events.waiting(record.job_id)]
+        rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in batch]
+        await self._add_rows(rows, events)
+        self._tell_readers(batch, events)
 
-    async def _add_rows(self, rows: Sequence[JobRow]) -> list[JobRow]:
+    def _tell_readers(self, records: Iterable[Record], events: Sequence[EventRow]) -> None:
+        self.events.stored(events)
+        if events:
+            for record in records:
+                record.call_readers()
+
+    async def _add_rows(self, rows: Sequence[JobRow], events: Sequence[EventRow] = ()) -> list[JobRow]:
         tasks = [attached_task(row) for row in rows if row.task_id is not None]
         try:
-            return await self._ledger.add(rows, fence=self.fence, tasks=tasks)
+            return await self._ledger.add(rows, fence=self.fence, events=events, tasks=tasks)
         except LeaseLostError:
             await self.renew()
-            return await self._ledger.add(rows, fence=self.fence, tasks=tasks)
+            return await self._ledger.add(rows, fence=self.fence, events=events, tasks=tasks)
 
     def _strike_off(self, batch: list[Record]) -> None:
         for record in batch:
@@ -407,10 +446,7 @@ class LedgerWriter:
 
     async def _write(self, records: Sequence[Record]) -> None:
         ended = await self._ended_tasks(records)
-        changes = [
-            JobChange(job_id=record.job_id, columns=columns_of(record), tasks=ended.get(record.job_id, ()))
-            for record in records
-        ]
+        changes = [self._change_of(record, ended.get(record.job_id, ())) for record in records]
         try:
             lost = await self._ledger.change(self.fence, changes) if changes else []
         except LedgerBusyError:
@@ -421,7 +457,15 @@ class LedgerWriter:
             lost = await self._write_apart(changes, error)
         for job_id in ended:
             self._ends.pop(job_id, None)
+        self._tell_readers(records, [event for change in changes for event in change.events])
         self._lose_named(lost)
+
+    def _change_of(self, record: Record, tasks: Sequence[TaskRow]) -> JobChange:
+        events = self.events.waiting(record.job_id)
+        columns = columns_of(record)
+        if events:
+            columns["last_event"] = events[-1].number
+        return JobChange(job_id=record.job_id, columns=columns, tasks=tasks, events=events)
 
     async def _ended_tasks(self, records: Sequence[Record]) -> dict[str, tuple[TaskRow, ...]]:
         """Return the rows of tasks that have ended, by job: what the ledger has of them, and their end."""
@@ -436,7 +480,7 @@ class LedgerWriter:
         """Write what is good of a batch that was refused because of one of them; return the names of lost jobs."""
         if len(changes) <= 1:
             for change in changes:
-                _log.error("what changed about job %s cannot be stored: %s", change.job_id, error)
+                self._not_stored(change, error)
             return []
         lost = []
         for change in changes:
@@ -445,8 +489,14 @@ class LedgerWriter:
             except LedgerBusyError:
                 raise
             except LedgerError as refused:
-                _log.error("what changed about job %s cannot be stored: %s", change.job_id, refused)
+                self._not_stored(change, refused)
         return lost
+
+    def _not_stored(self, change: JobChange, error: LedgerError) -> None:
+        _log.error("what changed about job %s cannot be stored: %s", change.job_id, error)
+        record = self._register.get(change.job_id)
+        if record is not None:
+            self.events.drop(record)
 
     def _lose_named(self, job_ids: Iterable[str]) -> None:
         self._lose(filter(None, map(self._register.get, job_ids)))
@@ -456,6 +506,7 @@ class LedgerWriter:
         for record in records:
             if record.is_ours and record.is_saved:
                 record.is_ours = False
+                self.events.drop(record)
                 self._ends.pop(record.job_id, None)
                 self._held = max(0, self._held - 1)
                 _log.warning("%r is not held by this process any more", record)

@@ -109,16 +109,23 @@ class Onlookers:
         """Read again what has another state by now, and return how many seconds that took."""
         began = monotonic()
         by_state: dict[JobState, list[str]] = defaultdict(list)
+        heard: list[str] = []
         for record in self._watched.values():
             if not self._is_under_way(record):
-                by_state[record.state].append(record.job_id)
+                (heard if record.is_heard else by_state[record.state]).append(record.job_id)
+        await self._read(JobFilter(job_ids=heard))
         for state, names in by_state.items():
-            where = JobFilter(job_ids=names, states=set(JobState) - {state})
-            for row in await self._ledger.jobs(where):
-                watched = self._watched.get(row.job_id)
-                if watched is not None and not self._is_under_way(watched):
-                    self._refresh(watched, row)
+            await self._read(JobFilter(job_ids=names, states=set(JobState) - {state}))
         return monotonic() - began
+
+    async def _read(self, where: JobFilter) -> None:
+        for row in await self._ledger.jobs(where) if where.job_ids else ():
+            record = self._watched.get(row.job_id)
+            if record is not None and not self._is_under_way(record):
+                is_news = row.last_event != record.last_event
+                self._refresh(record, row)
+                if is_news:
+                    record.call_readers()
 
     def _refresh(self, record: Record, row: JobRow) -> None:
         """Bring a record up to date with its row, unless this session knows better."""

@@ -5,15 +5,14 @@ Users never hold a record; a ``Job`` is a handle on one. A hundred thousand reco
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import attrs
 
 from crynux_async.errors import CrynuxError, JobError
-from crynux_async.event_stream import EventStream
-from crynux_async.events import Event
 from crynux_async.states import ENDED, JobState
 from crynux_async.supervision.filing import UNFILED, Filing
 from crynux_async.training.config import FineTuneConfig
@@ -48,13 +47,15 @@ class StoredArchive:
 
 
 class Audience:
-    """Who wants to hear of one job."""
+    """Who wants to hear of one job: who waits, how many read its events, and how often they were called."""
 
-    __slots__ = ("streams", "waiters")
+    __slots__ = ("has_been_heard", "news", "readers", "waiters")
 
     def __init__(self) -> None:
         self.waiters: list[asyncio.Future[None]] = []
-        self.streams: tuple[EventStream, ...] = ()
+        self.readers = 0
+        self.has_been_heard = False
+        self.news = 0
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
@@ -75,6 +76,7 @@ class Record:
         wanted: The download that was asked for, or None.
         archive: What is on disk, or None.
         tries: How many tries it has had or has, >= 1.
+        last_event: The number of its newest event, >= 0.
         attempts: The largest number of its creates, >= 0.
         queue_number: Its place among everything that was ever queued here, > 0; 0 where it does not wait to be sent.
         resubmitted_as: The job that replaces it, or None.
@@ -96,6 +98,7 @@ class Record:
     wanted: Wanted | None = None
     archive: StoredArchive | None = None
     tries: int = 1
+    last_event: int = 0
     attempts: int = 0
     queue_number: int = 0
     resubmitted_as: str | None = None
@@ -122,31 +125,39 @@ class Record:
     @property
     def is_heard(self) -> bool:
         """Whether anybody reads this job's own events."""
-        return self._audience is not None and bool(self._audience.streams)
+        return self._audience is not None and self._audience.readers > 0
+
+    @property
+    def has_been_heard(self) -> bool:
+        """Whether anybody reads this job's own events, or ever did here."""
+        return self._audience is not None and self._audience.has_been_heard
 
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits for this job or reads its events."""
-        return self._audience is not None and bool(self._audience.waiters or self._audience.streams)
+        return self._audience is not None and bool(self._audience.waiters or self._audience.readers)
 
-    def tell(self, event: Event) -> None:
-        """Hand an event to whoever listens to this job."""
-        if self._audience is not None:
-            for stream in self._audience.streams:
-                stream.put(event)
+    @property
+    def news(self) -> int:
+        """A number that changes whenever there may be more events."""
+        return 0 if self._audience is None else self._audience.news
 
-    def listen(self) -> EventStream:
-        """Return a stream of this job's own events from now on."""
-        stream = EventStream(self._unlisten)
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """A block in which somebody reads this job's events."""
         audience = self._audience = self._audience or Audience()
-        audience.streams = (*audience.streams, stream)
-        return stream
+        audience.readers += 1
+        audience.has_been_heard = True
+        try:
+            yield
+        finally:
+            audience.readers -= 1
 
-    def end_streams(self) -> None:
-        """Let every reader of events finish."""
-        if self._audience is not None:
-            for stream in self._audience.streams:
-                stream.end()
+    def call_readers(self) -> None:
+        """Let every reader look for more events."""
+        if self._audience is not None and self._audience.readers:
+            self._audience.news += 1
+            self.wake()
 
     def wake(self) -> None:
         """Let every waiter look again."""
@@ -174,10 +185,6 @@ class Record:
             except asyncio.CancelledError:
                 waiters.remove(waiter)
                 raise
-
-    def _unlisten(self, stream: EventStream) -> None:
-        if self._audience is not None:
-            self._audience.streams = tuple(other for other in self._audience.streams if other is not stream)
 
 
 @attrs.define(eq=False, kw_only=True, repr=False, weakref_slot=True)

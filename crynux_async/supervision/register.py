@@ -19,15 +19,22 @@ _log = logging.getLogger("crynux_async.supervision.register")
 
 
 class JobRegister:
-    """All jobs of a session, by their own name and by their task."""
+    """All jobs of a session, by their own name and by their task.
 
-    def __init__(self) -> None:
+    Args:
+        keeps_events: Whether the events of every job are stored.
+    """
+
+    def __init__(self, *, keeps_events: bool = False) -> None:
         self._jobs: dict[Hashable, Record] = {}
         self._by_task: dict[str, Record] = {}
         self._changed: dict[str, Record] = {}
         self._streams: tuple[EventStream, ...] = ()
         self._end_watchers: list[Callable[[Record | None], None]] = []
         self._closed = False
+        self.on_event: Callable[[Record, Event], None] = lambda _, __: None
+        """Called with everything that happens to a job of this session."""
+        self.keeps_events = keeps_events
         self.has_changes = asyncio.Event()
         """Set when the ledger is to be told something; whoever tells it clears it."""
         self.counts: Counter[JobState] = Counter()
@@ -178,17 +185,25 @@ class JobRegister:
         """Whether anybody waits for the ends of many jobs."""
         return bool(self._end_watchers)
 
-    def is_heard(self, record: Record) -> bool:
-        """Whether anybody listens to the events of a job."""
-        return bool(self._streams) or record.is_heard
+    def is_listened_to(self, record: Record) -> bool:
+        """Whether anybody listens to the events of a job, or may read them later."""
+        return self.keeps_events or bool(self._streams) or record.is_heard
 
     def tell(self, event: Event) -> None:
         """Hand an event to the listeners of its job and of the session."""
         record = self._jobs.get(event.job_id)
-        if record is not None:
-            record.tell(event)
+        if record is not None and record.is_ours:
+            self.on_event(record, event)
         for stream in self._streams:
             stream.put(event)
+
+    def tell_moved(self, record: Record, previous: JobState) -> None:
+        """Tell that a job is in another state than before."""
+        self.tell(
+            JobStateChanged(
+                job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
+            )
+        )
 
     def events(self) -> AsyncIterator[Event]:
         """Return what happens to any job from this call on, until the session is closed."""
@@ -236,7 +251,6 @@ class JobRegister:
             stream.end()
         for record in self._jobs.values():
             record.wake()
-            record.end_streams()
 
     def _moved(self, record: Record, previous: JobState, at: datetime, *, is_stored: bool) -> None:
         if not is_stored:
@@ -258,13 +272,8 @@ class JobRegister:
         if record.state in ENDED and previous not in ENDED:
             for notice in self._end_watchers:
                 notice(record)
-        moved = JobStateChanged(
-            job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
-        )
         if is_known:
-            self.tell(moved)
-        else:
-            record.tell(moved)
+            self.tell_moved(record, previous)
 
     def _unlisten(self, stream: EventStream) -> None:
         self._streams = tuple(other for other in self._streams if other is not stream)

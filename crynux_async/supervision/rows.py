@@ -57,6 +57,7 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         idempotency_key=filing.idempotency_key,
         # A job with a name of its own can be told from any other, so that whoever stands for it may go on with it.
         is_sent_by_any=has_key,
+        last_event=record.last_event,
         planned_at=record.planned_at,
         **columns_of(record),
     )
@@ -158,6 +159,7 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     record.task_id = row.task_id or (record.task_id if record.tries == row.tries else None)
     record.submitted_at, record.ended_at = row.submitted_at, row.ended_at
     record.tries = row.tries
+    record.last_event = row.last_event
     record.wanted = Wanted(folder=Path(row.folder), name=row.file_name) if row.folder and row.file_name else None
     record.archive = StoredArchive(path=Path(row.path), total_bytes=row.total_bytes) if row.path else None
     record.resubmitted_as = row.resubmitted_as

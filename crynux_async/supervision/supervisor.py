@@ -26,6 +26,7 @@ from crynux_async.backends.base import Backend, Finding, LostCreate
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.events import Event
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
@@ -33,6 +34,7 @@ from crynux_async.states import STAGES, UNFETCHED, Stage
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.audit import Audit, audit
+from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.forecast import Forecast
@@ -59,6 +61,7 @@ _PLANNED_AT_ONCE = 200  # jobs between two turns of the event loop
 _RENEWALS = 3  # of a lease while it lasts
 _BEGIN_AGAIN = 5.0
 _HEAR_WISHES_EVERY = 5.0
+_TRIM_EVERY = 3600.0
 _WARN_BEFORE = timedelta(days=1)
 _LOOK_FOR_EXPIRING = 3600.0
 
@@ -73,6 +76,7 @@ class Supervisor:
         gate: Decides when creates may be sent.
         follows: Whether it takes jobs over that nobody holds.
         sends_planned: Whether it sends what earlier processes planned under an idempotency key and did not send.
+        keeps_events: Whether the events of every job are stored, and not only of those that somebody has read here.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Supervisor:
         *,
         follows: bool = True,
         sends_planned: bool = False,
+        keeps_events: bool = False,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -95,7 +100,8 @@ class Supervisor:
         self.backend = backend
         self._closed = False
         self._follows = follows
-        self.register = JobRegister()
+        self._keeps_events = keeps_events
+        self.register = JobRegister(keeps_events=keeps_events)
         self._writer = LedgerWriter(
             ledger,
             self.register,
@@ -103,6 +109,7 @@ class Supervisor:
             key_id=backend.key_id,
             owner=new_owner(),
             lease=backend.habits.lease,
+            keeps_events=keeps_events,
         )
         self._tasks = TaskViews(backend, ledger)
         self.accounts = Accounts(backend)
@@ -176,6 +183,8 @@ class Supervisor:
             hand_on=self.hand_on,
         )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
+        self.register.on_event = self._writer.enter_event
+        self.reader = EventReader(ledger, self._writer.events, lambda: self._closed)
         self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
 
@@ -218,6 +227,7 @@ class Supervisor:
                     self._keep_leases,
                     self._hear_wishes,
                     self._warn,
+                    self._trim_events,
                 ):
                     group.start_soon(self._keep_alive, work)
                 started.set_result(None)
@@ -397,6 +407,17 @@ class Supervisor:
         await self._writer.persist(self._writer.flush)
         return await self.onlookers.find(where, limit=limit, newest_first=newest_first)
 
+    async def events(self, record: Record, after: int | None) -> AsyncGenerator[Event, None]:
+        """Yield the events of a job, whoever holds it: those behind a number, and then what comes."""
+        with record.heard():
+            self.onlookers.watch((record,))
+            try:
+                async with aclosing(self.reader.read(record, after)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self.onlookers.let_be()
+
     async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
         """Yield each of ``records`` once when nothing more can be seen of its task, whoever follows it."""
         try:
@@ -548,6 +569,17 @@ class Supervisor:
                     )
             warned = set(expiring)
             await asyncio.sleep(_LOOK_FOR_EXPIRING)
+
+    async def _trim_events(self) -> None:
+        """Remove events that are old or too many, for ever; one of the sessions on a ledger is enough."""
+        while self._keeps_events and self._follows:
+            try:
+                await self._ledger.trim_events(
+                    before=utc_now() - timedelta(seconds=self._settings.event_age), keep=self._settings.max_events
+                )
+            except LedgerError as error:
+                _log.info("old events stay for now: %s", error)
+            await asyncio.sleep(_TRIM_EVERY)
 
     async def _drain(self) -> None:
         """Wait for the answers of the creates under way, for a bounded time."""

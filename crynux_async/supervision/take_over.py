@@ -117,6 +117,7 @@ class TakeOver:
         return self._sends_planned and is_planned and row.key_id == self._backend.key_id
 
     async def _take_in(self, row: JobRow, attempts: Sequence[AttemptRow]) -> Record:
+        left_as = row.state
         known = self._onlookers.get(row.job_id)
         if known is None or not self._submitter.is_under_way(known):
             row, attempts = await self._close_attempts(row, attempts)
@@ -125,8 +126,8 @@ class TakeOver:
         if known is not None:
             if self._register.get(known.job_id) is None:
                 self._register.add(known)
-            known.is_ours = True
             self._refresh(known, row, is_cut_off=is_cut_off)
+            known.is_ours = True
             record = known
         else:
             record = record_from_row(row, is_ours=True, is_cut_off=is_cut_off)
@@ -136,6 +137,8 @@ class TakeOver:
             self._submitter.repeat(record, attempts[-1].payload)
         if record.state is not row.state:
             self._register.note(record)
+        if record.state is not left_as:
+            self._register.tell_moved(record, left_as)
         return record
 
     async def _close_attempts(self, row: JobRow, attempts: Sequence[AttemptRow]) -> tuple[JobRow, Sequence[AttemptRow]]:

@@ -178,7 +178,9 @@ async def copy_of(ledger: MemoryLedger) -> MemoryLedger:
     """Return what a new process would read: the rows, without leases."""
     copy = MemoryLedger()
     fence = await copy.enter("a process that is gone", seconds=1.0)
-    await copy.add(await ledger.jobs(), fence=fence)
+    rows = await ledger.jobs()
+    events = [event for row in rows for event in await ledger.events(row.job_id)]
+    await copy.add(rows, fence=fence, events=events)
     for attempt in await ledger.attempts():
         await copy.begin(fence, attrs.evolve(attempt, outcome=None, answered_at=None, task_id=None))
         if attempt.outcome is not None:
@@ -512,7 +514,7 @@ async def test_row_that_runs_without_a_task_is_unconfirmed_for_whoever_takes_it_
         job = await first.submit(make_config())
     (row,) = await ledger.jobs()
     broken = MemoryLedger()
-    await broken.add([attrs.evolve(row, task_id=None)], fence=None)
+    await broken.add([attrs.evolve(row, task_id=None, last_event=0)], fence=None)
     async with open_session(backend, broken) as second:
         assert [(one.job_id, one.state) for one in second.jobs()] == [(job.job_id, JobState.UNCONFIRMED)]
         with pytest.raises(SubmissionUnknownError, match="reconcile"):
