@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from crynux_async.backends.base import Backend
+from crynux_async.budgets import Budget, wei_of
 from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import Ledger
+from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.session_jobs import SessionJobs
-from crynux_async.session_values import SessionStatistics
+from crynux_async.session_values import SessionStatistics, Spending
 from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.adviser import Adviser
-from crynux_async.supervision.filing import FilingArguments, SubmitArguments, filed, storable
+from crynux_async.supervision.filing import FilingArguments, SharedFilingArguments, SubmitArguments, filed, storable
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
 from crynux_async.supervision.intake import unconfirmed
@@ -52,6 +55,9 @@ class Session(SessionJobs):
             awaits any job, and follows what it submits, until it is closed.
         send_planned: Whether jobs with an idempotency key that an earlier process planned and did not send are sent by
             this one, without being asked: right for whatever stands for all of them, such as a web application.
+        budget: What pays for the jobs that are submitted here, shared with every session on the ledger that names it.
+        price: What one try costs at most, in CNX, where the service tells no prices, as no bridge does; a budget needs
+            one.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
 
     Raises:
@@ -67,6 +73,8 @@ class Session(SessionJobs):
         wallet: "Wallet | None" = None,
         follow: bool = True,
         send_planned: bool = False,
+        budget: Budget | None = None,
+        price: Decimal | float | str | None = None,
         **arguments: Unpack[SettingsArguments],
     ) -> None:
         super().__init__()
@@ -79,6 +87,8 @@ class Session(SessionJobs):
         self._wallet = wallet
         self._follows = follow
         self._sends_planned = send_planned
+        self._budget = budget
+        self._price = None if price is None else wei_of(price, "price")
         self._backend: Backend | None = None
         self._adviser: Adviser | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -160,6 +170,8 @@ class Session(SessionJobs):
                 follows=self._follows,
                 sends_planned=self._sends_planned,
                 keeps_events=self._ledger_place is not None,
+                budget=self._budget,
+                price=self._price,
             )
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
@@ -206,7 +218,7 @@ class Session(SessionJobs):
         """
         supervisor = self._open_supervisor()
         self._check(config, force=force)
-        record = self._new_record(config, **filing)
+        record = self._planned(config, **filing)
         supervisor.submit(record)
         return handle_on(record, supervisor)
 
@@ -235,6 +247,7 @@ class Session(SessionJobs):
             ConflictError: The key stands for another config already; nothing was sent.
             AuthError, QuotaError: The credential was refused; nothing is paid, and the job waits for ``retry()``.
             RejectedError: The service refused it; nothing is paid.
+            BudgetExceededError: Its budget does not allow it; nothing was sent, and the job waits for ``retry()``.
             UnreachableError: The service could not be reached for too long; nothing was sent.
             SubmissionUnknownError: It was sent, now or earlier, and its outcome is not known.
             LedgerError: It could not be remembered. Where ``task_id`` of the error is set, the task exists.
@@ -289,7 +302,7 @@ class Session(SessionJobs):
                 raise
             return job
         self._check(config, force=force)
-        (record,) = await supervisor.ask([self._new_record(config, idempotency_key, **filing)])
+        (record,) = await supervisor.ask([self._planned(config, idempotency_key, **filing)])
         if record.state is JobState.UNCONFIRMED:
             raise unconfirmed(record)
         return handle_on(record, supervisor)
@@ -300,12 +313,10 @@ class Session(SessionJobs):
         *,
         label: Callable[[FineTuneConfig], str] | Sequence[str] | None = None,
         idempotency_key: Callable[[FineTuneConfig], str] | Sequence[str] | None = None,
-        group: str = "",
-        tags: Mapping[str, str] | None = None,
-        tenant: str = "",
         folder: str | Path | None = None,
         file_name: str | None = None,
         force: bool = False,
+        **filing: Unpack[SharedFilingArguments],
     ) -> list[Job]:
         """Queue any number of configs and return their jobs, in order, when all are in the ledger; then they are sent.
 
@@ -318,12 +329,10 @@ class Session(SessionJobs):
                 labels in the order of ``configs``.
             idempotency_key: Makes the key of each job from its config, or the keys in the order of ``configs``, as in
                 ``enqueue``.
-            group: Which set of jobs they belong to.
-            tags: Free names and values for all of them.
-            tenant: On whose behalf they run.
             folder: Where their archives are brought as soon as there are any (see ``SubmitArguments``).
             file_name: Their names there.
             force: Send them even if they cannot work.
+            **filing: Budget, group, tags and tenant of all of them (see ``FilingArguments``).
 
         Raises:
             ConfigError: Some of them cannot work, all of which are named by index, label and field; none is queued.
@@ -337,16 +346,7 @@ class Session(SessionJobs):
         keys = _one_for_each(idempotency_key, chosen, "idempotency_key")
         await self._require_adviser().check_all(chosen, labels, force=force)
         records = [
-            self._new_record(
-                config,
-                key,
-                label=given,
-                group=group,
-                tags=tags or {},
-                tenant=tenant,
-                folder=folder,
-                file_name=file_name,
-            )
+            self._planned(config, key, label=given, folder=folder, file_name=file_name, **filing)
             for config, key, given in zip(chosen, keys, labels, strict=True)
         ]
         if idempotency_key is not None:
@@ -423,7 +423,7 @@ class Session(SessionJobs):
         Raises:
             UsageError: No archive could come there or be called so; says why, in ``field`` too.
         """
-        record = _new_record(config, label=label)
+        record = Record(job_id=new_job_id(), config=config, label=storable(label, "label"), planned_at=utc_now())
         await self._open_supervisor().check_target(record, Path(folder), name, has_room=has_room)
 
     def price(self, config: FineTuneConfig) -> int | None:
@@ -433,6 +433,21 @@ class Session(SessionJobs):
             UsageError: The session is not open.
         """
         return self._open_supervisor().accounts.price(config)
+
+    async def spent(self, *, since: datetime | None = None, group: str | None = None) -> Spending:
+        """Return what the tasks of jobs hold and have spent, as far as prices are known, whoever sent them.
+
+        Args:
+            since: Only of jobs planned at or after this, aware.
+            group: Only of jobs of this set.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+            UsageError: The session is not open.
+        """
+        supervisor = self._open_supervisor()
+        held, spent = await supervisor.spent(JobFilter(backend=supervisor.backend.name, since=since, group=group))
+        return Spending(held=held, spent=spent)
 
     async def balance(self) -> int | None:
         """Return what the account that pays has, in wei (10**-18 CNX), or None where that cannot be asked.
@@ -540,22 +555,41 @@ class Session(SessionJobs):
         if ledger is not None:
             await ledger.close()
 
-    def _new_record(
+    def _check(self, config: FineTuneConfig, *, force: bool) -> None:
+        self._require_adviser().check(config, force=force)
+
+    def _planned(
         self,
         config: FineTuneConfig,
         idempotency_key: str | None = None,
         *,
+        label: str = "",
+        budget: Budget | None = None,
+        group: str = "",
+        tags: Mapping[str, str] | None = None,
+        tenant: str = "",
         folder: str | Path | None = None,
         file_name: str | None = None,
-        **filing: Any,
     ) -> Record:
-        record = _new_record(config, idempotency_key, **filing)
+        """Return the record of a new job.
+
+        Raises:
+            UsageError: A name cannot be kept, or a budget is to pay what nobody knows the price of.
+        """
+        budget = budget or self._budget
+        if budget is not None and self.price(config) is None:
+            message = f"the budget {budget.name!r} needs a price: the service tells none; give Session(price=...)"
+            raise UsageError(message, field="price")
+        record = Record(
+            job_id=new_job_id(),
+            config=config,
+            label=storable(label, "label"),
+            filing=filed(group=group, tags=tags, tenant=tenant, budget=budget, idempotency_key=idempotency_key),
+            planned_at=utc_now(),
+        )
         if folder is not None:
             self._open_supervisor().want_from_the_start(record, Path(folder), file_name)
         return record
-
-    def _check(self, config: FineTuneConfig, *, force: bool) -> None:
-        self._require_adviser().check(config, force=force)
 
     def _require_adviser(self) -> Adviser:
         assert self._adviser is not None, "an open session has one"
@@ -565,24 +599,6 @@ class Session(SessionJobs):
         """Give a job up that only this caller knows of, unless it is under way."""
         if self._supervisor is not None:
             self._supervisor.submitter.withdraw(record_of(job))
-
-
-def _new_record(
-    config: FineTuneConfig,
-    idempotency_key: str | None = None,
-    *,
-    label: str = "",
-    group: str = "",
-    tags: Mapping[str, str] | None = None,
-    tenant: str = "",
-) -> Record:
-    return Record(
-        job_id=new_job_id(),
-        config=config,
-        label=storable(label, "label"),
-        filing=filed(group=group, tags=tags, tenant=tenant, idempotency_key=idempotency_key),
-        planned_at=utc_now(),
-    )
 
 
 def _one_for_each(

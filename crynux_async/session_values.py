@@ -69,3 +69,16 @@ class Reconciled:
     verdict: Verdict
     candidates: tuple[str, ...]
     explanation: str
+
+
+@attrs.frozen(kw_only=True)
+class Spending:
+    """What jobs hold and have spent, in wei (10**-18 CNX), as far as prices are known.
+
+    Attributes:
+        held: What tasks may cost at most whose cost is not known yet, >= 0.
+        spent: What tasks did cost, >= 0.
+    """
+
+    held: int
+    spent: int

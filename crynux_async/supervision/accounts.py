@@ -23,9 +23,11 @@ class Accounts:
 
     Args:
         backend: The service.
+        price: What one try costs at most, in wei, where the service knows no prices; or None.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, price: int | None = None) -> None:
+        self._given_price = price
         self._habits = backend.habits
         self._prices = backend if isinstance(backend, HasPrices) else None
         self._reasons = backend if isinstance(backend, TellsReasons) else None
@@ -34,6 +36,7 @@ class Accounts:
     def price(self, config: FineTuneConfig | None) -> int | None:
         """Return what one try of a config may cost at most, in wei, or None where that is not known."""
         price = None if config is None or self._prices is None else self._prices.price(config)
+        price = self._given_price if price is None and config is not None else price
         if price != self._last_price:
             self._last_price = price
         return self._last_price  # one number for all tasks of a price: a hundred thousand of them are 4 MB

@@ -7,24 +7,39 @@ from typing import Any, TypedDict
 
 import attrs
 
+from crynux_async.budgets import Budget
 from crynux_async.errors import ConflictError, UsageError
 from crynux_async.training.config import FineTuneConfig
 
 
-class FilingArguments(TypedDict, total=False):
+class SharedFilingArguments(TypedDict, total=False):
+    """What several jobs are filed under together; everything may be left out.
+
+    Attributes:
+        budget: What pays for them, in place of the session's.
+        group: Which set of jobs they belong to, such as a sweep.
+        tags: Free names and values to find them by.
+        tenant: On whose behalf they run, where a program serves several; keys of different tenants never meet.
+    """
+
+    budget: Budget
+    group: str
+    tags: Mapping[str, str]
+    tenant: str
+
+
+class FilingArguments(SharedFilingArguments, total=False):
     """What a job is filed under; everything may be left out.
 
     Attributes:
         label: The caller's own name for the job.
+        budget: What pays for it, in place of the session's.
         group: Which set of jobs it belongs to, such as a sweep.
         tags: Free names and values to find it by.
         tenant: On whose behalf it runs, where a program serves several; keys of different tenants never meet.
     """
 
     label: str
-    group: str
-    tags: Mapping[str, str]
-    tenant: str
 
 
 class SubmitArguments(FilingArguments, total=False):
@@ -95,6 +110,7 @@ class Filing:
         group: Which set of jobs it belongs to, such as a sweep, or "".
         tags: Free names and values.
         tenant: On whose behalf it runs, or "".
+        budget: What pays for it, or None.
         idempotency_key: The user's name for one intention, unique by backend and tenant; or None.
 
     Raises:
@@ -104,6 +120,7 @@ class Filing:
     group: str = attrs.field(default="", validator=_is_storable)
     tags: Mapping[str, str] = attrs.field(default=MappingProxyType({}), validator=_are_tags, converter=_shared)
     tenant: str = attrs.field(default="", validator=_is_storable)
+    budget: Budget | None = None
     idempotency_key: str | None = attrs.field(default=None, validator=_is_key)
 
 
@@ -112,14 +129,18 @@ UNFILED = Filing()
 
 
 def filed(
-    *, group: str = "", tags: Mapping[str, str] | None = None, tenant: str = "", idempotency_key: str | None = None
+    *,
+    group: str = "",
+    tags: Mapping[str, str] | None = None,
+    tenant: str = "",
+    budget: Budget | None = None,
+    idempotency_key: str | None = None,
 ) -> Filing:
     """Return a filing, the common one where nothing is given."""
-    if (group, tenant, idempotency_key) == ("", "", None) and not tags:
+    if (group, tenant, budget, idempotency_key) == ("", "", None, None) and not tags:
         return UNFILED
-    return Filing(
-        group=group, tags=UNFILED.tags if tags is None else tags, tenant=tenant, idempotency_key=idempotency_key
-    )
+    kept = UNFILED.tags if tags is None else tags
+    return Filing(group=group, tags=kept, tenant=tenant, budget=budget, idempotency_key=idempotency_key)
 
 
 def conflict(key: str | None, before: FineTuneConfig | None, now: FineTuneConfig | None) -> ConflictError | None:

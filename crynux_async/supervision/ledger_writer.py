@@ -34,6 +34,8 @@ from crynux_async.ledgers.base import (
     JobChange,
     JobRow,
     Ledger,
+    Reservation,
+    Settlement,
     StepRow,
     TaskRow,
     WishRow,
@@ -42,6 +44,7 @@ from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd, attached_task, columns_of, new_row
+from crynux_async.supervision.spending import Spending, settled
 
 _log = logging.getLogger("crynux_async.supervision.ledger_writer")
 
@@ -63,6 +66,7 @@ class LedgerWriter:
         key_id: Fingerprint of the credential that submits them.
         owner: The session's name among those who hold leases.
         lease: Seconds for which it holds its jobs unless it renews.
+        spending: Knows what becomes of what was held for a try.
         keeps_events: Whether the events of every job are stored (see ``EventLog``).
 
     Attributes:
@@ -78,8 +82,10 @@ class LedgerWriter:
         key_id: str,
         owner: str,
         lease: float,
+        spending: Spending,
         keeps_events: bool,
     ) -> None:
+        self._spending = spending
         self._ledger = ledger
         self._register = register
         self._backend = backend
@@ -207,6 +213,7 @@ class LedgerWriter:
         """
         rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in records]
         with anyio.CancelScope(shield=True):
+            await self.persist(lambda: self._spending.note_limits(records))
             stored = await self.persist(lambda: self._add_rows(rows))
         names = {row.job_id for row in rows}
         self._held += sum(row.job_id in names for row in stored)
@@ -247,16 +254,17 @@ class LedgerWriter:
         with anyio.CancelScope(shield=True):
             await self.persist(lambda: self._ledger.wish(row))
 
-    async def begin(self, attempt: AttemptRow) -> None:
-        """Store an attempt before it is sent.
+    async def begin(self, attempt: AttemptRow, reservation: Reservation | None) -> None:
+        """Store an attempt before it is sent, and hold what it may cost.
 
         Raises:
             LeaseLostError: Another has the job; its record is an onlooker's now.
             LedgerBusyError: Not now.
+            BudgetExceededError: Its budget does not allow it.
             LedgerError: The attempt must not be sent.
         """
         try:
-            await self._ledger.begin(self.fence, attempt)
+            await self._ledger.begin(self.fence, attempt, reservation=reservation)
         except LeaseLostError:
             self._lose_named([attempt.job_id])
             raise
@@ -412,6 +420,7 @@ class LedgerWriter:
         self.on_saved()
 
     async def _add(self, batch: list[Record]) -> None:
+        await self._spending.note_limits(batch)
         events = [event for record in batch for event in self.events.waiting(record.job_id)]
         rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in batch]
         await self._add_rows(rows, events)
@@ -446,7 +455,7 @@ class LedgerWriter:
 
     async def _write(self, records: Sequence[Record]) -> None:
         ended = await self._ended_tasks(records)
-        changes = [self._change_of(record, ended.get(record.job_id, ())) for record in records]
+        changes = [self._change_of(record, ended.get(record.job_id)) for record in records]
         try:
             lost = await self._ledger.change(self.fence, changes) if changes else []
         except LedgerBusyError:
@@ -460,20 +469,25 @@ class LedgerWriter:
         self._tell_readers(records, [event for change in changes for event in change.events])
         self._lose_named(lost)
 
-    def _change_of(self, record: Record, tasks: Sequence[TaskRow]) -> JobChange:
+    def _change_of(self, record: Record, ended: TaskRow | None) -> JobChange:
+        tasks: tuple[TaskRow, ...] = ()
+        settlement: Settlement | None = None
+        if ended is not None:
+            task, settlement = settled(record, ended, self._ends[record.job_id].entered_in(ended))
+            tasks = (task,)
         events = self.events.waiting(record.job_id)
         columns = columns_of(record)
         if events:
             columns["last_event"] = events[-1].number
-        return JobChange(job_id=record.job_id, columns=columns, tasks=tasks, events=events)
+        return JobChange(job_id=record.job_id, columns=columns, tasks=tasks, events=events, settlement=settlement)
 
-    async def _ended_tasks(self, records: Sequence[Record]) -> dict[str, tuple[TaskRow, ...]]:
-        """Return the rows of tasks that have ended, by job: what the ledger has of them, and their end."""
+    async def _ended_tasks(self, records: Sequence[Record]) -> dict[str, TaskRow | None]:
+        """Return what the ledger has of the tasks that have ended, by job; None where it has none."""
         ends = {record.job_id: self._ends[record.job_id] for record in records if record.job_id in self._ends}
-        rows: dict[str, tuple[TaskRow, ...]] = dict.fromkeys(ends, ())
+        rows: dict[str, TaskRow | None] = dict.fromkeys(ends)
         for row in await self._ledger.tasks(list(ends)) if ends else ():
             if row.task_id == ends[row.job_id].task_id:
-                rows[row.job_id] = (ends[row.job_id].entered_in(row),)
+                rows[row.job_id] = row
         return rows
 
     async def _write_apart(self, changes: Sequence[JobChange], error: LedgerError) -> list[str]:

@@ -18,6 +18,7 @@ from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import lost_attempt
+from crynux_async.supervision.spending import Spending
 
 _log = logging.getLogger("crynux_async.supervision.lost_creates")
 
@@ -50,16 +51,25 @@ class LostCreates:
         register: Knows the jobs.
         writer: Stores what was found.
         accounts: Knows what it may cost.
+        spending: Knows what becomes of what was held for it.
     """
 
     def __init__(
-        self, backend: Backend, ledger: Ledger, register: JobRegister, writer: LedgerWriter, accounts: Accounts
+        self,
+        backend: Backend,
+        ledger: Ledger,
+        register: JobRegister,
+        writer: LedgerWriter,
+        *,
+        accounts: Accounts,
+        spending: Spending,
     ) -> None:
         self._backend = backend
         self._ledger = ledger
         self._register = register
         self._writer = writer
         self._accounts = accounts
+        self._spending = spending
 
     async def all(self) -> list[LostCreate]:
         """Return the lost creates of this session's unconfirmed jobs."""
@@ -149,7 +159,9 @@ class LostCreates:
         """Make a job whose create never happened one that waits to be sent, should its user want that."""
         unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
         columns = {"state": advance(record.state, Signal.NOT_CREATED), "ended_at": None, "error": ""}
-        if await self._writer.change(JobChange(job_id=record.job_id, columns=columns, finished=unsent)):
+        release = self._spending.release(record, AttemptOutcome.NOT_SENT)
+        change = JobChange(job_id=record.job_id, columns=columns, finished=unsent, settlement=release)
+        if await self._writer.change(change):
             record.error = None
             self._register.learn(record, Signal.NOT_CREATED, is_stored=True)
 

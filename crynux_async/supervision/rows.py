@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from crynux_async.budgets import Budget
 from crynux_async.errors import (
     CrynuxError,
     JobAbandonedError,
@@ -55,6 +56,7 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         tags=filing.tags,
         tenant=filing.tenant,
         idempotency_key=filing.idempotency_key,
+        budget=filing.budget.name if filing.budget is not None else "",
         # A job with a name of its own can be told from any other, so that whoever stands for it may go on with it.
         is_sent_by_any=has_key,
         last_event=record.last_event,
@@ -132,7 +134,13 @@ def record_from_row(row: JobRow, *, is_ours: bool, is_cut_off: bool = False) -> 
         job_id=row.job_id,
         config=row.config,
         label=row.label,
-        filing=filed(group=row.group, tags=row.tags, tenant=row.tenant, idempotency_key=row.idempotency_key),
+        filing=filed(
+            group=row.group,
+            tags=row.tags,
+            tenant=row.tenant,
+            budget=Budget(row.budget) if row.budget else None,
+            idempotency_key=row.idempotency_key,
+        ),
         planned_at=row.planned_at,
         is_ours=is_ours,
         is_saved=True,

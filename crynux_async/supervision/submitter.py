@@ -31,6 +31,7 @@ from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import (
     AuthError,
     BackendError,
+    BudgetExceededError,
     CrynuxError,
     LeaseLostError,
     LedgerBusyError,
@@ -52,6 +53,7 @@ from crynux_async.supervision.preparation import Preparation
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.send_queue import SendQueue
+from crynux_async.supervision.spending import Spending
 
 _log = logging.getLogger("crynux_async.supervision.submitter")
 
@@ -81,6 +83,7 @@ class Submitter:
         register: Learns what becomes of them.
         writer: Remembers what is sent.
         accounts: Knows what it may cost.
+        spending: Holds what they may cost.
         gate: Decides when.
         spawn: Starts a task that outlives its caller.
         hand_on: Called with each job that the service has accepted.
@@ -94,6 +97,7 @@ class Submitter:
         *,
         writer: LedgerWriter,
         accounts: Accounts,
+        spending: Spending,
         gate: Gate,
         spawn: Spawn,
         hand_on: HandOn,
@@ -105,6 +109,7 @@ class Submitter:
         self._register = register
         self._writer = writer
         self._accounts = accounts
+        self._spending = spending
         self._gate = gate
         self._spawn = spawn
         self._hand_on = hand_on
@@ -299,7 +304,9 @@ class Submitter:
         """Store the attempt and return it, or give the ticket back and return None: then nothing may be sent."""
         try:
             attempt = self._attempt(record)
-            await self._writer.begin(attempt)
+            is_repeated = record.job_id in self._payloads  # what it may cost is held already
+            reservation = None if is_repeated else await self._spending.reservation(record)
+            await self._writer.begin(attempt, reservation)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._leave(ticket, Outcome.RELEASED, None)
@@ -334,6 +341,9 @@ class Submitter:
         elif isinstance(error, LedgerError):
             self.set_aside(record, error)
             self._stop_if_failed()
+        elif isinstance(error, BudgetExceededError):
+            _log.warning("job %s is not sent: %s", record.job_id, error)
+            self.set_aside(record, error)
         elif isinstance(error, CrynuxError):
             self._register.learn(record, Signal.TURNED_DOWN, error)
         elif isinstance(error, Exception):
@@ -382,7 +392,13 @@ class Submitter:
             )
             tasks = (made,)
         ended = finished(attempt, answer, at, keeps_payload=self._keeps_payloads)
-        return JobChange(job_id=record.job_id, columns=columns, finished=ended, tasks=tasks)
+        return JobChange(
+            job_id=record.job_id,
+            columns=columns,
+            finished=ended,
+            tasks=tasks,
+            settlement=self._spending.release(record, answer.outcome),
+        )
 
     def _tell(self, record: Record, signal: Signal | None, answer: Answer, at: datetime) -> None:
         """Let whoever waits know an answer; everything is durable."""

@@ -23,6 +23,7 @@ import anyio
 import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, LostCreate
+from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
@@ -45,6 +46,7 @@ from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
 from crynux_async.supervision.record import Record, StoredArchive, Wanted
 from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.spending import Spending
 from crynux_async.supervision.stepper import Stepper
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
@@ -77,6 +79,8 @@ class Supervisor:
         follows: Whether it takes jobs over that nobody holds.
         sends_planned: Whether it sends what earlier processes planned under an idempotency key and did not send.
         keeps_events: Whether the events of every job are stored, and not only of those that somebody has read here.
+        budget: The session's own; its limit counts for jobs of earlier sessions on the same one.
+        price: What one try costs at most, in wei, where the service knows no prices; or None.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class Supervisor:
         follows: bool = True,
         sends_planned: bool = False,
         keeps_events: bool = False,
+        budget: Budget | None = None,
+        price: int | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -102,6 +108,8 @@ class Supervisor:
         self._follows = follows
         self._keeps_events = keeps_events
         self.register = JobRegister(keeps_events=keeps_events)
+        self.accounts = Accounts(backend, price)
+        spending = Spending(ledger, self.accounts, budget)
         self._writer = LedgerWriter(
             ledger,
             self.register,
@@ -109,10 +117,10 @@ class Supervisor:
             key_id=backend.key_id,
             owner=new_owner(),
             lease=backend.habits.lease,
+            spending=spending,
             keeps_events=keeps_events,
         )
         self._tasks = TaskViews(backend, ledger)
-        self.accounts = Accounts(backend)
         self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
         self.submitter = Submitter(
             backend,
@@ -120,6 +128,7 @@ class Supervisor:
             self.register,
             writer=self._writer,
             accounts=self.accounts,
+            spending=spending,
             gate=gate,
             spawn=self._spawn,
             hand_on=self.hand_on,
@@ -153,7 +162,9 @@ class Supervisor:
             follower=self.follower,
             check_open=self.check_open,
         )
-        self._lost = LostCreates(backend, ledger, self.register, self._writer, self.accounts)
+        self._lost = LostCreates(
+            backend, ledger, self.register, self._writer, accounts=self.accounts, spending=spending
+        )
         self.onlookers = Onlookers(ledger, self.register, self.submitter.is_under_way)
         self._take_over = TakeOver(
             backend,
@@ -396,6 +407,16 @@ class Supervisor:
         for _, record in found:
             self.hand_on(record)
         return found
+
+    async def spent(self, where: JobFilter) -> tuple[int, int]:
+        """Return the wei that the tasks of jobs hold and have spent.
+
+        Raises:
+            LedgerError: The ledger cannot be read, or not be told what this session knows.
+        """
+        self.check_open()
+        await self._writer.persist(self._writer.flush)
+        return await self._ledger.spent(where)
 
     async def find(self, where: JobFilter, *, limit: int | None = None, newest_first: bool = False) -> list[Record]:
         """Return the records of jobs in the ledger, whoever holds them, as new as this session knows them.

@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from crynux_async.clock import utc_now
 from crynux_async.ledgers.base import JobChange, Ledger, WishRow
-from crynux_async.states import JobState, Signal
+from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.rows import TaskEnd
 from crynux_async.supervision.submitter import HandOn, Submitter
 from crynux_async.supervision.take_over import TakeOver
 
@@ -69,7 +71,9 @@ class Wishes:
         return {ABANDON: self._grant_abandon, LET_GO: self._grant_let_go}
 
     def give_up(self, record: Record) -> None:
-        """Give a job of this session up."""
+        """Give a job of this session up. What its task may cost counts as spent: nobody will hear of its end."""
+        if record.filing.budget is not None and record.task_id is not None and record.state in FOLLOWED:
+            self._writer.task_ended(record, TaskEnd(task_id=record.task_id, at=utc_now(), word=str(JobState.ABANDONED)))
         self._register.learn(record, Signal.ABANDON)
         self._hand_on(record)
 

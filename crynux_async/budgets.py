@@ -1,0 +1,64 @@
+"""``Budget``: what a set of jobs may cost together, whichever processes send them."""
+
+from decimal import Decimal, InvalidOperation
+
+import attrs
+
+from crynux_async.errors import UsageError
+
+WEI_PER_CNX = 10**18
+
+_MOST_CNX = 2**60  # what every ledger can keep
+
+
+def wei_of(cnx: Decimal | float | str, field: str) -> int:
+    """Return an amount of CNX in wei, rounded down.
+
+    Args:
+        cnx: The amount, 0 <= cnx < 2**60.
+        field: What it is, for the message.
+
+    Raises:
+        UsageError: It is no such number.
+    """
+    try:
+        amount = Decimal(str(cnx))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if isinstance(cnx, bool) or not amount.is_finite() or not 0 <= amount < _MOST_CNX:
+        raise UsageError(f"{field} must be a number of CNX from 0 to 2**60, not {cnx!r:.40}", field=field)
+    return int(amount * WEI_PER_CNX)
+
+
+def _limit(cnx: Decimal | float | str | None) -> Decimal | None:
+    return None if cnx is None else Decimal(wei_of(cnx, "cnx")) / WEI_PER_CNX
+
+
+def _is_name(_: object, attribute: "attrs.Attribute[str]", value: object) -> None:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise UsageError(f"a budget has a name, not {value!r:.40}", field=attribute.name)
+
+
+@attrs.frozen(weakref_slot=False)
+class Budget:
+    """What jobs may cost together. What one try may cost is held when it is sent, in every process on the ledger alike.
+
+    ::
+
+        Session(ledger="jobs.db", budget=Budget("cats", cnx=100))
+
+    Attributes:
+        name: Its name in the ledger: sessions that give the same name share it, and the newest limit counts.
+        cnx: The limit in CNX, 0 <= cnx < 2**60; None for the one that is in the ledger.
+
+    Raises:
+        UsageError: There is no name, or the limit is no such number.
+    """
+
+    name: str = attrs.field(validator=_is_name)
+    cnx: Decimal | None = attrs.field(default=None, converter=_limit, kw_only=True)
+
+    @property
+    def limit(self) -> int | None:
+        """The limit in wei (10**-18 CNX), or None for the one that is in the ledger."""
+        return None if self.cnx is None else int(self.cnx * WEI_PER_CNX)
