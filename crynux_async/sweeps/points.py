@@ -170,7 +170,7 @@ def _derived(params: Params, derive: Derive | None) -> dict[str, Any]:
 
 
 def _seeded(config: FineTuneConfig, name: str, repeat: int) -> FineTuneConfig:
-    return config.evolve(seed=derived_seed(name, repeat)) if config.seed_was_drawn else config
+    return config.with_seed(derived_seed(name, repeat)) if config.seed_was_drawn else config
 
 
 def _alike(points: Iterable[Point]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from crynux_async.sweeps.points import Point, Points
 from crynux_async.sweeps.trial import TrialState, state_of
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 if TYPE_CHECKING:
     from crynux_async.session import Session
@@ -80,7 +81,7 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
         points=points,
         known=Counter(state_of(state) for key, state in states.items() if key not in new_keys),
         new=new,
-        advice=advice_once(new, session),
+        advice=advice_once(new, session.service_facts),
         price=_price(new, session),
         balance=await session.balance(),
         forecast=session.forecast([point.config for point in new]),
@@ -88,12 +89,12 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
     )
 
 
-def advice_once(points: Iterable[Point], session: "Session") -> list[Said]:
+def advice_once(points: Iterable[Point], service: ServiceFacts = BRIDGE_FACTS) -> list[Said]:
     """Return what is to be known of points, each kind once with the points that it concerns, errors first."""
     said: dict[tuple[str, str | None], tuple[Advice, list[int]]] = {}
     for point in points:
         if point.repeat == 1:
-            for item in advice.check(point.config, service=session.service_facts):
+            for item in advice.check(point.config, service=service):
                 said.setdefault((item.code, item.field), (item, []))[1].append(point.number)
     order = {"error": 0, "warning": 1, "note": 2}
     kinds = sorted(said.values(), key=lambda kind: order[kind[0].severity])

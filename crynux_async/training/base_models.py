@@ -8,6 +8,7 @@ Source: huggingface_hub utils/_validators.py (validate_repo_id); model_index.jso
 scheduler/scheduler_config.json of the models named here.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -147,6 +148,7 @@ def is_hub_name(name: str) -> bool:
     )
 
 
+@functools.lru_cache(maxsize=256)
 def other_kind(name: str) -> OtherKind | None:
     """Return the sign that a base model has another network than the training code takes, or None.
 
@@ -163,6 +165,7 @@ def other_kind(name: str) -> OtherKind | None:
     return OtherKind(sign=sign, is_certain=False) if sign else None
 
 
+@functools.lru_cache(maxsize=256)
 def base_model(name: str) -> BaseModel:
     """Return what the name of a base model tells of it; models that everybody knows are known whoever copied them."""
     plain = _WISH.sub("", name)

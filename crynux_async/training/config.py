@@ -194,6 +194,23 @@ class FineTuneConfig(ConfigFields):
         sent = self._replaced(replaced) if replaced else self
         return EffectiveConfig(asked=self, config=sent, replacements=replaced, uses=tuple(uses(sent, images)))
 
+    def with_seed(self, seed: int) -> Self:
+        """Return a copy with a seed that is given; nothing else is checked again, so that thousands cost little.
+
+        Args:
+            seed: 1 to 4294967295, as ``derived_seed`` of a sweep makes it.
+
+        Raises:
+            ConfigError: It is no seed.
+        """
+        problem = field_kinds()["seed"].problem(seed)
+        if problem:
+            raise ConfigError([Problem(field="seed", message=problem)])
+        seeded = copy.copy(self)
+        object.__setattr__(seeded, "seed", seed)
+        object.__setattr__(seeded, "seed_was_drawn", False)
+        return seeded
+
     def digest(self) -> str:
         """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.
 

@@ -606,3 +606,17 @@ def test_problem_as_text_begins_with_the_field() -> None:
 def test_dataset_url_with_a_broken_escape_is_refused() -> None:
     with pytest.raises(ConfigError, match="dataset_url"):
         FineTuneConfig(model_name="m", dataset_url="https://example.com/%zz.zip")
+
+
+def test_with_seed_is_evolve_with_a_seed() -> None:
+    drawn = FineTuneConfig(model_name="a/b", dataset_name="c/d", max_train_steps=10)
+    given = drawn.with_seed(7)
+    assert given == drawn.evolve(seed=7)
+    assert (given.seed, given.seed_was_drawn, drawn.seed_was_drawn) == (7, False, True)
+    assert given.asked_digest() == drawn.evolve(seed=7).asked_digest()
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**32, True, 1.5, "7"])
+def test_with_seed_takes_seeds_only(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        FineTuneConfig(model_name="a/b", dataset_name="c/d", max_train_steps=10).with_seed(seed)
