@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from crynux_async.backends.bridge.deploy_files import (
 from crynux_async.backends.bridge.deploy_relay import ask_relay
 from crynux_async.backends.bridge.key_book import BridgeKey
 from crynux_async.cli.bridge_folder import (
+    BridgeFolder,
     database_error,
     file_facts,
     in_folder,
@@ -40,7 +42,7 @@ from crynux_async.cli.bridge_folder import (
 )
 from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, docker_error, last_run
 from crynux_async.cli.exits import Exit
-from crynux_async.errors import SettingsError, UsageError
+from crynux_async.errors import SettingsError, UnreachableError, UsageError
 from crynux_async.signing import Wallet
 from crynux_async.signing.key_files import WALLET
 
@@ -174,10 +176,33 @@ def _show(console: Console, findings: Sequence[Finding]) -> None:
     )
 
 
+@asynccontextmanager
+async def open_admin(bridge: BridgeFolder, folder: Path, wallet: Wallet | None) -> AsyncIterator[BridgeAdmin]:
+    """Open the admin side of a bridge that should be running.
+
+    Args:
+        bridge: The bridge.
+        folder: Its folder, as the user names it.
+        wallet: Signs changes; None can only read.
+
+    Raises:
+        UnreachableError: It does not run; says how to start it.
+    """
+    async with BridgeAdmin(bridge.config.base_url, wallet, keys=bridge.keys_file) as admin:
+        try:
+            yield admin
+        except UnreachableError as error:
+            cure = in_folder(
+                "start it with 'crynux-async bridge up FOLDER'; 'crynux-async bridge logs FOLDER' says why it ended",
+                folder,
+            )
+            raise UnreachableError(f"{error}: {cure}", url=error.url) from error
+
+
 async def status(folder: Path, *, as_json: bool) -> Exit:
     """Show what a running bridge says of itself."""
     bridge = open_folder(folder)
-    async with BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file) as admin:
+    async with open_admin(bridge, folder, None) as admin:
         account, nodes, counts = await asyncio.gather(admin.account(), admin.nodes(), admin.counts())
         facts = {
             "address": account.address,

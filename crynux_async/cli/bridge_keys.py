@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.markup import escape
 
 from crynux_async.backends.bridge.admin import BridgeAdmin, NeededBy
 from crynux_async.backends.bridge.key_book import BridgeKey
-from crynux_async.cli.bridge import show_keys
+from crynux_async.cli.bridge import open_admin, show_keys
 from crynux_async.cli.bridge_folder import BridgeFolder, in_folder, open_folder
 from crynux_async.cli.bridge_key_choice import replace_in_settings
 from crynux_async.cli.exits import Exit
@@ -31,7 +32,7 @@ def list_keys(folder: Path) -> Exit:
 
 async def create(folder: Path, rate_limit: int, use_limit: int, *, as_json: bool) -> Exit:
     """Make a key that is ready, and show it."""
-    async with _admin(open_folder(folder)) as admin:
+    async with _admin(open_folder(folder), folder) as admin:
         key = await admin.create_key(rate_limit=rate_limit, use_limit=use_limit)
     if as_json:
         print(json.dumps({"api_key": key.api_key.reveal(), "expires_at": key.expires_at.isoformat()}))  # noqa: T201
@@ -47,7 +48,7 @@ async def rotate(folder: Path, prefix: str, ledger: Path | None) -> Exit:
     console = Console(highlight=False, soft_wrap=True)
     bridge = open_folder(folder)
     needed_by = _jobs_in(ledger_path(ledger), bridge)
-    async with _admin(bridge) as admin:
+    async with _admin(bridge, folder) as admin:
         old = _chosen(admin, prefix)
         rotation = await admin.rotate_key(old.api_key, needed_by)
     console.print(f"The key {rotation.key.prefix}... takes the place of {old.prefix}....")
@@ -67,7 +68,7 @@ async def retire(folder: Path, ledger: Path | None) -> Exit:
     """Delete replaced keys that no job needs any more."""
     bridge = open_folder(folder)
     needed_by = _jobs_in(ledger_path(ledger), bridge)
-    async with _admin(bridge) as admin:
+    async with _admin(bridge, folder) as admin:
         retiring = [key for key in admin.list_keys() if key.is_retiring]
         kept = await admin.retire_keys(needed_by)
         heirs = {key.replaces: key for key in admin.list_keys()}
@@ -87,7 +88,7 @@ async def delete(folder: Path, prefix: str, *, force: bool, ledger: Path | None)
     """Delete a key, unless jobs need it."""
     bridge = open_folder(folder)
     needed_by = None if force else _jobs_in(ledger_path(ledger), bridge)
-    async with _admin(bridge) as admin:
+    async with _admin(bridge, folder) as admin:
         key = _chosen(admin, prefix)
         jobs = await needed_by(admin.key_id(key.api_key)) if needed_by else ()
         if jobs:
@@ -108,7 +109,7 @@ async def limits(folder: Path, prefix: str, rate_limit: int | None, use_limit: i
     """Change the limits of a key."""
     if rate_limit is None and use_limit is None:
         raise UsageError("nothing to change: give --rate-limit or --use-limit")
-    async with _admin(open_folder(folder)) as admin:
+    async with _admin(open_folder(folder), folder) as admin:
         key = _chosen(admin, prefix)
         if rate_limit is not None:
             await admin.set_rate_limit(key.api_key, rate_limit)
@@ -118,15 +119,17 @@ async def limits(folder: Path, prefix: str, rate_limit: int | None, use_limit: i
     return Exit.DONE
 
 
-def _admin(bridge: BridgeFolder) -> BridgeAdmin:
-    return BridgeAdmin(bridge.config.base_url, Wallet.from_env(), keys=bridge.keys_file)
+def _admin(bridge: BridgeFolder, folder: Path) -> AbstractAsyncContextManager[BridgeAdmin]:
+    return open_admin(bridge, folder, Wallet.from_env())
 
 
 def _chosen(admin: BridgeAdmin, prefix: str) -> BridgeKey:
     """Return the one key that begins so."""
+    known = ", ".join(key.prefix for key in admin.list_keys()) or "none"
+    if not prefix:  # as from a variable that is not set: every key begins so, and one may be deleted by it
+        raise UsageError(f"no key is named; there are: {known}", field="key")
     found = [key for key in admin.list_keys() if key.api_key.reveal().startswith(prefix)]
     if len(found) != 1:
-        known = ", ".join(key.prefix for key in admin.list_keys()) or "none"
         raise UsageError(f"{len(found)} keys begin with {prefix!r}; there are: {known}", field="key")
     return found[0]
 

@@ -18,6 +18,7 @@ _STOP_WAIT = 15.0
 _KILL_WAIT = 5.0
 _LOOK_EVERY = 0.1
 _TAIL_BYTES = 256 * 1024
+_DOCKER_CURE = "install docker with compose and start it, or use --binary PATH"
 _CONTAINER = "in a container\n"  # in the place of a process id
 
 
@@ -202,6 +203,9 @@ class ContainerRun:
     def _done(self, what: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         done = _docker(["compose", *arguments], cwd=self._folder)
         if done.returncode:
+            unusable = docker_error()  # without compose, docker takes compose's words for its own and says odd things
+            if unusable:
+                raise UsageError(f"docker cannot be used ({unusable}); {_DOCKER_CURE}")
             raise UsageError(f"docker compose could not {what}: {_first_line(done.stderr)}")
         return done
 

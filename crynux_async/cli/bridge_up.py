@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -26,7 +27,15 @@ from crynux_async.cli.bridge_folder import (
     write_private,
 )
 from crynux_async.cli.bridge_key_choice import ServingKey, own_key, serving_key, settings_place, store
-from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, ProgramRun, last_run, run_to_start, was_started
+from crynux_async.cli.bridge_process import (
+    BridgeRun,
+    ContainerRun,
+    ProgramRun,
+    docker_error,
+    last_run,
+    run_to_start,
+    was_started,
+)
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import default_settings_file
 from crynux_async.errors import BackendError, CrynuxError, UnreachableError, UsageError
@@ -42,6 +51,8 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     if rate_limit < 1:
         raise UsageError(f"--rate-limit is a number of creates a minute, >= 1, not {rate_limit}", field="rate_limit")
+    if not 0 < patience < math.inf:
+        raise UsageError(f"--patience is a number of seconds, > 0, not {patience:g}", field="patience")
     bridge, wallet = open_folder(folder), Wallet.from_env()
     finding = check_address(bridge.config, wallet.address)
     if finding.verdict is Verdict.PROBLEM:
@@ -241,10 +252,23 @@ def down(folder: Path) -> Exit:
     return Exit.DONE
 
 
+def _said(folder: Path) -> str:
+    """Return the end of what a bridge has said, "" where none was ever started."""
+    path = folder.absolute()
+    if not path.is_dir():
+        raise UsageError(f"{folder} is no folder; name that of a bridge", field="folder")
+    try:
+        return last_run(path).output()
+    except UsageError:
+        if was_started(path) or not docker_error():
+            raise
+        return ""  # nothing was ever started here: docker need not be there
+
+
 def logs(folder: Path, lines: int) -> Exit:
     """Show the end of what a bridge has said, and what is known about it."""
     console = Console(highlight=False, soft_wrap=True)
-    output = last_run(folder.absolute()).output()
+    output = _said(folder)
     for line in output.splitlines()[-lines:] if lines > 0 else ():
         console.print(escape(line), style="dim")
     if not output.strip():

@@ -77,6 +77,12 @@ async def test_made_key_is_what_was_asked_for(bridge: Emulator, admin: BridgeAdm
     assert admin.list_keys() == [key]
 
 
+async def test_one_role_is_named_by_a_text(bridge: Emulator, admin: BridgeAdmin) -> None:
+    key = await admin.create_key("admin")
+    assert key.roles == ("admin",)
+    assert [row.roles for row in usable_keys(bridge)] == [("admin",)]
+
+
 async def test_each_call_makes_another_key(bridge: Emulator, admin: BridgeAdmin) -> None:
     keys = [await admin.create_key() for _ in range(2)]
     assert keys[0].api_key != keys[1].api_key

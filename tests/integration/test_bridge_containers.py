@@ -150,6 +150,46 @@ async def test_container_that_docker_does_not_stop_is_not_called_stopped(home: P
     assert not ContainerRun(folder).is_running()
 
 
+# Debian's package docker.io: options of compose are taken for docker's own.
+WITHOUT_COMPOSE = """#!/bin/sh
+case "$*" in
+  "compose version") echo "docker: unknown command: docker compose" >&2; exit 1 ;;
+  compose*) echo "unknown flag: --quiet" >&2; exit 125 ;;
+esac
+"""
+
+
+async def test_docker_without_compose_is_said_by_every_command_that_needs_it(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await bridge_up.up(folder, None, 60, 30.0, as_json=False)
+    (home / "bin" / "docker").write_text(WITHOUT_COMPOSE)
+    said = r"docker cannot be used \(docker: unknown command: docker compose\); install docker with compose"
+    with pytest.raises(UsageError, match=said):
+        await bridge_up.up(folder, None, 60, 30.0, as_json=False)
+    with pytest.raises(UsageError, match=said):
+        bridge_up.logs(folder, 10)
+    with pytest.raises(UsageError, match=said):
+        bridge_up.down(folder)
+    (home / "bin" / "docker").write_text(DOCKER)
+    assert bridge_up.down(folder) == Exit.DONE
+
+
+def test_logs_where_nothing_was_ever_started_need_no_docker(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(home / "empty"))
+    capsys.readouterr()
+    assert bridge_up.logs(folder, 10) == Exit.DONE
+    assert capsys.readouterr().out == "The bridge has said nothing yet.\n"
+
+
+def test_logs_of_a_folder_that_is_not_there_do_not_blame_docker(home: Path) -> None:
+    with pytest.raises(UsageError, match="is no folder") as caught:
+        bridge_up.logs(home / "mistyped", 10)
+    assert caught.value.field == "folder"
+
+
 async def test_logs_that_docker_does_not_show_are_an_error(home: Path, folder: Path) -> None:
     docker_that_fails(home, "logs", "no such service: bridge")
     with pytest.raises(UsageError, match="docker compose could not show what the bridge said: no such service: bridge"):

@@ -75,6 +75,18 @@ async def test_ledger_that_is_not_there_is_no_ledger_without_jobs(home: Path, fo
     assert prefixes(folder) == []
 
 
+async def test_name_that_is_empty_names_no_key_not_even_the_only_one(home: Path, folder: Path) -> None:
+    (only,) = prefixes(folder)
+    for command in (
+        bridge_keys.delete(folder, "", force=True, ledger=None),
+        bridge_keys.limits(folder, "", 5, None),
+    ):
+        with pytest.raises(UsageError, match=f"no key is named; there are: {only}") as caught:
+            await command
+        assert caught.value.field == "key"
+    assert prefixes(folder) == [only]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_key_is_kept_while_its_model_is_not_fetched_by_whatever_address_it_was_made(
     home: Path, folder: Path, host: str

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import stat
@@ -324,8 +325,20 @@ async def test_status_and_keys_show_money_and_prefixes(
         await bridge_keys.delete(folder, "zzzz", force=False, ledger=None)
     await bridge_keys.delete(folder, made[:10], force=False, ledger=None)
     assert bridge_up.down(folder) == Exit.DONE
-    with pytest.raises(Exception, match="cannot be reached"):
+    cure = f"cannot be reached.*start it with 'crynux-async bridge up {folder}'; 'crynux-async bridge logs {folder}'"
+    with pytest.raises(UnreachableError, match=cure):
         await bridge.status(folder, as_json=False)
+    with pytest.raises(UnreachableError, match=cure):
+        await bridge_keys.create(folder, 5, -1, as_json=True)
+
+
+@pytest.mark.parametrize("patience", [0.0, -1.0, math.nan, math.inf])
+async def test_patience_that_is_no_time_to_wait_starts_nothing(home: Path, patience: float) -> None:
+    folder = new_bridge(home)
+    with pytest.raises(UsageError, match="--patience is a number of seconds, > 0") as caught:
+        await bridge_up.up(folder, program(home), 60, patience, as_json=False)
+    assert caught.value.field == "patience"
+    assert not (folder / "data/bridge.pid").exists()
 
 
 @pytest.mark.parametrize(("balance", "verdict"), [(1234, "good"), (500, "problem")])

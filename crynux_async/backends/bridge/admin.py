@@ -116,7 +116,7 @@ class BridgeAdmin:
         return self._book.keys(self._settings.base_url)
 
     async def create_key(
-        self, roles: Iterable[str] = ("chat",), rate_limit: int = 60, use_limit: int = wire.UNLIMITED
+        self, roles: str | Iterable[str] = ("chat",), rate_limit: int = 60, use_limit: int = wire.UNLIMITED
     ) -> BridgeKey:
         """Make a key that is ready for use: with its roles and limits, and primed.
 
@@ -124,7 +124,7 @@ class BridgeAdmin:
         if it is what is asked for now.
 
         Args:
-            roles: "chat", "admin" or both.
+            roles: "chat", "admin", or a sequence of them.
             rate_limit: Creates a minute, >= 1.
             use_limit: LLM calls in all, >= 1, or -1 for no limit.
 
@@ -134,7 +134,8 @@ class BridgeAdmin:
             SettingsError: The key file cannot be written.
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; call it again.
         """
-        return await self._created(_Plan(roles=tuple(roles), rate_limit=rate_limit, use_limit=use_limit))
+        asked = (roles,) if isinstance(roles, str) else tuple(roles)
+        return await self._created(_Plan(roles=asked, rate_limit=rate_limit, use_limit=use_limit))
 
     async def set_rate_limit(
         self, api_key: str | Secret, limit: int, *, listeners: Iterable[HearsOfLimits] = ()
