@@ -40,6 +40,7 @@ class RunOrder:
     stop_after: int | None
     page: Path | None
     ledger: Path | None
+    price: float | None
     as_json: bool
 
     @property
@@ -72,7 +73,7 @@ async def run(order: RunOrder) -> Exit:
     sweep = Sweep.from_file(order.file)
     on_failure = order.on_failure
     console = Console(stderr=order.as_json, highlight=False)
-    async with _session(order.ledger, emulated=order.is_emulated) as session:
+    async with _session(order.ledger, emulated=order.is_emulated, price=order.price) as session:
         if console.is_terminal and not order.is_agreed:
             found = await sweep.preview(session)
             print_preview(console, found)
@@ -171,14 +172,16 @@ async def write_report(order: PageOrder, ledger: Path | None) -> Exit:
 
 
 @asynccontextmanager
-async def _session(ledger: Path | None, *, emulated: bool, follow: bool = True) -> AsyncIterator[Session]:
+async def _session(
+    ledger: Path | None, *, emulated: bool, follow: bool = True, price: float | None = None
+) -> AsyncIterator[Session]:
     if not emulated:
-        async with Session(ledger=ledger_path(ledger), follow=follow) as session:
+        async with Session(ledger=ledger_path(ledger), follow=follow, price=price) as session:
             yield session
         return
     from crynux_async.emulator import Emulator
 
-    async with Emulator(speed=20.0) as emulator, Session(**emulator.settings(), ledger=ledger) as session:
+    async with Emulator(speed=20.0) as emulator, Session(**emulator.settings(), ledger=ledger, price=price) as session:
         yield session
 
 

@@ -30,6 +30,7 @@ def run(
     retry: int = 0,
     stop_after: int | None = None,
     page: Path | None = None,
+    price: float | None = None,
     ledger: Path | None = None,
     json: _Json = False,
 ) -> int:
@@ -46,6 +47,7 @@ def run(
         retry: How often a failed trial is sent again by itself.
         stop_after: Send nothing more once so many trials have failed.
         page: Write the report into this file while the sweep runs.
+        price: What one try costs at most, in CNX: a sweep with budget_cnx needs it at a bridge, which tells no prices.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
     """
@@ -60,6 +62,7 @@ def run(
         stop_after=stop_after,
         page=page,
         ledger=ledger,
+        price=price,
         as_json=json,
     )
     return execute(sweep.run(order), as_json=json)

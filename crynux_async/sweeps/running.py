@@ -16,15 +16,18 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from decimal import Decimal
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import attrs
 
+from crynux_async.budgets import Budget
 from crynux_async.errors import BackendError, UsageError
 from crynux_async.job import Job, record_of
 from crynux_async.states import GOOD, JobState
-from crynux_async.sweeps.notes import TAG, enter
+from crynux_async.supervision.filing import SharedFilingArguments
+from crynux_async.sweeps.notes import SCOPE, TAG, enter
 from crynux_async.sweeps.table import Table, table_of
 from crynux_async.sweeps.trial import Trial, Wishes, conclude
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from crynux_async.sweeps.sweep import Sweep
 
 _log = logging.getLogger("crynux_async.sweeps.running")
+
+_LOOK_EVERY = 30.0
 
 OnTrial: TypeAlias = Callable[[Trial], Awaitable[None] | None]
 
@@ -250,7 +255,7 @@ class SweepRun:
     async def _take_news(self, group: asyncio.TaskGroup) -> None:
         """Take in what happens until other jobs are to be watched, or lost ones are to be looked for."""
         while self._waiting:
-            job = await self._news.get()
+            job = await self._next_news()
             if job is None:
                 if self._news.empty():
                     return
@@ -261,6 +266,19 @@ class SweepRun:
             del self._waiting[job.job_id]
             if await self._take_end(trial, group) or self._is_time_to_look():
                 return
+
+    async def _next_news(self) -> Job | None:
+        """Return a job that has ended, or None where what is waited for may have changed.
+
+        Nothing wakes anybody when a planned job is set aside, for want of money or of a credential.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_EVERY):
+                    return await self._news.get()
+            except TimeoutError:
+                if any(trial.state == "stopped" for trial in self._waiting.values()):
+                    return None
 
     async def _take_end(self, trial: Trial, group: asyncio.TaskGroup) -> bool:
         """Do what follows from an end, and return whether other jobs are to be watched now."""
@@ -304,7 +322,7 @@ class SweepRun:
             self._unclear.clear()
 
     async def _drop_stopped(self) -> None:
-        """Wait no longer for what was stopped before it was sent: it ends when its user says so."""
+        """Wait no longer for what will not be sent until its user says so."""
         for job_id, trial in list(self._waiting.items()):
             if trial.state == "stopped" and not trial.job.done:
                 del self._waiting[job_id]
@@ -348,13 +366,20 @@ async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Tria
         [point.config for point in points.good],
         label=[point.label for point in points.good],
         idempotency_key=[point.key for point in points.good],
-        group=sweep.name,
-        tags={**sweep.tags, TAG: sweep.name},
         folder=sweep.folder,
         file_name=sweep.name_template,
         force=force,
+        **_filing(sweep),
     )
     return [Trial(point, job) for point, job in zip(points.good, jobs, strict=True)]
+
+
+def _filing(sweep: "Sweep") -> SharedFilingArguments:
+    """Return what a sweep's jobs are filed under, and what pays for them: a budget of its own, or the session's."""
+    filing: SharedFilingArguments = {"group": sweep.name, "tags": {**sweep.tags, TAG: sweep.name}}
+    if sweep.budget_cnx is not None:
+        filing["budget"] = Budget(f"{SCOPE}:{sweep.name}", cnx=Decimal(str(sweep.budget_cnx)))
+    return filing
 
 
 async def _sent_again(trials: Iterable[Trial]) -> list[Trial]:

@@ -64,7 +64,8 @@ class Sweep:
         points: What each point changes, in the order in which they are sent.
         folder: Where archives are put, or None to leave them at the service.
         name_template: File name of an archive, as in ``Job.download``.
-        budget_cnx: What all of it may cost, in CNX, or None for no bound.
+        budget_cnx: What all of it may hold and spend, in CNX, in all processes together, or None for the session's
+            budget. Where the service tells no price, as no bridge does, ``Session(price=...)`` must.
         repeats: How often each point is trained, >= 1.
         derive: Makes further fields of a point from its own, or None.
         tags: Free names and values that every job gets.

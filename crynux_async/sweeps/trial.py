@@ -105,7 +105,9 @@ class Trial:
         if self.problem is not None:
             return "failed"
         state = state_of(self.job.state)
-        return "stopped" if self.is_stopped and state == "waiting" else state
+        # What waits with an error was set aside, for want of money or of a credential, until its user says so.
+        is_set_aside = self.is_stopped or self.job.error is not None
+        return "stopped" if state == "waiting" and is_set_aside else state
 
     @property
     def error(self) -> Exception | None:

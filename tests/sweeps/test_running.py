@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from crynux_async import ConfigError, ConflictError, JobState, Session, TransportError, UsageError
+from crynux_async import (
+    AuthError,
+    BudgetExceededError,
+    ConfigError,
+    ConflictError,
+    JobState,
+    Session,
+    TransportError,
+    UsageError,
+)
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import RetryAtMost, StopAfter, Sweep, Trial, grid
 from tests.fake_backend import FakeBackend, make_config
@@ -226,3 +235,36 @@ def test_failure_policies_take_whole_numbers_above_zero(value: Any) -> None:
         RetryAtMost(value)
     with pytest.raises(UsageError):
         StopAfter(value)
+
+
+async def test_budget_holds_for_every_run_and_what_it_does_not_pay_is_stopped() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    sweep = ranks(4, 5, 6, 7, budget_cnx=30)
+    for _ in range(2):  # the second one, in a new session, pays for nothing more
+        async with (
+            Session(
+                backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000, max_creates=1, price=15
+            ) as session,
+            sweep.run(session) as running,
+        ):
+            trials = await running.wait()
+        assert [trial.state for trial in trials] == ["done", "done", "stopped", "stopped"]
+        assert isinstance(trials[2].error, BudgetExceededError)
+        assert backend.creates == 2
+
+
+async def test_budget_without_a_price_is_named_before_anything_is_sent() -> None:
+    async with open_session(FakeBackend()) as session:
+        with pytest.raises(UsageError, match="price"):
+            async with ranks(4, budget_cnx=30).run(session):
+                pass
+        assert session.jobs() == []
+
+
+async def test_credential_that_is_refused_stops_the_sweep_with_words() -> None:
+    backend = FakeBackend()
+    backend.answers.append(AuthError("invalid api key"))
+    async with open_session(backend, max_creates=1) as session, ranks(4, 5).run(session) as running:
+        trials = await running.wait()
+    assert [trial.state for trial in trials] == ["stopped", "stopped"]
+    assert isinstance(trials[0].error, AuthError)
