@@ -174,7 +174,7 @@ class Session(SessionJobs):
                 price=self._price,
             )
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._runner = asyncio.create_task(self._supervisor.run(started), name="crynux_async supervisor")
+            self._runner = asyncio.create_task(self._drive(self._supervisor, started), name="crynux_async supervisor")
             await started
         except BaseException:
             try:
@@ -186,7 +186,7 @@ class Session(SessionJobs):
     async def close(self) -> None:
         """Stop following jobs. Creates under way get ``close_timeout`` seconds for their answer; the rest is instant.
 
-        May be called from any task, and again.
+        May be called from any task, and again. Whoever is cancelled here, the session closes all the same.
         """
         if self._supervisor is None or self._runner is None:
             return
@@ -196,9 +196,6 @@ class Session(SessionJobs):
         except asyncio.CancelledError:
             if not self._runner.cancelled():
                 raise
-        finally:
-            if self._runner.done():
-                await self._release()
 
     def submit_nowait(self, config: FineTuneConfig, *, force: bool = False, **filing: Unpack[SubmitArguments]) -> Job:
         """Queue a config and return its job at once, before anything is sent; ``await job.submitted()`` waits for that.
@@ -545,6 +542,13 @@ class Session(SessionJobs):
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
+
+    async def _drive(self, supervisor: Supervisor, started: "asyncio.Future[None]") -> None:
+        """Drive jobs until the session is closed, then give everything back: in the one task that no caller cancels."""
+        try:
+            await supervisor.run(started)
+        finally:
+            await self._release()
 
     async def _release(self) -> None:
         """Give back connections and the ledger, once."""

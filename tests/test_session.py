@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 import pytest_asyncio
 
@@ -679,6 +680,40 @@ async def test_as_completed_includes_jobs_that_ended_before_and_badly(session: S
     good = await (await session.submit(make_config()))
     bad = session.submit_nowait(make_config(model_name="x/fail"))
     assert [job.state async for job in session.as_completed()] == [good.state, bad.state]
+
+
+async def test_close_that_is_cancelled_again_and_again_closes_the_ledger_all_the_same(backend: FakeBackend) -> None:
+    ledger = ClosedLedger()
+    session = open_session(backend, ledger=ledger, close_timeout=10)
+    await session.open()
+    await create_that_hangs(session, backend)
+    for _ in range(3):
+        closing = asyncio.create_task(session.close())
+        await asyncio.sleep(1)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+    await asyncio.sleep(60)
+    assert ledger.closed == 1
+
+
+async def test_close_in_a_scope_that_ends_closes_the_ledger_all_the_same(backend: FakeBackend) -> None:
+    ledger = ClosedLedger()
+    session = open_session(backend, ledger=ledger, close_timeout=10)
+    await session.open()
+    await create_that_hangs(session, backend)
+    with anyio.move_on_after(1) as scope:
+        await session.close()
+    assert scope.cancelled_caught
+    await asyncio.sleep(60)
+    assert ledger.closed == 1
+
+
+async def create_that_hangs(session: Session, backend: FakeBackend) -> None:
+    backend.answers.append(asyncio.Event().wait)
+    session.submit_nowait(make_config())
+    while not session.statistics().creating:
+        await asyncio.sleep(0.01)
 
 
 async def test_as_completed_of_a_closed_session_raises(backend: FakeBackend) -> None:

@@ -1,4 +1,4 @@
-"""Cases S2, S3, S4 and S11: creates that are cut, or answered strangely; and the list of S1 to S11."""
+"""Cases S2, S3, S4 and S11: creates that are cut, or answered strangely; and the list of S1 to S16."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,10 @@ import attrs
 from benchmarks.scorecard import cancellations, clocks, submit_crashes, torn_logs
 from benchmarks.scorecard.accounting import JobClass
 from benchmarks.scorecard.case import Case, Context
+from benchmarks.scorecard.lost_leases import lost_leases
+from benchmarks.scorecard.passing_trouble import troubled
 from benchmarks.scorecard.processes import require_tool
+from benchmarks.scorecard.seams import raising
 from benchmarks.scorecard.worlds import World, accounts, config, creates, on_virtual_time
 from crynux_async.emulator.bridge.schema import violation
 from crynux_async.emulator.nodes.task_args import with_defaults
@@ -427,4 +430,7 @@ CASES = (
     Case(name="S9", fault="two processes on one ledger, one killed", run=submit_crashes.two_processes),
     Case(name="S10", fault="wall clock a day forward and back, suspend", run=clocks.jumps),
     Case(name="S11", fault="schema-invalid job among 100", run=invalid_among_many),
+    Case(name="S12", fault="locks and full disks that pass, at every statement of a submit", run=troubled),
+    Case(name="S13", fault="stopped at every step, lease lost, continued", run=lost_leases),
+    Case(name="S16", fault="every call of the supervisor raises once", run=raising),
 )

@@ -35,7 +35,12 @@ class Accounts:
 
     def price(self, config: FineTuneConfig | None) -> int | None:
         """Return what one try of a config may cost at most, in wei, or None where that is not known."""
-        price = None if config is None or self._prices is None else self._prices.price(config)
+        price = None
+        if config is not None and self._prices is not None:
+            try:
+                price = self._prices.price(config)
+            except Exception:  # asked while an answer is being stored, from which nothing may keep the caller
+                _log.exception("the price of %s", config.model_name)
         price = self._given_price if price is None and config is not None else price
         if price != self._last_price:
             self._last_price = price

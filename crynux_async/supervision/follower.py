@@ -115,8 +115,8 @@ class Follower:
         if record.is_resumed and record.submitted_at:  # only the date tells how old it is, and a date may be wrong
             started_at -= max(0.0, (utc_now() - record.submitted_at).total_seconds())
         stall_at = None
-        if record.config:
-            longest = self._backend.stall_after(record.config)
+        longest = self._longest(record)
+        if longest is not None:
             # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
             stall_at = (started_at if now - started_at < longest else now) + longest
         is_new = record.attempts > 0 and now - started_at <= self._polls.min_interval
@@ -139,6 +139,14 @@ class Follower:
         kind = kind_of(config)
         soon, late = self._polls.age_by(0.1, kind), self._polls.age_by(0.9, kind)
         return None if soon is None or late is None else (soon, late)
+
+    def _longest(self, record: Record) -> float | None:
+        """Return after how many seconds a job's task has certainly ended, or None where nobody knows."""
+        try:
+            return self._backend.stall_after(record.config) if record.config else None
+        except Exception as error:  # a job that is never called STALLED is better than one that nobody follows
+            self._complain(record, error)
+            return None
 
     def stage(self, record: Record) -> str:
         """Return the service's own word for how far a job's task was at the last look, or ""."""
@@ -277,7 +285,7 @@ class Follower:
         is_new = record.job_id not in self._broken
         self._broken.add(record.job_id)
         level = logging.ERROR if is_new else logging.INFO
-        _log.log(level, "look at task %s: %r", record.task_id, error, exc_info=error if is_new else None)
+        _log.log(level, "following task %s: %r", record.task_id, error, exc_info=error if is_new else None)
 
     def _not_found(self, record: Record) -> None:
         """Believe that a task is gone when the service has said so twice, at least ``GONE_FOR`` apart."""

@@ -321,6 +321,9 @@ class LedgerWriter:
                 await self.persist(self.flush)
             except LedgerError as error:
                 _log.error("what changes about jobs cannot be stored any more: %s", error)
+            except Exception:
+                self._register.has_changes.set()  # whoever begins this again finds what was not stored
+                raise
 
     async def flush(self) -> None:
         """Store everything that the ledger is to be told.
@@ -356,7 +359,7 @@ class LedgerWriter:
         try:
             with anyio.CancelScope(shield=True):
                 await self._write(records)
-        except LedgerError:
+        except BaseException:  # a bug too: what is not stored stays to be written
             for record in records:
                 self._register.note(record)
             raise
@@ -407,6 +410,11 @@ class LedgerWriter:
         except LedgerBusyError:
             raise
         except LedgerError as error:
+            if self._ledger.failure is None and len(batch) > 1:
+                # One row may be at fault, and the write stored none of them: the others must not be refused with it.
+                for record in batch:
+                    await self._save([record])
+                return
             self._strike_off(batch)
             self._not_saved(batch, error)
             if self._ledger.failure is not None:

@@ -616,6 +616,8 @@ class Supervisor:
                 await self._writer.persist(last_word)
             except LedgerError as error:
                 _log.error("the ledger could not be told everything: %s", error)
+            except Exception:
+                _log.exception("the ledger could not be told everything")
 
     async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something in a task of its own, because a caller that gives up must not leave the half of it."""
