@@ -551,13 +551,15 @@ class Session(SessionJobs):
             await self._release()
 
     async def _release(self) -> None:
-        """Give back connections and the ledger, once."""
-        backend, self._backend = self._backend, None
-        ledger, self._ledger = self._ledger, None
-        if backend is not None and isinstance(self._service, str):
-            await backend.close()
-        if ledger is not None:
-            await ledger.close()
+        """Give back connections and the ledger, once; what was cut off in the middle of it is not given back yet."""
+        try:
+            if self._backend is not None and isinstance(self._service, str):
+                await self._backend.close()
+            self._backend = None
+        finally:
+            if self._ledger is not None:
+                await self._ledger.close()
+            self._ledger = None
 
     def _check(self, config: FineTuneConfig, *, force: bool) -> None:
         self._require_adviser().check(config, force=force)
