@@ -471,6 +471,9 @@ class Session(SessionJobs):
     def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
         """Follow a task that the service has already, and return its job.
 
+        One that was given up here, or was not known to the service, is looked at anew. Nothing is known of the task
+        before the service was asked, which is at once: until then it is ``ATTACHED``.
+
         Args:
             task_id: The service's name of the task, as text or as a number.
             config: What it trains, where that is known.
@@ -490,11 +493,13 @@ class Session(SessionJobs):
                 config=config,
                 label=label,
                 task_id=text,
-                state=advance(JobState.PLANNED, Signal.ACCEPTED),
+                state=advance(JobState.PLANNED, Signal.NAMED),
                 planned_at=now,
                 submitted_at=now,
             )
             supervisor.attach(record)
+        else:
+            supervisor.attach_again(record)
         return handle_on(record, supervisor)
 
     def statistics(self) -> SessionStatistics:

@@ -6,8 +6,9 @@ what the table does not list is a bug and raises. States in ``ENDED`` have no wa
 job stands in its life (``Stage``) follows from its state alone, by the second table; every set of states that anything
 else asks about is at the end of this module, so that a new state is a line in each table and nothing else.
 
-``RUNNING`` is the bridge's word and says no more than that: the bridge tells no difference between waiting for a node,
-training, and hanging for ever. ``STALLED`` is our word for a job that runs longer than any healthy job can; how long
+``ATTACHED`` is a task that the user has named and about which the service has not been asked yet. ``RUNNING`` is the
+bridge's word and says no more than that: the bridge tells no difference between waiting for a node, training, and
+hanging for ever. ``STALLED`` is our word for a job that runs longer than any healthy job can; how long
 that is says the service (``Backend.stall_after``; at a bridge ``stall_seconds`` in ``training/lengths``).
 """
 
@@ -20,6 +21,7 @@ class JobState(StrEnum):
 
     PLANNED = "planned"
     UNCONFIRMED = "unconfirmed"
+    ATTACHED = "attached"
     REJECTED = "rejected"
     RUNNING = "running"
     STALLED = "stalled"
@@ -37,6 +39,7 @@ class Signal(StrEnum):
     TURNED_DOWN = "turned down"
     LOST_SIGHT = "lost sight"
     NOT_CREATED = "not created"
+    NAMED = "named"
     SAID_RUNNING = "said running"
     SAID_SUCCESS = "said success"
     SAID_FAILED = "said failed"
@@ -62,6 +65,7 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
     {
         JobState.PLANNED: {
             Signal.ACCEPTED: JobState.RUNNING,
+            Signal.NAMED: JobState.ATTACHED,
             Signal.TURNED_DOWN: JobState.REJECTED,
             Signal.LOST_SIGHT: JobState.UNCONFIRMED,
             Signal.ABANDON: JobState.ABANDONED,
@@ -72,6 +76,8 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
             Signal.ABANDON: JobState.ABANDONED,
             Signal.TRY_AGAIN: JobState.PLANNED,
         },
+        # Nothing is said of a task before the service has been asked; until then it cannot be overdue either.
+        JobState.ATTACHED: {**_FOLLOWED, Signal.SAID_RUNNING: JobState.RUNNING, Signal.OVERDUE: None},
         JobState.RUNNING: {**_FOLLOWED, Signal.OVERDUE: JobState.STALLED},
         JobState.STALLED: {**_FOLLOWED, Signal.OVERDUE: None},
         JobState.SUCCEEDED: {
@@ -83,8 +89,8 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
         JobState.DOWNLOADED: {Signal.STORED: None},
         JobState.REJECTED: {Signal.TRY_AGAIN: JobState.PLANNED},
         JobState.FAILED: {Signal.TRY_AGAIN: JobState.PLANNED},
-        JobState.EXPIRED: {Signal.TRY_AGAIN: JobState.PLANNED},
-        JobState.ABANDONED: {Signal.TRY_AGAIN: JobState.PLANNED},
+        JobState.EXPIRED: {Signal.TRY_AGAIN: JobState.PLANNED, Signal.NAMED: JobState.ATTACHED},
+        JobState.ABANDONED: {Signal.TRY_AGAIN: JobState.PLANNED, Signal.NAMED: JobState.ATTACHED},
     }
 )
 
@@ -101,6 +107,7 @@ class Stage(StrEnum):
 STAGES: MappingProxyType[JobState, Stage] = MappingProxyType(
     {
         JobState.PLANNED: Stage.SUBMIT,
+        JobState.ATTACHED: Stage.FOLLOW,
         JobState.RUNNING: Stage.FOLLOW,
         JobState.STALLED: Stage.FOLLOW,
         JobState.SUCCEEDED: Stage.FETCH,

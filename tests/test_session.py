@@ -457,9 +457,6 @@ async def test_result_that_is_not_found_once_is_asked_for_again_a_minute_later(
 async def test_download_of_a_deleted_task_raises_expired(
     session: Session, backend: FakeBackend, tmp_path: Path
 ) -> None:
-    def gone() -> Look:
-        raise NotFoundError("record not found", status=500)
-
     job = await (await session.submit(make_config()))
     backend.result_error = NotFoundError("Task not found", status=400)
     backend.looks["1"] = gone
@@ -474,6 +471,58 @@ async def test_attach_follows_a_task_to_its_end(session: Session, backend: FakeB
     assert session.attach("7") == session.attach(" 7 ") == job
     await job
     assert job.state is JobState.SUCCEEDED
+
+
+async def test_attached_task_is_called_nothing_before_the_service_has_said_so(
+    session: Session, backend: FakeBackend
+) -> None:
+    job = session.attach(backend.make_task(make_config()))
+    assert job.state is JobState.ATTACHED
+    assert "attached" in repr(job)
+    await asyncio.sleep(5)
+    assert (backend.polls, job.state) == (1, JobState.RUNNING)
+
+
+async def test_attached_task_of_a_service_that_does_not_answer_stays_attached(backend: FakeBackend) -> None:
+    async with open_session(backend) as session:
+        task_id = backend.make_task(make_config())
+        backend.looks[task_id] = lambda: (_ for _ in ()).throw(ServerError("502"))
+        job = session.attach(task_id, config=make_config())
+        with pytest.raises(WaitTimeoutError, match="attached"):
+            await job.wait(timeout=30 * 86_400)
+        del backend.looks[task_id]
+        assert (await job).state is JobState.SUCCEEDED
+
+
+async def test_attach_of_a_job_that_was_given_up_follows_it_again(session: Session, backend: FakeBackend) -> None:
+    job = await session.submit(make_config())
+    job.abandon()
+    assert session.attach(str(job.task_id)) == job
+    assert (job.state, job.error, job.ended_at) == (JobState.ATTACHED, None, None)
+    await asyncio.sleep(2)
+    assert backend.polls == 1, "it is not looked at at once"
+    assert (await job).state is JobState.SUCCEEDED
+
+
+async def test_attach_of_a_task_that_was_gone_looks_at_it_again(session: Session, backend: FakeBackend) -> None:
+    job = await session.submit(make_config())
+    backend.looks["1"] = gone
+    with pytest.raises(JobExpiredError):
+        await job
+    del backend.looks["1"]
+    assert (await session.attach("1")).state is JobState.SUCCEEDED
+
+
+async def test_attach_of_a_job_that_goes_on_or_has_ended_for_good_changes_nothing(
+    session: Session, backend: FakeBackend
+) -> None:
+    job = await session.submit(make_config())
+    assert session.attach("1").state is JobState.RUNNING
+    await job
+    polls = backend.polls
+    assert session.attach("1").state is JobState.SUCCEEDED
+    await asyncio.sleep(3600)
+    assert backend.polls == polls
 
 
 async def test_attach_to_an_unknown_task_expires(session: Session) -> None:
@@ -707,6 +756,10 @@ async def test_close_in_a_scope_that_ends_closes_the_ledger_all_the_same(backend
     assert scope.cancelled_caught
     await asyncio.sleep(60)
     assert ledger.closed == 1
+
+
+def gone() -> Look:
+    raise NotFoundError("record not found", status=500)
 
 
 async def create_that_hangs(session: Session, backend: FakeBackend) -> None:

@@ -21,6 +21,7 @@ from crynux_async.states import JobState
 
 STYLES = {
     JobState.PLANNED: "dim",
+    JobState.ATTACHED: "dim cyan",
     JobState.RUNNING: "cyan",
     JobState.SUCCEEDED: "green",
     JobState.DOWNLOADED: "bold green",

@@ -18,7 +18,7 @@ from crynux_async.events import JobProgressed
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
-from crynux_async.states import FOLLOWED, Signal
+from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
@@ -308,6 +308,8 @@ class Follower:
             self._polls.ended(record.job_id, monotonic(), failed=look.seen is Seen.FAILED, learn=is_typical)
             self.ended(record, _ENDS[look.seen], end)
         else:
+            if record.state is not JobState.RUNNING:
+                self._register.learn(record, Signal.SAID_RUNNING)
             self._polls.running(record.job_id, monotonic(), look.again_after)
             self._came_to(record, look.stage)
             self._on_look(record, task, look)

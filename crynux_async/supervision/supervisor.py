@@ -31,7 +31,7 @@ from crynux_async.events import Event
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
-from crynux_async.states import STAGES, UNFETCHED, Stage
+from crynux_async.states import STAGES, UNFETCHED, Signal, Stage, may
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.audit import Audit, audit
@@ -315,6 +315,14 @@ class Supervisor:
         self.register.add(record)
         self._writer.remember(record)
         self.hand_on(record)
+
+    def attach_again(self, record: Record) -> None:
+        """Follow a job's task anew that was given up here, or was not known to the service; others go on as they do."""
+        self.check_open()
+        if record.is_ours and record.task_id is not None and may(record.state, Signal.NAMED):
+            record.error = None
+            self.register.learn(record, Signal.NAMED)
+            self.hand_on(record, look_after=0.0)
 
     def abandon(self, record: Record) -> None:
         """Stop caring about a job, because the user says so: at once, or as soon as its owner hears of it.
