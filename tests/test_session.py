@@ -473,6 +473,22 @@ async def test_attach_follows_a_task_to_its_end(session: Session, backend: FakeB
     assert job.state is JobState.SUCCEEDED
 
 
+async def test_job_that_another_key_sends_is_that_key_s_from_then_on(backend: FakeBackend) -> None:
+    ledger = MemoryLedger()
+    backend.answers.append(AuthError("unknown key"))
+    async with open_session(backend, ledger=ledger) as first:
+        with pytest.raises(AuthError):
+            await first.submit(make_config())
+    other = FakeBackend()
+    other.key_id = "another-key"
+    async with open_session(other, ledger=ledger) as second:
+        (job,) = second.jobs()
+        await job.retry()
+        await job.submitted()
+    (row,) = await ledger.jobs()
+    assert (row.state, row.key_id) == (JobState.RUNNING, "another-key")
+
+
 async def test_attached_task_is_called_nothing_before_the_service_has_said_so(
     session: Session, backend: FakeBackend
 ) -> None:

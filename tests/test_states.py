@@ -148,12 +148,13 @@ def test_every_state_is_waiting_followed_or_ended() -> None:
 
 @given(st.lists(st.sampled_from(Signal)))
 @settings(max_examples=100)
-def test_job_with_a_model_never_becomes_a_failed_one(signals: list[Signal]) -> None:
+def test_job_with_a_model_never_becomes_a_failed_one_unless_its_user_begins_anew(signals: list[Signal]) -> None:
     state = S.PLANNED
     had_model = False
     for signal in signals:
-        state = advance(state, signal) if may(state, signal) else state
-        had_model = had_model or state in GOOD
+        if may(state, signal):
+            state = advance(state, signal)
+            had_model = state in GOOD or (had_model and signal not in {E.TRY_AGAIN, E.NAMED})
     assert not (had_model and state in {S.FAILED, S.REJECTED, S.RUNNING, S.STALLED, S.UNCONFIRMED, S.PLANNED})
 
 

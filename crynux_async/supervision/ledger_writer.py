@@ -284,6 +284,7 @@ class LedgerWriter:
             self._storing.discard(change.job_id)
             self._register.may_be_told(change.job_id)
         self._lose_named(lost)
+        self._register.drop_ended()
         return not lost
 
     async def hand_over(self, job_id: str, attempt: int, task_id: str) -> None:
@@ -476,6 +477,7 @@ class LedgerWriter:
             self._ends.pop(job_id, None)
         self._tell_readers(records, [event for change in changes for event in change.events])
         self._lose_named(lost)
+        self._register.drop_ended()
 
     def _change_of(self, record: Record, ended: TaskRow | None) -> JobChange:
         tasks: tuple[TaskRow, ...] = ()

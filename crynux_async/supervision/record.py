@@ -58,7 +58,7 @@ class Audience:
         self.news = 0
 
 
-@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+@attrs.define(eq=False, kw_only=True)
 class Record:
     """One job as a session knows it. Only the register changes state, task and error.
 
@@ -187,6 +187,6 @@ class Record:
                 raise
 
 
-@attrs.define(eq=False, kw_only=True, repr=False, weakref_slot=True)
+@attrs.define(eq=False, kw_only=True, repr=False)
 class OnlookerRecord(Record):
     """The record of a job that this session has never held: it is kept as long as somebody has a handle on it."""

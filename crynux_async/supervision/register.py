@@ -2,17 +2,19 @@
 
 import asyncio
 import copy
+import itertools
 import logging
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Hashable, Iterable
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.event_stream import EventStream
 from crynux_async.events import Event, JobStateChanged, JobSubmitted
-from crynux_async.states import ENDED, STAGES, JobState, Signal, Stage, advance, may
+from crynux_async.states import ENDED, STAGES, UNFETCHED, UNFINISHED, JobState, Signal, Stage, advance, may
 from crynux_async.supervision.record import Record, StoredArchive
 
 _log = logging.getLogger("crynux_async.supervision.register")
@@ -21,11 +23,18 @@ _log = logging.getLogger("crynux_async.supervision.register")
 class JobRegister:
     """All jobs of a session, by their own name and by their task.
 
+    A session may live for months, so of the jobs that have ended only the newest are kept here. An older one goes as
+    soon as the ledger has everything about it, and is then known by whoever has a handle on it, and by the ledger.
+
     Args:
+        keeps: How many jobs that have ended are kept, >= 0.
         keeps_events: Whether the events of every job are stored.
     """
 
-    def __init__(self, *, keeps_events: bool = False) -> None:
+    def __init__(self, keeps: int = 1000, *, keeps_events: bool = False) -> None:
+        self._keeps = keeps
+        self._ended: dict[str, Record] = {}
+        self._dropped: WeakValueDictionary[Hashable, Record] = WeakValueDictionary()
         self._jobs: dict[Hashable, Record] = {}
         self._by_task: dict[str, Record] = {}
         self._changed: dict[str, Record] = {}
@@ -48,10 +57,22 @@ class JobRegister:
         self.counts[record.state] += 1
         if record.task_id is not None:
             self._by_task[record.task_id] = record
+        if record.done:
+            self._ended[record.job_id] = record
 
     def get(self, job_id: Hashable) -> Record | None:
         """Return the job with this name, or None."""
-        return self._jobs.get(job_id)
+        return self._jobs.get(job_id) or self._dropped.get(job_id)
+
+    def drop_ended(self) -> None:
+        """Forget the oldest jobs that have ended, where there are too many; called when the ledger was told of them."""
+        excess = len(self._ended) - self._keeps
+        for record in list(itertools.islice(self._ended.values(), max(0, excess))):
+            if self._may_go(record):
+                del self._ended[record.job_id], self._jobs[record.job_id]
+                if record.task_id is not None and self._by_task.get(record.task_id) is record:
+                    del self._by_task[record.task_id]
+                self._dropped[record.job_id] = record
 
     def by_task(self, task_id: str) -> Record | None:
         """Return the job that has a task, or None."""
@@ -191,7 +212,7 @@ class JobRegister:
 
     def tell(self, event: Event) -> None:
         """Hand an event to the listeners of its job and of the session."""
-        record = self._jobs.get(event.job_id)
+        record = self.get(event.job_id)
         if record is not None and record.is_ours:
             self.on_event(record, event)
         for stream in self._streams:
@@ -249,7 +270,7 @@ class JobRegister:
             notice(None)
         for stream in self._streams:
             stream.end()
-        for record in self._jobs.values():
+        for record in (*self._jobs.values(), *self._dropped.values()):
             record.wake()
 
     def _moved(self, record: Record, previous: JobState, at: datetime, *, is_stored: bool) -> None:
@@ -262,8 +283,19 @@ class JobRegister:
             record.ended_at = max(at, record.submitted_at or record.planned_at)
         self._count_move(record, previous)
 
+    def _may_go(self, record: Record) -> bool:
+        is_decided = record.state not in UNFINISHED or (record.state in UNFETCHED and record.wanted is None)
+        is_stored = record.is_saved and record.job_id not in self._changed
+        return is_decided and is_stored and not record.is_awaited
+
     def _count_move(self, record: Record, previous: JobState) -> None:
+        if self._dropped.pop(record.job_id, None) is record:  # its user goes on with it
+            self._jobs[record.job_id] = record
         is_known = record.job_id in self._jobs  # else an onlooker's, which is no job of this session
+        if is_known and record.done:
+            self._ended.setdefault(record.job_id, record)
+        else:
+            self._ended.pop(record.job_id, None)
         if is_known:
             self.counts[previous] -= 1
             self.counts[record.state] += 1

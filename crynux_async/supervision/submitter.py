@@ -357,6 +357,9 @@ class Submitter:
         at = self._writer.date(attempt.began_at)
         signal = signal_of(answer, is_repeatable=self._backend.creates_are_repeatable)
         columns = columns_after(record.state, signal, answer, at)
+        if answer.outcome is AttemptOutcome.ACCEPTED:
+            # Whoever planned it may have had another credential; its model is only handed out to the one that paid.
+            columns["key_id"] = attempt.key_id
         try:
             is_ours = await self._writer.change(self._change(record, attempt, answer, columns, at))
         except Exception as failure:
