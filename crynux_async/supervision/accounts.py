@@ -53,6 +53,7 @@ class Accounts:
     async def end(self, task: Task, look: Look) -> TaskEnd:
         """Return how a task ended that was seen at its end."""
         reason = look.reason
+        # One request more for each failure, and for nothing else: an end that is good needs no reason.
         if look.seen is Seen.FAILED and not reason:
             reason = await self._reason(task)
         if look.seen is Seen.CANCELLED:

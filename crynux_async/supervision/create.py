@@ -59,6 +59,7 @@ async def post(backend: Backend, payload: str) -> Answer:
     """Send one create. Never raises: once bytes may have left, every end has a meaning."""
     try:
         created = await backend.create(payload)
+    # The order matters: these are kinds of BackendError, which is a kind of CrynuxError.
     except RateLimitedError as error:
         return Answer(outcome=AttemptOutcome.LIMITED, spent=Outcome.LIMITED, error=error)
     except UnreachableError as error:
@@ -67,6 +68,7 @@ async def post(backend: Backend, payload: str) -> Answer:
         return Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=error)
     except CrynuxError as error:
         return Answer(outcome=AttemptOutcome.REJECTED, spent=spent_by(error), error=error)
+    # Cancelled, interrupted or a bug: the bytes may have left in each of these cases, so the task may exist.
     except BaseException as error:
         _log.debug("create cut off", exc_info=True)
         interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
@@ -117,6 +119,7 @@ def signal_of(answer: Answer, *, is_repeatable: bool) -> Signal | None:
     if answer.outcome is AttemptOutcome.ACCEPTED:
         return Signal.ACCEPTED
     if answer.outcome is AttemptOutcome.UNKNOWN:
+        # A bridge would make, and bill, a second task (case S4).
         return None if is_repeatable else Signal.LOST_SIGHT
     if answer.outcome is AttemptOutcome.REJECTED and not answer.concerns_all:
         return Signal.TURNED_DOWN
@@ -130,6 +133,7 @@ def columns_after(state: JobState, signal: Signal | None, answer: Answer, at: da
     the same, because it is paid for.
     """
     if signal is None:
+        # The row stays PLANNED: a wrong key once rejected every queued job, durably.
         return {"error": str(answer.error)} if answer.concerns_all else {}
     following = advance(state, signal) if may(state, signal) else state
     if signal is Signal.ACCEPTED:

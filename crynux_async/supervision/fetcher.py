@@ -128,6 +128,7 @@ class Fetcher:
         A service may say "not found" of any trouble with its database, so two looks must say so, some time apart.
         """
         try:
+            # No result can mean that the task is gone, or that the bridge lost the file: a look tells them apart.
             await self._backend.look(await self._tasks.recall(record))
         except NotFoundError:
             return self._not_known(record)
@@ -163,6 +164,7 @@ class Fetcher:
             _log.warning("where the archive of task %s is cannot be stored now: %s", record.task_id, error)
             self._spawn(self._settle(record, file))
             return False
+        # A note beside the file is the only memory of it where another process owns the job by now.
         return record.is_ours
 
     async def _settle(self, record: Record, file: FinishedFile) -> None:
@@ -176,6 +178,7 @@ class Fetcher:
                 await self._book.forget_note(file, self._owner(record))
 
     def _failed(self, record: Record, error: Exception) -> None:
+        # What nobody has thought of is told with its traceback; a user can do nothing with it.
         if not isinstance(error, CrynuxError):
             _log.error("download of task %s", record.task_id, exc_info=error)
             return

@@ -108,6 +108,7 @@ class Follower:
             record: The job.
             look_after: Seconds after which the service wishes to be asked first, or None where polling may choose.
         """
+        # To plan it anew would throw away what was learned of it, and could put a look off for ever.
         if record.job_id in self._polls:
             return
         now = monotonic()
@@ -119,6 +120,7 @@ class Follower:
         if longest is not None:
             # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
             stall_at = (started_at if now - started_at < longest else now) + longest
+        # A task that was made a moment ago cannot have ended: a look at it would be wasted.
         is_new = record.attempts > 0 and now - started_at <= self._polls.min_interval
         self._polls.add(
             record.job_id,
@@ -155,6 +157,7 @@ class Follower:
     def ended(self, record: Record, signal: Signal, end: TaskEnd) -> None:
         """Let a job learn that its task has ended, and let it go on from there."""
         if record.state in FOLLOWED and record.is_ours:
+            # Before the job learns it: the ledger writer may take the change at the very next turn.
             self._on_end(record, end)
             self._register.learn(record, signal, self._accounts.error(signal, end))
             self._hand_on(record)
@@ -212,6 +215,7 @@ class Follower:
     async def _sleep(self, now: float) -> None:
         busy = self._busy + len(self._due) >= self._max_polls
         when = now + _LONGEST_SLEEP if busy else min(self._polls.next_at(now), now + _LONGEST_SLEEP)
+        # A timer in the past would be a turn of the loop too, and a costlier one.
         if when <= monotonic() and not busy:
             await asyncio.sleep(0)
             return
@@ -264,6 +268,7 @@ class Follower:
         try:
             task = self._tasks.known(record) or await self._tasks.recall(record)
             look = await self._backend.look(task)
+            # Asked before the job learns its end, so that state, reason and cost are one write and one truth.
             end = await self._accounts.end(task, look) if look.seen in _ENDS else None
             if record.task_id == task.task_id:  # else the job has another try by now
                 self._saw(record, task, look, end)
@@ -275,6 +280,7 @@ class Follower:
         except Exception as error:
             self._polls.errored(record.job_id, monotonic())
             self._complain(record, error)
+        # Whoever is found overdue by any poll is told at once, also where that poll was about another job.
         for job_id in self._polls.stalled():
             stalled = self._register.get(job_id)
             if stalled is not None:
@@ -290,6 +296,7 @@ class Follower:
     def _not_found(self, record: Record) -> None:
         """Believe that a task is gone when the service has said so twice, at least ``GONE_FOR`` apart."""
         now = monotonic()
+        # One such answer may be an accident of the service, and EXPIRED is final.
         missing_for = now - self._missing_since.setdefault(record.job_id, now)
         if missing_for >= GONE_FOR:
             del self._missing_since[record.job_id]
@@ -301,6 +308,7 @@ class Follower:
 
     def _saw(self, record: Record, task: Task, look: Look, end: TaskEnd | None) -> None:
         self._missing_since.pop(record.job_id, None)
+        # While the look was under way the user gave the job up, or another process took it.
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)
         elif end is not None:
@@ -335,5 +343,6 @@ def kind_of(config: FineTuneConfig | None) -> str:
         return "unknown"
     if config.max_train_steps is None:
         return f"{config.model_name}|{config.max_train_epochs} epochs|{config.resolution}"
+    # Time goes with the images that are seen, however steps and batches share them.
     images = config.max_train_steps * config.batch_size * config.gradient_accumulation_steps
     return f"{config.model_name}|1.2^{round(math.log(images, 1.2))}|{config.resolution}"

@@ -115,6 +115,7 @@ class LedgerWriter:
 
     def date(self, after: datetime) -> datetime:
         """Return the time for the ledger: never before ``after`` or what it was told last, whatever a clock says."""
+        # Case S10: a clock that was set back made jobs end before they were submitted.
         self._latest = max(self._latest, after, utc_now())
         return self._latest
 
@@ -139,6 +140,8 @@ class LedgerWriter:
 
     async def renew(self) -> None:
         """Hold the jobs for another lease, and let go of those that were lost meanwhile."""
+        # Fewer jobs than were held mean that some were taken while this process slept (case S13); which, the ledger
+        # says.
         held = await self._ledger.renew(self.fence, seconds=self._lease)
         if held is None:
             _log.warning("the lease is gone: this process was away for too long, or was taken for dead")
@@ -356,6 +359,7 @@ class LedgerWriter:
             LedgerBusyError: Not now; it stays to be written.
             LedgerError: The ledger has failed for good; it stays to be written.
         """
+        # A job whose answer is being stored is left out: its columns would be written from a record that is behind.
         records = self._register.take_changed(but_for=self._storing)
         try:
             with anyio.CancelScope(shield=True):
@@ -386,6 +390,7 @@ class LedgerWriter:
         Raises:
             LedgerBusyError: The session ends, and there was time enough.
         """
+        # A session that closes must end, also where another process never lets the file go.
         if monotonic() >= self._give_up_at:
             raise error
         if self._trouble is None:
@@ -496,6 +501,7 @@ class LedgerWriter:
         ends = {record.job_id: self._ends[record.job_id] for record in records if record.job_id in self._ends}
         rows: dict[str, TaskRow | None] = dict.fromkeys(ends)
         for row in await self._ledger.tasks(list(ends)) if ends else ():
+            # Another try may have begun meanwhile, and its task has not ended.
             if row.task_id == ends[row.job_id].task_id:
                 rows[row.job_id] = row
         return rows
@@ -528,6 +534,7 @@ class LedgerWriter:
     def _lose(self, records: Iterable[Record]) -> None:
         """Make onlookers of records whose jobs another session has now."""
         for record in records:
+            # What the ledger has never had cannot have been taken from us.
             if record.is_ours and record.is_saved:
                 record.is_ours = False
                 self.events.drop(record)

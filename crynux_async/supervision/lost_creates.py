@@ -28,6 +28,7 @@ async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow]) -> list[L
     found = []
     for attempt in attempts:
         around = await ledger.neighbours(attempt)
+        # While any create around it is under way, its task may be the one that lies there (or two models are swapped).
         is_closed = attempt.answered_at is not None and all(other.outcome is not None for other in around.under_way)
         found.append(
             LostCreate(
@@ -143,6 +144,7 @@ class LostCreates:
         """Store what one finding means, and return the finding, or what became of it instead."""
         record = self._record(finding.job_id)
         attempt = (await self._attempts([finding.job_id])).get(finding.job_id)
+        # Looking takes minutes; meanwhile the true answer may have come, or the user may have decided.
         if attempt is None or record.state is not JobState.UNCONFIRMED:
             return attrs.evolve(finding, verdict=Verdict.OPEN, explanation="it was decided otherwise meanwhile")
         try:
@@ -157,6 +159,7 @@ class LostCreates:
 
     async def _plan_again(self, record: Record, attempt: AttemptRow) -> None:
         """Make a job whose create never happened one that waits to be sent, should its user want that."""
+        # As if it had never been sent, which is what was found: only then is sending it again safe.
         unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
         columns = {"state": advance(record.state, Signal.NOT_CREATED), "ended_at": None, "error": ""}
         release = self._spending.release(record, AttemptOutcome.NOT_SENT)

@@ -34,6 +34,7 @@ class Onlookers:
         self._ledger = ledger
         self._register = register
         self._is_under_way = is_under_way
+        # A page that lists a month of jobs must not keep each of them for ever.
         self._records: WeakValueDictionary[str, OnlookerRecord] = WeakValueDictionary()
         self._watched: dict[str, Record] = {}
         self._regrouped = asyncio.Event()

@@ -55,6 +55,8 @@ class Preparation:
     async def _turnstile(self) -> AsyncIterator[None]:
         """Wait for a ticket for one request; what ends the request without an answer counts as spent, to be safe."""
         ticket = await self._ticket()
+        # Whatever ends this without an answer may have cost a token; to think so is safe, the other way breaks the
+        # limit.
         spent, wait = Outcome.CHARGED, None
         try:
             yield

@@ -183,6 +183,7 @@ class Record:
             try:
                 await waiter
             except asyncio.CancelledError:
+                # Or a caller who times out a thousand times on one job leaves a thousand waiters behind.
                 waiters.remove(waiter)
                 raise
 

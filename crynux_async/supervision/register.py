@@ -66,6 +66,7 @@ class JobRegister:
 
     def drop_ended(self) -> None:
         """Forget the oldest jobs that have ended, where there are too many; called when the ledger was told of them."""
+        # From the oldest on, and no further than the excess: jobs that must stay are few, and are met again next time.
         excess = len(self._ended) - self._keeps
         for record in list(itertools.islice(self._ended.values(), max(0, excess))):
             if self._may_go(record):
@@ -285,6 +286,7 @@ class JobRegister:
 
     def _may_go(self, record: Record) -> bool:
         is_decided = record.state not in UNFINISHED or (record.state in UNFETCHED and record.wanted is None)
+        # What the ledger does not have exists nowhere else.
         is_stored = record.is_saved and record.job_id not in self._changed
         return is_decided and is_stored and not record.is_awaited
 

@@ -187,6 +187,7 @@ def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow 
 
 
 def _believed(row: JobRow, *, is_cut_off: bool) -> tuple[JobState, str]:
+    # Written by versions whose second write overtook the first; an onlooker must not poll what has no name.
     if row.state in FOLLOWED and row.task_id is None:
         return JobState.UNCONFIRMED, NO_TASK
     if STAGES[row.state] is Stage.SUBMIT and is_cut_off:
@@ -195,6 +196,7 @@ def _believed(row: JobRow, *, is_cut_off: bool) -> tuple[JobState, str]:
 
 
 def _error(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
+    # Exceptions are made anew from what is stored: pickles in a ledger would run code.
     cls = _ERRORS.get(state)
     if cls is None or not text:
         return None

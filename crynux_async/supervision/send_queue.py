@@ -28,6 +28,7 @@ class SendQueue:
 
     def put_back(self, record: Record) -> None:
         """Put a job that was taken and not sent back to its place."""
+        # From the front, because whatever comes back was taken from there a moment ago.
         index = 0
         while index < len(self._queue) and self._queue[index][0] < record.queue_number:
             index += 1

@@ -47,6 +47,7 @@ class Stepper:
 
     def looked(self, record: Record, task: Task, look: Look) -> None:
         """Begin what a task needs next, unless something is being done for it already."""
+        # Looks go on while a step is being done; two steps of one task at once would race each other.
         if self._backend is None or record.job_id in self._busy:
             return
         try:
@@ -96,10 +97,12 @@ class Stepper:
 
     async def _do(self, record: Record, action: Action) -> None:
         assert self._backend is not None
+        # The row that is there wins: the arguments of a step that another process began are not decided again.
         stored = await self._writer.plan_step(self._row(record, action))
         task = await self._tasks.enter(record, action_of(stored))
         outcome = await self._backend.act(task, action_of(stored))
         done = attrs.evolve(stored, done_at=self._writer.date(stored.planned_at), outcome=outcome)
+        # Of a job that was lost meanwhile nothing is kept here: its new owner looks for itself.
         if await self._writer.change(JobChange(job_id=record.job_id, steps=(done,))):
             await self._tasks.enter(record, action_of(done))
 

@@ -140,6 +140,7 @@ class Submitter:
     def enqueue(self, record: Record) -> None:
         """Put a planned job at the end of the queue; one that is there already stays where it is."""
         record.error = None
+        # To ask twice is no second place in the queue.
         if record.queue_number:
             return
         self._queue.add(record)
@@ -231,6 +232,7 @@ class Submitter:
     async def _step(self) -> None:
         """Do the next thing, or wait until there is one."""
         record = self._queue.first()
+        # Not saved means that a crash now would leave a paid task of which nobody knows (case S1).
         if record is None or not record.is_saved or len(self._under_way) >= self._max_creates:
             await self._sleep_until(None)
         elif self._patience.not_before > monotonic():
@@ -278,9 +280,11 @@ class Submitter:
 
     async def _send_first(self, ticket: int) -> None:
         record = self._queue.take_first()
+        # The gate was asked before the job was chosen, or a job could be given up while it holds a ticket.
         if record is None:  # given up while the gate was asked
             await self._leave(ticket, Outcome.RELEASED, None)
             return
+        # From here until the answer the job is nobody's to withdraw: bytes may leave at any moment.
         self._under_way.add(record.job_id)
         self._spawn(self._create(record, ticket))
 
@@ -290,9 +294,12 @@ class Submitter:
             attempt = await self._begin(record, ticket)
             if attempt is None:
                 return
+            # The only POST of this attempt. Its number was stored first, so that two processes cannot both send it
+            # (case S9).
             answer = await post(self._backend, attempt.payload)
             with anyio.CancelScope(shield=True):
                 await self._conclude(record, ticket, attempt, answer)
+            # Ctrl-C in the middle of a create was swallowed once; it goes on when the answer is safe (case S5).
             if answer.interrupt is not None:
                 raise answer.interrupt
         finally:
@@ -317,6 +324,7 @@ class Submitter:
 
     def _attempt(self, record: Record) -> AttemptRow:
         assert record.config is not None
+        # A payload is made once: a service that knows a create by what it says must be told the same again.
         payload = self._payloads.get(record.job_id)
         if payload is None:
             order = Order(job_id=record.job_id, try_number=record.tries, config=record.config)
@@ -419,7 +427,9 @@ class Submitter:
     def _go_on(self, record: Record, attempt: AttemptRow, answer: Answer) -> None:
         """Let a job whose create was answered go where it belongs, and the queue with it."""
         error, outcome = answer.error, answer.outcome
+        # What is sent next time is a new intention, unless the outcome stays unknown (below).
         self._payloads.pop(record.job_id, None)
+        # Any answer at all shows that the service lives, also one that refuses.
         if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
             self._patience.heard(monotonic())
         if outcome is AttemptOutcome.ACCEPTED:
@@ -438,6 +448,7 @@ class Submitter:
             self._not_sent(record, error, Signal.LOST_SIGHT)
         elif answer.concerns_all:
             assert error is not None
+            # A key that was refused may be a new one the next time, and new keys must be made known again.
             self._preparation.undo()
             self.set_aside(record, error)
             self._turn_all_away(error)
@@ -446,6 +457,7 @@ class Submitter:
         """Say on standard error, and to whoever waits, what the ledger could not be told."""
         task = f"task {answer.task_id}" if answer.task_id else f"outcome: {answer.outcome}"
         message = f"job {record.job_id} ({task}) could not be stored: {failure}; write it down"
+        # Not through logging: a program may have none, and this line is worth the price of a training.
         print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # the last place where it can be kept
         error = LedgerError(message, path=getattr(failure, "path", ""), task_id=answer.task_id)
         if answer.task_id is not None:

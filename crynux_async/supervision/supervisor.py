@@ -209,6 +209,7 @@ class Supervisor:
             record: The job.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
         """
+        # Whatever is another's is over for this session, however far it is.
         stage = STAGES[record.state] if record.is_ours else Stage.OVER
         if stage is not Stage.FOLLOW:
             self.follower.forget(record)
@@ -229,6 +230,7 @@ class Supervisor:
             async with anyio.create_task_group() as group:
                 self._group = group
                 await self._begin()
+                # Of its own, so that sending ends first and answers can still come (case S5).
                 sending = anyio.CancelScope()
                 group.start_soon(self._send, sending)
                 for work in (
@@ -247,6 +249,7 @@ class Supervisor:
                 await self._drain()
                 group.cancel_scope.cancel()
         except BaseException as error:
+            # Nobody awaits this task before the session is open: its opener is told instead.
             if not started.done():
                 started.set_exception(_only(error))
                 return
@@ -254,6 +257,7 @@ class Supervisor:
         finally:
             self._closed = True
             self._group = None
+            # Waiters first: what follows may take as long as the ledger's lock lasts.
             self.register.close()
             self._writer.close()
             with anyio.CancelScope(shield=True):
@@ -636,6 +640,7 @@ class Supervisor:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._group is None:
+            # Or Python would warn of a coroutine that was never awaited.
             work.close()
             raise UsageError("the session is closed")
         self._group.start_soon(self._guard, work)

@@ -68,6 +68,7 @@ class TakeOver:
     async def release_the_dead(self) -> None:
         """Give back what processes hold that have certainly ended, without waiting for the end of their leases."""
         for holder in await self._ledger.holders():
+            # Only what has certainly ended: the lease of a process that is slow ends by itself (see ``owners``).
             if is_gone(holder.fence.owner):
                 await self._ledger.leave(holder.fence)
 
@@ -132,9 +133,11 @@ class TakeOver:
         else:
             record = record_from_row(row, is_ours=True, is_cut_off=is_cut_off)
             self._register.add(record)
+        # Numbers go on where any owner stopped: one that was begun is never begun again.
         record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
         if self._backend.creates_are_repeatable and attempts and attempts[-1].try_number == row.tries:
             self._submitter.repeat(record, attempts[-1].payload)
+        # The next process must find what was concluded here, not conclude it again from less.
         if record.state is not row.state:
             self._register.note(record)
         if record.state is not left_as:
@@ -186,6 +189,7 @@ class TakeOver:
             await self._writer.change(JobChange(job_id=wish.job_id, granted=(wish.number,)))
             return
         attempts = await self._ledger.attempts(job_ids=[wish.job_id])
+        # The create that was answered is one of several: its number says which.
         attempt = next((one for one in attempts if one.number == wish.arguments.get("attempt")), None)
         if attempt is None or record.task_id is not None or attempt.try_number != record.tries:
             task_id = wish.arguments.get("task_id")

@@ -25,6 +25,7 @@ class TaskViews:
 
     def known(self, record: Record) -> Task | None:
         """Return a job's task, or None where it must be recalled first."""
+        # A hundred thousand tasks of a bridge would be 30 MB, and say nothing that the record does not say.
         if not self._has_steps:
             return _plain(record)
         task = self._tasks.get(record.job_id)
@@ -40,6 +41,7 @@ class TaskViews:
         if task is None:
             steps = await self._ledger.steps([record.job_id])
             attempts = await self._ledger.attempts(job_ids=[record.job_id])
+            # An earlier try's payload names another task.
             payloads = [row.payload for row in attempts if row.try_number == record.tries]
             actions = tuple(action_of(row) for row in steps if row.try_number == record.tries)
             task = attrs.evolve(_plain(record), payload=payloads[-1] if payloads else "", actions=actions)

@@ -83,6 +83,7 @@ class Tries:
             LedgerError: It could not be stored; the wish stays.
         """
         seen = wish.arguments.get("state"), wish.arguments.get("try_number")
+        # A wish that was heard late must not send what its wisher has seen sent meanwhile.
         if seen == (str(record.state), record.tries) and may_be_sent(record):
             async with self._writer.settled():
                 await self._send(record)
@@ -115,7 +116,10 @@ class Tries:
         attempts = await self._attempts(record)
         # Of a job that ended before this session took it, the register has never seen the creates.
         record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
+        # A try that certainly made no task goes on; else a service that knows creates by job and try would see an old
+        # one.
         number = record.tries + _has_made_a_task(record, attempts)
+        # Durable before it is queued: a crash between the two must not leave a try that no process knows.
         await self._store(self._change(record, number, await self._ledger.tasks([record.job_id])))
         self._register.try_again(record, number)
         self._submitter.enqueue(record)

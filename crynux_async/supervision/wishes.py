@@ -103,6 +103,7 @@ class Wishes:
             if holder is None:
                 await self._take_over.take(record)
                 continue
+            # Each new owner is asked once: wishes are kept, and hundreds of one kind would help nobody.
             if holder.fence.number != asked:
                 await self._writer.wish(record.job_id, LET_GO)
                 asked = holder.fence.number
@@ -112,6 +113,7 @@ class Wishes:
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _grant_abandon(self, record: Record, wish: WishRow) -> None:
+        # Whoever gave up an earlier try said nothing of the one that runs now.
         if wish.arguments.get("try_number") == record.tries:
             self.give_up(record)
         await self._granted(record, wish)
