@@ -258,6 +258,7 @@ class JobTable:
             return
         of_backend = tasks.setdefault(row.backend, {})
         if task_id in of_backend:
+            # A bridge numbers all tasks in one row: the same number twice means that two jobs claim one model.
             message = f"task {task_id} of {row.backend} belongs to job {of_backend[task_id]!r} already"
             raise LedgerError(message, job_id=row.job_id, task_id=task_id)
         undo.put(of_backend, task_id, row.job_id)

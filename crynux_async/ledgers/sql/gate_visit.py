@@ -55,6 +55,7 @@ class GateVisit:
         if not rows:  # a row that is not there cannot be locked
             await connection.run(statements.OPEN_GATE, [{**key, "boot_id": "", "snapshot": _EMPTY}])
             rows = await connection.fetch(queries.SELECT_GATE, key)
+        # The transaction stays open while the visitor decides: that is what makes the gate one for all processes.
         self.cell.row = self._found = _decode(rows[0])
         self._opened.set_result(None)
         try:
@@ -93,6 +94,7 @@ class GateVisit:
             LedgerError: It cannot be stored as JSON.
         """
         row = self.cell.row
+        # Most visits only look; a write for each would be an fsync for each.
         if row is None or row is self._found:
             return None
         return {

@@ -79,6 +79,7 @@ def add_steps(
         LedgerError: A value cannot be stored.
     """
     names = [str(row["job_id"]) for row in rows]
+    # Without a fence the job is anybody's: the next claim takes it.
     lease = None if fence is None else fence.number
     refusal = "a job with this id, or with this task of the same service, is there already"
     configs = [row for row in rows if row["config"] is not None]
@@ -103,6 +104,8 @@ def change_steps(fence: Fence, change: JobChange) -> list[Step]:
     """
     name = change.job_id
     return [
+        # First, so that nothing else is tried for a job that another has: 0 rows mean that the lease is lost (case
+        # S13).
         _hold_step(fence, change),
         *_config_steps(name, change.columns),
         *_tag_steps(name, change.columns),
@@ -176,6 +179,7 @@ def _hold_step(fence: Fence, change: JobChange) -> Step:
     columns.pop("config", None)
     row: dict[str, Column] = {"key_job_id": change.job_id, "key_lease": fence.number}
     if change.events:
+        # The count of the row is part of the condition: two owners can never write the same number.
         row["key_last_event"] = change.events[0].number - 1
     names = tuple(sorted(columns))
     return Step(
@@ -189,6 +193,7 @@ def _hold_step(fence: Fence, change: JobChange) -> Step:
 def _config_steps(name: str, columns: Mapping[str, Any]) -> Iterator[Step]:
     if "config" in columns:
         config = columns["config"]
+        # Compared by the statement itself: a config may change in its time-out, never in what it trains.
         digest = "" if config is None else config.digest()
         row = {"key_job_id": name, "key_digest": digest, "set_config": encode_changes({"config": config})["config"]}
         refusal = "the config of a job cannot change in what it trains"
@@ -251,6 +256,7 @@ def _reserve_steps(wanted: Reservation) -> list[Step]:
     row: Row = {"key_name": wanted.budget, **amount, **money.split("set_limit", encode_wei("limit", wanted.limit))}
     touches = [("budget", wanted.budget)]
     refusal = f"the budget {wanted.budget!r} does not allow it"
+    # A row that is not there cannot be locked, and two processes would both find room in it.
     opened = [{"name": wanted.budget}]
     return [
         Step(statement=statements.OPEN_BUDGET, rows=opened, touches=touches, refusal=refusal, is_exact=False),

@@ -85,6 +85,7 @@ class Writer:
         self._under_way: Sequence[_Write | _Alone] = ()
         self._wake = asyncio.Event()
         self._is_closing = False
+        # A task of its own, so that a caller who is cancelled in the middle of a commit undoes nothing.
         self._task = asyncio.create_task(self._run(), name="crynux_async ledger writer")
 
     async def write(self, request: Request[_T]) -> _T:
@@ -147,6 +148,7 @@ class Writer:
         """Take what goes into one transaction: the first in the queue alone, or every write that waits."""
         if isinstance(self._queue[0], _Alone):
             return [self._queue.popleft()]
+        # One fsync for all that wait: 64 callers get an order of magnitude more commits a second than one.
         writes = [request for request in self._queue if isinstance(request, _Write)]
         self._queue = deque(request for request in self._queue if isinstance(request, _Alone))
         return [*writes]
@@ -159,6 +161,7 @@ class Writer:
             await self._connection.rollback()
             _refuse([request], error)
             return
+        # A claim whose caller has gone would hold jobs that nobody follows.
         if is_changed and not request.done.cancelled():
             mark = self._new_mark()
             if mark is not None:
@@ -176,6 +179,7 @@ class Writer:
         try:
             await self._known(self._connection.write(steps if mark is None else [*steps, mark.step]), mark)
         except StepRefusedError:
+            # One row at fault must not refuse what others wanted to store in the same transaction.
             await self._do_apart(writes)
         else:
             self._committed()
@@ -219,6 +223,7 @@ class Writer:
         try:
             await committing
         except Exception as error:
+            # Only a server can have committed and lost its answer; a file's commit has failed where it says so.
             if mark is None or not self._connection.is_lost_answer(error):
                 raise
             if await self._ask(mark.lease) != [(mark.number,)]:
@@ -249,7 +254,10 @@ class Writer:
         try:
             await self._connection.rollback()
         except Exception as second:
+            # A transaction that stays open would swallow every later write with it.
             reason = LedgerError(f"{reason} (and it could not be undone: {second})", path=self._place)
+        # After a failed fsync a second one may succeed without the pages that were lost (fsyncgate, PostgreSQL 2018;
+        # case S7).
         if not isinstance(reason, LedgerBusyError):
             self.failure = reason
             _log.error("nothing is stored any more: %s", reason)
@@ -276,6 +284,7 @@ def _refuse(requests: Iterable[_Write | _Alone], reason: CrynuxError) -> None:
 
 
 def _copy(error: CrynuxError) -> CrynuxError:
+    # Raised in several tasks, one exception would pile up the tracebacks of all of them.
     twin = copy.copy(error)
     twin.__cause__ = error
     return twin

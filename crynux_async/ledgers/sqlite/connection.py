@@ -77,6 +77,7 @@ class SqliteConnection:
         Raises:
             sqlite3.Error: It cannot be opened.
         """
+        # One thread for each connection: a lock that lasts must hold up neither the loop nor the other connection.
         thread = ThreadPoolExecutor(1, thread_name_prefix="crynux_async ledger")
         connect = partial(
             sqlite3.connect,
@@ -158,6 +159,7 @@ class SqliteConnection:
 
         SQLite would do it by itself after a commit, and keep it to itself if the disk fails meanwhile.
         """
+        # By rows and not by time: a quiet session has nothing to copy.
         changes = self._raw.total_changes
         if changes - self._copied_at >= CHECKPOINT_CHANGES:
             self._copied_at = changes

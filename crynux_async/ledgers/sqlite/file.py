@@ -43,6 +43,7 @@ def sqlite_path(where: str | os.PathLike[str]) -> Path:
             if "?" in text:
                 raise UsageError(f"options in a ledger's address are not supported: {where}; leave out '?...'")
             break
+    # A name such as ":memory:" would be taken by SQLite for a ledger that is gone with its connection.
     if not text or "\0" in text or "://" in text or text.startswith((":memory:", "file:")):
         raise UsageError(
             f"{where!r} is no place for a ledger: give a path, 'sqlite:///jobs.db', or None to remember jobs only as "
@@ -88,12 +89,14 @@ def _require_place(path: Path) -> None:
     if not path.parent.is_dir():
         message = f"{path} cannot be created: its folder does not exist; create that, or choose another place"
         raise LedgerError(message, path=str(path))
+    # To open a pipe would wait for ever.
     if path.exists() and not path.is_file():
         raise foreign(path, "a device or a pipe")
 
 
 def _create_empty(path: Path) -> None:
     with contextlib.suppress(FileExistsError):  # there before, or another process was faster
+        # Made here and not by SQLite, so that nobody else may read it: labels and paths are private.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
@@ -128,6 +131,7 @@ def _size(path: Path) -> int:
 def _require_ledger(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
     """Look at a file that is not empty; a bad verdict counts only if nobody wrote to the file meanwhile."""
     for look in range(_LOOKS):
+        # Another process may be at work on the file: half a page of its write looks like damage.
         before = _stamp(path)
         try:
             _look(path, plan, busy_timeout)
@@ -145,6 +149,7 @@ def _look(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
         return  # its creation was cut off before the first page; SQLite undoes that when it is opened
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         raise foreign(path, "a file that is not of SQLite")
+    # Bytes 68 to 71 of every SQLite file. Source: sqlite.org/fileformat2.html, section 1.3.
     application = int.from_bytes(header[68:72])
     if application != APPLICATION_ID:
         raise foreign(path, f"a SQLite file of another program (application id 0x{application:08x})")
@@ -158,6 +163,7 @@ def _look(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
 
 
 def _require_whole(path: Path, header: bytes) -> None:
+    # A file that was copied half, or cut by a full disk, opens without complaint and fails at some later row (case S8).
     page_bytes = int.from_bytes(header[16:18])
     expected = (65536 if page_bytes == 1 else page_bytes) * int.from_bytes(header[28:32])
     size = _size(path)
@@ -168,6 +174,7 @@ def _require_whole(path: Path, header: bytes) -> None:
 def _inspect(path: Path, options: str, plan: SchemaPlan, busy_timeout: float) -> None:
     try:
         with _reading(path, options, busy_timeout) as connection:
+            # The check reads everything: a month-old ledger would take seconds to open.
             if _size(path) <= CHECKED_BYTES:
                 problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if problem != "ok":

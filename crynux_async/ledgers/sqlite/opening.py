@@ -57,6 +57,7 @@ async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float, now: int)
     """
     await asyncio.to_thread(prepare, path, plan, busy_timeout)
     async with _connecting(path, busy_timeout) as writes:
+        # NORMAL does not sync a commit in WAL mode: a power cut would take the newest task ids with it.
         await writes.command("PRAGMA synchronous=FULL")
         await writes.command("PRAGMA foreign_keys=ON")
         await writes.command("PRAGMA wal_autocheckpoint=0")  # the writer does it, and sees whether it worked
@@ -64,6 +65,7 @@ async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float, now: int)
         await _use_log(writes, path, busy_timeout)
         dropped = await _what_was_dropped(writes, path, frames)
         async with _connecting(path, busy_timeout) as reads:
+            # It must not write by accident: what tells of others' writes is that it never does (see ``ticker``).
             await reads.command("PRAGMA query_only=ON")
     if dropped:
         _log.warning("%s", dropped)
@@ -110,6 +112,7 @@ async def _migrate(connection: SqliteConnection, path: Path, plan: SchemaPlan, n
     backup: Path | None = None
     try:
         await migrate(connection, plan, str(path), now)
+        # Before the commit, while nobody else can write: the copy is the file as the old version left it.
         backup = await asyncio.to_thread(back_up, path, version)
         await connection.commit()
     except Exception as error:
@@ -149,6 +152,7 @@ async def _use_log(connection: SqliteConnection, path: Path, busy_timeout: float
 
 async def _what_was_dropped(connection: SqliteConnection, path: Path, before: WrittenFrames) -> str:
     """Copy what the log holds into the file, and say what of it SQLite did not take."""
+    # Compared with what the log held before it was opened: SQLite drops an unfinished write without a word (case S8).
     ((is_busy, taken, _),) = await connection.command("PRAGMA wal_checkpoint(PASSIVE)")
     after = await asyncio.to_thread(read_frames, companion(path, "-wal"))
     pages = max(0, before.whole - taken)

@@ -42,6 +42,7 @@ def read_frames(log: Path) -> WrittenFrames:
         header = file.read(_HEADER_BYTES)
         if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
             return WrittenFrames(torn_bytes=len(header))
+        # Source: sqlite.org/fileformat2.html, section 4.1.
         page_bytes, salts, whole = int.from_bytes(header[8:12]), header[16:24], 0
         while len(frame := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES and frame[_SALTS] == salts:
             page = file.read(page_bytes)
