@@ -34,6 +34,7 @@ class EventStream:
         """Hand an event to the reader; after ``close()`` nobody reads any more."""
         if self._closed:
             return
+        # A reader that has stopped reading must cost neither memory without end nor the time of those who send.
         if len(self._waiting) >= self._max_waiting:
             self._waiting.popleft()
             self._missed += 1

@@ -220,6 +220,7 @@ class Job:
             UsageError: The session was closed.
         """
         record = self._record
+        # Done is not enough: a job that was given up while it was sent has a task, and that is paid for.
         await self._until(lambda: record.task_id is not None or record.error is not None or record.done)
         if record.task_id is None or isinstance(record.error, LedgerError):
             raise _failure(record)
@@ -242,6 +243,7 @@ class Job:
         """
         record = self._record
         try:
+            # Only the waiting ends with it; to cancel what runs would need the service, and the user's word.
             async with asyncio.timeout(timeout):
                 await self._until(lambda: record.done or record.state is JobState.STALLED or record.error is not None)
         except TimeoutError:
@@ -276,6 +278,7 @@ class Job:
         """
         if self._record.state not in GOOD:  # there may be hours in which to mend it
             await self._supervisor.check_target(self._record, Path(folder), name, has_room=True)
+        # Before the wait, so that the next process fetches the model should this one die while it waits.
         wanted = self._supervisor.want(self._record, Path(folder), name)
         await self.wait(timeout)
         return await self._supervisor.fetch(self._record, wanted)

@@ -154,6 +154,7 @@ class Session(SessionJobs):
         """
         if self._supervisor is not None:
             raise UsageError("a session is opened once; make a new one")
+        # The ledger first: without it nothing that is paid for could be remembered.
         self._ledger = open_ledger(self._ledger_place)
         await self._ledger.open()
         try:
@@ -192,6 +193,7 @@ class Session(SessionJobs):
             return
         self._supervisor.stop()
         try:
+            # Shielded, because whoever is cancelled while closing must not cut off the answers of creates (case S5).
             await asyncio.shield(self._runner)
         except asyncio.CancelledError:
             if not self._runner.cancelled():
@@ -493,6 +495,7 @@ class Session(SessionJobs):
                 config=config,
                 label=label,
                 task_id=text,
+                # Not RUNNING: nothing is said of a task before the service has said so.
                 state=advance(JobState.PLANNED, Signal.NAMED),
                 planned_at=now,
                 submitted_at=now,

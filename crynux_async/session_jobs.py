@@ -111,6 +111,7 @@ class SessionJobs:
             UsageError: Nothing is given to find it by, or the session is not open.
             LedgerError: The ledger cannot be read.
         """
+        # Without a condition the newest job would be found, which nobody has meant.
         if name is task_id is idempotency_key is label is None:
             raise UsageError("give a job_id, a task id, an idempotency key or a label; history() returns all jobs")
         supervisor = self._open_supervisor()

@@ -91,11 +91,13 @@ def _read_integer(value: Any) -> Any:
 
 
 def _read_flag(value: Any) -> Any:
+    # Text of the environment is never a truth by itself: "false" and "0" would count as true.
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     return words.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _read_url(value: Any) -> Any:
+    # The address is the bridge's name in the ledger: with and without the slash it would be two services.
     return value.strip().rstrip("/") if isinstance(value, str) else value
 
 
@@ -303,6 +305,7 @@ class Settings:
     @property
     def key_id(self) -> str:
         """A fingerprint of the key (the beginning of its SHA-256), or "" where there is none."""
+        # Ledgers are copied and shared: 64 bits tell keys apart, and nothing leads back from them.
         return hashlib.sha256(self.api_key.reveal().encode()).hexdigest()[:16] if self.api_key else ""
 
     @classmethod
@@ -319,7 +322,9 @@ class Settings:
         environ = os.environ if environ is None else environ
         path, file = _read_file(environ)
         env = {name: environ.get(f"CRYNUX_{name.upper()}") for name in _names()}
+        # What stands nearer to the call wins. Blank counts as not given: docker's --env-file makes empty variables.
         given = {**_given(file), **_given(env), **_given(arguments)}
+        # Collected, because a user who mends one field at a time meets the next one after each start.
         problems = [_unknown(name) for name in arguments if name not in _names()]
         problems += [_unknown(name, f" (in {path})") for name in file if name not in _names()]
         try:

@@ -96,6 +96,7 @@ class BridgeBackend:
             UsageError: It is no whole number above 0 that a bridge can have given.
         """
         text = str(given).strip()
+        # True is 1 to Python, and digits of other scripts are decimal: neither is a number that a bridge gave.
         is_number = not isinstance(given, bool) and text.isascii() and text.isdecimal()
         if not is_number or not 0 < int(text[:40]) <= wire.MAX_TASK_ID:
             raise UsageError(f"a task id of a bridge is a whole number above 0, not {given!r:.60}", field="task_id")

@@ -60,6 +60,7 @@ class Bracket:
             return []
         if self.above is None:
             assert self.below is not None
+            # Downwards: the lost task was made shortly before the first that is known.
             found: Iterable[int] = range(self.below - 1, max(0, self.below - 1 - at_most), -1)
         else:
             end = self.above + 1 + at_most if self.below is None else self.below
@@ -119,12 +120,14 @@ async def _ask_all(
         if number not in standings:
             standings[number] = await _ask(client, str(number))
         missing = missing + 1 if standings[number] is Standing.MISSING else 0
+        # Ids rise without large gaps, so so many missing ones in a row are the end of all that was made.
         if bracket.below is None and missing >= _GAP:
             return
 
 
 async def _ask(client: BridgeClient, number: str) -> Standing:
     """Find out what the bridge says of one number."""
+    # The only question that tells whose a task is: its result is refused to other keys .
     is_owned = await client.owns(number)
     if is_owned is not None:
         return Standing.OURS if is_owned else Standing.OTHERS
@@ -141,6 +144,7 @@ def _worth_asking(lost: LostCreate, known: frozenset[str], at_most: int) -> list
         return []
     bracket = bracket_of(lost)
     numbers = bracket.numbers(known, at_most)
+    # All or nothing: half a bracket can neither find a task nor prove that there is none.
     return [] if bracket.is_bounded and len(numbers) > at_most else numbers
 
 
@@ -212,7 +216,9 @@ def _judge_asked(
 
 
 def _judge_ours(lost: LostCreate, others: Sequence[LostCreate], ours: Sequence[int]) -> Finding:
+    # Two creates that were lost together share a bracket: to guess would swap their models.
     rivals = [other.job_id for other in others if other.job_id != lost.job_id and _may_have(other, ours)]
+    # Without a lower end any older job of the key could be meant, and its model would get this job's name.
     if len(ours) == 1 and not rivals and bracket_of(lost).above is not None:
         return Finding(
             job_id=lost.job_id,

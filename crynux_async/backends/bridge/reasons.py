@@ -76,6 +76,7 @@ class ReasonDesk:
 
     def _complain(self, message: str) -> None:
         """Say once what keeps reasons from being known."""
+        # Each job that fails would say it again, and one line says all there is to do.
         if message != self._complaint:
             _log.warning("why jobs failed cannot be asked (is admin_token right?): %s", message)
         self._complaint = message

@@ -74,6 +74,7 @@ def encode_args(args: dict[str, Any]) -> bytes:
     body = json.dumps(args, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     if len(body) <= MAX_BODY_BYTES:
         return body
+    # The bridge cuts the connection without an answer, which would look like a create of unknown outcome.
     longest = max(args, key=lambda name: len(json.dumps(args[name], ensure_ascii=False).encode()))
     raise RejectedError(
         f"the config makes {len(body)} bytes, and the bridge takes {MAX_BODY_BYTES}; shorten {longest}", field=longest
@@ -98,6 +99,7 @@ def read_created(answer: Answer) -> CreatedTask:
     if answer.status == 200:
         data = _success_data(answer)
         task_id = data.get("id") if isinstance(data, dict) else None
+        # An id of 0 names no task: the answer does not say what was made (case S4).
         if isinstance(task_id, int) and not isinstance(task_id, bool) and 0 < task_id <= MAX_TASK_ID:
             return CreatedTask(task_id=str(task_id), created_at=parse_time(data.get("created_at")))
     if answer.status in (401, 403, 404, 413):
@@ -141,6 +143,7 @@ def raise_for(answer: Answer) -> NoReturn:
         raise RangeError("the result does not reach that far", total_bytes=answer.whole_bytes, **answer.facts)
     if answer.status == 400 and (error := _validation_error(answer)):
         raise error
+    # Gorm's error, passed on as it is; every other 500 says nothing about the task.
     if answer.status == 500 and answer.json == {"message": "record not found"}:
         raise NotFoundError(
             "the bridge has no such task, or has deleted it (by default 7 days after its end)", **answer.facts
@@ -163,6 +166,7 @@ def means_fresh_key(error: BackendError) -> bool:
 def parse_wait(text: str) -> float | None:
     """Return the seconds in "rate limit exceeded, please wait 59.94 seconds", or None where there are none."""
     match = _WAIT.search(text)
+    # A number of any length may come from outside, and "inf" seconds would wait for ever.
     wait = float(match[1]) if match else math.inf
     return wait if math.isfinite(wait) else None
 
@@ -197,8 +201,10 @@ def _validation_error(answer: Answer) -> BackendError | None:
 def _named_error(field: str, text: str, answer: Answer) -> BackendError:
     facts = {**answer.facts, "field": field}
     lasting = {**facts, "is_lasting": True}
+    # A 400 like every other refusal: only the field tells it from a config that is wrong.
     if field == "rate_limit":
         return RateLimitedError(f"too many creates: {text}", wait=parse_wait(text), **facts)
+    # One field for an unknown key and for a used-up one; only the text tells them apart.
     if field == "Authorization" and _QUOTA.search(text):
         return QuotaError(
             f"the key is used up ({text}); finished models cannot be downloaded with it either", **lasting
