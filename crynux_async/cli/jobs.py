@@ -55,6 +55,9 @@ async def resume(
         for job in session.jobs(JobState.PLANNED) if send else ():
             await job.retry()
         jobs = session.jobs()
+        if out is not None:  # models of which nobody has wanted anything are followed by no session
+            models = await session.history(states=[JobState.SUCCEEDED])
+            jobs += [job for job in models if job not in jobs]
         lost = await session.unconfirmed()
         _print_unconfirmed(console, lost)
         async with Board(session, console, jobs).shown():

@@ -152,9 +152,14 @@ class LedgerWriter:
             still = await self._ledger.held(self.fence)
             self._lose(record for record in self._register.select() if record.job_id not in still)
 
-    async def claim(self, states: Collection[Any]) -> list[JobRow]:
-        """Take the jobs in ``states`` that nobody holds (any more), and return their rows."""
-        rows = await self._ledger.claim(self.fence, backend=self._backend, states=states)
+    async def claim(self, states: Collection[Any], wanted: Collection[Any] = ()) -> list[JobRow]:
+        """Take the jobs in ``states`` that nobody holds (any more), and return their rows.
+
+        Args:
+            states: Jobs in one of these.
+            wanted: Jobs in one of these as well, where an archive is wanted.
+        """
+        rows = await self._ledger.claim(self.fence, backend=self._backend, states=states, wanted=wanted)
         self._held += len(rows)
         return rows
 

@@ -28,7 +28,7 @@ from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
 from crynux_async.events import Event
-from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
+from crynux_async.ledgers.base import JobFilter, JobRow, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
 from crynux_async.states import STAGES, UNFETCHED, Signal, Stage, may
@@ -65,6 +65,8 @@ _BEGIN_AGAIN = 5.0
 _HEAR_WISHES_EVERY = 5.0
 _TRIM_EVERY = 3600.0
 _WARN_BEFORE = timedelta(days=1)
+_LONGEST_TASK = timedelta(days=7)
+_WARNED_AT_ONCE = 500
 _LOOK_FOR_EXPIRING = 3600.0
 
 
@@ -589,18 +591,21 @@ class Supervisor:
         retention = self.backend.facts.retention
         warned: set[str] = set()
         while retention is not None:
-            limit = utc_now() - timedelta(seconds=retention) + _WARN_BEFORE
-            waiting = self.register.select(UNFETCHED)
-            expiring = {record.job_id: record for record in waiting if record.ended_at and record.ended_at < limit}
-            for job_id, record in expiring.items():
-                if job_id not in warned:
+            kept_since = utc_now() - timedelta(seconds=retention)
+            expiring = [
+                row
+                for row in await self._unfetched(kept_since)
+                if row.ended_at and row.ended_at < kept_since + _WARN_BEFORE
+            ]
+            for row in expiring:
+                if row.job_id not in warned:
                     _log.warning(
                         "task %s ended %s and was not downloaded; the service deletes it after %g days by default",
-                        record.task_id,
-                        f"{record.ended_at:%Y-%m-%d %H:%M} UTC",
+                        row.task_id,
+                        f"{row.ended_at:%Y-%m-%d %H:%M} UTC",
                         retention / 86_400,
                     )
-            warned = set(expiring)
+            warned = {row.job_id for row in expiring}
             await asyncio.sleep(_LOOK_FOR_EXPIRING)
 
     async def _trim_events(self) -> None:
@@ -613,6 +618,18 @@ class Supervisor:
             except LedgerError as error:
                 _log.info("old events stay for now: %s", error)
             await asyncio.sleep(_TRIM_EVERY)
+
+    async def _unfetched(self, since: datetime) -> list[JobRow]:
+        """Return the oldest jobs in the ledger whose model nobody has fetched, this session's or not."""
+        # By the ledger, because no session holds a model of which nothing is wanted; and a bounded number, because a
+        # month of them would be a hundred megabytes of rows.
+        where = JobFilter(backend=self.backend.name, states=UNFETCHED, since=since - _LONGEST_TASK)
+        try:
+            rows = await self._ledger.jobs(where, limit=_WARNED_AT_ONCE)
+        except LedgerError as error:
+            _log.info("models that nobody has fetched are looked for later: %s", error)
+            return []
+        return [row for row in rows if row.ended_at is not None]
 
     async def _drain(self) -> None:
         """Wait for the answers of the creates under way, for a bounded time."""

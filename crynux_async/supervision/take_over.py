@@ -10,7 +10,7 @@ import attrs
 from crynux_async.backends.base import Backend
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobRow, Ledger, WishRow
-from crynux_async.states import STAGES, UNFINISHED, WITHOUT_TASK, JobState, Stage
+from crynux_async.states import STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
@@ -74,7 +74,8 @@ class TakeOver:
 
     async def run(self) -> None:
         """Take in every unfinished job that nobody holds (any more)."""
-        rows = await self._writer.claim(UNFINISHED)
+        # A ledger of a month is full of models that nobody has asked for: they are found when somebody does.
+        rows = await self._writer.claim(UNFINISHED - UNFETCHED, wanted=UNFETCHED)
         if rows:
             await self._take_all_in(rows)
             _log.info("took over %d unfinished jobs", len(rows))

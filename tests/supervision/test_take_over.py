@@ -61,6 +61,27 @@ async def test_next_session_finishes_the_download_that_was_asked_for(tmp_path: P
     assert (tmp_path / "wanted.zip").read_bytes() == backend.archive
 
 
+async def test_next_session_leaves_models_alone_of_which_nothing_is_wanted_and_finds_them(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    async with open_session(backend, ledger) as first:
+        await (await first.submit(make_config()))
+    async with open_session(backend, ledger) as second:
+        assert second.jobs() == []
+        (job,) = await second.history(states=[JobState.SUCCEEDED])
+        path = await job.download(tmp_path)
+        assert (job.state, path.read_bytes()) == (JobState.DOWNLOADED, backend.archive)
+
+
+async def test_next_session_warns_of_models_that_nobody_has_fetched(caplog: pytest.LogCaptureFixture) -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    async with open_session(backend, ledger) as first:
+        await (await first.submit(make_config()))
+    async with open_session(backend, ledger):
+        await asyncio.sleep(6.5 * 86_400)
+        told = [record for record in caplog.records if "was not downloaded" in record.getMessage()]
+        assert len(told) == 1
+
+
 async def test_next_session_sends_nothing_that_was_only_planned_until_it_is_told() -> None:
     backend, ledger = FakeBackend(), MemoryLedger()
     async with open_session(backend, ledger, rate_limit=1) as first:
