@@ -123,7 +123,7 @@ async def _attack(path: Path, most_stop: float) -> dict[str, Any]:
         "health": lambda: LoraArchive.open(path).health(config()),
         "norms": lambda: LoraArchive.open(path).norms(),
         "export": lambda: LoraArchive.open(path).export(target),
-        "kohya": lambda: LoraArchive.open(path).export(target, program="kohya", overwrite=True),
+        "diffusers": lambda: LoraArchive.open(path).export(target, program="diffusers", overwrite=True),
     }
     facts: dict[str, Any] = {"outcomes": {}, "grown_mib": 0.0, "stop_ms": 0.0}
     for name, use in uses.items():

@@ -2,7 +2,7 @@
 
 Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` (the files inside), ``lora`` and
 ``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``families``, and
-``export`` and ``merge`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``,
+``export`` and ``merging`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``,
 ``raw_numbers``, ``zip_directory`` and ``zip_members``.
 """
 
@@ -10,7 +10,7 @@ from crynux_async.archive.families import Family
 from crynux_async.archive.health import AskedFor, Health, HealthCode, HealthProblem
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.lora_archive import ArchiveKind, ArchiveSummary, LoraArchive, verify_archive
-from crynux_async.archive.merge import Part, merge
+from crynux_async.archive.merging import Part, merge
 from crynux_async.archive.naming import Program
 from crynux_async.archive.norms import Norms
 from crynux_async.archive.safetensors import TensorInfo

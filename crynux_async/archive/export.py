@@ -10,14 +10,14 @@ Source: diffusers src/diffusers/loaders/peft.py (load_lora_adapter) and src/diff
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import attrs
 
 from crynux_async import files
 from crynux_async.archive.lora import LoraModule
-from crynux_async.archive.naming import Layout, Program, alpha_name, halves, layout_for
+from crynux_async.archive.naming import TEXT_ENCODER, Layout, Program, alpha_name, halves, layout_for
 from crynux_async.archive.safetensors import TensorInfo, dump_header
 from crynux_async.errors import ArchiveError
 
@@ -69,7 +69,7 @@ def _names(modules: Mapping[str, LoraModule], layout: Layout) -> dict[str, str]:
     return names
 
 
-def _check_expressible(modules: Iterable[LoraModule], program: Program) -> None:
+def _check_expressible(modules: Collection[LoraModule], program: Program) -> None:
     ranks = sorted({module.rank for module in modules})
     alphas = sorted({module.alpha for module in modules})
     if program == "diffusers" and len(ranks) > 1:
@@ -77,6 +77,13 @@ def _check_expressible(modules: Iterable[LoraModule], program: Program) -> None:
         raise ValueError(
             f"the modules have different ranks ({_some(ranks)}), which a file for diffusers alone cannot express; "
             'export it for "comfyui", "a1111" or "kohya"'
+        )
+    has_encoder = any(module.name.startswith(TEXT_ENCODER) for module in modules)
+    if program == "diffusers" and has_encoder and any(module.alpha != module.rank for module in modules):
+        # The adapter metadata written here is the UNet's; diffusers would give the text encoder the defaults of peft.
+        raise ValueError(
+            "its text encoder has an alpha of its own, which a file for diffusers alone cannot express here; "
+            'export it for "all", which diffusers reads too'
         )
     if program == "all" and len(alphas) > 1:
         raise ValueError(

@@ -168,15 +168,18 @@ def judge(
     """
     problems = _judge_numbers(found)
     if strength is not None and strength.verdict == "diverged" and not found.nan and not found.inf:
-        message = (
-            f"the update is {strength.ratio:,.4g} times as large as the layers that it changes: the training diverged"
-        )
+        times = _times(strength.ratio)
+        message = f"the update is {times} times as large as the layers that it changes: the training diverged"
         problems.append(HealthProblem(code=HealthCode.DIVERGED, message=message))
     if config is not None:
         problems += _judge_rank(modules, config.rank) + _judge_modules(modules, config.target_modules)
         problems += _judge_family(modules, getattr(config, "model_name", None))
     problems += _judge_steps(steps, asked=config.max_train_steps if config else None)
     return Health(problems=tuple(problems), strength=strength)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
 
 
 def _judge_numbers(found: Scan) -> list[HealthProblem]:

@@ -35,6 +35,7 @@ _MOST_NAME_CHARS = 256
 
 _BLOCK = re.compile(r"(?:down_blocks|up_blocks)\.[0-9]+|[^.]+")
 _INSIDE = re.compile(
+    r"(?:text_encoder\.text_model\.encoder\.layers\.[0-9]+\.)?"
     r"(?:(?:down_blocks|up_blocks)\.[0-9]+\.|mid_block\.)?"
     r"(?:(?:attentions|resnets|downsamplers|upsamplers|transformer_blocks)\.[0-9]+\.)*"
     r"(?:attn[0-9]+\.)?"
@@ -147,17 +148,17 @@ def _split_foreign(tensor: str) -> tuple[str, bool]:
         if module is not None:
             return module, is_down
     bare = tensor.removeprefix(PEFT_PREFIX)
-    return _split(bare if bare.startswith(_PREFIX) else f"{_PREFIX}{bare}")
+    return _split(bare if bare.startswith(_PREFIX) else f"{_PREFIX}{bare}", written=tensor)
 
 
-def _split(tensor: str) -> tuple[str, bool]:
-    """Return the module's path and whether it is the A of its pair."""
+def _split(tensor: str, *, written: str | None = None) -> tuple[str, bool]:
+    """Return the module's path and whether it is the A of its pair; ``written`` is its name as the file has it."""
     is_down = tensor.endswith(_DOWN)
     for suffix in _DOWN if is_down else _UP:
         module = tensor.removeprefix(_PREFIX).removesuffix(suffix)
         if tensor == f"{_PREFIX}{module}{suffix}" and _is_path(module):
             return module, is_down
-    raise ValueError(f"the tensor {tensor[:200]!r} is no part of a UNet LoRA")
+    raise ValueError(f"the tensor {(written or tensor)[:200]!r} is no part of a UNet LoRA")
 
 
 def _is_path(module: str) -> bool:

@@ -379,6 +379,8 @@ class LoraArchive:
     ) -> Path:
         """Write the LoRA as one safetensors file that programs load whole, with a description of what was trained.
 
+        What a bare file says about itself is kept, but for what is given here.
+
         The weights are copied byte for byte and their checksum is verified on the way. The same archive and arguments
         always give the same bytes. The file appears under its name when it is complete and on disk, or not at all.
 
@@ -413,6 +415,7 @@ class LoraArchive:
             config=config,
             digest=digest,
             metadata=metadata,
+            said=self.metadata if self.is_bare else None,
         )
         texts = describe(weights.modules, layout_for(program), about)
         with reading(self.path):

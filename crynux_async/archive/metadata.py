@@ -20,12 +20,15 @@ import attrs
 from crynux_async.archive.families import Family, family_named, family_of
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.naming import Layout
-from crynux_async.archive.scaling import ADAPTER_METADATA, write_scaling
+from crynux_async.archive.scaling import ADAPTER_METADATA, PLAIN_ALPHAS, write_scaling
 from crynux_async.errors import UsageError
 
 _ARCHITECTURES: Final[Mapping[Family, str]] = MappingProxyType(
     {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 )
+_BASE_MODEL: Final = "base_model"
+_TRIGGER: Final = "trigger"
+_TITLE: Final = "modelspec.title"
 _V_PREDICTION: Final = "v_prediction"
 _LARGE: Final = 768
 
@@ -41,6 +44,7 @@ class Description:
         config: What was trained, as far as JSON can hold it.
         digest: Digest of the config.
         metadata: Further texts; they win over all others.
+        said: The texts of the file that the LoRA comes from, where people wrote them; they are kept.
     """
 
     global_step: int | None = None
@@ -49,6 +53,7 @@ class Description:
     config: Mapping[str, Any] | None = None
     digest: str | None = None
     metadata: Mapping[str, str] | None = None
+    said: Mapping[str, str] | None = None
 
 
 def _pair(value: Any) -> str:
@@ -76,6 +81,16 @@ _FACTS: Final[Mapping[str, tuple[str, Callable[[Any], str]]]] = MappingProxyType
 )
 
 
+# What the weights themselves say, and what is said of the bytes of another file.
+_OF_THE_WEIGHTS: Final = frozenset(
+    {
+        *("format", "rank", "target_modules", "ss_network_dim", "ss_network_module", "ss_v2"),
+        *("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"),
+        *(ADAPTER_METADATA, *PLAIN_ALPHAS),
+    }
+)
+
+
 def describe(modules: Mapping[str, LoraModule], layout: Layout, known: Description) -> Mapping[str, str]:
     """Put together the texts of an exported file's header; what is not known is left out.
 
@@ -92,18 +107,59 @@ def describe(modules: Mapping[str, LoraModule], layout: Layout, known: Descripti
     """
     _check_texts(base_model=known.base_model, trigger=known.trigger, digest=known.digest)
     extra = _checked_metadata(known.metadata)
-    family = family_of(modules.values()) or (family_named(known.base_model) if known.base_model else None)
-    texts = {**_own(modules, known), **dict(_kohya(modules, known, family)), **dict(_modelspec(known, family))}
+    texts = _texts(modules, known) if known.said is None else _retold(modules, known, known.said)
     if layout == "diffusers" and any(module.alpha != module.rank for module in modules.values()):
         rank = next(iter(modules.values())).rank
         texts[ADAPTER_METADATA] = write_scaling({name: each.alpha for name, each in modules.items()}, rank)
-    return MappingProxyType({**{key: text for key, text in texts.items() if text is not None}, **extra})
+    return MappingProxyType({**texts, **extra})
+
+
+def trigger_said(metadata: Mapping[str, str]) -> str | None:
+    """Return the words that bring out what was trained, as a header says them, or None."""
+    return metadata.get(_TRIGGER) or metadata.get("modelspec.trigger_phrase") or None
+
+
+def base_model_said(metadata: Mapping[str, str]) -> str | None:
+    """Return the base model that a header names, or None; kohya's scripts name a file, which is none."""
+    return metadata.get(_BASE_MODEL) or None
+
+
+def family_said(metadata: Mapping[str, str]) -> Family | None:
+    """Return the family that a header tells the web UIs, or None where it tells none."""
+    if metadata.get("ss_base_model_version", "").startswith("sdxl"):
+        return "sdxl"
+    families: Mapping[str, Family] = {"True": "sd2", "False": "sd1"}
+    return families.get(metadata.get("ss_v2", ""))
+
+
+def _retold(modules: Mapping[str, LoraModule], known: Description, said: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of a LoRA that comes from a file with texts of its own.
+
+    What the caller gives counts most, then what the file said, then what is concluded here; but the weights speak for
+    themselves. What the caller gave shows in what would be written without it.
+    """
+    kept = {key: text for key, text in said.items() if key not in _OF_THE_WEIGHTS}
+    base_model = known.base_model or base_model_said(said)
+    texts = _texts(modules, attrs.evolve(known, base_model=base_model))
+    without = _texts(modules, Description(global_step=known.global_step, base_model=base_model_said(said)))
+    given = {key: text for key, text in texts.items() if without.get(key) != text and key != _TITLE}
+    weights = {key: text for key, text in texts.items() if key in _OF_THE_WEIGHTS}
+    if "ss_v2" not in weights and "ss_v2" in said:
+        weights["ss_v2"] = said["ss_v2"]
+    return {**texts, **kept, **given, **weights}
+
+
+def _texts(modules: Mapping[str, LoraModule], known: Description) -> dict[str, str]:
+    family = family_of(modules.values()) or (family_named(known.base_model) if known.base_model else None)
+    texts = {**_own(modules, known), **dict(_kohya(modules, known, family)), **dict(_modelspec(known, family))}
+    return {key: text for key, text in texts.items() if text is not None}
 
 
 def _own(modules: Mapping[str, LoraModule], known: Description) -> dict[str, str | None]:
     targets = sorted({module.target for module in modules.values()})
     return {
-        "base_model": known.base_model,
+        _BASE_MODEL: known.base_model,
+        _TRIGGER: known.trigger,
         "rank": _ranks(modules),
         "alpha": _alphas(modules),
         "target_modules": json.dumps(targets, separators=(",", ":")),
@@ -143,7 +199,7 @@ def _modelspec(known: Description, family: Family | None) -> Iterator[tuple[str,
     yield "modelspec.sai_model_spec", "1.0.1"
     yield "modelspec.architecture", f"{_architecture(predicts_v, family)}/lora"
     yield "modelspec.implementation", "diffusers"
-    yield "modelspec.title", _title(known)
+    yield _TITLE, _title(known)
     side = (known.config or {}).get("resolution") or (_LARGE if predicts_v else 512)
     yield "modelspec.resolution", f"{side}x{side}"
     yield "modelspec.prediction_type", "v" if predicts_v else "epsilon"

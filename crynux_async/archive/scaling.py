@@ -26,7 +26,8 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 """The header's key under which diffusers keeps the LoraConfig of peft, as JSON."""
 
 _PREFIX = "unet."
-_PLAIN_ALPHAS = ("alpha", "lora_alpha", "network_alpha", "ss_network_alpha")
+PLAIN_ALPHAS = ("alpha", "lora_alpha", "network_alpha", "ss_network_alpha")
+"""The header's keys under which other programs say one alpha for all modules."""
 # Variants of LoRA in which the change is not (alpha / rank) B A. Each is off when it is missing, false or empty.
 _VARIANTS = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "layer_replication"),
@@ -115,7 +116,7 @@ def read_scaling(metadata: Mapping[str, str]) -> Scaling:
     """
     if ADAPTER_METADATA in metadata:
         return _from_adapter(_config(metadata[ADAPTER_METADATA]))
-    plain = {metadata[key] for key in _PLAIN_ALPHAS if key in metadata}
+    plain = {metadata[key] for key in PLAIN_ALPHAS if key in metadata}
     if len(plain) > 1:
         raise ValueError(f"the header says several alphas: {', '.join(sorted(plain))[:200]}")
     return Scaling(alpha=_number("alpha", _parsed(plain.pop())) if plain else None)

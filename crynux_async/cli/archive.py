@@ -11,8 +11,8 @@ import attrs
 
 from crynux_async.archive import Health, LoraArchive, Member, Norms, Part, Program
 from crynux_async.archive import merge as merge_parts
-from crynux_async.archive.families import family_named
 from crynux_async.archive.members import is_pickle
+from crynux_async.archive.metadata import base_model_said, family_said, trigger_said
 from crynux_async.cli.archive_page import Report, in_flow, left_out, page_console, show
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.export_page import Exported, export_facts, show_export
@@ -57,29 +57,16 @@ def export(
     sent = None if config is None or config_path is None else _sent(config, config_path)
     archive = LoraArchive.open(path)
     health = archive.health(config)
-    base_model = base_model or (config.model_name if config else None)
     archive.export(
         out,
         program=program,
-        base_model=base_model,
+        base_model=base_model or (config.model_name if config else None),
         trigger=trigger,
         config=sent,
         digest=config.digest() if config and sent and "seed" in sent else None,
         overwrite=overwrite,
     )
-    exported = Exported(
-        path=out,
-        program=program,
-        modules=tuple(archive.modules),
-        family=archive.family or (family_named(base_model) if base_model else None),
-        base_model=base_model,
-        trigger=trigger,
-        health=health,
-    )
-    if as_json:
-        print(json.dumps(export_facts(exported)))  # noqa: T201  # the command's output
-    else:
-        show_export(page_console(), exported)
+    _tell(out, program, health=health, as_json=as_json)
     return Exit.DONE
 
 
@@ -97,26 +84,33 @@ def merge(
     """Write one LoRA that does what several do together, and say how to use it in each program."""
     _check_out(out, overwrite=overwrite)
     if weights and len(weights) != len(paths):
-        message = f"there are {len(paths)} LoRAs and {len(weights)} weights; give one --weight for each, or none"
+        message = (
+            f"for {len(paths)} LoRAs --weight was given {len(weights)} times; give it once for each, or not at all"
+        )
         raise UsageError(message, field="weight")
     archives = [LoraArchive.open(path) for path in paths]
     parts = [Part(archive, weight) for archive, weight in zip(archives, weights or [1.0] * len(paths), strict=True)]
     merge_parts(out, parts, program=program, base_model=base_model, trigger=trigger, overwrite=overwrite)
-    merged = LoraArchive.open(out)
+    _tell(out, program, health=LoraArchive.open(out).health(), as_json=as_json)
+    return Exit.DONE
+
+
+def _tell(out: Path, program: Program, *, health: Health, as_json: bool) -> None:
+    """Print what is said about a written file, as it says it itself."""
+    written = LoraArchive.open(out)
     exported = Exported(
         path=out,
         program=program,
-        modules=tuple(merged.modules),
-        family=merged.family,
-        base_model=merged.metadata.get("base_model"),
-        trigger=trigger or merged.metadata.get("modelspec.trigger_phrase"),
-        health=merged.health(),
+        modules=tuple(written.modules),
+        family=written.family or family_said(written.metadata),
+        base_model=base_model_said(written.metadata),
+        trigger=trigger_said(written.metadata),
+        health=health,
     )
     if as_json:
         print(json.dumps(export_facts(exported)))  # noqa: T201  # the command's output
     else:
         show_export(page_console(), exported)
-    return Exit.DONE
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:

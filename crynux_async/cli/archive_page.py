@@ -16,7 +16,7 @@ from rich.text import Text
 from crynux_async.archive import ArchiveKind, ArchiveSummary, Health, HealthCode, LoraArchive, Member, Norms, Strength
 from crynux_async.archive.families import FAMILY_TITLES, family_named
 from crynux_async.archive.members import PURPOSES, is_pickle
-from crynux_async.cli.units import size
+from crynux_async.cli.units import count, size
 from crynux_async.training.config import FineTuneConfig
 
 _PAGE_WIDTH = 80
@@ -40,9 +40,9 @@ _ADVICE = {
 _KINDS: Mapping[ArchiveKind, str] = MappingProxyType(
     {
         "archive": "a result archive of a node",
-        "diffusers": "a LoRA file in the names of diffusers",
+        "diffusers": "a LoRA file in diffusers' names, which no other program reads",
         "peft": "an adapter of peft",
-        "kohya": "a LoRA file in the names of kohya: ComfyUI, AUTOMATIC1111",
+        "kohya": "a LoRA file in kohya's names, which ComfyUI and AUTOMATIC1111 read",
     }
 )
 
@@ -89,12 +89,22 @@ def show(console: Console, report: Report) -> None:
     _show_norms(console, report.norms, report.health.strength)
     if not report.archive.is_bare:
         _show_members(console, report.archive.members)
-    if report.health.ok:
+    if report.health.ok and (command := _export_command(report)):
         console.print()
-        config = ["--config", str(report.config_path)] if report.config_path else []
-        out = path.with_suffix(".safetensors") if not report.archive.is_bare else path.with_stem(f"{path.stem}-all")
-        command = ["crynux-async", "export", str(path), str(out), *config]
         console.print(Text(f"Next: {shlex.join(command)}", style="dim"), soft_wrap=True)
+
+
+def _export_command(report: Report) -> list[str]:
+    """Return the command that makes a file for all programs, or none for a file that is as good as that."""
+    archive, path = report.archive, report.archive.path
+    if archive.kind == "kohya":
+        return []
+    out = path.with_stem(f"{path.stem}-all") if archive.is_bare else path.with_suffix(".safetensors")
+    # One file for all of them cannot have alphas that differ.
+    alphas = {module.alpha for module in archive.modules.values()}
+    program = [] if len(alphas) == 1 else ["--for", "comfyui"]
+    config = ["--config", str(report.config_path)] if report.config_path else []
+    return ["crynux-async", "export", str(path), str(out), *program, *config]
 
 
 def _what_it_is(report: Report) -> Table:
@@ -144,7 +154,7 @@ def _rows(report: Report) -> Iterator[_Row]:
         asked=_asked_steps(config) if config else "",
         is_wrong=HealthCode.STEPS_SHORT in codes,
     )
-    tensors = f" in {_count(summary.tensors, 'tensor')} of {_count(len(modules), 'module')}"
+    tensors = f" in {count(summary.tensors, 'tensor')} of {count(len(modules), 'module')}"
     yield _Row(
         name="weights", found=f"{summary.parameters:,}", more=f"{tensors}, {summary.dtype or 'of several types'}"
     )
@@ -164,14 +174,14 @@ def _asked_modules(config: FineTuneConfig) -> str:
 
 def _asked_steps(config: FineTuneConfig) -> str:
     if config.max_train_steps is None:
-        return _count(config.max_train_epochs or 1, "epoch")
+        return count(config.max_train_epochs or 1, "epoch")
     return f"{config.max_train_steps:,}"
 
 
 def _show_health(console: Console, report: Report) -> None:
     problems = report.health.problems
     if problems:
-        _heading(console, "Health", _count(len(problems), "problem"), "bold red")
+        _heading(console, "Health", count(len(problems), "problem"), "bold red")
     else:
         _heading(console, "Health", "good", "bold green")
         agrees = ", and nothing contradicts the config" if report.config else ""
@@ -267,7 +277,3 @@ def _heading(console: Console, title: str, remark: str, style: str) -> None:
 
 def _table() -> Table:
     return Table(box=None, show_header=False, padding=(0, 0, 0, 2))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -14,7 +14,7 @@ from rich.text import Text
 from crynux_async.archive import Health, Program
 from crynux_async.archive.families import FAMILY_TITLES, Family
 from crynux_async.archive.naming import DIFFUSERS_SINCE, PROGRAMS, passed_over
-from crynux_async.cli.units import size
+from crynux_async.cli.units import count, size
 
 _SHOWN = 4
 
@@ -64,7 +64,7 @@ def show_export(console: Console, exported: Exported) -> None:
     path = exported.path
     for problem in exported.health.problems:
         console.print(Text.assemble(("Warning  ", "bold yellow"), f"{problem.code}: {problem.message}"))
-    about = f", {size(path.stat().st_size)}: {len(exported.modules)} modules"
+    about = f", {size(path.stat().st_size)}: {count(len(exported.modules), 'module')}"
     family = f" for {FAMILY_TITLES[exported.family]}" if exported.family else ""
     console.print(Text.assemble("Wrote ", (str(path), "bold"), about, family), soft_wrap=True)
     for program in exported.programs:
@@ -79,14 +79,13 @@ def show_export(console: Console, exported: Exported) -> None:
 def _show_remarks(console: Console, exported: Exported) -> None:
     remarks = []
     if exported.trigger:
-        remarks.append(f"Write in the prompt what it was trained on: {exported.trigger}")
+        remarks.append(f"Write in the prompt what it was trained on: {_visible(exported.trigger)}")
     if exported.base_model is None and "diffusers" in exported.programs:
+        remarks.append("BASE_MODEL is the model that was trained; --base-model puts its name in the file.")
+    if exported.family is None and "a1111" in exported.programs:
         remarks.append(
-            "BASE_MODEL is the model that was trained. The archive does not name it; --base-model or --config does."
-        )
-    if exported.family is None:
-        remarks.append(
-            "The layers that were trained do not tell Stable Diffusion 1.x from 2.x: web UIs take the file for 1.x."
+            "The layers that were trained do not tell Stable Diffusion 1.x from 2.x, and AUTOMATIC1111 takes the file "
+            "for 1.x. If that is wrong, --base-model stabilityai/stable-diffusion-2-1 says so in the file."
         )
     for remark in remarks:
         console.print()
@@ -124,9 +123,11 @@ def _next(exported: Exported, program: Program) -> str:
             file = shlex.quote(str(path))
             lines = (
                 "Make images with it:",
-                f"  gen_img.py --network_module networks.lora --network_weights {file}",
+                "  gen_img.py --network_module networks.lora \\",
+                f"    --network_weights {file} ...",
                 "Go on training from it:",
-                f"  train_network.py --network_module networks.lora --network_weights {file} --dim_from_weights ...",
+                "  train_network.py --network_module networks.lora --dim_from_weights \\",
+                f"    --network_weights {file} ...",
             )
         case _:
             lines = (_loading(path, exported.base_model),)
@@ -142,10 +143,16 @@ def _hidden(family: Family | None) -> tuple[str, ...]:
 def _loading(out: Path, base_model: str | None) -> str:
     """Return the lines of Python that load an exported file, without asking the network where it is."""
     model, folder, name = (
-        json.dumps(text, ensure_ascii=False) for text in (base_model or "BASE_MODEL", str(out.parent), out.name)
+        _visible(json.dumps(text, ensure_ascii=False))
+        for text in (base_model or "BASE_MODEL", str(out.parent), out.name)
     )
     return (
         "from diffusers import DiffusionPipeline\n"
         f"pipe = DiffusionPipeline.from_pretrained({model})\n"
         f"pipe.load_lora_weights({folder}, weight_name={name})"
     )
+
+
+def _visible(text: str) -> str:
+    """Return a text with what no terminal should be sent written out: a file may say it that somebody else made."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -11,6 +11,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def count(number: int, thing: str) -> str:
+    """Return a number of things: 1 module, 1,280 modules."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def size(count: int) -> str:
     """Return bytes as people write them: 9.1 MB."""
     value = float(count)

@@ -193,7 +193,7 @@ def test_inspect_of_a_bare_file_says_what_it_is(cli: Cli, tmp_path: Path) -> Non
     cli("export", RESULT, "out.safetensors")
     code, out, _ = cli("inspect", "out.safetensors")
     assert code == 0
-    assert "a LoRA file in the names of kohya" in out
+    assert "a LoRA file in kohya's names" in out
     assert "Members" not in out
     _, out, _ = cli("inspect", "out.safetensors", "--json")
     facts = strict(out)
@@ -332,7 +332,7 @@ def test_merge_writes_one_file_with_the_weights_that_were_given(cli: Cli, tmp_pa
     assert (merged.rank, len(merged.modules)) == (8, 128)
     assert [part["weight"] for part in json.loads(merged.metadata["merged_from"])] == [0.5, -0.25]
     code, _, err = cli(*both, "--weight", "0.5", "--overwrite")
-    assert (code, "one --weight for each" in err) == (2, True)
+    assert (code, "give it once for each" in " ".join(err.split())) == (2, True)
     code, out, _ = cli(*both, "--overwrite", "--json", "--for", "diffusers")
     assert (code, strict(out)["for"]) == (0, ["diffusers"])
 
@@ -381,3 +381,37 @@ async def test_example_runs_as_it_is_with_the_emulator(tmp_path: Path) -> None:
     (file,) = (tmp_path / "models").glob("*.safetensors")
     assert header(file)["__metadata__"]["rank"] == "4"
     assert len(header(file)) == 1 + 3 * (16 + 32 + 32)
+
+
+@pytest.mark.parametrize("program", ["all", "diffusers", "comfyui", "a1111", "kohya"])
+def test_export_says_what_to_do_in_80_columns_and_of_its_program_alone(cli: Cli, program: str) -> None:
+    code, out, err = cli("export", RESULT, "out.safetensors", "--for", program)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert ("AUTOMATIC1111 takes the file" in " ".join(out.split())) == (program in ("all", "a1111"))
+    assert ("BASE_MODEL" in out) == (program in ("all", "diffusers"))
+
+
+def test_what_a_file_names_is_told_when_it_is_exported_again(cli: Cli) -> None:
+    cli("export", RESULT, "a.safetensors", "--trigger", "sks cat", "--base-model", "stabilityai/stable-diffusion-2-1")
+    code, out, _ = cli("export", "a.safetensors", "b.safetensors")
+    assert code == 0
+    assert 'from_pretrained("stabilityai/stable-diffusion-2-1")' in out
+    assert "trained on: sks cat" in out
+    assert "Stable Diffusion 2.x is loaded" in out
+
+
+def test_what_a_file_says_reaches_no_terminal_as_a_command(cli: Cli, tmp_path: Path) -> None:
+    odd = {"base_model": "a\x1b[31m/\x9b1mb", "trigger": "red\x1b]0;x\x07\u202ecat"}
+    path = LoraArchive.open(RESULT).export(tmp_path / "a.safetensors", **odd)
+    code, out, _ = cli("export", path, "b.safetensors")
+    assert code == 0
+    assert "trained on: red\\x1b]0;x\\x07\\u202ecat" in out
+    assert all(char.isprintable() for char in out.replace("\n", ""))
+
+
+@pytest.mark.parametrize(("program", "is_told"), [("all", False), ("diffusers", True)])
+def test_inspect_of_a_bare_file_leads_to_export_only_where_that_helps(cli: Cli, program: str, is_told: bool) -> None:
+    cli("export", RESULT, "a.safetensors", "--for", program)
+    code, out, _ = cli("inspect", "a.safetensors")
+    assert (code, "Next: crynux-async export a.safetensors a-all.safetensors" in out) == (0, is_told)

@@ -190,3 +190,61 @@ def test_bare_file_that_is_cut_short_is_refused(tmp_path: Path, cut: int) -> Non
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ArchiveError, match="bytes and"):
         LoraArchive.open(path).verify()
+
+
+def texts_after_export(path: Path, tmp_path: Path, **given: Any) -> Mapping[str, str]:
+    out = LoraArchive.open(path).export(tmp_path / "again.safetensors", overwrite=True, **given)
+    return LoraArchive.open(out).metadata
+
+
+@pytest.mark.parametrize("program", ["all", "diffusers"])
+def test_what_a_file_says_of_its_training_is_kept_when_it_is_exported_again(tmp_path: Path, program: Any) -> None:
+    given: Any = {"base_model": "a/b", "trigger": "sks cat", "digest": "d" * 64, "config": {"learning_rate": 1e-4}}
+    first = LoraArchive.open(RESULT).export(tmp_path / "a.safetensors", **given)
+    said = LoraArchive.open(first).metadata
+    assert texts_after_export(first, tmp_path, program=program) == said
+
+
+def test_words_of_other_programs_are_kept_and_those_about_other_bytes_are_not(tmp_path: Path) -> None:
+    kept = {
+        "ss_tag_frequency": '{"10_x":{"sks":10}}',
+        "ss_sd_model_name": "v1-5.safetensors",
+        "ss_v2": "True",  # of which these widths tell nothing
+        "modelspec.title": "mine",
+    }
+    stale = {"sshs_model_hash": "0", "modelspec.hash_sha256": "0", "ss_network_dim": "64", "lora_alpha": "3"}
+    path = write(tmp_path / "a.safetensors", kohya(("F32", [], f32(1.0)), MODULE), **kept, **stale)
+    found = texts_after_export(path, tmp_path)
+    assert {key: found[key] for key in kept} == kept
+    assert (found["ss_network_dim"], found["ss_network_alpha"], found["alpha"]) == ("2", "1", "1")
+    assert not {"sshs_model_hash", "modelspec.hash_sha256", "lora_alpha"} & found.keys()
+
+
+def test_what_is_given_counts_before_what_a_file_said(tmp_path: Path) -> None:
+    first = LoraArchive.open(RESULT).export(tmp_path / "a.safetensors", base_model="a/b", trigger="cat")
+    found = texts_after_export(first, tmp_path, base_model="c/d", trigger="dog", metadata={"rank": "mine"})
+    assert (found["base_model"], found["ss_sd_model_name"], found["trigger"], found["rank"]) == (
+        *("c/d", "c/d", "dog"),
+        "mine",
+    )
+    assert json.loads(found["ss_tag_frequency"]) == {"trigger": {"dog": 1}}
+
+
+def test_modules_of_a_text_encoder_are_named_by_their_ends(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", kohya(("F32", [], f32(2.0)), MODULE, ENCODER))
+    assert LoraArchive.open(path).target_modules == ("self_attn.out_proj", "to_q")
+
+
+def test_text_encoder_with_an_alpha_is_not_exported_for_diffusers_alone(tmp_path: Path) -> None:
+    # diffusers reads adapter metadata for each part, and gives a part without any the defaults of peft: rank 8.
+    path = write(tmp_path / "a.safetensors", kohya(("F32", [], f32(1.0)), MODULE, ENCODER))
+    with pytest.raises(ArchiveError, match=r'text encoder has an alpha.* export it for "all"'):
+        LoraArchive.open(path).export(tmp_path / "b.safetensors", program="diffusers")
+    assert not (tmp_path / "b.safetensors").exists()
+    LoraArchive.open(path).export(tmp_path / "b.safetensors")
+
+
+def test_tensor_that_is_refused_is_named_as_the_file_has_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", {"model.diffusion_model.x": ("F32", [1], f32(1.0))})
+    with pytest.raises(ArchiveError, match=r"the tensor 'model\.diffusion_model\.x' is no part"):
+        LoraArchive.open(path).verify()

@@ -12,7 +12,7 @@ sum this is.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, get_args
@@ -23,7 +23,7 @@ from crynux_async.archive.export import plan_beginning, write_new_file
 from crynux_async.archive.families import FAMILY_TITLES
 from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.lora_archive import LoraArchive
-from crynux_async.archive.metadata import Description, describe
+from crynux_async.archive.metadata import Description, base_model_said, describe, trigger_said
 from crynux_async.archive.naming import Program, layout_for
 from crynux_async.archive.safetensors import TensorInfo
 from crynux_async.archive.zip_members import reading
@@ -85,8 +85,8 @@ def merge(
     _check_given(parts, program)
     plan = _plan(parts, named=base_model)
     about = Description(
-        base_model=base_model or _common(parts, "base_model"),
-        trigger=trigger or ", ".join(_said(parts, "modelspec.trigger_phrase")) or None,
+        base_model=base_model or _common(_said(parts, base_model_said)),
+        trigger=trigger or ", ".join(_said(parts, trigger_said)) or None,
         metadata={**_provenance(parts), **(metadata or {})},
     )
     texts = describe(plan.modules, layout_for(program), about)
@@ -157,11 +157,12 @@ def _check_families(parts: Sequence[Part]) -> None:
 
 
 def _check_base_models(parts: Sequence[Part]) -> None:
-    models = _said(parts, "base_model")
+    models = _said(parts, base_model_said)
     if len(models) > 1:
+        each = ", ".join(map(repr, models))
         raise ArchiveError(
-            f"the LoRAs were trained on different base models ({', '.join(models)}); where they go together all the "
-            "same, give the one to be put on record as base_model"
+            f"the LoRAs were trained on different base models ({each}); where they go together all the same, give the "
+            "one to be put on record as base_model"
         )
 
 
@@ -174,14 +175,13 @@ def _check_shape(part: Part, module: LoraModule, first: LoraModule) -> None:
         )
 
 
-def _said(parts: Sequence[Part], key: str) -> list[str]:
-    """Return what the files say under a key, each text once."""
-    texts = (part.archive.metadata.get(key) for part in parts)
+def _said(parts: Sequence[Part], read: Callable[[Mapping[str, str]], str | None]) -> list[str]:
+    """Return what the files say of one thing, each text once."""
+    texts = (read(part.archive.metadata) for part in parts)
     return list(dict.fromkeys(text for text in texts if text))
 
 
-def _common(parts: Sequence[Part], key: str) -> str | None:
-    texts = _said(parts, key)
+def _common(texts: Sequence[str]) -> str | None:
     return texts[0] if len(texts) == 1 else None
 
 

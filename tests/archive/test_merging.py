@@ -94,6 +94,15 @@ def test_merged_file_says_where_it_comes_from(opened: Callable[..., LoraArchive]
     assert json.loads(metadata["ss_tag_frequency"]) == {"trigger": {"cat, dog": 1}}
 
 
+def test_merged_file_keeps_triggers_whatever_the_layers_tell(
+    opened: Callable[..., LoraArchive], tmp_path: Path
+) -> None:
+    # to_q has the same widths in every family, so that these files have no ModelSpec.
+    files = [opened(pair()).export(tmp_path / f"{word}.safetensors", trigger=word) for word in ("cat", "dog")]
+    header, _ = exported(merge(tmp_path / "out.safetensors", [Part(LoraArchive.open(file)) for file in files]))
+    assert json.loads(header["__metadata__"]["ss_tag_frequency"]) == {"trigger": {"cat, dog": 1}}
+
+
 def attention(context: int) -> dict[str, Any]:
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     return pair(name, rank=1, down=[1.0] * context, up=[1.0] * 8)
@@ -126,7 +135,7 @@ def test_loras_of_different_base_models_merge_only_when_one_is_named(
 ) -> None:
     files = [opened(pair()).export(tmp_path / f"{name}.safetensors", base_model=f"m/{name}") for name in "ab"]
     parts = [Part(LoraArchive.open(file)) for file in files]
-    with pytest.raises(ArchiveError, match="m/a, m/b"):
+    with pytest.raises(ArchiveError, match="'m/a', 'm/b'"):
         merge(tmp_path / "out.safetensors", parts)
     header, _ = exported(merge(tmp_path / "out.safetensors", parts, base_model="m/a"))
     assert header["__metadata__"]["base_model"] == "m/a"
