@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 import crynux_async
 from crynux_async.archive.naming import Program
+from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard
@@ -68,6 +69,7 @@ def check(
     dataset: Path | None = None,
     images: int | None = None,
     fee: float = BRIDGE_FACTS.fee_cnx,
+    relay: _Flag = False,
     json: _Json = False,
 ) -> int:
     """Show what would be trained, what it costs, and what cannot work or will surprise; nothing is sent.
@@ -79,13 +81,18 @@ def check(
         set_: Change a field, as field=value; may be given again.
         dataset: The data set's folder or archive on this machine, to be checked with it.
         images: The number of its images, when there is no copy here.
-        fee: The bridge's fee for a round, in CNX.
+        fee: The service's fee for a round, in CNX.
+        relay: As the relay takes it: nothing is replaced, and a job is one round.
         json: Print everything as JSON on standard output.
     """
     from crynux_async.cli import check as check_command
 
     def work() -> Exit:
-        return check_command.check(config, set_ or [], dataset=dataset, images=images, fee_cnx=fee, as_json=json)
+        service = RELAY_FACTS if relay else BRIDGE_FACTS
+        changes = set_ or []
+        return check_command.check(
+            config, changes, dataset=dataset, images=images, fee_cnx=fee, service=service, as_json=json
+        )
 
     return guard(work, as_json=json)
 
@@ -233,7 +240,8 @@ def run(
     if dry_run:
         from crynux_async.cli import check as check_command
 
-        look = partial(check_command.dry_run, config, set_ or [], out, name, force=force, as_json=json)
+        service = RELAY_FACTS if relay else BRIDGE_FACTS
+        look = partial(check_command.dry_run, config, set_ or [], out, name, service=service, force=force, as_json=json)
         return guard(look, as_json=json)
     from crynux_async.cli import run as run_command
 

@@ -23,7 +23,7 @@ from crynux_async.training import advice
 from crynux_async.training.advice import Advice
 from crynux_async.training.advice.case import in_words
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
-from crynux_async.training.service import BRIDGE_FACTS
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 from crynux_async.training.simulation import Round, Simulation, archive_bytes, simulate
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Findings:
         effective: What becomes of the config.
         simulation: What the job will do.
         advice: What to know, errors first.
-        fee_cnx: The bridge's fee for a round.
+        fee_cnx: The service's fee for a round.
     """
 
     effective: EffectiveConfig
@@ -65,13 +65,14 @@ def check(
     dataset: Path | None = None,
     images: int | None = None,
     fee_cnx: float = BRIDGE_FACTS.fee_cnx,
+    service: ServiceFacts = BRIDGE_FACTS,
     as_json: bool = False,
 ) -> Exit:
     """Show what will be made of the config in a file; nothing is sent."""
     if dataset is not None and images is not None:
         raise UsageError("give either --dataset or --images: the data set tells how many images it has")
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
-    found = find(config, images if dataset is None else read_dataset(dataset, config), fee_cnx)
+    found = find(config, images if dataset is None else read_dataset(dataset, config), fee_cnx, service)
     if as_json:
         print(json.dumps(as_facts(found)))  # noqa: T201  # the command's output
     else:
@@ -80,24 +81,36 @@ def check(
 
 
 def dry_run(
-    config_path: Path, changes: Sequence[str], out: Path, name: str | None, *, force: bool, as_json: bool
+    config_path: Path,
+    changes: Sequence[str],
+    out: Path,
+    name: str | None,
+    *,
+    service: ServiceFacts,
+    force: bool,
+    as_json: bool,
 ) -> Exit:
     """Show what will be made of the config in a file, and refuse a folder or a name that ``run`` would refuse."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     if name is not None:  # else it is the service's usual one
         job_archive_name(name, config, task_id=None, job_id=None, label=config_path.stem)
     check_folder(out, needed=0 if force else archive_bytes(config) or 0)
-    return check(config_path, changes, as_json=as_json)
+    return check(config_path, changes, service=service, as_json=as_json)
 
 
 def find(
-    config: FineTuneConfig, dataset: "DatasetReport | int | None", fee_cnx: float = BRIDGE_FACTS.fee_cnx
+    config: FineTuneConfig,
+    dataset: "DatasetReport | int | None",
+    fee_cnx: float = BRIDGE_FACTS.fee_cnx,
+    service: ServiceFacts = BRIDGE_FACTS,
 ) -> Findings:
     """Work out everything about a config."""
     images = dataset if dataset is None or isinstance(dataset, int) else dataset.train_count or None
-    given = advice.check(config, dataset, fee_cnx=fee_cnx)
     return Findings(
-        effective=config.effective(images), simulation=simulate(config, images), advice=given, fee_cnx=fee_cnx
+        effective=config.effective(images, service.mapping),
+        simulation=simulate(config, images, service),
+        advice=advice.check(config, dataset, fee_cnx=fee_cnx, service=service),
+        fee_cnx=fee_cnx,
     )
 
 

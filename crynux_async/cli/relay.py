@@ -1,13 +1,44 @@
-"""What is said of money at the relay, where one's own wallet pays."""
+"""What only the relay gives: what a job costs one's own wallet, and its validation images."""
+
+import asyncio
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from crynux_async.backends.relay.wire import FEE
-from crynux_async.errors import QuotaError
+from crynux_async.errors import CrynuxError, QuotaError
+from crynux_async.files import new_file
+from crynux_async.job import Job
 from crynux_async.money import to_cnx
 from crynux_async.session import Session
 from crynux_async.training.config import FineTuneConfig
+
+
+async def store_images(job: Job, console: Console) -> list[Path]:
+    """Store the validation images of a job beside its archive; what cannot be had is said and is no failure.
+
+    Args:
+        job: A job whose archive is on disk.
+        console: Where to print.
+
+    Returns:
+        The files: the archive's name with a number behind it.
+    """
+    assert job.path is not None
+    try:
+        images = await job.images()
+        return [await asyncio.to_thread(_store, job.path, number, image) for number, image in enumerate(images)]
+    except (CrynuxError, OSError) as error:
+        console.print(Text(f"The validation images are not stored: {error}", style="yellow"))
+        return []
+
+
+def _store(archive: Path, number: int, image: bytes) -> Path:
+    path = archive.with_name(f"{archive.stem}-{number}.png")
+    with new_file(path, replace=True) as file:
+        file.write(image)
+    return path
 
 
 async def show_money(session: Session, config: FineTuneConfig, console: Console) -> None:

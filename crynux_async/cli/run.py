@@ -78,6 +78,10 @@ async def _follow(
             await job.download(out, name=name, timeout=timeout)
     finally:
         _say_what_goes_on(job, console, relay=relay)
+    if relay:
+        from crynux_async.cli.relay import store_images
+
+        await store_images(job, console)
     if as_json:
         print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
     else:

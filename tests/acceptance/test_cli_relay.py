@@ -54,6 +54,10 @@ async def test_run_says_what_it_costs_before_it_sends_and_downloads(
     assert "Balance   100 CNX" in shown
     (archive,) = (tmp_path / "models").glob("j*.zip")
     assert archive.name in out.replace("\n", "")
+    images = sorted((tmp_path / "models").glob("*.png"))
+    assert [image.name for image in images] == [f"{archive.stem}-{number}.png" for number in range(len(images))]
+    assert images
+    assert all(image.read_bytes().startswith(b"\x89PNG") for image in images)
     assert relay.balance(CREATOR.address) == MONEY - FEE
     relay.skew += 11  # the list of payments is up to ten seconds late
     code, out, err = await run_cli("spent", "--relay", env=env, cwd=tmp_path)
@@ -132,3 +136,16 @@ async def test_run_without_a_wallet_says_where_it_is_looked_for(tmp_path: Path) 
     code, _, err = await run_cli("run", "job.toml", "--relay", env=environment(), cwd=tmp_path)
     assert code == 2
     assert "CRYNUX_WALLET" in err
+
+
+async def test_dry_run_shows_what_the_relay_takes_and_not_what_a_bridge_makes_of_it(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(CONFIG + "adam_weight_decay = 0.0\n")
+    for command in (("run", "job.toml", "--relay", "--dry-run"), ("check", "job.toml", "--relay")):
+        code, out, err = await run_cli(*command, env=environment(), cwd=tmp_path)
+        assert code == 0, err
+        assert "the bridge would make" not in " ".join(out.split())
+    code, out, _ = await run_cli("check", "job.toml", env=environment(), cwd=tmp_path)
+    assert "the bridge would make" in " ".join(out.split())
+    command = ("check", "job.toml", "--relay", "--set", "num_train_steps=10")
+    code, out, _ = await run_cli(*command, env=environment(), cwd=tmp_path)
+    assert (code, "CX201" in out) == (2, True)
