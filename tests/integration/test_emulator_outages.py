@@ -68,6 +68,8 @@ async def test_refusing_outage_does_not_listen(emulator: Emulator, client: Clien
         (-1, "html", "seconds"),
         (float("nan"), "refused", "seconds"),
         (float("inf"), "refused", "seconds"),
+        pytest.param(10**400, "html", "seconds", id="beyond-floats-html"),
+        pytest.param(10**400, "refused", "seconds", id="beyond-floats-refused"),
         (True, "html", "seconds"),
     ],
 )

@@ -1,7 +1,7 @@
 """What may be given to the emulator: validators for attrs whose messages name the argument."""
 
-import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +21,12 @@ def integer(*, low: int = -(2**63), high: int = 2**63 - 1) -> Check:
 
 
 def number(*, low: float, above: bool = False) -> Check:
-    """Accept a finite number of at least ``low``, or above it."""
+    """Accept a finite number of at least ``low``, or above it, that a float can express."""
 
     def is_right(value: Any) -> bool:
         is_number = _is_integer(value) or isinstance(value, float)
-        return is_number and low <= value < math.inf and not (above and value == low)
+        # A whole number of JSON may have hundreds of digits; times are added to floats.
+        return is_number and low <= value <= sys.float_info.max and not (above and value == low)
 
     return _check(is_right, f"a number {'above' if above else 'of at least'} {low:g}")
 
