@@ -83,6 +83,15 @@ class BucketSnapshot:
     spacing: Spacing = attrs.field(factory=Spacing)
     evidence: Evidence = attrs.field(factory=Evidence)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether its numbers can be counted with, wherever it was stored."""
+        times = (self.at, self.level, self.hold_until or 0.0, self.round_trip or 0.0)
+        belief = self.belief
+        return all(map(math.isfinite, times)) and (
+            belief is None or (0 < belief.limit < math.inf and belief.burst >= 1)
+        )
+
     def level_at(self, at: float, most: float | None = None) -> float:
         """Return the tokens at a time, those in flight not taken off; ``most`` in place of the burst."""
         if self.belief is None:

@@ -1,4 +1,4 @@
-"""What the answers to creates say about a key's limit and burst: the inference behind ``rate_limit.TokenBucket``.
+"""What the answers to creates say about a key's limit and burst: the inference behind ``token_bucket.TokenBucket``.
 
 Plain values and functions. The formulas and what they rest on stand at the top of ``crynux_async.pacing.token_bucket``.
 """

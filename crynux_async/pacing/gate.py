@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -255,12 +255,12 @@ class LedgerGate:
         return owner not in ("", self._owner) and self._is_gone(owner)
 
     def _read(self, row: GateRow | None) -> TokenBucket:
-        if row is None or row.boot_id != self._boot:
-            bucket = self._fresh()
-            bucket.reconfigure(self._given.limit_per_minute, self._given.burst, monotonic())
-            return bucket
-        snapshot = _converter().structure(row.snapshot, BucketSnapshot)
-        return TokenBucket.restore(snapshot, monotonic())
+        snapshot = None if row is None or row.boot_id != self._boot else _understood(row.snapshot)
+        if snapshot is not None:
+            return TokenBucket.restore(snapshot, monotonic())
+        bucket = self._fresh()
+        bucket.reconfigure(self._given.limit_per_minute, self._given.burst, monotonic())
+        return bucket
 
     def _row(self, bucket: TokenBucket) -> GateRow:
         return GateRow(boot_id=self._boot, snapshot=_converter().unstructure(bucket.snapshot()))
@@ -305,6 +305,18 @@ def boot_id() -> str:
         return path.read_text(encoding="ascii").strip()
     except OSError:
         return "unknown"
+
+
+def _understood(stored: Any) -> BucketSnapshot | None:
+    """Return what a row tells, or None where nothing can be made of it: damaged, or of another version."""
+    import cattrs
+
+    try:
+        snapshot = _converter().structure(stored, BucketSnapshot)
+    except (cattrs.BaseValidationError, TypeError, ValueError):
+        return None
+    # What was sent is in the ledger's attempts as well, so that little is lost with a row.
+    return snapshot if snapshot.is_usable else None
 
 
 @functools.cache

@@ -129,7 +129,7 @@ class TokenBucket:
         max_in_flight: Creates in flight at once, >= 1; None: one at first, more as creates are accepted, up to what the
             rate can use (two, if a round trip takes less than ``30 / limit_per_minute`` seconds). More gain nothing
             after the first burst, and each is a token lost when the bridge's bucket holds less than thought. While the
-            limit is being learned it is always one.
+            limit is being learned this is not asked: it is one at first, and more only where round trips are long.
 
     Raises:
         ValueError: An argument is out of bounds.

@@ -2,16 +2,18 @@
 
 import asyncio
 import gc
+import math
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
 
 from crynux_async.ledgers.base import GateCell, GateRow
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.pacing.gate import KeyMemory, LedgerGate, LocalGate, shared_gate
+from crynux_async.pacing.gate import KeyMemory, LedgerGate, LocalGate, boot_id, shared_gate
 from crynux_async.pacing.token_bucket import Outcome, TokenBucket
 from crynux_async.testing.virtual_time import virtual_time_run
 
@@ -109,6 +111,31 @@ async def test_row_that_is_gone_is_made_anew_with_the_limit_named_last() -> None
     await asyncio.sleep(60)
     await gate.enter()
     assert gate.bucket.limit_per_minute == 60
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        {},
+        [],
+        {"at": "yesterday"},
+        {"at": 1.0, "belief": {"limit": 0, "burst": 1}, "learning": False},
+        {"at": 1.0, "belief": {"limit": math.nan, "burst": 1}, "learning": False},
+        {"at": 1.0, "belief": {"limit": 5, "burst": 0}, "learning": False},
+        {"at": math.inf},
+        {"at": 1.0, "level": math.nan, "belief": {"limit": 5, "burst": 1}, "learning": False},
+        {"at": 1.0, "hold_until": math.inf},
+    ],
+    ids=str,
+)
+async def test_row_that_nothing_can_be_made_of_is_made_anew_with_the_limit_named_last(snapshot: Any) -> None:
+    ledger = SlowLedger()
+    gate = gate_of(ledger, 20)
+    async with ledger.gate("bridge", "key") as cell:
+        cell.row = GateRow(boot_id=boot_id(), snapshot=snapshot)
+    await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
+    assert (gate.bucket.limit_per_minute, gate.bucket.burst) == (20, 20)
+    assert (await gate.enter()).ticket is not None
 
 
 # A gate that is shut -------------------------------------------------------------------------------------------------
