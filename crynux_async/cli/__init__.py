@@ -2,14 +2,18 @@
 
 ``app`` names every command and loads what it needs when it is called. A file is named after the noun that its commands
 are about: ``run``, ``jobs``, ``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits``
-(errors and exit codes), ``board`` (what is seen while jobs run), ``ledger_place``, ``changes``, ``units``, ``plot``.
+(errors and exit codes), ``signals``, ``board`` (what is seen while jobs run), ``ledger_place``, ``changes``, ``units``,
+``plot``.
 """
 
 import sys
 
+from crynux_async.cli.signals import end_on_sigterm
+
 
 def main() -> None:
     """Run the command line, or say what is missing to run it."""
+    end_on_sigterm()
     try:
         from crynux_async.cli.app import app
     except ModuleNotFoundError as error:

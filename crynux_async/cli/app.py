@@ -29,7 +29,8 @@ app = App(
     help_epilogue=(
         "Exit codes: 0 done, 1 a job ended badly or its model is worthless, 2 usage, config or settings, 3 the bridge "
         "refused or could not be reached, 4 the outcome of a create is unknown, 5 a download failed or an archive "
-        "cannot be read, 6 waiting timed out, 7 the ledger cannot be used, 130 interrupted."
+        "cannot be read, 6 waiting timed out, 7 the ledger cannot be used, 130 interrupted, "
+        "143 ended by SIGTERM."
     ),
     version=crynux_async.__version__,
     version_flags=["--version"],

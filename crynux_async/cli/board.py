@@ -7,7 +7,6 @@ from datetime import datetime
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -72,7 +71,7 @@ class Board:
         table.add_column("state", no_wrap=True, min_width=11)
         table.add_column("time", no_wrap=True, min_width=11, justify="right")
         table.add_column("", no_wrap=True)
-        for job in self._session.jobs() if self._jobs is None else self._jobs:
+        for job in self._shown():
             state = Text(str(job.state), style=STYLES[job.state])
             task = job.task_id or ""
             table.add_row(Text(job.label or job.job_id), task, state, _age(job), self._detail(job))
@@ -89,6 +88,9 @@ class Board:
             wait = max(0.0, (eta - utc_now()).total_seconds())
             return Text(f"sent in about {wait:.0f} s" if wait >= 1 else "next", style="dim")
         return Text("")
+
+    def _shown(self) -> Sequence[Job]:
+        return self._session.jobs() if self._jobs is None else self._jobs
 
     def _shows(self, job_id: str) -> bool:
         return self._jobs is None or any(job.job_id == job_id for job in self._jobs)
@@ -115,11 +117,17 @@ class Board:
                 live.update(self.table(), refresh=True)
 
     async def _lines(self) -> None:
+        for job in self._shown():
+            if job.state is not JobState.PLANNED:  # it was under way before, and may be for hours
+                self._say(utc_now(), job.job_id, job.task_id, job.state)
         async for event in self._session.events():
             if isinstance(event, JobStateChanged) and self._shows(event.job_id):
-                name = self._session.job(event.job_id).label or event.job_id
-                task = "" if event.task_id is None else f" (task {event.task_id})"
-                self._console.print(f"{event.at:%H:%M:%S} {escape(name)}{task}: {event.state}", highlight=False)
+                self._say(event.at, event.job_id, event.task_id, event.state)
+
+    def _say(self, at: datetime, job_id: str, task_id: str | None, state: JobState) -> None:
+        task = "" if task_id is None else f" (task {task_id})"
+        name = self._session.job(job_id).label or job_id
+        self._console.print(Text(f"{at:%H:%M:%S} {name}{task}: {state}"), soft_wrap=True)
 
 
 def _age(job: Job) -> str:

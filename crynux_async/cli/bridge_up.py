@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,15 +57,13 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="blockchain.account.address")
     place = settings_place(bridge)
-    with sole_command(bridge), _ended_by_signals() as ended:
+    with sole_command(bridge):
         try:
             console.print(await _running(bridge, wallet, run_to_start(bridge.path, program), patience))
             key = await _with_key(bridge, wallet, place, rate_limit)
         except asyncio.CancelledError:
-            if not ended:
-                raise
             console.print("Ended before all of it was done; run it again.")
-            return Exit.INTERRUPTED
+            raise
     if as_json:
         facts = {"base_url": bridge.config.base_url, "key": key.prefix, "settings": str(place)}
         print(json.dumps(facts))  # noqa: T201  # the command's output
@@ -89,26 +86,6 @@ async def _with_key(bridge: BridgeFolder, wallet: Wallet, place: Path, rate_limi
         key = await serving_key(admin, own_key(place, bridge), rate_limit)
     store(place, bridge, key)
     return key
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end this task as Ctrl-C does, so that it cleans up; yields which of them came."""
-    task, loop, came = asyncio.current_task(), asyncio.get_running_loop(), list[int]()
-
-    def end(number: int) -> None:
-        if task is not None and not came:
-            task.cancel()
-        came.append(number)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, end, number)
-    try:
-        yield came
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 async def _start(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patience: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from crynux_async.cli import signals
 from crynux_async.errors import (
     ArchiveError,
     BackendError,
@@ -61,7 +62,17 @@ def exit_code(error: CrynuxError) -> Exit:
 
 def execute(work: Coroutine[Any, Any, int], *, as_json: bool = False) -> int:
     """Run a command that waits and return its exit code; see :func:`guard`."""
-    return guard(lambda: asyncio.run(work), as_json=as_json)
+    return guard(lambda: asyncio.run(_stoppable(work)), as_json=as_json)
+
+
+async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
+    with signals.cancelled_by_signals() as came:
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not came:
+                raise
+            return signals.exit_code(came[0])
 
 
 def guard(work: Callable[[], int], *, as_json: bool = False) -> int:

@@ -23,7 +23,7 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.states import JobState
+from crynux_async.states import FOLLOWED, JobState
 
 
 async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:
@@ -60,9 +60,13 @@ async def resume(
             jobs += [job for job in models if job not in jobs]
         lost = await session.unconfirmed()
         _print_unconfirmed(console, lost)
-        async with Board(session, console, jobs).shown():
-            await session.wait_all([job for job in jobs if job.state is not JobState.PLANNED or send], timeout=timeout)
-            have_all = await _fetch(jobs, out)
+        try:
+            async with Board(session, console, jobs).shown():
+                followed = [job for job in jobs if job.state is not JobState.PLANNED or send]
+                await session.wait_all(followed, timeout=timeout)
+                have_all = await _fetch(jobs, out)
+        finally:
+            _say_what_goes_on(console, jobs, relay=relay)
     if as_json:
         print(json.dumps({"jobs": [as_facts(job) for job in jobs], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
     else:
@@ -71,6 +75,18 @@ async def resume(
     if not send and any(job.state is JobState.PLANNED for job in jobs):
         console.print("Send what was only planned: crynux-async resume --send.", style="dim")
     return Exit.DONE if have_all else Exit.DOWNLOAD
+
+
+def _say_what_goes_on(console: Console, jobs: Sequence[Job], *, relay: bool) -> None:
+    """Tell the numbers of the tasks that are left running when waiting ends early."""
+    tasks = [job.task_id for job in jobs if job.task_id and job.state in FOLLOWED]
+    if tasks:
+        are = "s are" if len(tasks) > 1 else " is"
+        place = "relay" if relay else "bridge"
+        again = f"crynux-async resume{' --relay' if relay else ''}"
+        console.print(
+            f"The task{are} at the {place} still: {', '.join(tasks)}. To go on: [bold]{again}[/]", soft_wrap=True
+        )
 
 
 async def abandon(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:

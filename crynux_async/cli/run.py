@@ -13,7 +13,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.job import Job
 from crynux_async.session import Session
-from crynux_async.states import STAGES, Stage
+from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -91,14 +91,24 @@ async def _follow(
 
 def _say_what_goes_on(job: Job, console: Console, *, relay: bool) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
+    option = " --relay" if relay else ""
+    if job.state is JobState.PLANNED:  # a create under way is awaited when the session closes, so it may be sent yet
+        console.print(
+            f"Job {job.job_id} is planned. To go on: [bold]crynux-async resume --send{option}[/]. "
+            f"To give it up: [bold]crynux-async abandon {job.job_id}{option}[/]",
+            soft_wrap=True,
+        )
+        return
     if STAGES[job.state] not in (Stage.FOLLOW, Stage.FETCH):
         return
     if relay:
         console.print(
             f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on with it in time: "
-            "[bold]crynux-async resume --relay[/]"
+            "[bold]crynux-async resume --relay[/]",
+            soft_wrap=True,
         )
         return
     console.print(
-        f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]"
+        f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]",
+        soft_wrap=True,
     )

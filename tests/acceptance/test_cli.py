@@ -166,18 +166,72 @@ async def test_run_that_takes_too_long_exits_6_and_says_how_to_go_on(
     assert "crynux-async download 1" in out
 
 
-async def test_run_interrupted_exits_130_and_says_how_to_go_on(bridge: Emulator, config: Path, tmp_path: Path) -> None:
-    process = await start("run", "job.toml", "--set", "model_name=x/stall", env=environment(bridge), cwd=tmp_path)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_commands_that_wait_end_by_a_signal_with_its_code_and_say_how_to_go_on(
+    number: signal.Signals, bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    for arguments, begun, words in (
+        (("run", "job.toml", "--set", "model_name=x/stall"), "running", "crynux-async download 1"),
+        (("download", "1"), "running", "crynux-async download 1"),
+        (("resume",), "running", "at the bridge still: 1. To go on: crynux-async resume"),
+    ):
+        process = await start(*arguments, env=env, cwd=tmp_path)
+        bridge.add_fault("word", on="status", text="running", count=None)
+        code, out, err = await end_when_it_says(process, begun, number)
+        assert (code, words in out, err) == (128 + number, True, ""), (arguments, out)
+
+
+async def end_when_it_says(process: Process, words: str, number: signal.Signals) -> tuple[int | None, str, str]:
+    assert process.stdout is not None
+    said = ""
+    async with asyncio.timeout(60):
+        while words not in said:
+            line = (await process.stdout.readline()).decode()
+            assert line, said
+            said += line
+        process.send_signal(number)
+        out, err = await process.communicate()
+    return process.returncode, said + out.decode(), err.decode()
+
+
+async def test_emulator_ends_by_sigterm_with_its_code(tmp_path: Path) -> None:
+    process = await start("emulator", "--port", "0", env=environment(), cwd=tmp_path)
+    code, _, err = await end_when_it_says(process, "CRYNUX_API_KEY", signal.SIGTERM)
+    assert (code, err) == (143, "")
+
+
+async def test_sigterm_ends_process_1_of_a_container(tmp_path: Path) -> None:
+    """There the system drops signals that a process does not handle itself."""
+    outside = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "crynux_async.cli")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *outside, "emulator", "--port", "0", cwd=tmp_path, env=environment(), stdout=PIPE, stderr=PIPE
+        )
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
     assert process.stdout is not None
     async with asyncio.timeout(60):
-        said = b""
-        while b"running" not in said:
-            said += await process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        out, err = await process.communicate()
-    assert process.returncode == 130
-    assert b"crynux-async download 1" in out
-    assert b"Traceback" not in err
+        if not await process.stdout.readline():
+            pytest.skip("may not make a PID namespace")
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        await process.communicate()
+    assert process.returncode == 143
+
+
+async def test_sigterm_before_a_command_begins_ends_it_too(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, types
+import crynux_async.cli
+started = types.ModuleType("crynux_async.cli.app")
+started.app = lambda: (os.kill(os.getpid(), signal.SIGTERM), print("went on"))
+sys.modules[started.__name__] = started
+crynux_async.cli.main()
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=tmp_path, stdout=PIPE)
+    out, _ = await process.communicate()
+    assert (process.returncode, out) == (143, b"")
 
 
 async def test_download_fetches_a_task_that_exists(bridge: Emulator, config: Path, tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""The signals that end a command as Ctrl-C does: it cleans up, and says how to go on."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_BASE = 128  # what shells add to a signal's number
+
+
+def exit_code(number: int) -> int:
+    """Return the exit code of a command that a signal ended."""
+    return _BASE + number
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process from now on.
+
+    The system drops it for process 1 of a container unless there is a handler, and ``docker stop`` would have to kill.
+    """
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(exit_code(number))
+
+
+@contextmanager
+def cancelled_by_signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP cancel this task; yields the numbers of those that came."""
+    task, loop, came = asyncio.current_task(), asyncio.get_running_loop(), list[int]()
+
+    def end(number: int) -> None:
+        if task is not None and not came:
+            task.cancel()
+        came.append(number)
+
+    # What is ignored stays so: nohup means it.
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield came
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
