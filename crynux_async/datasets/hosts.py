@@ -16,6 +16,8 @@ _NEARBY: Final = (
     "corp",
     "home.arpa",
     "test",
+    "svc",
+    "fritz.box",
 )
 # Public names that answer with this machine's address, or with the one that stands in them (10.0.0.1.nip.io).
 _THIS_MACHINE: Final = ("localtest.me", "lvh.me", "vcap.me", "lacolhost.com")

@@ -107,8 +107,23 @@ def _explained(data: bytes, message: str) -> str:
     if changed:
         return _mixed(objects, changed["path"].split("/"))
     if len(data) > BLOCK_BYTES and ("straddl" in message or "JSON parse error" in message):
-        return "it is read in pieces of 1 MiB, which end between lines: write each object on a line of its own"
+        return _over_border(data)
     return message.partition("\n")[0]
+
+
+def _over_border(data: bytes) -> str:
+    number, longest = max(enumerate(data.split(b"\n"), start=1), key=lambda line: len(line[1]))
+    if len(longest) > BLOCK_BYTES and _is_one_object(longest):
+        return f"line {number} has {len(longest):,} bytes, and it is read in pieces of 1 MiB: shorten what stands there"
+    return "it is read in pieces of 1 MiB, which end between lines: write each object on a line of its own"
+
+
+def _is_one_object(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _shortened(value: object) -> str:

@@ -18,7 +18,7 @@ from crynux_async.datasets.image_rules import judge_amount, judge_broken
 from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import is_visible, lay_out, split_word
 from crynux_async.datasets.layout_rules import is_image, judge_left_out
-from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order, problem
+from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order, of_pack, problem
 from crynux_async.datasets.reading import Limits, SeenFile, Wanted, scan
 from crynux_async.datasets.report import VERSION_LENGTH
 from crynux_async.datasets.tables import read_table
@@ -201,7 +201,7 @@ def _plan(source: Path, request: CaptionRequest, limits: Limits, *, regularizati
     metadata = b"" if has_error(problems) else _metadata(found.captions.by_image, names)
     if metadata:
         problems += _judge_own(metadata, found.captions.by_image, names)
-    return _Plan(images=images, names=names, metadata=metadata, problems=in_order(problems))
+    return _Plan(images=images, names=names, metadata=metadata, problems=in_order(map(of_pack, problems)))
 
 
 def _other_splits(images: Sequence[str]) -> frozenset[str]:

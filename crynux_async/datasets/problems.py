@@ -1,5 +1,6 @@
 """What can be wrong with a data set: every code, in one table."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeVar, get_args
@@ -13,6 +14,9 @@ Severity = Literal["error", "warning", "note"]
 
 _ORDER: Final[tuple[Severity, ...]] = get_args(Severity)
 _SHOWN: Final = 3
+# Control characters, line ends, halves of characters, and what turns the direction of a text: any archive may have
+# them in its names.
+_NOT_PRINTED: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Finding(Protocol):
@@ -58,7 +62,11 @@ def _note(title: str, advice: str) -> ProblemCode:
     return ProblemCode(severity="note", title=title, advice=advice)
 
 
-_PACK: Final = "Make the archive with pack(), which puts everything in its place."
+_PACK: Final = "Make the archive with pack() or `dataset pack`, which puts everything in its place."
+_JSON_LINES: Final = (
+    f"Write it as UTF-8 JSON lines, one object per image, with the same kinds of values in all. {_PACK}"
+)
+_REGULARIZATION: Final = "Leave them out, as packing does unless asked (regularization=, --regularization)."
 _ONE_ROW: Final = "Give every image exactly one row with its name and its caption."
 
 CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
@@ -67,7 +75,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX301": _error("not an archive that nodes extract", f"Use .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz. {_PACK}"),
         "CX302": _error("damaged or unreadable", "Make the archive again and compare its size with the original."),
         "CX303": _error("larger than this check reads", "Raise the limits if the size is intended."),
-        "CX304": _error("unsafe or special members", _PACK),
+        "CX304": _error("unsafe or special members", f"Put the files themselves there, each once. {_PACK}"),
         "CX305": _error("nothing to train on", "Add images with captions."),
         "CX306": _warning("archive inside the archive", f"Unpack it first. {_PACK}"),
         "CX307": _error("archive that stops the loader", f"Unpack it, or take it out. {_PACK}"),
@@ -87,7 +95,10 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         # Metadata and captions.
         "CX320": _error("no metadata", f"Add metadata.jsonl with file_name and a caption for every image. {_PACK}"),
         "CX321": _error("captions in .txt files", f"Nodes do not read them as captions. {_PACK}"),
-        "CX322": _error("metadata cannot be read", "Write it as UTF-8 JSON lines: one object per image."),
+        "CX322": _error(
+            "metadata cannot be read",
+            _JSON_LINES,
+        ),
         "CX323": _error("metadata files disagree", "Use one metadata.jsonl for all images."),
         "CX324": _error("a column is missing", "Name the columns file_name and text, or name yours in the config."),
         "CX325": _error("image without a row", _ONE_ROW),
@@ -108,7 +119,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         ),
         "CX337": _warning("two caption files for one image", "Remove the one that is not meant."),
         "CX338": _warning("folder names that repeat images", "Nodes see each image once an epoch: train more steps."),
-        "CX339": _warning("regularization images", "Have them trained like all others only if that is what you want."),
+        "CX339": _warning("regularization images", _REGULARIZATION),
         "CX367": _warning("nearly named like metadata", "Rename it to metadata.jsonl or metadata.csv."),
         # The images.
         "CX340": _error("image cannot be opened", "Save it again as PNG or JPEG, or remove it and its row."),
@@ -210,9 +221,14 @@ def problem(code: str, message: str, files: Iterable[str] = (), *, severity: Sev
     )
 
 
+def of_pack(found: DatasetProblem) -> DatasetProblem:
+    """A problem as pack() says it: whoever packs needs no advice to pack."""
+    return attrs.evolve(found, advice=found.advice.removesuffix(_PACK).rstrip() or found.advice)
+
+
 def printable(text: str) -> str:
-    """A text with every byte of a name that is no letter written out: nothing could print it otherwise."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """A text with everything in a name written out that nothing could print, or that a terminal would obey."""
+    return _NOT_PRINTED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def in_order(findings: Iterable[AnyFinding]) -> tuple[AnyFinding, ...]:

@@ -28,6 +28,8 @@ _ADDRESS: Final = re.compile(
 )
 _HUB: Final = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/"
 _HUB_ADDRESS: Final = re.compile(_HUB + r"(?:datasets/)?([^/?#\s]+/[^/?#\s]+)", re.IGNORECASE)
+# Owners that nobody can be called: what stands behind them on the Hub is no repository of a model.
+_HUB_SECTIONS: Final = frozenset(("api", "blog", "collections", "docs", "learn", "models", "papers", "spaces", "tasks"))
 _PATH: Final = re.compile(r"[.~]{0,2}[/\\]|~|[A-Za-z]:[/\\]|[^/]*\\")
 _FILE: Final = re.compile(r"\.(?:safetensors|ckpt|pth?|bin|gguf|onnx|zip|tar|gz|parquet|csv|jsonl?)\Z", re.IGNORECASE)
 # What an emulated network is told through a name's last part; a test holds the two together.
@@ -41,7 +43,16 @@ _OTHER_REPOSITORIES: Final = (
     *("stable-diffusion-inpainting", "stable-diffusion-v1-5-inpainting", "stable-diffusion-2-inpainting"),
     *("stable-diffusion-2-depth", "stable-diffusion-x4-upscaler", "sd-x2-latent-upscaler", "instruct-pix2pix"),
     *("stable-diffusion-2-1-unclip*", "stable-cascade*", "stable-video-diffusion-*", "wuerstchen", "hunyuandit*"),
-    *("qwen-image*", "sana_*", "pixart-*", "auraflow*", "kandinsky-2-*", "kandinsky-3*", "if-i-*-v1.0"),
+    *(
+        "qwen-image*",
+        "sana_[0-9]*",
+        "sana_sprint_*",
+        "pixart-*",
+        "auraflow*",
+        "kandinsky-2-*",
+        "kandinsky-3*",
+        "if-i-*-v1.0",
+    ),
 )
 _OTHER_OWNERS: Final = (
     "black-forest-labs",
@@ -125,7 +136,7 @@ def name_fault(name: str) -> str:
     """
     plain = _WISH.sub("", name)
     found = _HUB_ADDRESS.match(plain)
-    if found and is_hub_name(found[1]):
+    if found and is_hub_name(found[1]) and found[1].partition("/")[0].lower() not in _HUB_SECTIONS:
         return f"It is the address of a page. Its name is {found[1]!r}."
     if _ADDRESS.match(plain):
         return "It is an address, and nodes load by name from Hugging Face only."

@@ -167,6 +167,7 @@ def test_pack_kohya_folders_are_explained_and_regularization_is_left_out(tmp_pat
     assert list(packed_captions(packed.path).values()) == ["sks dog"]
     assert told["CX338"] == ("img/10_sks dog/0.png",)
     assert told["CX339"] == ("reg/1_dog/1.png",)
+    assert "--regularization" in next(problem.advice for problem in packed.problems if problem.code == "CX339")
 
 
 def test_pack_regularization_images_are_packed_when_asked_for(tmp_path: Path) -> None:
@@ -225,6 +226,17 @@ def test_pack_unknown_encoding_is_a_usage_error(tmp_path: Path) -> None:
 def test_pack_without_captions_names_what_was_nearly_metadata(tmp_path: Path) -> None:
     found = problems_of(tmp_path, {"0.png": picture(), "metadata.json1": table({"0.png": "a"})})
     assert found["CX367"] == ("metadata.json1",)
+
+
+def test_pack_does_not_advise_to_pack(tmp_path: Path) -> None:
+    folder = write(tmp_path / "cats", {"0.png": picture()})
+    (folder / "1.png").symlink_to("nowhere.png")
+    with pytest.raises(DatasetError) as refused:
+        pack(folder, tmp_path / "cats.zip")
+    told = {problem.code: problem.advice for problem in refused.value.problems}
+    assert told["CX320"] == "Add metadata.jsonl with file_name and a caption for every image."
+    assert told["CX304"] == "Put the files themselves there, each once."
+    assert all("pack()" in problem.advice for problem in check(folder).problems if problem.code in {"CX304", "CX320"})
 
 
 def test_pack_caption_that_no_node_can_read_is_refused(tmp_path: Path) -> None:

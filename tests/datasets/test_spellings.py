@@ -31,6 +31,14 @@ def test_check_name_that_is_no_text_can_be_printed(tmp_path: Path) -> None:
     assert "".join(map(str, report.problems)).isprintable()
 
 
+def test_check_name_that_a_terminal_would_obey_is_written_out(tmp_path: Path) -> None:
+    names = ("a\x1b[2J.png", "b\x9b2J.png", "c\n0 errors.png", "d\u202egnp.jpg.png")
+    report = check(zipped(tmp_path / "cats.zip", {name: picture() for name in names}), resolution=SIDE)
+    text = "".join(map(str, report.problems))
+    assert text.isprintable()
+    assert "a\\x1b[2J.png" in text
+
+
 def test_check_backslashes_in_an_archive_are_said_and_hide_the_metadata(tmp_path: Path) -> None:
     path = zipped(tmp_path / "cats.zip", {f"train\\{name}": data for name, data in good().items()})
     report = check(path, resolution=SIDE)

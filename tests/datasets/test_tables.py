@@ -49,6 +49,9 @@ def test_json_column_of_two_kinds_is_a_fault(values: list[object]) -> None:
         (b'{"a": 1, "a": 2}', "same key twice"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"a": "b"}\n{"a": "' + b"c" * 3_000_000 + b'"}\n', "line 2 has 3,000,009 bytes"),
+        (b'{"a":\n"b"}\n' * 100_000, "each object on a line of its own"),
+        (b'{"a": "b"} ' * 300_000, "each object on a line of its own"),
     ],
 )
 def test_json_that_no_node_can_read_has_a_fault(data: bytes, fault: str) -> None:

@@ -240,6 +240,7 @@ def test_word_of_another_kind_in_a_name_is_a_warning_that_names_it(name: str, si
         "user/sd-30k-anime",
         "user/inpainted-monet-style",
         "user/reflux-flux-sd15",
+        "user/sana_from_twice-sd15",
         "user/sd15-with-sdxl-look",
     ],
 )
@@ -252,6 +253,7 @@ def test_model_that_may_be_trained_is_no_error(name: str) -> None:
     [
         ("https://huggingface.co/runwayml/stable-diffusion-v1-5/tree/main", "'runwayml/stable-diffusion-v1-5'"),
         ("huggingface.co/a/b", "'a/b'"),
+        ("https://huggingface.co/spaces/a/b", "by name from Hugging Face"),
         ("https://civitai.com/models/4201/realistic-vision", "by name from Hugging Face"),
         ("https://a.example/model.safetensors", "by name from Hugging Face"),
         ("realistic.safetensors", "not single files"),
@@ -441,6 +443,7 @@ def test_data_set_without_an_extension_is_left_to_the_server() -> None:
     [
         *("localhost:8000", "127.0.0.1", "10.0.0.5", "[::1]", "nas.local", "NAS.lan.", "nas", "minio:9000"),
         *("2130706433", "0x7f.1", "127.1", "localhost.localdomain", "[::ffff:10.0.0.1]", "10.0.0.1.nip.io", "lvh.me"),
+        *("minio.default.svc:9000", "nas.fritz.box"),
     ],
 )
 def test_host_that_only_this_network_knows_is_a_private_address(host: str) -> None:

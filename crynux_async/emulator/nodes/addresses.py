@@ -10,6 +10,7 @@ from urllib.parse import SplitResult
 
 _NEARBY = (
     *("localhost", "local", "localdomain", "internal", "intranet", "lan", "home", "corp", "home.arpa", "test"),
+    *("svc", "fritz.box"),
     *("localtest.me", "lvh.me", "vcap.me", "lacolhost.com"),
 )
 _NAMED_ADDRESS = re.compile(r"(?:^|[.-])(\d+)[.-](\d+)[.-](\d+)[.-](\d+)\.(?:nip|sslip|xip)\.io$")
