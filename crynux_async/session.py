@@ -14,6 +14,7 @@ from crynux_async.errors import UsageError
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, Ledger
+from crynux_async.ledgers.credentials import jobs_that_need
 from crynux_async.session_jobs import SessionJobs
 from crynux_async.session_values import SessionStatistics, Spending
 from crynux_async.settings import Settings, SettingsArguments
@@ -537,6 +538,20 @@ class Session(SessionJobs):
         supervisor = self._open_supervisor()
         if self._backend is not None and key_id == self._backend.key_id:
             supervisor.submitter.gate.limit_changed(limit_per_minute)
+
+    async def jobs_that_need(self, key_id: str) -> list[str]:
+        """Return the ids of the jobs in this session's ledger whose results only one API key can fetch.
+
+        ``BridgeAdmin.rotate_key(key, session.jobs_that_need)`` and ``retire_keys`` ask it.
+
+        Args:
+            key_id: The key's fingerprint (``Settings.key_id``).
+
+        Raises:
+            UsageError: The session is not open.
+            LedgerError: The ledger cannot be read.
+        """
+        return await jobs_that_need(self.ledger, key_id, self.service)
 
     async def _open_backend(self) -> Backend:
         if not isinstance(self._service, str):

@@ -220,9 +220,11 @@ async def status(folder: Path, *, as_json: bool) -> Exit:
         console.print(_money(bridge.config, account.wei))
         console.print(f"nodes     {nodes.available} of {nodes.total} are free (of any size)")
         console.print(
-            f"24 hours  {counts.total} tasks: {counts.succeeded} succeeded, {counts.aborted} failed or refused, "
-            f"{counts.unfinished} unfinished"
+            f"24 hours  {counts.total} task{'s' if counts.total != 1 else ''}: {counts.succeeded} succeeded, "
+            f"{counts.aborted} failed or refused, {counts.unfinished} unfinished"
         )
+        if counts.aborted:
+            console.print("          Each new key makes one that is refused, which costs nothing.", style="dim")
         show_keys(console, admin.list_keys(), folder)
     return Exit.DONE
 

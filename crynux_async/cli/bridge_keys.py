@@ -17,9 +17,8 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import JobFilter, JobRow
+from crynux_async.ledgers.credentials import jobs_that_need
 from crynux_async.signing import Wallet
-from crynux_async.states import NEED_THE_CREDENTIAL
 
 
 def list_keys(folder: Path) -> Exit:
@@ -155,15 +154,8 @@ def _jobs_in(path: Path, bridge: BridgeFolder) -> NeededBy:
         ledger = open_ledger(path)
         await ledger.open()
         try:
-            # By whatever address the bridge was reached: the key tells whose a job is.
-            rows = await ledger.jobs(JobFilter(states=NEED_THE_CREDENTIAL))
+            return await jobs_that_need(ledger, key_id, bridge.config.base_url)
         finally:
             await ledger.close()
-        return [row.job_id for row in rows if row.key_id == key_id or _may_be_of_any_key(row, bridge)]
 
     return needed_by
-
-
-def _may_be_of_any_key(row: JobRow, bridge: BridgeFolder) -> bool:
-    """Whether a job was attached by its number alone, at this bridge."""
-    return not row.key_id and row.backend == bridge.config.base_url

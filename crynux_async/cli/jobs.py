@@ -168,7 +168,9 @@ def _find(session: Session, names: Sequence[str]) -> list[Job]:
 def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "task", "state", "planned", "label", "archive"):
-        table.add_column(name, no_wrap=True, justify="right" if name == "task" else "left")
+        # A narrow terminal cuts label and path, and no name that a command wants to be given.
+        can_wrap, right = name in ("label", "archive"), name == "task"
+        table.add_column(name, no_wrap=not can_wrap, overflow="fold", justify="right" if right else "left")
     for row in rows:
         archive = f"{size(row.total_bytes or 0)}  {row.path}" if row.path else ""
         task = row.task_id or ""

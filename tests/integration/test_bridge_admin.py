@@ -337,6 +337,23 @@ async def test_rotated_key_is_kept_while_a_job_needs_it(bridge: Emulator, admin:
     assert admin.list_keys() == [rotation.key]
 
 
+async def test_session_tells_for_which_jobs_a_replaced_key_is_kept(
+    bridge: Emulator, admin: BridgeAdmin, tmp_path: Path
+) -> None:
+    old = await admin.create_key(rate_limit=30)
+    async with Session(base_url=bridge.url, api_key=old.api_key, rate_limit=30, trust_env=False) as session:
+        job = await session.submit(CONFIG)
+        rotation = await admin.rotate_key(old.api_key, session.jobs_that_need)
+        assert (rotation.is_deleted, rotation.needed_by) == (False, (job.job_id,))
+        await job.wait()
+        assert list(await admin.retire_keys(session.jobs_that_need)) == [old.prefix]  # its model is not fetched
+        await job.download(tmp_path)
+        assert await admin.retire_keys(session.jobs_that_need) == {}
+    assert admin.list_keys() == [rotation.key]
+    with pytest.raises(UsageError, match="not open"):
+        await session.jobs_that_need("")
+
+
 async def test_rotation_may_be_repeated_and_makes_one_successor(admin: BridgeAdmin) -> None:
     old = await admin.create_key()
     jobs: dict[str, Collection[str]] = {Settings(api_key=old.api_key).key_id: ["job-1"]}

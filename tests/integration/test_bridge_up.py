@@ -315,6 +315,8 @@ async def test_status_and_keys_show_money_and_prefixes(
     await make_ledger(home / "jobs.db")
     await bridge_keys.rotate(folder, prefix, None)
     out = capsys.readouterr().out
+    assert "24 hours  1 task: 0 succeeded, 1 failed or refused, 0 unfinished" in out
+    assert "Each new key makes one that is refused" in out
     assert "1,000.00 CNX, which pays for 66 rounds at 15 CNX" in out
     assert f"{prefix}...  90 creates a minute" in out
     assert f"{prefix}... is deleted" in out

@@ -95,6 +95,21 @@ async def test_reason_is_listed_once_beside_the_error(
     assert not [name for name in row if name.startswith("_")]
 
 
+async def test_list_in_a_narrow_terminal_cuts_no_name_that_a_command_takes(
+    bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    async with session(bridge, ledger=tmp_path / "jobs.db") as opened:
+        job = await opened.submit(BAD, label="a name that takes more than the room that is left")
+        await failure_of(job)
+    capsys.readouterr()
+    await show_jobs(tmp_path / "jobs.db", [], None, as_json=False)
+    head, first, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["job", "task", "state", "planned", "label", "archive"]
+    assert first.split()[:3] == [job.job_id, job.task_id, "failed"]
+    assert len(first) <= 80
+
+
 async def test_reason_survives_pickling_of_the_error(bridge: Emulator) -> None:
     import pickle
 

@@ -198,7 +198,7 @@ class BridgeAdmin:
 
         Args:
             api_key: The key to be replaced.
-            needed_by: Tells which jobs still need it.
+            needed_by: Tells which jobs still need it, as ``Session.jobs_that_need`` does.
 
         Raises:
             UsageError: The key is not in the key file, so that nobody knows what it may do; or it was replaced, and the
@@ -218,7 +218,7 @@ class BridgeAdmin:
         """Delete the replaced keys that no job needs any more.
 
         Args:
-            needed_by: Tells which jobs still need a key.
+            needed_by: Tells which jobs still need a key, as ``Session.jobs_that_need`` does.
 
         Returns:
             The prefix of each replaced key that is kept, and the jobs that need it.

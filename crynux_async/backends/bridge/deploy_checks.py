@@ -260,7 +260,9 @@ def check_docker(error: str | None, files: Mapping[str, FileFacts]) -> Finding:
         return _good("docker", "Docker is not needed: the bridge runs as a program.")
     if error:
         return _problem(
-            "docker", f"Docker cannot be used: {error}.", "Install docker with compose, or use 'up --binary PATH'."
+            "docker",
+            f"Docker cannot be used: {error}.",
+            "Install docker with compose, or use 'up --binary PATH', which 'doctor --program' looks at.",
         )
     if COMPOSE_FILE not in files:
         return _problem("docker", f"{COMPOSE_FILE} is missing.", "Run 'crynux-async bridge init' in a new folder.")

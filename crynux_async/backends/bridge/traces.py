@@ -106,7 +106,8 @@ class Course:
         if not failed:
             return ""
         causes = Counter(one.cause for one in failed)
-        said = "; ".join(f"{_times(count)}{cause}" for cause, count in causes.items())
+        # A single cause is that of all tries, whose number is said before it.
+        said = "; ".join(f"{_times(count) if len(causes) > 1 else ''}{cause}" for cause, count in causes.items())
         done = sum(one.has_result for one in self.tries)
         before = f" after {done} round{'s' if done != 1 else ''} with a result" if done else ""
         tries = f"{len(failed)} {'tries' if len(failed) != 1 else 'try'} failed{before}"

@@ -1,6 +1,7 @@
 """A result that is coming in: where it begins, which version it is, and its body in pieces."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
@@ -104,10 +105,21 @@ def describe(error: Exception, hide: Callable[[str], str]) -> str:
         text = f"the proxy answered {error.status} {error.message}"
     elif isinstance(error, aiohttp.ClientResponseError):
         text = error.message
+    elif type(error) in (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError):
+        text = _system_reason(error)
     else:
         text = str(error)
     silent = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
     return " ".join(hide(text).split())[:SAID_CHARS] or silent
+
+
+def _system_reason(error: Exception) -> str:
+    """Return why nobody could be reached, in the system's words: aiohttp and asyncio repeat the address around them."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
+    if cause is None or not cause.errno:
+        return str(error)
+    is_asyncios = "onnect call failed" in (cause.strerror or "onnect call failed")
+    return os.strerror(cause.errno) if is_asyncios else str(cause.strerror)
 
 
 def _rescued(content: aiohttp.StreamReader, at_most: int) -> bytes:

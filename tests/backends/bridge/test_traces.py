@@ -66,7 +66,7 @@ def course(*tasks: dict[str, Any], response: Any = {"data": {"id": 7}}) -> Cours
 
 def test_node_that_refuses_the_arguments_is_said_with_the_relays_numbers() -> None:
     assert course(*[REFUSED] * 4).reason == (
-        "4 tries failed after 25 s: 4 times the node did not accept the arguments [abort reason 6, task error 1]"
+        "4 tries failed after 25 s: the node did not accept the arguments [abort reason 6, task error 1]"
     )
 
 
