@@ -3,6 +3,7 @@
 Whoever calls these functions has looked at files, ports and the relay; here is what that means.
 """
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from ipaddress import ip_address
@@ -93,6 +94,9 @@ def check_files(files: Mapping[str, FileFacts]) -> Iterator[Finding]:
     ):
         if path not in files:
             yield _problem("files", f"{path} is missing.", cure)
+    tasks = files.get(TASKS_FILE)
+    if tasks is not None and not _is_object(tasks.text or ""):
+        yield _problem("files", f"{TASKS_FILE} is no JSON object.", 'Replace its content by {"tasks": []}.')
     config = files.get(CONFIG_FILE)
     if config is not None and config.mode & _OTHERS:
         yield _problem("files", f"{CONFIG_FILE} holds secrets, and others can read it.", f"chmod 600 {CONFIG_FILE}")
@@ -323,6 +327,13 @@ def _clock(skew: int) -> Finding:
 
 def _off(skew: int) -> str:
     return f"{abs(skew)} s {'behind' if skew > 0 else 'ahead of'} the relay's"
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _wide(published: Collection[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ GOOD, NOTE, PROBLEM = Verdict.GOOD, Verdict.NOTE, Verdict.PROBLEM
 FILES = {
     "config": FileFacts(mode=0o700, is_writable=True),
     "config/config.yml": FileFacts(mode=0o600, is_writable=True, text=""),
-    "config/heartbeat_tasks.json": FileFacts(mode=0o644, is_writable=True, text=""),
+    "config/heartbeat_tasks.json": FileFacts(mode=0o644, is_writable=True, text='{"tasks": []}'),
     "docker-compose.yml": FileFacts(mode=0o600, is_writable=True, text=""),
 }
 
@@ -35,6 +35,14 @@ def seen(*findings: Finding) -> list[tuple[str, Verdict]]:
     assert all(bool(finding.cure) == (finding.verdict is not GOOD) for finding in findings)
     assert all(finding.sentence.endswith(".") for finding in findings)
     return [(finding.what, finding.verdict) for finding in findings]
+
+
+@pytest.mark.parametrize("text", ["", '{"tasks": ', "[]", "[" * 100_000])
+def test_heartbeat_tasks_that_no_bridge_can_read_are_a_problem(text: str) -> None:
+    tasks = FileFacts(mode=0o644, is_writable=True, text=text)
+    finding = next(iter(checks.check_files(FILES | {"config/heartbeat_tasks.json": tasks})))
+    assert seen(finding) == [("files", PROBLEM)]
+    assert finding.cure == 'Replace its content by {"tasks": []}.'
 
 
 @pytest.mark.parametrize("name", ["config/config.yml", "config/heartbeat_tasks.json"])
