@@ -23,7 +23,7 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.states import FOLLOWED, JobState
+from crynux_async.states import FOLLOWED, UNFETCHED, JobState
 
 
 async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:

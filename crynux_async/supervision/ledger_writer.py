@@ -40,6 +40,7 @@ from crynux_async.ledgers.base import (
     TaskRow,
     WishRow,
 )
+from crynux_async.states import JobState
 from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
@@ -152,14 +153,21 @@ class LedgerWriter:
             still = await self._ledger.held(self.fence)
             self._lose(record for record in self._register.select() if record.job_id not in still)
 
-    async def claim(self, states: Collection[Any], wanted: Collection[Any] = ()) -> list[JobRow]:
-        """Take the jobs in ``states`` that nobody holds (any more), and return their rows.
+    async def claim(
+        self, states: Collection[JobState], wanted: Collection[JobState], at_most: int | None
+    ) -> list[JobRow]:
+        """Take jobs that nobody holds (any more), and return their rows.
 
         Args:
-            states: Jobs in one of these.
-            wanted: Jobs in one of these as well, where an archive is wanted.
+            states: Those in one of these,
+            wanted: and those in one of these whose archive is wanted.
+            at_most: How many, >= 0; None for all.
         """
-        rows = await self._ledger.claim(self.fence, backend=self._backend, states=states, wanted=wanted)
+        if at_most == 0:
+            return []
+        rows = await self._ledger.claim(
+            self.fence, backend=self._backend, states=states, wanted=wanted, at_most=at_most
+        )
         self._held += len(rows)
         return rows
 
@@ -238,19 +246,20 @@ class LedgerWriter:
         self._held += len(taken)
         return bool(taken)
 
-    async def let_go(self, record: Record) -> None:
-        """Give a job back, so that whoever asked for it can take it.
+    async def let_go(self, records: Sequence[Record]) -> None:
+        """Give jobs back, so that others can take them.
 
         Raises:
-            LedgerError: It could not be given back.
+            LedgerError: They could not be given back.
         """
         async with self.settled():
             with anyio.CancelScope(shield=True):
-                await self.persist(lambda: self._ledger.drop(self.fence, [record.job_id]))
-            if record.is_ours:
-                record.is_ours = False
-                self._held = max(0, self._held - 1)
-                self.on_lost(record)
+                await self.persist(lambda: self._ledger.drop(self.fence, [record.job_id for record in records]))
+            for record in records:
+                if record.is_ours:
+                    record.is_ours = False
+                    self._held = max(0, self._held - 1)
+                    self.on_lost(record)
 
     async def wish(self, job_id: str, kind: str, **arguments: Any) -> None:
         """Ask whoever holds a job to do something with it.

@@ -16,6 +16,7 @@ import attrs
 from crynux_async.pacing.gate import boot_id
 
 _UNKNOWN = "unknown"
+_ONLOOKER = "onlooker-"
 _FIRST_NAMESPACE = "4026531836"  # of every machine. Source: PROC_PID_INIT_INO in Linux' include/linux/proc_ns.h
 _ENDED = "ZX"  # a zombie runs no more, though its parent has not asked for it yet. Source: proc_pid_stat(5)
 
@@ -77,9 +78,18 @@ class Place:
 _PLACE = tuple(field.name for field in attrs.fields(Place))
 
 
-def new_owner() -> str:
-    """Return a name for a session of this process: its place, and something of its own."""
-    return "/".join((*attrs.astuple(Place.here()), secrets.token_hex(4)))
+def new_owner(*, follows: bool = True) -> str:
+    """Return a name for a session of this process: its place, and something of its own.
+
+    Args:
+        follows: Whether it takes jobs over that nobody holds.
+    """
+    return "/".join((*attrs.astuple(Place.here()), f"{'' if follows else _ONLOOKER}{secrets.token_hex(4)}"))
+
+
+def may_follow(owner: str) -> bool:
+    """Whether the session of an owner may live, and takes jobs over that nobody holds."""
+    return not owner.rpartition("/")[2].startswith(_ONLOOKER) and not is_gone(owner)
 
 
 def is_gone(owner: str) -> bool:

@@ -117,7 +117,7 @@ class Supervisor:
             self.register,
             backend=backend.name,
             key_id=backend.key_id,
-            owner=new_owner(),
+            owner=new_owner(follows=follows),
             lease=backend.habits.lease,
             spending=spending,
             keeps_events=keeps_events,

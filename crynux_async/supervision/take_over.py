@@ -8,17 +8,21 @@ from typing import Any
 import attrs
 
 from crynux_async.backends.base import Backend
+from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobRow, Ledger, WishRow
-from crynux_async.states import STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, JobRow, Ledger, WishRow
+from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
-from crynux_async.supervision.owners import is_gone
+from crynux_async.supervision.owners import is_gone, may_follow
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import CUT_OFF, lost_attempt, record_from_row, restore
+from crynux_async.supervision.shares import room_for, surplus_of
 from crynux_async.supervision.submitter import HandOn, Submitter
+
+_SHARED = UNFINISHED - UNFETCHED
 
 _log = logging.getLogger("crynux_async.supervision.take_over")
 
@@ -63,6 +67,7 @@ class TakeOver:
         self._hand_on = hand_on
         self._onlookers = onlookers
         self._sends_planned = sends_planned
+        self._looks = 0
         self.grants: dict[str, Callable[[Record, WishRow], Awaitable[None]]] = {}
 
     async def release_the_dead(self) -> None:
@@ -73,12 +78,37 @@ class TakeOver:
                 await self._ledger.leave(holder.fence)
 
     async def run(self) -> None:
-        """Take in every unfinished job that nobody holds (any more)."""
-        # A ledger of a month is full of models that nobody has asked for: they are found when somebody does.
-        rows = await self._writer.claim(UNFINISHED - UNFETCHED, wanted=UNFETCHED)
+        """Take in a fair share of the unfinished jobs that nobody holds (any more), and give back what is too much.
+
+        A model that nobody wants is left where it is: a month-old ledger is full of them.
+        """
+        total, followers, mine = await self._standing()
+        await self._give_back(surplus_of(total, followers, mine))
+        room = room_for(total, followers, mine, self._looks)
+        self._looks += 1
+        rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room)
         if rows:
             await self._take_all_in(rows)
             _log.info("took over %d unfinished jobs", len(rows))
+
+    async def _standing(self) -> tuple[int, int, int]:
+        """Return how many unfinished jobs there are, how many sessions follow jobs, and how many this one holds."""
+        now = utc_now()
+        holders = [holder for holder in await self._ledger.holders() if holder.until > now]
+        followers = max(1, sum(may_follow(holder.fence.owner) for holder in holders))
+        if followers == 1:
+            return 0, followers, 0
+        counts = await self._ledger.count(JobFilter(backend=self._backend.name, states=_SHARED))
+        mine = sum(record.is_ours for record in self._register.select(_SHARED))
+        return sum(counts.values()), followers, mine
+
+    async def _give_back(self, count: int) -> None:
+        """Give back the newest of the jobs that only need to be followed, where anybody can follow them."""
+        if count and not self._backend.habits.needs_credential_to_look:
+            followed = [record for record in self._register.select(FOLLOWED) if record.is_ours and record.is_saved]
+            given = followed[-count:]
+            await self._writer.let_go(given)
+            _log.info("gave %d of %d jobs to other sessions", len(given), len(followed))
 
     async def take(self, record: Record) -> bool:
         """Take a certain job where nobody holds it, and return whether it is this session's now.

@@ -124,7 +124,7 @@ class Wishes:
         if is_busy or record.state not in _FETCHABLE:
             return
         await self._granted(record, wish)
-        await self._writer.let_go(record)
+        await self._writer.let_go([record])
 
     async def _granted(self, record: Record, wish: WishRow) -> None:
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
