@@ -207,6 +207,35 @@ class Job:
         """The name of the job that replaces it, or None; only jobs of version 0.1.0 have any."""
         return self._record.resubmitted_as
 
+    def to_dict(self, *, public: bool = False) -> dict[str, object]:
+        """Return what the handle shows as JSON values; what presigned links in the config hold is masked.
+
+        Args:
+            public: Leave out what concerns nobody outside: where the archive is or goes.
+        """
+        from crynux_async.ledgers.rows import shown_config
+
+        times = {"planned_at": self.planned_at, "submitted_at": self.submitted_at, "ended_at": self.ended_at}
+        places = {} if public else {"folder": self.folder, "file_name": self.file_name, "path": self.path}
+        return {
+            "job_id": self.job_id,
+            "task_id": self.task_id,
+            "state": self.state.value,
+            "label": self.label,
+            "group": self.group,
+            "tags": dict(self.tags),
+            "tenant": self.tenant,
+            "idempotency_key": self.idempotency_key,
+            "tries": self.tries,
+            **{name: when.isoformat() if when is not None else None for name, when in times.items()},
+            "error": str(self.error) if self.error is not None else "",
+            "reason": self.reason or "",
+            **{name: str(place) if place is not None else None for name, place in places.items()},
+            "total_bytes": self.total_bytes,
+            "config": shown_config(self.config),
+            "digest": self.config.digest() if self.config is not None else "",
+        }
+
     async def submitted(self) -> "Job":
         """Wait until the job is accepted, and return the job.
 

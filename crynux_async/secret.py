@@ -71,6 +71,12 @@ def mask_credentials(address: str) -> str:
     return re.sub(r"//[^/]*@", f"//{MASK}@", address)
 
 
+def mask_query(address: str) -> str:
+    """Return an address without what stands behind its question mark: a presigned link is a credential."""
+    before, mark, query = address.partition("?")
+    return f"{before}?{MASK}" if mark and query else address
+
+
 def _spellings(char: str) -> str:
     """Return a pattern for a character as it is, and as JSON, addresses and HTML escape it."""
     if char.isalnum():

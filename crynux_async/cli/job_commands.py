@@ -10,6 +10,7 @@ from crynux_async.cli.exits import execute
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
 _Relay = Annotated[bool, Parameter(negative="")]
+_Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
 
@@ -20,19 +21,29 @@ def add_to(app: App) -> None:
 
 
 def jobs(
-    *, state: _States | None = None, label: str | None = None, ledger: Path | None = None, json: _Json = False
+    *,
+    state: _States | None = None,
+    label: str | None = None,
+    tag: _Tags | None = None,
+    ledger: Path | None = None,
+    json: _Json = False,
+    csv: _Flag = False,
 ) -> int:
     """List every job that was ever submitted from here.
 
     Args:
         state: Only jobs in this state; may be given again.
-        label: Only jobs with this label.
+        label: Only jobs with this label; 'grid/*' for all whose label begins with "grid/".
+        tag: Only jobs with this tag, as name=value; may be given again.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
-        json: Print the rows as JSON.
+        json: Print everything that is known of them as JSON.
+        csv: Print everything that is known of them as a table for other programs.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.show_jobs(ledger, state or [], label, as_json=json), as_json=json)
+    return execute(
+        jobs_command.show_jobs(ledger, state or [], label, tag or [], as_json=json, as_csv=csv), as_json=json
+    )
 
 
 def resume(

@@ -1,11 +1,12 @@
 """``jobs``, ``resume``, ``abandon``, ``retry``, ``reconcile``: what the ledger remembers and what to do about it."""
 
+import csv
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,25 +24,59 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.states import FOLLOWED, UNFETCHED, JobState
+from crynux_async.states import FOLLOWED, JobState
 
 
-async def show_jobs(ledger: Path | None, states: Sequence[str], label: str | None, *, as_json: bool) -> Exit:
+async def show_jobs(
+    ledger: Path | None,
+    states: Sequence[str],
+    label: str | None,
+    tags: Sequence[str],
+    *,
+    as_json: bool,
+    as_csv: bool,
+) -> Exit:
     """List what the ledger remembers; asks the bridge nothing."""
     path = ledger_path(ledger)
     if not path.is_file():
         raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async run'")
+    where = job_filter(states, label, tags)
     book = open_ledger(path)
     await book.open()
     try:
-        rows = await book.jobs(JobFilter(states=parse_states(states), label=label))
+        rows = await book.jobs(where)
     finally:
         await book.close()
     if as_json:
         print(json.dumps([_facts(row) for row in rows]))  # noqa: T201  # the command's output
+    elif as_csv:
+        _write_csv(rows)
     else:
         _print_rows(Console(highlight=False), rows, path)
     return Exit.DONE
+
+
+def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) -> JobFilter:
+    """Return which jobs are meant by what was written on a command line.
+
+    Args:
+        states: Names of states.
+        label: A label, or the beginning of one and a "*".
+        tags: As name=value.
+
+    Raises:
+        UsageError: There is no such state, or a tag has no "=".
+    """
+    wrong = [tag for tag in tags if "=" not in tag]
+    if wrong:
+        raise UsageError(f"a tag is given as name=value, not {wrong[0]!r}", field="tag")
+    is_prefix = label is not None and label.endswith("*")
+    return JobFilter(
+        states=parse_states(states),
+        label=None if is_prefix else label,
+        label_prefix=label[:-1] if is_prefix and label is not None else None,
+        tags=dict(tag.split("=", 1) for tag in tags),
+    )
 
 
 async def resume(
@@ -99,9 +134,9 @@ async def abandon(ledger: Path | None, names: Sequence[str], *, relay: bool) -> 
 
 
 async def retry(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:
-    """Send jobs again."""
+    """Send jobs again, those that have ended, too."""
     async with open_session(ledger, relay=relay) as session:
-        for job in _find(session, names):
+        for job in [await _find_any(session, name) for name in names]:
             await (await job.retry()).submitted()
             Console(highlight=False).print(f"{job.job_id} was sent as task {job.task_id}")
     return Exit.DONE
@@ -165,6 +200,21 @@ def _find(session: Session, names: Sequence[str]) -> list[Job]:
     return [jobs[name] for name in names]
 
 
+async def _find_any(session: Session, name: str) -> Job:
+    """Return the job with a name or task, whatever has become of it.
+
+    Raises:
+        UsageError: There is none.
+    """
+    try:
+        job = await session.find(name) or await session.find(task_id=name)
+    except UsageError:  # no task can be called so
+        job = None
+    if job is None:
+        raise UsageError(f"no job is called {name}; 'crynux-async jobs' lists them")
+    return job
+
+
 def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "task", "state", "planned", "label", "archive"):
@@ -219,10 +269,15 @@ def _bracket(lost: Unconfirmed) -> dict[str, Any]:
 
 
 def _facts(row: JobRow) -> dict[str, Any]:
-    facts = {
-        field.name: getattr(row, field.name) for field in attrs.fields(JobRow) if field.init and field.name[0] != "_"
-    }
-    facts["digest"] = row.digest
-    facts["error"] = without_reason(row.error, row.reason)
-    facts["config"] = row.config.to_dict() if row.config else None
-    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in facts.items()}
+    return {**row.to_dict(), "error": without_reason(row.error, row.reason)}
+
+
+def _write_csv(rows: Sequence[JobRow]) -> None:
+    """Print a table with a column for everything that is known; config and tags as JSON."""
+    facts = [_facts(row) for row in rows]
+    if facts:
+        table = csv.DictWriter(sys.stdout, fieldnames=list(facts[0]))
+        table.writeheader()
+        for each in facts:
+            cells = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in each.items()}
+            table.writerow(cells)

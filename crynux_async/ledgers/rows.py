@@ -11,8 +11,29 @@ from typing import Any
 
 import attrs
 
+from crynux_async.secret import mask_credentials, mask_query
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
+
+_PRIVATE = frozenset({"folder", "file_name", "path", "host", "key_id", "budget"})
+
+
+def shown_config(config: FineTuneConfig | None) -> dict[str, object] | None:
+    """Return a config as JSON values for whoever looks at it: what presigned links hold is masked."""
+    if config is None:
+        return None
+    shown = config.to_dict()
+    if config.dataset_url is not None:
+        shown["dataset_url"] = mask_query(mask_credentials(config.dataset_url))
+    return shown
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, StrEnum):
+        return value.value
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 class AttemptOutcome(StrEnum):
@@ -124,6 +145,16 @@ class JobRow:
     def __attrs_post_init__(self) -> None:
         if self.config is not None:
             object.__setattr__(self, "_kept_digest", "")
+
+    def to_dict(self, *, public: bool = False) -> dict[str, Any]:
+        """Return the row as JSON values, with its digest; what presigned links hold is masked.
+
+        Args:
+            public: Leave out what concerns nobody outside: paths, host, credential and budget.
+        """
+        names = [field.name for field in attrs.fields(JobRow) if field.init and field.name[0] != "_"]
+        facts = {name: _as_json(getattr(self, name)) for name in names if not (public and name in _PRIVATE)}
+        return {**facts, "config": shown_config(self.config), "digest": self.digest}
 
     @property
     def digest(self) -> str:

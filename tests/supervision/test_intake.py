@@ -1,6 +1,8 @@
 """Idempotency keys: the same key is the same job, whoever asks, whatever died in between. On virtual time."""
 
 import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from crynux_async import (
 from crynux_async.backends.base import Look, Seen
 from crynux_async.ledgers.base import AttemptOutcome, JobFilter
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.supervision.filing import MAX_KEY_LENGTH
 from tests.fake_backend import LEASE, FakeBackend, make_config
 
@@ -415,3 +418,24 @@ async def test_task_that_an_earlier_try_had_is_never_given_to_another_job() -> N
         await asyncio.sleep(60)
         (looked_for,) = await session.reconcile()
         assert (looked_for.job.config, looked_for.candidates) == (make_config(seed=2), ())
+
+
+async def test_submits_with_shared_keys_from_four_sessions_on_one_file_make_one_task_for_each_key(
+    tmp_path: Path,
+) -> None:
+    backend = FakeBackend(duration=36_000)
+    async with AsyncExitStack() as stack:
+        sessions = [
+            await stack.enter_async_context(
+                open_session(backend, SqliteLedger(tmp_path / "jobs.db"), rate_limit=60_000)
+            )
+            for _ in range(4)
+        ]
+        asks = [
+            sessions[number % 4].submit(make_config(seed=1 + number // 10), idempotency_key=f"key {number // 10}")
+            for number in range(200)
+        ]
+        jobs = await asyncio.gather(*asks)
+    assert backend.creates == len(backend.created) == 20
+    assert {job.task_id for job in jobs} == set(backend.created)
+    assert all(len({job.job_id for job in jobs[first : first + 10]}) == 1 for first in range(0, 200, 10))
