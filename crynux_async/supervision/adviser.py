@@ -9,6 +9,7 @@ import attrs
 from crynux_async.errors import ConfigError
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.patterns import is_quick
 from crynux_async.training.service import ServiceFacts
 
 _AT_ONCE = 200  # configs between two turns of the event loop
@@ -37,7 +38,9 @@ class Adviser:
         Raises:
             ConfigError: It cannot work.
         """
-        found = advice.check(config, service=self._facts)
+        self._tell(advice.check(config, service=self._facts), force=force)
+
+    def _tell(self, found: list[advice.Advice], *, force: bool) -> None:
         if not force:
             advice.require_workable(found)
         for item in found:
@@ -63,7 +66,7 @@ class Adviser:
         refused = 0
         for index, (config, label) in enumerate(zip(configs, labels, strict=True)):
             try:
-                self.check(config, force=force)
+                self._tell(await self._found(config), force=force)
             except ConfigError as error:
                 refused += 1
                 place = f"configs[{index}]" + (f" {label!r}" if label else "")
@@ -75,3 +78,10 @@ class Adviser:
                 problems,
                 what=f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends them anyway)",
             )
+
+    async def _found(self, config: FineTuneConfig) -> list[advice.Advice]:
+        """Return what is to be said; hundreds of expressions that take a process each hold nobody else up."""
+        modules = config.target_modules
+        if isinstance(modules, str) and not is_quick(modules):
+            return await asyncio.to_thread(advice.check, config, service=self._facts)
+        return advice.check(config, service=self._facts)

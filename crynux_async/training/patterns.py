@@ -66,9 +66,12 @@ def matches(pattern: str, names: Sequence[str]) -> Matches:
         pattern: The expression.
         names: Names of at most 64 characters.
     """
-    if ways(pattern) <= _MOST_WAYS:
-        return Matches(_here(pattern, names))
-    return _elsewhere(pattern, names)
+    return Matches(_here(pattern, names)) if is_quick(pattern) else _elsewhere(pattern, names)
+
+
+def is_quick(pattern: str) -> bool:
+    """Return whether an expression is tried at once; any other waits for a process of its own."""
+    return ways(pattern) <= _MOST_WAYS
 
 
 def ways(pattern: str) -> float:

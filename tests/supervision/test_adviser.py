@@ -1,0 +1,41 @@
+"""What is said of many configs before they are sent."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from crynux_async import FineTuneConfig
+from crynux_async.errors import ConfigError
+from crynux_async.supervision.adviser import Adviser
+from crynux_async.training import advice
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
+
+ENDLESS = r"(\w+\.?)+\.to_kk"
+
+
+def make(**changes: Any) -> FineTuneConfig:
+    plain: dict[str, Any] = {"model_name": "m", "dataset_url": "https://a.example/cats.zip", "max_train_steps": 9}
+    return FineTuneConfig(**plain | changes)
+
+
+async def test_check_all_expression_that_takes_a_process_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    somebody_else = threading.Event()
+    had_a_turn: list[bool] = []
+
+    def check(_: FineTuneConfig, *, service: ServiceFacts) -> list[advice.Advice]:
+        had_a_turn.append(somebody_else.wait(20))
+        return []
+
+    monkeypatch.setattr(advice, "check", check)
+    asyncio.get_running_loop().call_soon(somebody_else.set)
+    await Adviser(BRIDGE_FACTS).check_all([make(target_modules=ENDLESS)], [""], force=False)
+    assert had_a_turn == [True]
+
+
+async def test_check_all_names_the_config_whose_expression_never_ends() -> None:
+    configs = [make(timeout=3600), make(timeout=3600, target_modules=ENDLESS)]
+    with pytest.raises(ConfigError, match="1 of 2 configs cannot work") as info:
+        await Adviser(BRIDGE_FACTS).check_all(configs, ["a", "b"], force=False)
+    assert [problem.field for problem in info.value.problems] == ["configs[1] 'b' target_modules"]
