@@ -1,4 +1,4 @@
-"""Cases W1 to W3: processes that die at random moments of a sweep, alone, four at once, and under Optuna."""
+"""Cases Q1 to Q3: processes that die at random moments of a sweep, alone, four at once, and under Optuna."""
 
 import asyncio
 import json
@@ -22,12 +22,12 @@ _LATEST = 1.5  # seconds after which a process is killed at the latest: an undis
 
 
 def one_killed(context: Context) -> str:
-    """W1: a sweep of 60 points whose process is killed and started again."""
+    """Q1: a sweep of 60 points whose process is killed and started again."""
     return asyncio.run(_killed(context, processes=1))
 
 
 def four_killed(context: Context) -> str:
-    """W2: four processes run one sweep, and all of them are killed and started again."""
+    """Q2: four processes run one sweep, and all of them are killed and started again."""
     return asyncio.run(_killed(context, processes=4))
 
 
@@ -53,7 +53,7 @@ async def _killed(context: Context, *, processes: int) -> str:
 
 
 def study_killed(context: Context) -> str:
-    """W3: a study of 24 trials, 8 at once, whose process is killed and started again."""
+    """Q3: a study of 24 trials, 8 at once, whose process is killed and started again."""
     return asyncio.run(_study_killed(context))
 
 
@@ -138,7 +138,7 @@ async def _check_retry(here: Scene, models: Path, said: Mapping[str, Sequence[An
 
 
 CASES = (
-    Case(name="W1", fault="a sweep killed at random moments", run=one_killed),
-    Case(name="W2", fault="one sweep by four processes, killed", run=four_killed),
-    Case(name="W3", fault="an Optuna study killed at random moments", run=study_killed),
+    Case(name="Q1", fault="a sweep killed at random moments", run=one_killed),
+    Case(name="Q2", fault="one sweep by four processes, killed", run=four_killed),
+    Case(name="Q3", fault="an Optuna study killed at random moments", run=study_killed),
 )
