@@ -2,22 +2,24 @@
 
 ``app`` names every command and loads what it needs when it is called. A file is named after the noun that its commands
 are about: ``run``, ``jobs``, ``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits``
-(errors and exit codes), ``signals``, ``board`` (what is seen while jobs run), ``ledger_place``, ``changes``, ``units``,
-``plot``.
+(errors and exit codes), ``signals``, ``streams``, ``board`` (what is seen while jobs run), ``ledger_place``,
+``changes``, ``units``, ``plot``.
 """
 
 import sys
 
 from crynux_async.cli.signals import end_on_sigterm
+from crynux_async.cli.streams import prepare_streams
 
 
 def main() -> None:
     """Run the command line, or say what is missing to run it."""
     end_on_sigterm()
+    prepare_streams()
     try:
-        from crynux_async.cli.app import app
+        from crynux_async.cli.app import start
     except ModuleNotFoundError as error:
         if error.name not in ("cyclopts", "rich"):
             raise
         sys.exit(f"the command line needs {error.name}: pip install 'crynux-async[cli]'")
-    app()
+    start()

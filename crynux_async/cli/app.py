@@ -3,18 +3,19 @@
 A command imports what it does when it is called: ``--help`` needs no HTTP client, and ``check`` no database.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 import crynux_async
 from crynux_async.archive.naming import Program
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
-from crynux_async.cli.exits import Exit, execute, guard
+from crynux_async.cli.exits import Exit, execute, guard, print_error_facts
 from crynux_async.cli.sweep_commands import sweep_app
 from crynux_async.datasets.caption_sources import CaptionSource
 from crynux_async.training.service import BRIDGE_FACTS
@@ -29,8 +30,8 @@ app = App(
     help_epilogue=(
         "Exit codes: 0 done, 1 a job ended badly or its model is worthless, 2 usage, config or settings, 3 the bridge "
         "refused or could not be reached, 4 the outcome of a create is unknown, 5 a download failed or an archive "
-        "cannot be read, 6 waiting timed out, 7 the ledger cannot be used, 130 interrupted, "
-        "143 ended by SIGTERM."
+        "cannot be read, 6 waiting timed out, 7 the ledger cannot be used, 8 standard output or "
+        "a file of this machine cannot be used, 70 a fault of this program, 130 interrupted, 143 ended by SIGTERM."
     ),
     version=crynux_async.__version__,
     version_flags=["--version"],
@@ -46,6 +47,17 @@ app.command(bridge_app())
 app.command(sweep_app())
 _dataset = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
 app.command(_dataset)
+
+
+def start() -> None:
+    """Do what the words of this process ask for, and end it."""
+    words = sys.argv[1:]
+    try:
+        app(words, exit_on_error=False)
+    except CycloptsError as error:
+        if "--json" in words:
+            print_error_facts("UsageError", str(error))
+        sys.exit(Exit.USAGE)
 
 
 @app.command

@@ -1,17 +1,19 @@
 """What the command's exit codes mean, and the one place that turns errors into them."""
 
 import asyncio
+import contextlib
+import errno
 import json
-import os
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from crynux_async.cli import signals
+from crynux_async.cli import signals, streams
 from crynux_async.errors import (
     ArchiveError,
     BackendError,
@@ -38,6 +40,8 @@ class Exit(IntEnum):
     DOWNLOAD = 5
     TIMED_OUT = 6
     LEDGER = 7
+    MACHINE = 8
+    OUR_FAULT = 70
     INTERRUPTED = 130
 
 
@@ -76,30 +80,72 @@ async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
 
 
 def guard(work: Callable[[], int], *, as_json: bool = False) -> int:
-    """Run a command and return its exit code; errors are printed, never a traceback.
+    """Run a command and return its exit code; what goes wrong is one sentence, a fault of ours a traceback.
 
     Args:
         work: The command.
         as_json: Whether errors go to standard output as one JSON object, too.
     """
+    code = int(Exit.DONE)
+    try:
+        code = _outcome(work, as_json=as_json)
+        sys.stdout.flush()
+    except OSError as error:
+        streams.discard_output()
+        return code or _failed_output(error)
+    return code
+
+
+def _outcome(work: Callable[[], int], *, as_json: bool) -> int:
     try:
         code = int(work())
-        sys.stdout.flush()
     except KeyboardInterrupt:
-        return int(Exit.INTERRUPTED)
-    except BrokenPipeError:  # whoever reads our output has seen enough, as in "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
-        return int(Exit.DONE)
+        code = int(Exit.INTERRUPTED)
     except CrynuxError as error:
         show_error(error, as_json=as_json)
         return int(exit_code(error))
+    except (BrokenPipeError, streams.OutputError):
+        raise
+    except OSError as error:
+        _show(type(error).__name__, str(error), as_json=as_json)
+        return int(Exit.MACHINE)
+    except Exception as error:
+        traceback.print_exc()
+        if as_json:
+            print_error_facts(type(error).__name__, str(error))
+        return int(Exit.OUR_FAULT)
+    if code > signals.BASE and as_json:
+        print_error_facts("Interrupted", f"ended by signal {code - signals.BASE}")
     return code
+
+
+def _failed_output(error: OSError) -> int:
+    """Return the exit code where standard output takes no more: what went wrong before that comes first."""
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, CrynuxError):
+        cause = cause.__context__
+    if cause is not None:
+        show_error(cause)
+        return int(exit_code(cause))
+    if error.errno == errno.EPIPE:  # whoever reads our output has seen enough, as in "| head"
+        return int(Exit.DONE)
+    _show(type(error).__name__, f"standard output cannot be written: {error.strerror}", as_json=False)
+    return int(Exit.MACHINE)
 
 
 def show_error(error: CrynuxError, *, as_json: bool = False) -> None:
     """Print an error for a person on standard error, and for a program on standard output."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]{type(error).__name__}[/]  {escape(str(error))}")
+    _show(type(error).__name__, str(error), as_json=as_json, task_id=error.task_id, field=error.field)
+
+
+def _show(name: str, message: str, *, as_json: bool, task_id: str | None = None, field: str | None = None) -> None:
+    with contextlib.suppress(OSError):  # nobody may read that either, and the exit code still tells
+        Console(stderr=True, highlight=False).print(Text.assemble((name, "bold red"), "  ", message))
     if as_json:
-        facts = {"error": type(error).__name__, "message": str(error), "task_id": error.task_id, "field": error.field}
-        print(json.dumps(facts))  # noqa: T201  # the command's output
+        print_error_facts(name, message, task_id=task_id, field=field)
+
+
+def print_error_facts(name: str, message: str, *, task_id: str | None = None, field: str | None = None) -> None:
+    """Print on standard output what a program wants to know of an error."""
+    facts = {"error": name, "message": message, "task_id": task_id, "field": field}
+    print(json.dumps(facts))  # noqa: T201  # the command's output

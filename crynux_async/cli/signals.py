@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_BASE = 128  # what shells add to a signal's number
+BASE = 128  # what shells add to a signal's number
 
 
 def exit_code(number: int) -> int:
     """Return the exit code of a command that a signal ended."""
-    return _BASE + number
+    return BASE + number
 
 
 def end_on_sigterm() -> None:
