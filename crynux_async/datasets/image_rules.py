@@ -95,10 +95,11 @@ def judge_amount(train: Sequence[SeenFile]) -> tuple[DatasetProblem, ...]:
 
 
 def copies_of(train: Iterable[SeenFile]) -> tuple[tuple[str, ...], ...]:
-    """Groups of files with the same content, each with at least two names."""
+    """Groups of files with the same content, each with at least two names; files without any are no copies."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for seen in train:
-        groups[seen.sha256].append(seen.name)
+        if seen.size:
+            groups[seen.sha256].append(seen.name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 

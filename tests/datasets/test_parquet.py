@@ -64,6 +64,16 @@ def test_check_parquet_that_cannot_be_trained_is_an_error(data: bytes, code: str
     assert report.usable_count == 0
 
 
+def test_check_images_that_are_not_there_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    structure = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    absent = pyarrow.table({"image": pyarrow.array([None, None], structure), "text": ["a", "b"]})
+    mark = {"info": {"features": {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}}}
+    buffer = io.BytesIO()
+    parquet.write_table(absent.replace_schema_metadata({"huggingface": json.dumps(mark)}), buffer)
+    report = _checked(tmp_path, buffer.getvalue())
+    assert [problem.code for problem in report.problems] == ["CX340", "CX344"]
+
+
 def test_check_parquet_named_like_another_split_has_no_train(tmp_path: Path) -> None:
     report = _checked(tmp_path, _table(), name="data/test-00000-of-00001.parquet")
     assert "CX310" in {problem.code for problem in report.errors}
