@@ -383,7 +383,8 @@ def _read_file(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     try:
         return path, tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise SettingsError([Problem(field="CRYNUX_SETTINGS", message=f"{path} cannot be read: {error}")]) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError([Problem(field="CRYNUX_SETTINGS", message=f"{path} cannot be read: {reason}")]) from error
 
 
 def _problems(settings: Settings) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard, print_error_facts
+from crynux_async.cli.job_commands import Timeout
 from crynux_async.cli.sweep_commands import sweep_app
 from crynux_async.datasets.caption_sources import CaptionSource
 from crynux_async.training.service import BRIDGE_FACTS
@@ -227,7 +228,7 @@ def run(
     set_: _Set | None = None,
     out: Path = Path(),
     name: str | None = None,
-    timeout: float | None = None,
+    timeout: Timeout = None,
     relay: _Flag = False,
     emulator: _Emulator = False,
     dry_run: _Flag = False,
@@ -271,7 +272,7 @@ def download(
     *,
     out: Path = Path(),
     name: str | None = None,
-    timeout: float | None = None,
+    timeout: Timeout = None,
     relay: _Flag = False,
     json: _Json = False,
 ) -> int:

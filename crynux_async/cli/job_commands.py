@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from crynux_async.cli.exits import execute
 
@@ -11,6 +11,7 @@ _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
 _Relay = Annotated[bool, Parameter(negative="")]
 _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
+Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
 
@@ -50,7 +51,7 @@ def resume(
     *,
     out: Path | None = None,
     send: _Flag = False,
-    timeout: float | None = None,
+    timeout: Timeout = None,
     relay: _Relay = False,
     ledger: Path | None = None,
     json: _Json = False,

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
@@ -14,6 +15,7 @@ from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import STAGES, JobState, Stage
+from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -31,12 +33,14 @@ async def run(
 ) -> Exit:
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
+    console = Console(stderr=as_json, highlight=False)
     async with _session(relay=relay, emulated=emulated) as session:
         await session.check_target(config, out, name=name, label=config_path.stem, has_room=force)
         if relay:
             from crynux_async.cli.relay import show_money
 
-            await show_money(session, config, Console(stderr=as_json, highlight=False))
+            await show_money(session, config, console)
+        _warn(config, console)
         return await _follow(
             session,
             lambda: session.submit_nowait(config, label=config_path.stem, force=force),
@@ -48,16 +52,27 @@ async def run(
         )
 
 
+def _warn(config: FineTuneConfig, console: Console) -> None:
+    """Say what ``check`` warns of, before it is paid for."""
+    for item in advice.check(config):
+        if item.severity == "warning":
+            where = f" {item.field}" if item.field else ""
+            console.print(
+                Text.assemble(("warning", "yellow"), f" {item.code}{where}: {item.message} {item.action}"),
+                soft_wrap=True,
+            )
+
+
 async def download(
     task_id: str, out: Path, name: str | None, timeout: float | None, *, relay: bool, as_json: bool
 ) -> Exit:
     """Follow a task that the service has already and download its model."""
-    async with open_session(None, relay=relay) as session:
+    async with open_session(None, relay=relay, needs_key=True) as session:
         return await _follow(session, lambda: session.attach(task_id), out, name, timeout, relay=relay, as_json=as_json)
 
 
 def _session(*, relay: bool, emulated: bool) -> AbstractAsyncContextManager[Session]:
-    return emulated_session(relay=relay) if emulated else open_session(None, relay=relay)
+    return emulated_session(relay=relay) if emulated else open_session(None, relay=relay, needs_key=True)
 
 
 async def _follow(

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.errors import Problem, SettingsError
 from crynux_async.secret import Secret
 from crynux_async.session import Session
 from crynux_async.settings import Settings
@@ -13,14 +14,22 @@ _SPEED = 20.0
 
 
 @asynccontextmanager
-async def open_session(ledger: Path | None, *, relay: bool) -> AsyncIterator[Session]:
+async def open_session(ledger: Path | None, *, relay: bool, needs_key: bool = False) -> AsyncIterator[Session]:
     """Open a session on the ledger of this command.
 
     Args:
         ledger: Its file, or None for the usual one.
         relay: Whether the jobs are at the relay.
+        needs_key: Whether nothing can be done at a bridge without its key.
+
+    Raises:
+        SettingsError: There is no key, and it is needed.
     """
-    async with Session(Settings.load(), ledger=ledger_path(ledger), backend="relay" if relay else "bridge") as session:
+    settings = Settings.load()
+    if needs_key and not relay and settings.api_key is None:
+        message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
+        raise SettingsError([Problem(field="api_key", message=message)])
+    async with Session(settings, ledger=ledger_path(ledger), backend="relay" if relay else "bridge") as session:
         yield session
 
 

@@ -138,7 +138,8 @@ class FineTuneConfig(ConfigFields):
             text = Path(path).read_text(encoding="utf-8")
             data: Any = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as error:
-            raise ConfigError([Problem(field="(file)", message=f"{path} cannot be read: {error}")]) from error
+            reason = error.strerror if isinstance(error, OSError) else error  # that of the system names the path again
+            raise ConfigError([Problem(field="(file)", message=f"{path} cannot be read: {reason}")]) from error
         if not isinstance(data, dict):
             raise ConfigError(
                 [Problem(field="(file)", message=f"{path} must hold a table of fields, not {data!r:.80}")]

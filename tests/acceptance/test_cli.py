@@ -136,6 +136,33 @@ async def test_run_with_wrong_config_lists_every_problem_and_exits_2(config: Pat
     assert "Traceback" not in err
 
 
+async def test_config_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    code, _, err = await run_cli("run", "missing.toml", env=environment(), cwd=tmp_path)
+    assert (code, err.count("missing.toml"), "No such file" in err) == (2, 1, True)
+
+
+async def test_settings_that_are_not_there_are_named_once(config: Path, tmp_path: Path) -> None:
+    code, _, err = await run_cli("run", "job.toml", env=environment(CRYNUX_SETTINGS="mine.toml"), cwd=tmp_path)
+    assert (code, err.count("mine.toml")) == (2, 1)
+
+
+@pytest.mark.parametrize("command", [("run", "job.toml"), ("download", "1"), ("resume",)])
+async def test_timeout_below_zero_is_wrong_usage(
+    command: tuple[str, ...], bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    code, _, err = await run_cli(*command, "--timeout", "-1", env=environment(bridge), cwd=tmp_path)
+    assert (code, "--timeout" in err, len(bridge.journal)) == (2, True, 0)
+
+
+async def test_run_shows_the_warnings_that_check_shows(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    changes = ("job.toml", "--set", "max_train_steps=200", "--set", "num_train_steps=50", "--set", "rank=2", "--json")
+    _, out, _ = await run_cli("check", *changes, env=environment(), cwd=tmp_path)
+    codes = {item["code"] for item in json.loads(out)["advice"] if item["severity"] == "warning"}
+    _, _, err = await run_cli("run", *changes, "--timeout", "0", env=environment(bridge), cwd=tmp_path)
+    assert "CX201" in codes  # only the last of four rounds that are paid for is kept
+    assert codes == set(re.findall(r"^warning (CX\d+)", err, re.MULTILINE))
+
+
 async def test_run_with_a_key_that_is_refused_exits_3(bridge: Emulator, config: Path, tmp_path: Path) -> None:
     env = environment(bridge, CRYNUX_API_KEY="A" * 43 + "=")
     code, _, err = await run_cli("run", "job.toml", env=env, cwd=tmp_path)
@@ -145,9 +172,11 @@ async def test_run_with_a_key_that_is_refused_exits_3(bridge: Emulator, config: 
 
 
 async def test_run_without_a_key_says_where_it_comes_from(bridge: Emulator, config: Path, tmp_path: Path) -> None:
-    code, _, err = await run_cli("run", "job.toml", env=environment(bridge, CRYNUX_API_KEY=" "), cwd=tmp_path)
-    assert code == 3
-    assert "CRYNUX_API_KEY" in err
+    env = environment(bridge, CRYNUX_API_KEY=" ")
+    for command in (("run", "job.toml"), ("download", "1")):
+        code, _, err = await run_cli(*command, env=env, cwd=tmp_path)
+        assert (code, "CRYNUX_API_KEY" in err) == (2, True)
+    assert not (tmp_path / "jobs.db").exists()  # where the job would be rejected for ever
 
 
 async def test_run_with_a_job_that_fails_exits_1(bridge: Emulator, config: Path, tmp_path: Path) -> None:
