@@ -225,8 +225,8 @@ def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
         archive = f"{size(row.total_bytes or 0)}  {row.path}" if row.path else ""
         task = row.task_id or ""
         state = Text(str(row.state), style=STYLES[row.state])
-        table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), archive)
-    console.print(table if rows else f"No jobs in {path}.")
+        table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), Text(archive))
+    console.print(table if rows else Text(f"No jobs in {path}."), soft_wrap=not rows)
     for row in rows:
         if row.reason:
             console.print(Text.assemble((row.job_id, "bold"), f": {row.reason}"))

@@ -100,7 +100,7 @@ async def _follow(
     if as_json:
         print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
     else:
-        console.print(f"{job.path}")
+        console.print(Text(f"{job.path}"), soft_wrap=True)
     return Exit.DONE
 
 

@@ -120,6 +120,14 @@ async def test_run_for_people_prints_states_and_the_path(bridge: Emulator, confi
     assert out.strip().endswith("1.zip")
 
 
+async def test_run_prints_a_path_as_it_is(bridge: Emulator, config: Path, tmp_path: Path) -> None:
+    folder = f"models[v2]{'x' * 80}"
+    arguments = ("run", "job.toml", "--set", "rank=2", "--out", folder)
+    code, out, err = await run_cli(*arguments, env=environment(bridge), cwd=tmp_path)
+    assert (code, Path(out.splitlines()[-1])) == (0, tmp_path / folder / "1.zip"), err
+    assert (tmp_path / folder / "1.zip").is_file()
+
+
 async def test_run_with_the_emulator_needs_no_account(config: Path, tmp_path: Path) -> None:
     changes = ("--set", "rank=2", "--set", "max_train_steps=10")
     code, _, err = await run_cli("run", "job.toml", "--emulator", *changes, env=environment(), cwd=tmp_path)
