@@ -111,7 +111,7 @@ class Course:
         done = sum(one.has_result for one in self.tries)
         before = f" after {done} round{'s' if done != 1 else ''} with a result" if done else ""
         tries = f"{len(failed)} {'tries' if len(failed) != 1 else 'try'} failed{before}"
-        return f"{tries}{_durations(failed)}: {said} [{_numbers(failed[-1])}]"
+        return f"{tries}{_durations(failed)}: {said} [{_numbers(failed[-1])}]{_times_of_day(self.tries)}"
 
 
 def read_courses(answer: Answer) -> dict[str, Course]:
@@ -178,6 +178,17 @@ def _durations(failed: Sequence[TracedTry]) -> str:
         return ""
     low, high = round(seconds[0]), round(seconds[-1])
     return f" after {low} s" if low == high else f" after {low} to {high} s"
+
+
+def _times_of_day(tries: Sequence[TracedTry]) -> str:
+    """Return when each try ran, in order: what the operator of a node or a relay is asked about."""
+    said = [_span(one.created_at, one.ended_at, one.has_result) for one in tries if one.created_at and one.ended_at]
+    return f" (UTC: {', '.join(said)})" if said else ""
+
+
+def _span(began: datetime, ended: datetime, has_result: bool) -> str:
+    end = f"{ended:%H:%M:%S}" if began.date() == ended.date() else f"{ended:%Y-%m-%d %H:%M:%S}"
+    return f"{began:%Y-%m-%d %H:%M:%S} to {end}{' with a result' if has_result else ''}"
 
 
 def _numbers(one: TracedTry) -> str:

@@ -66,7 +66,8 @@ def course(*tasks: dict[str, Any], response: Any = {"data": {"id": 7}}) -> Cours
 
 def test_node_that_refuses_the_arguments_is_said_with_the_relays_numbers() -> None:
     assert course(*[REFUSED] * 4).reason == (
-        "4 tries failed after 25 s: the node did not accept the arguments [abort reason 6, task error 1]"
+        "4 tries failed after 25 s: the node did not accept the arguments [abort reason 6, task error 1] "
+        "(UTC: " + ", ".join(["2026-11-28 09:00:00 to 09:00:25"] * 4) + ")"
     )
 
 
@@ -88,7 +89,15 @@ def test_refusal_of_the_relay_is_repeated_in_one_line() -> None:
 
 
 def test_rounds_that_came_before_are_told() -> None:
-    assert course(GOOD, SILENT).reason.startswith("1 try failed after 1 round with a result after 65 s")
+    reason = course(GOOD, SILENT).reason
+    assert reason.startswith("1 try failed after 1 round with a result after 65 s")
+    first, second = "2026-11-28 09:00:00 to 09:01:00 with a result", "2026-11-28 09:00:00 to 09:01:05"
+    assert reason.endswith(f" (UTC: {first}, {second})")
+
+
+def test_try_over_midnight_says_both_days() -> None:
+    late = {**SILENT, "created_at": "2026-11-28T08:59:59+09:00"}
+    assert course(late).reason.endswith("(UTC: 2026-11-27 23:59:59 to 2026-11-28 09:01:05)")
 
 
 def test_job_without_a_failure_has_no_reason() -> None:
