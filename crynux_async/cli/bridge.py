@@ -131,10 +131,16 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
     compose = files.get(COMPOSE_FILE)
     published = published_ports(compose.text or "") if compose else []
     findings.append(checks.check_exposure(bridge.config, published, in_container=in_container))
-    findings += checks.check_keys(
-        _expiring(BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys())
-    )
-    return findings
+    return [*findings, *_key_findings(bridge)]
+
+
+def _key_findings(bridge: BridgeFolder) -> list[Finding]:
+    try:
+        keys = BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file).list_keys()
+    except SettingsError as error:
+        cure = "Keep it: a key in it may still be the only way to a model. Correct it, or move it away and make a key."
+        return [Finding(what="keys", verdict=Verdict.PROBLEM, sentence=f"{error}.", cure=cure)]
+    return list(checks.check_keys(_expiring(keys)))
 
 
 def _how_it_runs(run: BridgeRun, *, in_container: bool) -> tuple[str | None, bool]:

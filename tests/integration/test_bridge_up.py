@@ -494,6 +494,13 @@ async def test_doctor_goes_on_where_the_relays_address_is_none(
     assert {"port", "database", "exposure"} <= set(found)
 
 
+async def test_doctor_goes_on_where_the_file_of_keys_is_odd(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_folder(folder).keys_file.write_text("{")
+    found = await findings(folder, capsys)
+    assert any("is not a key file of this library" in sentence for _, sentence in found["keys"])
+    assert {"port", "database", "exposure"} <= set(found)
+
+
 async def test_status_shows_an_address_as_it_is(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
