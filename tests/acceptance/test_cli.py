@@ -262,7 +262,7 @@ async def test_sigterm_before_a_command_begins_ends_it_too(tmp_path: Path) -> No
 import os, signal, sys, types
 import crynux_async.cli
 started = types.ModuleType("crynux_async.cli.app")
-started.app = lambda: (os.kill(os.getpid(), signal.SIGTERM), print("went on"))
+started.start = lambda *_: (os.kill(os.getpid(), signal.SIGTERM), print("went on"))
 sys.modules[started.__name__] = started
 crynux_async.cli.main()
 """

@@ -105,7 +105,9 @@ async def test_model_of_a_replaced_key_is_fetched_with_that_key(home: Path, fold
     await bridge_keys.rotate(folder, prefix, None)
     assert str(settings(home)["api_key"])[:8] == prefixes(folder)[1] != prefix
     async with Session(Settings.load(), ledger=home / "jobs.db") as session:
-        path = await session.job(job_id).download(home / "out")
+        job = await session.find(job_id)
+        assert job is not None
+        path = await job.download(home / "out")
     assert path.is_file()
     await bridge_keys.retire(folder, None)
     assert prefix not in prefixes(folder)
@@ -116,8 +118,10 @@ async def test_model_of_a_key_that_is_nowhere_stays_refused(home: Path, folder: 
     (prefix,) = prefixes(folder)
     await bridge_keys.rotate(folder, prefix, None)
     async with Session(Settings.load(keys=str(home / "other.json")), ledger=home / "jobs.db") as session:
+        job = await session.find(job_id)
+        assert job is not None
         with pytest.raises(OwnershipError):
-            await session.job(job_id).download(home / "out")
+            await job.download(home / "out")
 
 
 async def test_deleted_key_goes_out_of_the_settings_and_up_puts_another_one_there(
@@ -147,7 +151,7 @@ async def test_settings_that_still_have_a_retired_key_get_the_one_in_its_place(h
     new = settings(home)["api_key"]
     put_settings(home / "home/.config/crynux-async/settings.toml", {"api_key": str(old)})
     async with Session(Settings.load(), ledger=home / "jobs.db") as session:
-        for job in session.jobs():
+        for job in await session.history():
             await job.download(home / "out")
     await bridge_keys.retire(folder, None)
     assert settings(home)["api_key"] == new != old

@@ -46,7 +46,8 @@ async def test_failed_job_says_why(bridge: Emulator) -> None:
         job = await opened.submit(BAD)
         error = await failure_of(job)
         assert error.reason.startswith("4 tries failed after ")
-        assert error.reason.endswith(": the node did not accept the arguments [abort reason 6, task error 1]")
+        assert ": the node did not accept the arguments [abort reason 6, task error 1] (UTC: " in error.reason
+        assert error.reason.count(" to ") == 4
         assert error.reason in str(error)
         assert job.reason == error.reason
 
@@ -87,7 +88,7 @@ async def test_reason_is_listed_once_beside_the_error(
         reason = (await failure_of(job)).reason
         facts = as_facts(job)
     capsys.readouterr()
-    await show_jobs(tmp_path / "jobs.db", [], None, as_json=True)
+    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=True, as_csv=False)
     (row,) = json.loads(capsys.readouterr().out)
     for listed in (row, facts):
         assert listed["reason"] == reason
@@ -105,7 +106,7 @@ async def test_list_in_a_narrow_terminal_cuts_no_name_that_a_command_takes(
         job = await opened.submit(BAD, label="a name that takes more than the room that is left")
         await failure_of(job)
     capsys.readouterr()
-    await show_jobs(tmp_path / "jobs.db", [], None, as_json=False)
+    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=False, as_csv=False)
     head, first, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["job", "task", "state", "planned", "label", "archive"]
     assert first.split()[:3] == [job.job_id, job.task_id, "failed"]
