@@ -14,9 +14,12 @@ from crynux_async.testing import loop_factories
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # What is started in the background of a shell ignores Ctrl-C, and so would every process that the tests interrupt.
+    # What is started in the background of a shell ignores Ctrl-C, and under nohup SIGHUP. So would every process that
+    # the tests interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "real_time: the test needs the system's clock")
     # No test asserts how long something takes: on a busy machine any example may take longer than Hypothesis' 200 ms.
     settings.register_profile("unhurried", deadline=None)
