@@ -192,12 +192,12 @@ async def _sleep_and_wake(
                 await asyncio.sleep(rng.uniform(0.0, 20.0))
                 sleeper.sleep(rng.uniform(1.0, 10.0) * HOUR)
         await asyncio.sleep(3 * HOUR)
-        for session, jobs in zip(sessions, mine, strict=True):
-            assert session.jobs() == jobs, f"jobs changed hands although their process lives: {session.jobs()}"
-            given_up = [job for job in jobs if job.state not in (JobState.SUCCEEDED, JobState.UNCONFIRMED)]
-            assert not given_up, f"given up because of a sleep: {[(job, job.error) for job in given_up]}"
+        for session in sessions:
             assert session.statistics().refusals == 0, "a create was refused"
     attempts, rows = await ledger.attempts(), await ledger.jobs()
+    # Whose they are does not matter: the one that has more left gives some to the other.
+    given_up = [row for row in rows if row.state not in (JobState.SUCCEEDED, JobState.UNCONFIRMED)]
+    assert not given_up, f"given up because of a sleep: {[(row.job_id, row.state, row.error) for row in given_up]}"
     _check_monotone(attempts)
     _check_dates(rows)
     told = [job.task_id for jobs in mine for job in jobs if job.task_id is not None]

@@ -46,8 +46,10 @@ def prepare_streams() -> None:
 def _told_of(old: io.TextIOWrapper) -> _Output:
     # What cannot be encoded is spelt out, as standard error does.
     errors = "backslashreplace" if old.errors == "strict" else old.errors
-    encoding, by_line = old.encoding, old.line_buffering
-    return _Output(old.detach(), encoding=encoding, errors=errors, line_buffering=by_line)
+    old.flush()
+    # Opened anew: what the old file has noted of its descriptor is wrong where that was redirected since.
+    raw = open(old.fileno(), "wb", closefd=False)  # noqa: SIM115  # for good
+    return _Output(raw, encoding=old.encoding, errors=errors, line_buffering=old.line_buffering)
 
 
 def _reopen(number: int) -> None:
