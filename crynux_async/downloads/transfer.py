@@ -99,8 +99,7 @@ async def download(
 
     Args:
         open_result: Where the bytes come from.
-        target: The final name, in a folder that is made if it does not exist; or one that is taken when the first slot
-            is had, and given back when nothing comes.
+        target: The final name, in a folder that is made if it is not there; or one that is taken with the first slot.
         verify: Raises ArchiveError when a complete file is not good; called in a thread. None checks the length only.
         options: How patient to be.
         on_progress: Called on the loop at most every 0.2 seconds, and at the end.
@@ -123,8 +122,7 @@ async def download(
     began = monotonic()
     options, shared = options or DownloadOptions(), shared or Shared()
     _keep_freed_memory(_KEPT_BYTES)
-    owner = target.owner if isinstance(target, Reservation) else owner
-    path = target if isinstance(target, Reservation) else Path(target)
+    path, owner = (target, target.owner) if isinstance(target, Reservation) else (Path(target), owner)
     place = _Place(target=path, owner=owner, adopt=adopt, options=options, room=shared.room)
     requests = Requests(
         open_result=open_result, options=options, most_bytes=most_bytes, meter=Meter(report=on_progress)

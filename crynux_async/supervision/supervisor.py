@@ -28,13 +28,14 @@ from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
 from crynux_async.events import Event
-from crynux_async.ledgers.base import JobFilter, JobRow, Ledger, TaskRow
+from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
-from crynux_async.states import STAGES, UNFETCHED, Signal, Stage, may
+from crynux_async.states import STAGES, Signal, Stage, may
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.audit import Audit, audit
+from crynux_async.supervision.chores import Chores
 from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
@@ -63,11 +64,6 @@ _PLANNED_AT_ONCE = 200  # jobs between two turns of the event loop
 _RENEWALS = 3  # of a lease while it lasts
 _BEGIN_AGAIN = 5.0
 _HEAR_WISHES_EVERY = 5.0
-_TRIM_EVERY = 3600.0
-_WARN_BEFORE = timedelta(days=1)
-_LONGEST_TASK = timedelta(days=7)
-_WARNED_AT_ONCE = 500
-_LOOK_FOR_EXPIRING = 3600.0
 
 
 class Supervisor:
@@ -108,10 +104,9 @@ class Supervisor:
         self.backend = backend
         self._closed = False
         self._follows = follows
-        self._keeps_events = keeps_events
         self.register = JobRegister(keeps_events=keeps_events)
         self.accounts = Accounts(backend, price)
-        spending = Spending(ledger, self.accounts, budget)
+        self._spending = Spending(ledger, self.accounts, budget)
         self._writer = LedgerWriter(
             ledger,
             self.register,
@@ -119,25 +114,31 @@ class Supervisor:
             key_id=backend.key_id,
             owner=new_owner(follows=follows),
             lease=backend.habits.lease,
-            spending=spending,
+            spending=self._spending,
             keeps_events=keeps_events,
         )
         self._tasks = TaskViews(backend, ledger)
         self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
+        self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
+        self._make_drivers(gate)
+        self._make_dealings(sends_planned=sends_planned)
+
+    def _make_drivers(self, gate: Gate) -> None:
+        """Make who drives jobs: submit, follow, fetch."""
         self.submitter = Submitter(
-            backend,
-            settings,
+            self.backend,
+            self._settings,
             self.register,
             writer=self._writer,
             accounts=self.accounts,
-            spending=spending,
+            spending=self._spending,
             gate=gate,
             spawn=self._spawn,
             hand_on=self.hand_on,
         )
         self.follower = Follower(
-            backend,
-            settings,
+            self.backend,
+            self._settings,
             self.register,
             self._spawn,
             tasks=self._tasks,
@@ -147,8 +148,8 @@ class Supervisor:
             hand_on=self.hand_on,
         )
         self.fetcher = Fetcher(
-            backend,
-            settings,
+            self.backend,
+            self._settings,
             self.register,
             self._tasks,
             spawn=self._spawn,
@@ -156,8 +157,11 @@ class Supervisor:
             save_later=partial(self._writer.persist, self._writer.flush),
             places=self._places,
         )
+
+    def _make_dealings(self, *, sends_planned: bool) -> None:
+        """Make who deals with users, with other sessions and with what earlier ones left."""
         self.abilities = Abilities(
-            backend,
+            self.backend,
             self._tasks,
             self.accounts,
             submitter=self.submitter,
@@ -165,12 +169,12 @@ class Supervisor:
             check_open=self.check_open,
         )
         self._lost = LostCreates(
-            backend, ledger, self.register, self._writer, accounts=self.accounts, spending=spending
+            self.backend, self._ledger, self.register, self._writer, accounts=self.accounts, spending=self._spending
         )
-        self.onlookers = Onlookers(ledger, self.register, self.submitter.is_under_way)
+        self.onlookers = Onlookers(self._ledger, self.register, self.submitter.is_under_way)
         self._take_over = TakeOver(
-            backend,
-            ledger,
+            self.backend,
+            self._ledger,
             self.register,
             self.onlookers,
             writer=self._writer,
@@ -180,13 +184,13 @@ class Supervisor:
             sends_planned=sends_planned,
         )
         self._tries = Tries(
-            ledger, self.register, writer=self._writer, submitter=self.submitter, take_over=self._take_over
+            self._ledger, self.register, writer=self._writer, submitter=self.submitter, take_over=self._take_over
         )
         self._intake = Intake(
             self.register, self.onlookers, writer=self._writer, submitter=self.submitter, tries=self._tries
         )
         self._wishes = Wishes(
-            ledger,
+            self._ledger,
             self.register,
             self.onlookers,
             writer=self._writer,
@@ -197,7 +201,7 @@ class Supervisor:
         )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
         self.register.on_event = self._writer.enter_event
-        self.reader = EventReader(ledger, self._writer.events, lambda: self._closed)
+        self.reader = EventReader(self._ledger, self._writer.events, lambda: self._closed)
         self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
 
@@ -241,8 +245,8 @@ class Supervisor:
                     self.onlookers.run,
                     self._keep_leases,
                     self._hear_wishes,
-                    self._warn,
-                    self._trim_events,
+                    self._chores.warn,
+                    self._chores.trim_events,
                 ):
                     group.start_soon(self._keep_alive, work)
                 started.set_result(None)
@@ -585,51 +589,6 @@ class Supervisor:
             await self.fetcher.fetch(record, wanted.folder, wanted.name)
         except CrynuxError as error:
             _log.warning("download of task %s: %s", record.task_id, error)
-
-    async def _warn(self) -> None:
-        """Warn once of each model that nobody has fetched before the service deletes it, for ever."""
-        retention = self.backend.facts.retention
-        warned: set[str] = set()
-        while retention is not None:
-            kept_since = utc_now() - timedelta(seconds=retention)
-            expiring = [
-                row
-                for row in await self._unfetched(kept_since)
-                if row.ended_at and row.ended_at < kept_since + _WARN_BEFORE
-            ]
-            for row in expiring:
-                if row.job_id not in warned:
-                    _log.warning(
-                        "task %s ended %s and was not downloaded; the service deletes it after %g days by default",
-                        row.task_id,
-                        f"{row.ended_at:%Y-%m-%d %H:%M} UTC",
-                        retention / 86_400,
-                    )
-            warned = {row.job_id for row in expiring}
-            await asyncio.sleep(_LOOK_FOR_EXPIRING)
-
-    async def _trim_events(self) -> None:
-        """Remove events that are old or too many, for ever; one of the sessions on a ledger is enough."""
-        while self._keeps_events and self._follows:
-            try:
-                await self._ledger.trim_events(
-                    before=utc_now() - timedelta(seconds=self._settings.event_age), keep=self._settings.max_events
-                )
-            except LedgerError as error:
-                _log.info("old events stay for now: %s", error)
-            await asyncio.sleep(_TRIM_EVERY)
-
-    async def _unfetched(self, since: datetime) -> list[JobRow]:
-        """Return the oldest jobs in the ledger whose model nobody has fetched, this session's or not."""
-        # By the ledger, because no session holds a model of which nothing is wanted; and a bounded number, because a
-        # month of them would be a hundred megabytes of rows.
-        where = JobFilter(backend=self.backend.name, states=UNFETCHED, since=since - _LONGEST_TASK)
-        try:
-            rows = await self._ledger.jobs(where, limit=_WARNED_AT_ONCE)
-        except LedgerError as error:
-            _log.info("models that nobody has fetched are looked for later: %s", error)
-            return []
-        return [row for row in rows if row.ended_at is not None]
 
     async def _drain(self) -> None:
         """Wait for the answers of the creates under way, for a bounded time."""

@@ -124,10 +124,26 @@ def read_courses(answer: Answer) -> dict[str, Course]:
     if answer.status != 200:
         raise_for(answer)
     try:
-        data = answer.json["data"]
-        return {course.task_id: course for trace in data if (course := _course(trace)) is not None}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ProtocolError("no bridge answers traces so; is base_url right?", status=200, url=answer.url) from error
+        traces: list[Any] = list(answer.json["data"])
+    except (KeyError, TypeError) as error:
+        raise _no_traces(answer) from error
+    read = [trace for trace in traces if isinstance(trace, Mapping)]
+    if traces and not read:
+        raise _no_traces(answer)
+    courses = (_course_if_readable(trace) for trace in read)
+    return {course.task_id: course for course in courses if course is not None}
+
+
+def _no_traces(answer: Answer) -> ProtocolError:
+    return ProtocolError("no bridge answers traces so; is base_url right?", status=200, url=answer.url)
+
+
+def _course_if_readable(trace: Mapping[str, Any]) -> Course | None:
+    # One trace of another form must not keep the reasons of all other jobs from being known.
+    try:
+        return _course(trace)
+    except (TypeError, AttributeError, ValueError):
+        return None
 
 
 def _course(trace: Mapping[str, Any]) -> Course | None:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -83,7 +84,7 @@ class Database(Protocol):
         """Let go of it."""
 
 
-class SqlLedger:
+class SqlLedger(ABC):
     """A ledger in a database. A subclass opens it, tells its time, and hears what others write.
 
     Args:
@@ -109,17 +110,17 @@ class SqlLedger:
 
     # What a subclass has to say
 
+    @abstractmethod
     async def _open_database(self) -> Database:
         """Open or create the database, and bring an older one up to date.
 
         Raises:
             LedgerError: It cannot be used; it has not been changed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _now(self) -> ColumnElement[int]:
         """Return the time by the ledger's own clock, in microseconds since 1970, inside a statement."""
-        raise NotImplementedError
 
     # Opening and closing
 

@@ -124,6 +124,22 @@ def test_job_is_found_by_its_node_tasks_where_the_response_is_missing() -> None:
     assert course(SILENT, response=None).task_id == "7"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "x",
+        {"source": "image_finetune", "parallel_tasks": "x"},
+        {"source": "image_finetune", "parallel_tasks": [5]},
+        {"source": "image_finetune", "response": 5},
+        {"source": "image_finetune", "parallel_tasks": [{"client_task_id": [], "events": []}]},
+    ],
+)
+def test_trace_of_another_form_hides_no_other_job(odd: Any) -> None:
+    good = {"source": "image_finetune", "response": {"data": {"id": 7}}, "parallel_tasks": [SILENT]}
+    for traces in ([odd, good], [good, odd]):
+        assert read_courses(answer(200, {"data": traces}))["7"].reason
+
+
 def test_traces_of_other_kinds_are_passed_over() -> None:
     others = [{"source": "openai_completions", "parallel_tasks": [SILENT]}, {"source": "image_finetune"}]
     assert read_courses(answer(200, {"data": others})) == {}
