@@ -124,9 +124,8 @@ async def download(
     _keep_freed_memory(_KEPT_BYTES)
     path, owner = (target, target.owner) if isinstance(target, Reservation) else (Path(target), owner)
     place = _Place(target=path, owner=owner, adopt=adopt, options=options, room=shared.room)
-    requests = Requests(
-        open_result=open_result, options=options, most_bytes=most_bytes, meter=Meter(report=on_progress)
-    )
+    meter = Meter(report=on_progress)
+    requests = Requests(open_result=open_result, options=options, most_bytes=most_bytes, meter=meter)
     copies = _Copies(
         requests=requests, verify=verify, check_slots=shared.check_slots, refetch=refetch, keep_note=keep_note
     )
