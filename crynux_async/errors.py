@@ -379,3 +379,10 @@ class LeaseLostError(LedgerError):
     def __init__(self, message: str, *, job_ids: Sequence[str], **facts: Any) -> None:
         super().__init__(message, **facts)
         self.job_ids = tuple(job_ids)
+
+
+def only_error(error: BaseException) -> BaseException:
+    """Return the one error in an exception group, or the error itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -27,7 +27,7 @@ from benchmarks.scorecard.submit_crashes import Work, all_of
 from benchmarks.scorecard.tasks import environment
 from benchmarks.scorecard.worlds import World, accounts, config, creates, on_virtual_time
 from crynux_async.emulator import Emulator
-from crynux_async.ledgers.base import AttemptRow, JobRow
+from crynux_async.ledgers.base import AttemptRow, Fence, JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.states import JobState
 from crynux_async.testing import VirtualTimeLoop
@@ -173,11 +173,36 @@ def _virtual_sleeps(context: Context) -> str:
     )
 
 
+class WatchedLedger(MemoryLedger):
+    """A ledger that tells jobs that were given to another session from those that were taken from it.
+
+    Attributes:
+        taken: Jobs that a session claimed and no other had given back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[str] = []
+        self._given: set[str] = set()
+
+    async def drop(self, fence: Fence, job_ids: Sequence[str]) -> None:
+        """Give back jobs, as the one does that has more than its share."""
+        await super().drop(fence, job_ids)
+        self._given.update(job_ids)
+
+    async def claim(self, fence: Fence, **where: Any) -> list[JobRow]:
+        """Take jobs that nobody holds."""
+        rows = await super().claim(fence, **where)
+        self.taken += [row.job_id for row in rows if row.job_id not in self._given]
+        self._given -= {row.job_id for row in rows}
+        return rows
+
+
 async def _sleep_and_wake(
     world: World, rng: random.Random, limit: int, counts_sleep: bool
 ) -> tuple[int, Counter[JobClass]]:
     """Return the number of creates in the busiest minute of the bridge, and what became of the jobs."""
-    sleeper, ledger = Sleeper(world=world, counts_sleep=counts_sleep), MemoryLedger()
+    sleeper, ledger = Sleeper(world=world, counts_sleep=counts_sleep), WatchedLedger()
     world.bridge.add_fault("delay", on="create", seconds=0.5, count=None)
     settings = {"rate_limit": limit, "rate_burst": 1, "unreachable_timeout": 200}
     async with (
@@ -195,7 +220,7 @@ async def _sleep_and_wake(
         for session in sessions:
             assert session.statistics().refusals == 0, "a create was refused"
     attempts, rows = await ledger.attempts(), await ledger.jobs()
-    # Whose they are does not matter: the one that has more left gives some to the other.
+    assert not ledger.taken, f"jobs were taken although their process lives: {ledger.taken}"
     given_up = [row for row in rows if row.state not in (JobState.SUCCEEDED, JobState.UNCONFIRMED)]
     assert not given_up, f"given up because of a sleep: {[(row.job_id, row.state, row.error) for row in given_up]}"
     _check_monotone(attempts)

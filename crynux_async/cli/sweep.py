@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ async def write_report(order: PageOrder, ledger: Path | None) -> Exit:
         found = await recall(session, order.name)
         pictures = await collect_pictures(found.trials, order.images)
     view = view_of(found.name, found.base, found.trials, images=pictures)
-    await write_page(order.out, view, PageChoice(images=order.images, across=order.across, down=order.down))
+    await write_page(order.out, view, PageChoice(across=order.across, down=order.down))
     Console(highlight=False).print(Text(str(order.out)), soft_wrap=True)
     return Exit.DONE
 
@@ -204,7 +204,7 @@ async def _follow(
     as_json: bool,
 ) -> Exit:
     """Show a sweep until its end, and say what came of it."""
-    async with SweepBoard(session, console, running).shown(), _page_writer(page, sweep, running):
+    async with SweepBoard(session, console, running).shown(), _written(page, sweep, running):
         await running.wait()
     trials = running.trials
     if as_json:
@@ -217,13 +217,12 @@ async def _follow(
     return _code(trials)
 
 
-def _page_writer(page: Path | None, sweep: Sweep | RememberedSweep, running: SweepRun) -> Any:
-    return nullcontext() if page is None else _written(page, sweep, running)
-
-
 @asynccontextmanager
-async def _written(page: Path, sweep: Sweep | RememberedSweep, running: SweepRun) -> AsyncIterator[None]:
-    """Write a page now and then while the block runs, and once more at its end."""
+async def _written(page: Path | None, sweep: Sweep | RememberedSweep, running: SweepRun) -> AsyncIterator[None]:
+    """Write a page, if one is wanted, now and then while the block runs, and once more at its end."""
+    if page is None:
+        yield
+        return
     base: Mapping[str, Any] = sweep.asked()["base"] if isinstance(sweep, Sweep) else sweep.base
 
     async def write() -> None:

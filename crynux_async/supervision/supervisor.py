@@ -26,7 +26,7 @@ from crynux_async.backends.base import Backend, Finding, LostCreate
 from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
-from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError, only_error
 from crynux_async.events import Event
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
@@ -257,7 +257,7 @@ class Supervisor:
         except BaseException as error:
             # Nobody awaits this task before the session is open: its opener is told instead.
             if not started.done():
-                started.set_exception(_only(error))
+                started.set_exception(only_error(error))
                 return
             raise
         finally:
@@ -644,10 +644,3 @@ async def _answer(answer: "asyncio.Future[T]", work: Coroutine[Any, Any, T]) -> 
 def new_job_id() -> str:
     """Return a name for a new job: 128 bits, so that no two are ever alike, in whichever ledgers they meet."""
     return f"j{secrets.token_hex(16)}"
-
-
-def _only(error: BaseException) -> BaseException:
-    """Return the one error in an exception group, or the error itself."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -5,6 +5,7 @@ from a file), ``preview`` (what running it would do), ``running`` and ``trial`` 
 (what the ledger remembers), ``table`` and ``view`` (for other programs, for pages).
 """
 
+from crynux_async.report.values import TrialState
 from crynux_async.sweeps.points import BrokenPoint, Point, Points
 from crynux_async.sweeps.preview import Preview
 from crynux_async.sweeps.recall import RememberedSweep, recall, sweep_names
@@ -12,7 +13,7 @@ from crynux_async.sweeps.running import OnFailure, RetryAtMost, StopAfter, Sweep
 from crynux_async.sweeps.spaces import choice, grid, integers, listed, log_uniform, random_search, uniform
 from crynux_async.sweeps.sweep import Sweep
 from crynux_async.sweeps.table import Table
-from crynux_async.sweeps.trial import Trial, TrialState
+from crynux_async.sweeps.trial import Trial
 
 __all__ = [
     "BrokenPoint",

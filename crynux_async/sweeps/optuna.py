@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from crynux_async.errors import CrynuxError, SubmissionUnknownError, UsageError
+from crynux_async.errors import CrynuxError, SubmissionUnknownError, UsageError, only_error
 from crynux_async.job import Job, record_of
 from crynux_async.money import to_cnx
 from crynux_async.states import GOOD, JobState
 from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.points import Point, derived_seed
 from crynux_async.sweeps.running import OnTrial, call_back
-from crynux_async.sweeps.trial import Trial, Wishes, absolute, conclude
+from crynux_async.sweeps.trial import AtEnd, Trial, absolute, conclude
 from crynux_async.sweeps.view import service_pictures
 from crynux_async.training.config import FineTuneConfig
 
@@ -133,7 +133,7 @@ class _Run:
                 for _ in range(n_jobs):
                     group.create_task(self._work())
         except* Exception as errors:
-            raise errors.exceptions[0] from None
+            raise only_error(errors) from None
         return self._finished
 
     async def _work(self) -> None:
@@ -162,7 +162,7 @@ class _Run:
             return
         trial = Trial(point, job)
         sweep = self._sweep
-        await conclude(trial, Wishes(folder=sweep.folder, file_name=sweep.name_template))
+        await conclude(trial, AtEnd(folder=sweep.folder, file_name=sweep.name_template))
         value = await self._value(trial)
         await self._stored(partial(self._tell, asked, trial, value))
         await self._keep_images(asked, trial)

@@ -17,12 +17,10 @@ class PageChoice:
     """What a page shows besides the trials.
 
     Attributes:
-        images: Where pictures of the models come from, or None for the service's own where it has any.
         across: The parameter whose values stand side by side in the grid of pictures, or None to choose.
         down: The parameter whose values stand below each other, or None to choose.
     """
 
-    images: Pictures | None = None
     across: str | None = None
     down: str | None = None
 

@@ -8,11 +8,12 @@ import attrs
 
 from crynux_async.errors import ConflictError
 from crynux_async.job import record_of
+from crynux_async.report.values import TrialState
 from crynux_async.states import JobState
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.sweeps.notes import SCOPE, check_same
 from crynux_async.sweeps.points import Point, Points
-from crynux_async.sweeps.trial import TrialState, state_of
+from crynux_async.sweeps.trial import state_of
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts

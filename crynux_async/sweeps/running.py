@@ -2,7 +2,7 @@
 
 Theory of operation. All points are queued under their idempotency keys before anything else happens, so that whatever
 is killed, the next run finds the same jobs. From then on the session drives them; a run only waits. One task, the
-driver, takes in what happened (a job ended, its user retried or stopped) and decides by ``next_step`` what a trial does
+driver, takes in what happened (a job ended, its user retried or stopped) and decides by ``what_next`` what a trial does
 next: it is sent again, it is looked for, or it is concluded (its archive fetched and read, its objective computed) in a
 task of its own, so that no trial waits for another.
 
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 import attrs
 
 from crynux_async.budgets import Budget
-from crynux_async.errors import BackendError, UsageError
+from crynux_async.errors import BackendError, UsageError, only_error
 from crynux_async.job import Job, record_of
 from crynux_async.states import GOOD, JobState
 from crynux_async.supervision.filing import SharedFilingArguments
 from crynux_async.sweeps.notes import SCOPE, TAG, enter
 from crynux_async.sweeps.table import Table, table_of
-from crynux_async.sweeps.trial import Trial, Wishes, conclude
+from crynux_async.sweeps.trial import AtEnd, Trial, conclude
 
 if TYPE_CHECKING:
     from crynux_async.session import Session
@@ -72,7 +72,7 @@ class StopAfter:
 OnFailure: TypeAlias = Literal["keep"] | RetryAtMost | StopAfter
 
 
-class Step(Enum):
+class Next(Enum):
     """What a trial does next."""
 
     CONCLUDE = auto()
@@ -80,7 +80,7 @@ class Step(Enum):
     LOOK_FOR = auto()
 
 
-def next_step(state: JobState, tries: int, on_failure: OnFailure) -> Step:
+def what_next(state: JobState, tries: int, on_failure: OnFailure) -> Next:
     """Return what a trial does whose job has ended.
 
     Args:
@@ -89,12 +89,12 @@ def next_step(state: JobState, tries: int, on_failure: OnFailure) -> Step:
         on_failure: What its user wants.
     """
     if state is JobState.UNCONFIRMED:
-        return Step.LOOK_FOR
+        return Next.LOOK_FOR
     # What its user gave up stays given up.
     is_failure = state not in GOOD and state is not JobState.ABANDONED
     if is_failure and isinstance(on_failure, RetryAtMost) and tries <= on_failure.times:
-        return Step.RETRY
-    return Step.CONCLUDE
+        return Next.RETRY
+    return Next.CONCLUDE
 
 
 class SweepRun:
@@ -104,7 +104,7 @@ class SweepRun:
         name: The sweep's name.
         session: Where it runs.
         begin: Queues what is missing and returns every trial, when the context is entered.
-        wishes: What becomes of a trial that has ended well.
+        at_end: What becomes of a trial that has ended well.
         on_failure: What becomes of failed trials.
         on_trial: Called with each finished trial.
     """
@@ -115,14 +115,14 @@ class SweepRun:
         session: "Session",
         begin: Callable[[], Awaitable[list[Trial]]],
         *,
-        wishes: Wishes,
+        at_end: AtEnd,
         on_failure: OnFailure = "keep",
         on_trial: OnTrial | None = None,
     ) -> None:
         self._name = name
         self._session = session
         self._begin = begin
-        self._wishes = wishes
+        self._at_end = at_end
         self._on_failure = on_failure
         self._on_trial = on_trial
         self._trials: list[Trial] = []
@@ -147,7 +147,7 @@ class SweepRun:
         async def begin() -> list[Trial]:
             return await _sent_again(trials)
 
-        return cls(name, session, begin, wishes=Wishes())
+        return cls(name, session, begin, at_end=AtEnd())
 
     async def __aenter__(self) -> Self:
         self._trials = await self._begin()
@@ -243,7 +243,7 @@ class SweepRun:
                         watcher.cancel()
                     await self._look_for_lost(group)
         except* Exception as errors:
-            raise _first(errors) from None
+            raise only_error(errors) from None
         finally:
             finished.put_nowait(None)
 
@@ -282,11 +282,11 @@ class SweepRun:
 
     async def _take_end(self, trial: Trial, group: asyncio.TaskGroup) -> bool:
         """Do what follows from an end, and return whether other jobs are to be watched now."""
-        step = next_step(trial.job.state, record_of(trial.job).tries, self._on_failure)
-        if step is Step.LOOK_FOR:
+        following = what_next(trial.job.state, record_of(trial.job).tries, self._on_failure)
+        if following is Next.LOOK_FOR:
             self._unclear[trial.job.job_id] = trial
             self._has_looked = False
-        elif step is Step.RETRY:
+        elif following is Next.RETRY:
             await trial.job.retry()
             self._waiting[trial.job.job_id] = trial
             return True
@@ -329,7 +329,7 @@ class SweepRun:
                 self._finished.put_nowait(trial)
 
     async def _conclude(self, trial: Trial) -> None:
-        await conclude(trial, self._wishes)
+        await conclude(trial, self._at_end)
         await call_back(self._on_trial, trial)
         self._finished.put_nowait(trial)
 
@@ -389,11 +389,3 @@ async def _sent_again(trials: Iterable[Trial]) -> list[Trial]:
         if trial.job.state not in GOOD:
             await trial.job.retry()
     return chosen
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

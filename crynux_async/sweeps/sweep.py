@@ -11,7 +11,7 @@ from crynux_async.errors import UsageError
 from crynux_async.sweeps import definition, preview, running
 from crynux_async.sweeps.points import Derive, Points, plan
 from crynux_async.sweeps.spaces import Params
-from crynux_async.sweeps.trial import Trial, Wishes, absolute
+from crynux_async.sweeps.trial import AtEnd, Trial, absolute
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ class Sweep:
             on_trial: Called with each finished trial, before it is yielded; a function or a coroutine function. What it
                 raises is logged and disturbs nothing.
         """
-        wishes = Wishes(folder=self.folder, file_name=self.name_template, objective=self.objective)
+        at_end = AtEnd(folder=self.folder, file_name=self.name_template, objective=self.objective)
         begin = partial(running.begin, self, session, force=force)
-        return running.SweepRun(self.name, session, begin, wishes=wishes, on_failure=on_failure, on_trial=on_trial)
+        return running.SweepRun(self.name, session, begin, at_end=at_end, on_failure=on_failure, on_trial=on_trial)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

@@ -4,22 +4,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from crynux_async.archive import LoraArchive
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Cost, Job
+from crynux_async.report.values import TrialState
 from crynux_async.states import GOOD, STAGES, JobState, Stage
 from crynux_async.sweeps.points import Point
 
 if TYPE_CHECKING:
     from crynux_async.archive.health import Health
     from crynux_async.archive.norms import Norms
-
-TrialState: TypeAlias = Literal["waiting", "running", "done", "failed", "unconfirmed", "stopped"]
-"""Where a trial is, for people: its job's state tells more."""
 
 _log = logging.getLogger("crynux_async.sweeps.trial")
 
@@ -131,7 +129,7 @@ class Trial:
 
 
 @attrs.frozen(kw_only=True)
-class Wishes:
+class AtEnd:
     """What becomes of trials that have ended well.
 
     Attributes:
@@ -145,20 +143,20 @@ class Wishes:
     objective: Callable[[Trial], float] | None = None
 
 
-async def conclude(trial: Trial, wishes: Wishes) -> None:
+async def conclude(trial: Trial, at_end: AtEnd) -> None:
     """Bring the model of a trial that ended well to disk, and enter what came of it.
 
     Never raises for what belongs to one trial: it stands in ``trial.problem``.
     """
     trial.problem = None
     try:
-        folder = wishes.folder or trial.job.folder
+        folder = at_end.folder or trial.job.folder
         if trial.job.state in GOOD and folder is not None:
-            path = await trial.job.download(folder, name=wishes.file_name or trial.job.file_name)
+            path = await trial.job.download(folder, name=at_end.file_name or trial.job.file_name)
             trial._reading = await asyncio.to_thread(_read, trial, path)
         trial.cost = await trial.job.cost()
-        if trial.job.state in GOOD and wishes.objective is not None:
-            trial.objective = float(await asyncio.to_thread(wishes.objective, trial))
+        if trial.job.state in GOOD and at_end.objective is not None:
+            trial.objective = float(await asyncio.to_thread(at_end.objective, trial))
     except asyncio.CancelledError:
         raise
     except CrynuxError as error:
