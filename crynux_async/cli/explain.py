@@ -15,7 +15,7 @@ from crynux_async.cli.check import STYLES
 from crynux_async.cli.exits import Exit
 from crynux_async.datasets.explanations import EXPLANATIONS
 from crynux_async.datasets.problems import CODES as DATASET_CODES
-from crynux_async.datasets.problems import Severity
+from crynux_async.datasets.problems import RETIRED, Severity
 from crynux_async.errors import UsageError
 from crynux_async.training.advice import CODES
 from crynux_async.training.advice.explanations import example_of
@@ -36,15 +36,25 @@ class _Page(_Entry):
     source: str
 
 
+@attrs.frozen(kw_only=True)
+class _Retired:
+    code: str
+    title: str
+    retired: bool
+    instead: str
+
+
 def explain(codes: Sequence[str], *, as_json: bool) -> Exit:
     """Show what is behind codes; of a beginning such as CX2, or of none, the list."""
     pages = [_page(code) for code in codes if code.upper() in _titles()]
-    beginnings = [code for code in codes if code.upper() not in _titles()] if codes else ["CX"]
+    retired = [_retired(code) for code in codes if code.upper() in RETIRED]
+    beginnings = [code for code in codes if code.upper() not in {*_titles(), *RETIRED}] if codes else ["CX"]
     entries = [entry for beginning in beginnings for entry in _entries(beginning)]
     if as_json:
-        print(json.dumps([attrs.asdict(item) for item in (*pages, *entries)]))  # noqa: T201  # the command's output
+        found: list[_Entry | _Retired] = [*pages, *retired, *entries]
+        print(json.dumps([attrs.asdict(item) for item in found]))  # noqa: T201  # the command's output
         return Exit.DONE
-    shown: list[RenderableType] = [_shown(page) for page in pages]
+    shown: list[RenderableType] = [*(_shown(page) for page in pages), *(_shown_retired(item) for item in retired)]
     Console(highlight=False).print(Group(*shown, *([_list(entries)] if entries else [])))
     return Exit.DONE
 
@@ -67,6 +77,11 @@ def _entries(beginning: str) -> list[_Entry]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UsageError(f"there is no code {beginning!r}{hint}; `crynux-async explain` lists them", field="code")
     return found
+
+
+def _retired(code: str) -> _Retired:
+    known = code.upper()
+    return _Retired(code=known, title=RETIRED[known].title, retired=True, instead=RETIRED[known].instead)
 
 
 def _page(code: str) -> _Page:
@@ -104,6 +119,11 @@ def _shown(page: _Page) -> RenderableType:
         table.add_row(name, Text(text))
     head = Text.assemble((page.code, "bold"), " ", (page.severity, STYLES[page.severity]), f": {page.title}")
     return Group(head, Padding(table, (0, 0, 1, 2)))
+
+
+def _shown_retired(item: _Retired) -> RenderableType:
+    head = Text.assemble((item.code, "bold"), f" is retired, and nothing reports it any more. It was: {item.title}.")
+    return Group(head, Padding(Text(item.instead), (0, 0, 1, 2)))
 
 
 def _list(entries: Iterable[_Entry]) -> RenderableType:

@@ -136,7 +136,8 @@ def _judge_encoding(texts: Mapping[str, bytes], encoding: str | None) -> tuple[D
         text = f"{counted(len(other), 'file')} not in UTF-8, converted: {named(other)}."
         return (problem("CX368", text, other),)
     sample = b"\n".join(texts[name] for name in unreadable)
-    text = f"{counted(len(unreadable), 'file')} not in UTF-8: {named(unreadable)}; {in_words(guesses(sample))}."
+    encoding_is = in_words(guesses(sample), file_count=len(unreadable))
+    text = f"{counted(len(unreadable), 'file')} not in UTF-8: {named(unreadable)}; {encoding_is}."
     return (problem("CX336", text, unreadable),)
 
 

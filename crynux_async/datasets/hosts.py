@@ -3,7 +3,10 @@
 import ipaddress
 import re
 import socket
+import unicodedata
 from typing import Final
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NEARBY: Final = (
     "local",
@@ -18,31 +21,44 @@ _NEARBY: Final = (
     "test",
     "svc",
     "fritz.box",
+    "invalid",
+    "onion",
 )
 # Public names that answer with this machine's address, or with the one that stands in them (10.0.0.1.nip.io).
 _THIS_MACHINE: Final = ("localtest.me", "lvh.me", "vcap.me", "lacolhost.com")
 _SPELT_OUT: Final = re.compile(r"(?:.*[.-])?(\d+)[.-](\d+)[.-](\d+)[.-](\d+)\.(?:nip|sslip|xip)\.io")
+_SPELT_IN_HEXADECIMAL: Final = re.compile(r"(?:.*[.-])?([0-9a-f]{8})\.(?:nip|sslip|xip)\.io")
+_SPELT_WITH_DASHES: Final = re.compile(r"(?:.*\.)?([0-9a-f]*-[0-9a-f-]*-[0-9a-f-]*)\.sslip\.io")
+_IDEOGRAPHIC_STOP: Final = "\u3002"
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is this machine or one of a private network: by its address, or by its name alone.
+    """Whether a host is this machine, one of a private network or nobody's: by its address, or by its name alone.
 
     Args:
         host: An address, without brackets and in any spelling that a resolver takes (``2130706433``, ``0x7f.1``), or a
             name. A name without a dot is one of the network at hand.
     """
-    name = host.rstrip(".").lower()
-    address = _address(name)
+    # Digits and dots of other scripts are plain ones to whoever asks: libraries encode a host by IDNA first.
+    name = unicodedata.normalize("NFKC", host).replace(_IDEOGRAPHIC_STOP, ".").rstrip(".").lower()
+    address = _address(name) or _address_inside(name)
     if address is not None:
-        return not address.is_global
-    spelt_out = _SPELT_OUT.fullmatch(name)
-    if spelt_out:
-        return is_private(".".join(spelt_out.groups()))
+        return not address.is_global or address.is_multicast
     return "." not in name or _is_under(name, (*_NEARBY, *_THIS_MACHINE))
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address_inside(name: str) -> _Address | None:
+    """The address that stands in a name of nip.io and its like, which answer with it."""
+    if spelt_out := _SPELT_OUT.fullmatch(name):
+        return _address(".".join(spelt_out.groups()))
+    if in_hexadecimal := _SPELT_IN_HEXADECIMAL.fullmatch(name):
+        return ipaddress.IPv4Address(int(in_hexadecimal[1], 16))
+    with_dashes = _SPELT_WITH_DASHES.fullmatch(name)
+    return _address(with_dashes[1].replace("-", ":")) if with_dashes else None
+
+
+def _address(host: str) -> _Address | None:
     try:
         found = ipaddress.ip_address(host)
     except ValueError:

@@ -1,7 +1,8 @@
 """What an address says by itself: a page about a file in place of the file, a login, a signature that runs out.
 
 Source: the hosts' own documentation of direct links; AWS "Signature Calculations for Query String Authentication" and
-"Authenticating Requests (Signature Version 2)" (the method is part of what is signed).
+"Authenticating Requests (Signature Version 2)" (the method is part of what is signed, and whoever speaks S3 computes
+the same signature: Cloudflare R2, MinIO, Ceph).
 """
 
 import re
@@ -13,7 +14,7 @@ import attrs
 
 _HUB_HOSTS: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
 _DRIVE_HOSTS: Final = ("drive.google.com", "docs.google.com")
-_DROPBOX_HOSTS: Final = ("dropbox.com", "www.dropbox.com")
+_DROPBOX_HOSTS: Final = ("dropbox.com", "www.dropbox.com", "m.dropbox.com")
 _GITHUB_HOSTS: Final = ("github.com", "www.github.com")
 _PAGE_HOSTS: Final = ("mega.nz", "wetransfer.com", "we.tl")
 _LIKELY_HOSTS: Final = ("1drv.ms", "onedrive.live.com", "www.mediafire.com", "www.icloud.com", "pan.baidu.com")
@@ -22,7 +23,8 @@ _SIGNATURES: Final = frozenset(("x-amz-signature", "x-goog-signature", "x-oss-si
 _SECRETS: Final = frozenset(
     ("access_token", "api_key", "apikey", "auth", "key", "password", "secret", "token", *_SIGNATURES)
 )
-_FOR_ONE_METHOD: Final = frozenset(("x-amz-signature", "awsaccesskeyid"))
+# The parameters of S3's signatures, version 4 and version 2. No other signature has them.
+_FOR_ONE_METHOD: Final = (frozenset(("x-amz-signature",)), frozenset(("awsaccesskeyid", "signature")))
 _LASTING: Final = frozenset(("x-amz-expires", "x-goog-expires"))
 
 
@@ -74,6 +76,11 @@ def secrets_in(parts: SplitResult) -> tuple[str, ...]:
     return tuple(sorted({name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)} & _SECRETS))
 
 
+def secrets_beside_signature(parts: SplitResult) -> tuple[str, ...]:
+    """Return those of ``secrets_in`` that are no signature, which says of itself when it ends."""
+    return tuple(name for name in secrets_in(parts) if name not in _SIGNATURES)
+
+
 def has_login(parts: SplitResult) -> bool:
     """Whether there is a user name or a password in front of the host."""
     return bool(parts.username or parts.password)
@@ -85,7 +92,7 @@ def signature_of(parts: SplitResult) -> Signature | None:
     if not query.keys() & _SIGNATURES:
         return None
     lasting = next((query[name] for name in _LASTING if name in query), "")
-    is_of_one = bool(query.keys() & _FOR_ONE_METHOD) and (parts.hostname or "").endswith(".amazonaws.com")
+    is_of_one = any(names <= query.keys() for names in _FOR_ONE_METHOD)
     return Signature(
         seconds=int(lasting) if re.fullmatch(r"[0-9]{1,9}", lasting) else None, is_for_one_method=is_of_one
     )
@@ -132,10 +139,10 @@ def _dropbox(parts: SplitResult) -> Page | None:
     if ("dl", "1") in query or ("raw", "1") in query or not re.match(r"/(?:s|sh|scl|t)/", parts.path):
         return None
     kept = [(name, value) for name, value in query if name not in {"dl", "raw"}]
+    computer = parts._replace(netloc="www.dropbox.com")
+    direct = _with(computer, path=parts.path, query=urlencode([*kept, ("dl", "1")]))
     # It goes by the name of the program that asks, and may give a node the file.
-    return Page(
-        host="Dropbox", direct=_with(parts, path=parts.path, query=urlencode([*kept, ("dl", "1")])), is_certain=False
-    )
+    return Page(host="Dropbox", direct=direct, is_certain=False)
 
 
 def _hub(parts: SplitResult) -> Page | None:
@@ -149,11 +156,24 @@ def _hub(parts: SplitResult) -> Page | None:
 
 
 def _github(parts: SplitResult) -> Page | None:
-    found = re.match(r"/([^/]+/[^/]+)(?:/(blob|tree)/|/?\Z)", parts.path)
+    found = re.match(
+        r"/([^/]+/[^/]+)(?:/(blob|tree)/|/releases/tag/|(?:/(?:releases(?:/latest)?|tags))?/?\Z)", parts.path
+    )
     if found is None:
         return None
     direct = _with(parts, path=f"/{found[1]}/raw/{parts.path[found.end() :]}") if found[2] == "blob" else ""
     return Page(host="GitHub", direct=direct)
+
+
+def _gist(parts: SplitResult) -> Page | None:
+    # The files themselves are below /raw and /archive.
+    is_page = re.fullmatch(r"/[^/]+(?:/[0-9a-f]+(?:/(?:[0-9a-f]{40}|revisions))?)?/?", parts.path)
+    return Page(host="GitHub Gist") if is_page else None
+
+
+def _kaggle(parts: SplitResult) -> Page | None:
+    # Even .../download shows a login. What Kaggle's own program loads begins with /api.
+    return Page(host="Kaggle") if re.match(r"/(?:datasets|competitions|c)/", parts.path) else None
 
 
 def _archive_org(parts: SplitResult) -> Page | None:
@@ -169,5 +189,7 @@ _RULES: Final[Mapping[tuple[str, ...], Callable[[SplitResult], Page | None]]] = 
     _DROPBOX_HOSTS: _dropbox,
     _HUB_HOSTS: _hub,
     _GITHUB_HOSTS: _github,
+    ("gist.github.com",): _gist,
+    ("kaggle.com", "www.kaggle.com"): _kaggle,
     ("archive.org", "www.archive.org"): _archive_org,
 }

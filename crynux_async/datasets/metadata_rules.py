@@ -6,6 +6,7 @@ from crynux_async.datasets.caption_rules import CAPTION_KINDS, Captions, judge_c
 from crynux_async.datasets.layout import extension_of
 from crynux_async.datasets.matching import Matching, match
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.row_names import reunite
 from crynux_async.datasets.spellings import in_words, lookalikes
 from crynux_async.datasets.tables import Table
 
@@ -28,7 +29,7 @@ def judge_metadata(
     if any(table.fault or table.columns.get("file_name") != "text" for table in tables):
         return Captions(problems=tuple(found))
     matching = match(images, tables)
-    found += judge_matching(matching, len(set(images)))
+    found += judge_matching(matching, len(set(images)), hint=_what_packing_finds(matching))
     if any(table.columns.get(caption_column) not in CAPTION_KINDS for table in tables):
         return Captions(problems=tuple(found))
     values = {image: matching.rows[image].get(caption_column) for image in train if image in matching.rows}
@@ -60,12 +61,13 @@ def judge_tables(tables: Sequence[Table], *, caption_column: str) -> list[Datase
     return found
 
 
-def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]:
+def judge_matching(matching: Matching, image_count: int, *, hint: str = "") -> list[DatasetProblem]:
     """Say what is wrong between images and rows.
 
     Args:
         matching: Images and rows, brought together.
         image_count: How many images there are.
+        hint: What to say besides of images without a row, with a space in front.
 
     Returns:
         The problems.
@@ -74,10 +76,9 @@ def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]
     if matching.unnamed:
         found.append(problem("CX322", f"A row names no file: {named(matching.unnamed)}.", matching.unnamed))
     if matching.missing:
-        hint = in_words(lookalikes(matching.missing, matching.unused))
-        text = (
-            f"{len(matching.missing)} of {counted(image_count, 'image')} have no row: {named(matching.missing)}.{hint}"
-        )
+        alike = in_words(lookalikes(matching.missing, matching.unused))
+        count = counted(image_count, "image")
+        text = f"{len(matching.missing)} of {count} have no row: {named(matching.missing)}.{alike}{hint}"
         found.append(problem("CX325", text, matching.missing))
     if matching.unused:
         lost = tuple(matching.unused)
@@ -87,6 +88,16 @@ def judge_matching(matching: Matching, image_count: int) -> list[DatasetProblem]
         text = f"The last of several rows is used for {named(matching.repeated)}."
         found.append(problem("CX330", text, matching.repeated))
     return found
+
+
+def _what_packing_finds(matching: Matching) -> str:
+    """Say which rows packing takes although a loader does not, with a space in front; nothing when there are none."""
+    names = reunite(matching).names if matching.missing and matching.unused else {}
+    if not names:
+        return ""
+    image, row = next(iter(names.items()))
+    said = matching.unused[row]["file_name"]
+    return f" pack() finds the rows of {len(names)} of them: it takes {said!r} for {image}."
 
 
 def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem]:

@@ -95,10 +95,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         # Metadata and captions.
         "CX320": _error("no metadata", f"Add metadata.jsonl with file_name and a caption for every image. {_PACK}"),
         "CX321": _error("captions in .txt files", f"Nodes do not read them as captions. {_PACK}"),
-        "CX322": _error(
-            "metadata cannot be read",
-            _JSON_LINES,
-        ),
+        "CX322": _error("metadata cannot be read", _JSON_LINES),
         "CX323": _error("metadata files disagree", "Use one metadata.jsonl for all images."),
         "CX324": _error("a column is missing", "Name the columns file_name and text, or name yours in the config."),
         "CX325": _error("image without a row", _ONE_ROW),
@@ -108,7 +105,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX329": _warning("empty caption", "Write a caption, unless training without one is meant."),
         "CX330": _warning("two rows for one image", _ONE_ROW),
         "CX331": _warning("metadata.csv", "Write metadata.jsonl: it is read the same way everywhere."),
-        # CX332 was "parquet not looked into".
+        # CX332 is among the retired ones.
         "CX333": _error("parquet column holds no images", "Write it with the datasets library and its Image feature."),
         "CX334": _error("metadata has the image column", "Rename or remove that column of the metadata."),
         "CX335": _warning(
@@ -156,6 +153,33 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
     }
 )
 """Every code that check(), pack() and check_url() report."""
+
+
+@attrs.frozen(kw_only=True)
+class RetiredCode:
+    """A code that nothing reports any more; it keeps its meaning, and is given to nothing else.
+
+    Attributes:
+        title: What it was, in a few words.
+        instead: What is reported in its place, in whole sentences.
+    """
+
+    title: str
+    instead: str
+
+
+RETIRED: Final[Mapping[str, RetiredCode]] = MappingProxyType(
+    {
+        "CX332": RetiredCode(
+            title="parquet not looked into",
+            instead=(
+                "Parquet is looked into always: CX333 says that a column holds no images, CX324 that one is missing. "
+                "Without pyarrow the check refuses to begin."
+            ),
+        ),
+    }
+)
+"""Codes of former versions, which logs and notes may still have."""
 
 
 @attrs.frozen(kw_only=True)

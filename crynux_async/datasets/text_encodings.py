@@ -100,14 +100,20 @@ def guesses(data: bytes) -> tuple[Guess, ...]:
     return tuple(Guess(encoding=match.encoding, text=str(match)) for match in list(found)[:_MOST_GUESSES])
 
 
-def in_words(found: tuple[Guess, ...]) -> str:
-    """Guesses as a sentence, each with a piece of the text that shows whether it is right."""
+def in_words(found: tuple[Guess, ...], *, file_count: int = 1) -> str:
+    """Guesses as a sentence, each with a piece of the text that shows whether it is right.
+
+    Args:
+        found: The guesses.
+        file_count: How many files have that text together.
+    """
+    whose = "its" if file_count == 1 else "their"
     if not found:
-        return "its encoding is not known"
+        return f"{whose} encoding is not known"
     if found[0].encoding.startswith("utf-"):
-        return f"it is {found[0].encoding.upper()}"
+        return f"{whose} encoding is {found[0].encoding.upper()}"
     readings = [f"{guess.encoding} reads {_telling(guess.text)!r}" for guess in found]
-    return f"its encoding is probably {found[0].encoding} ({'; '.join(readings)})"
+    return f"{whose} encoding is probably {found[0].encoding} ({'; '.join(readings)})"
 
 
 def known_encoding(name: str | None) -> str | None:

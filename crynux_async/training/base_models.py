@@ -18,6 +18,9 @@ import attrs
 
 from crynux_async.training.fields import PredictionType
 
+RepositoryKind = Literal["model", "data set"]
+"""What a repository on the Hub holds: both have names of the same form, and addresses that differ."""
+
 Family = Literal["1.x", "2.x"]
 """The two generations of Stable Diffusion that can be trained: they differ in text encoder and prediction."""
 
@@ -27,9 +30,11 @@ _ADDRESS: Final = re.compile(
     r"[a-z0-9+.-]+://|//|(?:www\.)?(?:huggingface\.co|hf\.co|civitai\.com|github\.com)/", re.IGNORECASE
 )
 _HUB: Final = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/"
-_HUB_ADDRESS: Final = re.compile(_HUB + r"(?:datasets/)?([^/?#\s]+/[^/?#\s]+)", re.IGNORECASE)
+_HUB_ADDRESS: Final = re.compile(_HUB + r"(datasets/)?([^/?#\s]+/[^/?#\s]+)", re.IGNORECASE)
 # Owners that nobody can be called: what stands behind them on the Hub is no repository of a model.
-_HUB_SECTIONS: Final = frozenset(("api", "blog", "collections", "docs", "learn", "models", "papers", "spaces", "tasks"))
+_HUB_SECTIONS: Final = frozenset(
+    ("api", "blog", "collections", "datasets", "docs", "learn", "models", "papers", "spaces", "tasks")
+)
 _PATH: Final = re.compile(r"[.~]{0,2}[/\\]|~|[A-Za-z]:[/\\]|[^/]*\\")
 _FILE: Final = re.compile(r"\.(?:safetensors|ckpt|pth?|bin|gguf|onnx|zip|tar|gz|parquet|csv|jsonl?)\Z", re.IGNORECASE)
 # What an emulated network is told through a name's last part; a test holds the two together.
@@ -43,16 +48,8 @@ _OTHER_REPOSITORIES: Final = (
     *("stable-diffusion-inpainting", "stable-diffusion-v1-5-inpainting", "stable-diffusion-2-inpainting"),
     *("stable-diffusion-2-depth", "stable-diffusion-x4-upscaler", "sd-x2-latent-upscaler", "instruct-pix2pix"),
     *("stable-diffusion-2-1-unclip*", "stable-cascade*", "stable-video-diffusion-*", "wuerstchen", "hunyuandit*"),
-    *(
-        "qwen-image*",
-        "sana_[0-9]*",
-        "sana_sprint_*",
-        "pixart-*",
-        "auraflow*",
-        "kandinsky-2-*",
-        "kandinsky-3*",
-        "if-i-*-v1.0",
-    ),
+    *("qwen-image*", "sana_[0-9]*", "sana_sprint_*", "pixart-*", "auraflow*", "kandinsky-2-*", "kandinsky-3*"),
+    "if-i-*-v1.0",
 )
 _OTHER_OWNERS: Final = (
     "black-forest-labs",
@@ -82,6 +79,7 @@ _OTHER_FAMILIES: Final = (
 _OTHER_INPUTS: Final = ("inpaint", "inpainting", "pix 2 pix", "unclip", "upscaler", "diffusion 2 depth")
 _FIRST_WORDS: Final = ("sd 15", "sd 14", "sd 1", "v 1 5", "v 1 4", "diffusion 1", "diffusion v 1")
 _SECOND_WORDS: Final = ("sd 21", "sd 20", "sd 2", "diffusion 2", "diffusion v 2")
+_RIGHT_WORDS: Final = (*_FIRST_WORDS, *_SECOND_WORDS)
 
 
 @attrs.frozen(kw_only=True)
@@ -125,19 +123,25 @@ class OtherKind:
     is_certain: bool
 
 
-def name_fault(name: str) -> str:
+def name_fault(name: str, kind: RepositoryKind) -> str:
     """Say why a name cannot be that of a repository on the Hub, and what to give in its place.
 
     Args:
         name: The name of a model or data set.
+        kind: Which of the two it should be.
 
     Returns:
         One or two sentences, or ``""`` when such a repository may exist.
     """
     plain = _WISH.sub("", name)
     found = _HUB_ADDRESS.match(plain)
-    if found and is_hub_name(found[1]) and found[1].partition("/")[0].lower() not in _HUB_SECTIONS:
-        return f"It is the address of a page. Its name is {found[1]!r}."
+    if found and is_hub_name(found[2]) and found[2].partition("/")[0].lower() not in _HUB_SECTIONS:
+        shown: RepositoryKind = "data set" if found[1] else "model"
+        return (
+            f"It is the address of a page. Its name is {found[2]!r}."
+            if shown == kind
+            else f"It is the address of a {shown}, and what is needed here is a {kind}."
+        )
     if _ADDRESS.match(plain):
         return "It is an address, and nodes load by name from Hugging Face only."
     if _FILE.search(plain):
@@ -166,12 +170,12 @@ def other_kind(name: str) -> OtherKind | None:
     The code has one text encoder and hands the UNet four channels and nothing else.
     """
     plain = _WISH.sub("", name)
-    owner, _, repository = plain.lower().rpartition("/")
-    if owner in _OTHER_OWNERS or any(fnmatchcase(repository, known) for known in _OTHER_REPOSITORIES):
-        return OtherKind(sign=repository, is_certain=True)
+    owner, _, repository = plain.rpartition("/")
+    if owner.lower() in _OTHER_OWNERS or any(_is_copy(repository, known) for known in _OTHER_REPOSITORIES):
+        return OtherKind(sign=repository.lower(), is_certain=True)
     words = _words(plain)
     sign = _first_in(words, _OTHER_INPUTS)
-    if not sign and not _first_in(words, (*_FIRST_WORDS, *_SECOND_WORDS)):
+    if not sign and not _first_in(words, _RIGHT_WORDS):
         sign = _first_in(words, _OTHER_FAMILIES)
     return OtherKind(sign=sign, is_certain=False) if sign else None
 
@@ -188,6 +192,15 @@ def base_model(name: str) -> BaseModel:
     is_first, is_second = (bool(_first_in(words, phrases)) for phrases in (_FIRST_WORDS, _SECOND_WORDS))
     # Words tell the generation well enough for a size. What somebody made of a model may predict and measure otherwise.
     return BaseModel() if is_first is is_second else BaseModel(family="1.x" if is_first else "2.x")
+
+
+def _is_copy(repository: str, known: str) -> bool:
+    """Whether it is called like a known model, and what its name has besides speaks of no model that can be trained."""
+    if not fnmatchcase(repository.lower(), known):
+        return False
+    # pony-diffusion-v6-sd15 is somebody's own. Words of the known name itself are no sign: diffusion-2-1-unclip*.
+    begins = len(re.split(r"[*\[]", known, maxsplit=1)[0])
+    return not _first_in(_words(repository[begins:]), _RIGHT_WORDS)
 
 
 def _form_fault(name: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.explain import explain
 from crynux_async.datasets.problems import CODES as DATASET_CODES
+from crynux_async.datasets.problems import RETIRED
 from crynux_async.errors import UsageError
 from crynux_async.training.advice import CODES
 
@@ -50,6 +51,20 @@ def test_unknown_code_names_the_nearest() -> None:
         explain(["nothing"], as_json=False)
     with pytest.raises(UsageError, match="did you mean CX201"):
         explain(["CX201x"], as_json=False)
+
+
+def test_retired_code_says_so_and_what_took_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(printed(capsys, "cx332").split())
+    assert text.startswith("CX332 is retired")
+    assert "parquet not looked into" in text
+    assert "CX333" in text
+    explain(["CX332", "CX333"], as_json=True)
+    page, retired = json.loads(capsys.readouterr().out)
+    assert (page["code"], retired["code"], retired["retired"]) == ("CX333", "CX332", True)
+
+
+def test_retired_code_is_given_to_nothing_else() -> None:
+    assert not RETIRED.keys() & {*CODES, *DATASET_CODES}
 
 
 def test_brackets_in_texts_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from crynux_async.datasets.links import Page, has_login, page_of, signature_of
+from crynux_async.datasets.links import Page, has_login, page_of, secrets_beside_signature, signature_of
 from crynux_async.datasets.url_rules import UrlObservation, judge_url
 
 DRIVE = "https://drive.usercontent.google.com/download?id=1AbC-d_9&export=download&confirm=t"
@@ -25,6 +25,7 @@ DRIVE = "https://drive.usercontent.google.com/download?id=1AbC-d_9&export=downlo
             "https://www.dropbox.com/scl/fi/abc/cats.zip?rlkey=k&dl=0",
             "https://www.dropbox.com/scl/fi/abc/cats.zip?rlkey=k&dl=1",
         ),
+        ("https://m.dropbox.com/s/abc/cats.zip?dl=0", "https://www.dropbox.com/s/abc/cats.zip?dl=1"),
         ("https://huggingface.co/me/cats/blob/main/a/b.zip", "https://huggingface.co/me/cats/resolve/main/a/b.zip"),
         (
             "https://huggingface.co/datasets/me/cats/blob/main/cats.zip?x=y#z",
@@ -33,6 +34,18 @@ DRIVE = "https://drive.usercontent.google.com/download?id=1AbC-d_9&export=downlo
         ("https://huggingface.co/datasets/me/cats/tree/main", ""),
         ("https://github.com/me/cats/blob/main/cats.zip", "https://github.com/me/cats/raw/main/cats.zip"),
         ("https://github.com/me/cats", ""),
+        ("https://github.com/me/cats/releases/tag/v1", ""),
+        ("https://github.com/me/cats/releases/tag/data/v1", ""),
+        ("https://github.com/me/cats/releases/latest", ""),
+        ("https://github.com/me/cats/releases", ""),
+        ("https://github.com/me/cats/tags/", ""),
+        ("https://gist.github.com/me/0123456789abcdef0123456789abcdef", ""),
+        ("https://gist.github.com/0123456789abcdef0123456789abcdef", ""),
+        ("https://gist.github.com/me/0123456789abcdef0123456789abcdef/revisions", ""),
+        ("https://www.kaggle.com/datasets/me/cats", ""),
+        ("https://kaggle.com/datasets/me/cats/data?select=cats.zip", ""),
+        ("https://www.kaggle.com/datasets/me/cats/download?datasetVersionNumber=1", ""),
+        ("https://www.kaggle.com/competitions/cats/data", ""),
         ("https://gitlab.com/me/cats/-/blob/main/cats.zip", "https://gitlab.com/me/cats/-/raw/main/cats.zip"),
         ("https://archive.org/details/cats/cats.zip", "https://archive.org/download/cats/cats.zip"),
         ("https://mega.nz/file/abc#def", ""),
@@ -57,6 +70,10 @@ def test_page_of_a_file_has_the_files_own_address(url: str, direct: str) -> None
         "https://github.com/me/cats/archive/refs/heads/main.zip",
         "https://github.com/me/cats/releases/download/v1/cats.zip",
         "https://github.com/me/cats/files/1/cats.zip",
+        "https://github.com/me/cats/releases/latest/download/cats.zip",
+        "https://gist.github.com/me/0123456789abcdef/raw/cats.zip",
+        "https://gist.github.com/me/0123456789abcdef/archive/fedcba9876543210.zip",
+        "https://www.kaggle.com/api/v1/datasets/download/me/cats",
         "https://archive.org/download/cats/cats.zip",
         "https://a.example/blob/cats.zip",
         "https://download99.mediafire.com/x/cats.zip",
@@ -75,7 +92,11 @@ def test_page_of_a_data_set_tells_its_name() -> None:
     [
         ("https://b.s3.amazonaws.com/c.zip?X-Amz-Expires=600&X-Amz-Signature=s", (600, True)),
         ("https://b.s3.amazonaws.com/c.zip?AWSAccessKeyId=k&Signature=s&Expires=9", (None, True)),
-        ("https://r2.example/c.zip?x-amz-expires=600&x-amz-signature=s", (600, False)),
+        ("https://b.s3.cn-north-1.amazonaws.com.cn/c.zip?X-Amz-Expires=600&X-Amz-Signature=s", (600, True)),
+        ("https://b.a.r2.cloudflarestorage.com/c.zip?X-Amz-Expires=600&X-Amz-Signature=s", (600, True)),
+        ("https://r2.example/c.zip?x-amz-expires=600&x-amz-signature=s", (600, True)),
+        ("https://s3.example/c.zip?AWSAccessKeyId=k&Signature=s&Expires=9", (None, True)),
+        ("https://s3.example/c.zip?AWSAccessKeyId=k&sig=s", (None, False)),
         ("https://storage.googleapis.com/b/c.zip?X-Goog-Expires=7&X-Goog-Signature=s", (7, False)),
         ("https://b.blob.core.windows.net/c.zip?sp=r&se=2026-01-01&sig=s", (None, False)),
         ("https://d.cloudfront.net/c.zip?Expires=9&Signature=s&Key-Pair-Id=k", (None, False)),
@@ -92,6 +113,11 @@ def test_login_stands_in_front_of_the_host() -> None:
     assert has_login(urlsplit("https://me:x@a.example/c.zip"))
     assert has_login(urlsplit("https://me@a.example/c.zip"))
     assert not has_login(urlsplit("https://a.example/me:x@c.zip"))
+
+
+def test_secret_beside_a_signature_is_told_from_it() -> None:
+    assert secrets_beside_signature(urlsplit("https://a.example/c.zip?token=t&sig=s")) == ("token",)
+    assert secrets_beside_signature(urlsplit("https://a.example/c.zip?X-Amz-Signature=s")) == ()
 
 
 def test_check_url_says_of_a_page_and_a_signature_the_same() -> None:

@@ -212,6 +212,16 @@ def test_pack_caption_in_another_encoding_says_which_and_converts_it_when_told(t
     assert list(packed_captions(packed.path).values()) == ["un café très serré à Montréal"]
 
 
+def test_pack_captions_in_another_encoding_speak_of_one_or_of_several(tmp_path: Path) -> None:
+    text = "un café très serré à Montréal".encode("cp1252")
+    one = write(tmp_path / "one", {"0.png": picture(), "0.txt": text})
+    two = write(tmp_path / "two", {"0.png": picture(1), "0.txt": text, "1.png": picture(2), "1.txt": text})
+    with pytest.raises(DatasetError, match=r"1 file not in UTF-8: 0\.txt; its encoding is probably"):
+        pack(one, tmp_path / "one.zip")
+    with pytest.raises(DatasetError, match=r"2 files not in UTF-8: 0\.txt, 1\.txt; their encoding is probably"):
+        pack(two, tmp_path / "two.zip")
+
+
 def test_pack_caption_with_a_byte_order_mark_needs_no_word(tmp_path: Path) -> None:
     files = {"0.png": picture(0), "0.txt": "кошка".encode("utf-16"), "1.png": picture(1), "1.txt": "\ufeffпёс".encode()}
     packed = pack(write(tmp_path / "cats", files), tmp_path / "cats.zip")

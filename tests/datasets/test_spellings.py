@@ -69,6 +69,19 @@ def test_check_file_beside_metadata_or_of_another_name_is_no_near_miss(tmp_path:
     assert "CX367" not in codes(checked(tmp_path, {**good(), "metadata (1).jsonl": rows(), "a/train.jsonl": b"{}"}))
 
 
+def test_check_row_that_repeats_its_folder_is_said_to_be_found_by_packing(tmp_path: Path) -> None:
+    files = {f"train/{name}": data for name, data in pictures().items()}
+    report = checked(tmp_path, {**files, "train/metadata.jsonl": rows(prefix="train/")})
+    (found,) = report.errors
+    assert found.code == "CX325"
+    assert "pack() finds the rows of 6 of them: it takes 'train/0.png' for train/0.png." in found.message
+
+
+def test_check_rows_that_packing_does_not_find_are_not_said_to_be_found(tmp_path: Path) -> None:
+    files = {"a/0.png": picture(1), "b/0.png": picture(2), "metadata.jsonl": row("0.png", "which?")}
+    assert "pack()" not in next(p.message for p in checked(tmp_path, files).errors if p.code == "CX325")
+
+
 def test_check_row_in_another_case_is_pointed_out(tmp_path: Path) -> None:
     report = checked(tmp_path, {**pictures(), "metadata.jsonl": rows().replace(b"0.png", b"0.PNG")})
     assert "'0.PNG'" in report.errors[0].message

@@ -46,6 +46,9 @@ HOSTS = [
         "nas.home",
         "fade.cafe",
     ),
+    *("7f000001.nip.io", "08080808.nip.io", "app-0a000001.sslip.io", "--1.sslip.io", "2606-4700--1111.sslip.io"),
+    *("a-b-c.sslip.io", "224.0.0.1", "[ff02::1]", "a.invalid", "a.onion", "onion.example"),
+    *("\uff11\uff12\uff17.0.0.1", "10\u30020\u30020\u30021", "\uff18.8.8.8"),
 ]
 LINKS = [
     "https://drive.google.com/file/d/1AbC-d_9/view?usp=sharing",
@@ -69,6 +72,17 @@ LINKS = [
     "https://b.s3.amazonaws.com/cats.zip?AWSAccessKeyId=a&Signature=b&Expires=1",
     "https://b.s3.amazonaws.com/cats.zip?versionId=a",
     "https://minio.example/cats.zip?X-Amz-Signature=a&X-Amz-Expires=60",
+    "https://minio.example/cats.zip?AWSAccessKeyId=a&Signature=b&Expires=1",
+    "https://b.a.r2.cloudflarestorage.com/cats.zip?X-Amz-Signature=a",
+    "https://b.s3.cn-north-1.amazonaws.com.cn/cats.zip?X-Amz-Signature=a",
+    "https://m.dropbox.com/s/abc/cats.zip?dl=0",
+    "https://gist.github.com/me/0123456789abcdef",
+    "https://gist.github.com/me/0123456789abcdef/raw/cats.zip",
+    "https://github.com/me/cats/releases/tag/v1",
+    "https://github.com/me/cats/releases/latest",
+    "https://github.com/me/cats/releases/latest/download/cats.zip",
+    "https://www.kaggle.com/datasets/me/cats",
+    "https://www.kaggle.com/api/v1/datasets/download/me/cats",
 ]
 NAMES = [
     *(
@@ -217,6 +231,7 @@ WORDS = st.sampled_from(
     [
         *("SDXL", "sdxl", "xl", "XL", "sd", "3", "v", "1", "5", "flux", "pixel", "Real", "Vis", "mix", "anything"),
         *("inpaint", "ing", "2", "pix", "stable", "diffusion", "base", "ssd", "1b", "15", "sana", "depth", "upscaler"),
+        *("pony-diffusion-v6", "qwen-image", "unclip"),
     ]
 )
 

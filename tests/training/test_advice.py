@@ -205,6 +205,10 @@ def test_how_to_without_its_data_set_warns_of_the_rounds_all_the_same() -> None:
         "segmind/SSD-1B",
         "runwayml/stable-diffusion-inpainting",
         "timbrooks/instruct-pix2pix",
+        # The words of the second generation are the known name's own.
+        "user/stable-diffusion-2-1-unclip-small",
+        "user/pony-diffusion-v6-xl",
+        "user/Qwen-Image-Edit",
     ],
 )
 def test_model_of_another_kind_is_an_error(name: str) -> None:
@@ -219,6 +223,7 @@ def test_model_of_another_kind_is_an_error(name: str) -> None:
         ("user/anime-sd3", "sd 3"),
         ("user/cats-v1-5-inpainting", "inpainting"),
         ("user/depth-of-stable-diffusion-2-depth", "diffusion 2 depth"),
+        ("user/stable-diffusion-2-1-unclip-sd15", "unclip"),
     ],
 )
 def test_word_of_another_kind_in_a_name_is_a_warning_that_names_it(name: str, sign: str) -> None:
@@ -242,6 +247,18 @@ def test_word_of_another_kind_in_a_name_is_a_warning_that_names_it(name: str, si
         "user/reflux-flux-sd15",
         "user/sana_from_twice-sd15",
         "user/sd15-with-sdxl-look",
+        # Somebody's own, called after a model that everybody knows.
+        "user/pony-diffusion-v6-sd15",
+        "user/Pony-Diffusion-V6-SD15",
+        "user/qwen-image-style-sd15",
+        "user/realvisxl_v4-sd15",
+        "user/stable-diffusion-xl-base-to-sd-1",
+        "user/playground-v2-stable-diffusion-2-1",
+        "user/hunyuandit-look-v1-5",
+        "user/if-i-like-sd15-v1.0",
+        "user/sana_3-sd15",
+        "user/kandinsky-3-sd21",
+        "user/flux.1-dev-sd15",
     ],
 )
 def test_model_that_may_be_trained_is_no_error(name: str) -> None:
@@ -254,6 +271,9 @@ def test_model_that_may_be_trained_is_no_error(name: str) -> None:
         ("https://huggingface.co/runwayml/stable-diffusion-v1-5/tree/main", "'runwayml/stable-diffusion-v1-5'"),
         ("huggingface.co/a/b", "'a/b'"),
         ("https://huggingface.co/spaces/a/b", "by name from Hugging Face"),
+        ("https://huggingface.co/datasets/a/b", "of a data set, and what is needed here is a model"),
+        ("https://huggingface.co/datasets/cats", "by name from Hugging Face"),
+        ("hf.co/datasets/a/b/tree/main", "of a data set, and what is needed here is a model"),
         ("https://civitai.com/models/4201/realistic-vision", "by name from Hugging Face"),
         ("https://a.example/model.safetensors", "by name from Hugging Face"),
         ("realistic.safetensors", "not single files"),
@@ -283,6 +303,14 @@ def test_name_that_a_model_may_have_is_no_error(name: str) -> None:
 def test_page_of_a_data_set_given_as_its_name_says_the_name() -> None:
     found = find("CX125", make(dataset_url=None, dataset_name="https://huggingface.co/datasets/me/cats/viewer"))
     assert "'me/cats'" in found.message
+
+
+def test_page_of_the_other_kind_is_not_advised_as_a_name() -> None:
+    model = find("CX124", make(model_name="https://huggingface.co/datasets/me/cats"))
+    data_set = find("CX125", make(dataset_url=None, dataset_name="https://huggingface.co/me/cats"))
+    assert "'me/cats'" not in model.message.replace("'https://huggingface.co/datasets/me/cats'", "")
+    assert "of a model, and what is needed here is a data set" in data_set.message
+    assert "Its name is" not in data_set.message
 
 
 def test_archive_that_is_too_large_on_2x_only_says_so() -> None:
@@ -444,6 +472,10 @@ def test_data_set_without_an_extension_is_left_to_the_server() -> None:
         *("localhost:8000", "127.0.0.1", "10.0.0.5", "[::1]", "nas.local", "NAS.lan.", "nas", "minio:9000"),
         *("2130706433", "0x7f.1", "127.1", "localhost.localdomain", "[::ffff:10.0.0.1]", "10.0.0.1.nip.io", "lvh.me"),
         *("minio.default.svc:9000", "nas.fritz.box"),
+        *("7f000001.nip.io", "app-0a000001.nip.io", "app.C0A80001.sslip.io", "--1.sslip.io", "fe80--1.sslip.io"),
+        *("224.0.0.1", "239.255.255.250", "[ff02::1]", "[ff0e::1]", "cats.invalid", "abcdef.onion"),
+        # Digits and full stops that are plain ones to whoever looks the host up.
+        *("\uff11\uff12\uff17.0.0.1", "\u2460\u2461\u2466.0.0.1", "10\u30020\u30020\u30021", "10\uff0e0\uff0e0\uff0e1"),
     ],
 )
 def test_host_that_only_this_network_knows_is_a_private_address(host: str) -> None:
@@ -451,7 +483,12 @@ def test_host_that_only_this_network_knows_is_a_private_address(host: str) -> No
 
 
 @pytest.mark.parametrize(
-    "host", ["134744072", "8.8.8.8", "[::ffff:8.8.8.8]", "8.8.8.8.nip.io", "fade.cafe", "a.example"]
+    "host",
+    [
+        *("134744072", "8.8.8.8", "[::ffff:8.8.8.8]", "8.8.8.8.nip.io", "fade.cafe", "a.example"),
+        *("08080808.nip.io", "2606-4700--1111.sslip.io", "a-b-c.sslip.io", "0a000001.example", "onion.example"),
+        "\uff18.8.8.8",
+    ],
 )
 def test_host_that_everybody_can_reach_is_no_private_address(host: str) -> None:
     assert "CX119" not in codes(make(dataset_url=f"http://{host}/cats.zip"))
@@ -460,6 +497,17 @@ def test_host_that_everybody_can_reach_is_no_private_address(host: str) -> None:
 def test_secret_in_an_address_is_not_repeated() -> None:
     for address in ("https://me:hunter2@a.example/cats.zip", "https://a.example/cats.zip?token=hunter2"):
         assert "hunter2" not in str(find("CX126", make(dataset_url=address)))
+
+
+def test_login_and_secret_parameter_of_one_address_are_both_told() -> None:
+    found = check(make(dataset_url="https://me:hunter2@a.example/cats.zip?token=hunter3"), 20)
+    told = [item.message for item in found if item.code == "CX126"]
+    assert [("password" in message, "token" in message) for message in told] == [(True, False), (False, True)]
+    assert "hunter" not in "".join(told)
+
+
+def test_secret_parameter_beside_a_signature_is_told() -> None:
+    assert "token" in find("CX126", make(dataset_url="https://a.example/cats.zip?sig=x&token=y")).message
 
 
 def test_signed_address_is_not_also_said_to_hold_a_secret() -> None:
@@ -473,7 +521,9 @@ def test_address_that_is_signed_for_one_method_is_an_error_and_others_a_warning(
     )
     found = find("CX127", amazon)
     assert (found.severity, "HEAD" in found.message, "hunter2" in str(found)) == ("error", True, False)
-    other = find("CX127", make(dataset_url="https://minio.example/cats.zip?X-Amz-Expires=3600&X-Amz-Signature=x"))
+    minio = find("CX127", make(dataset_url="https://minio.example/cats.zip?X-Amz-Expires=3600&X-Amz-Signature=x"))
+    assert minio.severity == "error"
+    other = find("CX127", make(dataset_url="https://google.example/c.zip?X-Goog-Expires=3600&X-Goog-Signature=x"))
     # Three rounds of failure and one more, each 180 s and twice the timeout of 1800 s: longer than an hour.
     assert (other.severity, "3,600 s" in other.message, "4 h 12 min" in other.message) == ("warning", True, True)
 

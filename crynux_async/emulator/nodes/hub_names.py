@@ -31,15 +31,10 @@ _RIGHT_PHRASES = (
     *("sd 2", "sd 20", "sd 21", "diffusion 2", "diffusion v 2"),
 )
 _OTHER_OWNERS = ("black-forest-labs/", "deepfloyd/", "efficient-large-model/", "kandinsky-community/", "pixart-alpha/")
-# Models that everybody knows, whose names have no such word.
+# Models that everybody knows, whose names have no such word, or one that is none because of what stands beside it.
 _OTHER_MODELS = (
-    "hunyuandit",
-    "kandinsky-",
-    "pony-diffusion-v6",
-    "auraflow",
-    "if-i-",
-    "instruct-pix2pix",
-    "realvisxl_v",
+    *("hunyuandit", "kandinsky-", "pony-diffusion-v6", "auraflow", "if-i-", "instruct-pix2pix", "realvisxl_v"),
+    *("qwen-image", "stable-video-diffusion-"),
 )
 
 
@@ -63,12 +58,25 @@ def is_other_kind(model_name: str) -> bool:
     The code has one text encoder and hands the UNet four channels and nothing else.
     """
     repository = model_name.rpartition("/")[2]
-    if model_name.lower().startswith(_OTHER_OWNERS) or repository.lower().startswith(_OTHER_MODELS):
+    if model_name.lower().startswith(_OTHER_OWNERS) or _is_another_model(repository):
         return True
-    words = [word.lower() for word in _WORD.findall(repository)]
-    phrase = f" {' '.join(words)} "
-    if any(f" {other} " in phrase for other in _OTHER_INPUTS):
+    phrase = _phrase(repository)
+    if _has(phrase, _OTHER_INPUTS):
         return True
-    if any(f" {right} " in phrase for right in _RIGHT_PHRASES):
+    if _has(phrase, _RIGHT_PHRASES):
         return False
-    return not _OTHER_WORDS.isdisjoint(words) or any(f" {other} " in phrase for other in _OTHER_PHRASES)
+    return not _OTHER_WORDS.isdisjoint(phrase.split()) or _has(phrase, _OTHER_PHRASES)
+
+
+def _is_another_model(repository: str) -> bool:
+    """Whether the name begins with a known model's, and does not go on with words of one that the code can train."""
+    known = next((known for known in _OTHER_MODELS if repository.lower().startswith(known)), None)
+    return known is not None and not _has(_phrase(repository[len(known) :]), _RIGHT_PHRASES)
+
+
+def _phrase(name: str) -> str:
+    return f" {' '.join(word.lower() for word in _WORD.findall(name))} "
+
+
+def _has(phrase: str, words: tuple[str, ...]) -> bool:
+    return any(f" {word} " in phrase for word in words)

@@ -58,7 +58,7 @@ EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "CX124": {"model_name": "https://civitai.com/models/4201"},
         "CX125": {"dataset_url": None, "dataset_name": "https://huggingface.co/datasets/me/cats"},
         "CX126": {"dataset_url": "https://me:secret@example.org/cats.zip"},
-        "CX127": {"dataset_url": "https://minio.example.org/cats.zip?X-Amz-Expires=3600&X-Amz-Signature=0"},
+        "CX127": {"dataset_url": "https://storage.googleapis.com/me/cats.zip?X-Goog-Expires=3600&X-Goog-Signature=0"},
         "CX128": {"dataset_url": "https://github.com/me/cats/blob/main/cats.zip"},
         "CX129": {"prediction_type": "v_prediction"},
         "CX130": {"resolution": 1024},

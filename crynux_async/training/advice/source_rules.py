@@ -6,7 +6,14 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from crynux_async.datasets.archives import ENDINGS, ending_of
 from crynux_async.datasets.hosts import is_private
-from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, secrets_in, signature_of
+from crynux_async.datasets.links import (
+    explain_page,
+    explain_signature,
+    has_login,
+    page_of,
+    secrets_beside_signature,
+    signature_of,
+)
 from crynux_async.training.advice.case import Case, in_words, shown
 from crynux_async.training.advice.codes import Advice, advise
 from crynux_async.training.base_models import name_fault, other_kind
@@ -15,7 +22,7 @@ from crynux_async.training.base_models import name_fault, other_kind
 def judge_model(case: Case) -> Iterator[Advice]:
     """Judge the base model by its name: nothing else is known of it here."""
     name = case.config.model_name
-    fault, other = name_fault(name), other_kind(name)
+    fault, other = name_fault(name, "model"), other_kind(name)
     if fault:
         yield advise("CX124", "model_name", f"{shown(name)} cannot be the name of a model on Hugging Face. {fault}")
     elif other:
@@ -45,7 +52,7 @@ def judge_dataset(case: Case) -> Iterator[Advice]:
     """Judge where the data set comes from, without asking there."""
     name, url = case.config.dataset_name, case.config.dataset_url
     if url is None:
-        fault = name_fault(name or "")
+        fault = name_fault(name or "", "data set")
         if fault:
             text = f"{shown(name)} cannot be the name of a data set on Hugging Face. {fault}"
             yield advise("CX125", "dataset_name", text)
@@ -88,10 +95,9 @@ def _judge_host(parts: SplitResult) -> Iterator[Advice]:
             "the task."
         )
         yield advise("CX126", "dataset_url", text)
-    elif secrets_in(parts) and signature_of(parts) is None:
-        text = (
-            f"Its parameter {', '.join(secrets_in(parts))} goes to every node that takes part, and is no secret then."
-        )
+    secrets = secrets_beside_signature(parts)
+    if secrets:
+        text = f"Its parameter {', '.join(secrets)} goes to every node that takes part, and is no secret then."
         yield advise("CX126", "dataset_url", text)
 
 

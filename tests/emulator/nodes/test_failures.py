@@ -32,6 +32,21 @@ SILENT: list[dict[str, Any]] = [
     ),
     {"dataset_url": "https://github.com/me/cats/blob/main/cats.zip"},
     {"dataset_url": "https://b.s3.amazonaws.com/cats.zip?X-Amz-Signature=a"},
+    *(
+        {"dataset_url": f"https://{place}"}
+        for place in (
+            "b.s3.cn-north-1.amazonaws.com.cn/cats.zip?X-Amz-Signature=a",
+            "b.a.r2.cloudflarestorage.com/cats.zip?X-Amz-Signature=a",
+            "minio.example/cats.zip?X-Amz-Signature=a",
+            "gist.github.com/me/0123456789abcdef",
+            "github.com/me/cats/releases/tag/v1",
+            "www.kaggle.com/datasets/me/cats",
+        )
+    ),
+    *(
+        {"dataset_url": f"http://{host}/cats.zip"}
+        for host in ("7f000001.nip.io", "--1.sslip.io", "224.0.0.1", "a.invalid", "a.onion", "\uff11\uff10.0.0.1")
+    ),
     {"dataset_url": None, "dataset_name": "https://huggingface.co/datasets/me/cats"},
     *(
         {"model_name": name}
@@ -108,6 +123,8 @@ OTHER_KINDS = [
     "Qwen/Qwen-Image",
     "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
     "me/stable-diffusion-v1-5-inpainting",
+    "me/pony-diffusion-v6-xl",
+    "me/stable-diffusion-2-1-unclip-sd15",
 ]
 RIGHT_KINDS = [
     "crynux-ai/stable-diffusion-v1-5",
@@ -134,6 +151,10 @@ RIGHT_KINDS = [
     "user/inpainted-monet-style",
     "user/reflux-flux-sd15",
     "user/sdxl-look-for-sd15",
+    "user/pony-diffusion-v6-sd15",
+    "user/qwen-image-style-sd15",
+    "user/kandinsky-3-sd21",
+    "user/if-i-like-sd15-v1.0",
 ]
 
 
