@@ -118,12 +118,12 @@ def pair_modules(
         raise ValueError(f"{len(lonely)} modules have only one of their two tensors, the first is {lonely[0]}")
     if unknown := sorted(alphas.keys() - downs.keys()):
         raise ValueError(f"{len(unknown)} alphas belong to no module, the first is that of {unknown[0]}")
-    modules: dict[str, LoraModule] = {}
-    for name, down in giving_way(downs.items()):
-        plain = _pair(name, down, ups[name], tensors)
-        alpha = alphas.get(name) or scaling.alpha_of(name, plain.rank)
-        modules[name] = attrs.evolve(plain, alpha=alpha)
-    return MappingProxyType(modules)
+
+    def alpha_of(name: str, rank: int) -> float:
+        return alphas.get(name) or scaling.alpha_of(name, rank)
+
+    pairs = ((name, down, ups[name]) for name, down in giving_way(downs.items()))
+    return MappingProxyType({name: _pair(name, down, up, tensors, alpha_of) for name, down, up in pairs})
 
 
 def module_of_alpha(tensor: str) -> str:
@@ -166,7 +166,9 @@ def _is_path(module: str) -> bool:
     return len(module) <= _MOST_NAME_CHARS and _MODULE.fullmatch(module) is not None and ".lora" not in f".{module}"
 
 
-def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> LoraModule:
+def _pair(
+    name: str, down: str, up: str, tensors: Mapping[str, TensorInfo], alpha_of: Callable[[str, int], float]
+) -> LoraModule:
     a, b = tensors[down], tensors[up]
     if len(a.shape) < 2:
         raise ValueError(f"the shape of {down} is no matrix's")
@@ -183,7 +185,7 @@ def _pair(name: str, down: str, up: str, tensors: Mapping[str, TensorInfo]) -> L
         in_features=a.shape[1],
         out_features=b.shape[0],
         kernel=a.shape[2:],
-        alpha=float(rank),
+        alpha=alpha_of(name, rank),
     )
 
 

@@ -103,20 +103,27 @@ class Weights:
         return self._member.crc32 is None
 
     def _read(self, header: Header, stream: MemberStream, file: io.FileIO, adapter: str | None) -> None:
-        alphas: dict[str, float] = {}
-        tensors: dict[str, TensorInfo] = {}
-        for name, info in giving_way(header.tensors.items()):
-            if self._is_bare and name.endswith(ALPHA):
-                stream.skip(file, self._begin + info.offset_bytes)
-                alphas[module_of_alpha(name)] = _read_alpha(name, stream.exactly(file, info.size_bytes), info)
-            else:
-                tensors[name] = info
+        tensors, alphas = self._without_alphas(header, stream, file) if self._is_bare else (header.tensors, {})
         self.metadata: Mapping[str, str] = header.metadata
         said = {ADAPTER_METADATA: adapter} if adapter is not None else header.metadata
         # Where each module has its own, the header only says once more what they are, and may list several.
         scaling = Scaling() if alphas else read_scaling(said)
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
         self.modules: Mapping[str, LoraModule] = pair_modules(tensors, scaling, alphas, foreign=self._is_bare)
+
+    def _without_alphas(
+        self, header: Header, stream: MemberStream, file: io.FileIO
+    ) -> tuple[dict[str, TensorInfo], dict[str, float]]:
+        """Return the tensors that are no alphas, and the alphas by module; only files of other programs have any."""
+        alphas: dict[str, float] = {}
+        tensors: dict[str, TensorInfo] = {}
+        for name, info in giving_way(header.tensors.items()):
+            if name.endswith(ALPHA):
+                stream.skip(file, self._begin + info.offset_bytes)
+                alphas[module_of_alpha(name)] = _read_alpha(name, stream.exactly(file, info.size_bytes), info)
+            else:
+                tensors[name] = info
+        return tensors, alphas
 
     def pieces(self) -> Iterator[tuple[str, TensorInfo, bytes]]:
         """Unpack the LoRA once.
