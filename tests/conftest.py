@@ -1,6 +1,7 @@
 """Every test runs on virtual time unless it is marked ``real_time``."""
 
 import compileall
+import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,8 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "real_time: the test needs the system's clock")
     # No test asserts how long something takes: on a busy machine any example may take longer than Hypothesis' 200 ms.
-    settings.register_profile("unhurried", deadline=None)
-    settings.load_profile("unhurried")
+    # The same examples each time, so that a red run can be repeated; HYPOTHESIS_PROFILE=search looks for new ones.
+    settings.register_profile("same", deadline=None, derandomize=True)
+    settings.register_profile("search", deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
     if not hasattr(config, "workerinput"):  # once, and not in every process of pytest-xdist
         # Where PYTHONDONTWRITEBYTECODE is set, each of the hundred processes of the tests would compile the package.
         compileall.compile_dir(Path(crynux_async.__file__).parent, quiet=2)

@@ -19,7 +19,9 @@ async def test_job_and_row_leave_as_json_with_masked_links(tmp_path: Path) -> No
     backend, ledger = FakeBackend(), MemoryLedger()
     async with Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000) as session:
         config = make_config(dataset_url=LINK)
-        job = await session.submit(config, label="cats/1", group="cats", tags={"rank": "8"}, idempotency_key="k")
+        job = await session.submit(
+            config, label="cats/1", group="cats", tags={"rank": "8"}, idempotency_key="k", force=True
+        )
         await job.download(tmp_path)
         row = await ledger.get(job.job_id)
         assert row is not None

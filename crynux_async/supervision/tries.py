@@ -55,8 +55,11 @@ class Tries:
         if not record.is_ours and not await self._take_over.take(record):
             await self._writer.wish(record.job_id, SEND, state=str(record.state), try_number=record.tries)
             return
+        seen = record.state, record.tries
         async with self._writer.settled():
-            await self._send(record)
+            # What was sent meanwhile, by the queue or another caller, is not sent again, however it went.
+            if STAGES[record.state] is Stage.SUBMIT or seen == (record.state, record.tries):
+                await self._send(record)
 
     async def stop(self, records: Iterable[Record]) -> None:
         """Take planned jobs out of the queue, and leave them unsent until their user says so.
@@ -86,7 +89,8 @@ class Tries:
         # A wish that was heard late must not send what its wisher has seen sent meanwhile.
         if seen == (str(record.state), record.tries) and may_be_sent(record):
             async with self._writer.settled():
-                await self._send(record)
+                if seen == (str(record.state), record.tries):
+                    await self._send(record)
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
 
     async def grant_stop(self, record: Record, wish: WishRow) -> None:
@@ -104,13 +108,11 @@ class Tries:
         await self._writer.change(JobChange(job_id=record.job_id, columns={"is_stopped": True}))
 
     async def _send(self, record: Record) -> None:
-        # Another caller may have done so while this one waited for its turn: then nothing is left to do.
         if STAGES[record.state] is Stage.SUBMIT:
             if not record.queue_number:
                 await self._store(JobChange(job_id=record.job_id, columns={"is_stopped": False}))
                 self._submitter.enqueue(record)
             return
-        check_may_be_sent(record)
         if self._submitter.is_under_way(record):
             raise UsageError(f"a create of {record!r} is under way; wait for its answer", job_id=record.job_id)
         attempts = await self._attempts(record)

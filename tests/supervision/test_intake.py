@@ -337,6 +337,39 @@ async def test_two_callers_that_retry_at_once_make_one_try() -> None:
     assert backend.creates == 2
 
 
+async def test_retry_of_a_planned_job_that_is_sent_while_the_retry_waits_does_nothing() -> None:
+    backend = FakeBackend(duration=600)
+    async with open_session(backend, Severable(MemoryLedger(), 0.1), rate_limit=60_000) as session:
+        for moment in range(0, 60, 5):
+            job = await session.enqueue(make_config(seed=1 + moment))
+            session.submit_nowait(make_config(seed=100 + moment))  # what is stored of it makes the retry wait
+            await asyncio.sleep(moment / 100)
+            if job.state is JobState.PLANNED:
+                await job.retry()
+            assert (await job.submitted()).task_id is not None
+        await session.wait_all(timeout=None)
+    assert backend.creates == 24
+
+
+async def test_retry_of_a_planned_job_whose_create_is_lost_while_the_retry_waits_pays_for_no_second_one() -> None:
+    backend = FakeBackend(duration=600)
+    async with open_session(backend, Severable(MemoryLedger(), 0.1), rate_limit=60_000) as session:
+        asked = 0
+        for moment in range(0, 60, 5):
+            job = await session.enqueue(make_config(seed=1 + moment))
+            session.submit_nowait(make_config(seed=100 + moment))
+            backend.answers.append(SubmissionUnknownError("lost"))
+            await asyncio.sleep(moment / 100)
+            if job.state is JobState.PLANNED:
+                asked += 1
+                await job.retry()
+            with pytest.raises(SubmissionUnknownError):
+                await job.submitted()
+            await session.wait_all(timeout=None)
+        assert asked > 0
+    assert backend.creates == 24
+
+
 async def test_retry_of_a_job_that_another_session_holds_is_done_by_that_one_and_once() -> None:
     backend, ledger = FakeBackend(duration=30), MemoryLedger()
     async with open_session(backend, ledger) as owner, open_session(backend, ledger) as other:

@@ -1,6 +1,7 @@
 """``FineTuneConfig``: bounds, defaults, files, and what will really be sent."""
 
 import json
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -488,6 +489,8 @@ def test_digest_of_another_value_that_is_always_used_differs(
     other = attrs.evolve(config, **{name: value})
     # scale_lr multiplies the learning rate by both: it may round to the same.
     assume(name not in ("batch_size", "gradient_accumulation_steps") or not config.scale_lr)
+    # What a scheduler does after a warm-up is not seen in a training that ends in it.
+    assume(name != "lr_scheduler" or config.lr_warmup_steps < (config.max_train_steps or math.inf))
     assert (config.digest() == other.digest()) is (getattr(config, name) == getattr(other, name))
 
 
