@@ -15,7 +15,8 @@ _TRY_DISPUTED = 4
 _TRY_GUESSED = 16
 _TRY_MEASURED = 64
 _TRY_CERTAIN = 128
-_SELDOMER = 4  # times as many after a try that was refused
+SELDOMER = 4
+"""Times as many accepts before the next try of a higher limit, after one that was refused."""
 _TRY_CERTAIN_MINUTES = 60  # of creates at the full rate
 # Accepts since the last refusal before a burst that was seen low is doubled; if that is refused, twice as many.
 _RAISE_BURST = 256
@@ -226,7 +227,7 @@ class Belief:
         """Return this after two refusals that mean the same limit."""
         if self.try_after is None:
             return self
-        again = attrs.evolve(self, try_after=_SELDOMER * self.try_after)
+        again = attrs.evolve(self, try_after=SELDOMER * self.try_after)
         if self.is_certain:
             return again
         is_certain = found.whole is not None and found.off < 0.25

@@ -14,7 +14,7 @@ import math
 import attrs
 
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
-from crynux_async.pacing.evidence import FULL_AFTER, Belief, Evidence, learned, learned_wide, revised
+from crynux_async.pacing.evidence import FULL_AFTER, SELDOMER, Belief, Evidence, learned, learned_wide, revised
 from crynux_async.pacing.spacing import Moment
 
 SURE = 0.1
@@ -23,10 +23,10 @@ _BLURRED = 0.2  # tokens refilled in the time that nobody knows: with more a ref
 _NARROW = 256  # creates that go one at a time again after one too many was under way
 _SOON = 8  # accepts: a refusal sooner after the last one speaks against the burst, a later one against the limit
 _LONG_RUN = 90.0  # seconds, of which a minute filled the bucket: after less a burst of one looks like a low limit
-_PATIENCE_TRIPS = 4.0
+PATIENCE_TRIPS = 4.0
+"""After so many round trips an answer that does not come holds no other create up any more."""
 _RAISE = 1.1  # small enough that a burst of a minute's tokens lasts for ten
 _RAISE_AGAIN = 64
-_SELDOMER = 4  # times as many accepts before a try, after one that was refused
 
 
 @attrs.frozen(kw_only=True)
@@ -104,7 +104,7 @@ def _found_nothing(after: BucketSnapshot, belief: Belief) -> BucketSnapshot:
     """Let a try that passed, and proves nothing, speak for a limit a little higher, until that is refused."""
     assert belief.try_after is not None
     if belief.is_certain:
-        return attrs.evolve(after, belief=attrs.evolve(belief, try_after=_SELDOMER * belief.try_after))
+        return attrs.evolve(after, belief=attrs.evolve(belief, try_after=SELDOMER * belief.try_after))
     belief = attrs.evolve(belief, try_after=after.evidence.accepted + _RAISE_AGAIN)
     if after.raised_from is not None:  # what it was raised to has stood for as long
         return attrs.evolve(after, belief=belief, raised_from=None)
@@ -140,7 +140,7 @@ def _learned(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
         belief = learned(refusal.evidence, refusal.zero_at, refusal.error)
         return attrs.evolve(before, belief=belief or before.belief, is_wide_guess=False)
     # One that has hung for long did not overlap this one; all that is open is whether it took a token.
-    patience = _PATIENCE_TRIPS * (before.round_trip or 0.0)
+    patience = PATIENCE_TRIPS * (before.round_trip or 0.0)
     is_overlapped = any(other.sent_at > refusal.create.sent_at - patience for other in before.in_flight)
     least_span = _LONG_RUN if is_overlapped else FULL_AFTER
     belief = learned_wide(
@@ -154,7 +154,7 @@ def _disputed(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
     """Return what to believe after a refusal that the belief did not foresee, or that was risked by a try."""
     used, is_early = before.belief, refusal.create.early
     assert used is not None
-    seldomer = _SELDOMER * (used.try_after or 0)
+    seldomer = SELDOMER * (used.try_after or 0)
     if before.raised_from is not None and not is_early:
         return attrs.evolve(before, belief=attrs.evolve(used, limit=before.raised_from, try_after=seldomer))
     if _is_spaced(before, refusal):

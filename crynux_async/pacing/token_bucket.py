@@ -59,14 +59,13 @@ import attrs
 from crynux_async.errors import UsageError
 from crynux_async.pacing.bucket_snapshot import SLOWER, BucketSnapshot, InFlight
 from crynux_async.pacing.evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence
-from crynux_async.pacing.judgement import SURE, Refusal, heard_accept, heard_refusal
+from crynux_async.pacing.judgement import PATIENCE_TRIPS, SURE, Refusal, heard_accept, heard_refusal
 
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
 _LONGEST_BACK_OFF = 3600.0
 _SET_BACK = 60.0  # a clock that is behind by more than this was set; less is waited for
 _TRAIN_GAP = 5.0  # while the rate is unknown, creates closer together than this belong to one train
-# After so many round trips, or seconds, an answer that does not come holds no other create up any more.
-_PATIENCE_TRIPS = 4.0
+# The least and the first patience with an answer that does not come, in seconds.
 _LEAST_PATIENCE = 2.0
 _PATIENCE_AT_FIRST = 10.0
 # While the limit is unknown, one more create at a time whenever accepted ones have taken so long, up to two.
@@ -426,7 +425,7 @@ class TokenBucket:
         if state.max_in_flight is not None and not state.learning:
             return at if len(state.in_flight) < state.max_in_flight else math.inf
         trip = state.round_trip
-        patience = _PATIENCE_AT_FIRST if trip is None else max(_LEAST_PATIENCE, _PATIENCE_TRIPS * trip)
+        patience = _PATIENCE_AT_FIRST if trip is None else max(_LEAST_PATIENCE, PATIENCE_TRIPS * trip)
         frees_at = sorted(frees for one in state.in_flight if (frees := one.sent_at + patience) > at)
         too_many = len(frees_at) - self._room()
         return at if too_many < 0 else frees_at[too_many]
@@ -473,7 +472,7 @@ class TokenBucket:
         trip = at - create.sent_at
         usual = trip if state.round_trip is None else state.round_trip
         # One that was stuck says little of the others, and a request that timed out says nothing.
-        smoothed = usual + (min(trip, _PATIENCE_TRIPS * usual) - usual) / 8
+        smoothed = usual + (min(trip, PATIENCE_TRIPS * usual) - usual) / 8
         self._change(
             in_flight=tuple(other for other in state.in_flight if other is not create),
             round_trip=smoothed if shows_trip else state.round_trip,

@@ -7,6 +7,7 @@ its own that the system ends when its time is over.
 
 import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -40,8 +41,10 @@ def matching(pattern: str, names: tuple[str, ...]) -> frozenset[str] | None:
         None when that was not found out within a quarter of a second: a node would not find it out either.
 
     Raises:
-        OSError: No process can be started.
+        OSError: No process can be started, or the running program is not Python itself and would start anew.
     """
+    if not os.path.basename(sys.executable or "").lower().startswith(("python", "pypy")):
+        raise OSError("the emulator tries an expression in a process of Python's own, and this program is another")
     command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", _PROGRAM]
     question = json.dumps([pattern, names, _SECONDS]).encode()
     try:

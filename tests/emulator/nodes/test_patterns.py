@@ -56,3 +56,13 @@ def test_expression_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns.subprocess, "run", counted)
     assert [matching("once|twice", NAMES) for _ in range(3)] == [frozenset()] * 3
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("executable", ["", "/usr/bin/uwsgi", None])
+def test_program_that_is_not_python_itself_is_not_started_anew(
+    executable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(OSError, match="Python"):
+        matching("never asked before", NAMES)
