@@ -118,13 +118,16 @@ class TransferBook:
             UsageError: The folder cannot be one, or the session was closed; what arrived is kept.
             CrynuxError: The result could not be had.
         """
+        # Before the key: one folder by two paths must be one transfer, or two would write one part file.
         order = attrs.evolve(order, folder=await _resolve(order.folder))
         key = (order.owner, order.folder, order.name)
+        # One that is being cancelled would answer with a cancellation that this caller did not ask for.
         while (transfer := self._transfers.get(key)) is not None and transfer.scope.cancel_called:
             await transfer.has_ended.wait()
         transfer = transfer or self._start(order, key)
         transfer.callers += 1
         try:
+            # The future is everybody's: cancelled by one caller, a plain await would cancel it for all.
             return await asyncio.shield(transfer.done)
         except CrynuxError as error:
             raise copy.copy(error) from error.__cause__  # one that many raise would pile up their tracebacks
@@ -139,11 +142,13 @@ class TransferBook:
 
     def _start(self, order: Order, key: _Key) -> _Transfer:
         transfer = _Transfer(asyncio.get_running_loop().create_future())
+        # Before it is listed: a session that is closed refuses here, and nobody may wait for what never begins.
         self._spawn(self._run(transfer, order, key))
         self._transfers[key] = transfer
         return transfer
 
     async def _run(self, transfer: _Transfer, order: Order, key: _Key) -> None:
+        # What waiters are told where neither a result nor an error came: the session has ended this task.
         error: Exception = UsageError(
             "the session was closed before the archive was there; what arrived is kept for the next download"
         )
@@ -197,6 +202,7 @@ class TransferBook:
 
 def check_slots() -> asyncio.Semaphore:
     """Return what downloads share so that checking takes half of the processors at most, and at least one."""
+    # Inflating and checksums leave the interpreter's lock, so they do take processors from the event loop.
     return asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
 
 

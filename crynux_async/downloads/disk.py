@@ -20,6 +20,7 @@ from crynux_async.errors import DownloadError
 if sys.platform != "win32":
     import fcntl
 
+    # What network and user-space file systems answer to flock(2). A download is right without it (fault case D9).
     _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _OPEN_ATTEMPTS = 20
@@ -114,6 +115,7 @@ def open_in_place_of(target: Path, draft: str) -> int:
     """
     descriptor = open_draft(draft)
     try:
+        # Locked before it has the name: nobody can find it there without its lock.
         lock(descriptor, str(target))
         os.replace(draft, target)
     except BaseException:
@@ -157,6 +159,7 @@ def lock(descriptor: int, name: str) -> bool:
     if sys.platform == "win32":
         return False
     try:
+        # Not lockf: a POSIX lock goes as soon as any descriptor of the file is closed in this process, a reader's too.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LockedError(f"another download is writing {name}; wait for it or choose another name") from error
@@ -187,6 +190,7 @@ def keep_room(descriptor: int, name: str, total_bytes: int) -> bool:
         OSError: The disk is full, or the quota used up.
     """
     allocate = _fallocate()
+    # Locking once more what is locked already changes nothing, and tells whether locks work here at all.
     if allocate is None or not lock(descriptor, name):
         return False
     try:
@@ -202,6 +206,7 @@ def keep_room(descriptor: int, name: str, total_bytes: int) -> bool:
 def give_room_back(descriptor: int) -> None:
     """Return the room that is kept beyond a file's end, where the file system can; only under the file's lock."""
     with contextlib.suppress(OSError):
+        # Cut at its own length, a file loses what is kept beyond it.
         os.ftruncate(descriptor, os.fstat(descriptor).st_size)
 
 
@@ -217,11 +222,13 @@ def _fallocate() -> Callable[[int, int, int, int], object] | None:
     found = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
     if found is None:
         return None
+    # Without them ctypes passes C ints, which cuts sizes above 2 GiB.
     found.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
     def allocate(descriptor: int, mode: int, start: int, size: int) -> None:
         while found(descriptor, mode, start, size):
             number = ctypes.get_errno()
+            # A signal came before it was done; Python repeats its own calls likewise (PEP 475).
             if number != errno.EINTR:
                 raise OSError(number, os.strerror(number))
 

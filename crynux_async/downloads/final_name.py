@@ -21,6 +21,7 @@ from crynux_async import files
 from crynux_async.downloads.part_file import PartFile
 from crynux_async.errors import ArchiveError, DownloadError
 
+# Ten seconds in which a process that no lock keeps away may finish the same file (fault case D9).
 _MOST_CHECKS, _CHECK_PAUSE = 20, 0.5
 
 
@@ -50,6 +51,7 @@ async def check(
         ArchiveError: The file is not what it should be.
         DownloadError: It cannot be read, or something else has replaced it.
     """
+    # It is read from disk: what has only gathered would look like a file cut short.
     await part.gatherer.flush()
     for left in reversed(range(_MOST_CHECKS)):
         seen = await part.in_thread(_whole_file, part)
@@ -93,6 +95,7 @@ async def digest(part: PartFile) -> str:
 
 def _whole_file(part: PartFile) -> _Seen:
     where = part.locate()
+    # A file that was found under its final name need not be the open one: that is an empty part file then.
     status = where.stat() if part.is_published else os.fstat(part.descriptor)
     if status.st_size != part.total_bytes:
         raise ArchiveError(f"{where} has {status.st_size} bytes in place of {part.total_bytes}")
@@ -106,6 +109,7 @@ def _digest(part: PartFile) -> str:
 
 def _publish(part: PartFile, keep_note: bool) -> None:
     if part.is_published:
+        # Whoever gave the name may have died before this: the name need not be durable yet.
         files.sync_folder(part.path.parent)
     else:
         _give_name(part)
@@ -141,6 +145,7 @@ def _discard(part: PartFile) -> bool:
 
 
 def _set_aside(part: PartFile) -> Path:
+    # Copies that earlier calls put aside are evidence, too: none is overwritten.
     names = itertools.chain([".corrupt"], (f".corrupt-{number}" for number in itertools.count(2)))
     for target in (part.path.with_name(part.path.name + name) for name in names):
         with contextlib.suppress(FileExistsError):

@@ -34,6 +34,7 @@ class FinishedFile:
             size = self.path.stat().st_size if self.path.is_file() else None
         except OSError:
             return False
+        # Its bytes were verified before it got its name, so the length is enough.
         return size is not None and self.total_bytes in (None, size)
 
 
@@ -61,10 +62,12 @@ def _is_there(file: FinishedFile, folder: Path, name: str) -> bool:
 
 def _twins(file: FinishedFile, folder: Path, name: str) -> Iterator[FinishedFile]:
     """Yield files of this name that have the same bytes as a known one."""
+    # Numbers are given in their order: the first that is free ends the row.
     for each in numbered_names(name):
         path = folder / each
         if not os.path.lexists(path):
             return
         with contextlib.suppress(OSError):
+            # By their bytes; by default filecmp takes two files of one size and time for equal.
             if path.is_file() and filecmp.cmp(file.path, path, shallow=False):
                 yield FinishedFile(path=path, total_bytes=path.stat().st_size)

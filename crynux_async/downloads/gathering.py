@@ -69,6 +69,7 @@ class Gatherer:
         """
         self._waiting.append(piece)
         self._waiting_bytes += len(piece)
+        # A write that is under way takes what came meanwhile when it ends, so nothing is begun beside it.
         if self._writing is None or self._writing.done():
             self._raise_failure()
             if self._waiting_bytes >= WORTH_A_WRITE:
@@ -82,6 +83,7 @@ class Gatherer:
         Raises:
             DownloadError: A write failed.
         """
+        # Nothing was awaited since ``is_full`` was read, so the write that makes room is still to come.
         self._room.clear()
         await self._room.wait()
         self._raise_failure()
@@ -130,6 +132,7 @@ class Gatherer:
 
     async def _write(self, pieces: list[bytes]) -> None:
         if self._writer is None:
+            # Not in the constructor: that runs in a thread, where there is no loop.
             self._writer = wrap(self._file, loop=asyncio.get_running_loop())
         with self._disk_errors():
             try:

@@ -15,6 +15,7 @@ from crynux_async.training.config import FineTuneConfig
 
 MAX_NAME_BYTES = 200  # file systems allow 255; what a download puts beside the file needs the rest
 _SUFFIX = ".zip"
+# More are no number of ours, and ``int`` refuses thousands of them.
 _MOST_DIGITS = 9
 _UNSAFE = re.compile(r'[<>:"/\\|?*\s]+')
 _SEPARATORS = " ._-"
@@ -81,6 +82,7 @@ def number_of(found: str, name: str) -> int | None:
     if found == name:
         return 1
     number = os.path.splitext(found)[0].rpartition("-")[2]
+    # Arabic and other digits are decimal, too; ours are ASCII.
     if not number.isdecimal() or not number.isascii() or len(number) > _MOST_DIGITS or int(number) < 2:
         return None
     return int(number) if found == _numbered(name, int(number)) else None
@@ -107,11 +109,13 @@ def _parse(template: str) -> Iterator[tuple[str, str | None]]:
 
 def _portable(text: str) -> str:
     """Return a file name that is safe everywhere and as close to ``text`` as possible."""
+    # Labels that look alike make one name, however their accents are written.
     text = unicodedata.normalize("NFC", text)
     text = "".join("-" if unicodedata.category(character)[0] == "C" else character for character in text)
     text = _UNSAFE.sub("-", text)
     stem = text[: -len(_SUFFIX)] if text.lower().endswith(_SUFFIX) else text
     stem = stem.strip(_SEPARATORS) or "archive"
+    # Windows reserves ``con.zip`` as it does ``con``: what follows the first dot does not count.
     if _RESERVED.match(stem):
         stem = f"_{stem}"
     return _cut(stem, MAX_NAME_BYTES - len(_SUFFIX)) + _SUFFIX

@@ -17,6 +17,7 @@ from crynux_async.downloads import disk
 PART_SUFFIX = ".part"
 NOTE_SUFFIX = ".part.json"
 _DRAFT_SUFFIX = ".part.json.new"
+# Ours have a few hundred; what is longer was put there by somebody else, and is not read into memory.
 _MOST_BYTES = 1 << 16
 
 
@@ -69,6 +70,8 @@ def read_bytes(note_path: str | Path) -> bytes | None:
     except (FileNotFoundError, PermissionError, ValueError):
         return None
     except OSError:
+        # A link, a pipe or a socket says ELOOP, ENXIO and others: no note is there. EIO of a file is the disk's
+        # failure.
         if os.path.islink(note_path) or not os.path.isfile(note_path):
             return None
         raise
@@ -86,6 +89,7 @@ def read_open(descriptor: int) -> bytes | None:
 
 def is_blank(data: bytes | None) -> bool:
     """Whether a note was made and never written: its writer was killed, or the power was lost."""
+    # After a power cut a file may have its length and none of its bytes: file systems fill in zeros.
     return data is not None and not data.strip(b"\0")
 
 
@@ -97,6 +101,7 @@ def parse_note(data: bytes | None) -> Note | None:
         found = json.loads(data)
         owner, last_modified, total = found["owner"], found.get("last_modified"), found.get("total_bytes")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        # Deeply nested brackets, in a file that anybody may have written.
         return None
     if not isinstance(owner, str) or not isinstance(last_modified, str | None) or not _is_size(total):
         return None

@@ -50,6 +50,7 @@ class DownloadOptions:
 
     def delay(self, failures: int) -> float:
         """Return how many seconds to wait after ``failures`` requests in a row that brought nothing new, >= 0."""
+        # Bounded: ldexp overflows after a thousand doublings, and the longest delay is reached long before.
         return min(self.max_retry_delay, math.ldexp(self.retry_delay, max(0, min(failures, 64) - 1)))
 
 
@@ -91,7 +92,10 @@ class Pace:
         elapsed = now - self.since
         if elapsed < self.options.speed_window:
             return
+        # Of what really went by: a loop that was held up must not make a good connection look slow.
         if self.count < self.options.min_bytes_per_second * elapsed:
+            # One that was never good counts as no progress (``Requests``), or a trickle went on for ever (fault case
+            # D8).
             kind = TransportError if self.was_good else TooSlowError
             raise kind(f"only {self.count} bytes came in {elapsed:.0f} seconds")
         self.since, self.count, self.was_good = now, 0, True
@@ -116,6 +120,7 @@ class Meter:
         """Report what was counted since the last report, as an exponential mean over about 3 seconds."""
         elapsed = now - self.since
         if elapsed > 0:
+            # Weighted by time, so that the mean does not depend on how often it is reported.
             weight = -math.expm1(-elapsed / _RATE_MEMORY)
             self.rate += weight * (self.count / elapsed - self.rate)
             self.since, self.count = now, 0

@@ -131,6 +131,8 @@ class PartFile:
     @property
     def resumable_from(self) -> int:
         """Offset in bytes from which the transfer can go on, 0 where it must begin again."""
+        # Without a date nothing keeps another version out: If-Range needs one where there is no ETag, as with the
+        # bridge.
         dated = self.validator is not None and self.validator.last_modified is not None
         return self.written if dated or self.is_complete else 0
 
@@ -209,6 +211,7 @@ class PartFile:
         Args:
             keep_note: Whether the note stays, as proof of whose the final file is.
         """
+        # Only while it is ours: where locks do not work, another download may have begun a new one of that name.
         if self.is_at(self.part_path):
             self.part_path.unlink(missing_ok=True)
         beside(self.path, _FRESH_SUFFIX).unlink(missing_ok=True)
@@ -249,9 +252,12 @@ class PartFile:
     def _restart(self, validator: Validator) -> None:
         if self.written:
             old = self._opened
+            # If a step below fails, the bytes of the old version must not be continued.
             self.validator = None
             self._take(disk.RawFile(beside(self.path, _FRESH_SUFFIX), self._open_fresh))
             old.close()
+        # Before the first byte of this version: a crash in between leaves no bytes that nobody can place (fault case
+        # D2).
         self._write_note(validator)
         self.validator = validator
         self._require_space()
@@ -278,11 +284,13 @@ class PartFile:
             validator = Validator(last_modified=validator.last_modified if validator else None, total_bytes=size)
             self.is_published = True
         total = validator.total_bytes if validator else None
+        # More bytes than the version has are not its first ones, and cannot be continued.
         self.validator = None if total is not None and size > total else validator
         self._opened.end = self.gatherer.written = self._opened.seek(size)
 
     def _recognise(self, note: Note | None, part_bytes: int) -> int:
         """Return the size of the file that has the final name already, or refuse to touch it."""
+        # The name was given and the process died before the note went (fault case D5): ours, and complete.
         crashed_late = part_bytes == 0 and note is not None and note.describes(self.path)
         if not self.path.is_file() or not (self._adopt or crashed_late or self.is_at(self.path)):
             what = "is a folder" if self.path.is_dir() else "exists already and is not touched"
@@ -302,6 +310,7 @@ def tidy_part(path: Path) -> None:
     where locks do not work, another one may be about to write to it.
     """
     part_path = beside(path, PART_SUFFIX)
+    # Tidying only: the download has its own outcome to tell.
     with contextlib.suppress(OSError, ValueError, disk.LockedError):
         descriptor = files.open_plain(part_path, os.O_RDWR)
         try:

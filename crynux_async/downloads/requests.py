@@ -27,6 +27,7 @@ from crynux_async.errors import (
     UnreachableError,
 )
 
+# A GET is free to repeat. What is not here (a key refused, a task not found, a full disk) no repeating mends.
 _ASK_AGAIN = (UnreachableError, TransportError, ServerError, ProtocolError, RangeError, RateLimitedError)
 _LATEST_CALL = 0.95  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
 
@@ -97,10 +98,12 @@ class Requests:
             try:
                 await self._request(part)
             except _ASK_AGAIN as error:
+                # What came before the error counts: whether the file grew, and where the next request begins.
                 await part.gatherer.flush()
                 if not self.must_restart and part.is_complete:
                     break
                 pause = self._next_pause(part, error)
+                # Without one the visit goes on: it has its slot already.
                 if pause:
                     return pause
         return None
@@ -122,7 +125,9 @@ class Requests:
         self.made += 1
         try:
             async with asyncio.timeout(self.options.stall_timeout) as patience:
+                # No validator for byte 0: nothing has to match where everything is replaced.
                 async with self.open_result(start=start, validator=part.validator if start else None) as stream:
+                    # The disk's time is not the peer's: finding room and restarting may take long.
                     patience.reschedule(None)
                     await self._place(part, stream, start)
                     await self._copy(part, stream, patience)
@@ -144,11 +149,13 @@ class Requests:
         version = stream.validator
         self._check_size(part, version)
         if stream.start == 0:
+            # Also where more was asked for: If-Range did not match, or a proxy dropped the Range (fault case D3).
             await self._begin_again(part, version)
         elif stream.start != start:
             raise ProtocolError(f"the result was asked for from byte {start} and came from byte {stream.start}")
         elif not _continues(part.validator, version):
             self.must_restart = True
+            # A 206 of another version comes from a server that ignores If-Range (fault case D2).
             raise TransportError("the result is not the same as before; all of it is fetched again")
         else:
             self.wrong_ranges = 0
@@ -166,8 +173,10 @@ class Requests:
         if part.validator not in (None, version):
             self.versions += 1
             self.furthest = 0
+        # Each version may advance and so reset the failures: without this bound it would never end.
         if self.versions > self.options.attempts:
             raise DownloadError(f"{part.path.name} changes again and again while it is fetched; try again later")
+        # One whole result without a size may be a proxy's accident; the second is not (fault case D4).
         if version.total_bytes is None and self.unsized:
             raise self._unsized_error(part)
         self.must_restart = False
@@ -202,6 +211,7 @@ class Requests:
         self.overruns += 1
         self.start_over()
         message = f"more than the announced {part.total_bytes} bytes of {part.path.name} came"
+        # Once may be damage on the way.
         if self.overruns > 1:
             raise DownloadError(f"{message}, twice; the service is not right about its size")
         raise TransportError(message)
@@ -212,6 +222,7 @@ class Requests:
             return
         if part.total_bytes is None:
             self.unsized += 1
+            # With a date, asking for what follows the last byte tells the size: the 416 names it.
             if not part.resumable_from:
                 raise self._unsized_error(part)
         raise TransportError(f"the connection ended after {part.written} of {_announced(part)} bytes")
@@ -219,6 +230,7 @@ class Requests:
     async def _answer_out_of_range(self, part: PartFile, error: RangeError) -> None:
         """Take a 416 that says that everything is here; begin again after any other."""
         known = part.validator
+        # Only where no size was known: a file that is known to be whole is not asked for.
         if known is not None and known.total_bytes is None and error.total_bytes == part.written:
             await part.learn(attrs.evolve(known, total_bytes=error.total_bytes))
         else:

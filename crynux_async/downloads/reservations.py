@@ -88,6 +88,7 @@ def reserve_path(folder: Path, name: str, *, owner: str = "") -> Path:
         there = _look(folder, name, owner)
         if there.own is not None:
             return folder / there.own
+        # The listing is a hint, the note under its lock decides: another process may take a name in between.
         return next(folder / each for each in there.free(name) if _take(folder / each, owner))
     except OSError as error:
         raise DownloadError(files.explain(error, folder / name, kept=True)) from error
@@ -104,8 +105,10 @@ def release_path(path: Path, *, owner: str = "") -> None:
     """
     with contextlib.suppress(OSError):
         note = read_note(beside(path, NOTE_SUFFIX))
+        # A part file that is left has bytes: an empty one was removed before (``tidy_part``).
         if note is None or note.owner != owner or os.path.lexists(beside(path, PART_SUFFIX)):
             return
+        # The file is finished and nobody has recorded it yet: the note is the only proof of whose it is.
         if not note.describes(path):
             beside(path, NOTE_SUFFIX).unlink()
 
@@ -224,6 +227,7 @@ def _is_in_use(part: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
+        # What cannot be opened is somebody's, for all that is known.
         return True
     try:
         disk.lock(descriptor, str(part))

@@ -55,6 +55,7 @@ class Room:
         wanted = _Promise(part.parent.stat().st_dev, total_bytes)
         for _ in range(_TRIES):
             with self._lock:
+                # Its own earlier promise must not stand in its way.
                 self._promises.pop(part, None)
                 self._require(part, wanted, margin)
                 if descriptor is None or self._keep(part, wanted, margin, descriptor):
@@ -91,6 +92,7 @@ class Room:
             if not disk.keep_room(descriptor, str(part), wanted.total_bytes):
                 return True
         except OSError as error:
+            # A quota that is used up stays so, whoever gives way: told at once.
             if error.errno != errno.ENOSPC:
                 raise
             return False
@@ -112,6 +114,7 @@ def _missing(part: Path, promise: _Promise) -> int:
     except OSError:
         return promise.total_bytes  # nothing has come yet, or nothing that could be kept
     blocks = getattr(status, "st_blocks", 0)
+    # Blocks kept beyond the end are taken already; compressed files have fewer blocks than their length.
     return max(0, promise.total_bytes - max(status.st_size, blocks * _BLOCK))
 
 

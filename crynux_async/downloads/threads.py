@@ -21,6 +21,7 @@ async def to_the_end(work: "asyncio.Future[_T]") -> _T:
     with anyio.CancelScope(shield=True):
         while not work.done():
             try:
+                # Not ``await work``, which would cancel the work together with the caller.
                 await asyncio.wait((work,))
             except asyncio.CancelledError as error:
                 cancelled = error
@@ -39,6 +40,7 @@ async def clean_up(work: Callable[[], None]) -> None:
     try:
         working = in_thread(work)
     except RuntimeError:
+        # The executor is shut down: the loop or the interpreter is ending.
         work()
     else:
         await to_the_end(working)

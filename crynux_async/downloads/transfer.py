@@ -238,11 +238,13 @@ class _Copies:
 
     async def _refuse(self, part: PartFile, error: ArchiveError) -> None:
         """Have everything fetched once more, or put the last copy aside."""
+        # It had its final name before this call, so it is neither replaced nor put aside.
         if part.is_published:
             raise DownloadError(
                 f"{part.path} exists already and is not good ({error}); move it away and download again"
             ) from error
         self.refused.append((error, await final_name.digest(part)))
+        # Whole, and not what it should be: fetched again, it would be the same.
         if error.is_undamaged or len(self.refused) > self.refetch:
             part.release_room()
             kept = await final_name.set_aside(part)
@@ -254,6 +256,7 @@ def _say_refused(path: Path, kept: Path, refused: list[tuple[ArchiveError, str]]
     if len(refused) == 1:
         times = "arrived and is not good"
     elif len({digest for _, digest in refused}) == 1:
+        # Equal digests mean that nothing went wrong on the way.
         times = f"arrived {len(refused)} times, the same bytes each time, so it is not good where it comes from"
     else:
         times = f"arrived {len(refused)} times, not the same each time, and was never good"
