@@ -20,7 +20,7 @@ from crynux_async.errors import DownloadError
 if sys.platform != "win32":
     import fcntl
 
-    # What network and user-space file systems answer to flock(2). A download is right without it (fault case D9).
+    # What network and user-space file systems answer to flock(2). A download is right without it (case D9).
     _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 _OPEN_ATTEMPTS = 20

@@ -21,7 +21,7 @@ from crynux_async import files
 from crynux_async.downloads.part_file import PartFile
 from crynux_async.errors import ArchiveError, DownloadError
 
-# Ten seconds in which a process that no lock keeps away may finish the same file (fault case D9).
+# Ten seconds in which a process that no lock keeps away may finish the same file (case D9).
 _MOST_CHECKS, _CHECK_PAUSE = 20, 0.5
 
 

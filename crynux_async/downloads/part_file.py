@@ -290,7 +290,7 @@ class PartFile:
 
     def _recognise(self, note: Note | None, part_bytes: int) -> int:
         """Return the size of the file that has the final name already, or refuse to touch it."""
-        # The name was given and the process died before the note went (fault case D5): ours, and complete.
+        # The name was given and the process died before the note went (case D5): ours, and complete.
         crashed_late = part_bytes == 0 and note is not None and note.describes(self.path)
         if not self.path.is_file() or not (self._adopt or crashed_late or self.is_at(self.path)):
             what = "is a folder" if self.path.is_dir() else "exists already and is not touched"

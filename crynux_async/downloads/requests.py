@@ -149,13 +149,13 @@ class Requests:
         version = stream.validator
         self._check_size(part, version)
         if stream.start == 0:
-            # Also where more was asked for: If-Range did not match, or a proxy dropped the Range (fault case D3).
+            # Also where more was asked for: If-Range did not match, or a proxy dropped the Range (case D3).
             await self._begin_again(part, version)
         elif stream.start != start:
             raise ProtocolError(f"the result was asked for from byte {start} and came from byte {stream.start}")
         elif not _continues(part.validator, version):
             self.must_restart = True
-            # A 206 of another version comes from a server that ignores If-Range (fault case D2).
+            # A 206 of another version comes from a server that ignores If-Range (case D2).
             raise TransportError("the result is not the same as before; all of it is fetched again")
         else:
             self.wrong_ranges = 0
@@ -176,7 +176,7 @@ class Requests:
         # Each version may advance and so reset the failures: without this bound it would never end.
         if self.versions > self.options.attempts:
             raise DownloadError(f"{part.path.name} changes again and again while it is fetched; try again later")
-        # One whole result without a size may be a proxy's accident; the second is not (fault case D4).
+        # One whole result without a size may be a proxy's accident; the second is not (case D4).
         if version.total_bytes is None and self.unsized:
             raise self._unsized_error(part)
         self.must_restart = False

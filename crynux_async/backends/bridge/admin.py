@@ -30,6 +30,7 @@ from crynux_async.signing import Wallet
 NeededBy = Callable[[str], Awaitable[Collection[str]]]
 """Takes ``Settings.key_id`` of a key and returns the jobs that still need it: unfinished, or not fetched."""
 
+# Whoever else sends creates with the key may take its tokens first.
 _PRIMINGS = 10
 _TOKEN_SECONDS = 60.0  # for a token at one create a minute, the limit of a key that was never changed
 
@@ -209,6 +210,7 @@ class BridgeAdmin:
         key = (
             self._successor(old) if old.is_retiring else await self._created(_plan_like(old, self.key_id(old.api_key)))
         )
+        # Only now: a crash before this leaves the old key in use, and the next call finds its successor.
         await asyncio.to_thread(self._book.put, attrs.evolve(old, is_retiring=True))
         kept = await self.retire_keys(needed_by)
         jobs = kept.get(old.prefix, ())
@@ -298,6 +300,7 @@ class BridgeAdmin:
         heirs = {key.replaces: key for key in self.list_keys() if key.replaces and key.is_ready}
         key = old
         while key.is_retiring:
+            # Taken out, so that a key file that was edited into a circle ends.
             heir = heirs.pop(self.key_id(key.api_key), None)
             if heir is None:
                 raise UsageError(f"{old.prefix}... was replaced, and the key in its place is gone; make a new one")
@@ -323,6 +326,7 @@ class BridgeAdmin:
 
     async def _finish(self, key: BridgeKey) -> BridgeKey | None:
         """Do all that makes a key ready, from the start; None where the bridge does not know it any more."""
+        # Whatever was done before a cut is done again: each of these calls may be repeated.
         calls = [wire.add_role(key.api_key, role) for role in key.roles]
         calls += [wire.set_rate_limit(key.api_key, key.rate_limit), wire.set_use_limit(key.api_key, key.use_limit)]
         try:
@@ -331,6 +335,7 @@ class BridgeAdmin:
         except AuthError as error:
             if error.field != "api_key":
                 raise
+            # Deleted by somebody else, or the bridge lost its database: no call brings the key back.
             await asyncio.to_thread(self._book.remove, key.api_key)
             return None
         await self._prime(key)
@@ -348,6 +353,7 @@ class BridgeAdmin:
                 try:
                     await client.prime_key()
                 except RateLimitedError as error:
+                    # The refused create has spent a token, too: after the stated wait alone it would be refused again.
                     await asyncio.sleep((error.wait or 0.0) + _TOKEN_SECONDS)
         finally:
             await client.close()
@@ -357,8 +363,10 @@ class BridgeAdmin:
         """Sign a call and send it; where the clocks disagree, measure by how much and send it once more."""
         answer = await self._send_signed(call, secrets)
         server_time = answer.server_time
+        # A signature is good for 60 s around the bridge's clock, and the Date header of the refusal shows that.
         if wire.is_bad_signature(answer) and server_time is not None:
             skew = round((server_time - utc_now()).total_seconds())
+            # Sent with this very skew already: then the clock is not what is wrong.
             if skew != self._skew:
                 self._skew = skew
                 answer = await self._send_signed(call, secrets)

@@ -26,9 +26,12 @@ ROLES = ("chat", "admin")
 UNLIMITED = -1
 """The ``use_limit`` that means none: 0 cannot be set."""
 
+# 32 random bytes in base64url, with padding.
 _KEY = re.compile("[A-Za-z0-9_-]{43}=", re.ASCII)
 _API_KEY = "/v1/api_key"
+# No account of an EVM chain holds more; JSON puts no bound on a number.
 _MOST_WEI = 2**256 - 1
+# Older bridges say "invalid" and "expired" and nothing else.
 _REFUSED_KEY = re.compile("invalid|expired", re.IGNORECASE)
 
 
@@ -147,6 +150,7 @@ def set_use_limit(key: Secret, limit: int) -> AdminCall:
     Raises:
         UsageError: The limit is 0, which cannot be set, or the key is none.
     """
+    # The bridge takes 0 for a value that is missing.
     if not _is_whole(limit) or not (limit >= 1 or limit == UNLIMITED):
         raise UsageError(f"use_limit is a whole number >= 1, or -1 for no limit, not {limit!r}", field="use_limit")
     return _change(key, "use_limit", limit)
@@ -170,6 +174,7 @@ def request(call: AdminCall, timestamp: int, signature: str, secrets: tuple[Secr
         signature: Its signature.
         secrets: What must stand in no text about it.
     """
+    # Timestamp and signature go along and are not among the signed fields.
     sent = {**call.carried, "timestamp": timestamp, "signature": signature}
     if call.in_query:
         query = {name: str(value) for name, value in sent.items()}
@@ -227,6 +232,7 @@ def read_counts(answer: Answer) -> TaskCount:
             "aborted_task_count": int(aborted),
             "unfinished_task_count": int(unfinished),
             "avg_task_time": int(mean),
+            # ``float`` raises OverflowError above its range, and JSON puts no bound on a number.
         } if abs(mean) <= _MOST_WEI:
             return TaskCount(
                 total=total, succeeded=succeeded, aborted=aborted, unfinished=unfinished, mean_seconds=float(mean)

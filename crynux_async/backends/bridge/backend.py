@@ -98,6 +98,7 @@ class BridgeBackend:
         text = str(given).strip()
         # True is 1 to Python, and digits of other scripts are decimal: neither is a number that a bridge gave.
         is_number = not isinstance(given, bool) and text.isascii() and text.isdecimal()
+        # Cut before ``int``, which refuses texts of thousands of digits.
         if not is_number or not 0 < int(text[:40]) <= wire.MAX_TASK_ID:
             raise UsageError(f"a task id of a bridge is a whole number above 0, not {given!r:.60}", field="task_id")
         return str(int(text))
@@ -140,6 +141,7 @@ class BridgeBackend:
         """
         word = await self._client.status(task.task_id)
         known = _SEEN.get(word)
+        # A newer bridge may have new words. Taken for an end, one would give up a job that is paid for.
         if known is None:
             _log.warning("task %s has the status %r, which is not known; it is taken for running", task.task_id, word)
         return known or Look(seen=Seen.RUNNING, stage=word)

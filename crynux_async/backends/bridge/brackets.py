@@ -116,6 +116,7 @@ async def _ask_all(
     client: BridgeClient, bracket: Bracket, numbers: Sequence[int], standings: dict[int, Standing]
 ) -> None:
     missing = 0
+    # One after the other: every question with a key costs the bridge a bcrypt.
     for number in numbers:
         if number not in standings:
             standings[number] = await _ask(client, str(number))
@@ -127,7 +128,7 @@ async def _ask_all(
 
 async def _ask(client: BridgeClient, number: str) -> Standing:
     """Find out what the bridge says of one number."""
-    # The only question that tells whose a task is: its result is refused to other keys .
+    # The only question that tells whose a task is: its result is refused to other keys.
     is_owned = await client.owns(number)
     if is_owned is not None:
         return Standing.OURS if is_owned else Standing.OTHERS
@@ -145,6 +146,7 @@ def _worth_asking(lost: LostCreate, known: frozenset[str], at_most: int) -> list
     bracket = bracket_of(lost)
     numbers = bracket.numbers(known, at_most)
     # All or nothing: half a bracket can neither find a task nor prove that there is none.
+    # Where an end is missing, ``numbers`` stops at ``at_most`` by itself.
     return [] if bracket.is_bounded and len(numbers) > at_most else numbers
 
 
@@ -186,6 +188,7 @@ def _judge_asked(
     ours = [number for number, standing in asked.items() if standing is Standing.OURS]
     if ours:
         return _judge_ours(lost, others, ours)
+    # What still runs may turn out to be ours: nothing is ruled out before it has ended.
     running = sum(standing is Standing.RUNNING for standing in asked.values())
     unclear = sum(standing is Standing.WITHOUT_RESULT for standing in asked.values())
     if running:
@@ -257,6 +260,7 @@ def _reached_the_end(asked: Mapping[int, Standing]) -> bool:
 def _not_created(lost: LostCreate, asked: Mapping[int, Standing], now: datetime) -> Finding:
     missing = sum(standing is Standing.MISSING for standing in asked.values())
     # What is missing was never made, unless the bridge has deleted it meanwhile.
+    # Half of it: the operator may have set fewer days than the example config.
     if missing and now - lost.began_at > timedelta(seconds=RETENTION) / 2:
         return _open(
             lost,

@@ -21,6 +21,7 @@ from crynux_async.backends.bridge.deploy_config import (
 from crynux_async.backends.bridge.deploy_files import LOOPBACK
 from crynux_async.signing.addresses import checksummed, is_address
 
+# Seconds around their own clocks in which bridge and relay accept a signature.
 _TOLERANCE = 60
 _UNEASY = 30
 _OTHERS = 0o077
@@ -172,6 +173,7 @@ def check_key_file(
             "Move it to another place, and let CRYNUX_WALLET name that.",
         )
     elif KEY_FILE in files:
+        # A bridge deletes it at its start: what lies here was written later, or never read.
         when = "although the bridge is running" if is_running else "although no bridge is running"
         yield _problem(
             "key file",
@@ -281,6 +283,7 @@ def check_exposure(config: BridgeConfig, published: Collection[str], *, in_conta
         published: The ports entries of the compose file.
         in_container: Whether it runs, or would run, in a container.
     """
+    # A container's program has to listen everywhere; what counts is where its port is published.
     wide = list(_wide(published)) if in_container else ([] if _is_local(config.host) else [config.host])
     if wide:
         return _problem(
@@ -339,6 +342,7 @@ def _is_object(text: str) -> bool:
 def _wide(published: Collection[str]) -> Iterator[str]:
     """Yield the entries that publish a port on more than this machine."""
     for entry in published:
+        # "127.0.0.1:5028:5028", "[::1]:5028:5028", or "5028:5028", which docker publishes on every address.
         host = entry.rpartition(":")[0].rpartition(":")[0].strip("[]")
         if not host or not _is_local(host):
             yield entry

@@ -130,8 +130,10 @@ def read_config(text: str) -> BridgeConfig:
     try:
         values = dict(_flat(yaml.safe_load(text)))
     except RecursionError as error:
+        # An alias of YAML may stand inside of what it names.
         raise _unusable([Problem(field=CONFIG_FILE, message="holds itself")]) from error
     except yaml.YAMLError as error:
+        # The line and not the message, which quotes the text: there are secrets in it.
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place else ""
         raise _unusable([Problem(field=CONFIG_FILE, message=f"is no YAML{where}")]) from error
@@ -161,9 +163,11 @@ def with_host(text: str, host: str) -> str:
     Raises:
         SettingsError: There is no such line.
     """
+    # By lines: a YAML writer would lose comments and order.
     lines = text.splitlines(keepends=True)
     is_http = False
     for index, line in enumerate(lines):
+        # What begins in the first column begins another section.
         if line[:1] not in (" ", "#", "\n", "\r"):
             is_http = line.startswith("http:")
         if is_http and line.lstrip().startswith("host:"):

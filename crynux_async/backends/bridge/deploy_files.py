@@ -28,6 +28,8 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside a container, whose port is publis
 Database = Literal["sqlite", "mysql"]
 
 _PRIVATE, _PUBLIC = 0o600, 0o644
+# The bridge's workers write at once. They wait for each other, and lock when they begin: SQLite does not let a reader
+# wait who wants to write.
 _SQLITE = "data/crynux_bridge.db?_busy_timeout=60000&_txlock=immediate"
 _SCHEMAS = "https://raw.githubusercontent.com/crynux-network/{}/refs/tags/v3.1.0/schema/{}.json"
 
@@ -106,6 +108,7 @@ def find_network(asked: str) -> Network:
     if asked in NETWORKS:
         return NETWORKS[asked]
     parts = urlsplit(asked)
+    # A password would stand in config.yml, and in what is printed here.
     if parts.scheme in ("http", "https") and parts.hostname and not parts.query and "@" not in parts.netloc:
         return Network(name="custom", relay_url=asked.rstrip("/"), note=f"The relay is {asked.rstrip('/')}.")
     raise UsageError(f"--network is {', '.join(NETWORKS)} or the address of a relay, not {asked!r}", field="network")
@@ -137,6 +140,7 @@ bridge.example.com {{
 
 
 def _config(plan: BridgePlan) -> str:
+    # A JSON string is a YAML string, whatever quotes and backslashes are in it.
     text = json.dumps
     return f"""\
 # Written by "crynux-async bridge init". The bridge reads it when it starts.

@@ -29,6 +29,7 @@ def _known(name: str, pattern: str, sentence: str, cure: str) -> tuple[re.Patter
     return re.compile(pattern), Explanation(name=name, sentence=sentence, cure=cure)
 
 
+# The first that matches explains a line, so a general one stands behind its special ones.
 _KNOWN = (
     _known(
         "no config",

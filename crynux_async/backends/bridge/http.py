@@ -65,6 +65,7 @@ class BridgeClient:
             if error.field not in _REACHED_BY_PRIMING:
                 raise
             return
+        # Then it was paid for, and is named so that its model is not lost.
         raise ProtocolError(
             f"the bridge accepted a create that its schema forbids, as task {created.task_id}", task_id=created.task_id
         )
@@ -77,6 +78,7 @@ class BridgeClient:
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
         """
         try:
+            # The bridge looks at the key before the task, and a result costs no token of the rate limit.
             request = Request(path=f"{_PATH}/{_PROBE_ID}/result", headers=self._authorization())
             wire.raise_for(await self._http.send(request))
         except NotFoundError as error:
@@ -90,6 +92,7 @@ class BridgeClient:
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
         """
         try:
+            # Without the key: a status needs none, and what is not sent cannot leak.
             request = Request(path=f"{_PATH}/{task_id}/status")
             answer = await self._http.send_unless(request, wire.running_answer(task_id))
             word = wire.RemoteStatus.RUNNING if answer is None else wire.read_status(answer)

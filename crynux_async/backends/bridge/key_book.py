@@ -67,6 +67,7 @@ class KeyBook:
     """
 
     def __init__(self, path: Path | str) -> None:
+        # At once: the program may change its folder before the next key is stored.
         self.path = Path(path).absolute()
 
     def keys(self, bridge: str) -> list[BridgeKey]:
@@ -108,11 +109,13 @@ class KeyBook:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        # A file of its own: a lock is on a file, and the key file is another one after each change.
         lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
+            # Not removed: another process may be waiting for this very file.
             os.close(lock)
 
     def _read(self) -> list[BridgeKey]:

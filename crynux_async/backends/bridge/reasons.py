@@ -17,8 +17,10 @@ from crynux_async.secret import Secret
 from crynux_async.settings import Settings
 
 _PATH = "/v1/admin/tasks"
+# What a bridge set up by this library keeps (``task_trace_max_tasks``); the example config has 100.
 _LIMIT = "1000"
 _FRESH = 2.0
+# A trace holds requests and events: a thousand of them are far above the bound for other answers.
 _MOST_BYTES = 64 * 1024 * 1024
 
 _log = logging.getLogger("crynux_async.backends.bridge")

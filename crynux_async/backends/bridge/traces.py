@@ -75,6 +75,8 @@ class TracedTry:
             return f"the relay refused it ({self.refusal})"
         if self.task_error:
             return _BAD_ARGUMENTS
+        # The relay has one number for a queue that was too long and a node that fell silent; the start tells them
+        # apart.
         if self.abort_reason == 1:
             return _NO_ANSWER if self.started_at else _IN_THE_QUEUE
         return _ABORTED.get(self.abort_reason, "")
@@ -151,6 +153,7 @@ def _course(trace: Mapping[str, Any]) -> Course | None:
         return None
     tasks: Sequence[Mapping[str, Any]] = trace.get("parallel_tasks") or ()
     numbers = {task.get("client_task_id") for task in tasks}
+    # Where the create was answered with an error, only the tasks have the job's id.
     number = (((trace.get("response") or {}).get("data") or {}).get("id")) or next(iter(numbers), None)
     return None if not number else Course(task_id=str(number), tries=tuple(_try(task) for task in tasks))
 

@@ -102,6 +102,7 @@ def read_created(answer: Answer) -> CreatedTask:
         # An id of 0 names no task: the answer does not say what was made (case S4).
         if isinstance(task_id, int) and not isinstance(task_id, bool) and 0 < task_id <= MAX_TASK_ID:
             return CreatedTask(task_id=str(task_id), created_at=parse_time(data.get("created_at")))
+    # No bridge answers a create so, it says 400 to everything: the create did not come through.
     if answer.status in (401, 403, 404, 413):
         raise _proxy_refusal(answer)
     if answer.status == 400 and (error := _validation_error(answer)):
@@ -115,6 +116,7 @@ def read_created(answer: Answer) -> CreatedTask:
 
 def running_answer(task_id: str) -> bytes:
     """Return the body of the answer that a task still runs, to the letter."""
+    # What Go's encoder writes, byte by byte; any other spelling is read the long way.
     return b'{"message":"success","data":{"id":%s,"status":"running"}}' % task_id.encode()
 
 

@@ -107,6 +107,7 @@ class HttpClient:
         self._proxy = settings.proxy or (environment_proxy(settings.base_url) if settings.trust_env else None)
         tls = _tls(settings.ca_bundle)
         self._kept = _session(tls, limit=settings.max_connections, force_close=False)
+        # No limit: the gate decides how many creates there are, and one that waited here would hold its token.
         self._fresh = _session(tls, limit=0, force_close=True)
 
     @property
@@ -163,6 +164,7 @@ class HttpClient:
             UnreachableError, TransportError: No answer that counts.
         """
         progress = self._begin()
+        # A result may take hours to come; its silence is bounded instead (``_Silence``).
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
         try:
             async with asyncio.timeout(self._settings.request_timeout):
@@ -197,6 +199,7 @@ class HttpClient:
             finally:
                 response.close()
         except Exception as error:
+            # Once there was a connection the create may have arrived, whatever went wrong then (case S2).
             is_lost = lost is not None and progress.connected
             if not is_lost and not isinstance(error, NETWORK_ERRORS):
                 raise
@@ -227,6 +230,7 @@ class HttpClient:
                 return Result(response, self._settings.read_timeout, self._hider(request), task_id)
             answer = self._answer(request, response, await _body(response, request.most_bytes))
         except BaseException:
+            # Cancelled, too: an answer that nobody closes keeps its connection.
             response.close()
             raise
         response.close()
@@ -241,6 +245,7 @@ class HttpClient:
         if self._kept.closed:
             raise UsageError("this backend is closed; open a new session")
         progress = _Progress()
+        # In the context: the connector knows nothing of our requests, and runs in the task of each.
         _PROGRESS.set(progress)
         return progress
 
@@ -263,6 +268,7 @@ class HttpClient:
         return Answer(
             status=response.status,
             content_type=hide(media_type(response)),
+            # Every byte is a character of Latin-1, so any body comes back as it was.
             body=hide(shown.decode("latin-1")).encode("latin-1") + rest,
             url=hide(shown_url(response.url)),
             truncated=len(body) > request.most_bytes,

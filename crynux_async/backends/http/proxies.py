@@ -59,6 +59,7 @@ def _covers(entry: str, host: str, port: int) -> bool:
         network = _network(entry.partition("]:")[0].strip("[]")) or _network(_without_port(entry, port))
         return network is not None and address in network
     name = _without_port(entry, port).removeprefix("*").lstrip(".")
+    # With the dot: "example.com" does not cover "notexample.com".
     return bool(name) and (host == name or host.endswith(f".{name}"))
 
 
@@ -72,6 +73,7 @@ def _without_port(entry: str, port: int) -> str:
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
+        # The zone of a link-local address names an interface of this machine and no part of a network.
         return ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None

@@ -163,6 +163,7 @@ class _Silence:
 
     def _look(self) -> None:
         now = self._loop.time()
+        # While the disk is behind nobody waits, and the peer may be as silent as it likes.
         until = (now if self._waits_since is None else self._waits_since) + self._seconds
         if now < until:
             self._timer = self._loop.call_at(until, self._look)
@@ -174,6 +175,7 @@ def _placed(response: aiohttp.ClientResponse, url: str, hide: Callable[[str], st
     """Return where in the result the body begins, and the size of the whole result where it is told."""
     length = response.content_length
     kind, coding = media_type(response), response.headers.get("Content-Encoding", "").strip() or "identity"
+    # A page or an error may come with 200, too; in a part file it would be damage.
     if coding.lower() != "identity" or kind.startswith(("text/", "multipart/")) or kind == "application/json":
         raise ProtocolError(
             f"a result was asked for and {hide(kind) or 'no content type'} ({hide(coding)}) came",
@@ -186,6 +188,7 @@ def _placed(response: aiohttp.ClientResponse, url: str, hide: Callable[[str], st
     if match is None:
         raise ProtocolError("a part of a result came without saying which (Content-Range)", url=url, status=206)
     first, last, total = match
+    # They contradict each other, so nobody can say which bytes these are (case D3).
     if length is not None and length != last - first + 1:
         raise ProtocolError(f"the result's part {first}-{last} has {length} bytes", url=url, status=206)
     return first, total
@@ -194,4 +197,5 @@ def _placed(response: aiohttp.ClientResponse, url: str, hide: Callable[[str], st
 def _date(response: aiohttp.ClientResponse, hide: Callable[[str], str]) -> str | None:
     """Return ``Last-Modified`` word for word, or None where it could not be sent back in ``If-Range``."""
     text = hide(response.headers.get("Last-Modified", ""))
+    # It is sent back in a header, where a line break begins another one.
     return text if text and text.isascii() and text.isprintable() else None
