@@ -54,10 +54,13 @@ def plan_beginning(
     planned: dict[str, TensorInfo] = {}
     offset = 0
     for name, info in entries:
+        # Counted anew: alphas stand in front, and a foreign file had its own alphas between the weights.
         planned[name] = attrs.evolve(info, offset_bytes=offset)
         offset += info.size_bytes
+    # Dots become underscores in the kohya layout, so two paths can meet in one name.
     if len(planned) != len(tensors) + len(modules) * (layout == "kohya"):
         raise ValueError('two modules would have one name in this file; export it for "diffusers" alone')
+    # As in the nodes' own files; some loaders refuse a file without it.
     header = dump_header(planned, {"format": "pt", **metadata})
     return header + b"".join(struct.pack("<f", alpha) for alpha in alphas.values())
 

@@ -123,6 +123,7 @@ def scan(pieces: Iterable[tuple[str, TensorInfo, bytes]], ups: frozenset[str]) -
     nan: dict[str, int] = {}
     inf: dict[str, int] = {}
     for name, info, data in pieces:
+        # One number of one B is enough.
         if untrained and name in ups:
             untrained = is_zero(data, info.dtype)
         for found, counts in zip(count_not_finite(data, info.dtype), (nan, inf), strict=True):
@@ -167,6 +168,7 @@ def judge(
         The verdict.
     """
     problems = _judge_numbers(found)
+    # NaN makes every norm NaN; what is wrong has been said then.
     if strength is not None and strength.verdict == "diverged" and not found.nan and not found.inf:
         times = _times(strength.ratio)
         message = f"the update is {times} times as large as the layers that it changes: the training diverged"
@@ -206,6 +208,7 @@ def _judge_rank(modules: Mapping[str, LoraModule], asked: int) -> list[HealthPro
 def _judge_modules(modules: Mapping[str, LoraModule], asked: str | Sequence[str]) -> list[HealthProblem]:
     problems = []
     names = [asked] if isinstance(asked, str) else list(asked)
+    # Name by name: each that chose nothing is one that the user meant to train.
     missing = [name for name in names if not any(map(matcher(name if isinstance(asked, str) else [name]), modules))]
     if missing:
         message = f"nothing was trained for {', '.join(missing)}; the nodes pass over what the UNet does not have"
@@ -228,6 +231,7 @@ def _judge_family(modules: Mapping[str, LoraModule], model: str | None) -> list[
 
 def _judge_steps(steps: Steps, *, asked: int | None) -> list[HealthProblem]:
     problems = []
+    # More is no fault: a node may make further steps after the last that it was asked for.
     if steps.made is not None and asked is not None and steps.made < asked:
         message = f"{steps.made} of {asked} steps were made"
         problems.append(HealthProblem(code=HealthCode.STEPS_SHORT, message=message))

@@ -24,8 +24,6 @@ ALPHA = ".alpha"
 PEFT_PREFIX = "base_model.model."
 """What peft puts in front of each name in ``adapter_model.safetensors``."""
 
-"""The largest rank that is read."""
-
 _PREFIX = "unet."
 _KOHYA = ((".lora_down.weight", True), (".lora_up.weight", False))
 _DOWN = (".lora.down.weight", ".lora_A.weight")

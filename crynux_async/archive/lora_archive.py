@@ -187,6 +187,7 @@ class LoraArchive:
                 raise ValueError(f"{STEP} is {member.size_bytes} bytes long and should hold one number")
             stream = MemberStream(member)
             text = stream.piece(file)
+            # Now the checksum of these bytes can be told.
             stream.drain(file)
             if not text.strip().isdigit():
                 raise ValueError(f"{STEP} holds {text!r} in place of a number")
@@ -271,6 +272,7 @@ class LoraArchive:
         with reading(self.path), self._opened() as file:
             for member in self.members.values():
                 MemberStream(member).drain(file)
+        # Every checksum is right by now: what is wrong from here on was made so, and would come again.
         try:
             return self.summary()
         except ArchiveError as error:
@@ -427,6 +429,7 @@ class LoraArchive:
 
     def _loaded(self) -> Weights:
         """Return the LoRA, reading its header the first time."""
+        # Threads may ask at once, and a header takes a moment.
         with self._lock:
             if self._weights is None:
                 adapter = self._adapter_config() if self.is_bare else None
@@ -435,6 +438,7 @@ class LoraArchive:
 
     def _adapter_config(self) -> str | None:
         """Return what peft says beside a file of its own, or None; its tensors say no alpha."""
+        # Beside any other name, a file called so may belong to another LoRA.
         if self.path.name != _PEFT_FILE:
             return None
         config = self.path.with_name(_PEFT_CONFIG)
@@ -460,6 +464,7 @@ class LoraArchive:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[io.FileIO]:
         with open_regular(self.path) as file:
+            # Offsets of one file in the bytes of another would give numbers that look like weights.
             if _Identity.of(file) != self._identity:
                 raise ValueError("is not the file that was opened: it was changed or replaced since")
             yield file

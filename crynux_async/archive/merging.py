@@ -132,6 +132,7 @@ def _plan(parts: Sequence[Part], *, named: str | None) -> _Plan:
             f"{parts[0].archive.path}: the merged rank would be {rank}, and at most {_MOST_RANK} is written"
         )
     modules = {
+        # Names for the plan alone: ``plan_beginning`` gives those of the layout.
         name: attrs.evolve(module, down=f"{name} A", up=f"{name} B", rank=rank, alpha=float(rank))
         for name, module in shapes.items()
     }
@@ -206,6 +207,7 @@ def _joined(
     """Return A and B of one module: the parts' side by side, then zeros."""
     import numpy as np
 
+    # Little-endian on every machine, as the file is.
     down = np.zeros((module.rank, module.in_features, *module.kernel), "<f4")
     up = np.zeros((module.out_features, module.rank, *(1,) * len(module.kernel)), "<f4")
     begin = 0
@@ -216,6 +218,7 @@ def _joined(
         end = begin + source.rank
         down[begin:end] = part.archive.tensor(source.down)
         with np.errstate(over="ignore", invalid="ignore"):
+            # In float64, so that weight, scale and number are rounded once.
             up[:, begin:end] = part.weight * source.scale * part.archive.tensor(source.up).astype(np.float64)
         if not (np.isfinite(down[begin:end]).all() and np.isfinite(up[:, begin:end]).all()):
             raise ArchiveError(f"{part.archive.path}: {name} holds numbers that are not finite, or too large to merge")

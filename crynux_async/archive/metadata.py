@@ -142,8 +142,11 @@ def _retold(modules: Mapping[str, LoraModule], known: Description, said: Mapping
     base_model = known.base_model or base_model_said(said)
     texts = _texts(modules, attrs.evolve(known, base_model=base_model))
     without = _texts(modules, Description(global_step=known.global_step, base_model=base_model_said(said)))
+    # The title follows from the base model, and a title that people wrote says more.
     given = {key: text for key, text in texts.items() if without.get(key) != text and key != _TITLE}
     weights = {key: text for key, text in texts.items() if key in _OF_THE_WEIGHTS}
+    # Where the layers do not tell the family, the file's word is better than none: without it AUTOMATIC1111 takes it
+    # for 1.x.
     if "ss_v2" not in weights and "ss_v2" in said:
         weights["ss_v2"] = said["ss_v2"]
     return {**texts, **kept, **given, **weights}
@@ -185,6 +188,7 @@ def _kohya(
         yield "ss_tag_frequency", json.dumps({"trigger": {known.trigger: 1}}, ensure_ascii=False)
     config = known.config or {}
     if config:
+        # The only one that nodes have.
         yield "ss_optimizer", "torch.optim.adamw.AdamW"
     for key, (field, shown) in _FACTS.items():
         if config.get(field) is not None:
@@ -249,6 +253,7 @@ def _dump_config(config: Mapping[str, Any]) -> str:
     try:
         return json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
+        # A dict that holds itself.
         raise UsageError(f"the config cannot be written as JSON: {error}", field="config") from error
 
 

@@ -122,9 +122,11 @@ def update_norm(down: "NDArray[np.float32]", up: "NDArray[np.float32]") -> float
     """
     import numpy as np
 
+    # Products of the two Gram matrices cancel each other: in float32 a small norm would drown in rounding.
     a = down.reshape(len(down), -1).astype(np.float64)
     b = up.reshape(len(up), -1).astype(np.float64)
     with np.errstate(all="ignore"):
+        # The smaller of the two ways: [rank, rank] twice, or the product itself.
         if len(a) < min(a.shape[1], len(b)):
             return _root(_inner(a @ a.T, b.T @ b))
         return _root(float(np.sum(np.square(b @ a))))
@@ -152,6 +154,7 @@ def _gram_of_down(stream: MemberStream, file: io.FileIO, info: TensorInfo) -> "N
     gram = np.zeros((rank, rank))
     for begin in range(0, columns, width):
         is_last = begin + width >= columns
+        # The last block moves the stream itself on; the ones before it read ahead on copies.
         block = _read_columns(stream if is_last else stream.copy(), file, info, begin, min(begin + width, columns))
         _add_gram(gram, block.T)
     return gram

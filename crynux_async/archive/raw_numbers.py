@@ -68,6 +68,7 @@ def is_zero(data: bytes, dtype: str) -> bool:
     if data == bytes(len(data)):
         return True
     width = WIDTHS[dtype]
+    # -0.0 is its sign bit and nothing else, so every byte but the highest must be zero.
     if any(data[index::width].strip(b"\0") for index in range(width - 1)):
         return False
     return not data[width - 1 :: width].translate(None, b"\x00\x80")

@@ -39,12 +39,14 @@ _METADATA = "__metadata__"
 
 _SEGMENT_BYTES = 1 << 14
 _MOST_SEGMENT_BYTES = 1 << 17  # of one tensor's description, or of all metadata
+# With bounds: any number of spaces would make the search quadratic, and the file comes from an unknown machine.
 _BOUNDARY = re.compile(rb"\}[ \t\r\n]{0,16},[ \t\r\n]{0,64}(?=\")")
 _SPACE = b" \t\r\n"
 _TURN = 64  # tensors between two chances for other threads
 _ENTRY = frozenset({"dtype", "shape", "data_offsets"})
 _MOST_DIMENSIONS = 4  # a convolution's
 _SCALARS: tuple[list[int], list[int]] = ([], [1])  # an alpha's
+# The largest whole number that every reader of JSON gives back exactly.
 _LARGEST_NUMBER = 2**53
 _NOT_PLAIN = (b"\\", b" :", b"\t:", b"\n:", b"\r:")
 
@@ -99,6 +101,7 @@ def header_length(prefix: bytes, file_bytes: int, most_bytes: int) -> int:
         ValueError: When the JSON would be longer than accepted or than the file.
     """
     length = int.from_bytes(prefix, "little")
+    # ``{}`` is the shortest object.
     if not 2 <= length <= min(most_bytes, file_bytes - LENGTH_BYTES):
         raise ValueError(
             f"the safetensors header says it is {length} bytes long, in a file of {file_bytes} bytes; "
@@ -132,6 +135,7 @@ def parse_header(raw: bytes, data_bytes: int, most_tensors: int) -> Header:
                 metadata = _checked_metadata(entry)
             else:
                 tensors[name] = _parse_tensor(name, entry)
+        # At once: a header of a million names is not read to its end.
         if len(tensors) > most_tensors:
             break
     if not 1 <= len(tensors) <= most_tensors:
@@ -291,6 +295,7 @@ def dump_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) 
         offsets = [info.offset_bytes, info.offset_bytes + info.size_bytes]
         entries.append(_dump(name, {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": offsets}))
     raw = f"{{{','.join(entries)}}}".encode()
+    # The format's own library aligns the numbers likewise, so that they can be mapped into memory.
     raw += b" " * (-len(raw) % LENGTH_BYTES)
     if len(raw) > MOST_HEADER_BYTES:
         raise ValueError(f"the header would be {len(raw)} bytes long, and {MOST_HEADER_BYTES} are read at most")

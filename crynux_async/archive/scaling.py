@@ -61,6 +61,7 @@ class Pattern:
         parts = module.split(".")
         ends = [f"^{module}", *(".".join(parts[index:]) for index in range(len(parts)))]
         fits = [self._found[end] for end in ends if end in self._found]
+        # peft takes the first key that fits, in the order of the file.
         return min(fits)[1] if fits else None
 
 
@@ -132,6 +133,7 @@ def write_scaling(alphas: Mapping[str, float], rank: int) -> str:
     Returns:
         JSON; the same arguments always give the same text.
     """
+    # Sorted first, so that a tie always ends the same.
     usual = Counter(sorted(alphas.values())).most_common(1)[0][0]
     config = {
         "r": rank,

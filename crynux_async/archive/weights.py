@@ -94,6 +94,7 @@ class Weights:
                 header = parse_header(raw, member.size_bytes - self._begin, limits.tensors)
                 self._read(header, stream, file, adapter)
             except ValueError as error:
+                # An archive's member has its name from a node; only what people picked can be something else.
                 if self._is_bare and (what := recognise(raw)):
                     raise ValueError(f"is {what} ({error})") from error
                 raise
@@ -156,6 +157,7 @@ class Weights:
             stream = self._take_cursor(begin)
             stream.skip(file, begin)
             array = to_float32(tensor_pieces(stream, file, info), info)
+            # Only after success: a stream that broke stands nowhere in particular.
             self._cursor = stream
             return array
 
@@ -183,6 +185,7 @@ class Weights:
             stream = MemberStream(self._member)
             stream.read_on(file, self._begin)
             tensors = giving_way(self.tensors.items())
+            # One iterator twice: two tensors at a time.
             for first, second in zip(tensors, tensors, strict=True):
                 module = owner[first[0]]
                 if owner[second[0]] is not module:
@@ -212,6 +215,7 @@ class Weights:
     def _take_cursor(self, position: int) -> MemberStream:
         """Return a stream that has not passed ``position``: the one that was used last, or a new one."""
         with self._lock:
+            # Taken away while it is used: two threads cannot move one stream.
             stream, self._cursor = self._cursor, None
         return stream if stream is not None and stream.position <= position else MemberStream(self._member)
 

@@ -66,6 +66,7 @@ def read_directory(file: io.FileIO, limits: ArchiveLimits) -> dict[str, Member]:
     if size > limits.file_bytes:
         raise ValueError(f"is {size} bytes long; at most {limits.file_bytes} are accepted")
     count, length, start = _read_end(file, size)
+    # Before anything is read that is as long as it says.
     if count > limits.members:
         raise ValueError(f"says it holds {count} files; at most {limits.members} are accepted")
     if length > limits.members * (_CENTRAL.size + limits.name_bytes + _EXTRA_BYTES):
@@ -100,6 +101,7 @@ def _find_end(file: io.FileIO, size: int) -> int:
 
     It is looked for as ``zipfile`` does, from the back. A comment that holds another one is refused.
     """
+    # A comment has at most 65,535 bytes.
     begin = max(0, size - _END.size - _FULL16)
     tail = read_at(file, size - _END.size, _END.size)
     if not tail.startswith(_END_SIGNATURE):
@@ -115,6 +117,7 @@ def _read_end64(
 ) -> tuple[int, tuple[int, int, int]]:
     """Return where the ZIP64 end record begins and what it says; the short record must say the same or nothing."""
     _, disk, where, disks = _LOCATOR64.unpack(locator)
+    # A reader that believes the locator and one that looks right before it would see two archives (CVE-2025-8291).
     if disk or disks != 1 or where != end - _LOCATOR64.size - _END64.size:
         raise ValueError("its ZIP64 end record is not where its locator says")
     record = _END64.unpack(read_at(file, where, _END64.size))
@@ -122,6 +125,7 @@ def _read_end64(
     if signature != b"PK\6\6" or length != _END64.size - 12 or disk or first_disk or here != long[0]:
         raise ValueError("its ZIP64 end record is damaged")
     for value, wide, full in zip(short, long, (_FULL16, _FULL32, _FULL32), strict=True):
+        # Section 4.4.1.4: all ones mean "see the wide one"; any other value has to agree with it.
         if value not in (wide, full):
             raise ValueError("its two end records disagree")
     return where, (long[0], long[1], long[2])
@@ -190,6 +194,7 @@ def _check_kind(name: str, version: int, flags: int, method: int, attributes: in
         raise ValueError(f"{name} needs a feature of ZIP that no node uses")
     if method not in (_STORED, _DEFLATED):
         raise ValueError(f"{name} is packed by method {method}; only stored and deflated are accepted")
+    # The upper half is Unix's mode, which zipfile writes; 0 where a writer has none.
     if stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG) or attributes & _DOS_FOLDER:
         raise ValueError(f"{name} is a link, a folder or a device, not a regular file")
 
@@ -209,6 +214,7 @@ def _widen(name: str, extra: bytes, values: list[int]) -> list[int]:
 def _extra_fields(name: str, extra: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position < len(extra):
+        # Zeros that are left over, as aligning tools add them, read as an empty field.
         kind, length = struct.unpack_from("<2H", extra.ljust(position + 4, b"\0"), position)
         body = extra[position + 4 : position + 4 + length]
         if len(body) < length:
@@ -243,6 +249,7 @@ def _locate(file: io.FileIO, entries: Sequence[_Entry], directory: int) -> dict[
     position = 0
     ends = [*(entry.header for entry in entries[1:]), directory]
     for entry, end in zip(entries, ends, strict=True):
+        # Overlapping members are how a small file unpacks to terabytes (CVE-2024-0450, case X2).
         if entry.header != position:
             fault = "overlap" if entry.header < position else "leave a gap"
             raise ValueError(f"members {fault}: {entry.name} begins at byte {entry.header} in place of {position}")
@@ -282,6 +289,7 @@ def _read_local(file: io.FileIO, entry: _Entry, directory: int) -> int:
     if not same or version & 0xFF > _NEWEST_VERSION:
         raise ValueError(f"{entry.name} is described in two ways")
     size, packed = _widen(entry.name, tail[name_length:], [size, packed])
+    # With bit 3 set a writer that could not seek leaves zeros here, and says them after the bytes (section 4.4.4).
     later = flags & _HAS_DESCRIPTOR and (crc, packed, size) == (0, 0, 0)
     if not later and (crc, packed, size) != (entry.crc32, entry.packed, entry.size):
         raise ValueError(f"{entry.name} announces two sizes or two checksums")

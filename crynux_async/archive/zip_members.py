@@ -133,6 +133,7 @@ def open_regular(path: Path) -> io.FileIO:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
+    # A symbolic link is followed: people name their own archives.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -179,6 +180,7 @@ class MemberStream:
         self._packed_left = member.packed_bytes
         self._pending = b""
         self._crc32 = 0
+        # Negative for deflate without zlib's header, as a ZIP has it.
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if member.deflated else None
 
     def copy(self) -> "MemberStream":
@@ -225,6 +227,7 @@ class MemberStream:
 
     def skip(self, file: io.FileIO, position: int) -> None:
         """Go on to ``position``, which must not lie behind; the checksum cannot be verified any more after that."""
+        # Stored bytes can be passed over; deflated ones have to be unpacked up to there.
         if self._inflater is None:
             step = min(position, self.member.size_bytes) - self.position
             self.position += step
@@ -288,6 +291,7 @@ class MemberStream:
     def _inflate(self, file: io.FileIO, wanted: int) -> bytes:
         inflater = self._inflater
         while inflater is not None and not inflater.eof:
+            # Bounded: without ``max_length`` 64 kB of a bomb unpack to 64 MB (case X2).
             data = inflater.decompress(self._pending, wanted)
             self._pending = inflater.unconsumed_tail
             if data:

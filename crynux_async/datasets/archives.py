@@ -63,7 +63,9 @@ def holds_tar(head: bytes, compression: str) -> bool | None:
 
 def _first_block(head: bytes, compression: str) -> bytes:
     if compression == ".gz":
+        # 31: with gzip's own header in front.
         return zlib.decompressobj(wbits=31).decompress(head, _BLOCK)
     if compression == ".bz2":
         return bz2.BZ2Decompressor().decompress(head, _BLOCK)
+    # A header of a few bytes may ask for gigabytes of dictionary.
     return lzma.LZMADecompressor(memlimit=1 << 28).decompress(head, _BLOCK)

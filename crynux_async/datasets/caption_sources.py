@@ -81,6 +81,7 @@ def find_captions(
     """
     beside = sidecars.find_sidecars(images, files)
     places = {**({"txt": [name for names in beside.values() for name in names]} if beside else {})}
+    # Where .txt files lie beside the images, a table of any other name is no rival of theirs.
     places |= _tables_near(images, files) or ({} if beside else _only_table(files))
     wanted = [place for place in places if request.source in {"auto", place}]
     if not wanted:

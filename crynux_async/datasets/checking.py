@@ -88,6 +88,7 @@ def _judged(path: Path, seen: Scan, asked: _Asked) -> DatasetReport:
 
 
 def _is_kept(name: str) -> bool:
+    # README.md is no data, and yet its head may say which files are loaded.
     return name == _README or (base_name(name) in METADATA_NAMES and is_visible(name))
 
 

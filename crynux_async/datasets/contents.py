@@ -52,6 +52,7 @@ def content_of(files: Mapping[str, SeenFile], layout: Layout, columns: Columns) 
 
 def _image_folder(files: Mapping[str, SeenFile], layout: Layout, columns: Columns) -> Content:
     images = [name for split in layout.splits for name in layout.images(split)]
+    # A file that names its split twice is listed twice.
     train = tuple(dict.fromkeys(layout.images("train")))
     found = []
     if columns.image != "image":

@@ -58,6 +58,7 @@ def read_csv(data: bytes, *, missing: frozenset[str] = MISSING) -> CsvColumns:
     Raises:
         ValueError: A node cannot read it; the text says why.
     """
+    # pandas passes over a byte order mark.
     records = list(_records(data.decode("utf-8-sig")))
     if not records:
         raise ValueError("it is empty")
@@ -130,7 +131,9 @@ def _type(cells: Iterable[str | None]) -> str:
     everything = list(cells)
     known = [cell for cell in everything if cell is not None]
     if not known:
+        # A column of NaN alone is one of floats to pandas; one without any rows is one of objects.
         return "double" if everything else "null"
+    # Whole numbers with a gap between them become floats, because NaN is one.
     if all(_WHOLE.fullmatch(cell) for cell in known) and len(known) == len(everything):
         return _whole_type([int(cell) for cell in known])
     if all(_NUMBER.fullmatch(cell) for cell in known):

@@ -44,6 +44,7 @@ def is_private(host: str) -> bool:
     name = unicodedata.normalize("NFKC", host).replace(_IDEOGRAPHIC_STOP, ".").rstrip(".").lower()
     address = _address(name) or _address_inside(name)
     if address is not None:
+        # Multicast addresses are global to Python, and no server has one.
         return not address.is_global or address.is_multicast
     return "." not in name or _is_under(name, (*_NEARBY, *_THIS_MACHINE))
 
@@ -65,6 +66,7 @@ def _address(host: str) -> _Address | None:
         return _old_spelling(host)
     if isinstance(found, ipaddress.IPv4Address):
         return found
+    # What is reached is the IPv4 address that stands inside.
     inside = found.ipv4_mapped or found.sixtofour
     if inside is None and found in _NAT64:
         inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
@@ -73,6 +75,7 @@ def _address(host: str) -> _Address | None:
 
 def _old_spelling(host: str) -> ipaddress.IPv4Address | None:
     # What resolvers take besides: fewer than four numbers, in hexadecimal or octal.
+    # Before inet_aton, which takes "1.2.3.4 and more" with glibc.
     if not re.fullmatch(r"[0-9a-fx.]+", host):
         return None
     try:

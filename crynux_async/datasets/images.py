@@ -108,6 +108,7 @@ def look_at(data: bytes, *, pixels: int = NODE_PIXELS) -> ImageFacts:
         warnings.simplefilter("ignore")
         try:
             with module.open(io.BytesIO(data), formats=_known_formats(module)) as image:
+                # Before a pixel is decoded: a few kilobytes can announce gigabytes.
                 if image.width * image.height > pixels:
                     size = {"width": image.width, "height": image.height}
                     return ImageFacts(**size, format=image.format, is_too_large=True)
@@ -147,6 +148,7 @@ def _turned(image: Any) -> tuple[int, int]:
     whole = image
     if image.getexif().get(_ORIENTATION) is not None:
         whole = importlib.import_module("PIL.ImageOps").exif_transpose(image)
+    # From a plain mode the conversion cannot fail, and takes its time.
     if whole.mode not in _PLAIN_MODES:
         whole.convert("RGB")
     width, height = whole.size
@@ -181,6 +183,7 @@ def _newer_tiff(image: Any) -> str:
 
 def _is_transparent(image: Any) -> bool:
     if "A" in image.getbands():
+        # An alpha channel that is opaque everywhere changes nothing.
         return bool(image.getchannel("A").getextrema()[0] < 255)
     return "transparency" in image.info
 

@@ -15,6 +15,7 @@ from crynux_async.datasets.problems import DatasetProblem, counted, named, probl
 from crynux_async.datasets.reading import Columns, SeenFile
 
 _TABLE_LOADERS: Final = ("parquet", "arrow")
+# NUM_EXAMPLES_FOR_FEATURES_INFERENCE of packaged_modules/webdataset.
 _EXAMPLES: Final = 5
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
 
+# At most three digits: a folder such as 20240131_dog is dated, not repeated.
 _REPEATS: Final = re.compile(r"([1-9][0-9]{0,2})_(.+)")
 
 

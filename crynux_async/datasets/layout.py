@@ -62,11 +62,14 @@ _KEYWORDS: Final[Mapping[str, Sequence[str]]] = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+# NON_WORDS_CHARS of data_files.py.
 _SEPARATOR: Final = "[-._ 0-9]"
 _ANY_KEYWORD: Final = re.compile("|".join(word for words in _KEYWORDS.values() for word in words))
 _SHARD: Final = re.compile(r"data/([^/]*-[0-9]{5}-of-[0-9]{5}[^/]*\.[^/]*)", re.DOTALL)
 _SHARD_SPLIT: Final = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}.*\..*", re.DOTALL)
+# _split_re of naming.py.
 _SPLIT_NAME: Final = re.compile(r"^\w+(\.\w+)*$")
+# DATA_FILES_MAX_NUMBER_FOR_MODULE_INFERENCE of config.py: a larger folder is judged by its first files.
 _LOOKED_AT: Final = 200
 
 Rule = Literal["shards", "folders", "files", "all", "none"]
@@ -123,6 +126,7 @@ def is_visible(name: str) -> bool:
     *folders, last = name.split("/")
     if last in _IGNORED:
         return False
+    # "." and ".." begin with a dot as well, and are no hidden names.
     hidden = any(part.startswith(".") and part.strip(".") for part in (*folders, last))
     return not hidden and not any(part.startswith("__") for part in folders)
 
@@ -231,6 +235,7 @@ def _loader(files: Sequence[str]) -> str:
         (suffix.lower(), base_name(name) in METADATA_NAMES) for name in files[:_LOOKED_AT] for suffix in _suffixes(name)
     )
 
+    # As load.py sorts: what describes comes last, then the number counts, then Parquet, then the later letter.
     def rank(item: tuple[tuple[str, bool], int]) -> tuple[bool, int, bool, str]:
         (extension, is_metadata), count = item
         return not is_metadata, count, extension == ".parquet", extension
@@ -244,10 +249,12 @@ def _loader(files: Sequence[str]) -> str:
 
 
 def _kept(files: Sequence[str], loader: str) -> list[str]:
+    # One module reads both; the ending only sets its separator.
     tables = ("csv", "tsv")
     same = tables if loader in tables else (loader,)
     own = [extension for extension, name in _LOADERS.items() if name in same]
     upper = [extension.upper() for extension in own if extension not in _TABLES]
     endings = "|".join(re.escape(extension) for extension in (*own, *upper, ".zip"))
+    # What follows the ending may be a compression, as in a.csv.gz.
     keep = re.compile(rf".*({endings})(\..+)?$")
     return [name for name in files if keep.match(name)]

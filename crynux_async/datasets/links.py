@@ -119,6 +119,7 @@ def explain_signature(signature: Signature) -> str:
 
 
 def _with(parts: SplitResult, *, path: str, query: str = "") -> str:
+    # It is shown, and must not hold a login.
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path, query=query, fragment="").geturl()
 
 

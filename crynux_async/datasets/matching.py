@@ -108,6 +108,7 @@ class _Rows:
         self._rows[name] = row
 
     def take(self, name: str) -> Mapping[str, object] | None:
+        # The loader turns backslashes in both names, so an image with one in its name finds its row.
         self._taken.add(name.replace("\\", "/"))
         return self._rows.get(name.replace("\\", "/"))
 

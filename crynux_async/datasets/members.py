@@ -118,6 +118,7 @@ def kind_of(path: Path, notes: Notes) -> str:
     with path.open("rb") as file:
         head = file.read(512)
     compression = compression_of(head)
+    # Only where a name has no dot does a node look at the first bytes.
     if "." not in path.name and compression in {".zip", ".gz", ".bz2", ".xz"}:
         return "zip" if compression == ".zip" else "tar"
     if "." not in path.name and is_tar(head):

@@ -26,6 +26,7 @@ from crynux_async.datasets.text_encodings import known_encoding
 from crynux_async.errors import UsageError
 
 _METADATA: Final = "metadata.jsonl"
+# The times of a ZIP begin in 1980.
 _EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 _MODE: Final = 0o100644 << 16
 _UNIX: Final = 3
@@ -137,6 +138,7 @@ def archive_names(images: Sequence[str]) -> dict[str, str]:
     ordered = sorted(images)
     for image in ordered:
         name = f"{image.rpartition('/')[2].rpartition('.')[0]}.{_extension(image)}"
+        # Two names that differ in letter case alone are one file on some disks.
         if _PLAIN_NAME.fullmatch(name) and split_word(name) is None and name.lower() not in taken:
             names[image] = name
             taken.add(name.lower())
@@ -257,6 +259,7 @@ def _fill(archive: zipfile.ZipFile, source: Path, plan: _Plan) -> None:
     archive.writestr(_entry(f"train/{_METADATA}"), plan.metadata)
     for seen in sorted(plan.images, key=lambda seen: plan.names[seen.name]):
         with (source / seen.name).open("rb") as file:
+            # One byte more shows a file that has grown, however long it is by now.
             data = file.read(seen.size + 1)
         if hashlib.sha256(data).hexdigest() != seen.sha256:
             raise UsageError(f"{seen.name} changed while it was packed: pack again")

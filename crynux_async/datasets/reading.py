@@ -22,6 +22,7 @@ from crynux_async.datasets.records import RECORD_EXTENSIONS, Records, read_recor
 from crynux_async.errors import UsageError
 
 _CHUNK: Final = 1 << 20
+# RuntimeError and NotImplementedError are zipfile's, for encrypted members and methods that it does not know.
 _DAMAGED: Final = (
     OSError,
     EOFError,
@@ -159,6 +160,7 @@ def content_hash(files: tuple[SeenFile, ...]) -> str:
     """The sha256 over the sorted names and contents, in hex: equal for a folder and an archive of it."""
     digest = hashlib.sha256()
     for seen in sorted(files, key=lambda seen: seen.name):
+        # tarfile gives bytes that are not UTF-8 as halves of surrogates.
         digest.update(seen.name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(seen.sha256))
     return digest.hexdigest()
 
@@ -197,6 +199,7 @@ def _see_all(members: Iterator[Member], files: dict[str, SeenFile], wanted: Want
             raise OverLimitError(f"more than {limits.members} files")
         if total > limits.total_bytes:
             raise OverLimitError(f"more than {limits.total_bytes} bytes of files")
+        # Extracted in order, a hard link needs its target on the disk already.
         if member.same_as is not None and member.same_as not in names:
             raise tarfile.ReadError(f"{member.name} is a link to {member.same_as!r}, which is not there before it")
         names.add(member.name)
@@ -219,6 +222,7 @@ def _see_or_note(member: Member, files: dict[str, SeenFile], wanted: Wanted, not
     try:
         return _see(member, wanted)
     except OSError:
+        # In an archive whatever follows is lost as well.
         if not member.stands_alone:
             raise
         notes.unreadable.append(member.name)

@@ -47,6 +47,7 @@ def _judge_alike(tables: Mapping[str, Records]) -> Iterator[DatasetProblem]:
 
 
 def _shape(records: Records) -> dict[str, str]:
+    # Large types have wider offsets and nothing else; the loader casts one into the other.
     return {name: kind.replace("large_", "") for name, kind in records.columns.items()}
 
 

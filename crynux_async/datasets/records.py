@@ -17,7 +17,9 @@ from crynux_async.datasets.images import ImageFacts, look_at
 RECORD_EXTENSIONS: Final = frozenset((".parquet", ".geoparquet", ".gpq", ".arrow"))
 """The files that are looked into."""
 
+# Rows hold whole images, and a batch is in memory at one time.
 _BATCH_ROWS: Final = 32
+# The fields of a structure are sorted in its name (``plain_type``), so that this is one of bytes or of a path.
 _IMAGE_TYPES: Final = ("struct<'bytes': binary", "struct<'path': string>")
 _OTHER_TYPES: Final = ("null", "binary", "large_binary", "string", "large_string", "decimal128", "decimal256")
 
@@ -102,6 +104,7 @@ def _open_parquet(file: IO[bytes]) -> tuple[Any, Iterator[Any]]:
 
 def _open_arrow(file: IO[bytes]) -> tuple[Any, Iterator[Any]]:
     ipc = arrow("ipc")
+    # In the loader's order: save_to_disk() writes streams, other programs write files.
     try:
         stream = ipc.open_stream(file)
         return stream.schema, iter(stream)
@@ -141,6 +144,7 @@ def _marked(schema: Any) -> frozenset[str]:
     return frozenset(
         name
         for name, mark in marks.items()
+        # With decode=False training is given the bytes.
         if isinstance(mark, dict) and mark.get("_type") == "Image" and mark.get("decode", True)
         if name in schema.names and schema.field(name).type == image
     )

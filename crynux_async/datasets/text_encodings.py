@@ -15,6 +15,7 @@ from crynux_async.errors import UsageError
 LEGACY_ENCODINGS: Final = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "cp949", "big5")
 """What Windows, and tools for captions on it, write: an encoding for each region."""
 
+# UTF-32 before UTF-16: the little-endian mark of one begins with that of the other.
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -122,6 +122,7 @@ def fresh_url(url: str, content_hash: str) -> str:
         raise UsageError("content_hash must be letters and digits", field="content_hash")
     address, mark, fragment = url.partition("#")
     path, _, query = address.partition("?")
+    # Cut up by hand: parsing and writing a query again would change how its other parts are spelt.
     kept = [part for part in query.split("&") if part and part.partition("=")[0] != "v"]
     return f"{path}?{'&'.join((*kept, f'v={content_hash[:VERSION_LENGTH]}'))}{mark}{fragment}"
 

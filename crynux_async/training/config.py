@@ -121,6 +121,7 @@ class FineTuneConfig(ConfigFields):
         try:
             config: Self = config_converter().structure(dict(data), cls)
         except cattrs.ClassValidationError as error:
+            # No config was made, so what is wrong between fields has not been asked for yet.
             joint = joint_problems(data.get("dataset_url"), data.get("dataset_name"))
             raise ConfigError([*_structure_problems(error, data), *joint]) from None
         if seed_was_drawn:

@@ -189,4 +189,5 @@ def _has_host(address: str) -> bool:
         host = urlsplit(address).hostname
     except ValueError:
         return False
+    # The bridge's schema asserts the format "uri": what is none is refused at the cost of a token.
     return bool(host) and address.isprintable() and " " not in address and not _BROKEN_ESCAPE.search(address)

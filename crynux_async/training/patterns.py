@@ -23,6 +23,7 @@ import attrs
 SECONDS: Final = 0.1
 """Seconds of computing that an expression gets; usual ones take a thousandth."""
 
+# Seconds, by the clock: to start Python on a busy machine may take some of them.
 _LONGEST_START: Final = 30.0
 _LONGEST_NAME: Final = 64
 _LONGEST_PATTERN: Final = 5_000
@@ -104,6 +105,7 @@ def _elsewhere(pattern: str, names: Sequence[str]) -> Matches:
 
     if not _is_interpreter(sys.executable):
         return Matches(outcome="untried")
+    # Isolated and without site: nobody else's code runs there, and it starts sooner.
     command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", _PROGRAM]
     question = json.dumps([pattern, list(names), SECONDS]).encode()
     try:

@@ -139,11 +139,13 @@ BRIDGE_FACTS = ServiceFacts(
     fee_cnx=15.0,
     account="the bridge's account",
     queue_seconds=180.0,
+    # The job fails when its ``failed_count`` is above three.
     failed_rounds=4,
     # One round in a hundred is checked in a group of three, and the relay hands out no checkpoint of those: the bridge
     # asks for it until retention deletes the job. Source: crynux-relay's get_result.go, its VRF rule.
     endless_share=0.01,
     has_validation_images=False,
+    # ``inference_tasks_retention_days``.
     retention=7 * 86_400.0,
 )
 """The bridge's facts, as in its example configuration."""

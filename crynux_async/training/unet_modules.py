@@ -60,6 +60,7 @@ def is_attention(layer: str) -> bool:
     return layer.endswith(_ATTENTION)
 
 
+# A sweep asks the same thousands of times.
 @functools.lru_cache(maxsize=256)
 def select(target_modules: Sequence[str] | str, family: Family = "1.x") -> Selection:
     """Return what ``target_modules`` selects, as PEFT does; in bounded time, whatever it is.
@@ -95,6 +96,7 @@ def shortest_entries(entries: tuple[str, ...]) -> tuple[str, ...]:
     """
     sizes, wanted = module_sizes(), frozenset(entries)
     chosen = {name for name in sizes if not wanted.isdisjoint(endings(name))}
+    # An ending that another module has, too, would select that one as well.
     others = {ending for name in sizes if name not in chosen for ending in endings(name)}
     own = {ending for name in chosen for ending in endings(name)} - others
     shortest = {entry for entry in own if own.isdisjoint(tuple(endings(entry))[1:])}
@@ -165,6 +167,7 @@ def _down(block: str, level: int, width: int, context: int) -> _Sized:
     above = _WIDTHS[max(level - 1, 0)]
     for index, inputs in enumerate((above, width)):
         yield from _resnet(f"{block}.resnets.{index}", inputs, width)
+        # The deepest level has neither attention nor a smaller size below it.
         if level < _DEEPEST:
             yield from _transformer(f"{block}.attentions.{index}", width, context)
     if level < _DEEPEST:
@@ -200,7 +203,9 @@ def _transformer(name: str, width: int, context: int) -> _Sized:
         for part in _ATTENTION:
             inputs = attended if part in ("to_k", "to_v") else width
             yield _layer(f"{block}.{attention}.{part}", inputs, width)
+        # ``to_out`` is a list of the projection and a dropout.
         yield from _others(f"{block}.{attention}", ".to_out.1")
+    # GEGLU: one half of the doubled width is a gate for the other.
     yield _layer(f"{block}.ff.net.0.proj", width, 8 * width)
     yield _layer(f"{block}.ff.net.2", 4 * width, width)
     yield from _others(f"{name}", ".norm")

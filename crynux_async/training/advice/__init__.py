@@ -77,6 +77,7 @@ def check(
     """
     if isinstance(dataset, int) and dataset < 1:
         raise UsageError(f"a data set has at least 1 image, not {dataset}", field="dataset")
+    # A report that could not read the images counts none, and has problems of its own to tell of that.
     images = dataset if dataset is None or isinstance(dataset, int) else dataset.train_count or None
     report = None if isinstance(dataset, int) else dataset
     charged = service if fee_cnx is None else attrs.evolve(service, fee_cnx=fee_cnx)

@@ -74,6 +74,7 @@ def judge_dataset(case: Case) -> Iterator[Advice]:
 
 
 def _judge_file(name: str) -> Iterator[Advice]:
+    # A name without a dot is told by its first bytes, which nobody knows here.
     if "." in name and not ending_of(name):
         text = (
             f"By its name, nodes take {shown(name)} for no archive ({', '.join(ENDINGS)}), and load no other file. "

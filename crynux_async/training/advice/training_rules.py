@@ -39,8 +39,9 @@ the layers, at 1e-2 half of them, at 1e-1 more than ten times as large.
 LOWEST_RATE = 5e-6
 """Learning rate of AdamW below which thousands of steps leave nothing that can be seen; from the same runs."""
 
+# Six rounds on the bridge.
 _MANY_ENDLESS = 0.05
-_UNMEASURED = 512
+_MEASURED_SIDE = 512
 
 
 def judge_rounds(case: Case) -> Iterator[Advice]:
@@ -191,7 +192,7 @@ def judge_time(case: Case) -> Iterator[Advice]:
 def _judge_speed(case: Case, images: int) -> Iterator[Advice]:
     timeout = case.simulation.timeout
     # Time goes with the pixels. Attention grows faster than they do: large images are judged kindly.
-    needed = images * SECONDS_PER_IMAGE * (case.config.resolution / _UNMEASURED) ** 2
+    needed = images * SECONDS_PER_IMAGE * (case.config.resolution / _MEASURED_SIDE) ** 2
     least = LEAST_SECONDS + needed / FASTEST
     if least > timeout:
         training = f"training on {counted(images, 'image')}" if images else "training"
@@ -219,6 +220,7 @@ def _most_images(case: Case) -> int:
 def judge_size(case: Case) -> Iterator[Advice]:
     """Judge the size of the archive."""
     size = archive_bytes(case.config)
+    # Where the name does not tell the family, the larger one is reckoned with, too.
     largest = archive_bytes(case.config, base_model(case.config.model_name).family or "2.x")
     if size is None or largest is None or max(size, largest) <= UPLOAD_BYTES:
         return
