@@ -9,6 +9,7 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # A loop of virtual time knows the date that goes with it.
         self._wall_time = getattr(self._loop, "wall_time", None)
         self._wall_at_zero = time.time() - self._loop.time()
 

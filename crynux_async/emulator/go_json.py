@@ -20,6 +20,7 @@ _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 _SCALARS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _HTML = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _CUT = "unexpected EOF"
+# maxNestingDepth of encoding/json.
 _DEEPEST = 10_000
 
 
@@ -39,6 +40,7 @@ class Pairs(list[tuple[str, Any]]):
     __slots__ = ()
 
 
+# NaN and Infinity are JSON to Python, and not to Go.
 def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
@@ -86,6 +88,7 @@ def _first(data: bytes) -> tuple[Any, str]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
+        # Python gives up at fewer levels than Go; whatever is deeper is answered as Go answers its own bound.
         raise GoJSONError(_Scanner(data).complaint() or "exceeded max depth") from None
     return value, text[end:].lstrip(_SPACE)
 
@@ -162,6 +165,7 @@ class _Scanner:
         return None
 
     def _value(self) -> None:
+        # A list and no recursion, because ten thousand levels are allowed.
         open_ones: list[int] = []
         expected = "value"
         while expected:
@@ -296,4 +300,5 @@ class _Scanner:
 
 
 def _quoted(char: int) -> str:
+    # As quoteChar of encoding/json, which has a rule of its own for these two.
     return {ord("'"): "'\\''", ord('"'): "'\"'"}.get(char) or f"'{quote(chr(char))[1:-1]}'"

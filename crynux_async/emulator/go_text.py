@@ -75,6 +75,7 @@ def parse_float(text: str) -> float:
     if not _FLOAT.fullmatch(text):
         raise _syntax("ParseFloat", text)
     value = float(text)
+    # The word is a value; a number beyond the range is an error.
     if value in (float("inf"), float("-inf")) and "inf" not in text.lower():
         raise _range("ParseFloat", text)
     return value

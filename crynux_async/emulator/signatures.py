@@ -68,6 +68,7 @@ def recovered(digest: bytes, signature: bytes) -> str | None:
     """Return the address that signed ``digest``, or None; an s in the upper half is as good as one in the lower."""
     from btclib_secp256k1 import recovery
 
+    # 27 and 28, as wallets write them, are none.
     if len(signature) != _SIGNATURE_BYTES or signature[64] >= _RECOVERY_IDS:
         return None
     try:

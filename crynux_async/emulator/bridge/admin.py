@@ -20,7 +20,6 @@ from crynux_async.emulator.bridge.traces import trace
 from crynux_async.emulator.clock import ServerClock
 from crynux_async.emulator.go_text import NumberTextError, parse_int
 from crynux_async.emulator.http.answers import (
-    JSON_TYPE,
     Answer,
     RefusedError,
     json_answer,
@@ -41,6 +40,7 @@ from crynux_async.emulator.signatures import PanicError as SignaturePanicError
 from crynux_async.emulator.signatures import request_signer
 
 _HOUR = 3600.0
+# What the bridge's own call makes: no role, one create a minute, 20 uses.
 _KEY_OPTIONS = KeyOptions(roles=(), rate_limit=1, use_limit=20, primed=False)
 _PROOF = (Field(name="timestamp", kind="int64"), Field(name="signature", kind="string"))
 _LISTED = 50
@@ -132,6 +132,7 @@ class Admin:
     def _change(self, action: str, text: str, values: Mapping[str, Any]) -> Answer:
         """Check who signed a change, and make it."""
         for name in values:
+            # Go's "required" takes a zero for what is missing: that is why a limit of 0 cannot be set.
             if not values[name]:
                 raise _refused(name, f"{name} is required")
         signed = {name: value for name, value in values.items() if name not in ("timestamp", "signature")}
@@ -149,6 +150,7 @@ class Admin:
 
     def _set(self, key: Key, action: str, value: Any) -> None:
         if action == "role":
+            # Roles are one text with commas between them, so a comma inside of one makes two.
             roles = key.roles if value in key.roles else (*key.roles, *str(value).split(","))
             self.database.change_key(key, roles=roles)
             return
@@ -163,7 +165,9 @@ class Admin:
             raise RefusedError(Answer(status=500)) from None
         if signer is None:
             raise _refused("signature", "Invalid signature")
+        # As text, letter case included.
         if signer != self.owner.address:
+            # The handlers do not agree on the field.
             raise _refused("signature" if action in ("", "delete") else "client_id", "Invalid signer")
 
     def _find(self, text: str) -> Key:
@@ -260,7 +264,7 @@ def _lora_models(query: Mapping[str, str]) -> Answer:
 
 
 def _listed(data: list[dict[str, Any]]) -> Answer:
-    return attrs.evolve(json_answer(200, {"message": "success", "data": data}), headers=(("Content-Type", JSON_TYPE),))
+    return json_answer(200, {"message": "success", "data": data})
 
 
 def _refused(field: str, message: str) -> RefusedError:

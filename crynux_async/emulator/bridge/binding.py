@@ -52,7 +52,9 @@ FIELDS: tuple[Field, ...] = (
     *_fields("float64", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon"),
     *_fields("string", "mixed_precision"),
     *_fields("int", "seed"),
+    # A header, and a field of the same struct: without the header a body may fill it.
     Field(name="Authorization", kind="string"),
+    # It has no form tag in Go, so a form has to call it by its name there.
     Field(name="timeout", kind="uint64", pointer=True, form_name="Timeout"),
 )
 """Every field in the order of the Go struct."""
@@ -95,6 +97,7 @@ def bind(body: bytes, content_type: str, *, query: str = "", authorization: str 
         form = read_form(body, content_type, query, too_large=too_large)
         bound = Bound(values=bind_form(_REQUEST, form), checkpoints=len(form.files.get("checkpoint", ())))
     bound.values["Authorization"] = authorization or bound.values["Authorization"]
+    # In this order: what a body lacks is said before the header is missed.
     for required in ("model_name", "Authorization"):
         if not bound.values[required]:
             raise BindError(required, f"{required} is required")

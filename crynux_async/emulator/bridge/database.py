@@ -46,6 +46,7 @@ class Database:
                 self.keys.remove(self.keys[line["index"]])
             else:
                 _change(self.keys[line["index"]], line)
+        # The steady clock has begun anew; how old a job is follows from the dates.
         start = self._clock.now() - self._clock.wall()
         for line in self._journal:
             job = Job.from_line(line, args=self._args(line["args"]), created=start + line["created_wall"])
@@ -68,6 +69,7 @@ class Database:
 
     def change_key(self, key: Key, **changes: Any) -> None:
         """Change attributes of a key: its roles or limits."""
+        # Written before it holds: what somebody was told must survive a kill.
         self._key_log.append({"index": key.index, **changes})
         _change(key, changes)
 
@@ -131,6 +133,7 @@ class Database:
         # What the schema refused may hold anything, and stays as it is.
         is_list = isinstance(modules, list) and all(isinstance(module, str) for module in modules)
         frozen = {**values, "target_modules": tuple(modules) if is_list else modules}
+        # A simulation has a hundred thousand jobs with the same few texts.
         share = self._shared.setdefault
         return task_args(
             {name: share(value, value) if isinstance(value, (str, tuple)) else value for name, value in frozen.items()}

@@ -43,6 +43,7 @@ class GoLimiter:
             return self._reserve_without_rate()
         tokens = self._advance(now) - 1.0
         wait = self._duration(-tokens) if tokens < 0 else 0
+        # More than the bucket holds is never to be had, and nothing is booked for it.
         if self.burst < 1:
             return None
         self._last = now
@@ -56,6 +57,7 @@ class GoLimiter:
         self.rate = rate
 
     def _reserve_without_rate(self) -> int | None:
+        # As reserveN does, which takes from the burst itself then.
         if self.burst < 1:
             return None
         self.burst -= 1
@@ -69,12 +71,14 @@ class GoLimiter:
     def _refill(self, elapsed: int) -> float:
         if self.rate <= 0:
             return 0.0
+        # As Duration.Seconds: whole seconds and the rest are made floats apart.
         seconds, nanoseconds = divmod(elapsed, _SECOND)
         return (float(seconds) + float(nanoseconds) / 1e9) * self.rate
 
     def _duration(self, tokens: float) -> int:
         if self.rate <= 0:
             return _LONGEST
+        # Truncated, as Go converts a float to a Duration.
         return min(int(1e9 * (tokens / self.rate)), _LONGEST)
 
 

@@ -74,6 +74,7 @@ class Job:
             now: Seconds on the server's steady clock.
             speed: Seconds of training time per second, > 0.
         """
+        # What has ended changes no more, and is asked about most.
         if self._final is not None:
             return self._final
         if self.course is None:
@@ -93,6 +94,7 @@ class Job:
         """
         if not retention or now - self.created < retention:
             return False
+        # Each of its rounds writes rows anew, so the cleaner never finds them old.
         if self.course is not None and self.course.fate == "never_finishes":
             return False
         progress = self.progress(now, speed)

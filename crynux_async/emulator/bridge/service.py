@@ -113,6 +113,7 @@ class Bridge:
         now = self._clock.now()
         step = job.progress(now, self._speed).global_step
         file = await self._shelf.open(job.args, global_step=step, version=job.version)
+        # Last-Modified has whole seconds.
         modified = int(job.finished_wall(now, self._speed))
         size = file.seek(0, os.SEEK_END)
         archive = Resource(file=file, size=size, modified=modified, name="result.zip", content_type="application/zip")
@@ -134,6 +135,7 @@ class Bridge:
             return
         written = job.finished_wall(self._clock.now(), self._speed)
         job.version += 1
+        # A second later at least, or the date would not tell the two apart.
         job.replaced_wall = max(self._clock.wall(), written + 1.0)
 
     def progress(self, task_id: int) -> Progress:
@@ -156,6 +158,7 @@ class Bridge:
         except BindError as error:
             raise _refused(error.field, str(error)) from None
         key = self._authorize(bound.values["Authorization"])
+        # Before schema and timeout: the token is gone whatever they say.
         verdict = self.buckets.check(key.index, key.rate_limit, self._clock.now())
         if not verdict.allowed:
             raise _refused("rate_limit", f"rate limit exceeded, please wait {verdict.wait:.2f} seconds")
@@ -180,12 +183,14 @@ class Bridge:
         if not authorization:
             raise _refused("Authorization", "Authorization is required")
         key = self._authorize(authorization)
+        # There is no client row before a key's first create.
         if key.client is None:
             raise RefusedError(exception("record not found"))
         job = self._existing(task_id)
         state = "absent" if job is None else availability(job.progress(self._clock.now(), self._speed))
         if job is None or state == "absent":
             raise _refused("id", "Task not found")
+        # Always so for the first job of a fresh key (see ``Database.new_job``).
         if job.owner != key.client:
             raise _refused("api_key", "invalid api key")
         if state == "unfinished":
@@ -201,6 +206,7 @@ class Bridge:
             raise RefusedError(exception(complaint))
         refusal = violation(filled)
         if refusal is not None:
+            # The bridge writes the row, and so uses up the id, before it asks the schema.
             self.database.new_job(key, filled, "schema")
             raise _refused("task_args", refusal)
         if filled["timeout"] == 0:

@@ -42,6 +42,7 @@ class FaultyBridge:
             return self._dated(await self._carry_out(request, operation, id_text)), Delivery()
         answer = await self._carry_out_with(fault, request, operation, id_text) if fault.is_carried_out else None
         instead = self._dated(spoiled(fault, answer))
+        # A file that is not sent has nobody else who would close it.
         if answer is not None and answer.file is not None and instead.file is None:
             answer.file.close()
         return instead, delivery(fault, instead)

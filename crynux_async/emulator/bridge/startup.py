@@ -94,6 +94,7 @@ def read_config(folder: Path) -> StartConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         places = f'"[/app/config {folder / "config"}]"'
+        # The bridge puts the two texts together without a space.
         raise StartError(1, f'Error reading config fileConfig File "config" Not Found in {places}') from None
     except (OSError, yaml.YAMLError) as error:
         raise StartError(1, f"Error reading config fileWhile parsing config: yaml: {error}") from error
@@ -157,6 +158,7 @@ async def check_surroundings(config: StartConfig, pretended_wei: int | None) -> 
     wei = await _balance(config, pretended_wei)
     if wei <= _LEAST_CNX * WEI:
         raise StartError(1, "not enough relay account balance", is_logged=True)
+    # After every check: a start that fails keeps the file.
     said = config.text("blockchain.account.private_key_file")
     try:
         await asyncio.to_thread(os.remove, config.folder / said)

@@ -23,6 +23,7 @@ JSON = "application/json"
 _MULTIPART = "multipart/form-data"
 _URLENCODED = "application/x-www-form-urlencoded"
 _TOO_LARGE = "http: request body too large"
+# The two letters beyond ASCII that fold to ASCII ones (foldFunc of encoding/json).
 _FOLD = str.maketrans({"\u017f": "s", "\u212a": "k"})
 _ZEROS: dict[Kind, Any] = {
     "string": "", "int": 0, "int64": 0, "uint8": 0, "uint64": 0, "bool": False, "float64": 0.0, "any": None,
@@ -128,6 +129,7 @@ def bind_json(struct: Struct, body: bytes, *, too_large: bool = False) -> dict[s
     if not isinstance(document, go_json.Pairs):
         found = go_json.kind(document)
         raise BindError("", f"json: cannot unmarshal {found} into Go value of type {struct.package}.{struct.name}")
+    # Go goes on after a wrong type and reports the first; what follows still counts.
     first: BindError | None = None
     for key, value in document:
         field = struct.find(key)
@@ -186,6 +188,7 @@ def bind_form(struct: Struct, form: Form) -> dict[str, Any]:
 
 def _from_json(struct: Struct, field: Field, value: Any, before: Any) -> Any:
     if value is None:
+        # null leaves what is no pointer as it was.
         return None if field.pointer or field.kind in ("any", "[]string") else before
     return _JSON_READERS[field.kind](struct, field, value)
 
@@ -262,6 +265,7 @@ def _from_texts(field: Field, texts: list[str]) -> Any:
     text = texts[0]
     match field.kind:
         case "any":
+            # gin's form binder knows no interface{}.
             raise BindError("", "unknown type")
         case "string":
             return text

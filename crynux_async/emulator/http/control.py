@@ -136,6 +136,7 @@ def _is_address(name: str) -> bool:
 
 
 def _equal(given: str, token: str) -> bool:
+    # A secret is compared in constant time; a header may hold any bytes.
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
 
 

@@ -18,6 +18,7 @@ import attrs
 from crynux_async.emulator.http.answers import Answer, Headers, Piece, Span, http_date
 
 _PLAIN = "text/plain; charset=utf-8"
+# Those of http.ParseTime.
 _FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 _NUMBER = re.compile(r"\+?[0-9]+", re.ASCII)
 _LARGEST = 2**63 - 1
@@ -80,6 +81,7 @@ def serve(resource: Resource, headers: Mapping[str, str]) -> Answer:
         spans = parse_range(wanted, resource.size)
     except RangeError as error:
         return _unsatisfiable(resource, base, error)
+    # Ranges that add up to more than the file look like an attack to Go, and are ignored.
     if sum(span.length for span in spans) > resource.size:
         spans = []
     return _content(resource, (*base, ("Accept-Ranges", "bytes")), spans)
@@ -145,6 +147,7 @@ def _content(resource: Resource, headers: Headers, spans: list[Span]) -> Answer:
 
 
 def _multipart(resource: Resource, headers: Headers, spans: list[Span]) -> Answer:
+    # As mime/multipart draws one.
     boundary = secrets.token_hex(30)
     pieces: list[Piece] = []
     separator = f"--{boundary}\r\n"

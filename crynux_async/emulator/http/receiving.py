@@ -10,6 +10,7 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> tuple[bytes, 
         request: The request.
         limit_bytes: How much is read.
     """
+    # aiohttp's low-level server leaves this to its handler.
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     parts = []

@@ -141,6 +141,7 @@ class ArchiveShelf:
         self._builds: dict[str, asyncio.Task[_Archive]] = {}
         self._turn = asyncio.Lock()
         folder.mkdir(parents=True, exist_ok=True)
+        # Whatever is asked for is made again, and a half of one must not be found.
         for leftover in folder.glob("*.zip*"):
             leftover.unlink()
 
@@ -171,6 +172,7 @@ class ArchiveShelf:
         if build is None:
             build = self._builds[name] = asyncio.create_task(self._build_in_turn(name, args, contents))
             build.add_done_callback(lambda _: self._builds.pop(name, None))
+        # Others may wait for the same archive.
         return await asyncio.shield(build)
 
     async def close(self) -> None:
@@ -192,6 +194,7 @@ class ArchiveShelf:
         unfinished = path.with_suffix(".zip.new")
         with unfinished.open("wb") as file:
             for _ in write_zip(file, contents):
+                # Piece by piece on the loop, so that other requests are answered meanwhile.
                 await asyncio.sleep(0)
         os.replace(unfinished, path)
         made = self._files[name] = _Archive(path=path, size=path.stat().st_size)

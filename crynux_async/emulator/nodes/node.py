@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 
 Status = Literal["running", "success", "failed"]
 
+# The bridge gives a job up when its ``failed_count`` is above three.
 _FAILURES = 4
 _MOST_REMEMBERED = 4096
 _MOST_ROUNDS = 100_000

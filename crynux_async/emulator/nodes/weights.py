@@ -88,6 +88,7 @@ class Lora:
         if self.condition == "untrained" and is_up:
             return bytes(width * count)
         planes = [source.randbytes(count) for _ in range(width - 1)]
+        # One random byte chooses the quantile, whose two high bytes stand in the tables.
         level = planes[-1]
         planes[-1:] = [level.translate(table) for table in tables]
         data = bytearray(width * count)

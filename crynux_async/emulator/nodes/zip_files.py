@@ -53,6 +53,7 @@ def write_zip(file: BinaryIO, members: Iterable[Member]) -> Iterator[None]:
     directory = []
     for member in members:
         offset = file.tell()
+        # Written once more below: a node's archive has sizes in front, and they are known at the end.
         file.write(_local(member, 0, 0, 0))
         size, packed, checksum = yield from _write_contents(file, member)
         end = file.tell()
