@@ -21,6 +21,7 @@ def wei_of(cnx: Decimal | float | str, field: str) -> int:
         UsageError: It is no such number.
     """
     try:
+        # By its text: 0.1 is a tenth, and not the binary fraction next to it.
         amount = Decimal(str(cnx))
     except InvalidOperation:
         amount = Decimal("NaN")

@@ -73,6 +73,7 @@ class CrynuxError(Exception):
         self.field = field
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # An exception is pickled by its ``args``, and what is known only by keyword is not among them.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 

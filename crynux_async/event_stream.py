@@ -70,6 +70,7 @@ class EventStream:
         return self._waiting.popleft()
 
     def _tell_missed(self) -> EventsMissed:
+        # There is one: events are dropped only to make room for another.
         following = self._waiting[0]
         count, self._missed = self._missed, 0
         return EventsMissed(job_id=following.job_id, task_id=following.task_id, at=utc_now(), count=count)

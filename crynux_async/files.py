@@ -183,6 +183,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
+        # EBADF: some systems sync only what is open for writing, which a folder cannot be.
         if error.errno not in _CANNOT_SYNC | {errno.EBADF}:
             raise
     finally:
@@ -213,6 +214,7 @@ def new_file(target: Path, *, replace: bool = False, mode: int = 0o666) -> Itera
     try:
         with open(descriptor, "w+b") as file:
             yield file
+            # fsync knows nothing of what Python still holds back.
             file.flush()
             publish(descriptor, draft, target, replace=replace)
     finally:
@@ -266,6 +268,7 @@ def _say_full(error: OSError, folder: Path, name: str, needed: int) -> str:
     needs = f": {name} needs {needed} more bytes" if needed else f", {name} cannot be written"
     with contextlib.suppress(OSError):
         system = os.statvfs(folder)
+        # Bytes are free, but no inode: ENOSPC all the same, and freeing bytes would not help.
         if system.f_files and not system.f_favail and system.f_bavail:
             return f"{folder} cannot take another file: all {system.f_files} inodes of its disk are used; remove files"
         return f"{folder} is full{needs}, {shutil.disk_usage(folder).free} are free"

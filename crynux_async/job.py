@@ -408,6 +408,7 @@ def handle_on(record: "Record", supervisor: "Supervisor") -> Job:
         record: What the library keeps of it.
         supervisor: Who drives it.
     """
+    # Past ``__init__``, which tells users who makes jobs.
     job = object.__new__(Job)
     job._record, job._supervisor = record, supervisor
     return job

@@ -68,6 +68,7 @@ class Secret:
 
 def mask_credentials(address: str) -> str:
     """Return an address without the user and password that it may hold before its host."""
+    # Up to the last @, because a password may hold one.
     return re.sub(r"//[^/]*@", f"//{MASK}@", address)
 
 

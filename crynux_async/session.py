@@ -176,6 +176,8 @@ class Session(SessionJobs):
                 price=self._price,
             )
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            # A task of its own: fixtures close a session in another task than they open it in, and a task group that is
+            # entered here could not be left there.
             self._runner = asyncio.create_task(self._drive(self._supervisor, started), name="crynux_async supervisor")
             await started
         except BaseException:
@@ -197,6 +199,7 @@ class Session(SessionJobs):
             # Shielded, because whoever is cancelled while closing must not cut off the answers of creates (case S5).
             await asyncio.shield(self._runner)
         except asyncio.CancelledError:
+            # The loop is ending and has cancelled everything: then the session is closed.
             if not self._runner.cancelled():
                 raise
 

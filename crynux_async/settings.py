@@ -288,6 +288,7 @@ class Settings:
     close_timeout: float = attrs.field(default=30.0, metadata=_number())
     verify_archives: bool = attrs.field(default=True, metadata=_FLAG)
     max_events: int = attrs.field(default=1000, metadata=_integer(low=1))
+    # Thirty days.
     event_age: float = attrs.field(default=2_592_000.0, metadata=_number(above=True))
     # 1 MiB writes as fast as curl does; 64 kB, the usual size, half as fast.
     chunk_bytes: int = attrs.field(default=1 << 20, metadata=_integer(low=4096))

@@ -83,9 +83,11 @@ TRANSITIONS: MappingProxyType[JobState, dict[Signal, JobState | None]] = Mapping
         JobState.SUCCEEDED: {
             Signal.SAID_SUCCESS: None,
             Signal.STORED: JobState.DOWNLOADED,
+            # Deleted before it was fetched: services keep results for a time only.
             Signal.NOT_FOUND: JobState.EXPIRED,
             Signal.ABANDON: JobState.ABANDONED,
         },
+        # Nothing that is learned later takes away a model that is on disk.
         JobState.DOWNLOADED: {Signal.STORED: None},
         JobState.REJECTED: {Signal.TRY_AGAIN: JobState.PLANNED},
         JobState.FAILED: {Signal.TRY_AGAIN: JobState.PLANNED},

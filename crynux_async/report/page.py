@@ -89,6 +89,7 @@ def _share(norm: float | None, largest: float) -> int:
 
 def _values(trials: Iterable[TrialView], name: str) -> list[Any]:
     """Return the different values of a parameter, in order where they have one."""
+    # By their texts: a value may be a list, which has no hash.
     found = {repr(trial.params.get(name)): trial.params.get(name) for trial in trials}
     values = list(found.values())
     try:
@@ -164,6 +165,7 @@ def _embedded(data: Any) -> str:
 def _policy(scripts: Iterable[str]) -> str:
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    # Styles may stand in the page: they can run nothing.
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
         "form-action 'none'"
@@ -182,6 +184,7 @@ def _environment() -> "jinja2.Environment":
         import jinja2
     except ImportError as error:
         raise UsageError("pages need jinja2: pip install 'crynux-async[report]'") from error
+    # Strict: a misspelt name in a template is an error, and no gap in a page.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crynux_async.report"),
         autoescape=True,

@@ -57,6 +57,7 @@ def _whole(value: int, where: str) -> int:
 def _text(value: str, where: str) -> str:
     if any(char in value for char in _UNSETTLED):
         raise ValueError(f"{where} cannot be signed: backspace and form feed are not written the same way everywhere")
+    # In UTF-16 two halves that belong together make a character, and any other half becomes U+FFFD.
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -152,6 +152,7 @@ def _parse_keystore(path: Path | str, text: str) -> dict[str, Any]:
         store = json.loads(text)
     except (ValueError, RecursionError) as error:
         refuse("wallet", f"{path} is not JSON, so it is no keystore", error)
+    # Names in any letter case, as eth_keyfile takes them.
     version = {str(name).lower(): value for name, value in store.items()}.get("version") if _is_object(store) else None
     if version != _VERSION:
         refuse("wallet", f"{path} is not a keystore of version 3; export one from your wallet, or write a key file")
@@ -170,6 +171,7 @@ def _read_private(path: Path | str, *, field: str) -> str:
 def _read(path: Path | str, *, field: str, private: bool = False) -> str:
     try:
         with Path(path).open("rb") as file:
+            # Of the open file: the name may be another file's by now.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:

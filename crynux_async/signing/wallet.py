@@ -85,6 +85,7 @@ class Wallet:
         Raises:
             SettingsError: When no file is named, or it cannot be used.
         """
+        # A program without a console has no standard input at all.
         if ask is None and sys.stdin is not None and sys.stdin.isatty():
             ask = getpass.getpass
         return cls._agreeing(*find_key(os.environ if environ is None else environ, ask))

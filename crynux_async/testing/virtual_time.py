@@ -19,6 +19,7 @@ _Ts = TypeVarTuple("_Ts")
 _WALL_START = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 _RESOLUTION = 1e-6
 _BUSY_WAIT = 10.0
+# Real seconds in which a signal or another process may still set something going.
 _IDLE_WAIT = 2.0
 
 
