@@ -58,7 +58,8 @@ if TYPE_CHECKING:
         JobStateChanged,
         JobSubmitted,
     )
-    from crynux_async.job import Cost, Job
+    from crynux_async.job import Job
+    from crynux_async.job_values import Cost
     from crynux_async.ledgers.base import JobRow, Ledger
     from crynux_async.secret import Secret
     from crynux_async.session import Session
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "ArchiveReady": "events",
     "Backend": "backends.base",
-    "Cost": "job",
+    "Cost": "job_values",
     "DownloadFailed": "events",
     "DownloadProgressed": "events",
     "EffectiveConfig": "training.config",

@@ -6,13 +6,11 @@ handles on one job are equal.
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import attrs
 
 from crynux_async.errors import (
     CrynuxError,
@@ -26,30 +24,13 @@ from crynux_async.errors import (
     WaitTimeoutError,
 )
 from crynux_async.events import Event
+from crynux_async.job_values import Cost, JobTask, cost_of, task_from
 from crynux_async.states import GOOD, JobState
 
 if TYPE_CHECKING:
-    from crynux_async.ledgers.base import TaskRow
     from crynux_async.supervision.record import Record
     from crynux_async.supervision.supervisor import Supervisor
     from crynux_async.training.config import FineTuneConfig
-
-
-@attrs.frozen(kw_only=True)
-class Cost:
-    """What the tasks of a job cost, in wei (10**-18 CNX).
-
-    Attributes:
-        held: What tasks whose cost is not known yet may cost at most, >= 0.
-        spent: What tasks did cost, >= 0.
-        refunded: What tasks that cost less than they might have gave back, >= 0.
-        is_complete: Whether a price or a cost is known of every task.
-    """
-
-    held: int
-    spent: int
-    refunded: int
-    is_complete: bool
 
 
 class Job:
@@ -344,20 +325,33 @@ class Job:
             LedgerError: The ledger cannot be read.
         """
         self._supervisor.check_open()
-        return _cost(await self._supervisor.tasks(self._record))
+        return cost_of(await self._supervisor.tasks(self._record))
 
-    async def retry(self) -> "Job":
+    async def tasks(self) -> list[JobTask]:
+        """Return every task that was ever made for the job, whoever made it, by try.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        self._supervisor.check_open()
+        return [task_from(row) for row in await self._supervisor.tasks(self._record)]
+
+    async def retry(self, *, timeout: int | None = None) -> "Job":
         """Send the job (again), because the user says so; returns the job when that is durable, before it is sent.
 
         One that was planned and never sent is queued. One that ended badly, or whose outcome is unknown, gets another
         try, which is paid for; where an unknown one was created after all, both are. Its names and its key stay. A job
-        that another process holds is sent by that one.
+        that another process holds is sent by that one, which hears of it within seconds.
+
+        Args:
+            timeout: Seconds that one round may take on a node from now on, at least as many as before: what is trained
+                stays the same. None leaves it.
 
         Raises:
-            UsageError: The job runs or has a model, or its config is not known.
+            UsageError: The job runs or has a model, its config is not known, or the time-out cannot be changed so.
             LedgerError: It could not be stored; nothing is sent.
         """
-        await self._supervisor.retry(self._record)
+        await self._supervisor.retry(self._record, timeout=timeout)
         return self
 
     def abandon(self) -> None:
@@ -417,16 +411,6 @@ def handle_on(record: "Record", supervisor: "Supervisor") -> Job:
 def record_of(job: Job) -> "Record":
     """Return what the library keeps of a job."""
     return job._record
-
-
-def _cost(rows: "Sequence[TaskRow]") -> Cost:
-    ended = [row for row in rows if row.spent is not None]
-    return Cost(
-        held=sum(row.fee or 0 for row in rows if row.spent is None),
-        spent=sum(row.spent or 0 for row in ended),
-        refunded=sum(row.fee - (row.spent or 0) for row in ended if row.fee is not None),
-        is_complete=all(row.fee is not None or row.spent is not None for row in rows),
-    )
 
 
 def _failure(record: "Record") -> CrynuxError:

@@ -14,6 +14,7 @@ from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState
 from crynux_async.supervision.audit import Audit
 from crynux_async.supervision.supervisor import Supervisor
+from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -169,6 +170,44 @@ class SessionJobs:
         )
         found = await supervisor.find(where, limit=limit, newest_first=newest_first)
         return [handle_on(record, supervisor) for record in found]
+
+    async def retry(
+        self,
+        which: JobState | Iterable[Job | JobState],
+        *,
+        at_most: int | None = None,
+        timeout: int | None = None,
+    ) -> list[Job]:
+        """Send jobs (again), whoever holds them, and return them when that is durable, before they are sent.
+
+        Each is paid for as with ``job.retry()``; ``price(job.config)`` says before what one may cost at most.
+
+        Args:
+            which: Jobs, all of which must be such that they can be sent; or states, of which every job in the ledger is
+                meant that can be, in the order of planning. UNCONFIRMED is none of these: what was sent with unknown
+                outcome may be paid for, and is sent again one by one.
+            at_most: How many jobs are sent at most, > 0; None for all of them.
+            timeout: Seconds that one round may take on a node from now on, as in ``job.retry``; jobs that are meant by
+                their state and have more time already keep it.
+
+        Raises:
+            UsageError: Jobs of a state cannot be sent all together, or one of the jobs runs, has a model or no config,
+                or the time-out cannot be changed so; none is sent.
+            ConfigError: No config can have such a time-out; none is sent.
+            LedgerError: Not all could be stored; those before are sent.
+        """
+        supervisor = self._open_supervisor()
+        if at_most is not None and at_most < 1:
+            raise UsageError(f"at_most is a number of jobs above 0, not {at_most!r}", field="at_most")
+        given = [which] if isinstance(which, JobState) else list(which)
+        jobs = [one for one in given if isinstance(one, Job)]
+        states = [one for one in given if isinstance(one, JobState)]
+        if states:
+            check_are_tried_together(states)
+            jobs += [job for job in await self.history(states=states) if job.config is not None]
+        chosen = [record_of(job) for job in list(dict.fromkeys(jobs))[:at_most]]
+        await supervisor.retry(*chosen, timeout=timeout, keeps_longer=bool(states))
+        return [handle_on(record, supervisor) for record in chosen]
 
     async def unconfirmed(self) -> list[Unconfirmed]:
         """Return the jobs whose create has an unknown outcome, and the tasks before and after which each was sent."""

@@ -143,18 +143,23 @@ def filed(
     return Filing(group=group, tags=kept, tenant=tenant, budget=budget, idempotency_key=idempotency_key)
 
 
-def conflict(key: str | None, before: FineTuneConfig | None, now: FineTuneConfig | None) -> ConflictError | None:
+def conflict(
+    key: str | None, before: FineTuneConfig | None, now: FineTuneConfig | None, *, asked_digest: str
+) -> ConflictError | None:
     """Return why a key cannot stand for what is asked now, or None where it is what was asked before.
 
     A seed that nobody gave is no part of what was asked.
 
     Args:
         key: The idempotency key.
-        before: What it stands for.
+        before: What it stands for, as far as that has changed since it was asked: a later try may have more time.
         now: What is asked.
+        asked_digest: The digest of what was asked first.
     """
     if before is None or now is None:
         return None  # one of them cannot be read, so nothing can be said against it
+    if asked_digest == now.asked_digest():
+        return None
     differences = differing(before, now)
     if not differences:
         return None

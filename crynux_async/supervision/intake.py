@@ -9,6 +9,7 @@ was stored and not sent is PLANNED, and is sent when its key is asked for again.
 from collections.abc import Sequence
 
 from crynux_async.errors import ConflictError, SubmissionUnknownError
+from crynux_async.ledgers.base import JobRow
 from crynux_async.states import JobState
 from crynux_async.supervision.filing import conflict
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -60,7 +61,7 @@ class Intake:
             if row.job_id in new:
                 self._enter(new[row.job_id])
         found = [new.get(row.job_id) or self._onlookers.enter(row) for row in stored]
-        clash = _first_conflict(asked, found)
+        clash = _first_conflict(asked, stored)
         if clash is not None:
             for row in stored:
                 if row.job_id in new:
@@ -94,10 +95,10 @@ def unconfirmed(record: Record) -> SubmissionUnknownError:
     )
 
 
-def _first_conflict(asked: Sequence[Record], found: Sequence[Record]) -> ConflictError | None:
-    for new, known in zip(asked, found, strict=True):
-        clash = conflict(new.filing.idempotency_key, known.config, new.config)
+def _first_conflict(asked: Sequence[Record], stored: Sequence[JobRow]) -> ConflictError | None:
+    for new, row in zip(asked, stored, strict=True):
+        clash = conflict(new.filing.idempotency_key, row.config, new.config, asked_digest=row.asked_digest)
         if clash is not None:
-            clash.job_id, clash.task_id = known.job_id, known.task_id
+            clash.job_id, clash.task_id = row.job_id, row.task_id
             return clash
     return None

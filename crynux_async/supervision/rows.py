@@ -151,7 +151,7 @@ def record_from_row(row: JobRow, *, is_ours: bool, is_cut_off: bool = False) -> 
 
 
 def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
-    """Bring a record up to date with its row: everything that ``columns_of`` writes.
+    """Bring a record up to date with its row: everything that ``columns_of`` writes, and the config.
 
     A planned job whose create was cut off by the end of its process, and one that runs and whose task was never stored,
     are UNCONFIRMED.
@@ -162,6 +162,8 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
         is_cut_off: Whether a create of the job has an unknown outcome.
     """
     state, error = _believed(row, is_cut_off=is_cut_off)
+    if row.config is not None and row.config != record.config:  # a later try may have more time
+        record.config = row.config
     record.state, record.error = state, _error(state, error, row)
     # What was answered here after the job was lost is known before its owner has heard of it.
     record.task_id = row.task_id or (record.task_id if record.tries == row.tries else None)

@@ -191,6 +191,10 @@ class Submitter:
         """Whether a create of this job is under way."""
         return record.job_id in self._under_way
 
+    def is_fixed(self, record: Record) -> bool:
+        """Whether a job is being sent, or will be sent exactly as an earlier create of unknown outcome was."""
+        return self.is_under_way(record) or record.job_id in self._payloads
+
     def expected_at(self, record: Record) -> datetime | None:
         """Return when a queued job will be sent as far as is known, or None."""
         if STAGES[record.state] is not Stage.SUBMIT or not record.queue_number:

@@ -184,7 +184,12 @@ class Supervisor:
             sends_planned=sends_planned,
         )
         self._tries = Tries(
-            self._ledger, self.register, writer=self._writer, submitter=self.submitter, take_over=self._take_over
+            self._ledger,
+            self.register,
+            self.onlookers,
+            writer=self._writer,
+            submitter=self.submitter,
+            take_over=self._take_over,
         )
         self._intake = Intake(
             self.register, self.onlookers, writer=self._writer, submitter=self.submitter, tries=self._tries
@@ -392,16 +397,11 @@ class Supervisor:
         self._writer.check()
         return await self._apart(self._intake.ask(records))
 
-    async def retry(self, record: Record) -> None:
-        """Send a job (again) because its user says so; returns when that is durable.
-
-        Raises:
-            UsageError: The job runs or has a model, its config is not known, or the session is closed.
-            LedgerError: It could not be stored; nothing is sent.
-        """
+    async def retry(self, *records: Record, timeout: int | None = None, keeps_longer: bool = False) -> None:
+        """Send jobs (again) because their user says so; returns when that is durable (see ``Tries.send_all``)."""
         self.check_open()
         self._writer.check()
-        await self._apart(self._tries.send(record))
+        await self._apart(self._tries.send_all(records, timeout=timeout, keeps_longer=keeps_longer))
 
     def expected_at(self, record: Record) -> datetime | None:
         """Return when a queued job will be sent as far as is known, or None."""

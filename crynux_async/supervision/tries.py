@@ -1,5 +1,7 @@
 """Trying again: a job gets another try, or goes on with the one that it has, because its user says so."""
 
+import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -8,16 +10,26 @@ from crynux_async.errors import LeaseLostError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, Ledger, TaskRow, WishRow
 from crynux_async.states import STAGES, JobState, Signal, Stage, may
 from crynux_async.supervision.ledger_writer import LedgerWriter
+from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
+from crynux_async.training.config import FineTuneConfig
 
 SEND = "send"
 """The kind of a wish: send a job again, where it is still as the wisher saw it."""
 
 STOP = "stop"
 """The kind of a wish: leave a job unsent."""
+
+TRIED_BY_STATE = frozenset(
+    state for state in JobState if STAGES[state] is Stage.SUBMIT or may(state, Signal.TRY_AGAIN)
+) - {JobState.UNCONFIRMED}
+"""The states whose jobs may be sent again all together. A create of unknown outcome may be paid for, so that its user
+decides about each."""
+
+_TAKE_AGAIN = 30.0
 
 _MADE_A_TASK = (None, AttemptOutcome.UNKNOWN, AttemptOutcome.ACCEPTED)
 
@@ -30,36 +42,79 @@ class Tries:
     Args:
         ledger: Has the attempts.
         register: Learns that a job is tried again.
+        onlookers: Hears what the owners of jobs do.
         writer: Makes a new try durable before it is sent.
         submitter: Sends it.
         take_over: Takes jobs that nobody holds.
     """
 
     def __init__(
-        self, ledger: Ledger, register: JobRegister, *, writer: LedgerWriter, submitter: Submitter, take_over: TakeOver
+        self,
+        ledger: Ledger,
+        register: JobRegister,
+        onlookers: Onlookers,
+        *,
+        writer: LedgerWriter,
+        submitter: Submitter,
+        take_over: TakeOver,
     ) -> None:
         self._ledger = ledger
         self._register = register
+        self._onlookers = onlookers
         self._writer = writer
         self._submitter = submitter
         self._take_over = take_over
 
-    async def send(self, record: Record) -> None:
-        """Queue a planned job; give one that has ended another try and queue it. Returns when that is durable.
+    async def send_all(self, records: Sequence[Record], *, timeout: int | None, keeps_longer: bool) -> None:
+        """Send jobs as ``send`` does, all together; where one of them cannot be sent, none is.
+
+        Args:
+            records: The jobs, each once.
+            timeout: The config's time-out from now on; None leaves it.
+            keeps_longer: Whether a job that has more time already keeps it; if not, that is an error.
 
         Raises:
-            UsageError: The job runs or has a model, its config is not known, or a create of it is under way.
+            UsageError: One of them cannot be sent, or cannot have this time-out; none is sent.
+            ConfigError: No config can have such a time-out; none is sent.
+            LedgerError: Not all could be stored.
+        """
+        wished = {record.job_id: _longer(record, timeout) if keeps_longer else timeout for record in records}
+        for record in records:
+            check_may_be_sent(record)
+            lengthened(record, wished[record.job_id])
+        # Side by side, because the owners of others' jobs hear of all wishes at once, every few seconds.
+        sending = [self.send(record, timeout=wished[record.job_id]) for record in records]
+        failed = [error for error in await asyncio.gather(*sending, return_exceptions=True) if error is not None]
+        if failed:
+            raise failed[0]
+
+    async def send(self, record: Record, *, timeout: int | None = None) -> None:
+        """Queue a planned job; give one that has ended another try and queue it. Returns when that is durable.
+
+        Args:
+            record: The job.
+            timeout: The config's time-out from now on, not shorter than before; None leaves it.
+
+        Raises:
+            UsageError: The job runs or has a model, its config is not known, a create of it is under way, or the
+                time-out cannot be changed so.
+            ConfigError: No config can have such a time-out.
             LedgerError: It could not be stored; nothing is sent.
         """
         check_may_be_sent(record)
-        if not record.is_ours and not await self._take_over.take(record):
-            await self._writer.wish(record.job_id, SEND, state=str(record.state), try_number=record.tries)
-            return
+        lengthened(record, timeout)
         seen = record.state, record.tries
+        if not record.is_ours and not await self._take_over.take(record):
+            await self._writer.wish(
+                record.job_id, SEND, state=str(record.state), try_number=record.tries, timeout=timeout
+            )
+            if STAGES[record.state] is Stage.SUBMIT or not await self._is_ours_after_all(record):
+                return
         async with self._writer.settled():
-            # What was sent meanwhile, by the queue or another caller, is not sent again, however it went.
+            # What was sent meanwhile, by the queue, another caller or another process, is not sent again, however it
+            # went.
             if STAGES[record.state] is Stage.SUBMIT or seen == (record.state, record.tries):
-                await self._send(record)
+                await self._send(record, timeout)
 
     async def stop(self, records: Iterable[Record]) -> None:
         """Take planned jobs out of the queue, and leave them unsent until their user says so.
@@ -85,12 +140,14 @@ class Tries:
         Raises:
             LedgerError: It could not be stored; the wish stays.
         """
+        if self._submitter.is_under_way(record):
+            return  # only its answer tells whether there is anything to be sent
         seen = wish.arguments.get("state"), wish.arguments.get("try_number")
         # A wish that was heard late must not send what its wisher has seen sent meanwhile.
         if seen == (str(record.state), record.tries) and may_be_sent(record):
             async with self._writer.settled():
                 if seen == (str(record.state), record.tries):
-                    await self._send(record)
+                    await self._send(record, _longer(record, wish.arguments.get("timeout")))
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
 
     async def grant_stop(self, record: Record, wish: WishRow) -> None:
@@ -107,14 +164,33 @@ class Tries:
         self._submitter.set_aside(record, UsageError("sending it was stopped; job.retry() sends it"))
         await self._writer.change(JobChange(job_id=record.job_id, columns={"is_stopped": True}))
 
-    async def _send(self, record: Record) -> None:
+    async def _is_ours_after_all(self, record: Record) -> bool:
+        """Wait until the owner of a job has sent it, and return False; or True where it has ended without doing so."""
+        seen = record.state, record.tries
+
+        def is_decided() -> bool:
+            return record.is_ours or seen != (record.state, record.tries)
+
+        with record.heard():
+            self._onlookers.watch((record,))
+            try:
+                while not is_decided():
+                    with contextlib.suppress(TimeoutError):  # a process that dies writes nothing
+                        async with asyncio.timeout(_TAKE_AGAIN):
+                            await record.until(is_decided, _nothing)
+                    if not is_decided():
+                        await self._take_over.take(record)
+            finally:
+                self._onlookers.let_be()
+        return seen == (record.state, record.tries)
+
+    async def _send(self, record: Record, timeout: int | None = None) -> None:
         if STAGES[record.state] is Stage.SUBMIT:
-            if not record.queue_number:
-                await self._store(JobChange(job_id=record.job_id, columns={"is_stopped": False}))
-                self._submitter.enqueue(record)
+            await self._go_on(record, timeout)
             return
         if self._submitter.is_under_way(record):
             raise UsageError(f"a create of {record!r} is under way; wait for its answer", job_id=record.job_id)
+        config = lengthened(record, timeout, self._submitter)
         attempts = await self._attempts(record)
         # Of a job that ended before this session took it, the register has never seen the creates.
         record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
@@ -122,14 +198,31 @@ class Tries:
         # one.
         number = record.tries + _has_made_a_task(record, attempts)
         # Durable before it is queued: a crash between the two must not leave a try that no process knows.
-        await self._store(self._change(record, number, await self._ledger.tasks([record.job_id])))
+        await self._store(self._change(record, number, await self._ledger.tasks([record.job_id])), record, config)
         self._register.try_again(record, number)
         self._submitter.enqueue(record)
 
-    async def _store(self, change: JobChange) -> None:
+    async def _go_on(self, record: Record, timeout: int | None) -> None:
+        """Queue a planned job, where it is not queued, with the config that is wished for."""
+        config = lengthened(record, timeout, self._submitter)
+        if config is not None or not record.queue_number:
+            await self._store(JobChange(job_id=record.job_id, columns={"is_stopped": False}), record, config)
+        if not record.queue_number:
+            self._submitter.enqueue(record)
+
+    async def _store(self, change: JobChange, record: Record, config: FineTuneConfig | None) -> None:
+        """Store what changes about a job, with its new config where there is one.
+
+        Raises:
+            LedgerError: It could not be stored; the record is what it was.
+        """
+        if config is not None:
+            change = attrs.evolve(change, columns={**change.columns, "config": config})
         if not await self._writer.change(change):
             message = f"job {change.job_id!r} is held by another process by now; ask again"
             raise LeaseLostError(message, job_ids=[change.job_id], job_id=change.job_id)
+        if config is not None:
+            record.config = config
 
     async def _attempts(self, record: Record) -> Sequence[AttemptRow]:
         return await self._ledger.attempts(job_ids=[record.job_id])
@@ -164,6 +257,56 @@ def check_may_be_sent(record: Record) -> None:
     if not may_be_sent(record):
         message = f"{record!r} runs or has a model; submit its config as a new job if you want another"
         raise UsageError(message, job_id=record.job_id)
+
+
+def check_are_tried_together(states: Iterable[JobState]) -> None:
+    """Raise UsageError where the jobs of a state cannot be sent again all together."""
+    wrong = [state for state in states if state not in TRIED_BY_STATE]
+    if JobState.UNCONFIRMED in wrong:
+        raise UsageError(
+            "jobs that are unconfirmed may be paid for already, so they are sent again one by one: look for their "
+            "tasks with session.reconcile(), and name those that are to be sent again",
+            field="states",
+        )
+    if wrong:
+        able = ", ".join(sorted(TRIED_BY_STATE))
+        raise UsageError(f"jobs that are {wrong[0]} cannot be sent again; these can: {able}", field="states")
+
+
+def lengthened(record: Record, timeout: int | None, submitter: Submitter | None = None) -> FineTuneConfig | None:
+    """Return a job's config with a longer time-out, or None where it stays as it is.
+
+    Args:
+        record: The job, which has a config.
+        timeout: Seconds for one round; None leaves what is there.
+        submitter: Knows whose create can only be repeated as it was; None where that is no matter yet.
+
+    Raises:
+        ConfigError: No config can have such a time-out.
+        UsageError: It is shorter than before, or the job is or will be sent with what it has.
+    """
+    assert record.config is not None
+    if timeout is None or timeout == record.config.timeout:
+        return None
+    config = record.config.evolve(timeout=timeout)
+    facts = {"field": "timeout", "job_id": record.job_id}
+    if timeout < record.config.timeout:
+        # Shorter ones end a training in the middle that was asked for whole.
+        message = f"the time-out of {record!r} is {record.config.timeout} s and may only be raised, not to {timeout} s"
+        raise UsageError(message, **facts)
+    if submitter is not None and submitter.is_fixed(record):
+        raise UsageError(f"{record!r} can only be sent as it was before: a create of it has no known outcome", **facts)
+    return config
+
+
+def _longer(record: Record, timeout: int | None) -> int | None:
+    """Return a time-out that another session wishes, or None where the job has that much by now."""
+    config = record.config
+    return timeout if timeout is not None and config is not None and timeout > config.timeout else None
+
+
+def _nothing() -> None:
+    return None
 
 
 def _ended(task: TaskRow, record: Record) -> TaskRow:

@@ -10,7 +10,8 @@ import attrs
 
 from crynux_async.archive import LoraArchive
 from crynux_async.errors import CrynuxError, UsageError
-from crynux_async.job import Cost, Job
+from crynux_async.job import Job
+from crynux_async.job_values import Cost
 from crynux_async.report.values import TrialState
 from crynux_async.states import GOOD, STAGES, JobState, Stage
 from crynux_async.sweeps.points import Point
