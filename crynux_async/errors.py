@@ -6,29 +6,29 @@
     ├── ConfigError (ValueError)          what to train cannot be sent; .problems lists all of it
     ├── SettingsError (ValueError)        how the client is set up cannot work; .problems lists all of it
     ├── UsageError (RuntimeError)         the library was called in a way that cannot work
-    ├── BackendError                      a request to the bridge did not give what it should
+    ├── BackendError                      a request to the service did not give what it should
     │   ├── UnreachableError              no connection; nothing was sent, so trying again is safe
     │   ├── TransportError                the connection broke while a repeatable request was under way
     │   ├── AuthError                     the key is missing, unknown, expired or lacks its role
     │   ├── QuotaError                    the key is used up
     │   ├── OwnershipError                the task belongs to another key (or is a fresh key's first one)
-    │   ├── RateLimitedError              too many creates; .wait says what the bridge asked for
+    │   ├── RateLimitedError              too many creates; .wait says what the service asked for
     │   ├── RangeError                    the result does not reach that far; .total_bytes says how far
-    │   ├── NotFoundError                 the bridge has no such task, or not any more
-    │   ├── RejectedError                 the bridge names a field that it does not accept
+    │   ├── NotFoundError                 the service has no such task, or not any more
+    │   ├── RejectedError                 the service names what it does not accept
     │   ├── ServerError                   5xx
-    │   └── ProtocolError                 an answer that no bridge gives (a proxy's page, wrong types, too large)
+    │   └── ProtocolError                 an answer that no such service gives (a proxy's page, wrong types, too large)
     ├── SubmissionUnknownError            a create was sent and its outcome is not known; never sent again by itself
     ├── JobError
     │   ├── JobFailedError                the network gave up on the task
     │   ├── JobStalledError               the task runs longer than it possibly can
-    │   ├── JobExpiredError               the bridge has deleted the task
+    │   ├── JobExpiredError               the service has deleted the task
     │   └── JobAbandonedError             given up here, before or after it was sent
     ├── ConflictError                     an idempotency key stands for something else already
     ├── BudgetExceededError               a budget does not allow what a create may cost; nothing was sent
     ├── WaitTimeoutError (TimeoutError)   waiting ended, the job goes on
     ├── DownloadError
-    │   ├── IncompleteError               fewer bytes than the bridge announced
+    │   ├── IncompleteError               fewer bytes than the service announced
     │   └── CorruptArchiveError           all bytes arrived, and they are not a good archive
     ├── ArchiveError                      a file on disk is not an archive that can be read safely
     └── LedgerError                       jobs cannot be remembered: damaged, read-only, or of a newer version
@@ -78,6 +78,7 @@ class CrynuxError(Exception):
 
 
 def _rebuild(cls: type[CrynuxError], args: tuple[Any, ...], state: dict[str, Any]) -> CrynuxError:
+    # Not through the constructor: each class has other arguments.
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(state)
@@ -137,7 +138,7 @@ class UsageError(CrynuxError, RuntimeError):
 
 
 class BackendError(CrynuxError):
-    """A request to the bridge did not give what it should.
+    """A request to the service did not give what it should.
 
     Attributes:
         status: The HTTP status of the answer, or None when there was no answer.
@@ -172,7 +173,7 @@ class TransportError(BackendError):
 
 
 class AuthError(BackendError):
-    """The bridge does not accept the key: missing, unknown, expired, or without the role it needs."""
+    """The service does not accept the key: missing, unknown, expired, or without the role it needs."""
 
 
 class QuotaError(BackendError):
@@ -200,7 +201,7 @@ class RangeError(BackendError):
     """The result was asked for from a byte that it does not have.
 
     Attributes:
-        total_bytes: Size of the whole result, or None where the bridge did not say.
+        total_bytes: Size of the whole result, or None where the service did not say.
     """
 
     def __init__(self, message: str, *, total_bytes: int | None = None, **facts: Any) -> None:
@@ -209,7 +210,7 @@ class RangeError(BackendError):
 
 
 class NotFoundError(BackendError):
-    """The bridge has no such task, or has deleted it."""
+    """The service has no such task, or has deleted it."""
 
 
 class RejectedError(BackendError):
@@ -225,11 +226,11 @@ class RejectedError(BackendError):
 
 
 class ServerError(BackendError):
-    """The bridge, or a proxy before it, answered 5xx."""
+    """The service, or a proxy before it, answered 5xx."""
 
 
 class ProtocolError(BackendError):
-    """An answer that no bridge gives: a proxy's page, a redirect, wrong types, too large."""
+    """An answer that no such service gives: a proxy's page, a redirect, wrong types, too large."""
 
 
 class SubmissionUnknownError(CrynuxError):
@@ -321,7 +322,7 @@ class DownloadError(CrynuxError):
 
 
 class IncompleteError(DownloadError):
-    """Fewer bytes arrived than the bridge announced, or it did not announce a size.
+    """Fewer bytes arrived than the service announced, or it did not announce a size.
 
     Attributes:
         received: Bytes on disk.

@@ -1,4 +1,7 @@
-"""The jobs of a session: finding them, waiting for them, hearing of them, whoever follows them."""
+"""The jobs of a session: finding them, waiting for them, hearing of them, whoever follows them.
+
+``jobs()`` are those that the session has taken on, from its register; ``find()`` and ``history()`` read the ledger.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
@@ -49,6 +52,8 @@ class SessionJobs:
         """
         chosen = self.jobs() if jobs is None else list(jobs)
         try:
+            # Closed at once where time runs out: a generator that is left to the garbage collector would go on waiting
+            # for jobs.
             async with asyncio.timeout(timeout), aclosing(self.as_completed(chosen)) as ends:
                 async for _ in ends:
                     pass
@@ -217,6 +222,7 @@ class SessionJobs:
                 job=job,
                 began_at=create.began_at,
                 digest=job.config.digest() if job.config else "",
+                # Whatever came before the create, it was sent after that, and the other way round.
                 after=create.before[0] if create.before else None,
                 before=create.after[0] if create.after else None,
             )

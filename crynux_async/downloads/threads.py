@@ -1,4 +1,9 @@
-"""Work in threads whose end is waited for: a thread that has begun cannot be stopped, and must not be left behind."""
+"""Work in threads whose end is waited for: a thread that has begun cannot be stopped, and must not be left behind.
+
+In threads runs what blocks: the files and archives of downloads by what stands here, SQLite in a thread of its own
+(``ledgers/sqlite/connection``), and by ``asyncio.to_thread`` what takes a while in other places: a regular expression
+that advice tries out, a keystore, the key file, an objective, a page.
+"""
 
 import asyncio
 from collections.abc import Callable

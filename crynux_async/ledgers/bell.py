@@ -19,6 +19,8 @@ class Bell:
         """Count a change and wake everybody."""
         self.number += 1
         for waiter in self._waiting:
+            # A loop that was closed while somebody waited (``asyncio.run`` that failed, a test's loop) has left its
+            # waiter here, and setting its result would raise on behalf of whoever writes.
             if not waiter.done() and not waiter.get_loop().is_closed():
                 waiter.set_result(None)
 

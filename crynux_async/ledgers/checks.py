@@ -70,6 +70,7 @@ def not_held(settlement: Settlement) -> LedgerError:
 
 def exceeded(wanted: Reservation, known: BudgetRow, job_id: str) -> BudgetExceededError:
     """Return the error of a create that its budget does not allow."""
+    # Below 0 where the limit was lowered under what is held already.
     left = max(0, wanted.limit - known.held - known.spent)
     message = (
         f"the budget {wanted.budget!r} has {to_cnx(left)} CNX left of {to_cnx(wanted.limit)}, and this create may cost "

@@ -46,6 +46,10 @@ class OmittedField:
     reason: str
 
 
+def _names(rules: "tuple[ReplacedValue | OmittedField, ...]") -> str:
+    return f"({', '.join(rule.field for rule in rules)})"
+
+
 @attrs.frozen(kw_only=True)
 class ValueMapping:
     """How what was asked for becomes what a service is sent. Without any rule everything is sent as it is.
@@ -57,8 +61,9 @@ class ValueMapping:
         omitted: Fields that are left out beside others.
     """
 
-    replaced: tuple[ReplacedValue, ...] = ()
-    omitted: tuple[OmittedField, ...] = ()
+    # Shown by their names alone: a mapping is a default, and help() shows the whole of a default.
+    replaced: tuple[ReplacedValue, ...] = attrs.field(default=(), repr=_names)
+    omitted: tuple[OmittedField, ...] = attrs.field(default=(), repr=_names)
 
 
 @attrs.frozen(kw_only=True)

@@ -38,6 +38,7 @@ def test_help_shows_nothing_private_and_no_any(cls: type) -> None:
     assert cls.__name__ in shown
     assert re.findall(r"\bAny\b", shown) == []
     assert re.findall(r"^ \|  (_[a-z]\w*)", shown, re.MULTILINE) == []
+    assert "reason=" not in shown, "the whole of a default value is shown"
 
 
 @pytest.mark.parametrize(("cls", "arguments"), [(FineTuneConfig, ConfigChanges), (Settings, SettingsArguments)])

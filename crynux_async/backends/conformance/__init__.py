@@ -10,6 +10,8 @@
 A check is handed a ``Stage``: the backend with a service behind it that does what the check says. It raises
 ``AssertionError`` with a sentence that says what is wrong. A check of something that the backend cannot do, such as
 cancelling, passes at once. Checks need no particular clock and wait for nothing but the backend.
+
+Begin with ``stage``; then come ``creates``, ``tasks``, and ``abilities``, which only some services have.
 """
 
 from crynux_async.backends.conformance.abilities import ABILITY_CHECKS

@@ -138,8 +138,10 @@ def is_uri(text: str) -> bool:
         return False
     rest, _, fragment = match[2].partition("#")
     path = rest.partition("?")[0]
+    # Parse unescapes host, path and fragment, and leaves the query as it is.
     if _ESCAPED.search(fragment):
         return False
+    # Opaque to Go, which looks at nothing in it.
     if not path.startswith("/"):
         return True
     if not path.startswith("//"):

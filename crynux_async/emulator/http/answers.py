@@ -211,11 +211,13 @@ def exception(message: str) -> Answer:
 
 def not_found() -> Answer:
     """Return the answer to a path or method that a service does not have."""
+    # Gin's own, which knows nothing of the envelope.
     return Answer(status=404, headers=(("Content-Type", "text/plain"),), body=(b"404 page not found",))
 
 
 def html(status: int, text: str | None = None) -> Answer:
     """Return a page of the kind that a proxy in front of a service shows."""
+    # As nginx writes its error pages.
     title = f"{status} {_REASONS.get(status, 'Error')}"
     page = text or (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"

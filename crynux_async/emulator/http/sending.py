@@ -13,6 +13,7 @@ from crynux_async.emulator.http.answers import Answer
 
 End = Literal["fin", "rst", "stall"]
 
+# Often enough that no client's read time-out ever sees silence.
 _STEPS_PER_SECOND = 4
 # A linger of zero seconds: closing drops what is unsent and sends a reset.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -88,17 +89,20 @@ class _ExactResponse(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send everything."""
+        # aiohttp prepares whatever a handler returns, this one too.
         if self._is_sent:
             return
         self._is_sent = True
         self._stays = request.keep_alive
         answer = self._answer
         self.headers.extend(answer.headers)
+        # RFC 9110, section 8.6: a 204 must not have one.
         if answer.status != 204:
             self.headers["Content-Length"] = str(answer.length)
         if not self._stays:
             self.headers["Connection"] = "close"
         await request.writer.write_headers(answer.status_line, self.headers)
+        # The client would take a body for the next answer of the connection.
         if request.method != "HEAD":
             for chunk in answer.chunks():
                 await request.writer.write(chunk)
@@ -112,6 +116,7 @@ async def _send_raw(
     request: web.BaseRequest, answer: Answer, delivery: Delivery, hang: Callable[[], Awaitable[None]]
 ) -> web.StreamResponse:
     left = delivery.limit
+    # No response was prepared, so aiohttp's writer passes bytes on as they are, and the head is ours.
     for chunk in _raw_chunks(answer, delivery):
         part = chunk if left is None else chunk[:left]
         if not part:

@@ -162,6 +162,7 @@ class EmulatedServer(ABC, Generic[OperationT]):
         return ControlPlane(calls, host=self._listener.host, token=self._control_token)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        # First, so that faults and outages can be ended from outside, and are not counted as requests.
         if request.path.startswith(PREFIX):
             return await self._control.answer(request)
         record = self._requests.add(request, self._clock.now())
@@ -169,5 +170,6 @@ class EmulatedServer(ABC, Generic[OperationT]):
             answer, delivery = self._served.proxy_page(), Delivery()
         else:
             answer, delivery = await self._served.answer(request)
+        # Not a byte is sent: nobody has seen a status.
         record.status = None if delivery.limit == 0 else answer.status
         return await send(request, answer, delivery, self._listener.hanging_on(request))

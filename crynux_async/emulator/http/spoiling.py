@@ -34,6 +34,7 @@ def spoiled(fault: Fault, answer: Answer | None) -> Answer:
     """
     if fault.kind in _INVENTED:
         return _INVENTED[fault.kind](fault)
+    # Of a request that was dropped before it was carried out; no byte of this page is sent.
     right = answer or html(502)
     return _EDITS[fault.kind](fault, right) if fault.kind in _EDITS else right
 
@@ -56,6 +57,7 @@ def delivery(fault: Fault, answer: Answer) -> Delivery:
     return Delivery(
         seconds=fault.seconds,
         is_raw=True,
+        # "drop_before", "drop_after_accept" and "reset" send nothing.
         limit=limits.get(fault.kind, 0),
         with_length=with_length,
         bytes_per_second=fault.bytes_per_second if fault.kind == "trickle" else None,
@@ -88,6 +90,7 @@ def _redirect(fault: Fault) -> Answer:
 
 
 def _rate_wording(fault: Fault) -> Answer:
+    # The usual text ends with the seconds to wait; who reads them there must bear another wording, too.
     return validation_error("rate_limit", fault.text or "Too many requests, try again later")
 
 
@@ -126,10 +129,12 @@ def _broken_json(_: Fault, answer: Answer) -> Answer:
 def _big_json(fault: Fault, answer: Answer) -> Answer:
     text = b"".join(answer.chunks())
     filler = Filler(byte=b"x", length=fault.megabytes * _MEBIBYTE)
+    # Good JSON that is only too large: a reader must stop at a size of his own, no parser stops him.
     return attrs.evolve(answer, body=(text[:-1] + b',"padding":"', filler, b'"}'))
 
 
 def _gzip_bomb(fault: Fault, answer: Answer) -> Answer:
+    # 31: with gzip's header.
     packer = zlib.compressobj(level=1, wbits=31)
     packed = b"".join(packer.compress(chunk) for chunk in _big_json(fault, answer).chunks()) + packer.flush()
     return attrs.evolve(answer, body=(packed,)).with_header("Content-Encoding", "gzip")

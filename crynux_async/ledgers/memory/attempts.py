@@ -63,6 +63,8 @@ class AttemptLog:
         for index, other in enumerate(self._rows):
             if other.backend != backend or index == position:
                 continue
+            # Compared are counts of begun creates, never times: answered before this one began, begun after it was
+            # answered, or neither.
             if NONE < self._begun_at_finish[index] <= position:
                 before.append(index)
             elif NONE < ended <= index:

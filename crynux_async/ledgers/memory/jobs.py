@@ -78,6 +78,8 @@ class JobTable:
         self._nobody = Lease(Fence(owner="", number=0), None)
         self._last_lease = 0
         self._last_step = 0
+        # Apart, as a database has them in two tables with an index each: a job names its newest task itself, also where
+        # no task was stored with it.
         self._newest_tasks: dict[str, dict[str, str]] = {}
         self._all_tasks: dict[str, dict[str, str]] = {}
         self._keys: dict[tuple[str, str, str], str] = {}
@@ -100,6 +102,8 @@ class JobTable:
     def leave(self, lease: Lease) -> None:
         """Give a lease back with everything that it holds."""
         self.leases.pop(lease.fence.number, None)
+        # Its jobs go on pointing at it, and ``holding`` takes a lease without an end for nobody: giving back many jobs
+        # costs no walk over them.
         self._nobody.counts.update(lease.counts)
         lease.until = None
 
@@ -204,6 +208,7 @@ class JobTable:
                 undo.remove(self._newest_tasks[old.backend], old.task_id)
             self._claim_task(self._newest_tasks, row, row.task_id, undo)
         if entry.tasks is None and _task_of(old, entry.fee) != _task_of(row, entry.fee):
+            # The task was made from the row, which will not tell of it any more: from now on it is kept.
             undo.set(entry, "tasks", (_task_of(old, entry.fee),))
         undo.set(entry, "row", row)
         if entry.sort() != sort:

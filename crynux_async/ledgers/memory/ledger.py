@@ -151,6 +151,7 @@ class MemoryLedger:
         with self._writing():
             lease = self._table.lease(fence)
             free = self._table.free(self._clock(), backend, states, wanted)
+            # A lease that is over is free for all, its owner included; what he has is not taken anew.
             taken = list(islice((entry for entry in free if entry.lease is not lease), at_most))
             for entry in taken:
                 self._table.give(entry, lease)
@@ -184,6 +185,8 @@ class MemoryLedger:
         tasks: Sequence[TaskRow] = (),
     ) -> list[JobRow]:
         """Store new jobs with their first events and tasks, and return what is stored."""
+        # Everything that can be refused is refused first, with turns of the loop in between; from ``_writing`` on
+        # nothing awaits, so nobody sees half of it.
         self._check_not_in_gate()
         check_new_rows(rows, events, tasks)
         for index, row in enumerate(rows):
@@ -199,6 +202,7 @@ class MemoryLedger:
             for task in tasks:
                 if task.job_id in added:
                     self._table.put_task(self._table.entries[task.job_id], task, undo)
+            # Last, and it cannot fail: an empty list of events that stayed behind would belong to no job.
             self._add_events([event for event in events if event.job_id in added], undo)
             return [known or row for row, known in zip(rows, earlier, strict=True)]
 
@@ -291,6 +295,7 @@ class MemoryLedger:
     async def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
         """Return a job's events with larger numbers than ``after``, in order."""
         known = self._events.get(job_id, [])
+        # By number, for old events may be trimmed: an event's place in the list is not its number.
         start = bisect_right(known, after, key=lambda event: event.number)
         return known[start : start + limit]
 
@@ -349,6 +354,8 @@ class MemoryLedger:
         """Open the row of a key's gate; nobody else opens one meanwhile."""
         self._check_not_in_gate()
         async with self._gate_lock:
+            # Whoever writes inside the block waits for himself in a ledger with a file; here it would work, and is
+            # refused all the same, so that a program may change to another ledger.
             self._gate_holder = asyncio.current_task()
             try:
                 cell = _Cell(self._gates.get((backend, key_id)))
@@ -377,6 +384,7 @@ class MemoryLedger:
 
     async def put_note(self, scope: str, name: str, value: Any, *, expected: Any = ...) -> bool:
         """Store a small durable note, where what is expected is there."""
+        # Kept as text: what the caller changes in his value later must not show, and equal values are equal texts.
         text, known = to_json(value), self._notes.get((scope, name))
         with self._writing():
             if expected is not ... and known != (None if expected is None else to_json(expected)):

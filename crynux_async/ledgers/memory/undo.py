@@ -27,6 +27,7 @@ class Undo:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._committed()
+        # The last change first: one key may have been put twice.
         while kind is not None and self._steps:
             self._steps.pop()()
 
