@@ -18,7 +18,7 @@ from crynux_async.ledgers.credentials import jobs_that_need
 from crynux_async.session_jobs import SessionJobs
 from crynux_async.session_values import SessionStatistics, Spending
 from crynux_async.settings import Settings, SettingsArguments
-from crynux_async.states import JobState, Signal, advance
+from crynux_async.states import JobState
 from crynux_async.supervision.adviser import Adviser
 from crynux_async.supervision.filing import FilingArguments, SharedFilingArguments, SubmitArguments, filed, storable
 from crynux_async.supervision.forecast import Forecast
@@ -473,41 +473,6 @@ class Session(SessionJobs):
             UsageError: The session is not open.
         """
         return self._open_supervisor().forecast(configs)
-
-    def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
-        """Follow a task that the service has already, and return its job.
-
-        One that was given up here, or was not known to the service, is looked at anew. Nothing is known of the task
-        before the service was asked, which is at once: until then it is ``ATTACHED``.
-
-        Args:
-            task_id: The service's name of the task, as text or as a number.
-            config: What it trains, where that is known.
-            label: The caller's own name for the job.
-
-        Raises:
-            UsageError: No task of this service can be called so, or the session is not open.
-        """
-        supervisor = self._open_supervisor()
-        assert self._backend is not None
-        text = storable(self._backend.normal_task_id(task_id), "task_id")
-        record = supervisor.register.by_task(text)
-        if record is None:
-            now = utc_now()
-            record = Record(
-                job_id=new_job_id(),
-                config=config,
-                label=label,
-                task_id=text,
-                # Not RUNNING: nothing is said of a task before the service has said so.
-                state=advance(JobState.PLANNED, Signal.NAMED),
-                planned_at=now,
-                submitted_at=now,
-            )
-            supervisor.attach(record)
-        else:
-            supervisor.attach_again(record)
-        return handle_on(record, supervisor)
 
     def statistics(self) -> SessionStatistics:
         """Return what this session has done and is doing."""

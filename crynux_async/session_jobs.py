@@ -8,15 +8,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 
-from crynux_async.backends.base import HasOutlook
+from crynux_async.backends.base import HasOutlook, ListsPayments, Verdict
+from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError, WaitTimeoutError
 from crynux_async.events import Event
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers.base import JobFilter
+from crynux_async.money import to_cnx
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.states import JobState
-from crynux_async.supervision.audit import Audit
-from crynux_async.supervision.supervisor import Supervisor
+from crynux_async.states import JobState, Signal, advance
+from crynux_async.supervision.audit import Audit, Orphan
+from crynux_async.supervision.filing import storable
+from crynux_async.supervision.record import Record
+from crynux_async.supervision.supervisor import Supervisor, new_job_id
 from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
 
@@ -230,21 +234,27 @@ class SessionJobs:
             for job in (self.job(create.job_id),)
         ]
 
-    async def reconcile(self, *, at_most: int = 50) -> list[Reconciled]:
-        """Look for the tasks of unconfirmed jobs, and return what was found of each of them.
+    async def reconcile(self, *, at_most: int = 50, adopt: bool = False) -> list[Reconciled]:
+        """Look for the tasks of unconfirmed jobs, and at the relay for orphans, and return what was found of each.
 
         A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
-        between the tasks that were made before and after are asked about, with this session's own key.
+        between the tasks that were made before and after are asked about, with this session's own key. At the relay a
+        create is looked for under the one name that it can have.
+
+        An orphan is a task at the relay that this library has certainly made with this wallet, that the ledger does not
+        know, and of which a model may come: its ledger was lost, or is another one. Adopt it only where no other
+        session follows it: a failed run would be repeated, and paid for, by both.
 
         Args:
             at_most: Tasks to look at for each job; where more would have to be looked at, it is left alone.
+            adopt: Follow orphans from now on, as jobs of their own, each with the config that the relay shows.
 
         Raises:
             UsageError: The service gives no way to look, or the session is not open.
             BackendError: The service did not answer.
         """
         supervisor = self._open_supervisor()
-        return [
+        found = [
             Reconciled(
                 job=handle_on(record, supervisor),
                 verdict=finding.verdict,
@@ -253,6 +263,45 @@ class SessionJobs:
             )
             for finding, record in await supervisor.look_for_lost(at_most=at_most)
         ]
+        if isinstance(supervisor.backend, ListsPayments):
+            # Behind the creates: a task that was just found has a job now, and is no orphan.
+            orphans = (await supervisor.audit()).orphans
+            found += [self._orphan(orphan, adopt=adopt) for orphan in orphans if orphan.task.can_have_model]
+        return found
+
+    def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
+        """Follow a task that the service has already, and return its job.
+
+        One that was given up here, or was not known to the service, is looked at anew. Nothing is known of the task
+        before the service was asked, which is at once: until then it is ``ATTACHED``.
+
+        Args:
+            task_id: The service's name of the task, as text or as a number.
+            config: What it trains, where that is known.
+            label: The caller's own name for the job.
+
+        Raises:
+            UsageError: No task of this service can be called so, or the session is not open.
+        """
+        supervisor = self._open_supervisor()
+        text = storable(supervisor.backend.normal_task_id(task_id), "task_id")
+        record = supervisor.register.by_task(text)
+        if record is None:
+            now = utc_now()
+            record = Record(
+                job_id=new_job_id(),
+                config=config,
+                label=label,
+                task_id=text,
+                # Not RUNNING: nothing is said of a task before the service has said so.
+                state=advance(JobState.PLANNED, Signal.NAMED),
+                planned_at=now,
+                submitted_at=now,
+            )
+            supervisor.attach(record)
+        else:
+            supervisor.attach_again(record)
+        return handle_on(record, supervisor)
 
     async def outlook(self, config: FineTuneConfig) -> list[str]:
         """Return what will keep a training waiting that is sent now, for people; nothing where the service cannot tell.
@@ -269,13 +318,24 @@ class SessionJobs:
         """Hold the ledger against the service's own list of payments, to the wei and in both directions.
 
         At the relay, with this session's wallet: it names tries that do not add up, and tasks that this library has
-        paid for and the ledger does not know; ``attach`` adopts those.
+        paid for and the ledger does not know; ``reconcile(adopt=True)`` adopts those.
 
         Raises:
             UsageError: The service lists no payments (no bridge does), or the session is not open.
             BackendError: The service did not answer.
         """
         return await self._open_supervisor().audit()
+
+    def _orphan(self, orphan: Orphan, *, adopt: bool) -> Reconciled:
+        """Return what is said of an orphan, and follow it where that is wanted."""
+        what = f"paid for at {orphan.at:%Y-%m-%d %H:%M} UTC ({to_cnx(orphan.gone)} CNX), {orphan.task.stage}"
+        adopted = self.attach(orphan.task_id, config=orphan.task.config) if adopt else None
+        return Reconciled(
+            job=adopted,
+            verdict=Verdict.ORPHAN,
+            candidates=(orphan.task_id,),
+            explanation=f"{what}; {'it is followed from now on' if adopt else 'adopt it where no other ledger has it'}",
+        )
 
     def _open_supervisor(self) -> Supervisor:
         if self._supervisor is None:

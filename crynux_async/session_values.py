@@ -55,17 +55,17 @@ class Unconfirmed:
 
 @attrs.frozen(kw_only=True)
 class Reconciled:
-    """What looking for the task of one unconfirmed job has shown.
+    """What looking for the task of one unconfirmed job has shown, or a task that was paid for and has no job.
 
     Attributes:
         job: The job. Where its task was found, it is followed again; where it certainly was not created, it is planned
-            as if it had never been sent, and ``retry()`` sends it.
-        verdict: What was found: "found", "ambiguous", "not created" or "open".
-        candidates: Tasks that may be it.
+            as if it had never been sent, and ``retry()`` sends it. None for an orphan that was not adopted.
+        verdict: What was found: "found", "ambiguous", "not created", "open" or "orphan".
+        candidates: Tasks that may be it; of an orphan, what to ``attach``.
         explanation: What was done, what remains and what to do, for people.
     """
 
-    job: Job
+    job: Job | None
     verdict: Verdict
     candidates: tuple[str, ...]
     explanation: str

@@ -352,6 +352,7 @@ class Verdict(StrEnum):
     AMBIGUOUS = "ambiguous"
     NOT_CREATED = "not created"
     OPEN = "open"
+    ORPHAN = "orphan"
 
 
 @attrs.frozen(kw_only=True)
@@ -362,6 +363,7 @@ class Finding:
         job_id: The job.
         verdict: FOUND: exactly one task is left, and no other job can have made it. AMBIGUOUS: ``candidates`` are left,
             the user decides. NOT_CREATED: certainly no task exists, sending again is safe. OPEN: cannot be told yet.
+            Never ORPHAN, which is a task without a job.
         task_id: The task, where it was found.
         candidates: Tasks that may be it.
         explanation: For people: what was done, what remains, what to do.
@@ -467,6 +469,23 @@ class Payment:
         return self.paid - self.refunded
 
 
+@attrs.frozen(kw_only=True)
+class OwnTask:
+    """A task that this library has made, as the service alone shows it.
+
+    Attributes:
+        task_id: What to ``attach`` for it: of tasks that check each other, the same for all.
+        stage: The service's own word for how far it is.
+        can_have_model: Whether a model may come of it, or has come of it.
+        config: What it trains, or None where the service shows nothing that makes sense.
+    """
+
+    task_id: str
+    stage: str
+    can_have_model: bool
+    config: FineTuneConfig | None
+
+
 @runtime_checkable
 class ListsPayments(Protocol):
     """A service that lists everything that was ever paid from an account."""
@@ -481,8 +500,13 @@ class ListsPayments(Protocol):
     def task_ids(self, task: Task) -> Sequence[str]:
         """Return what all tasks of a try are called, as far as its stored steps tell."""
 
-    async def is_own(self, task_id: str) -> bool:
-        """Whether this library has made a task with this account, whatever a ledger knows of it.
+    def first_task_id(self, job_id: str, try_number: int) -> str:
+        """Return what the first task of a try is called, whether it was ever made or not."""
+
+    async def recognise(self, task_id: str) -> "OwnTask | None":
+        """Return what a task is that this library has made with this account, whatever a ledger knows of it.
+
+        None for one of another program.
 
         Raises:
             NotFoundError: The service does not have it (any more), so that nobody can tell.

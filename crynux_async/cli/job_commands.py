@@ -97,23 +97,21 @@ def retry(job: list[str], /, *, relay: _Relay = False, ledger: Path | None = Non
     return execute(jobs_command.retry(ledger, job, relay=relay))
 
 
-def reconcile(*, relay: _Relay = False, ledger: Path | None = None, json: _Json = False) -> int:
-    """Look for the tasks of jobs whose create has an unknown outcome, only between the numbers where they must be.
+def reconcile(*, relay: _Relay = False, adopt: _Flag = False, ledger: Path | None = None, json: _Json = False) -> int:
+    """Look for the tasks of jobs whose create has an unknown outcome, only where they must be.
 
-    At the relay no outcome stays unknown; there it lists tasks that were paid for and that the ledger does not know.
+    At a bridge that is between two numbers, at the relay under one name. The relay also tells of tasks that were paid
+    for and that the ledger does not know, because it was lost.
 
     Args:
         relay: Jobs at the relay.
+        adopt: Put such tasks into the ledger, so that they are followed; only where no other ledger has them.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
-    if relay:
-        from crynux_async.cli import spent as spent_command
-
-        return execute(spent_command.orphans(ledger, as_json=json), as_json=json)
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.reconcile(ledger, as_json=json), as_json=json)
+    return execute(jobs_command.reconcile(ledger, relay=relay, adopt=adopt, as_json=json), as_json=json)
 
 
 def spent(*, relay: _Relay = False, ledger: Path | None = None, json: _Json = False) -> int:

@@ -142,17 +142,21 @@ async def retry(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Ex
     return Exit.DONE
 
 
-async def reconcile(ledger: Path | None, *, as_json: bool) -> Exit:
-    """Look for the tasks of unconfirmed jobs, and say of each what was found."""
+async def reconcile(ledger: Path | None, *, relay: bool, adopt: bool, as_json: bool) -> Exit:
+    """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
     console = Console(stderr=as_json, highlight=False)
-    async with open_session(ledger, relay=False) as session:
-        looked_for = await session.reconcile()
+    async with open_session(ledger, relay=relay) as session:
+        looked_for = await session.reconcile(adopt=adopt)
         lost = await session.unconfirmed()
     for each in looked_for:
-        console.print(Text(f"{each.job.job_id}: {each.verdict}; {each.explanation}"), soft_wrap=True)
-    found = [each.job for each in looked_for if each.verdict is Verdict.FOUND]
+        name = each.job.job_id if each.job else each.candidates[0]
+        console.print(Text(f"{name}: {each.verdict}; {each.explanation}"), soft_wrap=True)
+    found = [each.job for each in looked_for if each.job and each.verdict in (Verdict.FOUND, Verdict.ORPHAN)]
+    option = " --relay" if relay else ""
     if found:
-        console.print("Follow them: crynux-async resume.", style="dim")
+        console.print(f"Follow them: crynux-async resume{option}.", style="dim")
+    if any(each.job is None for each in looked_for):
+        console.print(f"Adopt what has no job: crynux-async reconcile{option} --adopt.", style="dim")
     _print_unconfirmed(console, lost)
     if not looked_for:
         console.print("Every create has a known outcome.")
@@ -251,7 +255,7 @@ def _between(lost: Unconfirmed) -> str:
 
 def _looked_for(each: Reconciled) -> dict[str, Any]:
     return {
-        "job_id": each.job.job_id,
+        "job_id": each.job.job_id if each.job else None,
         "verdict": str(each.verdict),
         "candidates": list(each.candidates),
         "explanation": each.explanation,

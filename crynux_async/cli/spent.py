@@ -1,6 +1,6 @@
-"""``spent``, and ``reconcile --relay``: what jobs have cost, by the ledger and by the relay's own list.
+"""``spent``: what jobs have cost, by the ledger and by the relay's own list.
 
-Neither follows or changes any job, so that they can be asked beside a process that does.
+It neither follows nor changes any job, so that it can be asked beside a process that does.
 """
 
 import json
@@ -22,7 +22,7 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.money import to_cnx
 from crynux_async.settings import Settings
-from crynux_async.supervision.audit import Audit, audit
+from crynux_async.supervision.audit import Audit, Orphan, audit
 
 
 async def spent(ledger: Path | None, *, as_json: bool) -> Exit:
@@ -46,20 +46,6 @@ async def audited(ledger: Path | None, *, as_json: bool) -> Exit:
         for line in _lines(found):
             console.print(Text(line), soft_wrap=True)
     return Exit.DONE if found.adds_up else Exit.JOB_ENDED_BADLY
-
-
-async def orphans(ledger: Path | None, *, as_json: bool) -> Exit:
-    """List tasks that were paid for and that the ledger does not know."""
-    found = await _audit(ledger)
-    if as_json:
-        _print({"orphans": [_payment(payment) for payment in found.orphans]})
-        return Exit.DONE
-    console = Console(highlight=False)
-    for line in _orphan_lines(found):
-        console.print(Text(line), soft_wrap=True)
-    if not found.orphans:
-        console.print("The ledger knows every task that this library has paid for.")
-    return Exit.DONE
 
 
 @asynccontextmanager
@@ -103,10 +89,15 @@ def _lines(found: Audit) -> Iterator[str]:
 
 
 def _orphan_lines(found: Audit) -> Iterator[str]:
-    for payment in found.orphans:
+    for orphan in found.orphans:
+        cure = (
+            "adopt it: crynux-async reconcile --relay --adopt"
+            if orphan.task.can_have_model
+            else "it has ended without an archive that could be fetched"
+        )
         yield (
-            f"task {payment.task_id} was paid for at {payment.at:%Y-%m-%d %H:%M} UTC and is not in the ledger: "
-            f"{to_cnx(payment.gone)} CNX. Adopt it: crynux-async download --relay {payment.task_id}"
+            f"task {orphan.task_id} was paid for at {orphan.at:%Y-%m-%d %H:%M} UTC and is not in the ledger: "
+            f"{to_cnx(orphan.gone)} CNX; {cure}"
         )
 
 
@@ -124,7 +115,7 @@ def _facts(found: Audit) -> dict[str, Any]:
     }
 
 
-def _payment(payment: Payment) -> dict[str, str]:
+def _payment(payment: Payment | Orphan) -> dict[str, str]:
     return {
         "task_id": payment.task_id,
         "paid_wei": str(payment.paid),

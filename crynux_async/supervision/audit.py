@@ -1,13 +1,17 @@
 """Holds what a ledger has of money against the service's own list: to the wei, and in both directions."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 import attrs
 
-from crynux_async.backends.base import Backend, ListsPayments, Payment, Task
+from crynux_async.backends.base import Backend, ListsPayments, OwnTask, Payment, Task
 from crynux_async.errors import NotFoundError, UsageError
 from crynux_async.ledgers.base import JobFilter, Ledger, StepRow, TaskRow
 from crynux_async.supervision.tasks import action_of
+
+_ASKED_AT_ONCE = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +32,44 @@ class Mismatch:
 
 
 @attrs.frozen(kw_only=True)
+class Orphan:
+    """Something that this library has paid for and that the ledger does not know.
+
+    Attributes:
+        task: What the service shows of it; ``session.attach(task.task_id, config=task.config)`` adopts it.
+        payments: What was paid for it, and for tasks that only check it.
+    """
+
+    task: OwnTask
+    payments: tuple[Payment, ...]
+
+    @property
+    def task_id(self) -> str:
+        """What to attach."""
+        return self.task.task_id
+
+    @property
+    def paid(self) -> int:
+        """Wei that were paid, >= 0."""
+        return sum(payment.paid for payment in self.payments)
+
+    @property
+    def refunded(self) -> int:
+        """Wei that came back, >= 0."""
+        return sum(payment.refunded for payment in self.payments)
+
+    @property
+    def gone(self) -> int:
+        """Wei that were paid and have not come back (yet)."""
+        return self.paid - self.refunded
+
+    @property
+    def at(self) -> datetime:
+        """When it was first paid for, aware UTC."""
+        return min(payment.at for payment in self.payments)
+
+
+@attrs.frozen(kw_only=True)
 class Audit:
     """What holding a ledger against the service's list has shown.
 
@@ -36,8 +78,7 @@ class Audit:
         held: Wei of those that belong to tries that have not ended, or whose end the ledger does not know.
         mismatches: Tries of which ledger and list say different things.
         unlisted: Tasks of the ledger that the list does not have; it may be seconds late.
-        orphans: Payments for tasks that this library has made and this ledger does not know: ``session.attach`` adopts
-            one.
+        orphans: What this library has made and this ledger does not know, but for what has ended and was refunded.
         foreign: Payments for tasks of other programs, and for those that the service has deleted.
     """
 
@@ -45,7 +86,7 @@ class Audit:
     held: int
     mismatches: tuple[Mismatch, ...]
     unlisted: tuple[str, ...]
-    orphans: tuple[Payment, ...]
+    orphans: tuple[Orphan, ...]
     foreign: tuple[Payment, ...]
 
     @property
@@ -88,15 +129,26 @@ async def audit(backend: Backend, key_id: str, ledger: Ledger) -> Audit:
         raise UsageError(f"{backend.name} lists no payments, so there is nothing to hold the ledger against")
     # The list first: what is made after it was read is in the ledger and not missed in the list.
     payments = {payment.task_id: payment for payment in await backend.payments()}
-    tries = await _known_tries(backend, backend.name, key_id, ledger)
-    found = compare(tries, payments)
-    mine = {task_id for known in tries for task_id in known.task_ids}
-    orphans: list[Payment] = []
+    tries, mine = await _known(backend, backend.name, key_id, ledger)
+    orphans, foreign = await _sorted_out(backend, [each for each in payments.values() if each.task_id not in mine])
+    return attrs.evolve(compare(tries, payments), orphans=tuple(orphans), foreign=tuple(foreign))
+
+
+async def _sorted_out(service: ListsPayments, unknown: Sequence[Payment]) -> tuple[list[Orphan], list[Payment]]:
+    """Return payments that no ledger row explains: those for this library's tasks, and all others."""
+    own: dict[str, tuple[OwnTask, list[Payment]]] = {}
     foreign: list[Payment] = []
-    for payment in payments.values():
-        if payment.task_id not in mine:
-            (orphans if await _is_own(backend, payment.task_id) else foreign).append(payment)
-    return attrs.evolve(found, orphans=tuple(orphans), foreign=tuple(foreign))
+    for start in range(0, len(unknown), _ASKED_AT_ONCE):
+        some = unknown[start : start + _ASKED_AT_ONCE]
+        found = await asyncio.gather(*(_recognised(service, payment.task_id) for payment in some))
+        for payment, task in zip(some, found, strict=True):
+            if task is None:
+                foreign.append(payment)
+            else:
+                own.setdefault(task.task_id, (task, []))[1].append(payment)
+    orphans = [Orphan(task=task, payments=tuple(paid)) for task, paid in own.values()]
+    # What has failed and was refunded is nobody's loss: nothing is left to adopt or to explain.
+    return [orphan for orphan in orphans if orphan.task.can_have_model or orphan.gone], foreign
 
 
 def compare(tries: Iterable[KnownTry], payments: Mapping[str, Payment]) -> Audit:
@@ -116,14 +168,18 @@ def compare(tries: Iterable[KnownTry], payments: Mapping[str, Payment]) -> Audit
     return Audit(spent=spent, held=held, mismatches=tuple(mismatches), unlisted=tuple(unlisted), orphans=(), foreign=())
 
 
-async def _known_tries(service: ListsPayments, name: str, key_id: str, ledger: Ledger) -> list[KnownTry]:
-    rows = await ledger.jobs(JobFilter(backend=name))
-    job_ids = [row.job_id for row in rows if row.key_id in ("", key_id)]
+async def _known(service: ListsPayments, name: str, key_id: str, ledger: Ledger) -> tuple[list[KnownTry], set[str]]:
+    """Return the tries that a ledger has, and every task that is theirs or may be."""
+    rows = [row for row in await ledger.jobs(JobFilter(backend=name)) if row.key_id in ("", key_id)]
+    job_ids = [row.job_id for row in rows]
     steps: dict[tuple[str, int], list[StepRow]] = {}
     for step in await ledger.steps(job_ids):
         steps.setdefault((step.job_id, step.try_number), []).append(step)
     made = [row for row in await ledger.tasks(job_ids) if row.member == 0]
-    return [_known_try(service, row, steps.get((row.job_id, row.try_number), ())) for row in made]
+    tries = [_known_try(service, row, steps.get((row.job_id, row.try_number), ())) for row in made]
+    # A create whose answer was lost has no task in the ledger, and is no orphan all the same.
+    intended = {service.first_task_id(row.job_id, number) for row in rows for number in range(1, row.tries + 1)}
+    return tries, intended.union(*(known.task_ids for known in tries))
 
 
 def _known_try(service: ListsPayments, row: TaskRow, steps: Sequence[StepRow]) -> KnownTry:
@@ -138,8 +194,8 @@ def _known_try(service: ListsPayments, row: TaskRow, steps: Sequence[StepRow]) -
     return KnownTry(job_id=row.job_id, task_ids=service.task_ids(task), certain=service.task_ids(done), spent=row.spent)
 
 
-async def _is_own(service: ListsPayments, task_id: str) -> bool:
+async def _recognised(service: ListsPayments, task_id: str) -> OwnTask | None:
     try:
-        return await service.is_own(task_id)
+        return await service.recognise(task_id)
     except NotFoundError:
-        return False
+        return None

@@ -475,7 +475,8 @@ class Submitter:
     def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:
         """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long."""
         if self._patience.is_left(record, monotonic()):
-            _log.warning("job %s was not sent: %s", record.job_id, error)
+            said = "was not sent" if last_word is Signal.TURNED_DOWN else "has no task that is known yet"
+            _log.warning("job %s %s: %s", record.job_id, said, error)
         else:
             self._register.learn(record, last_word, error)
 

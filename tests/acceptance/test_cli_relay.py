@@ -78,9 +78,13 @@ async def test_task_that_the_ledger_does_not_know_is_named_with_the_command_that
     facts = json.loads(out)
     assert (code, facts["adds_up"], [each["task_id"] for each in facts["orphans"]]) == (1, False, [lost])
     code, out, _ = await run_cli("reconcile", "--relay", env=env, cwd=tmp_path)
-    assert (code, f"crynux-async download --relay {lost}" in out) == (0, True)
-    code, _, err = await run_cli("download", "--relay", lost, env=env, cwd=tmp_path)
+    assert (code, f"{lost}: orphan" in out, "crynux-async reconcile --relay --adopt" in out) == (0, True, True)
+    code, out, err = await run_cli("reconcile", "--relay", "--adopt", "--json", env=env, cwd=tmp_path)
+    (found,) = json.loads(out)["found"]
+    assert (code, found["task_id"]) == (0, lost), err
+    code, _, err = await run_cli("resume", "--relay", "--out", "models", env=env, cwd=tmp_path)
     assert code == 0, err
+    assert (tmp_path / "models" / f"{found['job_id']}.zip").is_file()
     assert (await run_cli("spent", "--relay", env=env, cwd=tmp_path))[0] == 0
 
 

@@ -13,7 +13,7 @@ from crynux_async.errors import CrynuxError
 from tests.fake_backend import FakeBackend
 from tests.relay_lab import CREATOR, FEE, SELECTED_SEED
 from tests.relay_sessions import MONEY, make_config, relay_session, relay_with_money
-from tests.relay_tries import ORDER, created, relay_backend
+from tests.relay_tries import ORDER, created, driven, relay_backend, wants
 
 LATE = 11.0  # the relay's list is up to ten seconds late
 
@@ -74,6 +74,38 @@ async def test_task_that_no_ledger_knows_is_found_and_adopted(relay: RelayEmulat
         assert (await job.download(tmp_path)).is_file()
         assert (await session.audit()).adds_up
     assert relay.balance(CREATOR.address) == MONEY - FEE
+
+
+async def test_create_whose_answer_the_ledger_never_saw_is_no_orphan(relay: RelayEmulator, tmp_path: Path) -> None:
+    relay.add_fault("drop_after_accept", on="create", count=10**6)
+    settings = {"unreachable_timeout": 3600.0}
+    async with relay_session(relay, str(tmp_path / "jobs.db"), **settings) as session:
+        session.submit_nowait(make_config())
+        await asyncio.sleep(LATE + 1)
+        assert len(relay.tasks) == 1
+        found = await session.audit()
+        assert (found.orphans, found.foreign) == ((), ())
+
+
+async def test_group_that_no_ledger_knows_is_one_orphan(relay: RelayEmulator) -> None:
+    relay.put_seed(SELECTED_SEED)
+    backend = relay_backend(relay)
+    lost, _ = await driven(backend, await created(backend), until=wants("validate"))
+    await backend.close()
+    await asyncio.sleep(LATE)
+    async with relay_session(relay) as session:
+        (orphan,) = (await session.audit()).orphans
+    assert (orphan.task_id, orphan.paid, orphan.gone) == (lost.task_id, 3 * FEE, 3 * FEE)
+
+
+async def test_refunded_task_that_no_ledger_knows_is_nothing_to_explain(relay: RelayEmulator) -> None:
+    backend = relay_backend(relay)
+    await backend.cancel(await created(backend))
+    await backend.close()
+    await asyncio.sleep(LATE)
+    async with relay_session(relay) as session:
+        found = await session.audit()
+    assert (found.orphans, found.foreign, found.adds_up) == ((), (), True)
 
 
 async def test_task_of_another_program_is_never_taken_for_ours(relay: RelayEmulator) -> None:

@@ -9,6 +9,7 @@ models/model_id.go (NormalizeTaskArgsModelNames); crynux-bridge api/v1/image/fin
 """
 
 import json
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -51,6 +52,21 @@ def model_ids(config: FineTuneConfig) -> tuple[str, ...]:
     """Return the models that a node must have before it starts, as the relay names them."""
     variant = f"+{config.model_variant}" if config.model_variant else ""
     return (f"base:{config.model_name}{variant}".lower(),)
+
+
+def config_of(args: str, timeout: int) -> FineTuneConfig | None:
+    """Return the config that a task trains, or None where its arguments are not this library's.
+
+    The relay writes the model's name in lower case, and so does the config.
+
+    Args:
+        args: What the relay shows.
+        timeout: Seconds that the task may take.
+    """
+    try:
+        return FineTuneConfig.from_dict({**_flat(json.loads(args)), "timeout": timeout})
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def same_args(one: str, other: str) -> bool:
@@ -119,6 +135,17 @@ def _training(config: FineTuneConfig) -> dict[str, Any]:
             "epsilon": config.adam_epsilon,
         },
     }
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``_nested`` was made of, without what was left out."""
+    training = dict(nested["train_args"])
+    adam, schedule = training.pop("adam_args"), training.pop("lr_scheduler")
+    groups = ("model", "dataset", "validation")
+    grouped = {f"{group}_{name}": value for group in groups for name, value in nested[group].items()}
+    rest = {name: nested[name] for name in ("mixed_precision", "seed")}
+    named = {f"adam_{name}": value for name, value in adam.items()}
+    return {**grouped, **training, **schedule, **nested["lora"], **nested["transforms"], **rest, **named}
 
 
 def _without_none(value: Any) -> Any:

@@ -8,9 +8,12 @@ from types import MappingProxyType
 from crynux_async.backends.base import (
     Action,
     CreatedTask,
+    Finding,
     Habits,
     Look,
+    LostCreate,
     Order,
+    OwnTask,
     Payment,
     ResultStream,
     Seen,
@@ -21,8 +24,9 @@ from crynux_async.backends.relay.account import RelayAccount
 from crynux_async.backends.relay.actions import Actions
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.backends.relay.client import RefusedError, RelayClient
-from crynux_async.backends.relay.ids import GROUP_SIZE
+from crynux_async.backends.relay.ids import GROUP_SIZE, TaskIds
 from crynux_async.backends.relay.outlook import Outlook
+from crynux_async.backends.relay.own_tasks import OwnTasks
 from crynux_async.backends.relay.run_reader import RunReader, SeenRun
 from crynux_async.backends.relay.steps import (
     LOST_REPEATS,
@@ -62,8 +66,8 @@ class RelayBackend:
     """The relay at ``settings.base_url``. Must be made inside a running event loop.
 
     It has steps (``Stepped``), cancels (``Cancels``), hands out validation images (``HasImages``), knows why a task
-    failed (``TellsReasons``), what it costs (``HasPrices``), what was ever paid (``ListsPayments``) and what the
-    network is like (``HasOutlook``).
+    failed (``TellsReasons``), what it costs (``HasPrices``), what was ever paid (``ListsPayments``), what the
+    network is like (``HasOutlook``), and where the task of a lost create is (``FindsLostCreates``).
 
     Args:
         settings: Address of the relay, timeouts, proxy and connections; an API key is not used.
@@ -87,6 +91,7 @@ class RelayBackend:
         self._outlook = Outlook(self._client)
         self._account = RelayAccount(self._client, wallet)
         self._actions = Actions(self._client, self._reader, wallet.address)
+        self._own_tasks = OwnTasks(self._client, self._reader, wallet.address)
 
     @property
     def name(self) -> str:
@@ -180,6 +185,8 @@ class RelayBackend:
             UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts; ask again later.
         """
         seen = await self._reader.read(task)
+        if seen.ids is not None and seen.ids.place:
+            return self._look_of_sibling(seen, seen.ids)
         runs = runs_of(task, seen.run)
         found = progress(runs)
         action = self._next(task, seen)
@@ -192,6 +199,12 @@ class RelayBackend:
             reason="; ".join(found.reasons) if found.end is End.FAILED else "",
             facts={_RUN: seen},
         )
+
+    def _look_of_sibling(self, seen: SeenRun, ids: TaskIds) -> Look:
+        """Return what is seen of a task that only checks another one, and has no archive to be fetched."""
+        first = self._reader.names.sibling(ids, 0).commitment
+        reason = f"it only checks the task {first}, which is the one to attach"
+        return Look(seen=Seen.FAILED, stage=seen.run.stage.value, reason=reason, facts={_RUN: seen})
 
     def next_action(self, task: Task, look: Look) -> Action | None:
         """Return what a try needs next; nothing where another program has made it."""
@@ -299,10 +312,25 @@ class RelayBackend:
             *(names.ids(task.job_id, task.try_number, member).commitment for member in members),
         ]
 
-    async def is_own(self, task_id: str) -> bool:
-        """Whether this library has made a task with this wallet: its nonce tells, without any ledger."""
-        task = await self._client.task(task_id)
-        return self._reader.names.recognised(task.commitment, task.nonce) is not None
+    def first_task_id(self, job_id: str, try_number: int) -> str:
+        """Return the commitment of a try's first task, whether it was ever made or not."""
+        return self._reader.names.ids(job_id, try_number, 0).commitment
+
+    async def recognise(self, task_id: str) -> OwnTask | None:
+        """Return what a task is that this library has made with this wallet: its nonce tells, without any ledger."""
+        return await self._own_tasks.recognise(task_id)
+
+    def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+        """Return how many requests ``find_lost`` will make: one for each create, which knows its task's name."""
+        return len(lost)
+
+    async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
+        """Look for the tasks of lost creates by the names that they must have.
+
+        Raises:
+            AuthError, UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
+        """
+        return [await self._own_tasks.find(create) for create in lost]
 
     async def close(self) -> None:
         """Release every connection."""

@@ -78,7 +78,8 @@ class RunReader:
             return SeenRun(run=Run(number=number, members={}, is_selected=False), ids=None)
         ids = self.names.recognised(first.commitment, first.nonce)
         members = {number * GROUP_SIZE: first}
-        is_selected = ids is not None and self._wallet.prove(first.seed).selects_group
+        # Only the first task's seed counts; who attaches a sibling sees that alone.
+        is_selected = ids is not None and not ids.place and self._wallet.prove(first.seed).selects_group
         if ids is not None and is_selected:
             for place in range(1, GROUP_SIZE):
                 sibling = await self._sibling(ids, place)

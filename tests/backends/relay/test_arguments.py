@@ -6,7 +6,7 @@ import attrs
 import pytest
 from hypothesis import given
 
-from crynux_async.backends.relay.arguments import RELAY_FACTS, model_ids, same_args, task_args
+from crynux_async.backends.relay.arguments import RELAY_FACTS, config_of, model_ids, same_args, task_args
 from crynux_async.emulator.relay.arguments import node_args, normalised
 from crynux_async.emulator.relay.schema import violation
 from crynux_async.training.config import FineTuneConfig
@@ -42,6 +42,20 @@ def test_relay_takes_it_and_would_write_it_the_same_way(config: FineTuneConfig) 
     text = task_args(config.effective(mapping=RELAY_FACTS.mapping).config)
     assert violation(json.loads(text), 2) is None
     assert normalised(text) == text
+
+
+@given(configs())
+def test_config_is_read_again_from_what_the_relay_shows(config: FineTuneConfig) -> None:
+    effective = config.effective(mapping=RELAY_FACTS.mapping).config
+    name = effective.model_name
+    shown = normalised(task_args(effective))
+    expected = effective if name.startswith(("http://", "https://")) else effective.evolve(model_name=name.lower())
+    assert config_of(shown, config.timeout) == expected
+
+
+@pytest.mark.parametrize("args", ["{}", "[]", "7", "{", '{"model":{"name":7}}', "[" * 100_000])
+def test_arguments_of_another_program_are_no_config(args: str) -> None:
+    assert config_of(args, 600) is None
 
 
 @pytest.mark.parametrize(
