@@ -154,6 +154,7 @@ def _split(tensor: str, *, written: str | None = None) -> tuple[str, bool]:
     is_down = tensor.endswith(_DOWN)
     for suffix in _DOWN if is_down else _UP:
         module = tensor.removeprefix(_PREFIX).removesuffix(suffix)
+        # removeprefix and removesuffix do not say whether there was anything to remove.
         if tensor == f"{_PREFIX}{module}{suffix}" and _is_path(module):
             return module, is_down
     raise ValueError(f"the tensor {(written or tensor)[:200]!r} is no part of a UNet LoRA")

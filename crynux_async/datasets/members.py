@@ -174,7 +174,7 @@ def _zip_members(path: Path, notes: Notes) -> Iterator[Member]:
         for info in archive.infolist():
             if info.is_dir():
                 continue
-            if info.flag_bits & 1:
+            if info.flag_bits & 1:  # APPNOTE.TXT, section 4.4.4
                 raise zipfile.BadZipFile(f"{info.filename} is encrypted")
             name, is_plain = _plain(info.filename)
             if not is_plain:

@@ -139,6 +139,7 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
         value: What the json module can write.
         indent: Spaces of a level; None for compact JSON.
     """
+    # These characters stand in strings alone, so the whole text may be escaped at once.
     colon = ":" if indent is None else ": "
     return json.dumps(value, ensure_ascii=False, indent=indent, separators=(",", colon)).translate(_HTML).encode()
 

@@ -29,6 +29,7 @@ class LineLog:
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line and, when durable, wait until it is on the disk."""
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        # A write may be cut short, by a signal or a disk that is nearly full.
         while data:
             data = data[os.write(self._descriptor, data) :]
         if self._durable:

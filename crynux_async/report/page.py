@@ -109,6 +109,7 @@ def _pictures(trials: Sequence[TrialView], wanted: Mapping[str, Any]) -> list[tu
 
 def data_address(image: bytes) -> str:
     """Return a picture as an address that holds it."""
+    # What is neither would not be shown by a browser either, whatever stood here.
     kind = "png" if image.startswith(_PNG) else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
@@ -153,6 +154,7 @@ def shown_norm(norm: float | None) -> str:
 
 
 def _finite(value: float | None) -> float | None:
+    # A model that diverged has a norm of NaN, for which JSON has no word.
     return value if value is not None and math.isfinite(value) else None
 
 

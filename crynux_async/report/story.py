@@ -100,6 +100,7 @@ def _failures(view: SweepView) -> Iterator[str]:
 def _shared_by(failed: Sequence[TrialView], view: SweepView) -> str:
     """Say what all of these trials have in common that no good one has."""
     good = [trial for trial in view.trials if trial.state == "done"]
+    # One failure alone shares every value with itself, which says nothing.
     if len(failed) < 2 or not good:
         return ""
     for name in view.parameters:
@@ -139,4 +140,5 @@ def _budget(view: SweepView) -> Iterator[str]:
 
 
 def _key(value: Any) -> str:
+    # By its text: a list has no hash, and 1, 1.0 and True are different values here.
     return repr(value)

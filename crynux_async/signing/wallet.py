@@ -15,7 +15,7 @@ from crynux_async.signing.canonical import canonical_json
 from crynux_async.signing.key_files import find_key, parse_key, read_key_file, read_keystore, refuse
 from crynux_async.signing.vrf import VrfOutput, prove
 
-_PERSONAL_OFFSET = 27
+_PERSONAL_OFFSET = 27  # as Bitcoin's signed messages had it; the relay counts v from 0
 _NO_KEY = "holds no key of the curve: a key is 64 hexadecimal digits, above 0 and below the order of the curve"
 
 
@@ -179,6 +179,7 @@ def _public_point(key: Secret) -> bytes:
     except ImportError as error:
         raise wallet_extra_missing() from error
     try:
+        # Without the first byte, which says that both coordinates follow (SEC 1).
         return keys.pubkey_from_prvkey(bytes.fromhex(key.reveal()), compressed=False)[1:]
     except ValueError as error:
         refuse("wallet", _NO_KEY, error)

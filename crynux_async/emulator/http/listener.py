@@ -95,6 +95,7 @@ class Listener:
         Raises:
             OSError: If the address is taken or not this machine's.
         """
+        # Go's server hands a body on as it came, compressed or not.
         self._server = _Server(self._handle, access_log=None, auto_decompress=False)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_WAIT)
         await self._runner.setup()
@@ -140,6 +141,7 @@ class Listener:
         """Return what waits until the connection of a request is gone."""
 
         async def hang() -> None:
+            # aiohttp lets a handler go on when its client is gone, so the connection itself must tell.
             if request.transport is not None:
                 waiter = self._server.waiting[request.protocol] = asyncio.get_running_loop().create_future()
                 await waiter

@@ -86,6 +86,7 @@ def round_end(*, images: int, args: TaskArgs, start: int) -> int:
     if full >= epochs:
         return start + max(0, epochs) * per_epoch
     remaining = epochs - full - 1
+    # One batch is its loader's last, and with that accelerate makes a step whatever is still to be accumulated.
     extra = remaining if batches == 1 else remaining // args.gradient_accumulation_steps
     return start + wanted + extra
 

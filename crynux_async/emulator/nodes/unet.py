@@ -59,6 +59,7 @@ class Module:
         """
         down, up = ("lora.down", "lora.up") if self.name.endswith(_ATTENTION) else ("lora_A", "lora_B")
         kernel = () if self.kernel is None else (self.kernel, self.kernel)
+        # PEFT's up half of a convolution has a kernel of 1 by 1.
         point = () if self.kernel is None else (1, 1)
         return (
             (f"unet.{self.name}.{down}.weight", (rank, self.inputs, *kernel)),
@@ -149,7 +150,7 @@ def _others(modules: tuple[Module, ...]) -> Iterator[str]:
 
 
 def _unet(widths: tuple[int, ...], context: int) -> Iterator[Module]:
-    time = 4 * widths[0]
+    time = 4 * widths[0]  # time_embed_dim of UNet2DConditionModel
     yield Module(name="conv_in", inputs=4, outputs=widths[0], kernel=3)
     yield Module(name="time_embedding.linear_1", inputs=widths[0], outputs=time)
     yield Module(name="time_embedding.linear_2", inputs=time, outputs=time)
@@ -203,6 +204,7 @@ def _transformer(name: str, width: int, context: int) -> Iterator[Module]:
         for part in _ATTENTION:
             inputs = source if part in ("to_k", "to_v") else width
             yield Module(name=f"{block}.{attention}.{part}", inputs=inputs, outputs=width)
+    # GEGLU: four times the width, and as much again for the gate.
     yield Module(name=f"{block}.ff.net.0.proj", inputs=width, outputs=8 * width)
     yield Module(name=f"{block}.ff.net.2", inputs=4 * width, outputs=width)
     yield Module(name=f"{name}.proj_out", inputs=width, outputs=width, kernel=1)
