@@ -75,7 +75,7 @@ class Owner:
     address: str = ""
     admin_token: str = ""
     most_traces: int = 100
-    wei: int = 123_456_789_012_345_678_901_234
+    wei: int = 123_456_789_012_345_678_901_234  # sent as a bare number that no float64 holds, as the bridge sends it
 
 
 @attrs.define(eq=False, kw_only=True)

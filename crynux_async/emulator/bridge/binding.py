@@ -94,6 +94,7 @@ def bind(body: bytes, content_type: str, *, query: str = "", authorization: str 
     if media_type(content_type) == JSON:
         bound = Bound(values=bind_json(_REQUEST, body, too_large=too_large))
     else:
+        # JSON under any other Content-Type, or none, is an empty form: the bridge then misses the model's name.
         form = read_form(body, content_type, query, too_large=too_large)
         bound = Bound(values=bind_form(_REQUEST, form), checkpoints=len(form.files.get("checkpoint", ())))
     bound.values["Authorization"] = authorization or bound.values["Authorization"]

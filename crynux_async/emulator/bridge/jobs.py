@@ -98,6 +98,7 @@ class Job:
         if self.course is not None and self.course.fate == "never_finishes":
             return False
         progress = self.progress(now, speed)
+        # A job that trains has young rows. One that hangs for ever writes none, and goes while it still says running.
         if progress.status == "running" and self.course is not None and self.course.fate != "stalls":
             return False
         return now - self.created - (progress.ended or 0.0) / speed >= retention

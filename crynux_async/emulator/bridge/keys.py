@@ -152,6 +152,7 @@ class KeyRing:
         key = self.prove(header.removeprefix(_PREFIX))
         if _ROLES.isdisjoint(key.roles):
             raise AuthorizationError("API key does not have required role: admin or chat")
+        # Counted up by LLM calls alone, and looked at by every call: a key that is used up cannot fetch its models.
         if 0 < key.use_limit <= key.used_count:
             raise AuthorizationError("API key quota exceeded")
         return key

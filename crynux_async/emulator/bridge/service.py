@@ -88,12 +88,14 @@ class Bridge:
 
     def status(self, id_text: str) -> Answer:
         """Answer a request for the status of a job, whose id is given as it stands in the address."""
+        # Nobody is asked for a key: whoever knows an id may look at it.
         try:
             task_id = _task_id(id_text)
         except RefusedError as refused:
             return refused.answer
         job = self._existing(task_id)
         if job is None:
+            # The database's own words, and a 500: the handler takes an unknown id for a failure.
             return exception("record not found")
         status = job.progress(self._clock.now(), self._speed).status
         text = f'{{"message":"success","data":{{"id":{task_id},"status":"{status}"}}}}'
@@ -209,6 +211,7 @@ class Bridge:
             # The bridge writes the row, and so uses up the id, before it asks the schema.
             self.database.new_job(key, filled, "schema")
             raise _refused("task_args", refusal)
+        # A pointer in Go: only a zero that was sent is one. The id is used up here, too.
         if filled["timeout"] == 0:
             self.database.new_job(key, filled, "timeout")
             raise _refused("timeout", _NO_TIMEOUT)

@@ -222,6 +222,7 @@ def _integer(struct: Struct, field: Field, value: Any) -> int:
     if not isinstance(value, go_json.Number):
         raise _type_error(struct, field, go_json.kind(value))
     low, high = _LIMITS[field.kind]
+    # 8.0 and 1e3 are no integers to Go, and -0 is no unsigned one.
     is_negative = low == 0 and value.startswith("-")
     if is_negative or not _INTEGER.fullmatch(value) or not low <= int(value) <= high:
         raise _type_error(struct, field, f"number {value}")

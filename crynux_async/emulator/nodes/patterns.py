@@ -45,6 +45,7 @@ def matching(pattern: str, names: tuple[str, ...]) -> frozenset[str] | None:
     """
     if not os.path.basename(sys.executable or "").lower().startswith(("python", "pypy")):
         raise OSError("the emulator tries an expression in a process of Python's own, and this program is another")
+    # Nothing of the environment, the user's folder or site-packages has a part in it, and it starts sooner so.
     command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", _PROGRAM]
     question = json.dumps([pattern, names, _SECONDS]).encode()
     try:

@@ -87,10 +87,12 @@ def with_defaults(values: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
         seed: What the bridge draws when the request has no seed of its own.
     """
     filled = {name: value for name, value in values.items() if name != "Authorization"}
+    # Go cannot tell a zero from what is missing: a warm-up of 0 becomes 500.
     for name, default in _DEFAULTS.items():
         value = filled[name]
         if not value or (not isinstance(value, str) and value <= 0):
             filled[name] = default
+    # An interface in Go, so that False is kept.
     if filled["init_lora_weights"] is None:
         filled["init_lora_weights"] = True
     if filled["seed"] <= 0:

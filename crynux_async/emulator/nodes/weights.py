@@ -84,7 +84,7 @@ class Lora:
     def _numbers(self, source: random.Random, tables: list[bytes], count: int, *, is_up: bool) -> bytes:
         width = self._item_bytes
         if self.condition == "nan":
-            return _NAN[4 - width :] * count
+            return _NAN[4 - width :] * count  # a BF16 is the upper half of an F32
         if self.condition == "untrained" and is_up:
             return bytes(width * count)
         planes = [source.randbytes(count) for _ in range(width - 1)]
