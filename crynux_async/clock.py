@@ -6,8 +6,10 @@ The running event loop decides both times, so that a loop with a clock of its ow
 """
 
 import asyncio
+import functools
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 
 def monotonic() -> float:
@@ -19,3 +21,13 @@ def utc_now() -> datetime:
     """Return the current time as an aware UTC datetime."""
     wall_time = getattr(asyncio.get_running_loop(), "wall_time", time.time)
     return datetime.fromtimestamp(wall_time(), UTC)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return a text that is the same exactly for processes whose monotonic clocks agree: the name of this boot."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"

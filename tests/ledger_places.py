@@ -1,12 +1,17 @@
 """Where ledgers are while the conformance checks run on them."""
 
+import secrets
 import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import BigInteger, ColumnElement, literal
+
 from crynux_async.clock import utc_now
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
+from tests.postgres_server import PostgresServer
 
 
 class MovableClock:
@@ -50,3 +55,34 @@ class SqlitePlace:
 
     def move_clock(self, seconds: float) -> None:
         self._clock.move(seconds)
+
+
+class LedgerAhead(PostgresLedger):
+    """A ledger whose server's clock is some seconds ahead."""
+
+    def __init__(self, where: str, ahead: "Ahead") -> None:
+        super().__init__(where)
+        self._ahead = ahead
+
+    def _now(self) -> ColumnElement[int]:
+        return super()._now() + literal(round(self._ahead.seconds * 1_000_000), BigInteger)
+
+
+class Ahead:
+    """How far a clock is ahead."""
+
+    seconds = 0.0
+
+
+class PostgresPlace:
+    """A ledger in a schema of its own."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._where = server.url(schema=f"place_{secrets.token_hex(6)}")
+        self._ahead = Ahead()
+
+    def instance(self) -> PostgresLedger:
+        return LedgerAhead(self._where, self._ahead)
+
+    def move_clock(self, seconds: float) -> None:
+        self._ahead.seconds += seconds

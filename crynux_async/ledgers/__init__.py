@@ -3,9 +3,9 @@
 Read ``base`` first: the protocol that every ledger follows, with the values in ``rows``. ``columns`` says how the rows
 become plain values, ``checks`` what every ledger refuses, ``bell`` how waiters in one process hear of a change,
 ``credentials`` which jobs still need an API key.
-``memory/`` is a ledger that lasts as long as its process; ``sql/`` is what ledgers in a database share, and ``sqlite/``
-what a file needs beyond that. ``conformance/`` holds every one of them to the protocol; a ledger of one's own should
-pass it, too.
+``memory/`` is a ledger that lasts as long as its process; ``sql/`` is what ledgers in a database share, ``sqlite/``
+what a file needs beyond that, and ``postgres/`` what a server does. ``conformance/`` holds every one of them to the
+protocol; a ledger of one's own should pass it, too.
 """
 
 import os
@@ -23,7 +23,8 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
     """Return the ledger that ``where`` means; it is opened by ``await ledger.open()``.
 
     Args:
-        where: A path or "sqlite:///jobs.db" for a file, None for memory, or a ledger, which is returned as it is.
+        where: A path or "sqlite:///jobs.db" for a file, "postgresql://user@host/database" for a server, None for
+            memory, or a ledger, which is returned as it is.
 
     Raises:
         UsageError: ``where`` means none of these.
@@ -33,11 +34,20 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
 
         return MemoryLedger()
     if isinstance(where, str | os.PathLike):
-        if os.fspath(where).startswith(("postgresql", "postgres")) and "://" in os.fspath(where):
-            raise UsageError("a ledger in PostgreSQL is not supported yet; give a path or 'sqlite:///jobs.db'")
+        if isinstance(where, str) and where.partition(":")[0].partition("+")[0] in ("postgresql", "postgres"):
+            return _postgres_ledger(where)
         from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
         return SqliteLedger(where)
     if callable(getattr(where, "begin", None)) and callable(getattr(where, "claim", None)):
         return where
     raise UsageError(f"{where!r:.100} is no ledger: give a path, 'sqlite:///jobs.db', None or a Ledger")
+
+
+def _postgres_ledger(where: str) -> "Ledger":
+    try:
+        from crynux_async.ledgers.postgres.ledger import PostgresLedger
+    except ModuleNotFoundError as error:
+        message = "a ledger in PostgreSQL needs psycopg: pip install 'crynux-async[postgres]'"
+        raise UsageError(message, field="ledger") from error
+    return PostgresLedger(where)

@@ -82,6 +82,14 @@ class GateCell(Protocol):
     row: GateRow | None
     """As it was found; set it to store another one when the block ends."""
 
+    @property
+    def clock(self) -> str:
+        """Which clock ``now`` is read from; two visits with the same one can compare their times."""
+
+    @property
+    def now(self) -> float:
+        """Seconds by the clock that all visitors of this gate share, read after everybody else was kept out."""
+
 
 class Ledger(Protocol):
     """Where jobs are remembered. One instance serves one session; several processes may open the same file."""

@@ -429,9 +429,9 @@ class GateRow:
     """The state of the gate before one key, shared by every process on the ledger.
 
     Attributes:
-        boot_id: The boot of the machine whose clock ``snapshot`` uses; another boot's clock means nothing here.
+        clock: Which clock ``snapshot`` uses (``GateCell.clock``); what another clock said means nothing here.
         snapshot: ``BucketSnapshot`` as JSON values.
     """
 
-    boot_id: str
+    clock: str
     snapshot: dict[str, Any]

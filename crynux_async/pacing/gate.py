@@ -11,13 +11,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateRow, Ledger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateCell, GateRow, Ledger
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot
 from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
 
@@ -118,7 +117,7 @@ class LocalGate:
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
         """Tell what became of the create with this ticket; one that was charged as lost meanwhile changes nothing."""
         if self._bucket.is_in_flight(ticket):
-            report(self._bucket, ticket, outcome, wait)
+            report(self._bucket, ticket, outcome, wait, monotonic())
             self._remember(self._bucket.snapshot())
         for wake in self._watchers:
             wake.set()
@@ -149,7 +148,7 @@ class LedgerGate:
         ledger: Where the row is.
         backend: The service.
         key_id: Fingerprint of the key.
-        fresh: Makes the bucket where the row says nothing that holds here.
+        fresh: Makes the bucket where the row says nothing that holds here, at a time by the ledger's clock, in seconds.
         given: Limit per minute and burst as the user named them, or None; what an earlier session was told gives way.
         lost_after: Seconds that no create can take: whoever sent it is gone, and its place is free again.
         owner: Who asks, a name for ``is_gone``.
@@ -162,7 +161,7 @@ class LedgerGate:
         backend: str,
         key_id: str,
         *,
-        fresh: Callable[[], TokenBucket],
+        fresh: Callable[[float], TokenBucket],
         given: tuple[float | None, int | None],
         lost_after: float,
         owner: str = "",
@@ -177,8 +176,8 @@ class LedgerGate:
         self._lost_after = lost_after
         self._owner = owner
         self._is_gone = is_gone
-        self._bucket = fresh()
-        self._boot = boot_id()
+        self._bucket = fresh(monotonic())
+        self._ahead = 0.0  # how far the clock that all visitors share is ahead of this loop's, in seconds
         self._changes = 0
         self._shut_until = -math.inf
         self._watchers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
@@ -198,36 +197,35 @@ class LedgerGate:
             return Entry(when=self._shut_until)
         given, changes = self._given, self._changes
         async with self._ledger.gate(self._backend, self._key_id) as cell:
-            now = monotonic()
-            bucket = self._read(cell.row)
+            now, bucket = cell.now, self._read(cell)
             lost = bucket.charge_lost(now - self._lost_after, now, self._has_ended)
             if self._told is not given:
                 bucket.reconfigure(given.limit_per_minute, given.burst, now)
             entry = self._entry(bucket, now)
             # A lost create that is not written down would be charged anew at every visit, and the gate never open.
             if entry.ticket is not None or lost or self._told is not given or cell.row is None:
-                cell.row = self._row(bucket)
-        self._bucket = bucket
+                cell.row = _row(cell, bucket)
+        self._see(bucket, now)
         # While the row was written an answer may have come, or another limit: then what was found is no longer true.
         self._told = given
         if entry.ticket is None and self._changes == changes:
-            self._shut_until = entry.when
-        return entry
+            self._shut_until = entry.when - self._ahead
+        return attrs.evolve(entry, when=entry.when - self._ahead)
 
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
         """Tell what became of the create with this ticket; one that was charged as lost meanwhile changes nothing."""
         async with self._ledger.gate(self._backend, self._key_id) as cell:
-            bucket = self._read(cell.row)
+            now, bucket = cell.now, self._read(cell)
             # Whoever waits for less long than this process, or saw it stopped for a while, has charged it already.
             if bucket.is_in_flight(ticket):
-                report(bucket, ticket, outcome, wait)
-                cell.row = self._row(bucket)
-        self._bucket = bucket
+                report(bucket, ticket, outcome, wait, now)
+                cell.row = _row(cell, bucket)
+        self._see(bucket, now)
         self._has_changed()
 
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in this process's queue will be sent, in loop seconds."""
-        return self._bucket.expected_at(position, monotonic())
+        return self._bucket.expected_at(position, monotonic() + self._ahead) - self._ahead
 
     def limit_changed(self, limit_per_minute: float) -> None:
         """Note that the key has another limit now; the next create writes it down for every process."""
@@ -254,21 +252,27 @@ class LedgerGate:
     def _has_ended(self, owner: str) -> bool:
         return owner not in ("", self._owner) and self._is_gone(owner)
 
-    def _read(self, row: GateRow | None) -> TokenBucket:
-        snapshot = None if row is None or row.boot_id != self._boot else _understood(row.snapshot)
+    def _read(self, cell: GateCell) -> TokenBucket:
+        row = cell.row
+        snapshot = None if row is None or row.clock != cell.clock else _understood(row.snapshot)
         if snapshot is not None:
-            return TokenBucket.restore(snapshot, monotonic())
-        bucket = self._fresh()
-        bucket.reconfigure(self._given.limit_per_minute, self._given.burst, monotonic())
+            return TokenBucket.restore(snapshot, cell.now)
+        bucket = self._fresh(cell.now)
+        bucket.reconfigure(self._given.limit_per_minute, self._given.burst, cell.now)
         return bucket
 
-    def _row(self, bucket: TokenBucket) -> GateRow:
-        return GateRow(boot_id=self._boot, snapshot=_converter().unstructure(bucket.snapshot()))
+    def _see(self, bucket: TokenBucket, now: float) -> None:
+        self._bucket = bucket
+        # Read late: a wait that is counted from here ends too late by the way back from the ledger, never too early.
+        self._ahead = now - monotonic()
 
 
-def report(bucket: TokenBucket, ticket: int, outcome: Outcome, wait: float | None) -> None:
-    """Tell a bucket what became of a create."""
-    now = monotonic()
+def _row(cell: GateCell, bucket: TokenBucket) -> GateRow:
+    return GateRow(clock=cell.clock, snapshot=_converter().unstructure(bucket.snapshot()))
+
+
+def report(bucket: TokenBucket, ticket: int, outcome: Outcome, wait: float | None, now: float) -> None:
+    """Tell a bucket what became of a create by now."""
     if outcome is Outcome.LIMITED:
         bucket.limited(ticket, now, wait)
     elif outcome is Outcome.ACCEPTED:
@@ -279,32 +283,22 @@ def report(bucket: TokenBucket, ticket: int, outcome: Outcome, wait: float | Non
         bucket.charged(ticket, now)
 
 
-def past_attempts(rows: Iterable[AttemptRow]) -> list[Attempt]:
-    """Return a ledger's attempts on this loop's clock, as far as the dates tell; none lies in the future."""
-    now, today = monotonic(), utc_now()
+def past_attempts(rows: Iterable[AttemptRow], now: float) -> list[Attempt]:
+    """Return a ledger's attempts on the clock that says ``now``, as far as the dates tell; none lies in the future."""
+    today = utc_now()
 
-    def on_this_clock(when: datetime) -> float:
+    def on_that_clock(when: datetime) -> float:
         return now - max(0.0, (today - when).total_seconds())
 
     return [
         Attempt(
-            sent_at=on_this_clock(row.began_at),
-            answered_at=on_this_clock(max(row.answered_at, row.began_at)) if row.answered_at else None,
+            sent_at=on_that_clock(row.began_at),
+            answered_at=on_that_clock(max(row.answered_at, row.began_at)) if row.answered_at else None,
             outcome=_SPENT[row.outcome] if row.outcome else None,
             wait=row.wait,
         )
         for row in rows
     ]
-
-
-@functools.cache
-def boot_id() -> str:
-    """Return a text that is the same exactly for processes whose monotonic clocks agree: the name of this boot."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
 
 
 def _understood(stored: Any) -> BucketSnapshot | None:

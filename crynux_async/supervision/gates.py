@@ -29,22 +29,22 @@ async def gate_before(backend: Backend, settings: Settings, ledger: Ledger, *, i
         return OpenGate()
     key = (backend.name, backend.key_id)
 
-    def fresh(past: Sequence[AttemptRow] = ()) -> TokenBucket:
+    def fresh(now: float, *, past: Sequence[AttemptRow] = ()) -> TokenBucket:
         return TokenBucket.replay(
-            past_attempts(past),
+            past_attempts(past, now),
             limit_per_minute=settings.rate_limit,
             burst=settings.rate_burst,
-            now=monotonic(),
+            now=now,
         )
 
     given, lost_after = (settings.rate_limit, settings.rate_burst), settings.connect_timeout + settings.request_timeout
     if not is_shared:
-        return shared_gate(*key, fresh, given=given, lost_after=lost_after)
+        return shared_gate(*key, lambda: fresh(monotonic()), given=given, lost_after=lost_after)
     past = await ledger.attempts(backend=backend.name, key_id=backend.key_id, since=utc_now() - _RATE_LIMIT_MEMORY)
     return LedgerGate(
         ledger,
         *key,
-        fresh=partial(fresh, past),
+        fresh=partial(fresh, past=past),
         given=given,
         lost_after=lost_after,
         owner=new_owner(),

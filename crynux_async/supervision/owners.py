@@ -13,7 +13,7 @@ from typing import Self
 
 import attrs
 
-from crynux_async.pacing.gate import boot_id
+from crynux_async.clock import boot_id
 
 _UNKNOWN = "unknown"
 _ONLOOKER = "onlooker-"

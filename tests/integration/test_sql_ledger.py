@@ -408,7 +408,7 @@ async def test_creates_that_go_on_together_are_committed_together(tmp_path: Path
 async def test_gate_that_was_only_looked_at_costs_no_commit(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         async with ledger.gate(BACKEND, KEY_ID) as cell:
-            cell.row = GateRow(boot_id="boot", snapshot={})
+            cell.row = GateRow(clock="boot", snapshot={})
         file = Faulty(ledger)
         async with ledger.gate(BACKEND, KEY_ID) as cell:
             assert cell.row is not None
@@ -524,7 +524,7 @@ async def test_gate_that_is_held_too_long_stores_nothing_and_lets_others_in(
         file = Faulty(ledger)
         with pytest.raises(LedgerError, match="held for more than"):
             async with ledger.gate(BACKEND, KEY_ID) as cell:
-                cell.row = GateRow(boot_id="boot", snapshot={})
+                cell.row = GateRow(clock="boot", snapshot={})
                 while "ROLLBACK" not in file.statements:
                     await asyncio.sleep(0)
         async with ledger.gate(BACKEND, KEY_ID) as cell:
@@ -581,7 +581,7 @@ async def test_gate_whose_row_is_not_json_is_an_error_of_its_visitor_only(tmp_pa
     async with opened(tmp_path / "jobs.db") as ledger:
         with pytest.raises(LedgerError, match="JSON"):
             async with ledger.gate(BACKEND, KEY_ID) as cell:
-                cell.row = GateRow(boot_id="boot", snapshot={"when": at(0)})
+                cell.row = GateRow(clock="boot", snapshot={"when": at(0)})
         assert ledger.failure is None
         await ledger.add([job("a")])
 

@@ -120,7 +120,7 @@ async def test_every_task_of_version_1_gets_its_row(old: Path) -> None:
 async def test_gate_and_what_was_learned_under_version_1_are_kept(old: Path) -> None:
     async with opened(old) as ledger:
         async with ledger.gate(BRIDGE, KEY_ID) as cell:
-            assert cell.row == GateRow(boot_id="a-boot", snapshot={"level": 3.0})
+            assert cell.row == GateRow(clock="a-boot", snapshot={"level": 3.0})
         (hazard,) = table(RECORDED, "hazards")
         assert await ledger.load_hazards(BRIDGE) == {hazard["kind"]: json.loads(hazard["value"])}
 

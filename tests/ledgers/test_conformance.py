@@ -9,7 +9,8 @@ import pytest
 from crynux_async.ledgers.base import Fence, JobChange
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.testing import LEDGER_CHECKS, LedgerCheck
-from tests.ledger_places import MemoryPlace, SqlitePlace
+from tests.ledger_places import MemoryPlace, PostgresPlace, SqlitePlace
+from tests.postgres_server import PostgresServer
 
 CHECKS = pytest.mark.parametrize(
     "check", [check for _, check in LEDGER_CHECKS], ids=[name for name, _ in LEDGER_CHECKS]
@@ -25,6 +26,12 @@ async def test_memory_ledger_conforms(check: LedgerCheck) -> None:
 @CHECKS
 async def test_sqlite_ledger_conforms(check: LedgerCheck, tmp_path: Path) -> None:
     await check(lambda: SqlitePlace(tmp_path))
+
+
+@pytest.mark.real_time
+@CHECKS
+async def test_postgres_ledger_conforms(check: LedgerCheck, postgres: PostgresServer) -> None:
+    await check(lambda: PostgresPlace(postgres))
 
 
 async def test_conformance_check_on_a_forgetful_ledger_says_what_is_wrong() -> None:

@@ -1,5 +1,7 @@
 """What a ledger's address means."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
 
@@ -58,6 +61,18 @@ def test_open_ledger_at_no_place_is_a_usage_error(where: Any) -> None:
 
 
 @pytest.mark.parametrize("where", ["postgresql://host/jobs", "postgresql+psycopg://host/jobs", "postgres://host/jobs"])
-def test_open_ledger_in_postgresql_says_that_it_is_not_supported_yet(where: str) -> None:
-    with pytest.raises(UsageError, match="not supported yet"):
-        open_ledger(where)
+def test_open_ledger_with_a_server_address_names_its_database(where: str) -> None:
+    ledger = open_ledger(where)
+    assert isinstance(ledger, PostgresLedger)
+    assert repr(ledger) == "<PostgresLedger postgresql://host/jobs?schema=crynux_async closed>"
+
+
+def test_open_ledger_without_psycopg_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "crynux_async.ledgers.postgres.ledger", None)
+    with pytest.raises(UsageError, match=r"pip install 'crynux-async\[postgres\]'"):
+        open_ledger("postgresql://host/jobs")
+
+
+def test_import_of_the_package_and_of_sqlite_brings_no_psycopg() -> None:
+    script = "import sys, crynux_async.session, crynux_async.ledgers.sqlite.ledger; sys.exit('psycopg' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -11,9 +11,10 @@ from typing import Any
 import attrs
 import pytest
 
+from crynux_async.clock import boot_id
 from crynux_async.ledgers.base import GateCell, GateRow
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.pacing.gate import KeyMemory, LedgerGate, LocalGate, boot_id, shared_gate
+from crynux_async.pacing.gate import KeyMemory, LedgerGate, LocalGate, shared_gate
 from crynux_async.pacing.token_bucket import Outcome, TokenBucket
 from crynux_async.testing.virtual_time import virtual_time_run
 
@@ -42,8 +43,8 @@ class SlowLedger(MemoryLedger):
 
 
 def gate_of(ledger: MemoryLedger, limit: float = 1, *, owner: str = "one", lost_after: float = 75.0) -> LedgerGate:
-    def fresh() -> TokenBucket:
-        return TokenBucket(limit_per_minute=limit, now=asyncio.get_running_loop().time())
+    def fresh(now: float) -> TokenBucket:
+        return TokenBucket(limit_per_minute=limit, now=now)
 
     return LedgerGate(ledger, "bridge", "key", fresh=fresh, given=(limit, None), lost_after=lost_after, owner=owner)
 
@@ -107,7 +108,7 @@ async def test_row_that_is_gone_is_made_anew_with_the_limit_named_last() -> None
     gate.limit_changed(60)
     await gate.enter()
     async with ledger.gate("bridge", "key") as cell:
-        cell.row = GateRow(boot_id="another", snapshot={})
+        cell.row = GateRow(clock="another", snapshot={})
     await asyncio.sleep(60)
     await gate.enter()
     assert gate.bucket.limit_per_minute == 60
@@ -132,7 +133,7 @@ async def test_row_that_nothing_can_be_made_of_is_made_anew_with_the_limit_named
     ledger = SlowLedger()
     gate = gate_of(ledger, 20)
     async with ledger.gate("bridge", "key") as cell:
-        cell.row = GateRow(boot_id=boot_id(), snapshot=snapshot)
+        cell.row = GateRow(clock=boot_id(), snapshot=snapshot)
     await gate.leave(await ticket_of(gate), Outcome.ACCEPTED)
     assert (gate.bucket.limit_per_minute, gate.bucket.burst) == (20, 20)
     assert (await gate.enter()).ticket is not None

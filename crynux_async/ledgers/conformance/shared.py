@@ -24,7 +24,7 @@ from crynux_async.ledgers.conformance.support import (
 
 async def gate_keeps_its_row(make: LedgerFactory) -> None:
     """A row is stored when the block ends, for its backend and key alone, and for every instance."""
-    row = GateRow(boot_id="boot", snapshot={"level": 1 / 3, "marks": [1, None, {"é": True}]})
+    row = GateRow(clock="boot", snapshot={"level": 1 / 3, "marks": [1, None, {"é": True}]})
     async with desks(make) as (one, two):
         async with one.ledger.gate(BACKEND, KEY_ID) as cell:
             require_equal(cell.row, None, "the row of a new gate")
@@ -48,7 +48,7 @@ async def gate_that_was_only_looked_at_is_empty(make: LedgerFactory) -> None:
 
 async def gate_stores_nothing_after_an_error(make: LedgerFactory) -> None:
     """What a block that raises has put into the row is forgotten, and the next one can enter."""
-    kept, lost = GateRow(boot_id="kept", snapshot={}), GateRow(boot_id="lost", snapshot={})
+    kept, lost = GateRow(clock="kept", snapshot={}), GateRow(clock="lost", snapshot={})
     async with opened(make) as ledger:
         async with ledger.gate(BACKEND, KEY_ID) as cell:
             cell.row = kept
@@ -69,7 +69,7 @@ async def gate_is_open_to_one_at_a_time(make: LedgerFactory) -> None:
         async with ledger.gate(BACKEND, KEY_ID) as cell:
             seen = cell.row.snapshot["count"] if cell.row else 0
             await asyncio.sleep(0)
-            cell.row = GateRow(boot_id="boot", snapshot={"count": seen + 1})
+            cell.row = GateRow(clock="boot", snapshot={"count": seen + 1})
 
     async with desks(make) as both:
         await asyncio.gather(*(count(both[number % 2].ledger) for number in range(20)))
@@ -82,7 +82,7 @@ async def gate_survives_cancellation(make: LedgerFactory) -> None:
 
     async def visit(ledger: Ledger, entered: asyncio.Event, leave: asyncio.Event) -> None:
         async with ledger.gate(BACKEND, KEY_ID) as cell:
-            cell.row = GateRow(boot_id="never", snapshot={})
+            cell.row = GateRow(clock="never", snapshot={})
             entered.set()
             await leave.wait()
 
@@ -113,7 +113,7 @@ async def gate_refuses_to_wait_for_itself(make: LedgerFactory) -> None:
             ):
                 await require_error(writing, f"{what} inside a gate", UsageError)
             require_equal(await me.ledger.jobs(), [job("a")], "jobs, read inside a gate")
-            cell.row = GateRow(boot_id="boot", snapshot={})
+            cell.row = GateRow(clock="boot", snapshot={})
         await me.ledger.begin(me.fence, attempt("a"))
         async with me.ledger.gate(BACKEND, KEY_ID) as cell:
             require(cell.row is not None, "the row was not stored after a refused write")

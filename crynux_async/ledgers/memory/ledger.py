@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import attrs
 
-from crynux_async.clock import utc_now
+from crynux_async.clock import boot_id, monotonic, utc_now
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import (
     LEASE_MEMORY,
@@ -55,10 +55,12 @@ _EVERY = JobFilter()
 class _Cell:
     """A gate's row inside its transaction."""
 
-    __slots__ = ("row",)
+    __slots__ = ("clock", "now", "row")
 
     def __init__(self, row: GateRow | None) -> None:
         self.row = row
+        self.clock = boot_id()
+        self.now = monotonic()
 
 
 class MemoryLedger:

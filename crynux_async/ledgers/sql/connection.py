@@ -25,7 +25,7 @@ class StepRefusedError(Exception):
 
 
 class Connection(Protocol):
-    """One connection. Methods raise the driver's own errors, which the last three methods tell apart."""
+    """One connection. Methods raise the driver's own errors, which the last four methods tell apart."""
 
     @property
     def leaves_marks(self) -> bool:
@@ -90,3 +90,6 @@ class Connection(Protocol):
 
     def is_refusal(self, error: Exception) -> bool:
         """Whether an error is the fault of a statement's values alone, and the connection is as good as before."""
+
+    def is_collision(self, error: Exception) -> bool:
+        """Whether a transaction was undone only because others locked the same rows in another order."""

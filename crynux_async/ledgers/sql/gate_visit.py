@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 
-from crynux_async.errors import LedgerError
+from crynux_async.errors import LedgerBusyError, LedgerError
 from crynux_async.ledgers.base import GATE_SECONDS, GateRow
 from crynux_async.ledgers.columns import to_json
 from crynux_async.ledgers.sql import queries, statements
@@ -19,12 +20,16 @@ class GateCell:
 
     Attributes:
         row: As it was found; set it to store another one.
+        clock: Which clock ``now`` is read from.
+        now: Seconds, read after everybody else was kept out.
     """
 
-    __slots__ = ("row",)
+    __slots__ = ("clock", "now", "row")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str) -> None:
         self.row: GateRow | None = None
+        self.clock = clock
+        self.now = 0.0
 
 
 class GateVisit:
@@ -33,11 +38,16 @@ class GateVisit:
     Args:
         backend: The service.
         key_id: Fingerprint of the key.
+        clock: The name of the clock that all visitors share.
+        read_clock: Returns its seconds, inside the transaction.
     """
 
-    def __init__(self, backend: str, key_id: str) -> None:
+    def __init__(
+        self, backend: str, key_id: str, *, clock: str, read_clock: Callable[[Connection], Awaitable[float]]
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.cell = GateCell()
+        self.cell = GateCell(clock)
+        self._read_clock = read_clock
         self._backend = backend
         self._key_id = key_id
         self._found: GateRow | None = None
@@ -50,11 +60,15 @@ class GateVisit:
         Raises:
             LedgerError: The visitor does not come back, or the row is not readable.
         """
+        if self._opened.done():  # the transaction was undone after the visitor had decided
+            raise LedgerBusyError("a gate was closed before what was decided in it was stored")
         key = {"backend": self._backend, "key_id": self._key_id}
         rows = await connection.fetch(queries.SELECT_GATE, key)
         if not rows:  # a row that is not there cannot be locked
             await connection.run(statements.OPEN_GATE, [{**key, "boot_id": "", "snapshot": _EMPTY}])
             rows = await connection.fetch(queries.SELECT_GATE, key)
+        # In a statement of its own: one that waited for a lock says when it began to wait.
+        self.cell.now = await self._read_clock(connection)
         # The transaction stays open while the visitor decides: that is what makes the gate one for all processes.
         self.cell.row = self._found = _decode(rows[0])
         self._opened.set_result(None)
@@ -100,16 +114,16 @@ class GateVisit:
         return {
             "backend": self._backend,
             "key_id": self._key_id,
-            "boot_id": row.boot_id,
+            "boot_id": row.clock,
             "snapshot": to_json(row.snapshot),
         }
 
 
 def _decode(columns: tuple[str, str]) -> GateRow | None:
-    boot_id, text = columns
+    clock, text = columns
     if text == _EMPTY:
         return None
     try:
-        return GateRow(boot_id=boot_id, snapshot=json.loads(text))
+        return GateRow(clock=clock, snapshot=json.loads(text))
     except ValueError as error:
         raise LedgerError(f"the row of a gate cannot be read: {error}") from error

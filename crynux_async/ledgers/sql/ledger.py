@@ -122,6 +122,15 @@ class SqlLedger(ABC):
     def _now(self) -> ColumnElement[int]:
         """Return the time by the ledger's own clock, in microseconds since 1970, inside a statement."""
 
+    @property
+    @abstractmethod
+    def _clock_name(self) -> str:
+        """What tells the clock of gates from any other."""
+
+    @abstractmethod
+    async def _read_clock(self, connection: Connection) -> float:
+        """Return the seconds of the clock that everybody shares who visits a gate of this ledger."""
+
     # Opening and closing
 
     async def open(self) -> None:
@@ -381,7 +390,7 @@ class SqlLedger(ABC):
             LedgerError: It could not be stored; what was decided inside must not be carried out.
             UsageError: A gate is open in this task already.
         """
-        visit = GateVisit(backend, key_id)
+        visit = GateVisit(backend, key_id, clock=self._clock_name, read_clock=self._read_clock)
         stored = self._writing().alone(visit.hold)
         try:
             await visit.enter(stored)

@@ -97,7 +97,8 @@ SELECT_LEASE: Select[Any] = (
     select(leases.c.id).where(leases.c.id == bindparam("id")).with_for_update(read=True, key_share=True)
 )
 
-SELECT_MARK: Select[Any] = select(leases.c.mark).where(leases.c.id == bindparam("id"))
+SELECT_MARK: Select[Any] = select(leases.c.mark).where(leases.c.id == bindparam("id")).with_for_update(key_share=True)
+"""The mark on a lease. Its lock waits for the end of the transaction that is asked about."""
 
 SELECT_HOLD: Select[Any] = (
     select(jobs.c.lease_id, jobs.c.last_event).where(jobs.c.job_id == bindparam("job_id")).with_for_update()

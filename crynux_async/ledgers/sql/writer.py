@@ -33,6 +33,7 @@ from crynux_async.ledgers.sql.steps import mark_step, merged
 _log = logging.getLogger("crynux_async.ledgers")
 _T = TypeVar("_T")
 
+_COLLISIONS = 10  # so often a transaction is done before its requests are told of others that were in its way
 _ASKED_AGAIN = 0.5  # seconds between two questions to a database that is away
 
 Work: TypeAlias = Callable[[Connection], Awaitable[tuple[_T, bool]]]
@@ -135,14 +136,27 @@ class Writer:
         try:
             if self.failure is not None:
                 _refuse(requests, self.failure)
-            elif isinstance(requests[0], _Alone):
-                await self._do_alone(requests[0])
             else:
-                await self._do_together([request for request in requests if isinstance(request, _Write)])
+                await self._do(requests)
         except Exception as error:
             _refuse(requests, await self._trouble(error))
         await self._tend()
         self._under_way = ()
+
+    async def _do(self, requests: Sequence[_Write | _Alone]) -> None:
+        """Do requests in a transaction; where they met others that locked the same rows in another order, again."""
+        for left in reversed(range(_COLLISIONS)):
+            try:
+                if isinstance(requests[0], _Alone):
+                    await self._do_alone(requests[0])
+                else:
+                    await self._do_together([request for request in requests if isinstance(request, _Write)])
+            except Exception as error:
+                if not left or not self._connection.is_collision(error):
+                    raise
+                await self._connection.rollback()
+            else:
+                return
 
     def _take(self) -> list[_Write | _Alone]:
         """Take what goes into one transaction: the first in the queue alone, or every write that waits."""
@@ -154,6 +168,8 @@ class Writer:
         return [*writes]
 
     async def _do_alone(self, request: _Alone) -> None:
+        if request.done.cancelled():
+            return
         await self._connection.begin()
         try:
             result, is_changed = await request.work(self._connection)

@@ -177,6 +177,10 @@ class SqliteConnection:
         """Whether an error is the fault of a statement's values alone."""
         return is_refusal(error)
 
+    def is_collision(self, _: Exception) -> bool:
+        """Return False: only one writes at a time."""
+        return False
+
     async def _do(self, work: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from sqlalchemy import BigInteger, ColumnElement, literal
 
-from crynux_async.clock import utc_now
+from crynux_async.clock import boot_id, monotonic, utc_now
 from crynux_async.ledgers.columns import to_microseconds
+from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.ledger import SqlLedger
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
 from crynux_async.ledgers.sqlite.file import sqlite_path
@@ -82,6 +83,13 @@ class SqliteLedger(SqlLedger):
         self.dropped = file.dropped
         self._ticker = Ticker(file.reads, self._bell)
         return file
+
+    @property
+    def _clock_name(self) -> str:
+        return boot_id()
+
+    async def _read_clock(self, connection: Connection) -> float:
+        return monotonic()
 
     def _now(self) -> ColumnElement[int]:
         return literal(to_microseconds(self._clock()), BigInteger)

@@ -1,0 +1,221 @@
+"""What only a ledger in PostgreSQL has: its schema, its rights, its clock, and how hosts hear of each other."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import psycopg
+import pytest
+
+from crynux_async.errors import LedgerBusyError, LedgerError
+from crynux_async.ledgers.base import GateRow, JobFilter
+from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, attempt, happened, job
+from crynux_async.ledgers.postgres.ledger import PostgresLedger
+from crynux_async.ledgers.sql.connection import Connection
+from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
+from crynux_async.ledgers.sql.schema import metadata
+from tests.postgres_server import PostgresServer
+
+pytestmark = pytest.mark.real_time
+
+
+@pytest.fixture
+def where(postgres: PostgresServer) -> Iterator[str]:
+    """The address of a new ledger; its schema is gone after the test."""
+    schema = f"test_{secrets.token_hex(6)}"
+    yield postgres.url(schema=schema)
+    postgres.run(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+def schema_of(where: str) -> str:
+    return where.rpartition("schema=")[2]
+
+
+@asynccontextmanager
+async def opened(where: str, **options: Any) -> AsyncIterator[PostgresLedger]:
+    ledger = PostgresLedger(where, **options)
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+# Opening -------------------------------------------------------------------------------------------------------------
+
+
+async def test_ten_hosts_that_open_an_empty_database_at_once_make_one_ledger(
+    where: str, postgres: PostgresServer
+) -> None:
+    ledgers = [PostgresLedger(where) for _ in range(10)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    fences = await asyncio.gather(*(ledger.enter("me", seconds=60) for ledger in ledgers))
+    assert len({fence.number for fence in fences}) == 10
+    assert len(await ledgers[0].holders()) == 10
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))
+    tables = postgres.run(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema_of(where)}'")
+    assert {name for (name,) in tables} == {*metadata.tables}
+
+
+async def test_hosts_that_migrate_at_once_do_it_once(where: str) -> None:
+    done: list[str] = []
+
+    async def mark(_: Connection, path: str, now: int) -> None:
+        done.append(path)
+        assert now > 1_600_000_000_000_000  # microseconds: later than 2020
+
+    async with opened(where):
+        pass
+    plan = SchemaPlan(version=CURRENT.version + 1, migrations={CURRENT.version: mark})
+    later = [PostgresLedger(where, plan=plan) for _ in range(5)]
+    await asyncio.gather(*(ledger.open() for ledger in later))
+    await asyncio.gather(*(ledger.close() for ledger in later))
+    assert len(done) == 1
+
+
+async def test_migration_that_fails_changes_nothing(where: str, postgres: PostgresServer) -> None:
+    async def fail(_: Connection, __: str, ___: int) -> None:
+        raise LedgerError("no")
+
+    async with opened(where):
+        pass
+    plan = SchemaPlan(version=CURRENT.version + 1, migrations={CURRENT.version: fail})
+    with pytest.raises(LedgerError, match="no"):
+        await PostgresLedger(where, plan=plan).open()
+    assert postgres.run(f"SELECT value FROM {schema_of(where)}.meta WHERE name = 'version'") == [
+        (str(CURRENT.version),)
+    ]
+
+
+async def test_newer_ledger_is_refused_with_both_versions(where: str, postgres: PostgresServer) -> None:
+    async with opened(where):
+        pass
+    postgres.run(f"UPDATE {schema_of(where)}.meta SET value = '99' WHERE name = 'version'")
+    with pytest.raises(LedgerError, match=rf"version 99.*up to {CURRENT.version}"):
+        await PostgresLedger(where).open()
+
+
+async def test_schema_of_another_program_is_left_alone(where: str, postgres: PostgresServer) -> None:
+    postgres.run(f"CREATE SCHEMA {schema_of(where)}", f"CREATE TABLE {schema_of(where)}.jobs (id int)")
+    with pytest.raises(LedgerError, match="tables of another program"):
+        await PostgresLedger(where).open()
+    tables = postgres.run(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema_of(where)}'")
+    assert tables == [("jobs",)]
+
+
+async def test_database_in_another_encoding_is_refused(postgres: PostgresServer) -> None:
+    name = f"latin_{secrets.token_hex(4)}"
+    postgres.run(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(LedgerError, match=r"LATIN1.*UTF8"):
+        await PostgresLedger(postgres.url(name)).open()
+    postgres.run(f"DROP DATABASE {name}")
+
+
+async def test_two_schemas_of_one_database_are_two_ledgers(where: str) -> None:
+    async with opened(where) as one, opened(where + "_b") as other:
+        await one.add([job("a")])
+        assert await other.jobs() == []
+
+
+# Rights and secrets --------------------------------------------------------------------------------------------------
+
+
+async def test_server_that_is_not_there_is_told_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    ledger = PostgresLedger("postgresql://ann:s3cr3t@127.0.0.1:1/jobs")
+    with pytest.raises(LedgerBusyError, match="works again") as caught:
+        await ledger.open()
+    chain: BaseException | None = caught.value
+    texts = [repr(ledger), caplog.text]
+    while chain is not None:
+        texts += [repr(chain), str(chain)]
+        chain = chain.__cause__ or chain.__context__
+    assert not any("s3cr3t" in text for text in texts)
+
+
+# Time ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_gate_tells_the_time_of_the_server_after_the_wait_for_the_gate(where: str) -> None:
+    async with opened(where) as one, opened(where) as two:
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> float:
+            async with one.gate(BACKEND, KEY_ID) as cell:
+                cell.row = GateRow(clock=cell.clock, snapshot={})
+                entered.set()
+                await leave.wait()
+                return cell.now
+
+        async def follow() -> float:
+            async with two.gate(BACKEND, KEY_ID) as cell:
+                return cell.now
+
+        holding = asyncio.create_task(hold())
+        await entered.wait()
+        following = asyncio.create_task(follow())
+        for _ in range(20):  # the second visitor waits for the lock by now, or will: either way it is later than this
+            await one.count(JobFilter())
+        ((released,),) = [(await server_time(where),)]
+        leave.set()
+        assert await holding < released < await following
+
+
+async def server_time(where: str) -> float:
+    async with await psycopg.AsyncConnection.connect(where.partition("&schema")[0]) as raw:
+        row = await (await raw.execute("SELECT extract(epoch FROM clock_timestamp())")).fetchone()
+        assert row is not None
+        return float(row[0])
+
+
+# Hearing of others ---------------------------------------------------------------------------------------------------
+
+
+async def test_write_of_another_host_is_heard(where: str) -> None:
+    async with opened(where) as one, opened(where) as two:
+        heard = await two.changed(await two.changed(0))  # once more: from the moment on that somebody listens
+        await one.add([job("a")])
+        async with asyncio.timeout(30):
+            while not await two.jobs():
+                heard = await two.changed(heard)
+
+
+async def test_wait_for_a_change_ends_when_the_ledger_is_closed(where: str) -> None:
+    ledger = PostgresLedger(where)
+    await ledger.open()
+    heard = await ledger.changed(await ledger.changed(0))
+    waiting = asyncio.create_task(ledger.changed(heard))
+    await asyncio.sleep(0)
+    await ledger.close()
+    with pytest.raises(Exception, match="not open"):
+        await waiting
+
+
+# Collisions ----------------------------------------------------------------------------------------------------------
+
+
+async def test_hosts_that_ask_with_the_same_keys_in_another_order_make_one_job_for_each(where: str) -> None:
+    rows = [job(f"job {number}", idempotency_key=f"key {number}") for number in range(30)]
+    async with opened(where) as one, opened(where) as two:
+        for count in range(5):
+            tagged = [attrs.evolve(row, tenant=f"round {count}", job_id=f"{row.job_id} {count}") for row in rows]
+            other = [attrs.evolve(row, job_id=f"{row.job_id} again") for row in reversed(tagged)]
+            first, second = await asyncio.gather(one.add(tagged), two.add(other))
+            assert {row.job_id for row in first} == {row.job_id for row in second}
+        assert len(await one.jobs()) == 150
+
+
+async def test_events_of_one_host_are_refused_to_another_that_lost_the_job(where: str) -> None:
+    async with opened(where) as one, opened(where) as two:
+        mine, theirs = await one.enter("one", seconds=60), await two.enter("two", seconds=60)
+        await one.add([job("a")], fence=mine)
+        await one.drop(mine, ["a"])
+        await two.take(theirs, ["a"])
+        changes = await asyncio.gather(one.change(mine, [happened("a", 1)]), two.change(theirs, [happened("a", 1)]))
+        assert changes == [["a"], []]
+        await two.begin(theirs, attempt("a"))
+        assert len(await one.events("a")) == 1
