@@ -53,10 +53,12 @@ if TYPE_CHECKING:
         DownloadProgressed,
         Event,
         EventsMissed,
+        ImagesReady,
         JobProgressed,
         JobQueued,
         JobStateChanged,
         JobSubmitted,
+        StepTaken,
     )
     from crynux_async.job import Job
     from crynux_async.job_values import Cost
@@ -80,6 +82,7 @@ _HOME_OF = {
     "Event": "events",
     "EventsMissed": "events",
     "FineTuneConfig": "training.config",
+    "ImagesReady": "events",
     "Job": "job",
     "JobProgressed": "events",
     "JobQueued": "events",
@@ -95,6 +98,7 @@ _HOME_OF = {
     "SessionStatistics": "session_values",
     "Settings": "settings",
     "SettingsArguments": "settings",
+    "StepTaken": "events",
     "Unconfirmed": "session_values",
     "Verdict": "backends.base",
 }
@@ -118,6 +122,7 @@ __all__ = [
     "Event",
     "EventsMissed",
     "FineTuneConfig",
+    "ImagesReady",
     "IncompleteError",
     "Job",
     "JobAbandonedError",
@@ -151,6 +156,7 @@ __all__ = [
     "Settings",
     "SettingsArguments",
     "SettingsError",
+    "StepTaken",
     "SubmissionUnknownError",
     "TransportError",
     "Unconfirmed",

@@ -84,6 +84,26 @@ class JobProgressed(Event):
 
 
 @attrs.frozen(kw_only=True)
+class StepTaken(Event):
+    """Something was done on the task beyond its create, where the service needs that.
+
+    Attributes:
+        step: What was done: the service's own word, such as "validate".
+        member: To which task of the try, >= 0.
+        outcome: What became of it, or "" where it went well.
+    """
+
+    step: str
+    member: int
+    outcome: str
+
+
+@attrs.frozen(kw_only=True)
+class ImagesReady(Event):
+    """Validation images of the task are there: ``job.images()`` fetches them."""
+
+
+@attrs.frozen(kw_only=True)
 class DownloadProgressed(Event):
     """Bytes of the archive have arrived.
 

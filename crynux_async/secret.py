@@ -6,9 +6,12 @@ and goes into an error, a log or a ledger passes through ``Secret.mask`` first.
 """
 
 import re
-from typing import NoReturn, Self
+from collections.abc import Mapping
+from typing import Any, NoReturn, Self
 
 MASK = "***"
+
+_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Secret:
@@ -76,6 +79,38 @@ def mask_query(address: str) -> str:
     """Return an address without what stands behind its question mark: a presigned link is a credential."""
     before, mark, query = address.partition("?")
     return f"{before}?{MASK}" if mark and query else address
+
+
+def mask_address(value: Any) -> Any:
+    """Return a value of a config as whoever looks on may see it: of an address neither login nor query string.
+
+    Args:
+        value: What stands in a field; anything but the text of an address comes back as it is.
+    """
+    if not isinstance(value, str) or _ADDRESS.match(value) is None:
+        return value
+    return mask_query(mask_credentials(value))
+
+
+def mask_addresses(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config as whoever looks on may see them: any of them may hold an address."""
+    return {name: mask_address(value) for name, value in values.items()}
+
+
+def show_differences(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return in words in what two configs differ, without what may not be shown.
+
+    Args:
+        differences: Field -> what it was and what it is.
+    """
+    return ", ".join(_difference(field, *values) for field, values in differences.items())
+
+
+def _difference(field: str, before: Any, now: Any) -> str:
+    was, is_now = mask_address(before), mask_address(now)
+    if was == is_now:
+        return f"{field} is {is_now!r} still, and differs in what is not shown of it"
+    return f"{field} was {was!r} and is {is_now!r}"
 
 
 def _spellings(char: str) -> str:

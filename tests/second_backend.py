@@ -159,9 +159,16 @@ class StudioBackend:
         self.studio.looks += 1
         kept = self.studio.find(task.task_id)
         if kept.end is not None:
-            return Look(seen=kept.end, reason="the pencil broke" if kept.end is Seen.FAILED else "")
+            reason = "the pencil broke" if kept.end is Seen.FAILED else ""
+            return Look(seen=kept.end, reason=reason, has_images=kept.end is Seen.SUCCEEDED)
         due = STEPS[len(kept.done)] if self.studio.is_ready(kept) else ""
-        return Look(seen=Seen.RUNNING, stage=STAGES[len(kept.done)], again_after=1.0, facts={"due": due})
+        return Look(
+            seen=Seen.RUNNING,
+            stage=STAGES[len(kept.done)],
+            again_after=1.0,
+            has_images=bool(kept.done),
+            facts={"due": due},
+        )
 
     def next_action(self, task: Task, look: Look) -> Action | None:
         due = look.facts.get("due")

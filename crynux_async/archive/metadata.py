@@ -22,6 +22,7 @@ from crynux_async.archive.lora import LoraModule
 from crynux_async.archive.naming import Layout
 from crynux_async.archive.scaling import ADAPTER_METADATA, PLAIN_ALPHAS, write_scaling
 from crynux_async.errors import UsageError
+from crynux_async.secret import mask_address, mask_addresses
 
 _ARCHITECTURES: Final[Mapping[Family, str]] = MappingProxyType(
     {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
@@ -192,7 +193,7 @@ def _kohya(
         yield "ss_optimizer", "torch.optim.adamw.AdamW"
     for key, (field, shown) in _FACTS.items():
         if config.get(field) is not None:
-            yield key, shown(config[field])
+            yield key, shown(mask_address(config[field]))
 
 
 def _modelspec(known: Description, family: Family | None) -> Iterator[tuple[str, str | None]]:
@@ -251,7 +252,8 @@ def _alphas(modules: Mapping[str, LoraModule]) -> str:
 
 def _dump_config(config: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        # Models are given away, and with them what they say of themselves.
+        return json.dumps(mask_addresses(config), sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         # A dict that holds itself.
         raise UsageError(f"the config cannot be written as JSON: {error}", field="config") from error

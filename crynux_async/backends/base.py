@@ -50,6 +50,7 @@ class Look:
         seen: Where the task is.
         stage: The service's own word for how far it is, such as "started", or "".
         again_after: Seconds after which the service wishes to be asked again, or None where polling may choose.
+        has_images: Whether validation images can be fetched by now, of a service that ``HasImages``.
         reason: Why it ended without a result, where the look itself has shown that, or ""; a service that must be asked
             in another way is one that ``TellsReasons``.
         facts: What ``next_action`` needs to know of what was seen; the supervisor only hands it on.
@@ -58,6 +59,7 @@ class Look:
     seen: Seen
     stage: str = ""
     again_after: float | None = None
+    has_images: bool = False
     reason: str = ""
     facts: Mapping[str, Any] = attrs.field(factory=dict)
 

@@ -19,6 +19,7 @@ from crynux_async.cli.units import size
 from crynux_async.downloads.names import job_archive_name
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import UsageError
+from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
 from crynux_async.training.advice.case import in_words
@@ -156,7 +157,7 @@ def _changes(effective: EffectiveConfig) -> RenderableType:
 
 
 def _value(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    text = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(mask_address(value))
     return text if len(text) <= _VALUE_CHARS else f"{text[: _VALUE_CHARS - 1]}…"
 
 
@@ -273,9 +274,9 @@ def as_facts(found: Findings) -> dict[str, Any]:
     simulation = found.simulation
     return {
         "workable": found.exit is Exit.DONE,
-        "config": found.effective.config.to_dict(),
+        "config": mask_addresses(found.effective.config.to_dict()),
         "digest": found.effective.asked.digest(),
-        "changes": [attrs.asdict(change) for change in found.effective.differences],
+        "changes": [mask_addresses(attrs.asdict(change)) for change in found.effective.differences],
         "images": simulation.images,
         "rounds": [attrs.asdict(item) for item in simulation.rounds],
         "most_rounds": simulation.most_rounds,

@@ -29,6 +29,8 @@ def jobs(
     ledger: Path | None = None,
     json: _Json = False,
     csv: _Flag = False,
+    public: _Flag = False,
+    health: _Flag = False,
 ) -> int:
     """List every job that was ever submitted from here.
 
@@ -39,12 +41,15 @@ def jobs(
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print everything that is known of them as JSON.
         csv: Print everything that is known of them as a table for other programs.
+        public: With --json or --csv, leave out what is nobody's business: paths, host, credential and budget.
+        health: With --json or --csv, read every archive that is here and tell whether its model is healthy.
     """
     from crynux_async.cli import jobs as jobs_command
+    from crynux_async.cli.job_facts import Detail
 
-    return execute(
-        jobs_command.show_jobs(ledger, state or [], label, tag or [], as_json=json, as_csv=csv), as_json=json
-    )
+    detail = Detail(is_public=public, reads_archives=health)
+    work = jobs_command.show_jobs(ledger, state or [], label, tag or [], as_json=json, as_csv=csv, detail=detail)
+    return execute(work, as_json=json)
 
 
 def resume(

@@ -1,6 +1,5 @@
 """``jobs``, ``resume``, ``abandon``, ``retry``, ``reconcile``: what the ledger remembers and what to do about it."""
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crynux_async.backends.base import Verdict
-from crynux_async.cli.board import STYLES, Board, as_facts, summary, without_reason
+from crynux_async.cli.board import STYLES, Board, as_facts, summary
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.job_facts import Detail, facts_of, write_csv
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.cli.service import open_session
 from crynux_async.cli.units import size
@@ -35,6 +35,7 @@ async def show_jobs(
     *,
     as_json: bool,
     as_csv: bool,
+    detail: Detail,
 ) -> Exit:
     """List what the ledger remembers; asks the bridge nothing."""
     path = ledger_path(ledger)
@@ -45,12 +46,13 @@ async def show_jobs(
     await book.open()
     try:
         rows = await book.jobs(where)
+        facts = await facts_of(book, rows, detail) if as_json or as_csv else []
     finally:
         await book.close()
     if as_json:
-        print(json.dumps([_facts(row) for row in rows]))  # noqa: T201  # the command's output
+        print(json.dumps(facts))  # noqa: T201  # the command's output
     elif as_csv:
-        _write_csv(rows)
+        write_csv(facts, sys.stdout)
     else:
         _print_rows(Console(highlight=False), rows, path)
     return Exit.DONE
@@ -270,18 +272,3 @@ def _bracket(lost: Unconfirmed) -> dict[str, Any]:
         "after": lost.after,
         "before": lost.before,
     }
-
-
-def _facts(row: JobRow) -> dict[str, Any]:
-    return {**row.to_dict(), "error": without_reason(row.error, row.reason)}
-
-
-def _write_csv(rows: Sequence[JobRow]) -> None:
-    """Print a table with a column for everything that is known; config and tags as JSON."""
-    facts = [_facts(row) for row in rows]
-    if facts:
-        table = csv.DictWriter(sys.stdout, fieldnames=list(facts[0]))
-        table.writeheader()
-        for each in facts:
-            cells = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in each.items()}
-            table.writerow(cells)

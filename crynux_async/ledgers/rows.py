@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from crynux_async.secret import mask_credentials, mask_query
+from crynux_async.secret import mask_addresses
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
@@ -20,12 +20,7 @@ _PRIVATE = frozenset({"folder", "file_name", "path", "host", "key_id", "budget"}
 
 def shown_config(config: FineTuneConfig | None) -> dict[str, object] | None:
     """Return a config as JSON values for whoever looks at it: what presigned links hold is masked."""
-    if config is None:
-        return None
-    shown = config.to_dict()
-    if config.dataset_url is not None:
-        shown["dataset_url"] = mask_query(mask_credentials(config.dataset_url))
-    return shown
+    return None if config is None else mask_addresses(config.to_dict())
 
 
 def _as_json(value: Any) -> Any:

@@ -21,6 +21,8 @@ _KINDS: Mapping[str, type[Event]] = {
         events.JobSubmitted,
         events.JobStateChanged,
         events.JobProgressed,
+        events.StepTaken,
+        events.ImagesReady,
         events.DownloadProgressed,
         events.ArchiveReady,
         events.DownloadFailed,

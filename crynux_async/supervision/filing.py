@@ -9,6 +9,7 @@ import attrs
 
 from crynux_async.budgets import Budget
 from crynux_async.errors import ConflictError, UsageError
+from crynux_async.secret import mask_address, show_differences
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -163,10 +164,10 @@ def conflict(
     differences = differing(before, now)
     if not differences:
         return None
-    said = ", ".join(f"{field} was {old!r} and is {new!r}" for field, (old, new) in differences.items())
+    said = show_differences(differences)
     return ConflictError(
         f"the idempotency key {key!r} stands for something else already: {said}; take another key for another job",
-        differences=differences,
+        differences={field: (mask_address(old), mask_address(new)) for field, (old, new) in differences.items()},
         field="idempotency_key",
     )
 

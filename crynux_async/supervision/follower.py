@@ -14,7 +14,7 @@ from typing import Any
 from crynux_async.backends.base import Backend, Look, Seen, Task
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import BackendError, LedgerError, NotFoundError
-from crynux_async.events import JobProgressed
+from crynux_async.events import ImagesReady, JobProgressed
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
@@ -89,6 +89,7 @@ class Follower:
         self._due: deque[Record] = deque()
         self._missing_since: dict[str, float] = {}
         self._stages: dict[str, str] = {}
+        self._has_images: set[str] = set()
         self._broken: set[str] = set()
         self._pollers = 0
         self._busy = 0
@@ -170,6 +171,7 @@ class Follower:
         """Watch a job no more."""
         self._missing_since.pop(record.job_id, None)
         self._stages.pop(record.job_id, None)
+        self._has_images.discard(record.job_id)
         self._broken.discard(record.job_id)
         self._polls.discard(record.job_id)
 
@@ -311,7 +313,10 @@ class Follower:
         # While the look was under way the user gave the job up, or another process took it.
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)
-        elif end is not None:
+            return
+        if look.has_images:
+            self._has_come_to_images(record)
+        if end is not None:
             is_typical = look.seen is not Seen.CANCELLED  # a user's decision tells nothing of how long trainings take
             self._polls.ended(record.job_id, monotonic(), failed=look.seen is Seen.FAILED, learn=is_typical)
             self.ended(record, _ENDS[look.seen], end)
@@ -327,6 +332,12 @@ class Follower:
         if stage and self._stages.get(record.job_id) != stage:
             self._stages[record.job_id] = stage
             self._register.tell(JobProgressed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), stage=stage))
+
+    def _has_come_to_images(self, record: Record) -> None:
+        """Tell once that a task has images."""
+        if record.job_id not in self._has_images:
+            self._has_images.add(record.job_id)
+            self._register.tell(ImagesReady(job_id=record.job_id, task_id=record.task_id, at=utc_now()))
 
     def _stalled(self, record: Record) -> None:
         if record.state in FOLLOWED:

@@ -8,11 +8,14 @@ session that loses a job in the middle of a step finishes that one and begins no
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 import attrs
 
 from crynux_async.backends.base import Action, Backend, Look, Stepped, Task
+from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, LeaseLostError, LedgerError
+from crynux_async.events import Event, StepTaken
 from crynux_async.ledgers.base import JobChange, StepRow
 from crynux_async.states import FOLLOWED
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -34,13 +37,23 @@ class Stepper:
         tasks: Shows tasks to it.
         writer: Stores steps under the session's fence.
         spawn: Starts a task.
+        tell: Called with each step that was taken and is stored.
     """
 
-    def __init__(self, backend: Backend, tasks: TaskViews, writer: LedgerWriter, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tasks: TaskViews,
+        writer: LedgerWriter,
+        spawn: Spawn,
+        *,
+        tell: Callable[[Event], None],
+    ) -> None:
         self._backend = backend if isinstance(backend, Stepped) else None
         self._tasks = tasks
         self._writer = writer
         self._spawn = spawn
+        self._tell = tell
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._busy: set[str] = set()
         self._failures: dict[str, Counter[str]] = {}
@@ -105,6 +118,16 @@ class Stepper:
         # Of a job that was lost meanwhile nothing is kept here: its new owner looks for itself.
         if await self._writer.change(JobChange(job_id=record.job_id, steps=(done,))):
             await self._tasks.enter(record, action_of(done))
+            self._tell(
+                StepTaken(
+                    job_id=record.job_id,
+                    task_id=task.task_id,
+                    at=utc_now(),
+                    step=action.kind,
+                    member=action.member,
+                    outcome=outcome,
+                )
+            )
 
     def _row(self, record: Record, action: Action) -> StepRow:
         return StepRow(

@@ -118,7 +118,7 @@ class Supervisor:
             keeps_events=keeps_events,
         )
         self._tasks = TaskViews(backend, ledger)
-        self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn)
+        self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn, tell=self.register.tell)
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
         self._make_drivers(gate)
         self._make_dealings(sends_planned=sends_planned)

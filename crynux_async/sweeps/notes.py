@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from crynux_async.errors import ConflictError
 from crynux_async.ledgers.base import Ledger
+from crynux_async.secret import mask_address, show_differences
 
 if TYPE_CHECKING:
     from crynux_async.sweeps.sweep import Sweep
@@ -44,10 +45,10 @@ def check_same(name: str, known: Mapping[str, Any], asked: Mapping[str, Any]) ->
         if before.get(field) != now.get(field)
     }
     if differences:
-        said = ", ".join(f"{field} was {old!r} and is {new!r}" for field, (old, new) in differences.items())
+        said = show_differences(differences)
         raise ConflictError(
             f"the sweep {name!r} has another base in this ledger: {said}. Give the changed sweep another name, or let "
             "a point change the field: points may be added at any time",
-            differences=differences,
+            differences={field: (mask_address(old), mask_address(new)) for field, (old, new) in differences.items()},
             field="base",
         )

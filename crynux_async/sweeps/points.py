@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from crynux_async.errors import ConfigError, Problem
+from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.spaces import Params
 from crynux_async.training.config import FineTuneConfig
 
@@ -156,7 +157,7 @@ def shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
-    return str(value)
+    return str(mask_address(value))
 
 
 def _derived(params: Params, derive: Derive | None) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _derived(params: Params, derive: Derive | None) -> dict[str, Any]:
     try:
         return {**params, **derive(params)}
     except Exception as error:
-        message = f"derive() failed for {dict(params)!r:.200}: {error!r}"
+        message = f"derive() failed for {mask_addresses(params)!r:.200}: {error!r}"
         raise ConfigError([Problem(field="derive", message=message)]) from error
 
 

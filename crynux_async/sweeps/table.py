@@ -11,6 +11,7 @@ import attrs
 
 from crynux_async.errors import UsageError
 from crynux_async.money import to_cnx
+from crynux_async.secret import mask_address
 from crynux_async.sweeps.trial import Trial
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _row(trial: Trial, fields: Sequence[str]) -> dict[str, Any]:
         "repeat": trial.point.repeat,
         "label": trial.label,
         "state": trial.state,
-        **{f"params.{field}": trial.params.get(field) for field in fields},
+        **{f"params.{field}": mask_address(trial.params.get(field)) for field in fields},
         "objective": trial.objective,
         "norm": trial.norms.total if trial.norms else None,
         "health": "; ".join(map(str, trial.health.problems)) if trial.health else None,

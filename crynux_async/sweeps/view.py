@@ -10,6 +10,7 @@ from crynux_async.clock import utc_now
 from crynux_async.errors import CrynuxError
 from crynux_async.money import WEI
 from crynux_async.report.values import ChangedField, SweepView, TrialView, Verdict
+from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.trial import Trial
 from crynux_async.training.config import FineTuneConfig
 
@@ -45,7 +46,7 @@ def view_of(
     pictures = images or {}
     return SweepView(
         name=name,
-        base=base,
+        base=mask_addresses(base),
         changed=_changed(base),
         trials=[_trial(trial, pictures.get(trial, ())) for trial in trials],
         objective_name=objective_name,
@@ -81,7 +82,7 @@ def _trial(trial: Trial, images: Sequence[bytes]) -> TrialView:
         number=trial.number,
         label=trial.label,
         state=trial.state,
-        params=trial.params,
+        params=mask_addresses(trial.params),
         job_id=job.job_id,
         task_id=job.task_id or "",
         objective=trial.objective,
@@ -118,7 +119,13 @@ def _stored_at(path: Path | None) -> datetime | None:
 
 def _changed(base: Mapping[str, Any]) -> list[ChangedField]:
     return [
-        ChangedField(field=each.field, asked=each.asked, sent=each.sent, used=each.used, reason=each.reason)
+        ChangedField(
+            field=each.field,
+            asked=mask_address(each.asked),
+            sent=mask_address(each.sent),
+            used=mask_address(each.used),
+            reason=each.reason,
+        )
         for each in FineTuneConfig.from_dict(dict(base)).effective().differences
     ]
 

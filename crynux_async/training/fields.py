@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 import attrs
 
 from crynux_async.errors import ConfigError, Problem
+from crynux_async.secret import mask_address
 from crynux_async.training import kinds
 from crynux_async.training.kinds import Kind
 
@@ -78,16 +79,21 @@ def _draw_seed(config: "ConfigFields") -> int:
     return 1 + secrets.randbelow(_DRAWN_SEEDS)
 
 
+def _shown(value: object) -> str:
+    """Return how a field that may hold an address is represented: a presigned one is a credential."""
+    return repr(mask_address(value))
+
+
 @attrs.frozen(kw_only=True, weakref_slot=False)
 class ConfigFields:
     """The fields of a ``FineTuneConfig``, which says what each of them means; checked as a whole."""
 
     # Empty text is refused everywhere: the bridge passes it on, and the node's schema or loader stops at it.
-    model_name: str = attrs.field(metadata=kinds.text())
+    model_name: str = attrs.field(repr=_shown, metadata=kinds.text())
     model_variant: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
     model_revision: str = attrs.field(default="main", metadata=kinds.text())
-    dataset_url: str | None = attrs.field(default=None, metadata=kinds.url())
-    dataset_name: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    dataset_url: str | None = attrs.field(default=None, repr=_shown, metadata=kinds.url())
+    dataset_name: str | None = attrs.field(default=None, repr=_shown, metadata=kinds.text(optional=True))
     dataset_config_name: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
     dataset_image_column: str = attrs.field(default="image", metadata=kinds.text())
     dataset_caption_column: str = attrs.field(default="text", metadata=kinds.text())

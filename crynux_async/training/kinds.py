@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from crynux_async.secret import mask_address
+
 MAX_INTEGER = 2**53  # the bridge re-encodes numbers as float64 from the second round on
 MAX_URL_CHARS = 2083  # stable-diffusion-task schema/stable-diffusion-finetune-lora-task.json
 MAX_SHOWN = 100
@@ -114,7 +116,7 @@ def _real(value: Any) -> Any:
 def _shown(value: Any) -> str:
     """Return the beginning of a value's repr; some values have none (an int of 5,000 digits)."""
     try:
-        shown = repr(value)
+        shown = repr(mask_address(value))
     except Exception:
         return f"<{type(value).__name__}>"
     return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."

@@ -20,6 +20,7 @@ from crynux_async import (
     DownloadProgressed,
     Event,
     EventsMissed,
+    ImagesReady,
     Job,
     JobProgressed,
     JobQueued,
@@ -28,6 +29,7 @@ from crynux_async import (
     JobSubmitted,
     LedgerBusyError,
     Session,
+    StepTaken,
 )
 from crynux_async.clock import utc_now
 from crynux_async.ledgers.base import EventRow, JobChange
@@ -47,6 +49,8 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
             JobSubmitted: {},
             JobStateChanged: {"previous": st.none() | st.sampled_from(JobState), "state": st.sampled_from(JobState)},
             JobProgressed: {"stage": st.text()},
+            StepTaken: {"step": st.text(), "member": st.integers(0), "outcome": st.text()},
+            ImagesReady: {},
             DownloadProgressed: {"received_bytes": st.integers(0), "total_bytes": st.none() | st.integers(0)},
             ArchiveReady: {"path": st.just(Path("/a/b.zip")), "total_bytes": st.integers(0)},
             DownloadFailed: {"message": st.text()},

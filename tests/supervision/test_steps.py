@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import JobAbandonedError, JobFailedError, JobState, Session
+from crynux_async import ImagesReady, JobAbandonedError, JobFailedError, JobState, Session, StepTaken
 from crynux_async.backends.base import Action, Look, Seen, Task
 from crynux_async.clock import monotonic
 from crynux_async.errors import RejectedError, UsageError
@@ -193,3 +193,28 @@ async def test_task_id_that_no_ledger_keeps_is_refused(task_id: str) -> None:
             session.attach(task_id)
         assert caught.value.field == "task_id"
         assert session.jobs() == []
+
+
+async def test_steps_and_images_are_events_that_any_session_can_read() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger) as session:
+        job = await (await session.submit(make_config())).wait()
+    async with Session(backend=StudioBackend(studio), ledger=ledger, follow=False) as later:
+        found = await later.find(job.job_id)
+        assert found is not None
+        events = [event async for event in found.events(after=0)]
+    steps = [event for event in events if isinstance(event, StepTaken)]
+    assert [(event.step, event.member, event.outcome) for event in steps] == [(kind, 0, "done") for kind in STEPS]
+    (images,) = [event for event in events if isinstance(event, ImagesReady)]
+    assert images.number > steps[0].number, "the studio shows pictures once the order is confirmed"
+    assert [event.number for event in events] == [*range(1, len(events) + 1)]
+
+
+async def test_images_are_told_anew_for_another_try() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger) as session:
+        job = await (await session.submit(make_config(seed=1))).wait()
+        job.abandon()
+        await (await job.retry()).wait()
+        told = [event.task_id async for event in job.events(after=0) if isinstance(event, ImagesReady)]
+    assert told == [f"drawing-{job.job_id}-1", f"drawing-{job.job_id}-2"]

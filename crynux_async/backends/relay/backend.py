@@ -196,6 +196,7 @@ class RelayBackend:
             seen=_SEEN[found.end],
             stage=found.stage.value,
             again_after=_SOON if is_new else wait,  # what is done now shows at once; what is done again must not hurry
+            has_images=bool(found.with_images),
             reason="; ".join(found.reasons) if found.end is End.FAILED else "",
             facts={_RUN: seen},
         )

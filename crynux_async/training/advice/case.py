@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from crynux_async.secret import mask_address
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.service import ServiceFacts
 from crynux_async.training.simulation import Simulation, simulate_sent
@@ -64,5 +65,5 @@ def counted(number: int, noun: str) -> str:
 
 def shown(value: object) -> str:
     """Return the beginning of a value as it stands in a message."""
-    text = repr(value)
+    text = repr(mask_address(value))
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,76 @@
+"""What other programs want to know of jobs: all that the ledger has, what they cost, and what their archives are."""
+
+import asyncio
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import attrs
+
+from crynux_async.archive.lora_archive import LoraArchive
+from crynux_async.cli.board import without_reason
+from crynux_async.errors import ArchiveError
+from crynux_async.job_values import cost_of
+from crynux_async.ledgers.base import JobRow, Ledger, TaskRow
+
+
+@attrs.frozen(kw_only=True)
+class Detail:
+    """How much is told.
+
+    Attributes:
+        is_public: Leave out paths, host, credential and budget.
+        reads_archives: Read every weight of every archive that is on this machine, and judge it.
+    """
+
+    is_public: bool = False
+    reads_archives: bool = False
+
+
+async def facts_of(ledger: Ledger, rows: Sequence[JobRow], detail: Detail) -> list[dict[str, Any]]:
+    """Return what is known of jobs as JSON values, every job with the same names in the same order.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    tasks: Mapping[str, list[TaskRow]] = defaultdict(list)
+    for task in await ledger.tasks([row.job_id for row in rows]):
+        tasks[task.job_id].append(task)
+    return [await _facts(row, tasks[row.job_id], detail) for row in rows]
+
+
+def write_csv(facts: Sequence[Mapping[str, Any]], out: TextIO) -> None:
+    """Write a table with a column for everything that is known; what has parts stands in it as JSON."""
+    if not facts:
+        return
+    table = csv.DictWriter(out, fieldnames=list(facts[0]))
+    table.writeheader()
+    for each in facts:
+        table.writerow({name: json.dumps(value) if isinstance(value, dict) else value for name, value in each.items()})
+
+
+async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[str, Any]:
+    is_there = row.path is not None and await asyncio.to_thread(Path(row.path).is_file)
+    facts = {
+        **row.to_dict(public=detail.is_public),
+        "error": without_reason(row.error, row.reason),
+        "cost": cost_of(tasks).to_dict(),
+        "archive_is_there": is_there,
+    }
+    if detail.reads_archives:
+        # Beside the loop, and one after another: each is read whole.
+        facts["health"] = await asyncio.to_thread(_health, row) if is_there else None
+    return facts
+
+
+def _health(row: JobRow) -> dict[str, Any]:
+    assert row.path is not None
+    try:
+        health = LoraArchive.open(row.path).health(row.config)
+    except (ArchiveError, OSError) as error:
+        return {"ok": False, "verdict": "", "problems": [str(error)]}
+    verdict = health.strength.verdict if health.strength else ""
+    return {"ok": health.ok, "verdict": verdict, "problems": [problem.message for problem in health.problems]}
