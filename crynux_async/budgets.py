@@ -5,7 +5,7 @@ from decimal import Decimal, InvalidOperation
 import attrs
 
 from crynux_async.errors import UsageError
-from crynux_async.money import WEI
+from crynux_async.money import from_wei, to_wei
 
 _MOST_CNX = 2**60  # what every ledger can keep
 
@@ -27,11 +27,11 @@ def wei_of(cnx: Decimal | float | str, field: str) -> int:
         amount = Decimal("NaN")
     if isinstance(cnx, bool) or not amount.is_finite() or not 0 <= amount < _MOST_CNX:
         raise UsageError(f"{field} must be a number of CNX from 0 to 2**60, not {cnx!r:.40}", field=field)
-    return int(amount * WEI)
+    return to_wei(amount)
 
 
 def _limit(cnx: Decimal | float | str | None) -> Decimal | None:
-    return None if cnx is None else Decimal(wei_of(cnx, "cnx")) / WEI
+    return None if cnx is None else from_wei(wei_of(cnx, "cnx"))
 
 
 def _is_name(_: object, attribute: "attrs.Attribute[str]", value: object) -> None:
@@ -61,4 +61,4 @@ class Budget:
     @property
     def limit(self) -> int | None:
         """The limit in wei (10**-18 CNX), or None for the one that is in the ledger."""
-        return None if self.cnx is None else int(self.cnx * WEI)
+        return None if self.cnx is None else to_wei(self.cnx)

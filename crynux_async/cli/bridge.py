@@ -43,6 +43,7 @@ from crynux_async.cli.bridge_folder import (
 from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, docker_error, last_run
 from crynux_async.cli.exits import Exit
 from crynux_async.errors import SettingsError, UnreachableError, UsageError
+from crynux_async.money import WEI
 from crynux_async.signing import Wallet
 from crynux_async.signing.key_files import WALLET
 
@@ -238,7 +239,7 @@ async def status(folder: Path, *, as_json: bool) -> Exit:
 def _money(config: BridgeConfig, wei: int) -> str:
     rounds = config.rounds(wei)
     pays = "" if rounds is None else f", which pays for {rounds:,} rounds at {config.fee_cnx:g} CNX"
-    return f"balance   {wei / 10**18:,.2f} CNX{pays}"
+    return f"balance   {wei / WEI:,.2f} CNX{pays}"
 
 
 def show_keys(console: Console, keys: Sequence[BridgeKey], folder: Path) -> None:

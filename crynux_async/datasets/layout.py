@@ -28,6 +28,8 @@ _AUDIO: Final = (
 )
 _VIDEO: Final = "mkv mp4 avi mpeg mov"
 IMAGE_EXTENSIONS: Final = frozenset(f".{extension}" for extension in _IMAGES.split())
+DATA_EXTENSIONS: Final = IMAGE_EXTENSIONS | {".parquet", ".csv", ".tsv", ".json", ".jsonl", ".arrow", ".txt"}
+"""What a data set is made of; one such file alone is no data set."""
 """What the image loader takes for an image, in any case of letters."""
 
 _TABLES: Final = {

@@ -14,11 +14,10 @@ from typing import IO, Final, cast
 import attrs
 
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, is_tar
-from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of, is_visible
+from crynux_async.datasets.layout import DATA_EXTENSIONS, extension_of, is_visible
 from crynux_async.datasets.problems import DatasetProblem, Severity, named, problem
 
 _HEADER_BYTES: Final = 4 << 20
-_DATA_EXTENSIONS: Final = IMAGE_EXTENSIONS | {".parquet", ".csv", ".tsv", ".json", ".jsonl", ".arrow", ".txt"}
 
 
 class OverLimitError(Exception):
@@ -124,7 +123,7 @@ def kind_of(path: Path, notes: Notes) -> str:
     if "." not in path.name and is_tar(head):
         notes.problems.append(problem("CX356", f"{path.name} is a tar without an extension, which nodes do not see."))
         return "tar"
-    if extension_of(path.name) in _DATA_EXTENSIONS:
+    if extension_of(path.name) in DATA_EXTENSIONS:
         notes.problems.append(problem("CX355", f"{path.name} is a single file; nodes load folders only."))
     else:
         notes.problems.append(problem("CX301", f"Nodes do not extract {path.name}."))

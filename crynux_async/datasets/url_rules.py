@@ -14,7 +14,7 @@ import attrs
 
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, holds_tar, is_tar
 from crynux_async.datasets.hosts import is_private
-from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of
+from crynux_async.datasets.layout import DATA_EXTENSIONS, extension_of
 from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, secrets_in, signature_of
 from crynux_async.datasets.problems import DatasetProblem, has_error, in_order, problem
 from crynux_async.datasets.report import VERSION_LENGTH
@@ -24,7 +24,6 @@ HEAD_BYTES: Final = 64 << 10
 """Bytes of the file that are looked at."""
 
 _SUCCESS: Final = range(200, 400)
-_DATA_EXTENSIONS: Final = IMAGE_EXTENSIONS | {".parquet", ".csv", ".tsv", ".json", ".jsonl", ".arrow", ".txt"}
 _FILE_NAME: Final = re.compile(r"filename[^;=\n]*=((['\"]).*?\2|[^;\n]*)")
 _NAME_BYTES: Final = 251  # a file system takes 255, and the node adds ".tmp"
 _TYPE_WORDS: Final = (
@@ -252,7 +251,7 @@ def _judge_name(name: str) -> Iterator[DatasetProblem]:
     elif name.lower().endswith(SHORT_ENDINGS):
         yield problem("CX354", f"{name} is not extracted: nodes know .tar.gz, not .tgz.")
     elif "." in name and not ending_of(name):
-        code = "CX355" if extension_of(name) in _DATA_EXTENSIONS else "CX354"
+        code = "CX355" if extension_of(name) in DATA_EXTENSIONS else "CX354"
         yield problem(code, f"{name} is not extracted, and a node loads folders only.")
 
 

@@ -16,6 +16,7 @@ import attrs
 
 from crynux_async.errors import ConfigError, LedgerError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, JobRow, StepRow, TaskRow, WishRow
+from crynux_async.money import WEI
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY, _SECOND = 86_400, 1_000_000  # in seconds, and in microseconds
 _LARGEST = 2**63 - 1  # databases keep signed integers of 64 bits
-_TOO_MUCH = 2**60 * 10**18  # wei; the sum of a few amounts must fit into 64 bits of whole CNX
+_TOO_MUCH = 2**60 * WEI  # wei; the sum of a few amounts must fit into 64 bits of whole CNX
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _FIXED = ("job_id", "digest", "tenant", "idempotency_key")
 _NO_TAGS: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}

@@ -18,6 +18,7 @@ from crynux_async.backends.bridge.wire import raise_for
 from crynux_async.backends.http.answer import Answer
 from crynux_async.backends.http.client import Request
 from crynux_async.errors import AuthError, BackendError, ProtocolError, UsageError
+from crynux_async.money import WEI
 from crynux_async.secret import Secret
 
 ROLES = ("chat", "admin")
@@ -82,7 +83,7 @@ class RelayAccount:
     @property
     def cnx(self) -> float:
         """What it holds, in CNX."""
-        return self.wei / 10**18
+        return self.wei / WEI
 
 
 @attrs.frozen(kw_only=True)

@@ -20,12 +20,12 @@ from crynux_async.backends.base import (
 )
 from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.brackets import find_lost, search_requests
-from crynux_async.backends.bridge.facts import WEI
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.kept_keys import KeptKeys
 from crynux_async.backends.bridge.keys import prepare_key
 from crynux_async.backends.bridge.reasons import ReasonDesk
 from crynux_async.errors import AuthError, ConfigError, OwnershipError, Problem, QuotaError, RejectedError, UsageError
+from crynux_async.money import WEI
 from crynux_async.settings import Settings
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import most_rounds, stall_seconds

@@ -19,13 +19,13 @@ from crynux_async.backends.bridge.deploy_config import (
     BridgeConfig,
 )
 from crynux_async.backends.bridge.deploy_files import LOOPBACK
+from crynux_async.money import WEI
 from crynux_async.signing.addresses import checksummed, is_address
 
 # Seconds around their own clocks in which bridge and relay accept a signature.
 _TOLERANCE = 60
 _UNEASY = 30
 _OTHERS = 0o077
-_WEI = 10**18
 
 
 class Verdict(StrEnum):
@@ -206,8 +206,8 @@ def check_relay(config: BridgeConfig, relay: RelayFacts) -> Iterator[Finding]:
 
 def check_balance(config: BridgeConfig, wei: int) -> Finding:
     """Judge what the wallet's account at the relay holds."""
-    shown = f"{wei / _WEI:,.2f} CNX"
-    if wei <= LEAST_CNX * _WEI:
+    shown = f"{wei / WEI:,.2f} CNX"
+    if wei <= LEAST_CNX * WEI:
         return _problem(
             "balance",
             f"The wallet's account at the relay holds {shown}, and a bridge starts with more than {LEAST_CNX} only.",

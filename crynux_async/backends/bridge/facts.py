@@ -5,9 +5,6 @@ Source: crynux-bridge config/config.example.yml, tasks/process_sd_ft_tasks.go, a
 
 from crynux_async.training.service import BRIDGE_FACTS
 
-WEI = 10**18
-"""Wei in one CNX."""
-
 NEW_KEY_LIMIT = 1.0
 """Creates a minute that a key may make until an administrator says otherwise."""
 

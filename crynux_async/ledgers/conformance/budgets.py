@@ -19,8 +19,7 @@ from crynux_async.ledgers.conformance.support import (
     require_equal,
     require_error,
 )
-
-_CNX = 10**18
+from crynux_async.money import WEI
 
 
 def _spring(amount: int, limit: int) -> Reservation:
@@ -34,14 +33,14 @@ async def _begin(me: Desk, name: str, amount: int, limit: int) -> None:
 async def budget_is_held_with_the_attempt(make: LedgerFactory) -> None:
     """To the last wei, and not one more; what is refused leaves neither an attempt nor anything held."""
     async with desk(make, *"abc") as me:
-        limit = 3 * _CNX
-        await _begin(me, "a", _CNX + 1, limit)
-        error = await require_error(_begin(me, "b", 2 * _CNX, limit), "one wei too much", BudgetExceededError)
+        limit = 3 * WEI
+        await _begin(me, "a", WEI + 1, limit)
+        error = await require_error(_begin(me, "b", 2 * WEI, limit), "one wei too much", BudgetExceededError)
         assert isinstance(error, BudgetExceededError)
         facts = (error.budget, error.amount, error.limit, error.held, error.spent, error.job_id)
-        require_equal(facts, ("spring", 2 * _CNX, limit, _CNX + 1, 0, "b"), "what the error says")
+        require_equal(facts, ("spring", 2 * WEI, limit, WEI + 1, 0, "b"), "what the error says")
         require_equal(await me.ledger.attempts(job_ids=["b"]), [], "attempts that were refused")
-        await _begin(me, "b", 2 * _CNX - 1, limit)
+        await _begin(me, "b", 2 * WEI - 1, limit)
         wanted = BudgetRow(name="spring", limit=limit, held=limit, spent=0)
         require_equal(await me.ledger.budget("spring"), wanted, "the budget")
         await require_error(_begin(me, "c", 1, limit), "one wei of an empty budget", BudgetExceededError)
@@ -63,13 +62,13 @@ async def newest_limit_counts(make: LedgerFactory) -> None:
 async def money_is_settled_with_the_job(make: LedgerFactory) -> None:
     """What was released is free again, but for what was spent of it."""
     async with desk(make, *"ab") as me:
-        amount, limit = 5 * _CNX + 3, 2**60 * _CNX - 1
+        amount, limit = 5 * WEI + 3, 2**60 * WEI - 1
         await _begin(me, "a", amount, limit)
         await _begin(me, "b", amount, limit)
-        settled = Settlement(budget="spring", released=amount, spent=2 * _CNX + 4)
+        settled = Settlement(budget="spring", released=amount, spent=2 * WEI + 4)
         done = attempt("a", answered_at=at(1), outcome=AttemptOutcome.ACCEPTED, task_id="7")
         await me.change("a", columns={"task_id": "7"}, finished=done, settlement=settled)
-        wanted = BudgetRow(name="spring", limit=limit, held=amount, spent=2 * _CNX + 4)
+        wanted = BudgetRow(name="spring", limit=limit, held=amount, spent=2 * WEI + 4)
         require_equal(await me.ledger.budget("spring"), wanted, "the budget")
         again = [JobChange(job_id=name, settlement=attrs.evolve(settled, spent=0)) for name in "ab"]
         await require_error(me.ledger.change(me.fence, again), "more was released than is held")

@@ -15,8 +15,7 @@ from crynux_async.ledgers.conformance.support import (
     step,
     task,
 )
-
-_CNX = 10**18
+from crynux_async.money import WEI
 
 
 async def tasks_come_back_by_job_try_and_member(make: LedgerFactory) -> None:
@@ -29,10 +28,10 @@ async def tasks_come_back_by_job_try_and_member(make: LedgerFactory) -> None:
         ended_at=at(9.000001),
         end="slashed",
         reason=AWKWARD,
-        fee=123_456_789 * _CNX + 1,
+        fee=123_456_789 * WEI + 1,
         spent=2**63 + 7,
     )
-    first, second, other = task("a", "9"), task("a", "10", 2, fee=0, spent=0), task("b", "11", fee=_CNX - 1)
+    first, second, other = task("a", "9"), task("a", "10", 2, fee=0, spent=0), task("b", "11", fee=WEI - 1)
     async with desk(make, "b", "a", "c") as me:
         await me.change("a", tasks=[second, ended])
         await me.change("b", tasks=[other])
@@ -87,28 +86,28 @@ async def step_is_done_with_its_job(make: LedgerFactory) -> None:
 
 async def what_was_spent_is_added_up_exactly(make: LedgerFactory) -> None:
     """A task holds its fee until its cost is known; sums are exact to the wei, whatever their size."""
-    large = 2**60 * _CNX // 3
+    large = 2**60 * WEI // 3
     tasks = {
-        "a": [task("a", "1", fee=large, spent=large - 1), task("a", "2", 2, fee=_CNX - 1)],
-        "b": [task("b", "3", fee=large, spent=large + 2), task("b", "4", 2, fee=_CNX - 1), task("b", "5", 3)],
+        "a": [task("a", "1", fee=large, spent=large - 1), task("a", "2", 2, fee=WEI - 1)],
+        "b": [task("b", "3", fee=large, spent=large + 2), task("b", "4", 2, fee=WEI - 1), task("b", "5", 3)],
         "c": [task("c", "6", fee=999, spent=0)],
     }
     async with desk(make, "a", "b", "c") as me:
         await me.ledger.change(me.fence, [JobChange(job_id=name, tasks=tasks[name]) for name in tasks])
-        wanted = (2 * (_CNX - 1), 2 * large + 1)
+        wanted = (2 * (WEI - 1), 2 * large + 1)
         require_equal(await me.ledger.spent(JobFilter()), wanted, "wei held and spent by all")
-        require_equal(await me.ledger.spent(JobFilter(job_ids=["a"])), (_CNX - 1, large - 1), "wei held and spent by a")
+        require_equal(await me.ledger.spent(JobFilter(job_ids=["a"])), (WEI - 1, large - 1), "wei held and spent by a")
         require_equal(await me.ledger.spent(JobFilter(label="nobody's")), (0, 0), "wei held and spent by nobody")
-        many = [task("c", f"n{number}", 2 + number, fee=_CNX - 1) for number in range(40)]
+        many = [task("c", f"n{number}", 2 + number, fee=WEI - 1) for number in range(40)]
         await me.change("c", tasks=many)
-        require_equal(await me.ledger.spent(JobFilter(job_ids=["c"])), (40 * (_CNX - 1), 0), "the sum of many fees")
+        require_equal(await me.ledger.spent(JobFilter(job_ids=["c"])), (40 * (WEI - 1), 0), "the sum of many fees")
 
 
 async def money_that_is_none_is_refused(make: LedgerFactory) -> None:
     """An amount is a whole number of wei, 0 or more."""
     async with desk(make) as me:
         await me.ledger.add([job("a")], fence=me.fence)
-        for fee in (-1, 0.5, True, "1", 2**60 * _CNX):
+        for fee in (-1, 0.5, True, "1", 2**60 * WEI):
             await require_error(me.change("a", tasks=[task("a", "7", fee=fee)]), f"a fee of {fee!r}")
             await require_error(me.ledger.plan_step(me.fence, step("a", "x", fee=fee)), f"a fee of {fee!r}")
         require_equal(await me.ledger.tasks(["a"]), [], "tasks with a fee that is none")

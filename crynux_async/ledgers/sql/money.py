@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, ColumnElement, and_, bindparam, case, func, literal_column, or_
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from crynux_async.money import WEI
+
 Pair = tuple[ColumnElement[int], ColumnElement[int]]
 """An amount inside a statement: whole CNX, and wei."""
 
-WEI = 10**18
 _LIMB = 10**9
 _WEI: ColumnElement[int] = literal_column(str(WEI), BigInteger)
 _SMALL: ColumnElement[int] = literal_column(str(_LIMB), BigInteger)

@@ -36,6 +36,7 @@ from crynux_async.ledgers.sql.schema import (
     tasks,
     wishes,
 )
+from crynux_async.money import WEI
 
 _UNKNOWN: ColumnElement[str] = literal_column(f"'{AttemptOutcome.UNKNOWN.value}'")
 _MONEY = ("fee", "spent")
@@ -284,9 +285,9 @@ def read_budget(columns: Sequence[Any]) -> BudgetRow:
     name, limit_cnx, limit_wei, held_cnx, held_wei, spent_cnx, spent_wei = columns
     return BudgetRow(
         name=name,
-        limit=limit_cnx * money.WEI + limit_wei,
-        held=held_cnx * money.WEI + held_wei,
-        spent=spent_cnx * money.WEI + spent_wei,
+        limit=limit_cnx * WEI + limit_wei,
+        held=held_cnx * WEI + held_wei,
+        spent=spent_cnx * WEI + spent_wei,
     )
 
 
