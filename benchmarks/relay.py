@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.reporting import finish, show_table
 from crynux_async.backends.relay.backend import RelayBackend
 from crynux_async.backends.relay.ids import TaskNames
-from crynux_async.backends.relay.wire import FEE, CreateRequest, create_task, look_at_task
+from crynux_async.backends.relay.wire import CreateRequest, create_task, look_at_task
 from crynux_async.emulator import Emulator
 from crynux_async.emulator.relay import CNX, RelayEmulator
 from crynux_async.secret import Secret
@@ -33,6 +33,7 @@ from crynux_async.testing import virtual_time_run
 from crynux_async.training.config import FineTuneConfig
 
 SECRET = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"  # the public example key
+FEE = 15 * CNX
 WARM_UP_JOBS = 50
 LIFE_JOBS = 50
 SAMPLE = 0.01

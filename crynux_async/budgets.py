@@ -1,33 +1,11 @@
 """``Budget``: what a set of jobs may cost together, whichever processes send them."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import attrs
 
 from crynux_async.errors import UsageError
-from crynux_async.money import from_wei, to_wei
-
-_MOST_CNX = 2**60  # what every ledger can keep
-
-
-def wei_of(cnx: Decimal | float | str, field: str) -> int:
-    """Return an amount of CNX in wei, rounded down.
-
-    Args:
-        cnx: The amount, 0 <= cnx < 2**60.
-        field: What it is, for the message.
-
-    Raises:
-        UsageError: It is no such number.
-    """
-    try:
-        # By its text: 0.1 is a tenth, and not the binary fraction next to it.
-        amount = Decimal(str(cnx))
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if isinstance(cnx, bool) or not amount.is_finite() or not 0 <= amount < _MOST_CNX:
-        raise UsageError(f"{field} must be a number of CNX from 0 to 2**60, not {cnx!r:.40}", field=field)
-    return to_wei(amount)
+from crynux_async.money import from_wei, to_wei, wei_of
 
 
 def _limit(cnx: Decimal | float | str | None) -> Decimal | None:

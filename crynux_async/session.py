@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from crynux_async.backends.base import Backend
-from crynux_async.budgets import Budget, wei_of
+from crynux_async.budgets import Budget
 from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.ledgers.credentials import jobs_that_need
+from crynux_async.money import wei_of
 from crynux_async.session_jobs import SessionJobs
 from crynux_async.session_values import SessionStatistics, Spending
 from crynux_async.settings import Settings, SettingsArguments

@@ -10,6 +10,7 @@ import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from crynux_async.errors import Problem, SettingsError
+from crynux_async.errors import Problem, SettingsError, UsageError
+from crynux_async.money import wei_of
 from crynux_async.secret import Secret, mask_credentials
 
 OFFICIAL_BRIDGE = "https://bridge.crynux.io"
@@ -38,6 +40,7 @@ class SettingsArguments(TypedDict, total=False):
     admin_token: str | Secret | None
     base_url: str | None
     network: str | None
+    fee: Decimal | float | str | None
     keys: str | os.PathLike[str] | None
     rate_limit: float | None
     rate_burst: int | None
@@ -69,6 +72,15 @@ def _secret(value: str | Secret | None) -> Secret | None:
 
 def _path_text(value: str | os.PathLike[str] | None) -> str | None:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _exact(value: Decimal | float | str) -> Any:
+    """Turn a number of CNX into an exact one; leave everything else to the check."""
+    try:
+        # By its text: 0.1 is a tenth, and not the binary fraction next to it.
+        return value if isinstance(value, bool) else Decimal(str(value).strip())
+    except InvalidOperation:
+        return value
 
 
 def _as_it_is(value: Any) -> Any:
@@ -115,6 +127,16 @@ def _number_problem(kind: type[int] | type[float], low: float, above: bool, valu
     if value < math.inf and (value > low or (value == low and not above)):
         return None
     return f"must be {'above' if above else 'at least'} {low:g} and finite, not {value}"
+
+
+def _fee_problem(value: Any) -> str | None:
+    # The relay takes a task without a fee from anybody, whatever its signature, and would make it a stranger's.
+    try:
+        if isinstance(value, Decimal) and wei_of(value, "fee") > 0:
+            return None
+    except UsageError:
+        pass
+    return f"must be a number of CNX above 0 and below 2**60, not {value!s:.40}"
 
 
 def _flag_problem(value: Any) -> str | None:
@@ -215,6 +237,7 @@ def _integer(*, low: int) -> dict[str, _Kind]:
 _FLAG = {"kind": _Kind(_read_flag, _flag_problem)}
 _URL = {"kind": _Kind(_read_url, _url_problem)}
 _NETWORK = {"kind": _Kind(_read_url, _network_problem)}
+_FEE = {"kind": _Kind(_as_it_is, _fee_problem)}
 _PROXY = {"kind": _Kind(_read_url, proxy_problem)}
 _FILE = {"kind": _Kind(_read_path, _file_problem)}
 _PATH = {"kind": _Kind(_read_path, _path_problem)}
@@ -235,6 +258,8 @@ class Settings:
             a job failed; or None. It travels in addresses, so over HTTPS or to this machine only.
         base_url: Address of the bridge.
         network: For ``backend="relay"``: "mainnet", "staging", or the address of a relay.
+        fee: For ``backend="relay"``: CNX that each task pays, > 0. The more that is for a second of the config's
+            timeout, the sooner a node takes the task; a bridge pays 15.
         keys: The file with the keys of your own bridge (``BridgeAdmin(keys=...)``), or None for the usual place: a
             model that was trained with a key which another one has replaced is fetched with that.
         rate_limit: Creates a minute that the key may make, or None to learn it (that costs one refusal).
@@ -270,6 +295,7 @@ class Settings:
     admin_token: Secret | None = attrs.field(default=None, converter=_secret, metadata=_TOKEN)
     base_url: str = attrs.field(default=OFFICIAL_BRIDGE, repr=_shown_url, metadata=_URL)
     network: str = attrs.field(default="mainnet", repr=_shown_url, metadata=_NETWORK)
+    fee: Decimal = attrs.field(default=Decimal(15), converter=_exact, metadata=_FEE)
     keys: str | None = attrs.field(default=None, converter=_path_text, metadata=_PATH)
     rate_limit: float | None = attrs.field(default=None, metadata=_number(above=True))
     rate_burst: int | None = attrs.field(default=None, metadata=_integer(low=1))

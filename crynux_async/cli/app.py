@@ -4,10 +4,10 @@ A command imports what it does when it is called: ``--help`` needs no HTTP clien
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 from cyclopts import App, CycloptsError, Parameter
 
 import crynux_async
@@ -17,6 +17,7 @@ from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard, print_error_facts
 from crynux_async.cli.job_commands import Timeout
+from crynux_async.cli.service_choice import PaidService
 from crynux_async.cli.sweep_commands import sweep_app
 from crynux_async.datasets.caption_sources import CaptionSource
 from crynux_async.training.service import BRIDGE_FACTS
@@ -42,6 +43,7 @@ _Set = Annotated[list[str], Parameter(name="--set", negative="", show_default=Fa
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Emulator = Annotated[bool, Parameter(negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
+_PAID_BRIDGE = PaidService()
 
 job_commands.add_to(app)
 app.command(bridge_app())
@@ -229,7 +231,7 @@ def run(
     out: Path = Path(),
     name: str | None = None,
     timeout: Timeout = None,
-    relay: _Flag = False,
+    service: PaidService = _PAID_BRIDGE,
     emulator: _Emulator = False,
     dry_run: _Flag = False,
     force: _Flag = False,
@@ -244,8 +246,8 @@ def run(
         name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}. {task_id}.zip if not given, and
             {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
-        relay: Send it to the relay of CRYNUX_NETWORK, signed and paid by the wallet of CRYNUX_WALLET. This command must
-            run until it ends: somebody has to validate the training, or it is lost (and refunded).
+        service: Where it is sent. At the relay this command must run until the job ends: somebody has to validate the
+            training, or it is lost (and refunded).
         emulator: Use an emulated bridge (or relay) on this machine instead of a real one.
         dry_run: Show what would be trained, like check, look at the folder and the name, and send nothing.
         force: Send it even if it cannot work.
@@ -254,13 +256,16 @@ def run(
     if dry_run:
         from crynux_async.cli import check as check_command
 
-        service = RELAY_FACTS if relay else BRIDGE_FACTS
-        look = partial(check_command.dry_run, config, set_ or [], out, name, service=service, force=force, as_json=json)
+        def look() -> Exit:
+            fee = float(service.settings().fee)
+            facts = attrs.evolve(RELAY_FACTS, fee_cnx=fee) if service.relay else BRIDGE_FACTS
+            return check_command.dry_run(config, set_ or [], out, name, service=facts, force=force, as_json=json)
+
         return guard(look, as_json=json)
     from crynux_async.cli import run as run_command
 
     work = run_command.run(
-        config, set_ or [], out, name, timeout, relay=relay, emulated=emulator, force=force, as_json=json
+        config, set_ or [], out, name, timeout, service=service, emulated=emulator, force=force, as_json=json
     )
     return execute(work, as_json=json)
 
@@ -273,7 +278,7 @@ def download(
     out: Path = Path(),
     name: str | None = None,
     timeout: Timeout = None,
-    relay: _Flag = False,
+    service: PaidService = _PAID_BRIDGE,
     json: _Json = False,
 ) -> int:
     """Follow a task that the service has already, and download its model when it is there.
@@ -283,12 +288,12 @@ def download(
         out: Folder for the archive.
         name: File name; may hold {task_id}, and is {task_id}.zip if not given; {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
-        relay: Whether it is at the relay.
+        service: Where it is.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import run as run_command
 
-    return execute(run_command.download(task_id, out, name, timeout, relay=relay, as_json=json), as_json=json)
+    return execute(run_command.download(task_id, out, name, timeout, service=service, as_json=json), as_json=json)
 
 
 @app.command

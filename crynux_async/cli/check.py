@@ -96,7 +96,7 @@ def dry_run(
     if name is not None:  # else it is the service's usual one
         job_archive_name(name, config, task_id=None, job_id=None, label=config_path.stem)
     check_folder(out, needed=0 if force else archive_bytes(config) or 0)
-    return check(config_path, changes, service=service, as_json=as_json)
+    return check(config_path, changes, fee_cnx=service.fee_cnx, service=service, as_json=as_json)
 
 
 def find(

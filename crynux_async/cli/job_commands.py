@@ -6,10 +6,12 @@ from typing import Annotated
 from cyclopts import App, Parameter, validators
 
 from crynux_async.cli.exits import execute
+from crynux_async.cli.service_choice import PaidService, ServiceChoice
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
-_Relay = Annotated[bool, Parameter(negative="")]
+_BRIDGE = ServiceChoice()
+_PAID_BRIDGE = PaidService()
 _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
 Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
@@ -57,7 +59,7 @@ def resume(
     out: Path | None = None,
     send: _Flag = False,
     timeout: Timeout = None,
-    relay: _Relay = False,
+    service: PaidService = _PAID_BRIDGE,
     ledger: Path | None = None,
     json: _Json = False,
 ) -> int:
@@ -67,69 +69,75 @@ def resume(
         out: Also fetch models for which no download was asked, into this folder.
         send: Also send what was planned and never sent.
         timeout: Seconds to wait at most; the tasks go on after that.
-        relay: The jobs that were sent to the relay, in place of those at the bridge.
+        service: Where the jobs are.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.resume(ledger, out, timeout, relay=relay, send=send, as_json=json), as_json=json)
+    return execute(jobs_command.resume(ledger, out, timeout, service, send=send, as_json=json), as_json=json)
 
 
-def abandon(job: list[str], /, *, relay: _Relay = False, ledger: Path | None = None) -> int:
+def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: Path | None = None) -> int:
     """Give jobs up. A task that runs goes on and is paid for: the bridge cannot cancel it.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
-        relay: Jobs at the relay.
+        service: Where the jobs are.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.abandon(ledger, job, relay=relay))
+    return execute(jobs_command.abandon(ledger, job, service))
 
 
-def retry(job: list[str], /, *, relay: _Relay = False, ledger: Path | None = None) -> int:
+def retry(job: list[str], /, *, service: PaidService = _PAID_BRIDGE, ledger: Path | None = None) -> int:
     """Send jobs again, each as another try of the same job. Where such a job was created after all, both are paid for.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
-        relay: Jobs at the relay.
+        service: Where the jobs are.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.retry(ledger, job, relay=relay))
+    return execute(jobs_command.retry(ledger, job, service))
 
 
-def reconcile(*, relay: _Relay = False, adopt: _Flag = False, ledger: Path | None = None, json: _Json = False) -> int:
+def reconcile(
+    *, service: ServiceChoice = _BRIDGE, adopt: _Flag = False, ledger: Path | None = None, json: _Json = False
+) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only where they must be.
 
     At a bridge that is between two numbers, at the relay under one name. The relay also tells of tasks that were paid
     for and that the ledger does not know, because it was lost.
 
     Args:
-        relay: Jobs at the relay.
+        service: Where the jobs are.
         adopt: Put such tasks into the ledger, so that they are followed; only where no other ledger has them.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.reconcile(ledger, relay=relay, adopt=adopt, as_json=json), as_json=json)
+    return execute(jobs_command.reconcile(ledger, service, adopt=adopt, as_json=json), as_json=json)
 
 
-def spent(*, relay: _Relay = False, ledger: Path | None = None, json: _Json = False) -> int:
+def spent(*, service: ServiceChoice = _BRIDGE, ledger: Path | None = None, json: _Json = False) -> int:
     """Show what all jobs have cost. With --relay the ledger is held against the relay's own list, to the wei.
 
     The exit code is 0 when everything adds up, and 1 when something is left to be explained.
 
     Args:
-        relay: Ask the relay, with a login of the wallet, for every payment and refund.
+        service: Where the jobs are; the relay is asked, with a login of the wallet, for every payment and refund.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
     from crynux_async.cli import spent as spent_command
 
-    work = spent_command.audited(ledger, as_json=json) if relay else spent_command.spent(ledger, as_json=json)
+    work = (
+        spent_command.audited(ledger, service, as_json=json)
+        if service.relay
+        else spent_command.spent(ledger, as_json=json)
+    )
     return execute(work, as_json=json)

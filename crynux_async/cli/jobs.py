@@ -16,6 +16,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.cli.service import open_session
+from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.units import size
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, UsageError
@@ -82,14 +83,16 @@ def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) ->
 
 
 async def resume(
-    ledger: Path | None, out: Path | None, timeout: float | None, *, relay: bool, send: bool, as_json: bool
+    ledger: Path | None, out: Path | None, timeout: float | None, service: ServiceChoice, *, send: bool, as_json: bool
 ) -> Exit:
     """Follow every unfinished job to its end and fetch the models that were asked for."""
     console = Console(stderr=as_json, highlight=False)
     if out is not None:
         check_folder(out)
-    async with open_session(ledger, relay=relay) as session:
-        for job in session.jobs(JobState.PLANNED) if send else ():
+    async with open_session(ledger, service) as session:
+        planned = session.jobs(JobState.PLANNED) if send else []
+        await _show_money(session, planned, service, console)
+        for job in planned:
             await job.retry()
         jobs = session.jobs()
         if out is not None:  # models of which nobody has wanted anything are followed by no session
@@ -103,7 +106,7 @@ async def resume(
                 await session.wait_all(followed, timeout=timeout)
                 have_all = await _fetch(jobs, out)
         finally:
-            _say_what_goes_on(console, jobs, relay=relay)
+            _say_what_goes_on(console, jobs, service)
     if as_json:
         print(json.dumps({"jobs": [as_facts(job) for job in jobs], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
     else:
@@ -114,51 +117,53 @@ async def resume(
     return Exit.DONE if have_all else Exit.DOWNLOAD
 
 
-def _say_what_goes_on(console: Console, jobs: Sequence[Job], *, relay: bool) -> None:
+def _say_what_goes_on(console: Console, jobs: Sequence[Job], service: ServiceChoice) -> None:
     """Tell the numbers of the tasks that are left running when waiting ends early."""
     tasks = [job.task_id for job in jobs if job.task_id and job.state in FOLLOWED]
     if tasks:
         are = "s are" if len(tasks) > 1 else " is"
-        place = "relay" if relay else "bridge"
-        again = f"crynux-async resume{' --relay' if relay else ''}"
+        again = f"crynux-async resume{service.option}"
         console.print(
-            f"The task{are} at the {place} still: {', '.join(tasks)}. To go on: [bold]{again}[/]", soft_wrap=True
+            f"The task{are} at the {service.place} still: {', '.join(tasks)}. To go on: [bold]{again}[/]",
+            soft_wrap=True,
         )
 
 
-async def abandon(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:
+async def abandon(ledger: Path | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Give jobs up."""
-    async with open_session(ledger, relay=relay) as session:
+    async with open_session(ledger, service) as session:
         for job in _find(session, names):
             job.abandon()
             Console(highlight=False).print(f"{job.job_id} is {job.state}")
     return Exit.DONE
 
 
-async def retry(ledger: Path | None, names: Sequence[str], *, relay: bool) -> Exit:
+async def retry(ledger: Path | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Send jobs again, those that have ended, too."""
-    async with open_session(ledger, relay=relay) as session:
-        for job in [await _find_any(session, name) for name in names]:
+    console = Console(highlight=False)
+    async with open_session(ledger, service) as session:
+        jobs = [await _find_any(session, name) for name in names]
+        await _show_money(session, jobs, service, console)
+        for job in jobs:
             await (await job.retry()).submitted()
-            Console(highlight=False).print(f"{job.job_id} was sent as task {job.task_id}")
+            console.print(f"{job.job_id} was sent as task {job.task_id}")
     return Exit.DONE
 
 
-async def reconcile(ledger: Path | None, *, relay: bool, adopt: bool, as_json: bool) -> Exit:
+async def reconcile(ledger: Path | None, service: ServiceChoice, *, adopt: bool, as_json: bool) -> Exit:
     """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
     console = Console(stderr=as_json, highlight=False)
-    async with open_session(ledger, relay=relay) as session:
+    async with open_session(ledger, service) as session:
         looked_for = await session.reconcile(adopt=adopt)
         lost = await session.unconfirmed()
     for each in looked_for:
         name = each.job.job_id if each.job else each.candidates[0]
         console.print(Text(f"{name}: {each.verdict}; {each.explanation}"), soft_wrap=True)
     found = [each.job for each in looked_for if each.job and each.verdict in (Verdict.FOUND, Verdict.ORPHAN)]
-    option = " --relay" if relay else ""
     if found:
-        console.print(f"Follow them: crynux-async resume{option}.", style="dim")
+        console.print(f"Follow them: crynux-async resume{service.option}.", style="dim")
     if any(each.job is None for each in looked_for):
-        console.print(f"Adopt what has no job: crynux-async reconcile{option} --adopt.", style="dim")
+        console.print(f"Adopt what has no job: crynux-async reconcile{service.option} --adopt.", style="dim")
     _print_unconfirmed(console, lost)
     if not looked_for:
         console.print("Every create has a known outcome.")
@@ -170,6 +175,15 @@ async def reconcile(ledger: Path | None, *, relay: bool, adopt: bool, as_json: b
         }
         print(json.dumps(facts))  # noqa: T201  # the command's output
     return Exit.DONE
+
+
+async def _show_money(session: Session, jobs: Sequence[Job], service: ServiceChoice, console: Console) -> None:
+    """Say what jobs will cost one's own wallet, before they are sent."""
+    configs = [job.config for job in jobs if job.config is not None]
+    if service.relay and configs:
+        from crynux_async.cli.relay import show_money
+
+        await show_money(session, configs, console)
 
 
 def parse_states(names: Sequence[str]) -> frozenset[JobState] | None:

@@ -1,16 +1,16 @@
 """What only the relay gives: what a job costs one's own wallet, and its validation images."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from crynux_async.backends.relay.wire import FEE
 from crynux_async.errors import CrynuxError, QuotaError
 from crynux_async.files import new_file
 from crynux_async.job import Job
-from crynux_async.money import to_cnx
+from crynux_async.money import to_cnx, wei_of
 from crynux_async.session import Session
 from crynux_async.training.config import FineTuneConfig
 
@@ -41,33 +41,45 @@ def _store(archive: Path, number: int, image: bytes) -> Path:
     return path
 
 
-async def show_money(session: Session, config: FineTuneConfig, console: Console) -> None:
-    """Print what a job costs, what it may hold and what the account has, before it is sent.
+async def show_money(session: Session, configs: Sequence[FineTuneConfig], console: Console) -> None:
+    """Print what jobs cost, what they may hold and what the account has, before they are sent.
 
     Args:
-        session: Where it will be sent.
-        config: What will be trained.
+        session: Where they will be sent.
+        configs: What they will train, at least one.
         console: Where to print.
 
     Raises:
-        QuotaError: The account has less than the fee; nothing is sent.
+        QuotaError: The account has less than one fee; nothing is sent.
         BackendError: The balance could not be asked; nothing is sent.
     """
-    most, balance = session.price(config), await session.balance()
-    assert most is not None
-    assert balance is not None
-    console.print(f"Costs     {to_cnx(FEE)} CNX, which come back if it fails.")
-    console.print(f"Holds     up to {to_cnx(most)} CNX: one job in a hundred is checked by three nodes, and run again.")
-    console.print(f"Balance   {to_cnx(balance)} CNX")
-    for sentence in await session.outlook(config):
+    fee, count = wei_of(session.settings.fee, "fee"), len(configs)
+    most, balance = sum(session.price(config) or 0 for config in configs), await session.balance() or 0
+    each = "" if count == 1 else f", {count:,} jobs of {to_cnx(fee)} CNX each"
+    lines = [
+        f"Costs     {to_cnx(count * fee)} CNX{each}; what fails comes back.",
+        f"Holds     up to {to_cnx(most)} CNX: one job in a hundred is checked by three nodes, and run again.",
+        f"Balance   {to_cnx(balance)} CNX",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    for sentence in await _surprises(session, configs):
         console.print(Text(f"Network   {sentence}", style="yellow"), soft_wrap=True)
-    if balance < FEE:
+    if balance < fee:
         raise QuotaError(
-            f"the account has {to_cnx(balance)} CNX and the job costs {to_cnx(FEE)}: send CNX from the wallet to the "
+            f"the account has {to_cnx(balance)} CNX and a job costs {to_cnx(fee)}: send CNX from the wallet to the "
             "relay's deposit address; nothing was sent",
             field="wallet",
         )
-    if balance < most:
-        console.print(
-            "[yellow]The balance does not suffice should it be checked: then it fails, and its fee comes back.[/]"
-        )
+    if balance < count * fee:
+        console.print(f"[yellow]The balance suffices for {balance // fee:,} of {count:,} jobs.[/]", soft_wrap=True)
+    elif balance < most:
+        said = "The balance does not suffice for a job that is checked: its run ends by the time-out and is refunded."
+        console.print(Text(said, style="yellow"), soft_wrap=True)
+
+
+async def _surprises(session: Session, configs: Sequence[FineTuneConfig]) -> list[str]:
+    """Return what will keep jobs waiting, each sentence once."""
+    by_model = {(config.model_name, config.timeout): config for config in configs}
+    said = [sentence for config in by_model.values() for sentence in await session.outlook(config)]
+    return list(dict.fromkeys(said))

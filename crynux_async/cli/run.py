@@ -12,6 +12,7 @@ from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.service import emulated_session, open_session
+from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import STAGES, JobState, Stage
@@ -26,7 +27,7 @@ async def run(
     name: str | None,
     timeout: float | None,
     *,
-    relay: bool,
+    service: ServiceChoice,
     emulated: bool,
     force: bool,
     as_json: bool,
@@ -34,12 +35,12 @@ async def run(
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     console = Console(stderr=as_json, highlight=False)
-    async with _session(relay=relay, emulated=emulated) as session:
+    async with _session(service, emulated=emulated) as session:
         await session.check_target(config, out, name=name, label=config_path.stem, has_room=force)
-        if relay:
+        if service.relay:
             from crynux_async.cli.relay import show_money
 
-            await show_money(session, config, console)
+            await show_money(session, [config], console)
         _warn(config, console)
         return await _follow(
             session,
@@ -47,7 +48,7 @@ async def run(
             out,
             name,
             timeout,
-            relay=relay,
+            service=service,
             as_json=as_json,
         )
 
@@ -64,15 +65,17 @@ def _warn(config: FineTuneConfig, console: Console) -> None:
 
 
 async def download(
-    task_id: str, out: Path, name: str | None, timeout: float | None, *, relay: bool, as_json: bool
+    task_id: str, out: Path, name: str | None, timeout: float | None, *, service: ServiceChoice, as_json: bool
 ) -> Exit:
     """Follow a task that the service has already and download its model."""
-    async with open_session(None, relay=relay, needs_key=True) as session:
-        return await _follow(session, lambda: session.attach(task_id), out, name, timeout, relay=relay, as_json=as_json)
+    async with open_session(None, service, needs_key=True) as session:
+        return await _follow(
+            session, lambda: session.attach(task_id), out, name, timeout, service=service, as_json=as_json
+        )
 
 
-def _session(*, relay: bool, emulated: bool) -> AbstractAsyncContextManager[Session]:
-    return emulated_session(relay=relay) if emulated else open_session(None, relay=relay, needs_key=True)
+def _session(service: ServiceChoice, *, emulated: bool) -> AbstractAsyncContextManager[Session]:
+    return emulated_session(service) if emulated else open_session(None, service, needs_key=True)
 
 
 async def _follow(
@@ -82,7 +85,7 @@ async def _follow(
     name: str | None,
     timeout: float | None,
     *,
-    relay: bool,
+    service: ServiceChoice,
     as_json: bool,
 ) -> Exit:
     """Show a job until its model is on disk."""
@@ -92,8 +95,8 @@ async def _follow(
         async with Board(session, console, [job]).shown():
             await job.download(out, name=name, timeout=timeout)
     finally:
-        _say_what_goes_on(job, console, relay=relay)
-    if relay:
+        _say_what_goes_on(job, console, service)
+    if service.relay:
         from crynux_async.cli.relay import store_images
 
         await store_images(job, console)
@@ -104,22 +107,21 @@ async def _follow(
     return Exit.DONE
 
 
-def _say_what_goes_on(job: Job, console: Console, *, relay: bool) -> None:
+def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
-    option = " --relay" if relay else ""
     if job.state is JobState.PLANNED:  # a create under way is awaited when the session closes, so it may be sent yet
         console.print(
-            f"Job {job.job_id} is planned. To go on: [bold]crynux-async resume --send{option}[/]. "
-            f"To give it up: [bold]crynux-async abandon {job.job_id}{option}[/]",
+            f"Job {job.job_id} is planned. To go on: [bold]crynux-async resume --send{service.option}[/]. "
+            f"To give it up: [bold]crynux-async abandon {job.job_id}{service.option}[/]",
             soft_wrap=True,
         )
         return
     if STAGES[job.state] not in (Stage.FOLLOW, Stage.FETCH):
         return
-    if relay:
+    if service.relay:
         console.print(
             f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on with it in time: "
-            "[bold]crynux-async resume --relay[/]",
+            f"[bold]crynux-async resume{service.option}[/]",
             soft_wrap=True,
         )
         return

@@ -4,43 +4,48 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import attrs
+
 from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import Problem, SettingsError
 from crynux_async.secret import Secret
 from crynux_async.session import Session
-from crynux_async.settings import Settings
 
 _SPEED = 20.0
 
 
 @asynccontextmanager
-async def open_session(ledger: Path | None, *, relay: bool, needs_key: bool = False) -> AsyncIterator[Session]:
+async def open_session(
+    ledger: Path | None, service: ServiceChoice, *, needs_key: bool = False
+) -> AsyncIterator[Session]:
     """Open a session on the ledger of this command.
 
     Args:
         ledger: Its file, or None for the usual one.
-        relay: Whether the jobs are at the relay.
+        service: Where the jobs are.
         needs_key: Whether nothing can be done at a bridge without its key.
 
     Raises:
         SettingsError: There is no key, and it is needed.
+        UsageError: An option does not go with the service.
     """
-    settings = Settings.load()
-    if needs_key and not relay and settings.api_key is None:
+    settings = service.settings()
+    if needs_key and not service.relay and settings.api_key is None:
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])
-    async with Session(settings, ledger=ledger_path(ledger), backend="relay" if relay else "bridge") as session:
+    async with Session(settings, ledger=ledger_path(ledger), backend="relay" if service.relay else "bridge") as session:
         yield session
 
 
 @asynccontextmanager
-async def emulated_session(*, relay: bool) -> AsyncIterator[Session]:
+async def emulated_session(service: ServiceChoice) -> AsyncIterator[Session]:
     """Open a session on an emulated bridge or relay that lives as long, and remember nothing.
 
     Args:
-        relay: Whether it is a relay; a wallet with money is made for it.
+        service: Whether it is a relay; a wallet with money is made for it.
     """
-    if not relay:
+    if not service.relay:
         from crynux_async.emulator import Emulator
 
         async with Emulator(speed=_SPEED) as bridge, Session(**bridge.settings()) as session:
@@ -51,5 +56,6 @@ async def emulated_session(*, relay: bool) -> AsyncIterator[Session]:
 
     async with RelayEmulator(speed=_SPEED) as emulator:
         wallet = Wallet(Secret(emulator.new_wallet()))
-        async with Session(backend="relay", wallet=wallet, network=emulator.url, trust_env=False) as session:
+        settings = attrs.evolve(service.settings(), network=emulator.url, trust_env=False)
+        async with Session(settings, backend="relay", wallet=wallet) as session:
             yield session

@@ -17,6 +17,7 @@ from crynux_async.backends.base import Payment
 from crynux_async.backends.opening import open_backend
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, Ledger
@@ -36,9 +37,9 @@ async def spent(ledger: Path | None, *, as_json: bool) -> Exit:
     return Exit.DONE
 
 
-async def audited(ledger: Path | None, *, as_json: bool) -> Exit:
+async def audited(ledger: Path | None, service: ServiceChoice, *, as_json: bool) -> Exit:
     """Hold the ledger against the relay's list."""
-    found = await _audit(ledger)
+    found = await _audit(ledger, service.settings())
     if as_json:
         _print({**_facts(found), "adds_up": found.adds_up})
     else:
@@ -61,9 +62,9 @@ async def _opened(ledger: Path | None) -> AsyncIterator[Ledger]:
         await book.close()
 
 
-async def _audit(ledger: Path | None) -> Audit:
+async def _audit(ledger: Path | None, settings: Settings) -> Audit:
     async with _opened(ledger) as book:
-        backend = await open_backend("relay", Settings.load())
+        backend = await open_backend("relay", settings)
         try:
             return await audit(backend, backend.key_id, book)
         finally:

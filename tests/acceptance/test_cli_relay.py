@@ -98,6 +98,44 @@ async def test_run_without_enough_money_sends_nothing(
     assert not relay.tasks
 
 
+async def test_fee_and_network_are_chosen_on_the_command_line(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    address, env = env["CRYNUX_NETWORK"], {**env, "CRYNUX_NETWORK": "mainnet"}
+    where = ("--relay", "--network", address)
+    code, out, _ = await run_cli("run", "job.toml", *where, "--fee", "20.5", "--dry-run", env=env, cwd=tmp_path)
+    assert (code, "1 × 20.5 CNX" in out, relay.tasks) == (0, True, {})
+    code, out, err = await run_cli("run", "job.toml", *where, "--fee", "20.5", env=env, cwd=tmp_path)
+    assert code == 0, err
+    assert out.splitlines()[0].startswith("Costs     20.5 CNX")
+    assert out.splitlines()[1].startswith("Holds     up to 61.5 CNX")
+    assert relay.balance(CREATOR.address) == MONEY - 41 * CNX // 2
+    relay.skew += 11
+    assert (await run_cli("spent", *where, env=env, cwd=tmp_path))[0] == 0
+
+
+@pytest.mark.parametrize(("options", "said"), [(("--relay", "--fee", "0"), "above 0"), (("--fee", "9"), "--relay")])
+async def test_fee_that_cannot_be_is_refused_before_anything_is_sent(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    code, _, err = await run_cli("run", "job.toml", *options, env=env, cwd=tmp_path)
+    assert (code, said in err) == (2, True), err
+    assert not relay.tasks
+
+
+async def test_retry_says_what_it_costs_before_it_sends(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    relay.order("reports_error", "reports_error", "reports_error", "reports_error")
+    assert (await run_cli("run", "job.toml", "--relay", env=env, cwd=tmp_path))[0] == 1
+    _, out, _ = await run_cli("jobs", "--json", env=env, cwd=tmp_path)
+    (job,) = json.loads(out)
+    code, out, err = await run_cli("retry", job["job_id"], "--relay", env=env, cwd=tmp_path)
+    assert code == 0, err
+    assert out.splitlines()[0] == "Costs     15 CNX; what fails comes back."
+    assert f"{job['job_id']} was sent as task 0x" in " ".join(out.split())
+
+
 async def test_run_of_several_rounds_is_refused_with_the_cure(
     relay: RelayEmulator, env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from crynux_async.cli import run
 from crynux_async.cli.exits import Exit, exit_code
+from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
 from crynux_async.errors import JobExpiredError, WaitTimeoutError
@@ -28,7 +29,7 @@ async def test_download_of_an_unknown_task_exits_with_1_once_the_service_has_sai
 ) -> None:
     began = monotonic()
     with pytest.raises(JobExpiredError) as caught:
-        await run.download("4711", tmp_path, "{task_id}.zip", None, relay=False, as_json=False)
+        await run.download("4711", tmp_path, "{task_id}.zip", None, service=ServiceChoice(), as_json=False)
     assert exit_code(caught.value) is Exit.JOB_ENDED_BADLY
     assert monotonic() - began >= 60
 
@@ -37,5 +38,5 @@ async def test_download_of_an_unknown_task_that_is_given_up_earlier_exits_with_6
     bridge: Emulator, tmp_path: Path
 ) -> None:
     with pytest.raises(WaitTimeoutError, match="did not know the task") as caught:
-        await run.download("4711", tmp_path, "{task_id}.zip", 30.0, relay=False, as_json=False)
+        await run.download("4711", tmp_path, "{task_id}.zip", 30.0, service=ServiceChoice(), as_json=False)
     assert exit_code(caught.value) is Exit.TIMED_OUT

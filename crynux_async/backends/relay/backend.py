@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+import attrs
+
 from crynux_async.backends.base import (
     Action,
     CreatedTask,
@@ -42,9 +44,9 @@ from crynux_async.backends.relay.steps import (
 )
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 from crynux_async.backends.relay.tries import action_of, last_run, runs_of, stored_action
-from crynux_async.backends.relay.wire import FEE, CreateRequest, PayloadError, is_commitment
-from crynux_async.errors import ConfigError, NotFoundError, Problem, RejectedError, SettingsError, UsageError
-from crynux_async.money import to_cnx
+from crynux_async.backends.relay.wire import CreateRequest, PayloadError, is_commitment
+from crynux_async.errors import ConfigError, NotFoundError, Problem, RejectedError, UsageError
+from crynux_async.money import to_cnx, wei_of
 from crynux_async.settings import Settings
 from crynux_async.signing import Wallet
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
@@ -70,22 +72,17 @@ class RelayBackend:
     network is like (``HasOutlook``), and where the task of a lost create is (``FindsLostCreates``).
 
     Args:
-        settings: Address of the relay, timeouts, proxy and connections; an API key is not used.
+        settings: Address of the relay, fee of each task, timeouts, proxy and connections; an API key is not used.
         wallet: Pays, signs and validates.
-        fee: Wei of each task, > 0: the more a task pays for a second, the sooner it starts.
-
-    Raises:
-        SettingsError: The fee is not above 0.
     """
 
     creates_are_repeatable = True
 
-    def __init__(self, settings: Settings, wallet: Wallet, *, fee: int = FEE) -> None:
-        if fee <= 0:
-            raise SettingsError([Problem(field="fee", message=f"must be above 0 wei, not {fee}")])
+    def __init__(self, settings: Settings, wallet: Wallet) -> None:
         self._url = settings.base_url
         self._wallet = wallet
-        self._fee = fee
+        self._fee = wei_of(settings.fee, "fee")  # above 0: settings are checked
+        self._facts = attrs.evolve(RELAY_FACTS, fee_cnx=float(settings.fee))
         self._client = RelayClient(settings, wallet)
         self._reader = RunReader(self._client, wallet)
         self._outlook = Outlook(self._client)
@@ -106,7 +103,7 @@ class RelayBackend:
     @property
     def facts(self) -> ServiceFacts:
         """What the relay adds to a training."""
-        return RELAY_FACTS
+        return self._facts
 
     @property
     def habits(self) -> Habits:

@@ -20,9 +20,6 @@ from crynux_async.backends.relay.tasks import RelayTask
 from crynux_async.signing import Wallet
 from crynux_async.training.config import FineTuneConfig
 
-FEE = 15 * 10**18
-"""What a bridge pays for a fine-tuning task, in wei; the more a task pays for a second, the sooner it starts."""
-
 MIN_VRAM = 24
 """GB that the node must have at least, as a bridge asks for."""
 
