@@ -20,10 +20,8 @@ from typing import Any
 
 import attrs
 
+from benchmarks import onlookers
 from benchmarks.reporting import finish, show_table
-from crynux_async.backends.base import Look, Task
-from crynux_async.backends.bridge.backend import BridgeBackend
-from crynux_async.errors import UnreachableError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, Fence, JobChange, JobRow, Ledger, TaskRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
@@ -38,19 +36,10 @@ CALLERS = (1, 8, 64)
 SIZES = (1_000, 10_000)
 MEMORY_JOBS = 100_000
 EVENTS = 40  # for each of the most callers
-LISTENING = 5.0
 BACKEND = "https://bridge.example"
 KEY_ID = "0123456789abcdef"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3600.0
-
-
-class _OutOfReach(BridgeBackend):
-    """A bridge that answers nothing."""
-
-    async def look(self, task: Task) -> Look:
-        """Find nobody there."""
-        raise UnreachableError("this bridge does not exist")
 
 
 def make_job(number: int) -> JobRow:
@@ -189,7 +178,7 @@ async def large_ledger(path: Path, size: int) -> dict[str, float]:
     with stopwatch(times, "close"):
         await ledger.close()
     settings = Settings(base_url=BACKEND, api_key="k" * 44)
-    backend = _OutOfReach(settings)
+    backend = onlookers.OutOfReach(settings)
     session = Session(settings, ledger=path, backend=backend)
     with stopwatch(times, "resume"):  # all of it, until every job is followed
         await session.open()
@@ -236,29 +225,6 @@ async def events_per_second(path: Path) -> dict[str, float]:
         written, heard = await asyncio.gather(write_all(), hear_all())
     total = len(jobs) * EVENTS
     return {"written": total / written, "heard": total / heard}
-
-
-async def _listen(path: Path, seconds: float) -> None:
-    ledger = SqliteLedger(path)
-    await ledger.open()
-    since = await ledger.changed(0)
-    while True:
-        try:
-            async with asyncio.timeout(seconds):
-                since = await ledger.changed(since)
-        except TimeoutError:
-            break
-    await ledger.close()
-
-
-def listening_seconds_per_hour(path: Path) -> float:
-    """Return how many seconds of a processor an hour of waiting for changes takes, where there are none."""
-    used = []
-    for seconds in (0.1, LISTENING):
-        before = time.process_time()
-        asyncio.run(_listen(path, seconds))
-        used.append(time.process_time() - before)
-    return (used[1] - used[0]) / (LISTENING - 0.1) * HOUR
 
 
 async def _fill_memory() -> MemoryLedger:
@@ -312,7 +278,7 @@ def measure_events(folder: Path) -> dict[str, float]:
     """Return what events cost, the median of some runs."""
     runs = [asyncio.run(events_per_second(folder / f"{repeat}-events.db")) for repeat in range(REPEATS)]
     found = {name: median(run[name] for run in runs) for name in runs[0]}
-    return {**found, "listening": listening_seconds_per_hour(folder / "0-events.db")}
+    return {**found, "listening": onlookers.waiting_seconds_per_hour(folder)}
 
 
 def show_pairs(pairs: dict[str, list[float]]) -> None:
@@ -349,7 +315,7 @@ def show_events(events: dict[str, float]) -> None:
     rows = [
         (f"events/s written by {CALLERS[-1]} callers", events["written"]),
         ("events/s heard and read by another instance", events["heard"]),
-        ("seconds of a processor for an hour of waiting", events["listening"]),
+        ("seconds of a processor for an hour of a session that waits", events["listening"]),
     ]
     show_table(f"Events of one SQLite file, median of {REPEATS}", ("figure", "value"), rows)
 
@@ -360,6 +326,7 @@ def main() -> None:
         pairs = measure_pairs(Path(folder))
         sizes = measure_sizes(Path(folder))
         events = measure_events(Path(folder))
+        handle = onlookers.bytes_per_handle(Path(folder))
     memory = memory_bytes_per_job()
     show_pairs(pairs)
     show_sizes(sizes)
@@ -370,6 +337,11 @@ def main() -> None:
         "Memory of MemoryLedger, a job and its attempt, without the config",
         ("jobs", "bytes/job"),
         [(f"{MEMORY_JOBS:,}", memory)],
+    )
+    show_table(
+        "Memory of handles on another's jobs that wait, with the config",
+        ("handles", "bytes/handle"),
+        [(f"{onlookers.HANDLES:,}", handle)],
     )
     finish(
         "ledger",
@@ -383,6 +355,7 @@ def main() -> None:
             "events_per_second": {name: round(events[name]) for name in ("written", "heard")},
             "listening_seconds_per_hour": round(events["listening"], 2),
             "memory_bytes_per_job": round(memory),
+            "memory_bytes_per_waiting_handle": round(handle),
         },
     )
 

@@ -559,6 +559,8 @@ class Supervisor:
         """Do what others wish of this session's jobs, for ever."""
         while True:
             await asyncio.sleep(_HEAR_WISHES_EVERY)
+            if not len(self.register):  # who only looks on has nothing to be wished of
+                continue
             try:
                 await self._take_over.grant_wishes()
             except LedgerError as error:

@@ -577,6 +577,43 @@ async def test_file_is_looked_at_only_while_somebody_waits_and_once_for_all(
         assert looks == before
 
 
+async def test_log_that_nobody_has_written_is_looked_at_without_asking_sqlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    command = SqliteConnection.command
+
+    async def count(self: SqliteConnection, sql: str) -> list[tuple[Any, ...]]:
+        nonlocal asked
+        asked += sql == "PRAGMA data_version"
+        return await command(self, sql)
+
+    monkeypatch.setattr(SqliteConnection, "command", count)
+    path = tmp_path / "jobs.db"
+    async with opened(path) as ledger, opened(path) as other:
+        since = await ledger.changed(0)
+        os.utime(tmp_path / "jobs.db-wal", (1_000_000_000, 1_000_000_000))  # as if it was written long ago
+        waiting = asyncio.create_task(ledger.changed(since))
+        await asyncio.sleep(ticker.TICK * 2)
+        before = asked
+        await asyncio.sleep(ticker.TICK * 20)
+        assert asked == before
+        await other.add([job("a")])
+        async with asyncio.timeout(1.0):
+            assert await waiting > since
+
+
+async def test_log_that_was_written_just_now_proves_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"1")
+    assert ticker._mark_of(log) is None, (
+        "a second write in the same tick of the clock would look like this one"
+    )
+    os.utime(log, (1_000_000_000, 1_000_000_000))
+    assert ticker._mark_of(log) is not None
+    assert ticker._mark_of(tmp_path / "no log") is None
+
+
 async def test_gate_whose_row_is_not_json_is_an_error_of_its_visitor_only(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as ledger:
         with pytest.raises(LedgerError, match="JSON"):

@@ -81,7 +81,7 @@ class SqliteLedger(SqlLedger):
     async def _open_database(self) -> OpenFile:
         file = await open_file(self._path, self._plan, self._busy_timeout, to_microseconds(self._clock()))
         self.dropped = file.dropped
-        self._ticker = Ticker(file.reads, self._bell)
+        self._ticker = Ticker(file.reads, self._bell, Path(f"{self._path}-wal"))
         return file
 
     @property
