@@ -297,15 +297,15 @@ class Job:
         """Cancel the job, and return what that means for the money, in words for people.
 
         A job that was not sent yet is not sent; one that is being sent is cancelled once its task is known. It is
-        ABANDONED then, and ``reason`` says "cancelled". Nothing changes where this raises.
+        ABANDONED then, and ``reason`` says "cancelled". Nothing changes where this raises. A job that another process
+        holds is cancelled by that one, which hears of it within seconds.
 
         Raises:
             UsageError: The service cannot cancel tasks (no bridge can; ``abandon()`` stops following), or the job has
-                no task that runs, or another process follows it.
+                no task that runs.
             BackendError: The task cannot be cancelled (any more); the message says what happens now.
         """
-        self._supervisor.check_open()
-        return await self._supervisor.abilities.cancel(self._record)
+        return await self._supervisor.cancel(self._record)
 
     async def images(self) -> list[bytes]:
         """Return the validation images of the task as PNG files, in order.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from crynux_async.backends.base import Backend, Cancels, HasImages, Look, Seen, Task
 from crynux_async.errors import BackendError, JobAbandonedError, UsageError
-from crynux_async.states import FOLLOWED, Signal
+from crynux_async.states import FOLLOWED, STAGES, Signal, Stage
 from crynux_async.supervision.accounts import CANCELLED, Accounts
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.record import Record
@@ -44,10 +44,10 @@ class Abilities:
         self._check_open = check_open
 
     async def cancel(self, record: Record) -> str:
-        """Cancel a job, and return what that means for the money, for people.
+        """Cancel a job of this session, and return what that means for the money, for people.
 
         Raises:
-            UsageError: The service cannot cancel tasks, the job has none, or it is not this session's.
+            UsageError: The service cannot cancel tasks, or the job has none that runs.
             BackendError: The task cannot be cancelled (any more).
         """
         # A create that is under way may be paid for already: only its answer says what there is to cancel.
@@ -60,6 +60,11 @@ class Abilities:
         look = await self._look(task)
         self._follower.ended(record, Signal.SAID_CANCELLED, await self._accounts.end(task, look))
         return said
+
+    def check_can_cancel(self, record: Record) -> None:
+        """Raise UsageError where a job certainly cannot be cancelled, whoever holds it."""
+        if STAGES[record.state] is not Stage.SUBMIT:
+            self._canceller(record)
 
     async def images(self, record: Record) -> list[bytes]:
         """Return the validation images of a job's task as PNG files, in order.
@@ -89,8 +94,6 @@ class Abilities:
                 "paid for",
                 **facts,
             )
-        if not record.is_ours:
-            raise UsageError(f"{record!r} is followed by another process, which alone can cancel it", **facts)
         return self._backend
 
     async def _look(self, task: Task) -> Look:

@@ -52,6 +52,9 @@ _log = logging.getLogger("crynux_async.supervision.ledger_writer")
 ADOPT = "adopt"
 """The kind of a wish: a task was made for a job after its owner had lost it."""
 
+ANSWERS = "answers to wishes"
+"""The scope of the notes that answer wishes, by the number of the wish."""
+
 _TRY_AGAIN = 1.0
 
 T = TypeVar("T")
@@ -261,15 +264,25 @@ class LedgerWriter:
                     self._held = max(0, self._held - 1)
                     self.on_lost(record)
 
-    async def wish(self, job_id: str, kind: str, **arguments: Any) -> None:
-        """Ask whoever holds a job to do something with it.
+    async def wish(self, job_id: str, kind: str, **arguments: Any) -> WishRow:
+        """Ask whoever holds a job to do something with it, and return what was asked, with its number.
 
         Raises:
             LedgerError: The wish could not be stored.
         """
-        row = WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
+        stored = asked = WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
         with anyio.CancelScope(shield=True):
-            await self.persist(lambda: self._ledger.wish(row))
+            stored = await self.persist(lambda: self._ledger.wish(asked))
+        return stored  # noqa: RET504  # for a type checker, a cancel scope may end early
+
+    async def answer(self, wish: WishRow, said: Any) -> None:
+        """Leave an answer for whoever has wished something; None takes it away again.
+
+        Raises:
+            LedgerError: It could not be stored.
+        """
+        with anyio.CancelScope(shield=True):
+            await self.persist(lambda: self._ledger.put_note(ANSWERS, str(wish.number), said))
 
     async def begin(self, attempt: AttemptRow, reservation: Reservation | None) -> None:
         """Store an attempt before it is sent, and hold what it may cost.

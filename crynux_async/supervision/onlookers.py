@@ -81,6 +81,11 @@ class Onlookers:
             }
             self._regrouped.set()
 
+    def close(self) -> None:
+        """Let whoever waits for another's job look again: nothing will be heard any more."""
+        for record in list(self._records.values()):
+            record.wake()
+
     async def run(self) -> None:
         """Listen to the ledger while somebody waits, for ever."""
         heard = 0

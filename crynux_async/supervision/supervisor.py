@@ -202,6 +202,8 @@ class Supervisor:
             take_over=self._take_over,
             submitter=self.submitter,
             fetcher=self.fetcher,
+            abilities=self.abilities,
+            spawn=self._spawn,
             hand_on=self.hand_on,
         )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
@@ -270,6 +272,7 @@ class Supervisor:
             self._group = None
             # Waiters first: what follows may take as long as the ledger's lock lasts.
             self.register.close()
+            self.onlookers.close()
             self._writer.close()
             with anyio.CancelScope(shield=True):
                 await self._end()
@@ -402,6 +405,13 @@ class Supervisor:
         self.check_open()
         self._writer.check()
         await self._apart(self._tries.send_all(records, timeout=timeout, keeps_longer=keeps_longer))
+
+    async def cancel(self, record: Record) -> str:
+        """Cancel a job, whoever holds it, and return what that means for the money, for people."""
+        self.check_open()
+        if record.is_ours:
+            return await self.abilities.cancel(record)
+        return await self._apart(self._wishes.cancel(record))
 
     def expected_at(self, record: Record) -> datetime | None:
         """Return when a queued job will be sent as far as is known, or None."""

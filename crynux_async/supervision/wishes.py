@@ -1,27 +1,35 @@
 """What is done with jobs of others: take them where they are free, else ask whoever has them.
 
 An onlooker writes nothing about another's job but a wish. Its owner hears wishes every few seconds and carries them
-out; a job that nobody holds, as most that have ended, is taken by whoever wishes something of it.
+out; where the wisher waits for an answer, that is a note under the number of the wish. A job that nobody holds, as most
+that have ended, is taken by whoever wishes something of it.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
+from crynux_async import errors
 from crynux_async.clock import utc_now
-from crynux_async.ledgers.base import JobChange, Ledger, WishRow
+from crynux_async.errors import BackendError, CrynuxError, UsageError
+from crynux_async.ledgers.base import JobChange, JobFilter, Ledger, WishRow
 from crynux_async.states import FOLLOWED, JobState, Signal
+from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.fetcher import Fetcher
-from crynux_async.supervision.ledger_writer import LedgerWriter
+from crynux_async.supervision.ledger_writer import ANSWERS, LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd
-from crynux_async.supervision.submitter import HandOn, Submitter
+from crynux_async.supervision.submitter import HandOn, Spawn, Submitter
 from crynux_async.supervision.take_over import TakeOver
 
 ABANDON = "abandon"
 """The kind of a wish: give the job up."""
+
+CANCEL = "cancel"
+"""The kind of a wish: cancel the job's task, and say what that means for the money."""
 
 LET_GO = "let go"
 """The kind of a wish: give the job back as soon as nothing is done with it: the wisher wants its archive."""
@@ -41,6 +49,8 @@ class Wishes:
         take_over: Takes jobs that nobody holds.
         submitter: Knows what is being sent.
         fetcher: Knows what is being fetched.
+        abilities: Cancels jobs.
+        spawn: Starts a task that outlives its caller.
         hand_on: Called with each job that was given up.
     """
 
@@ -54,6 +64,8 @@ class Wishes:
         take_over: TakeOver,
         submitter: Submitter,
         fetcher: Fetcher,
+        abilities: Abilities,
+        spawn: Spawn,
         hand_on: HandOn,
     ) -> None:
         self._ledger = ledger
@@ -63,12 +75,15 @@ class Wishes:
         self._take_over = take_over
         self._submitter = submitter
         self._fetcher = fetcher
+        self._abilities = abilities
+        self._spawn = spawn
         self._hand_on = hand_on
+        self._cancelling: set[int] = set()
 
     @property
     def grants(self) -> dict[str, Callable[[Record, WishRow], Awaitable[None]]]:
         """How each kind of wish is granted."""
-        return {ABANDON: self._grant_abandon, LET_GO: self._grant_let_go}
+        return {ABANDON: self._grant_abandon, CANCEL: self._grant_cancel, LET_GO: self._grant_let_go}
 
     def give_up(self, record: Record) -> None:
         """Give a job of this session up. What its task may cost counts as spent: nobody will hear of its end."""
@@ -87,6 +102,28 @@ class Wishes:
             self.give_up(record)
         else:
             await self._writer.wish(record.job_id, ABANDON, try_number=record.tries)
+
+    async def cancel(self, record: Record) -> str:
+        """Cancel another's job: here where it is free, else by its owner; return what that means for the money.
+
+        Raises:
+            UsageError: The service cannot cancel tasks, or the job has none that runs.
+            BackendError: The task cannot be cancelled (any more).
+            LedgerError: It could not be asked for.
+        """
+        self._abilities.check_can_cancel(record)
+        if await self._take_over.take(record):
+            return await self._abilities.cancel(record)
+        wish = await self._writer.wish(record.job_id, CANCEL, try_number=record.tries)
+        heard = 0
+        while (answer := await self._ledger.note(ANSWERS, str(wish.number))) is None:
+            if await self._take_over.take(record):  # whoever had it has ended without an answer
+                await self._granted(record, wish)
+                return await self._abilities.cancel(record)
+            heard = await self._next_write(heard)
+        await self._writer.answer(wish, None)
+        await self._onlookers.find(JobFilter(job_ids=(record.job_id,)), limit=1, newest_first=False)
+        return _told(answer, record)
 
     async def take_to_fetch(self, record: Record) -> None:
         """Wait until another's job, which has a model, is this session's.
@@ -107,15 +144,41 @@ class Wishes:
             if holder.fence.number != asked:
                 await self._writer.wish(record.job_id, LET_GO)
                 asked = holder.fence.number
-            with contextlib.suppress(TimeoutError):  # a process that ends without a word writes nothing
-                async with asyncio.timeout(_ASK_AGAIN):
-                    heard = await self._ledger.changed(heard)
-            await asyncio.sleep(_LOOK_EVERY)
+            heard = await self._next_write(heard)
+
+    async def _next_write(self, heard: int) -> int:
+        """Wait until the ledger was written, or for so long that somebody may have ended without a word."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ASK_AGAIN):
+                heard = await self._ledger.changed(heard)
+        await asyncio.sleep(_LOOK_EVERY)
+        return heard
 
     async def _grant_abandon(self, record: Record, wish: WishRow) -> None:
         # Whoever gave up an earlier try said nothing of the one that runs now.
         if wish.arguments.get("try_number") == record.tries:
             self.give_up(record)
+        await self._granted(record, wish)
+
+    async def _grant_cancel(self, record: Record, wish: WishRow) -> None:
+        """Begin to cancel a job: the service's answer must not keep other wishes waiting."""
+        if wish.number not in self._cancelling:
+            self._cancelling.add(wish.number)
+            self._spawn(self._cancel_for_another(record, wish))
+
+    async def _cancel_for_another(self, record: Record, wish: WishRow) -> None:
+        try:
+            if wish.arguments.get("try_number") != record.tries:
+                raise UsageError("the job has another try by now, and nobody has wished to cancel that one")
+            answer = {"said": await self._abilities.cancel(record)}
+        except CrynuxError as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+        finally:
+            self._cancelling.discard(wish.number)
+        # What has become of the job first, so that whoever has the answer can read it; the grant last: a wish that is
+        # granted without an answer would leave its wisher waiting.
+        await self._writer.persist(self._writer.flush)
+        await self._writer.answer(wish, answer)
         await self._granted(record, wish)
 
     async def _grant_let_go(self, record: Record, wish: WishRow) -> None:
@@ -131,3 +194,17 @@ class Wishes:
 
 
 _FETCHABLE = frozenset({JobState.SUCCEEDED, JobState.DOWNLOADED})
+
+
+def _told(answer: Mapping[str, Any], record: Record) -> str:
+    """Return what an owner has said of a job that it cancelled for this session.
+
+    Raises:
+        UsageError, BackendError: It could not; in the owner's words.
+    """
+    if "said" in answer:
+        return str(answer["said"])
+    cls = getattr(errors, str(answer.get("error")), BackendError)
+    if not issubclass(cls, BackendError | UsageError):
+        cls = BackendError
+    raise cls(str(answer.get("message", "")), job_id=record.job_id, task_id=record.task_id)

@@ -606,9 +606,7 @@ async def test_log_that_nobody_has_written_is_looked_at_without_asking_sqlite(
 async def test_log_that_was_written_just_now_proves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"1")
-    assert ticker._mark_of(log) is None, (
-        "a second write in the same tick of the clock would look like this one"
-    )
+    assert ticker._mark_of(log) is None, "a second write in the same tick of the clock would look like this one"
     os.utime(log, (1_000_000_000, 1_000_000_000))
     assert ticker._mark_of(log) is not None
     assert ticker._mark_of(tmp_path / "no log") is None

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scorecard.severing import Severable
 from crynux_async import Cost, Job, JobAbandonedError, JobFailedError, JobProgressed, JobState, Session
 from crynux_async.backends.base import CreatedTask, Look, Seen, Task
 from crynux_async.clock import monotonic
 from crynux_async.errors import RejectedError, UnreachableError, UsageError
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.supervision.ledger_writer import ANSWERS
 from tests.fake_backend import FakeBackend, make_config
 from tests.second_backend import FEE, PICTURE, STAGES, Studio, StudioBackend
 
@@ -234,3 +236,68 @@ async def test_first_look_is_when_the_service_wishes_it(wish: float) -> None:
         began = monotonic()
         await asyncio.sleep(60)
         assert looked[0] - began == pytest.approx(wish, abs=1.0)
+
+
+async def test_job_of_another_session_is_cancelled_by_its_owner_who_says_what_that_means() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(StudioBackend(studio), ledger) as owner, onlooker(studio, ledger) as other:
+        job = await owner.submit(make_config())
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        assert await handle.cancel() == "refunded, because nothing was drawn"
+        for one in (handle, job):
+            assert (one.state, one.reason) == (JobState.ABANDONED, "cancelled")
+        assert await ledger.note(ANSWERS, "1") is None, "an answer that was heard is not kept"
+        assert other.jobs() == []
+
+
+async def test_owner_who_cannot_cancel_says_why_and_the_job_goes_on() -> None:
+    studio, ledger = Studio(seconds_per_stage=1.0), MemoryLedger()
+    async with open_session(StudioBackend(studio), ledger) as owner, onlooker(studio, ledger) as other:
+        job = await owner.submit(make_config())
+        studio.tasks[job.task_id or ""].done.append("confirm")
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        with pytest.raises(RejectedError, match="drawn already") as caught:
+            await handle.cancel()
+        assert caught.value.job_id == job.job_id
+        assert (await handle.wait()).state is JobState.SUCCEEDED
+        with pytest.raises(UsageError, match="nothing to cancel"):
+            await handle.cancel()
+
+
+async def test_job_of_another_session_that_waits_to_be_sent_is_cancelled_without_a_request() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with (
+        Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=1) as owner,
+        Session(backend=backend, ledger=ledger, api_key="k" * 44, follow=False) as other,
+    ):
+        await owner.submit(make_config(seed=1))
+        job = await owner.enqueue(make_config(seed=2))
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        assert "nothing is paid" in await handle.cancel()
+        assert (job.state, backend.creates) == (JobState.ABANDONED, 1)
+        running = await other.find(task_id="1")
+        assert running is not None
+        with pytest.raises(UsageError, match="cannot cancel tasks"):
+            await running.cancel()
+
+
+async def test_job_whose_owner_has_died_is_cancelled_by_whoever_wishes_it() -> None:
+    studio, ledger = Studio(seconds_per_stage=1000.0), MemoryLedger()
+    way = Severable(ledger)
+    dying = Session(backend=StudioBackend(studio), ledger=way, poll_delay=0.01, min_poll_interval=1.0)
+    await dying.open()
+    job = await dying.submit(make_config())
+    await way.sever(dying)  # what it held is its own until its lease ends
+    async with onlooker(studio, ledger) as other:
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        assert await handle.cancel() == "refunded, because nothing was drawn"
+        assert handle.state is JobState.ABANDONED
+        assert [wish.number for holder in await ledger.holders() for wish in await ledger.wishes(holder.fence)] == []
+
+
+def onlooker(studio: Studio, ledger: MemoryLedger) -> Session:
+    return Session(backend=StudioBackend(studio), ledger=ledger, follow=False, poll_delay=0.01, min_poll_interval=1.0)

@@ -292,3 +292,19 @@ async def test_model_that_was_fetched_long_ago_is_found_by_a_script_that_was_sta
     assert second.jobs() == []
     assert await second.run(make_config(), tmp_path, idempotency_key="cats") == tmp_path / "1.zip"
     assert (office.backend.creates, office.backend.open_results) == (1, 1)
+
+
+async def test_whoever_waits_for_anothers_job_is_told_when_the_session_is_closed(office: Office) -> None:
+    office.backend.duration = 6000
+    owner = await office.session()
+    other = open_session(office.backend, office.ledger(), follow=False)
+    await other.open()
+    handle = await found(other, await owner.submit(make_config()))
+    waiting = [
+        asyncio.create_task(work)  # each in its own way
+        for work in (handle.wait(), other.wait_all([handle]), handle.download("models"))
+    ]
+    await asyncio.sleep(10)
+    await other.close()
+    told = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    assert [type(error) for error in told] == [UsageError] * 3
