@@ -1,6 +1,5 @@
 """What only the relay gives: what a job costs one's own wallet, and its validation images."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 from crynux_async.errors import CrynuxError, QuotaError
-from crynux_async.files import new_file
 from crynux_async.job import Job
 from crynux_async.money import to_cnx, wei_of
 from crynux_async.session import Session
+from crynux_async.sweeps import pictures
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -25,20 +24,11 @@ async def store_images(job: Job, console: Console) -> list[Path]:
     Returns:
         The files: the archive's name with a number behind it.
     """
-    assert job.path is not None
     try:
-        images = await job.images()
-        return [await asyncio.to_thread(_store, job.path, number, image) for number, image in enumerate(images)]
+        return await pictures.store_images(job)
     except (CrynuxError, OSError) as error:
         console.print(Text(f"The validation images are not stored: {error}", style="yellow"))
         return []
-
-
-def _store(archive: Path, number: int, image: bytes) -> Path:
-    path = archive.with_name(f"{archive.stem}-{number}.png")
-    with new_file(path, replace=True) as file:
-        file.write(image)
-    return path
 
 
 async def show_money(session: Session, configs: Sequence[FineTuneConfig], console: Console) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 
+from crynux_async.backends.opening import ServiceName
 from crynux_async.cli.ledger_place import ledger_path
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import Problem, SettingsError
@@ -17,7 +18,12 @@ _SPEED = 20.0
 
 @asynccontextmanager
 async def open_session(
-    ledger: Path | None, service: ServiceChoice, *, needs_key: bool = False
+    ledger: Path | None,
+    service: ServiceChoice,
+    *,
+    needs_key: bool = False,
+    follow: bool = True,
+    price: float | None = None,
 ) -> AsyncIterator[Session]:
     """Open a session on the ledger of this command.
 
@@ -25,6 +31,8 @@ async def open_session(
         ledger: Its file, or None for the usual one.
         service: Where the jobs are.
         needs_key: Whether nothing can be done at a bridge without its key.
+        follow: As of ``Session``.
+        price: As of ``Session``, in CNX.
 
     Raises:
         SettingsError: There is no key, and it is needed.
@@ -34,21 +42,30 @@ async def open_session(
     if needs_key and not service.relay and settings.api_key is None:
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])
-    async with Session(settings, ledger=ledger_path(ledger), backend="relay" if service.relay else "bridge") as session:
+    backend: ServiceName = "relay" if service.relay else "bridge"
+    path = ledger_path(ledger)
+    async with Session(settings, ledger=path, backend=backend, follow=follow, price=price) as session:
         yield session
 
 
 @asynccontextmanager
-async def emulated_session(service: ServiceChoice) -> AsyncIterator[Session]:
-    """Open a session on an emulated bridge or relay that lives as long, and remember nothing.
+async def emulated_session(
+    service: ServiceChoice, *, ledger: Path | None = None, price: float | None = None
+) -> AsyncIterator[Session]:
+    """Open a session on an emulated bridge or relay that lives as long.
 
     Args:
         service: Whether it is a relay; a wallet with money is made for it.
+        ledger: Where jobs are remembered, or None to remember nothing.
+        price: As of ``Session``, in CNX.
     """
     if not service.relay:
         from crynux_async.emulator import Emulator
 
-        async with Emulator(speed=_SPEED) as bridge, Session(**bridge.settings()) as session:
+        async with (
+            Emulator(speed=_SPEED) as bridge,
+            Session(**bridge.settings(), ledger=ledger, price=price) as session,
+        ):
             yield session
         return
     from crynux_async.emulator.relay import RelayEmulator
@@ -57,5 +74,5 @@ async def emulated_session(service: ServiceChoice) -> AsyncIterator[Session]:
     async with RelayEmulator(speed=_SPEED) as emulator:
         wallet = Wallet(Secret(emulator.new_wallet()))
         settings = attrs.evolve(service.settings(), network=emulator.url, trust_env=False)
-        async with Session(settings, backend="relay", wallet=wallet) as session:
+        async with Session(settings, backend="relay", wallet=wallet, ledger=ledger, price=price) as session:
             yield session

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ from rich.text import Text
 
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.service import emulated_session, open_session
+from crynux_async.cli.service_choice import PaidService, ServiceChoice
 from crynux_async.cli.sweep_board import SweepBoard, counted
 from crynux_async.cli.sweep_preview import facts_of, print_preview
 from crynux_async.errors import UsageError
+from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.rows import JobFilter
+from crynux_async.money import to_cnx
 from crynux_async.session import Session
+from crynux_async.settings import Settings
 from crynux_async.states import GOOD, JobState
-from crynux_async.sweeps import RememberedSweep, RetryAtMost, StopAfter, Sweep, SweepRun, Trial, recall, sweep_names
-from crynux_async.sweeps.page import PageChoice, collect_pictures, write_page
+from crynux_async.sweeps import Report, RetryAtMost, StopAfter, Sweep, SweepRun, Trial, recall, sweep_names
+from crynux_async.sweeps.notes import TAG
+from crynux_async.sweeps.page import ReportWriter
 from crynux_async.sweeps.running import OnFailure
 from crynux_async.sweeps.table import Table, table_of
-from crynux_async.sweeps.view import view_of
-
-_PAGE_EVERY = 10.0  # seconds between two versions of a page while a sweep runs
 
 
 @attrs.frozen(kw_only=True)
@@ -35,10 +39,12 @@ class RunOrder:
     file: Path
     is_agreed: bool
     is_emulated: bool
+    service: PaidService
     force: bool
     retries: int
     stop_after: int | None
-    page: Path | None
+    report: Path | None
+    images: Path | None
     ledger: Path | None
     price: float | None
     as_json: bool
@@ -56,16 +62,16 @@ class RunOrder:
             return StopAfter(self.stop_after)
         return RetryAtMost(self.retries) if self.retries else "keep"
 
+    @property
+    def page(self) -> Report | None:
+        """The page to keep up to date, if one is wanted.
 
-@attrs.frozen(kw_only=True)
-class PageOrder:
-    """What ``sweep report`` was asked for; see the command's help."""
-
-    name: str
-    out: Path
-    images: Path | None
-    across: str | None
-    down: str | None
+        Raises:
+            UsageError: Pictures are given for no page.
+        """
+        if self.report is None and self.images is not None:
+            raise UsageError("--images is for the page: give --report, too", field="images")
+        return None if self.report is None else Report(self.report, images=self.images)
 
 
 async def run(order: RunOrder) -> Exit:
@@ -73,20 +79,44 @@ async def run(order: RunOrder) -> Exit:
     sweep = Sweep.from_file(order.file)
     on_failure = order.on_failure
     console = Console(stderr=order.as_json, highlight=False)
-    async with _session(order.ledger, emulated=order.is_emulated, price=order.price) as session:
-        if console.is_terminal and not order.is_agreed:
-            found = await sweep.preview(session)
-            print_preview(console, found)
-            if found.new and not await _is_agreed(console, f"Send {len(found.new)}?"):
-                return Exit.USAGE
-        async with sweep.run(session, force=order.force, on_failure=on_failure) as running:
-            return await _follow(session, sweep, running, console, page=order.page, as_json=order.as_json)
+    page = order.page
+    async with _running_session(order) as session:
+        if not await _is_wanted(console, sweep, session, order):
+            return Exit.USAGE
+        async with sweep.run(session, force=order.force, on_failure=on_failure, report=page) as running:
+            code = await _follow(session, running, console, as_json=order.as_json)
+    if page is not None:
+        console.print(Text(f"Report: {page.path}"), soft_wrap=True)
+    return code
 
 
-async def show_preview(file: Path, ledger: Path | None, *, emulated: bool, as_json: bool) -> Exit:
+def _running_session(order: RunOrder) -> AbstractAsyncContextManager[Session]:
+    if order.is_emulated:
+        return emulated_session(order.service, ledger=order.ledger, price=order.price)
+    return open_session(order.ledger, order.service, needs_key=True, price=order.price)
+
+
+async def _is_wanted(console: Console, sweep: Sweep, session: Session, order: RunOrder) -> bool:
+    """Show what will be done, and ask where there is somebody to ask; what a wallet pays is shown to everybody."""
+    asks = console.is_terminal and not order.is_agreed
+    if not asks and not order.service.relay:
+        return True
+    found = await sweep.preview(session)
+    print_preview(console, found)
+    return not asks or not found.new or await _is_agreed(console, f"Send {len(found.new)}?")
+
+
+async def show_preview(
+    file: Path, ledger: Path | None, *, service: ServiceChoice, emulated: bool, price: float | None, as_json: bool
+) -> Exit:
     """Show what running a sweep would do."""
     sweep = Sweep.from_file(file)
-    async with _session(ledger, emulated=emulated, follow=False) as session:
+    opened = (
+        emulated_session(service, ledger=ledger, price=price)
+        if emulated
+        else open_session(ledger, service, follow=False, price=price)
+    )
+    async with opened as session:
         found = await sweep.preview(session)
     if as_json:
         print(json.dumps(facts_of(found)))  # noqa: T201  # the command's output
@@ -97,14 +127,22 @@ async def show_preview(file: Path, ledger: Path | None, *, emulated: bool, as_js
 
 async def show_list(ledger: Path | None, *, as_json: bool) -> Exit:
     """List the sweeps of a ledger."""
-    async with _reading(ledger) as session:
-        sweeps = [await recall(session, name, read_archives=False) for name in await sweep_names(session)]
+    sweeps = []
+    for service in await _services(ledger):
+        async with _at(ledger, service) as session:
+            found = [await recall(session, name, read_archives=False) for name in await sweep_names(session)]
+        sweeps += [(service, each) for each in found]
     if as_json:
-        print(json.dumps([{"name": each.name, **counted(each.trials)} for each in sweeps]))  # noqa: T201
+        facts = [
+            {"name": each.name, "service": service, **counted(trial.state for trial in each.trials)}
+            for service, each in sweeps
+        ]
+        print(json.dumps(facts))  # noqa: T201  # the command's output
         return Exit.DONE
     console = Console(highlight=False)
-    for each in sweeps:
-        console.print(Text(f"{each.name}: {_said(each.trials)}"), soft_wrap=True)
+    for service, each in sweeps:
+        where = f" ({service})" if len({other for other, _ in sweeps}) > 1 else ""
+        console.print(Text(f"{each.name}{where}: {_said(each.trials)}"), soft_wrap=True)
     if not sweeps:
         console.print("No sweep was run yet: crynux-async sweep run sweep.toml")
     return Exit.DONE
@@ -112,10 +150,10 @@ async def show_list(ledger: Path | None, *, as_json: bool) -> Exit:
 
 async def show_status(name: str, ledger: Path | None, *, as_json: bool) -> Exit:
     """Show where the trials of a sweep are."""
-    async with _reading(ledger) as session:
+    async with _reading(ledger, name) as session:
         found = await recall(session, name, read_archives=False)
     if as_json:
-        print(json.dumps(_facts(name, found.trials)))  # noqa: T201  # the command's output
+        print(json.dumps(_facts(name, table_of(found.trials))))  # noqa: T201  # the command's output
     else:
         console = Console(highlight=False)
         console.print(Text(f"{name}: {_said(found.trials)}"), soft_wrap=True)
@@ -123,24 +161,31 @@ async def show_status(name: str, ledger: Path | None, *, as_json: bool) -> Exit:
     return _code(found.trials)
 
 
-async def retry(name: str, ledger: Path | None, *, is_agreed: bool, as_json: bool) -> Exit:
+async def retry(name: str, ledger: Path | None, service: ServiceChoice, *, is_agreed: bool, as_json: bool) -> Exit:
     """Send what failed or was stopped again, and follow it."""
     console = Console(stderr=as_json, highlight=False)
-    async with _session(ledger, emulated=False) as session:
+    async with open_session(ledger, service, needs_key=True) as session:
         found = await recall(session, name, read_archives=False)
         chosen = [trial for trial in found.trials if trial.state in ("failed", "stopped")]
         if not chosen:
             console.print("Nothing of it has failed or was stopped.")
             return _code(found.trials)
-        if console.is_terminal and not is_agreed and not await _is_agreed(console, f"Send {len(chosen)} again?"):
+        question = f"Send {len(chosen)} again{_price_of(session, chosen)}?"
+        if console.is_terminal and not is_agreed and not await _is_agreed(console, question):
             return Exit.USAGE
-        async with SweepRun.again(name, session, chosen) as running:
-            return await _follow(session, found, running, console, page=None, as_json=as_json)
+        async with SweepRun.again(found.subject, session, chosen) as running:
+            return await _follow(session, running, console, as_json=as_json)
+
+
+def _price_of(session: Session, trials: Sequence[Trial]) -> str:
+    prices = [session.price(trial.point.config) for trial in trials]
+    known = [price for price in prices if price is not None]
+    return f" for at most {to_cnx(sum(known))} CNX" if len(known) == len(prices) else ""
 
 
 async def stop(name: str, ledger: Path | None) -> Exit:
     """Send nothing more of a sweep."""
-    async with _session(ledger, emulated=False, follow=False) as session:
+    async with _reading(ledger, name) as session:
         found = await recall(session, name, read_archives=False)
         waiting = [trial.job for trial in found.trials if trial.job.state is JobState.PLANNED]
         await session.stop_sending(waiting)
@@ -150,7 +195,7 @@ async def stop(name: str, ledger: Path | None) -> Exit:
 
 async def show_table(name: str, ledger: Path | None, *, as_lines: bool, out: Path | None) -> Exit:
     """Print the trials of a sweep as rows."""
-    async with _reading(ledger) as session:
+    async with _reading(ledger, name) as session:
         rows: Table = table_of((await recall(session, name)).trials)
     text = rows.to_json_lines() if as_lines else rows.to_csv()
     if out is None:
@@ -160,86 +205,57 @@ async def show_table(name: str, ledger: Path | None, *, as_lines: bool, out: Pat
     return Exit.DONE
 
 
-async def write_report(order: PageOrder, ledger: Path | None) -> Exit:
+async def write_report(name: str, report: Report, ledger: Path | None) -> Exit:
     """Write the page of a sweep."""
-    async with _reading(ledger) as session:
-        found = await recall(session, order.name)
-        pictures = await collect_pictures(found.trials, order.images)
-    view = view_of(found.name, found.base, found.trials, images=pictures)
-    await write_page(order.out, view, PageChoice(across=order.across, down=order.down))
-    Console(highlight=False).print(Text(str(order.out)), soft_wrap=True)
+    report.prepare()
+    async with _reading(ledger, name) as session:
+        found = await recall(session, name)
+        path = await ReportWriter(report, found.subject, session).write(found.trials)
+    Console(highlight=False).print(Text(str(path)), soft_wrap=True)
     return Exit.DONE
 
 
-@asynccontextmanager
-async def _session(
-    ledger: Path | None, *, emulated: bool, follow: bool = True, price: float | None = None
-) -> AsyncIterator[Session]:
-    if not emulated:
-        async with Session(ledger=ledger_path(ledger), follow=follow, price=price) as session:
-            yield session
-        return
-    from crynux_async.emulator import Emulator
-
-    async with Emulator(speed=20.0) as emulator, Session(**emulator.settings(), ledger=ledger, price=price) as session:
-        yield session
-
-
-@asynccontextmanager
-async def _reading(ledger: Path | None) -> AsyncIterator[Session]:
+async def _services(ledger: Path | None, name: str | None = None) -> list[str]:
+    """Return the services at which a ledger has jobs of a sweep, or of any, the latest last."""
     path = ledger_path(ledger)
     if not path.is_file():
         raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async sweep run'")
-    async with _session(path, emulated=False, follow=False) as session:
-        yield session
+    book = open_ledger(path)
+    await book.open()
+    try:
+        rows = await book.jobs(JobFilter(tags={} if name is None else {TAG: name}))
+    finally:
+        await book.close()
+    return list(reversed(dict.fromkeys(row.backend for row in reversed(rows) if TAG in row.tags)))
 
 
-async def _follow(
-    session: Session,
-    sweep: Sweep | RememberedSweep,
-    running: SweepRun,
-    console: Console,
-    *,
-    page: Path | None,
-    as_json: bool,
-) -> Exit:
-    """Show a sweep until its end, and say what came of it."""
-    async with SweepBoard(session, console, running).shown(), _written(page, sweep, running):
-        await running.wait()
-    trials = running.trials
-    if as_json:
-        print(json.dumps(_facts(sweep.name, trials)))  # noqa: T201  # the command's output
-    else:
-        console.print(f"\n[bold]{_said(trials)}.[/]")
-        _print_failures(console, trials)
-        if page is not None:
-            console.print(Text(f"Report: {page}"), soft_wrap=True)
-    return _code(trials)
+def _at(ledger: Path | None, service: str) -> Session:
+    """Return a session that only reads what the ledger has of a service, whichever: nothing is asked of it."""
+    return Session(base_url=service, ledger=ledger_path(ledger), follow=False)
 
 
 @asynccontextmanager
-async def _written(page: Path | None, sweep: Sweep | RememberedSweep, running: SweepRun) -> AsyncIterator[None]:
-    """Write a page, if one is wanted, now and then while the block runs, and once more at its end."""
-    if page is None:
-        yield
-        return
-    base: Mapping[str, Any] = sweep.asked()["base"] if isinstance(sweep, Sweep) else sweep.base
+async def _reading(ledger: Path | None, name: str) -> AsyncIterator[Session]:
+    """Open a session where a sweep is: at the service of the settings if it is there, or where it was last."""
+    services = await _services(ledger, name)
+    usual = Settings.load().base_url
+    service = usual if usual in services or not services else services[-1]
+    async with _at(ledger, service) as session:
+        yield session
 
-    async def write() -> None:
-        await write_page(page, view_of(sweep.name, base, running.trials), PageChoice())
 
-    async def go_on() -> None:
-        while True:
-            await write()
-            await asyncio.sleep(_PAGE_EVERY)
-
-    writer = asyncio.create_task(go_on())
-    try:
-        yield
-    finally:
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
-        await write()
+async def _follow(session: Session, running: SweepRun, console: Console, *, as_json: bool) -> Exit:
+    """Show a sweep until its end, and say what came of it."""
+    async with SweepBoard(session, console, running).shown():
+        await running.wait()
+    trials = running.trials
+    if as_json:
+        print(json.dumps(_facts(running.name, running.table)))  # noqa: T201  # the command's output
+    else:
+        console.print(f"\n[bold]{_said(trials)}.[/]")
+        _print_failures(console, trials)
+        _print_best(console, running.table)
+    return _code(trials)
 
 
 async def _is_agreed(console: Console, question: str) -> bool:
@@ -248,7 +264,10 @@ async def _is_agreed(console: Console, question: str) -> bool:
 
 
 def _said(trials: Sequence[Trial]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counted(trials).items()) or "no trials"
+    return (
+        ", ".join(f"{count} {state}" for state, count in counted(trial.state for trial in trials).items())
+        or "no trials"
+    )
 
 
 def _print_failures(console: Console, trials: Sequence[Trial]) -> None:
@@ -258,8 +277,14 @@ def _print_failures(console: Console, trials: Sequence[Trial]) -> None:
             console.print(Text(f"  {trial.number} {trial.label}: {trial.state}: {reason}"), soft_wrap=True)
 
 
-def _facts(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
-    return {"name": name, **counted(trials), "trials": list(map(dict, table_of(trials).rows))}
+def _print_best(console: Console, table: Table) -> None:
+    for row in table.rows:
+        if row["standing"] == 1:
+            console.print(Text(f"  best: {row['number']} {row['label']}, {row['objective']:.6g}"), soft_wrap=True)
+
+
+def _facts(name: str, table: Table) -> dict[str, Any]:
+    return {"name": name, **counted(row["state"] for row in table.rows), "trials": list(map(dict, table.rows))}
 
 
 def _code(trials: Sequence[Trial]) -> Exit:

@@ -14,7 +14,7 @@ from crynux_async.cli.units import duration
 from crynux_async.clock import utc_now
 from crynux_async.session import Session
 from crynux_async.states import JobState
-from crynux_async.sweeps import SweepRun, Trial
+from crynux_async.sweeps import SweepRun
 
 _REFRESH = 0.5
 _LINE_EVERY = 60.0  # off a terminal: a log wants to be read, and silence looks like a hang
@@ -24,10 +24,10 @@ _ORDER = ("done", "running", "waiting", "failed", "unconfirmed", "stopped")
 _STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "unconfirmed": "bold yellow"}
 
 
-def counted(trials: Iterable[Trial]) -> dict[str, int]:
+def counted(states: Iterable[str]) -> dict[str, int]:
     """Return how many trials are where, without the zeros."""
-    counts = Counter(trial.state for trial in trials)
-    return {state: counts[state] for state in _ORDER if counts[state]}  # type: ignore[index]
+    counts = Counter(states)
+    return {state: counts[state] for state in _ORDER if counts[state]}
 
 
 class SweepBoard:
@@ -58,7 +58,7 @@ class SweepBoard:
     def view(self) -> Group:
         """Return what is shown now."""
         trials = self._running.trials
-        counts = counted(trials)
+        counts = counted(trial.state for trial in trials)
         over = sum(count for state, count in counts.items() if state not in ("running", "waiting"))
         styled = [(f"{count} ", (state, _STYLES.get(state, "dim")), "  ") for state, count in counts.items()]
         failed = [trial for trial in trials if trial.state == "failed"][-_FAILURES_SHOWN:]
@@ -69,6 +69,9 @@ class SweepBoard:
             Text(self._clock(), style="dim"),
             *(Text(text, no_wrap=True, overflow="ellipsis") for text in said),
         )
+
+    def _counts(self) -> dict[str, int]:
+        return counted(trial.state for trial in self._running.trials)
 
     def _clock(self) -> str:
         statistics = self._session.statistics()
@@ -96,7 +99,7 @@ class SweepBoard:
         said = ""
         waited = 0.0
         while True:
-            now = ", ".join(f"{count} {state}" for state, count in counted(self._running.trials).items())
+            now = ", ".join(f"{count} {state}" for state, count in self._counts().items())
             if now != said or waited >= _LINE_EVERY:
                 self._console.print(f"{utc_now():%H:%M:%S} {now}", highlight=False, soft_wrap=True)
                 said, waited = now, 0.0

@@ -6,9 +6,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from crynux_async.cli.exits import execute
+from crynux_async.cli.service_choice import PaidService
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
+_PAID_BRIDGE = PaidService()
 _Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 
 
@@ -26,10 +28,12 @@ def run(
     *,
     yes: _Yes = False,
     emulator: _Flag = False,
+    service: PaidService = _PAID_BRIDGE,
     force: _Flag = False,
     retry: int = 0,
     stop_after: int | None = None,
-    page: Path | None = None,
+    report: Path | None = None,
+    images: Path | None = None,
     price: float | None = None,
     ledger: Path | None = None,
     json: _Json = False,
@@ -43,10 +47,12 @@ def run(
         file: TOML file that describes the sweep.
         yes: Do not ask.
         emulator: Run on an emulated service on this machine: no account, no GPU, no money.
+        service: Where the jobs are sent; what a relay costs is shown first.
         force: Send points that cannot work, too.
         retry: How often a failed trial is sent again by itself.
         stop_after: Send nothing more once so many trials have failed.
-        page: Write the report into this file while the sweep runs.
+        report: Keep a page about it up to date in this file while the sweep runs.
+        images: Folder with pictures of the models for the page, named like their archives.
         price: What one try costs at most, in CNX: a sweep with budget_cnx needs it at a bridge, which tells no prices.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
@@ -57,10 +63,12 @@ def run(
         file=file,
         is_agreed=yes,
         is_emulated=emulator,
+        service=service,
         force=force,
         retries=retry,
         stop_after=stop_after,
-        page=page,
+        report=report,
+        images=images,
         ledger=ledger,
         price=price,
         as_json=json,
@@ -68,7 +76,16 @@ def run(
     return execute(sweep.run(order), as_json=json)
 
 
-def preview(file: Path, /, *, emulator: _Flag = False, ledger: Path | None = None, json: _Json = False) -> int:
+def preview(
+    file: Path,
+    /,
+    *,
+    emulator: _Flag = False,
+    service: PaidService = _PAID_BRIDGE,
+    price: float | None = None,
+    ledger: Path | None = None,
+    json: _Json = False,
+) -> int:
     """Show what running a sweep would do: what is new, what it costs, how long it takes, what cannot work.
 
     The exit code is 0 when it can run, and 2 when it cannot.
@@ -76,12 +93,16 @@ def preview(file: Path, /, *, emulator: _Flag = False, ledger: Path | None = Non
     Args:
         file: TOML file that describes the sweep.
         emulator: Ask an emulated service on this machine.
+        service: Which service to ask, for prices and the balance.
+        price: What one try costs at most, in CNX, where the service tells no prices.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """
     from crynux_async.cli import sweep
 
-    return execute(sweep.show_preview(file, ledger, emulated=emulator, as_json=json), as_json=json)
+    return execute(
+        sweep.show_preview(file, ledger, service=service, emulated=emulator, price=price, as_json=json), as_json=json
+    )
 
 
 def list_(*, ledger: Path | None = None, json: _Json = False) -> int:
@@ -109,18 +130,27 @@ def status(name: str, /, *, ledger: Path | None = None, json: _Json = False) -> 
     return execute(sweep.show_status(name, ledger, as_json=json), as_json=json)
 
 
-def retry(name: str, /, *, yes: _Yes = False, ledger: Path | None = None, json: _Json = False) -> int:
+def retry(
+    name: str,
+    /,
+    *,
+    yes: _Yes = False,
+    service: PaidService = _PAID_BRIDGE,
+    ledger: Path | None = None,
+    json: _Json = False,
+) -> int:
     """Send the failed and stopped trials of a sweep again, and follow them to their ends.
 
     Args:
         name: The sweep's name.
         yes: Do not ask.
+        service: Where its jobs are.
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import sweep
 
-    return execute(sweep.retry(name, ledger, is_agreed=yes, as_json=json), as_json=json)
+    return execute(sweep.retry(name, ledger, service, is_agreed=yes, as_json=json), as_json=json)
 
 
 def stop(name: str, /, *, ledger: Path | None = None) -> int:
@@ -170,6 +200,7 @@ def report(
         ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import sweep
+    from crynux_async.sweeps import Report
 
-    order = sweep.PageOrder(name=name, out=out or Path(f"{name}.html"), images=images, across=across, down=down)
-    return execute(sweep.write_report(order, ledger))
+    page = Report(out or Path(f"{name}.html"), images=images, across=across, down=down)
+    return execute(sweep.write_report(name, page, ledger))

@@ -180,6 +180,15 @@ def _text(name: str) -> str:
     return importlib.resources.files("crynux_async.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def require_templates() -> None:
+    """Check that pages can be rendered.
+
+    Raises:
+        UsageError: jinja2 is missing.
+    """
+    _environment()
+
+
 @functools.cache
 def _environment() -> "jinja2.Environment":
     try:

@@ -56,6 +56,7 @@ class TrialView:
         error: What went wrong and what to do, or "".
         archive: Where its archive is, or "".
         images: Pictures of its model, as PNG or JPEG files.
+        changed: Fields of which something else is trained than was asked, beside those of the whole sweep.
     """
 
     number: int
@@ -77,6 +78,7 @@ class TrialView:
     error: str = ""
     archive: str = ""
     images: Sequence[bytes] = ()
+    changed: Sequence[ChangedField] = ()
 
     @property
     def minutes(self) -> float | None:

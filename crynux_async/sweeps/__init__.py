@@ -2,10 +2,11 @@
 
 Read ``spaces`` (which values), ``points`` (what a point is known by), ``sweep`` (all of it; ``definition`` reads one
 from a file), ``preview`` (what running it would do), ``running`` and ``trial`` (running it), ``notes`` and ``recall``
-(what the ledger remembers), ``table`` and ``view`` (for other programs, for pages).
+(what the ledger remembers), ``table`` (for other programs), ``view``, ``pictures`` and ``page`` (for people).
 """
 
 from crynux_async.report.values import TrialState
+from crynux_async.sweeps.page import Report
 from crynux_async.sweeps.points import BrokenPoint, Point, Points
 from crynux_async.sweeps.preview import Preview
 from crynux_async.sweeps.recall import RememberedSweep, recall, sweep_names
@@ -22,6 +23,7 @@ __all__ = [
     "Points",
     "Preview",
     "RememberedSweep",
+    "Report",
     "RetryAtMost",
     "StopAfter",
     "Sweep",

@@ -111,5 +111,5 @@ _SPACES: Mapping[str, Callable[..., Any]] = {
     "log_uniform": log_uniform,
     "integers": integers,
 }
-_PLAIN = frozenset({"name", "folder", "name_template", "budget_cnx", "repeats", "tags"})
+_PLAIN = frozenset({"name", "folder", "name_template", "budget_cnx", "repeats", "tags", "direction"})
 _KEYS = _PLAIN | {"base", *_LISTS}

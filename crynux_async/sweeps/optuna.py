@@ -27,10 +27,10 @@ from crynux_async.job import Job, record_of
 from crynux_async.money import to_cnx
 from crynux_async.states import GOOD, JobState
 from crynux_async.sweeps.notes import TAG
+from crynux_async.sweeps.pictures import pictures_beside, service_images
 from crynux_async.sweeps.points import Point, derived_seed
 from crynux_async.sweeps.running import OnTrial, call_back
 from crynux_async.sweeps.trial import AtEnd, Trial, absolute, conclude
-from crynux_async.sweeps.view import service_pictures
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -248,7 +248,8 @@ class _Run:
 
     async def _keep_images(self, asked: "optuna.Trial", trial: Trial) -> None:
         if self._sweep.artifacts is not None and trial.job.state in GOOD:
-            images = await service_pictures(trial)
+            beside = await asyncio.to_thread(pictures_beside, [trial])
+            images = beside.get(trial) or await service_images(trial.job)
             await self._stored(partial(self._upload, asked, images))
 
     def _upload(self, asked: "optuna.Trial", images: Sequence[bytes]) -> None:

@@ -1,6 +1,6 @@
 """A sweep as its ledger remembers it, where the script or file that described it is not at hand."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,6 +10,7 @@ from crynux_async.job import Job, record_of
 from crynux_async.sweeps.notes import SCOPE, TAG
 from crynux_async.sweeps.points import Point
 from crynux_async.sweeps.trial import Trial, remember
+from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class RememberedSweep:
     name: str
     base: Mapping[str, Any]
     trials: tuple[Trial, ...]
+
+    @property
+    def subject(self) -> Subject:
+        """What a page tells of it besides its trials; the ledger does not know what they are ranked by."""
+        return Subject(name=self.name, base=self.base)
 
 
 async def sweep_names(session: "Session") -> list[str]:
@@ -60,6 +66,27 @@ async def recall(session: "Session", name: str, *, read_archives: bool = True) -
     for trial in trials:
         await remember(trial, read_archive=read_archives)
     return RememberedSweep(name=name, base=note["base"], trials=tuple(trials))
+
+
+async def known_trials(
+    name: str, points: Iterable[Point], session: "Session", *, objective: Callable[[Trial], float] | None
+) -> list[Trial]:
+    """Return the trials of those points that the ledger has jobs of, with what came of them.
+
+    Args:
+        name: The sweep's name.
+        points: Its points, in order.
+        session: On the ledger; open.
+        objective: What they are ranked by, or None.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    jobs = {job.idempotency_key: job for job in await session.history(group=name)}
+    trials = [Trial(point, jobs[point.key]) for point in points if point.key in jobs]
+    for trial in trials:
+        await remember(trial, read_archive=True, objective=objective)
+    return trials
 
 
 def points_of(name: str, base: Mapping[str, Any], jobs: Iterable[Job]) -> list[Point]:

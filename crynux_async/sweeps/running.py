@@ -15,9 +15,11 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
 from enum import Enum, auto
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import attrs
@@ -28,8 +30,11 @@ from crynux_async.job import Job, record_of
 from crynux_async.states import GOOD, JobState
 from crynux_async.supervision.filing import SharedFilingArguments
 from crynux_async.sweeps.notes import SCOPE, TAG, enter
+from crynux_async.sweeps.page import Report, ReportWriter
+from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.table import Table, table_of
 from crynux_async.sweeps.trial import AtEnd, Trial, conclude
+from crynux_async.sweeps.view import Subject
 
 if TYPE_CHECKING:
     from crynux_async.session import Session
@@ -101,25 +106,30 @@ class SweepRun:
     """A sweep that runs: a context that yields trials in the order of their ends. ``Sweep.run`` makes it.
 
     Args:
-        name: The sweep's name.
+        subject: The sweep.
         session: Where it runs.
         begin: Queues what is missing and returns every trial, when the context is entered.
         at_end: What becomes of a trial that has ended well.
         on_failure: What becomes of failed trials.
         on_trial: Called with each finished trial.
+        report: A page to keep up to date, or None.
     """
 
     def __init__(
         self,
-        name: str,
+        subject: Subject,
         session: "Session",
         begin: Callable[[], Awaitable[list[Trial]]],
         *,
         at_end: AtEnd,
         on_failure: OnFailure = "keep",
         on_trial: OnTrial | None = None,
+        report: Report | None = None,
     ) -> None:
-        self._name = name
+        self._subject = subject
+        self._name = subject.name
+        self._report = report
+        self._open = AsyncExitStack()
         self._session = session
         self._begin = begin
         self._at_end = at_end
@@ -135,11 +145,11 @@ class SweepRun:
         self._driver: asyncio.Task[None] | None = None
 
     @classmethod
-    def again(cls, name: str, session: "Session", trials: Iterable[Trial]) -> Self:
+    def again(cls, subject: Subject, session: "Session", trials: Iterable[Trial]) -> Self:
         """Return a context that sends trials of an earlier run again, and yields them in the order of their ends.
 
         Args:
-            name: The sweep's name.
+            subject: The sweep.
             session: Where it runs.
             trials: What ``recall`` returned; their archives go where they were wanted.
         """
@@ -147,17 +157,28 @@ class SweepRun:
         async def begin() -> list[Trial]:
             return await _sent_again(trials)
 
-        return cls(name, session, begin, at_end=AtEnd())
+        return cls(subject, session, begin, at_end=AtEnd())
 
     async def __aenter__(self) -> Self:
+        if self._report is not None:
+            await asyncio.to_thread(self._report.prepare)
         self._trials = await self._begin()
+        if self._report is not None:
+            writer = ReportWriter(self._report, self._subject, self._session)
+            await self._open.enter_async_context(writer.kept_up(lambda: self._trials))
         self._wait_for(self._trials)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._driver is not None:
             self._driver.cancel()
             await asyncio.gather(self._driver, return_exceptions=True)
+        await self._open.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> AsyncIterator[Trial]:
         return self
@@ -173,6 +194,11 @@ class SweepRun:
         return trial
 
     @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self._name
+
+    @property
     def trials(self) -> Sequence[Trial]:
         """Every trial, in the order of the sweep."""
         return tuple(self._trials)
@@ -180,7 +206,30 @@ class SweepRun:
     @property
     def table(self) -> Table:
         """What is known of every trial now, for CSV, JSON lines or pandas."""
-        return table_of(self._trials)
+        return table_of(self._trials, minimize=self._subject.minimize)
+
+    async def report(
+        self,
+        path: str | Path,
+        *,
+        images: "str | Pictures | None" = None,
+        across: str | None = None,
+        down: str | None = None,
+    ) -> Path:
+        """Write a page about every trial as it is now, and return the file; it is put in its place whole.
+
+        Args:
+            path: As of ``Report``, and so the others.
+            images: Where pictures of the models come from.
+            across: The parameter whose values stand side by side in the grid of pictures.
+            down: The parameter whose values stand below each other.
+
+        Raises:
+            UsageError: jinja2 is missing, or something given cannot be used.
+            OSError: It cannot be written.
+        """
+        report = Report(path, images=images, across=across, down=down)
+        return await ReportWriter(report, self._subject, self._session).write(self._trials)
 
     async def wait(self) -> Sequence[Trial]:
         """Wait until every trial has ended, and return all of them, in the order of the sweep."""

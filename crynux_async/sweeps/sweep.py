@@ -9,9 +9,13 @@ import attrs
 
 from crynux_async.errors import UsageError
 from crynux_async.sweeps import definition, preview, running
+from crynux_async.sweeps.page import Report, ReportWriter
+from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.points import Derive, Points, plan
+from crynux_async.sweeps.recall import known_trials
 from crynux_async.sweeps.spaces import Params
-from crynux_async.sweeps.trial import AtEnd, Trial, absolute
+from crynux_async.sweeps.trial import AtEnd, Trial, absolute, strength
+from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ def _check_repeats(_: Any, __: Any, repeats: int) -> None:
 
 
 def _check_direction(_: Any, __: Any, direction: Any) -> None:
-    if direction not in ("minimize", "maximize"):
+    if direction not in ("minimize", "maximize", None):
         raise UsageError(f"direction is 'minimize' or 'maximize', not {direction!r:.40}", field="direction")
 
 
@@ -69,8 +73,9 @@ class Sweep:
         repeats: How often each point is trained, >= 1.
         derive: Makes further fields of a point from its own, or None.
         tags: Free names and values that every job gets.
-        objective: What trials are ranked by: a plain function of a finished trial, called in a thread; None for none.
-        direction: Whether a smaller or a larger objective is better.
+        objective: What trials are ranked by: a plain function of a finished trial, called in a thread. None for the
+            norm of the model, ||B A||, where a direction is given, and for no ranking where none is.
+        direction: Whether a smaller or a larger objective is better; None for "minimize" beside an objective.
 
     Raises:
         UsageError: One of them cannot be kept or means nothing.
@@ -86,7 +91,7 @@ class Sweep:
     derive: Derive | None = attrs.field(default=None, kw_only=True)
     tags: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     objective: Callable[[Trial], float] | None = attrs.field(default=None, kw_only=True)
-    direction: Direction = attrs.field(default="minimize", validator=_check_direction, kw_only=True)
+    direction: Direction | None = attrs.field(default=None, validator=_check_direction, kw_only=True)
 
     def plan(self) -> Points:
         """Return every point, with what is wrong with some."""
@@ -121,6 +126,7 @@ class Sweep:
         force: bool = False,
         on_failure: "running.OnFailure" = "keep",
         on_trial: "running.OnTrial | None" = None,
+        report: Report | str | Path | None = None,
     ) -> "running.SweepRun":
         """Return a context that sends what is missing, and yields trials in the order of their ends.
 
@@ -132,10 +138,60 @@ class Sweep:
             on_failure: "keep" a failed trial as it is, ``RetryAtMost(n)``, or ``StopAfter(n)``.
             on_trial: Called with each finished trial, before it is yielded; a function or a coroutine function. What it
                 raises is logged and disturbs nothing.
+            report: A page to keep up to date while it runs: its file, or a ``Report`` that says more.
         """
-        at_end = AtEnd(folder=self.folder, file_name=self.name_template, objective=self.objective)
-        begin = partial(running.begin, self, session, force=force)
-        return running.SweepRun(self.name, session, begin, at_end=at_end, on_failure=on_failure, on_trial=on_trial)
+        return running.SweepRun(
+            self.subject,
+            session,
+            partial(running.begin, self, session, force=force),
+            at_end=AtEnd(folder=self.folder, file_name=self.name_template, objective=self._ranked_by),
+            on_failure=on_failure,
+            on_trial=on_trial,
+            report=report if isinstance(report, Report | None) else Report(report),
+        )
+
+    async def report(
+        self,
+        session: "Session",
+        path: str | Path,
+        *,
+        images: "str | Pictures | None" = None,
+        across: str | None = None,
+        down: str | None = None,
+    ) -> Path:
+        """Write a page about what the ledger knows of its trials now, and return the file; sends nothing.
+
+        Args:
+            session: On the ledger; open.
+            path: As of ``Report``, and so the others.
+            images: Where pictures of the models come from.
+            across: The parameter whose values stand side by side in the grid of pictures.
+            down: The parameter whose values stand below each other.
+
+        Raises:
+            UsageError: jinja2 is missing, or something given cannot be used.
+            LedgerError: The ledger cannot be read.
+            OSError: It cannot be written.
+        """
+        report = Report(path, images=images, across=across, down=down)
+        trials = await known_trials(self.name, self.plan().good, session, objective=self._ranked_by)
+        return await ReportWriter(report, self.subject, session).write(trials)
+
+    @property
+    def subject(self) -> Subject:
+        """What a page tells of it besides its trials."""
+        ranked_by = self._ranked_by
+        return Subject(
+            name=self.name,
+            base=self.asked()["base"],
+            objective_name="" if ranked_by is None else _name_of(ranked_by),
+            minimize=self.direction != "maximize",
+            budget_cnx=self.budget_cnx,
+        )
+
+    @property
+    def _ranked_by(self) -> Callable[[Trial], float] | None:
+        return self.objective or (strength if self.direction else None)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -173,3 +229,8 @@ class Sweep:
             ConfigError: It cannot be read, or describes no sweep; lists everything that is wrong with the base.
         """
         return cls(**definition.read(path))
+
+
+def _name_of(objective: Callable[[Trial], float]) -> str:
+    name = getattr(objective, "__name__", "")
+    return name if name.isidentifier() else "objective"  # a lambda has no name for people

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BEFORE = ("number", "repeat", "label", "state")
 _AFTER = (
     "objective",
+    "standing",
     "norm",
     "health",
     "cost_cnx",
@@ -39,7 +40,8 @@ class Table:
     """Rows of plain values: text, numbers, None.
 
     Attributes:
-        columns: Names, in order: what a trial is, what it changes (as ``params.FIELD``), what came of it.
+        columns: Names, in order: what a trial is, what it changes (as ``params.FIELD``), what came of it. ``standing``
+            is 1 for the best objective; equal ones share it.
         rows: One for each trial, in the order of the sweep.
     """
 
@@ -71,15 +73,22 @@ class Table:
         return pd.DataFrame(list(map(dict, self.rows)), columns=list(self.columns))
 
 
-def table_of(trials: Iterable[Trial]) -> Table:
-    """Return what is known of trials now."""
+def table_of(trials: Iterable[Trial], *, minimize: bool = True) -> Table:
+    """Return what is known of trials now.
+
+    Args:
+        trials: The trials, in the order of the rows.
+        minimize: Whether a smaller objective is better.
+    """
     chosen = list(trials)
+    objectives = [trial.objective for trial in chosen if trial.objective is not None]
+    standing = {value: place for place, value in reversed(list(enumerate(sorted(objectives, reverse=not minimize), 1)))}
     fields = list(dict.fromkeys(field for trial in chosen for field in trial.params))
     columns = [*_BEFORE, *(f"params.{field}" for field in fields), *_AFTER]
-    return Table(columns=columns, rows=[_row(trial, fields) for trial in chosen])
+    return Table(columns=columns, rows=[_row(trial, fields, standing) for trial in chosen])
 
 
-def _row(trial: Trial, fields: Sequence[str]) -> dict[str, Any]:
+def _row(trial: Trial, fields: Sequence[str], standing: Mapping[float, int]) -> dict[str, Any]:
     job = trial.job
     return {
         "number": trial.number,
@@ -88,6 +97,7 @@ def _row(trial: Trial, fields: Sequence[str]) -> dict[str, Any]:
         "state": trial.state,
         **{f"params.{field}": mask_address(trial.params.get(field)) for field in fields},
         "objective": trial.objective,
+        "standing": None if trial.objective is None else standing[trial.objective],
         "norm": trial.norms.total if trial.norms else None,
         "health": "; ".join(map(str, trial.health.problems)) if trial.health else None,
         "cost_cnx": to_cnx(trial.cost.spent) if trial.cost and trial.cost.is_complete else None,

@@ -14,6 +14,7 @@ from crynux_async.job import Job
 from crynux_async.job_values import Cost
 from crynux_async.report.values import TrialState
 from crynux_async.states import GOOD, STAGES, JobState, Stage
+from crynux_async.sweeps.pictures import keep_images
 from crynux_async.sweeps.points import Point
 
 if TYPE_CHECKING:
@@ -155,9 +156,10 @@ async def conclude(trial: Trial, at_end: AtEnd) -> None:
         if trial.job.state in GOOD and folder is not None:
             path = await trial.job.download(folder, name=at_end.file_name or trial.job.file_name)
             trial._reading = await asyncio.to_thread(_read, trial, path)
+            await keep_images(trial.job)
         trial.cost = await trial.job.cost()
         if trial.job.state in GOOD and at_end.objective is not None:
-            trial.objective = float(await asyncio.to_thread(at_end.objective, trial))
+            trial.objective = await _objective(trial, at_end.objective)
     except asyncio.CancelledError:
         raise
     except CrynuxError as error:
@@ -168,10 +170,14 @@ async def conclude(trial: Trial, at_end: AtEnd) -> None:
         trial.problem = error
 
 
-async def remember(trial: Trial, *, read_archive: bool) -> None:
+async def _objective(trial: Trial, objective: Callable[[Trial], float]) -> float:
+    return float(await asyncio.to_thread(objective, trial))
+
+
+async def remember(trial: Trial, *, read_archive: bool, objective: Callable[[Trial], float] | None = None) -> None:
     """Enter what is known of a trial of an earlier run: what it cost, and what its archive says where that is on disk.
 
-    Never raises for an archive: what is wrong with it stands in ``trial.problem``.
+    Never raises for an archive or an objective: what is wrong with it stands in ``trial.problem``.
     """
     trial.cost = await trial.job.cost()
     path = trial.job.path
@@ -179,8 +185,24 @@ async def remember(trial: Trial, *, read_archive: bool) -> None:
         return
     try:
         trial._reading = await asyncio.to_thread(_read, trial, path)
+        if objective is not None:
+            trial.objective = await _objective(trial, objective)
     except CrynuxError as error:
         trial.problem = error
+    except Exception as error:
+        _log.exception("trial %d (%s)", trial.number, trial.label)
+        trial.problem = error
+
+
+def strength(trial: Trial) -> float:
+    """Return how strongly a trial's LoRA changes the UNet: ||B A|| over all modules.
+
+    Raises:
+        UsageError: Its archive is not on disk, or numpy is missing.
+    """
+    if trial.norms is None:
+        raise UsageError("the norm of a model needs its archive on disk (folder=) and numpy: 'crynux-async[archive]'")
+    return trial.norms.total
 
 
 def _read(trial: Trial, path: Path) -> Reading:

@@ -1,82 +1,77 @@
 """What a page about a sweep is told, collected from its trials."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
+
+import attrs
 
 from crynux_async.archive import Health, HealthCode
-from crynux_async.clock import utc_now
-from crynux_async.errors import CrynuxError
 from crynux_async.money import WEI
 from crynux_async.report.values import ChangedField, SweepView, TrialView, Verdict
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.trial import Trial
 from crynux_async.training.config import FineTuneConfig
 
-Pictures: TypeAlias = Path | Callable[[Trial], Sequence[bytes]]
-"""Where pictures of models come from: a folder of files named like the archives, or a function of a trial."""
 
-_PICTURES = (".png", ".jpg", ".jpeg")
+@attrs.frozen(kw_only=True)
+class Subject:
+    """What a page tells of a sweep besides its trials.
+
+    Attributes:
+        name: The sweep's name.
+        base: Fields of the base that was asked, and values.
+        objective_name: What trials are ranked by, or "".
+        minimize: Whether a smaller objective is better.
+        budget_cnx: What it may cost, or None.
+    """
+
+    name: str
+    base: Mapping[str, Any]
+    objective_name: str = ""
+    minimize: bool = True
+    budget_cnx: float | None = None
 
 
 def view_of(
-    name: str,
-    base: Mapping[str, Any],
-    trials: Iterable[Trial],
+    subject: Subject,
+    trials: Sequence[Trial],
     *,
+    written_at: datetime,
     images: Mapping[Trial, Sequence[bytes]] | None = None,
-    objective_name: str = "",
-    minimize: bool = True,
-    budget_cnx: float | None = None,
     refusals: int = 0,
+    last_sent_at: datetime | None = None,
 ) -> SweepView:
     """Return what a page about a sweep is told.
 
     Args:
-        name: The sweep's name.
-        base: Fields of the base that was asked, and values.
+        subject: The sweep.
         trials: Its trials.
+        written_at: Now.
         images: Pictures of their models, PNG or JPEG.
-        objective_name: What trials are ranked by, or "".
-        minimize: Whether a smaller objective is better.
-        budget_cnx: What it may cost, or None.
         refusals: Creates refused by the rate limit.
+        last_sent_at: When the last create is expected to be sent, or None.
     """
     pictures = images or {}
+    everywhere = _changed(FineTuneConfig.from_dict(dict(subject.base)))
     return SweepView(
-        name=name,
-        base=mask_addresses(base),
-        changed=_changed(base),
-        trials=[_trial(trial, pictures.get(trial, ())) for trial in trials],
-        objective_name=objective_name,
-        minimize=minimize,
-        budget_cnx=budget_cnx,
+        name=subject.name,
+        base=mask_addresses(subject.base),
+        changed=everywhere,
+        trials=[_trial(trial, pictures.get(trial, ()), everywhere) for trial in trials],
+        objective_name=subject.objective_name,
+        minimize=subject.minimize,
+        budget_cnx=subject.budget_cnx,
         refusals=refusals,
-        command=f"crynux-async sweep retry '{name}'",
-        written_at=utc_now(),
+        last_sent_at=last_sent_at,
+        command=f"crynux-async sweep retry {shlex.quote(subject.name)}",
+        written_at=written_at,
     )
 
 
-def pictures_of(trial: Trial, source: Pictures) -> list[bytes]:
-    """Return the pictures of a trial's model: files whose name begins with that of its archive, or what is returned."""
-    if callable(source):
-        return list(source(trial))
-    if trial.job.path is None:
-        return []
-    found = sorted(Path(source).glob(f"{_literal(trial.job.path.stem)}*"))
-    return [path.read_bytes() for path in found if path.suffix.lower() in _PICTURES]
-
-
-async def service_pictures(trial: Trial) -> list[bytes]:
-    """Return the validation images that the service has of a trial, where it has any."""
-    try:
-        return await trial.job.images()
-    except CrynuxError:  # no bridge has any, and a relay deletes them with the task
-        return []
-
-
-def _trial(trial: Trial, images: Sequence[bytes]) -> TrialView:
+def _trial(trial: Trial, images: Sequence[bytes], everywhere: Sequence[ChangedField]) -> TrialView:
     job, health, norms, cost = trial.job, trial.health, trial.norms, trial.cost
     return TrialView(
         number=trial.number,
@@ -98,6 +93,7 @@ def _trial(trial: Trial, images: Sequence[bytes]) -> TrialView:
         error="; ".join(text for text in (str(trial.error or ""), job.reason or "") if text),
         archive=str(job.path) if job.path else "",
         images=images,
+        changed=[each for each in _changed(trial.point.config) if each not in everywhere],
     )
 
 
@@ -117,7 +113,7 @@ def _stored_at(path: Path | None) -> datetime | None:
         return None
 
 
-def _changed(base: Mapping[str, Any]) -> list[ChangedField]:
+def _changed(config: FineTuneConfig) -> list[ChangedField]:
     return [
         ChangedField(
             field=each.field,
@@ -126,9 +122,5 @@ def _changed(base: Mapping[str, Any]) -> list[ChangedField]:
             used=mask_address(each.used),
             reason=each.reason,
         )
-        for each in FineTuneConfig.from_dict(dict(base)).effective().differences
+        for each in config.effective().differences
     ]
-
-
-def _literal(stem: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in stem)

@@ -66,6 +66,42 @@ async def test_run_says_what_it_costs_before_it_sends_and_downloads(
     assert (code, json.loads(out)) == (0, {"spent_wei": str(FEE), "held_wei": "0"})
 
 
+SWEEP = f"""
+name = "cats"
+folder = "models"
+direction = "maximize"
+
+[base]{CONFIG}
+[[grid]]
+rank = [2, 4]
+"""
+
+
+async def test_sweep_says_what_it_costs_and_its_page_has_the_validation_images(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    code, out, err = await run_cli("sweep", "run", "sweep.toml", "--relay", "--report", "a.html", env=env, cwd=tmp_path)
+    assert code == 0, err
+    shown = out.splitlines()
+    assert shown[0] == "cats: 2 to send"
+    assert shown[1] == "  at most 90 CNX; the account has 100 CNX"
+    assert shown[-1] == f"Report: {tmp_path / 'a.html'}"
+    assert any(line.startswith("  best: ") for line in shown)
+    assert relay.balance(CREATOR.address) == MONEY - 2 * FEE
+    images = list((tmp_path / "models").glob("*.png"))
+    assert images
+    assert (tmp_path / "a.html").read_text().count("data:image/png") == len(images)
+
+    # Later, without the wallet and whatever service the settings name: the ledger and the files have all of it.
+    plain = {name: value for name, value in env.items() if name != "CRYNUX_WALLET"}
+    assert (await run_cli("sweep", "status", "cats", env=plain, cwd=tmp_path))[:2] == (0, "cats: 2 done\n")
+    assert (await run_cli("sweep", "list", env=plain, cwd=tmp_path))[:2] == (0, "cats: 2 done\n")
+    code, out, err = await run_cli("sweep", "report", "cats", "--out", "b.html", env=plain, cwd=tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "b.html").read_text().count("data:image/png") == len(images)
+
+
 async def test_task_that_the_ledger_does_not_know_is_named_with_the_command_that_adopts_it(
     relay: RelayEmulator, env: dict[str, str], tmp_path: Path
 ) -> None:

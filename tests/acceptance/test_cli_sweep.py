@@ -46,7 +46,9 @@ async def test_sweep_from_preview_to_report(bridge: Emulator, tmp_path: Path) ->
     seen = json.loads(out)
     assert (code, seen["new"], seen["workable"]) == (0, 2, True)
 
-    code, out, err = await run_cli("sweep", "run", "sweep.toml", "--page", "cats.html", "--json", env=env, cwd=tmp_path)
+    code, out, err = await run_cli(
+        "sweep", "run", "sweep.toml", "--report", "cats.html", "--json", env=env, cwd=tmp_path
+    )
     ran = json.loads(out)
     assert (code, ran["done"], ran["failed"]) == (1, 1, 1), err
     assert [trial["state"] for trial in ran["trials"]] == ["done", "failed"]
@@ -63,7 +65,7 @@ async def test_sweep_from_preview_to_report(bridge: Emulator, tmp_path: Path) ->
     code, out, _ = await run_cli("sweep", "table", "cats", env=env, cwd=tmp_path)
     assert [row["state"] for row in csv.DictReader(io.StringIO(out))] == ["done", "failed"]
     code, out, _ = await run_cli("sweep", "report", "cats", env=env, cwd=tmp_path)
-    assert (code, out.strip()) == (0, "cats.html")
+    assert (code, out.strip()) == (0, str(tmp_path / "cats.html"))
 
     code, out, _ = await run_cli("sweep", "retry", "cats", "-y", "--json", env=env, cwd=tmp_path)
     (again,) = json.loads(out)["trials"]

@@ -12,9 +12,9 @@ from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.report import render
 from crynux_async.sweeps import Sweep, SweepRun, recall, sweep_names
 from crynux_async.sweeps.table import table_of
-from crynux_async.sweeps.view import pictures_of, view_of
+from crynux_async.sweeps.view import view_of
 from tests.fake_backend import FakeBackend, make_config
-from tests.report.views import picture
+from tests.report.views import START, picture
 
 POINTS = [{"rank": 4}, {"rank": 8, "learning_rate": 5e-5}, {"model_name": "x/fail"}]
 
@@ -79,13 +79,7 @@ async def test_page_shows_every_trial_and_its_pictures(tmp_path: Path) -> None:
     await run_cats(backend, ledger, tmp_path)
     async with open_session(backend, ledger) as session:
         found = await recall(session, "cats")
-    first = found.trials[0]
-    assert first.job.path is not None
-    (tmp_path / f"{first.job.path.stem}-0.png").write_bytes(picture(7))
-    (tmp_path / f"{first.job.path.stem}.txt").write_text("no picture")
-    assert pictures_of(first, tmp_path) == [picture(7)]
-    assert pictures_of(first, lambda trial: [picture(trial.number)]) == [picture(1)]
-    view = view_of("cats", found.base, found.trials, images={first: [picture(7)]})
+    view = view_of(found.subject, found.trials, written_at=START, images={found.trials[0]: [picture(7)]})
     assert view.count("done") == 4
     assert view.count("failed") == 2
     assert view.trials[0].norm is not None
@@ -102,6 +96,6 @@ async def test_failed_trial_of_an_earlier_process_is_sent_again_and_followed(tmp
     async with open_session(backend, ledger) as session:
         found = await recall(session, "cats", read_archives=False)
         failed = [trial for trial in found.trials if trial.state == "failed"]
-        async with SweepRun.again("cats", session, failed) as running:
+        async with SweepRun.again(found.subject, session, failed) as running:
             assert [trial.state for trial in await running.wait()] == ["failed", "failed"]
     assert backend.creates == sent + 2
