@@ -13,6 +13,7 @@ import attrs
 
 from benchmarks.reporting import finish, show_table
 from benchmarks.scorecard import (
+    anywhere,
     archives,
     cancelled_downloads,
     download_crashes,
@@ -43,6 +44,7 @@ CASES: tuple[Case, ...] = (
     *leaks.CASES,
     *relay_crashes.CASES,
     *sweep_crashes.CASES,
+    *anywhere.CASES,
 )
 
 
