@@ -12,6 +12,7 @@ import importlib.resources
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from crynux_async.errors import UsageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _SCRIPTS = ("static/echarts.min.js", "static/sweep.js")
 _MOST_HEAT_ROWS = 40
+_MOST_COLUMNS = 12
 _PNG = b"\x89PNG"
 
 
@@ -32,7 +34,7 @@ def render(view: SweepView, *, images_across: str | None = None, images_down: st
     Args:
         view: The sweep.
         images_across: The parameter whose values stand side by side in the grid of pictures; None for the one with the
-            most values.
+            most values, 12 at most.
         images_down: The parameter whose values stand below each other; None for the next one.
 
     Raises:
@@ -57,7 +59,9 @@ def picture_grid(view: SweepView, *, across: str | None = None, down: str | None
     pictured = [trial for trial in view.trials if trial.images]
     if not pictured:
         return None
-    by_size = sorted(view.parameters, key=lambda name: -len(_values(pictured, name)))
+    counts = {name: len(_values(pictured, name)) for name in view.parameters}
+    # Numbers drawn at random are all different: a grid by them would be empty but for its diagonal.
+    by_size = sorted((name for name in counts if counts[name] <= _MOST_COLUMNS), key=lambda name: -counts[name])
     across = across or (by_size[0] if by_size else "")
     down = down or next((name for name in by_size if name != across), "")
     columns, rows = _values(pictured, across), _values(pictured, down)
@@ -119,6 +123,7 @@ def _data(view: SweepView) -> dict[str, Any]:
     return {
         "parameters": view.parameters,
         "objective": view.objective_name,
+        "written": _milliseconds(view.written_at),
         "trials": [
             {
                 "number": trial.number,
@@ -129,10 +134,18 @@ def _data(view: SweepView) -> dict[str, Any]:
                 "norm": _finite(trial.norm),
                 "objective": _finite(trial.objective),
                 "verdict": trial.verdict,
+                "sent": _milliseconds(trial.sent_at),
+                "noticed": _milliseconds(trial.noticed_at),
+                "stored": _milliseconds(trial.stored_at),
+                "facts": story.job_facts(trial),
             }
             for trial in view.trials
         ],
     }
+
+
+def _milliseconds(when: datetime | None) -> int | None:
+    return None if when is None else round(1000 * when.timestamp())
 
 
 def _plain(value: Any) -> Any:
@@ -142,10 +155,15 @@ def _plain(value: Any) -> Any:
 def shown(value: Any) -> str:
     """Return a value as a table shows it."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "–" if value is None else str(value)
+
+
+def exact(value: Any) -> str:
+    """Return a value as a table sorts it: every digit of a number."""
+    return repr(value) if isinstance(value, float) else shown(value)
 
 
 def shown_norm(norm: float | None) -> str:
@@ -204,6 +222,7 @@ def _environment() -> "jinja2.Environment":
         lstrip_blocks=True,
     )
     environment.filters["shown"] = shown
+    environment.filters["exact"] = exact
     environment.filters["norm"] = shown_norm
     environment.filters["moment"] = story.shown_time
     return environment

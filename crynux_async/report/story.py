@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from crynux_async.report.values import SweepView, TrialView
+from crynux_async.report.values import ChangedField, SweepView, TrialView
 
 _TIME = "%Y-%m-%d %H:%M"
 
@@ -52,9 +52,39 @@ def tiles(view: SweepView) -> list[Tile]:
         found.insert(1, Tile(figure=str(waiting), meaning=f"waiting to be sent{sent}"))
     if view.count("unconfirmed"):
         found.append(Tile(figure=str(view.count("unconfirmed")), meaning="may have been created, see below"))
+    leader = best(view)
+    if leader is not None:
+        found.insert(
+            1, Tile(figure=f"{leader.objective:.4g}", meaning=f"best {view.objective_name}: trial {leader.number}")
+        )
     if view.refusals:
         found.append(Tile(figure=str(view.refusals), meaning="refused by the rate limit"))
     return found
+
+
+def job_facts(trial: TrialView) -> list[tuple[str, str]]:
+    """Return what a trial's job is asked for: names and texts, without what is not known."""
+    facts = [
+        ("trial", f"{trial.number}, {trial.label}"),
+        ("what went wrong", trial.error),
+        *(("health", problem) for problem in trial.health),
+        *((f"{each.field}, not as it was asked", _changed(each)) for each in trial.changed),
+        ("job", trial.job_id),
+        ("task", trial.task_id),
+        ("sent", _known_time(trial.sent_at)),
+        ("end noticed", _known_time(trial.noticed_at)),
+        ("model stored", _known_time(trial.stored_at)),
+        ("archive", trial.archive),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _changed(each: ChangedField) -> str:
+    return f"asked {each.asked}, sent {each.sent}, used {each.used}: {each.reason}"
+
+
+def _known_time(when: datetime | None) -> str:
+    return "" if when is None else f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def notes(view: SweepView) -> list[str]:

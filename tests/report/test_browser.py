@@ -29,7 +29,7 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 def numbers(page: Any) -> list[int]:
     """Return the numbers of the rows that are seen, from above."""
-    rows = page.locator("#trials tbody tr:visible td:first-child").all_text_contents()
+    rows = page.locator("#trials tbody tr[data-trial]:visible td:first-child").all_text_contents()
     return [int(row) for row in rows]
 
 
@@ -76,6 +76,24 @@ def test_picture_opens_large_and_closes_by_key(page: Any) -> None:
     assert not page.locator("dialog").is_visible()
 
 
+def test_trial_opens_its_job_which_is_sorted_and_searched_with_it(page: Any) -> None:
+    button = page.locator("tr[data-trial='10'] button.job")
+    button.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    job = page.locator("#trials tr.detail")
+    assert "the network gave up after four attempts" in job.inner_text()
+    assert "2026-11-28 09:10:00 UTC" in job.inner_text()  # when it was sent, ten minutes after the start
+    page.get_by_role("button", name="‖BA‖").click()
+    page.get_by_role("button", name="‖BA‖").click()
+    assert page.locator("tr[data-trial='10'] + tr.detail").count() == 1
+    page.get_by_label("Search the trials").fill("j00000000000000000000000000000003")
+    assert not job.is_visible()
+    assert numbers(page) == [3]
+    page.get_by_label("Search the trials").fill("")
+    button.press("Enter")
+    assert job.count() == 0
+
+
 def test_keyboard_reaches_the_table_first(page: Any) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the table of trials"
@@ -88,6 +106,42 @@ def test_page_does_not_scroll_sideways(browser: Any, tmp_path: Path, width: int,
     size = {"width": width, "height": 900}
     with opened_page(browser, f"file://{tmp_path}/sweep.html", viewport=size, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.fixture(scope="module")
+def thousand(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    path = tmp_path_factory.mktemp("thousand") / "sweep.html"
+    trials = [trial(number, params={"rank": number % 7, "seed": number}) for number in range(1, 1000)]
+    path.write_text(render(view(*trials, failed(1000, params={"rank": 3, "seed": 1000}))), encoding="utf-8")
+    with opened_page(browser, f"file://{path}", viewport={"width": 1440, "height": 900}) as opened:
+        yield opened
+
+
+def test_thousand_trials_sort_filter_and_open(thousand: Any) -> None:
+    thousand.get_by_role("button", name="‖BA‖").click()
+    assert numbers(thousand) == list(range(1, 1001))  # the one without a model comes last
+    thousand.get_by_label("Show only trials that are").select_option("failed")
+    assert numbers(thousand) == [1000]
+    thousand.locator("tr[data-trial='1000'] button.job").click()
+    assert "four attempts" in thousand.locator("#trials tr.detail").inner_text()
+    thousand.get_by_label("Show only trials that are").select_option("")
+    assert thousand.locator("#count").inner_text() == "1000 of 1000"
+
+
+def test_plots_of_a_thousand_trials_are_drawn_and_brushed(thousand: Any) -> None:
+    drawn = """[...document.querySelectorAll(".plot")].map((plot) => {
+        const canvas = plot.querySelector("canvas");
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return pixels.some((byte) => byte > 0);
+    })"""
+    assert thousand.evaluate(drawn) == [True] * 4  # parallel, one for each of two parameters, when
+    thousand.locator("#parallel").scroll_into_view_if_needed()
+    plot = thousand.locator("#parallel").bounding_box()
+    thousand.mouse.move(plot["x"] + 50, plot["y"] + 60)  # the first axis stands 50 px from the left
+    thousand.mouse.down()
+    thousand.mouse.move(plot["x"] + 50, plot["y"] + plot["height"] / 2, steps=8)
+    thousand.mouse.up()
+    assert 0 < len(numbers(thousand)) < 999
 
 
 def test_page_is_whole_without_scripts(browser: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from crynux_async.report import story
+from crynux_async.report import ChangedField, story
 from tests.report.views import START, failed, trial, view
 
 
@@ -29,6 +29,21 @@ def test_waiting_trials_say_when_the_last_is_sent() -> None:
     waiting = trial(1, state="waiting")
     meanings = [tile.meaning for tile in story.tiles(view(waiting, last_sent_at=START + timedelta(hours=3)))]
     assert "waiting to be sent, the last is sent about 2026-11-28 12:00 UTC" in meanings
+
+
+def test_best_trial_is_a_figure_with_its_name() -> None:
+    ranked = view(trial(1, objective=0.51), trial(2, objective=0.0312345), objective_name="loss", minimize=True)
+    figures = {tile.meaning: tile.figure for tile in story.tiles(ranked)}
+    assert figures["best loss: trial 2"] == "0.03123"
+
+
+def test_job_says_what_is_known_and_leaves_out_the_rest() -> None:
+    changed = ChangedField(field="lr_warmup_steps", asked=0, sent=1, used=1, reason="the bridge takes no 0")
+    facts = dict(story.job_facts(failed(3, changed=[changed], archive="", noticed_at=None)))
+    assert facts["what went wrong"] == "the network gave up after four attempts"
+    assert facts["lr_warmup_steps, not as it was asked"] == "asked 0, sent 1, used 1: the bridge takes no 0"
+    assert facts["sent"] == "2026-11-28 09:03:00 UTC"
+    assert not {"archive", "end noticed", "model stored", "health"} & set(facts)
 
 
 def test_failures_with_something_in_common_name_it() -> None:

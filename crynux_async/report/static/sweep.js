@@ -9,7 +9,10 @@
 
   // Table: search, filter, sort.
   const search = document.getElementById("search"), filter = document.getElementById("filter");
-  const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+  const trialOf = new Map(data.trials.map((trial) => [trial.number, trial]));
+  const opened = new Map();
+  const textOf = (row) => `${row.textContent} ${trialOf.get(Number(row.dataset.trial)).facts.flat().join(" ")}`.toLowerCase();
+  const texts = new Map(rows.map((row) => [row, textOf(row)]));
   function show() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -18,6 +21,7 @@
       const fits = words.every((word) => texts.get(row).includes(word))
         && (!filter.value || row.dataset.state === filter.value) && (!brushed || brushed.has(number));
       row.hidden = !fits;
+      if (opened.has(row)) opened.get(row).hidden = !fits;
       shown += fits;
     }
     document.getElementById("count").value = `${shown} of ${rows.length}`;
@@ -33,7 +37,8 @@
       const step = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
       return direction * step;
     };
-    document.querySelector("#trials tbody").append(...[...rows].sort(order));
+    const sorted = [...rows].sort(order);
+    document.querySelector("#trials tbody").append(...sorted.flatMap((row) => opened.has(row) ? [row, opened.get(row)] : [row]));
   }
   const headings = [...document.querySelectorAll("#trials thead th")];
   headings.forEach((heading, column) => {
@@ -49,6 +54,31 @@
       sortBy(column, direction);
     });
   });
+  // A trial opens its job.
+  function openJob(row) {
+    const detail = document.createElement("tr"), cell = document.createElement("td"), list = document.createElement("dl");
+    detail.className = "detail";
+    cell.colSpan = headings.length;
+    list.className = "facts";
+    for (const [name, fact] of trialOf.get(Number(row.dataset.trial)).facts) {
+      const term = document.createElement("dt"), description = document.createElement("dd");
+      term.textContent = name;
+      description.textContent = fact;
+      list.append(term, description);
+    }
+    cell.append(list);
+    detail.append(cell);
+    row.after(detail);
+    opened.set(row, detail);
+  }
+  document.querySelector("#trials tbody").addEventListener("click", (event) => {
+    const button = event.target.closest("button.job");
+    if (!button) return;
+    const row = button.closest("tr");
+    if (opened.has(row)) { opened.get(row).remove(); opened.delete(row); } else openJob(row);
+    button.setAttribute("aria-expanded", String(opened.has(row)));
+  });
+
   search.addEventListener("input", show);
   filter.addEventListener("change", show);
   document.querySelector(".tools").hidden = false;
@@ -88,7 +118,6 @@
   }
 
   // Plots.
-  if (!document.getElementById("parallel")) return;
   const models = data.trials.filter((trial) => trial.state === "done");
   const shade = (trial) => trial.verdict === "diverged" || trial.verdict === "damaged" ? colour("--warm") : colour("--accent");
   const style = () => ({ textStyle: { fontFamily: "system-ui, sans-serif", color: colour("--soft") }, animation: false });
@@ -106,7 +135,8 @@
   }
   function make(id, indexOf, options) {
     const element = typeof id === "string" ? document.getElementById(id) : id;
-    const chart = echarts.init(element, null, { renderer: "svg" });
+    // Lines as elements are sharp in print; beyond a few hundred they make the page slow to open.
+    const chart = echarts.init(element, null, { renderer: models.length > 200 ? "canvas" : "svg" });
     const entry = { chart, indexOf, options };
     chart.setOption(options());
     chart.on("mouseover", (event) => { if (event.data?.number ?? event.data?.trial) light(event.data.number ?? event.data.trial); });
@@ -137,6 +167,29 @@
       }],
     };
   }
+  function when() {
+    const sent = data.trials.filter((trial) => trial.sent !== null), until = data.written;
+    const tint = (trial) => trial.state === "failed" || trial.state === "unconfirmed" ? colour("--warm") : colour("--accent");
+    const bar = (_, api) => {
+      const [left, y] = api.coord([api.value(0), api.value(2)]), [right] = api.coord([api.value(1), api.value(2)]);
+      const height = Math.max(1.5, Math.min(9, api.size([0, 1])[1] * .7));
+      const done = api.value(3), children = [{ type: "rect", shape: { x: left, y: y - height / 2, width: Math.max(1, right - left), height, r: height / 3 }, style: { fill: api.visual("color"), opacity: .75 } }];
+      if (done > 0) children.push({ type: "circle", shape: { cx: api.coord([done, 0])[0], cy: y, r: Math.max(1.5, height / 2) }, style: { fill: colour("--good") } });
+      return { type: "group", children };
+    };
+    return {
+      ...style(),
+      grid: { left: 46, right: 18, top: 8, bottom: 30 },
+      xAxis: { type: "time", axisLabel: { color: colour("--soft"), hideOverlap: true }, axisLine: { lineStyle: { color: colour("--line") } }, splitLine: { show: true, lineStyle: { color: colour("--line") } } },
+      yAxis: { type: "value", inverse: true, min: 0, max: data.trials.length + 1, minInterval: 1, axisLabel: { color: colour("--soft"), formatter: (value) => value > 0 && value <= data.trials.length ? value : "" }, splitLine: { show: false } },
+      series: [{
+        type: "custom", renderItem: bar, encode: { x: [0, 1], y: 2 },
+        data: sent.map((trial) => ({ number: trial.number, value: [trial.sent, trial.noticed ?? until, trial.number, trial.stored ?? 0], itemStyle: { color: tint(trial) } })),
+      }],
+    };
+  }
+  if (document.getElementById("when")) make("when", new Map(), when);
+  if (!document.getElementById("parallel")) { follow(); return; }
   const chart = make("parallel", indexOf, parallel);
   chart.on("axisareaselected", () => {
     const series = chart.getModel().getSeriesByIndex(0);
@@ -146,6 +199,20 @@
     show();
   });
   const measure = measures.at(-1);
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  function meansByValue(points, place, order) {
+    const groups = new Map();
+    for (const trial of points) groups.set(place(trial), [...(groups.get(place(trial)) ?? []), trial[measure[0]]]);
+    return order.filter((x) => groups.has(x)).map((x) => [x, mean(groups.get(x))]);
+  }
+  function meansByBin(points, place) {
+    // Each mean stands for as many models: through single ones the line would only join the dots.
+    const sorted = [...points].sort((a, b) => place(a) - place(b)), bins = Math.min(8, Math.max(1, Math.floor(sorted.length / 3)));
+    return Array.from({ length: bins }, (_, bin) => {
+      const group = sorted.slice(Math.floor(bin * sorted.length / bins), Math.floor((bin + 1) * sorted.length / bins));
+      return [place(group[Math.floor(group.length / 2)]), mean(group.map((trial) => trial[measure[0]]))];
+    });
+  }
   if (measure) {
     for (const name of data.parameters) {
       const box = document.createElement("div");
@@ -158,10 +225,7 @@
       const order = inOrder(distinct(name)).map(String);
       const place = (trial) => type === "category" ? String(trial.params[name]) : trial.params[name];
       make(box, new Map(points.map((trial, index) => [trial.number, index])), () => {
-        const groups = Map.groupBy ? Map.groupBy(points, place) : points.reduce((m, t) => m.set(place(t), [...(m.get(place(t)) ?? []), t]), new Map());
-        const means = [...groups].map(([x, group]) => [x, group.reduce((sum, t) => sum + t[measure[0]], 0) / group.length]);
-        if (type !== "category") means.sort((a, b) => a[0] - b[0]);
-        else means.sort((a, b) => order.indexOf(a[0]) - order.indexOf(b[0]));
+        const means = type === "category" ? meansByValue(points, place, order) : meansByBin(points, place);
         const axis = { nameTextStyle: { color: colour("--ink"), fontWeight: 600 }, axisLabel: { color: colour("--soft"), hideOverlap: true }, splitLine: { show: false }, axisLine: { lineStyle: { color: colour("--line") } } };
         return {
           ...style(),
@@ -176,7 +240,9 @@
       });
     }
   }
-  addEventListener("resize", () => charts.forEach(({ chart }) => chart.resize()));
-  addEventListener("beforeprint", () => charts.forEach(({ chart }) => chart.resize()));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(({ chart, options }) => chart.setOption(options(), true)));
+  follow();
+  function follow() {
+    for (const kind of ["resize", "beforeprint"]) addEventListener(kind, () => charts.forEach(({ chart }) => chart.resize()));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(({ chart, options }) => chart.setOption(options(), true)));
+  }
 })();
