@@ -168,7 +168,7 @@ def create(folder: Path, /, *, rate_limit: int = 60, use_limit: int = -1, json: 
     return execute(bridge_keys.create(folder, rate_limit, use_limit, as_json=json), as_json=json)
 
 
-def rotate(folder: Path, key: _Key, /, *, ledger: Path | None = None) -> int:
+def rotate(folder: Path, key: _Key, /, *, ledger: str | None = None) -> int:
     """Put a new key in the place of one, which is kept as long as jobs need it for their results.
 
     Args:
@@ -181,7 +181,7 @@ def rotate(folder: Path, key: _Key, /, *, ledger: Path | None = None) -> int:
     return execute(bridge_keys.rotate(folder, key, ledger))
 
 
-def retire(folder: Path, /, *, ledger: Path | None = None) -> int:
+def retire(folder: Path, /, *, ledger: str | None = None) -> int:
     """Delete the replaced keys that no job needs any more.
 
     Args:
@@ -193,7 +193,7 @@ def retire(folder: Path, /, *, ledger: Path | None = None) -> int:
     return execute(bridge_keys.retire(folder, ledger))
 
 
-def delete(folder: Path, key: _Key, /, *, force: _Flag = False, ledger: Path | None = None) -> int:
+def delete(folder: Path, key: _Key, /, *, force: _Flag = False, ledger: str | None = None) -> int:
     """Delete a key; results of its jobs can be fetched by nobody after that.
 
     Args:

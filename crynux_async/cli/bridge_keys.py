@@ -14,7 +14,7 @@ from crynux_async.cli.bridge import open_admin, show_keys
 from crynux_async.cli.bridge_folder import BridgeFolder, in_folder, open_folder
 from crynux_async.cli.bridge_key_choice import replace_in_settings
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.ledger_place import LedgerPlace, ledger_place
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.credentials import jobs_that_need
@@ -42,11 +42,11 @@ async def create(folder: Path, rate_limit: int, use_limit: int, *, as_json: bool
     return Exit.DONE
 
 
-async def rotate(folder: Path, prefix: str, ledger: Path | None) -> Exit:
+async def rotate(folder: Path, prefix: str, ledger: LedgerPlace | None) -> Exit:
     """Put a new key in the place of one, which is kept while jobs need it for their results."""
     console = Console(highlight=False, soft_wrap=True)
     bridge = open_folder(folder)
-    needed_by = _jobs_in(ledger_path(ledger), bridge)
+    needed_by = _jobs_in(ledger_place(ledger), bridge)
     async with _admin(bridge, folder) as admin:
         old = _chosen(admin, prefix)
         rotation = await admin.rotate_key(old.api_key, needed_by)
@@ -63,10 +63,10 @@ async def rotate(folder: Path, prefix: str, ledger: Path | None) -> Exit:
     return Exit.DONE
 
 
-async def retire(folder: Path, ledger: Path | None) -> Exit:
+async def retire(folder: Path, ledger: LedgerPlace | None) -> Exit:
     """Delete replaced keys that no job needs any more."""
     bridge = open_folder(folder)
-    needed_by = _jobs_in(ledger_path(ledger), bridge)
+    needed_by = _jobs_in(ledger_place(ledger), bridge)
     async with _admin(bridge, folder) as admin:
         retiring = [key for key in admin.list_keys() if key.is_retiring]
         kept = await admin.retire_keys(needed_by)
@@ -83,10 +83,10 @@ async def retire(folder: Path, ledger: Path | None) -> Exit:
     return Exit.DONE
 
 
-async def delete(folder: Path, prefix: str, *, force: bool, ledger: Path | None) -> Exit:
+async def delete(folder: Path, prefix: str, *, force: bool, ledger: LedgerPlace | None) -> Exit:
     """Delete a key, unless jobs need it."""
     bridge = open_folder(folder)
-    needed_by = None if force else _jobs_in(ledger_path(ledger), bridge)
+    needed_by = None if force else _jobs_in(ledger_place(ledger), bridge)
     async with _admin(bridge, folder) as admin:
         key = _chosen(admin, prefix)
         jobs = await needed_by(admin.key_id(key.api_key)) if needed_by else ()
@@ -137,21 +137,21 @@ def _jobs(count: int) -> str:
     return f"{count} job{'s' if count != 1 else ''}"
 
 
-def _jobs_in(path: Path, bridge: BridgeFolder) -> NeededBy:
+def _jobs_in(place: LedgerPlace, bridge: BridgeFolder) -> NeededBy:
     """Return what tells which jobs of a ledger still need a key.
 
     Raises:
         UsageError: There is no such ledger: a mistyped name must not pass for "no job needs it".
     """
-    if not path.is_file() or not path.stat().st_size:
+    if isinstance(place, Path) and not (place.is_file() and place.stat().st_size):
         raise UsageError(
-            f"there is no ledger at {path}, so nobody knows which jobs still need a key: name the one with your jobs "
+            f"there is no ledger at {place}, so nobody knows which jobs still need a key: name the one with your jobs "
             "(--ledger); where there are no jobs, 'keys create' and 'keys delete --force' do without",
             field="ledger",
         )
 
     async def needed_by(key_id: str) -> Collection[str]:
-        ledger = open_ledger(path)
+        ledger = open_ledger(place)
         await ledger.open()
         try:
             return await jobs_that_need(ledger, key_id, bridge.config.base_url)

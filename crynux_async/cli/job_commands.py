@@ -28,7 +28,7 @@ def jobs(
     state: _States | None = None,
     label: str | None = None,
     tag: _Tags | None = None,
-    ledger: Path | None = None,
+    ledger: str | None = None,
     json: _Json = False,
     csv: _Flag = False,
     public: _Flag = False,
@@ -40,7 +40,7 @@ def jobs(
         state: Only jobs in this state; may be given again.
         label: Only jobs with this label; 'grid/*' for all whose label begins with "grid/".
         tag: Only jobs with this tag, as name=value; may be given again.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print everything that is known of them as JSON.
         csv: Print everything that is known of them as a table for other programs.
         public: With --json or --csv, leave out what is nobody's business: paths, host, credential and budget.
@@ -60,7 +60,7 @@ def resume(
     send: _Flag = False,
     timeout: Timeout = None,
     service: PaidService = _PAID_BRIDGE,
-    ledger: Path | None = None,
+    ledger: str | None = None,
     json: _Json = False,
 ) -> int:
     """Go on with every unfinished job: follow it to its end, and fetch the models that were asked for.
@@ -70,7 +70,7 @@ def resume(
         send: Also send what was planned and never sent.
         timeout: Seconds to wait at most; the tasks go on after that.
         service: Where the jobs are.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import jobs as jobs_command
@@ -78,26 +78,26 @@ def resume(
     return execute(jobs_command.resume(ledger, out, timeout, service, send=send, as_json=json), as_json=json)
 
 
-def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: Path | None = None) -> int:
+def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: str | None = None) -> int:
     """Give jobs up. A task that runs goes on and is paid for: the bridge cannot cancel it.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
         service: Where the jobs are.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import jobs as jobs_command
 
     return execute(jobs_command.abandon(ledger, job, service))
 
 
-def retry(job: list[str], /, *, service: PaidService = _PAID_BRIDGE, ledger: Path | None = None) -> int:
+def retry(job: list[str], /, *, service: PaidService = _PAID_BRIDGE, ledger: str | None = None) -> int:
     """Send jobs again, each as another try of the same job. Where such a job was created after all, both are paid for.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
         service: Where the jobs are.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import jobs as jobs_command
 
@@ -105,7 +105,7 @@ def retry(job: list[str], /, *, service: PaidService = _PAID_BRIDGE, ledger: Pat
 
 
 def reconcile(
-    *, service: ServiceChoice = _BRIDGE, adopt: _Flag = False, ledger: Path | None = None, json: _Json = False
+    *, service: ServiceChoice = _BRIDGE, adopt: _Flag = False, ledger: str | None = None, json: _Json = False
 ) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only where they must be.
 
@@ -115,7 +115,7 @@ def reconcile(
     Args:
         service: Where the jobs are.
         adopt: Put such tasks into the ledger, so that they are followed; only where no other ledger has them.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
     from crynux_async.cli import jobs as jobs_command
@@ -123,14 +123,14 @@ def reconcile(
     return execute(jobs_command.reconcile(ledger, service, adopt=adopt, as_json=json), as_json=json)
 
 
-def spent(*, service: ServiceChoice = _BRIDGE, ledger: Path | None = None, json: _Json = False) -> int:
+def spent(*, service: ServiceChoice = _BRIDGE, ledger: str | None = None, json: _Json = False) -> int:
     """Show what all jobs have cost. With --relay the ledger is held against the relay's own list, to the wei.
 
     The exit code is 0 when everything adds up, and 1 when something is left to be explained.
 
     Args:
         service: Where the jobs are; the relay is asked, with a login of the wallet, for every payment and refund.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
     from crynux_async.cli import spent as spent_command

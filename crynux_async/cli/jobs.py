@@ -14,7 +14,7 @@ from crynux_async.backends.base import Verdict
 from crynux_async.cli.board import STYLES, Board, as_facts, summary
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.units import size
@@ -29,7 +29,7 @@ from crynux_async.states import FOLLOWED, JobState
 
 
 async def show_jobs(
-    ledger: Path | None,
+    ledger: LedgerPlace | None,
     states: Sequence[str],
     label: str | None,
     tags: Sequence[str],
@@ -39,11 +39,9 @@ async def show_jobs(
     detail: Detail,
 ) -> Exit:
     """List what the ledger remembers; asks the bridge nothing."""
-    path = ledger_path(ledger)
-    if not path.is_file():
-        raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async run'")
+    place = existing_place(ledger)
     where = job_filter(states, label, tags)
-    book = open_ledger(path)
+    book = open_ledger(place)
     await book.open()
     try:
         rows = await book.jobs(where)
@@ -55,7 +53,7 @@ async def show_jobs(
     elif as_csv:
         write_csv(facts, sys.stdout)
     else:
-        _print_rows(Console(highlight=False), rows, path)
+        _print_rows(Console(highlight=False), rows, shown(place))
     return Exit.DONE
 
 
@@ -83,7 +81,13 @@ def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) ->
 
 
 async def resume(
-    ledger: Path | None, out: Path | None, timeout: float | None, service: ServiceChoice, *, send: bool, as_json: bool
+    ledger: LedgerPlace | None,
+    out: Path | None,
+    timeout: float | None,
+    service: ServiceChoice,
+    *,
+    send: bool,
+    as_json: bool,
 ) -> Exit:
     """Follow every unfinished job to its end and fetch the models that were asked for."""
     console = Console(stderr=as_json, highlight=False)
@@ -129,7 +133,7 @@ def _say_what_goes_on(console: Console, jobs: Sequence[Job], service: ServiceCho
         )
 
 
-async def abandon(ledger: Path | None, names: Sequence[str], service: ServiceChoice) -> Exit:
+async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Give jobs up."""
     async with open_session(ledger, service) as session:
         for job in _find(session, names):
@@ -138,7 +142,7 @@ async def abandon(ledger: Path | None, names: Sequence[str], service: ServiceCho
     return Exit.DONE
 
 
-async def retry(ledger: Path | None, names: Sequence[str], service: ServiceChoice) -> Exit:
+async def retry(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Send jobs again, those that have ended, too."""
     console = Console(highlight=False)
     async with open_session(ledger, service) as session:
@@ -150,7 +154,7 @@ async def retry(ledger: Path | None, names: Sequence[str], service: ServiceChoic
     return Exit.DONE
 
 
-async def reconcile(ledger: Path | None, service: ServiceChoice, *, adopt: bool, as_json: bool) -> Exit:
+async def reconcile(ledger: LedgerPlace | None, service: ServiceChoice, *, adopt: bool, as_json: bool) -> Exit:
     """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
     console = Console(stderr=as_json, highlight=False)
     async with open_session(ledger, service) as session:
@@ -235,7 +239,7 @@ async def _find_any(session: Session, name: str) -> Job:
     return job
 
 
-def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
+def _print_rows(console: Console, rows: Sequence[JobRow], place: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "task", "state", "planned", "label", "archive"):
         # A narrow terminal cuts label and path, and no name that a command wants to be given.
@@ -246,7 +250,7 @@ def _print_rows(console: Console, rows: Sequence[JobRow], path: Path) -> None:
         task = row.task_id or ""
         state = Text(str(row.state), style=STYLES[row.state])
         table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), Text(archive))
-    console.print(table if rows else Text(f"No jobs in {path}."), soft_wrap=not rows)
+    console.print(table if rows else Text(f"No jobs in {place}."), soft_wrap=not rows)
     for row in rows:
         if row.reason:
             console.print(Text.assemble((row.job_id, "bold"), f": {row.reason}"))

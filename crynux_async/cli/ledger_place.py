@@ -2,12 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from crynux_async.errors import UsageError
+from crynux_async.ledgers import is_on_a_server
 from crynux_async.settings import user_path
 
+LedgerPlace: TypeAlias = Path | str
+"""A file, or the address of a database, which may hold a password: show it only by ``shown``."""
 
-def ledger_path(asked: Path | None) -> Path:
+
+def ledger_place(asked: LedgerPlace | None) -> LedgerPlace:
     """Return where the command line remembers jobs: ``--ledger``, ``CRYNUX_LEDGER``, or the user's data folder.
 
     Raises:
@@ -15,9 +20,10 @@ def ledger_path(asked: Path | None) -> Path:
         UsageError: The data folder cannot be made.
     """
     if asked is not None:
-        return asked
-    if os.environ.get("CRYNUX_LEDGER", "").strip():
-        return Path(os.path.expanduser(os.environ["CRYNUX_LEDGER"].strip()))
+        return asked if is_on_a_server(str(asked)) else Path(asked)
+    named = os.environ.get("CRYNUX_LEDGER", "").strip()
+    if named:
+        return named if is_on_a_server(named) else Path(os.path.expanduser(named))
     data = os.environ.get("XDG_DATA_HOME", "").strip()
     folder = Path(os.path.expanduser(data)) if data else user_path(".local/share", "CRYNUX_LEDGER")
     path = folder / "crynux-async" / "jobs.db"
@@ -28,3 +34,28 @@ def ledger_path(asked: Path | None) -> Path:
             f"{path.parent} cannot be made ({error.strerror}); set CRYNUX_LEDGER", field="ledger"
         ) from error
     return path
+
+
+def existing_place(asked: LedgerPlace | None, *, made_by: str = "run") -> LedgerPlace:
+    """Return where the command line remembers jobs already: a mistyped name must not make a new ledger.
+
+    Args:
+        asked: As for ``ledger_place``.
+        made_by: The command that makes one.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    place = ledger_place(asked)
+    if isinstance(place, Path) and not place.is_file():
+        raise UsageError(f"there is no ledger at {place}; it is made by the first 'crynux-async {made_by}'")
+    return place
+
+
+def shown(place: LedgerPlace) -> str:
+    """Return a place as people may see it."""
+    if isinstance(place, Path):
+        return str(place)
+    from crynux_async.ledgers.postgres.address import read_address
+
+    return read_address(place).name

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import attrs
 
 from crynux_async.backends.opening import ServiceName
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.ledger_place import LedgerPlace, ledger_place
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import Problem, SettingsError
 from crynux_async.secret import Secret
@@ -18,7 +17,7 @@ _SPEED = 20.0
 
 @asynccontextmanager
 async def open_session(
-    ledger: Path | None,
+    ledger: LedgerPlace | None,
     service: ServiceChoice,
     *,
     needs_key: bool = False,
@@ -28,7 +27,7 @@ async def open_session(
     """Open a session on the ledger of this command.
 
     Args:
-        ledger: Its file, or None for the usual one.
+        ledger: Its place, or None for the usual one.
         service: Where the jobs are.
         needs_key: Whether nothing can be done at a bridge without its key.
         follow: As of ``Session``.
@@ -43,14 +42,14 @@ async def open_session(
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])
     backend: ServiceName = "relay" if service.relay else "bridge"
-    path = ledger_path(ledger)
-    async with Session(settings, ledger=path, backend=backend, follow=follow, price=price) as session:
+    place = ledger_place(ledger)
+    async with Session(settings, ledger=place, backend=backend, follow=follow, price=price) as session:
         yield session
 
 
 @asynccontextmanager
 async def emulated_session(
-    service: ServiceChoice, *, ledger: Path | None = None, price: float | None = None
+    service: ServiceChoice, *, ledger: LedgerPlace | None = None, price: float | None = None
 ) -> AsyncIterator[Session]:
     """Open a session on an emulated bridge or relay that lives as long.
 

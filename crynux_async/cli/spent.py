@@ -6,7 +6,6 @@ It neither follows nor changes any job, so that it can be asked beside a process
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,9 +15,8 @@ from rich.text import Text
 from crynux_async.backends.base import Payment
 from crynux_async.backends.opening import open_backend
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.money import to_cnx
@@ -26,7 +24,7 @@ from crynux_async.settings import Settings
 from crynux_async.supervision.audit import Audit, Orphan, audit
 
 
-async def spent(ledger: Path | None, *, as_json: bool) -> Exit:
+async def spent(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Show what the ledger has of money; nobody is asked."""
     async with _opened(ledger) as book:
         held, gone = await book.spent(JobFilter())
@@ -37,7 +35,7 @@ async def spent(ledger: Path | None, *, as_json: bool) -> Exit:
     return Exit.DONE
 
 
-async def audited(ledger: Path | None, service: ServiceChoice, *, as_json: bool) -> Exit:
+async def audited(ledger: LedgerPlace | None, service: ServiceChoice, *, as_json: bool) -> Exit:
     """Hold the ledger against the relay's list."""
     found = await _audit(ledger, service.settings())
     if as_json:
@@ -50,11 +48,8 @@ async def audited(ledger: Path | None, service: ServiceChoice, *, as_json: bool)
 
 
 @asynccontextmanager
-async def _opened(ledger: Path | None) -> AsyncIterator[Ledger]:
-    path = ledger_path(ledger)
-    if not path.is_file():
-        raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async run'")
-    book = open_ledger(path)
+async def _opened(ledger: LedgerPlace | None) -> AsyncIterator[Ledger]:
+    book = open_ledger(existing_place(ledger))
     await book.open()
     try:
         yield book
@@ -62,7 +57,7 @@ async def _opened(ledger: Path | None) -> AsyncIterator[Ledger]:
         await book.close()
 
 
-async def _audit(ledger: Path | None, settings: Settings) -> Audit:
+async def _audit(ledger: LedgerPlace | None, settings: Settings) -> Audit:
     async with _opened(ledger) as book:
         backend = await open_backend("relay", settings)
         try:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 from crynux_async.cli.sweep_board import SweepBoard, counted
@@ -45,7 +45,7 @@ class RunOrder:
     stop_after: int | None
     report: Path | None
     images: Path | None
-    ledger: Path | None
+    ledger: LedgerPlace | None
     price: float | None
     as_json: bool
 
@@ -107,7 +107,13 @@ async def _is_wanted(console: Console, sweep: Sweep, session: Session, order: Ru
 
 
 async def show_preview(
-    file: Path, ledger: Path | None, *, service: ServiceChoice, emulated: bool, price: float | None, as_json: bool
+    file: Path,
+    ledger: LedgerPlace | None,
+    *,
+    service: ServiceChoice,
+    emulated: bool,
+    price: float | None,
+    as_json: bool,
 ) -> Exit:
     """Show what running a sweep would do."""
     sweep = Sweep.from_file(file)
@@ -125,7 +131,7 @@ async def show_preview(
     return Exit.DONE if found.is_workable else Exit.USAGE
 
 
-async def show_list(ledger: Path | None, *, as_json: bool) -> Exit:
+async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """List the sweeps of a ledger."""
     sweeps = []
     for service in await _services(ledger):
@@ -148,7 +154,7 @@ async def show_list(ledger: Path | None, *, as_json: bool) -> Exit:
     return Exit.DONE
 
 
-async def show_status(name: str, ledger: Path | None, *, as_json: bool) -> Exit:
+async def show_status(name: str, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Show where the trials of a sweep are."""
     async with _reading(ledger, name) as session:
         found = await recall(session, name, read_archives=False)
@@ -161,7 +167,9 @@ async def show_status(name: str, ledger: Path | None, *, as_json: bool) -> Exit:
     return _code(found.trials)
 
 
-async def retry(name: str, ledger: Path | None, service: ServiceChoice, *, is_agreed: bool, as_json: bool) -> Exit:
+async def retry(
+    name: str, ledger: LedgerPlace | None, service: ServiceChoice, *, is_agreed: bool, as_json: bool
+) -> Exit:
     """Send what failed or was stopped again, and follow it."""
     console = Console(stderr=as_json, highlight=False)
     async with open_session(ledger, service, needs_key=True) as session:
@@ -183,7 +191,7 @@ def _price_of(session: Session, trials: Sequence[Trial]) -> str:
     return f" for at most {to_cnx(sum(known))} CNX" if len(known) == len(prices) else ""
 
 
-async def stop(name: str, ledger: Path | None) -> Exit:
+async def stop(name: str, ledger: LedgerPlace | None) -> Exit:
     """Send nothing more of a sweep."""
     async with _reading(ledger, name) as session:
         found = await recall(session, name, read_archives=False)
@@ -193,7 +201,7 @@ async def stop(name: str, ledger: Path | None) -> Exit:
     return Exit.DONE
 
 
-async def show_table(name: str, ledger: Path | None, *, as_lines: bool, out: Path | None) -> Exit:
+async def show_table(name: str, ledger: LedgerPlace | None, *, as_lines: bool, out: Path | None) -> Exit:
     """Print the trials of a sweep as rows."""
     async with _reading(ledger, name) as session:
         rows: Table = table_of((await recall(session, name)).trials)
@@ -205,7 +213,7 @@ async def show_table(name: str, ledger: Path | None, *, as_lines: bool, out: Pat
     return Exit.DONE
 
 
-async def write_report(name: str, report: Report, ledger: Path | None) -> Exit:
+async def write_report(name: str, report: Report, ledger: LedgerPlace | None) -> Exit:
     """Write the page of a sweep."""
     report.prepare()
     async with _reading(ledger, name) as session:
@@ -215,12 +223,9 @@ async def write_report(name: str, report: Report, ledger: Path | None) -> Exit:
     return Exit.DONE
 
 
-async def _services(ledger: Path | None, name: str | None = None) -> list[str]:
+async def _services(ledger: LedgerPlace | None, name: str | None = None) -> list[str]:
     """Return the services at which a ledger has jobs of a sweep, or of any, the latest last."""
-    path = ledger_path(ledger)
-    if not path.is_file():
-        raise UsageError(f"there is no ledger at {path}; it is made by the first 'crynux-async sweep run'")
-    book = open_ledger(path)
+    book = open_ledger(existing_place(ledger, made_by="sweep run"))
     await book.open()
     try:
         rows = await book.jobs(JobFilter(tags={} if name is None else {TAG: name}))
@@ -229,13 +234,13 @@ async def _services(ledger: Path | None, name: str | None = None) -> list[str]:
     return list(reversed(dict.fromkeys(row.backend for row in reversed(rows) if TAG in row.tags)))
 
 
-def _at(ledger: Path | None, service: str) -> Session:
+def _at(ledger: LedgerPlace | None, service: str) -> Session:
     """Return a session that only reads what the ledger has of a service, whichever: nothing is asked of it."""
-    return Session(base_url=service, ledger=ledger_path(ledger), follow=False)
+    return Session(base_url=service, ledger=ledger_place(ledger), follow=False)
 
 
 @asynccontextmanager
-async def _reading(ledger: Path | None, name: str) -> AsyncIterator[Session]:
+async def _reading(ledger: LedgerPlace | None, name: str) -> AsyncIterator[Session]:
     """Open a session where a sweep is: at the service of the settings if it is there, or where it was last."""
     services = await _services(ledger, name)
     usual = Settings.load().base_url

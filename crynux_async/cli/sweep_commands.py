@@ -35,7 +35,7 @@ def run(
     report: Path | None = None,
     images: Path | None = None,
     price: float | None = None,
-    ledger: Path | None = None,
+    ledger: str | None = None,
     json: _Json = False,
 ) -> int:
     """Send what is missing of a sweep, follow all of it, and bring its archives to disk.
@@ -54,7 +54,7 @@ def run(
         report: Keep a page about it up to date in this file while the sweep runs.
         images: Folder with pictures of the models for the page, named like their archives.
         price: What one try costs at most, in CNX: a sweep with budget_cnx needs it at a bridge, which tells no prices.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import sweep
@@ -83,7 +83,7 @@ def preview(
     emulator: _Flag = False,
     service: PaidService = _PAID_BRIDGE,
     price: float | None = None,
-    ledger: Path | None = None,
+    ledger: str | None = None,
     json: _Json = False,
 ) -> int:
     """Show what running a sweep would do: what is new, what it costs, how long it takes, what cannot work.
@@ -95,7 +95,7 @@ def preview(
         emulator: Ask an emulated service on this machine.
         service: Which service to ask, for prices and the balance.
         price: What one try costs at most, in CNX, where the service tells no prices.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """
     from crynux_async.cli import sweep
@@ -105,11 +105,11 @@ def preview(
     )
 
 
-def list_(*, ledger: Path | None = None, json: _Json = False) -> int:
+def list_(*, ledger: str | None = None, json: _Json = False) -> int:
     """List every sweep that was ever run from here, with how many trials are where.
 
     Args:
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """
     from crynux_async.cli import sweep
@@ -117,12 +117,12 @@ def list_(*, ledger: Path | None = None, json: _Json = False) -> int:
     return execute(sweep.show_list(ledger, as_json=json), as_json=json)
 
 
-def status(name: str, /, *, ledger: Path | None = None, json: _Json = False) -> int:
+def status(name: str, /, *, ledger: str | None = None, json: _Json = False) -> int:
     """Show where the trials of a sweep are. The exit code is 0 only if every trial has its model.
 
     Args:
         name: The sweep's name.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """
     from crynux_async.cli import sweep
@@ -136,7 +136,7 @@ def retry(
     *,
     yes: _Yes = False,
     service: PaidService = _PAID_BRIDGE,
-    ledger: Path | None = None,
+    ledger: str | None = None,
     json: _Json = False,
 ) -> int:
     """Send the failed and stopped trials of a sweep again, and follow them to their ends.
@@ -145,7 +145,7 @@ def retry(
         name: The sweep's name.
         yes: Do not ask.
         service: Where its jobs are.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import sweep
@@ -153,26 +153,26 @@ def retry(
     return execute(sweep.retry(name, ledger, service, is_agreed=yes, as_json=json), as_json=json)
 
 
-def stop(name: str, /, *, ledger: Path | None = None) -> int:
+def stop(name: str, /, *, ledger: str | None = None) -> int:
     """Send nothing more of a sweep, from any process on this ledger. What was sent goes on.
 
     Args:
         name: The sweep's name.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import sweep
 
     return execute(sweep.stop(name, ledger))
 
 
-def table(name: str, /, *, jsonl: _Flag = False, out: Path | None = None, ledger: Path | None = None) -> int:
+def table(name: str, /, *, jsonl: _Flag = False, out: Path | None = None, ledger: str | None = None) -> int:
     """Print every trial of a sweep as a row, for other programs.
 
     Args:
         name: The sweep's name.
         jsonl: Print JSON, one object on each line, in place of CSV with a heading line.
         out: Write it into this file.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import sweep
 
@@ -187,7 +187,7 @@ def report(
     images: Path | None = None,
     across: str | None = None,
     down: str | None = None,
-    ledger: Path | None = None,
+    ledger: str | None = None,
 ) -> int:
     """Write the page of a sweep: one file that opens anywhere, offline.
 
@@ -197,7 +197,7 @@ def report(
         images: Folder with pictures of the models, named like their archives.
         across: The parameter whose values stand side by side in the grid of pictures.
         down: The parameter whose values stand below each other.
-        ledger: The file; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import sweep
     from crynux_async.sweeps import Report

@@ -16,7 +16,7 @@ from crynux_async.errors import UsageError
 if TYPE_CHECKING:
     from crynux_async.ledgers.base import Ledger
 
-__all__ = ["open_ledger"]
+__all__ = ["is_on_a_server", "open_ledger"]
 
 
 def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
@@ -34,7 +34,7 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
 
         return MemoryLedger()
     if isinstance(where, str | os.PathLike):
-        if isinstance(where, str) and where.partition(":")[0].partition("+")[0] in ("postgresql", "postgres"):
+        if isinstance(where, str) and is_on_a_server(where):
             return _postgres_ledger(where)
         from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
@@ -42,6 +42,12 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
     if callable(getattr(where, "begin", None)) and callable(getattr(where, "claim", None)):
         return where
     raise UsageError(f"{where!r:.100} is no ledger: give a path, 'sqlite:///jobs.db', None or a Ledger")
+
+
+def is_on_a_server(where: str) -> bool:
+    """Whether a text is the address of a ledger in PostgreSQL, which may hold a password, and no path."""
+    scheme, found, _ = where.partition("://")
+    return bool(found) and scheme.partition("+")[0] in ("postgresql", "postgres")
 
 
 def _postgres_ledger(where: str) -> "Ledger":

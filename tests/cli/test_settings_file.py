@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async.backends.bridge.key_book import usual_book
-from crynux_async.cli.ledger_place import ledger_path
+from crynux_async.cli.ledger_place import ledger_place
 from crynux_async.cli.settings_file import default_settings_file, drop_settings, put_settings, settings_in
 from crynux_async.errors import SettingsError, UsageError
 
@@ -81,7 +81,7 @@ def test_user_without_a_home_is_told_which_variable_helps(home: str, monkeypatch
     monkeypatch.setenv("HOME", home)
     for place, variable in (
         (default_settings_file, "CRYNUX_SETTINGS"),
-        (lambda: ledger_path(None), "CRYNUX_LEDGER"),
+        (lambda: ledger_place(None), "CRYNUX_LEDGER"),
         (usual_book, "CRYNUX_KEYS"),
     ):
         with pytest.raises(SettingsError, match=f"HOME: is empty.*{variable}"):
@@ -93,4 +93,4 @@ def test_data_folder_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match="set CRYNUX_LEDGER"):
-        ledger_path(None)
+        ledger_place(None)

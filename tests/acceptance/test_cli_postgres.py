@@ -1,0 +1,45 @@
+"""The command line on a ledger in PostgreSQL."""
+
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+
+from crynux_async.emulator import Emulator
+from tests.acceptance.test_cli import bridge, config, environment, run_cli
+from tests.postgres_server import PostgresServer
+
+__all__ = ["bridge", "config"]
+
+pytestmark = pytest.mark.real_time
+
+
+async def test_job_that_was_run_on_one_host_is_listed_on_another(
+    bridge: Emulator, config: Path, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    where = postgres.url(schema=f"cli_{secrets.token_hex(6)}")
+    env = {**environment(bridge), "CRYNUX_LEDGER": where}
+    code, _, err = await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    assert code == 0, err
+    code, out, _ = await run_cli("jobs", "--json", "--ledger", where, env=environment(), cwd=tmp_path)
+    (row,) = json.loads(out)
+    assert (code, row["state"], row["label"]) == (0, "downloaded", "job")
+    assert not list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("postgresql://ann:s3cr3t@127.0.0.1:1/jobs", 7, "postgresql://ann@127.0.0.1:1/jobs?schema=crynux_async"),
+        ("postgresql://ann:s3cr3t/@127.0.0.1:1/jobs", 2, "cannot be read"),
+    ],
+)
+async def test_server_that_cannot_be_reached_is_named_without_the_password(
+    where: str, code: int, said: str, tmp_path: Path
+) -> None:
+    for arguments in (["jobs", "--ledger", where], ["jobs", "--ledger", where, "--json"]):
+        ended, out, err = await run_cli(*arguments, env={**environment(), "CRYNUX_LOG": "debug"}, cwd=tmp_path)
+        assert ended == code
+        assert said in " ".join(err.split()) + out
+        assert "s3cr3t" not in out + err

@@ -1,0 +1,99 @@
+"""Sessions of several hosts on one ledger in PostgreSQL."""
+
+import asyncio
+import secrets
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from crynux_async.clock import monotonic
+from crynux_async.emulator import Emulator
+from crynux_async.ledgers.postgres.ledger import PostgresLedger
+from crynux_async.pacing.gate import LedgerGate
+from crynux_async.pacing.token_bucket import Outcome, TokenBucket
+from crynux_async.session import Session
+from crynux_async.states import JobState
+from tests.fake_backend import make_config
+from tests.postgres_server import PostgresServer
+
+pytestmark = pytest.mark.real_time
+
+
+async def test_job_of_one_host_is_awaited_and_fetched_on_another(postgres: PostgresServer, tmp_path: Path) -> None:
+    where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
+    async with (
+        Emulator(speed=1000, unet="tiny") as bridge,
+        Session(ledger=where, **bridge.settings()) as one,
+        Session(ledger=where, follow=False, **bridge.settings()) as two,
+    ):
+        job = await one.submit(make_config(), label="mine")
+        seen = await two.find(job.job_id)
+        assert seen is not None
+        await asyncio.wait_for(seen, 60)
+        assert seen.state is JobState.SUCCEEDED
+        await job.download(tmp_path / "one")
+        assert [path.suffix for path in (tmp_path / "one").iterdir()] == [".zip"]
+
+
+async def test_hosts_on_one_ledger_share_the_tokens_of_a_key(postgres: PostgresServer) -> None:
+    where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
+    ledgers = [PostgresLedger(where), PostgresLedger(where)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    sent: list[float] = []
+
+    async def send(gate: LedgerGate) -> None:
+        for _ in range(2):
+            while (entry := await gate.enter()).ticket is None:
+                await asyncio.sleep(entry.when - monotonic())
+            sent.append(monotonic())
+            await gate.leave(entry.ticket, Outcome.ACCEPTED)
+
+    gates = [
+        LedgerGate(
+            ledger,
+            "bridge",
+            "key",
+            fresh=lambda now: TokenBucket(limit_per_minute=600, burst=1, now=now),
+            given=(600, 1),
+            lost_after=75.0,
+            owner=str(number),
+        )
+        for number, ledger in enumerate(ledgers)
+    ]
+    await asyncio.gather(*map(send, gates))
+    # One token every tenth of a second for both hosts together: four creates take 0.3 s at least.
+    assert len(sent) == 4
+    assert max(sent) - min(sent) >= 0.29
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))
+
+
+async def test_gate_of_a_host_whose_own_clock_is_elsewhere_goes_by_the_servers(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
+    ledger = PostgresLedger(where)
+    await ledger.open()
+
+    def gate(owner: str) -> LedgerGate:
+        make = partial(TokenBucket, limit_per_minute=1)
+        return LedgerGate(
+            ledger,
+            "bridge",
+            "key",
+            fresh=lambda now: make(now=now),
+            given=(1, None),
+            lost_after=75.0,
+            owner=owner,
+        )
+
+    here, there = gate("here"), gate("there")
+    entry = await here.enter()
+    assert entry.ticket is not None
+    await here.leave(entry.ticket, Outcome.ACCEPTED)
+    monkeypatch.setattr("crynux_async.pacing.gate.monotonic", lambda: monotonic() + 86_400)
+    refused = await there.enter()
+    assert refused.ticket is None
+    assert 0 < refused.when - (monotonic() + 86_400) <= 30.1  # it looks again after half a minute at the latest
+    assert 30 < there.expected_at(0) - (monotonic() + 86_400) <= 60.1
+    await ledger.close()
