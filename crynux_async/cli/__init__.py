@@ -2,8 +2,8 @@
 
 ``app`` names every command and loads what it needs when it is called. A file is named after the noun that its commands
 are about: ``run``, ``jobs``, ``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits``
-(errors and exit codes), ``signals``, ``streams``, ``board`` (what is seen while jobs run), ``ledger_place``,
-``changes``, ``units``, ``plot``.
+(errors and exit codes), ``signals``, ``streams``, ``console`` (how texts from outside are printed), ``board`` (what is
+seen while jobs run), ``listing``, ``job_names``, ``ledger_place``, ``changes``, ``units``, ``plot``.
 """
 
 import sys

@@ -15,11 +15,12 @@ from crynux_async.archive.naming import Program
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
-from crynux_async.cli.exits import Exit, execute, guard, print_error_facts
+from crynux_async.cli.exits import Exit, execute, guard, show_error
 from crynux_async.cli.job_commands import Timeout
 from crynux_async.cli.service_choice import PaidService
 from crynux_async.cli.sweep_commands import sweep_app
 from crynux_async.datasets.caption_sources import CaptionSource
+from crynux_async.errors import UsageError
 from crynux_async.training.service import BRIDGE_FACTS
 
 app = App(
@@ -56,10 +57,10 @@ def start() -> None:
     """Do what the words of this process ask for, and end it."""
     words = sys.argv[1:]
     try:
-        app(words, exit_on_error=False)
+        app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        if "--json" in words:
-            print_error_facts("UsageError", str(error))
+        message = f"{str(error).strip()} 'crynux-async --help' lists commands, and COMMAND --help its options"
+        show_error(UsageError(message), as_json="--json" in words)
         sys.exit(Exit.USAGE)
 
 

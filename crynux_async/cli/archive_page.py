@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from rich.text import Text
 from crynux_async.archive import ArchiveKind, ArchiveSummary, Health, HealthCode, LoraArchive, Member, Norms, Strength
 from crynux_async.archive.families import FAMILY_TITLES, family_named
 from crynux_async.archive.members import PURPOSES, is_pickle
+from crynux_async.cli.console import LiteralConsole, one_line, open_console
 from crynux_async.cli.units import count, size
 from crynux_async.training.config import FineTuneConfig
 
@@ -72,26 +72,26 @@ def left_out(archive: LoraArchive) -> int:
     return sum(".lora." in name for name in names) if is_mixed else 0
 
 
-def page_console() -> Console:
+def page_console() -> LiteralConsole:
     """Return a console for a page that people read; other programs ask for JSON."""
-    console = Console(highlight=False)
+    console = open_console()
     console.width = min(console.width, _PAGE_WIDTH)
     return console
 
 
-def show(console: Console, report: Report) -> None:
+def show(console: LiteralConsole, report: Report) -> None:
     """Print the whole page."""
     path, summary = report.archive.path, report.summary
     about = f"  {size(summary.file_bytes)}" + ("" if report.archive.is_bare else ", every byte checked")
-    console.print(Text.assemble((str(path), "bold"), (about, "dim")), soft_wrap=True)
-    console.print(_what_it_is(report))
+    console.print(Text.assemble((one_line(str(path)), "bold"), (about, "dim")))
+    console.print_page(_what_it_is(report))
     _show_health(console, report)
     _show_norms(console, report.norms, report.health.strength)
     if not report.archive.is_bare:
         _show_members(console, report.archive.members)
     if report.health.ok and (command := _export_command(report)):
         console.print()
-        console.print(Text(f"Next: {shlex.join(command)}", style="dim"), soft_wrap=True)
+        console.print(Text(f"Next: {shlex.join(command)}", style="dim"))
 
 
 def _export_command(report: Report) -> list[str]:
@@ -178,14 +178,14 @@ def _asked_steps(config: FineTuneConfig) -> str:
     return f"{config.max_train_steps:,}"
 
 
-def _show_health(console: Console, report: Report) -> None:
+def _show_health(console: LiteralConsole, report: Report) -> None:
     problems = report.health.problems
     if problems:
         _heading(console, "Health", count(len(problems), "problem"), "bold red")
     else:
         _heading(console, "Health", "good", "bold green")
         agrees = ", and nothing contradicts the config" if report.config else ""
-        console.print(f"  Trained{agrees}; every weight is a finite number.")
+        console.print_page(f"  Trained{agrees}; every weight is a finite number.")
     table = _table()
     for problem in problems:
         advice = _ADVICE.get(problem.code)
@@ -198,13 +198,13 @@ def _show_health(console: Console, report: Report) -> None:
         )
         table.add_row(Text("names", style="yellow"), Text(note))
     if table.row_count:
-        console.print(table)
+        console.print_page(table)
 
 
-def _show_norms(console: Console, norms: Norms | str, strength: Strength | None) -> None:
+def _show_norms(console: LiteralConsole, norms: Norms | str, strength: Strength | None) -> None:
     _heading(console, "Update", "||B A||, how strongly each part of the UNet was changed", "dim")
     if isinstance(norms, str):
-        console.print(Padding(Text(norms), (0, 0, 0, 2)))
+        console.print_page(Padding(Text(norms), (0, 0, 0, 2), expand=False))
         return
     largest = max((norm for norm in norms.blocks.values() if math.isfinite(norm)), default=0.0)
     width = max(8, min(_BAR_WIDTH, console.width - 36))
@@ -216,10 +216,10 @@ def _show_norms(console: Console, norms: Norms | str, strength: Strength | None)
         bar = _bar(norm / largest if largest else 0.0, width, ascii_only=console.options.ascii_only)
         table.add_row(Text(block), Text(bar, style="cyan"), _norm(norm))
     table.add_row(Text("all", style="dim"), "", _norm(norms.total))
-    console.print(table)
+    console.print_page(table)
     if strength is not None and strength.verdict not in ("untrained", "diverged"):
         measured = f"{strength.verdict}: {strength.ratio:.2g} of the size that fresh layers have. {strength.action}"
-        console.print(Padding(Text(measured), (0, 0, 0, 2)))
+        console.print_page(Padding(Text(measured), (0, 0, 0, 2), expand=False))
 
 
 def in_flow(blocks: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -250,7 +250,7 @@ def _norm(value: float) -> Text:
     )
 
 
-def _show_members(console: Console, members: Mapping[str, Member]) -> None:
+def _show_members(console: LiteralConsole, members: Mapping[str, Member]) -> None:
     _heading(console, "Members", f"{len(members)} files", "dim")
     table = _table()
     table.add_column(overflow="fold")
@@ -261,18 +261,18 @@ def _show_members(console: Console, members: Mapping[str, Member]) -> None:
         if is_pickle(member.name):
             what.append(" (pickle)", style="yellow")
         table.add_row(Text(member.name), size(member.size_bytes), what)
-    console.print(table)
+    console.print_page(table)
     if any(map(is_pickle, members)):
         note = (
             "Pickles can run code when they are loaded, and an unknown machine made these. They are checksummed "
             "and never opened; the LoRA does not need them."
         )
-        console.print(Padding(note, (0, 0, 0, 2)), style="dim")
+        console.print_page(Padding(note, (0, 0, 0, 2), expand=False), style="dim")
 
 
-def _heading(console: Console, title: str, remark: str, style: str) -> None:
+def _heading(console: LiteralConsole, title: str, remark: str, style: str) -> None:
     console.print()
-    console.print(Text.assemble((title, "bold"), "  ", (remark, style)))
+    console.print_page(Text.assemble((title, "bold"), "  ", (remark, style)))
 
 
 def _table() -> Table:

@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from crynux_async.cli.console import one_line
+from crynux_async.cli.job_names import shortest_tasks
 from crynux_async.cli.units import duration, size
 from crynux_async.clock import utc_now
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobStateChanged
@@ -66,21 +68,24 @@ class Board:
     def table(self) -> Table:
         """Return the table as it is now."""
         table = Table(box=None, pad_edge=False, expand=False, header_style="dim")
+        jobs = self._shown()
+        tasks = shortest_tasks(job.task_id for job in jobs)
+        shown = [tasks.get(job.task_id or "", job.task_id or "") for job in jobs]
         table.add_column("job", no_wrap=True, min_width=16)
-        table.add_column("task", no_wrap=True, min_width=4, justify="right")
+        table.add_column("task", no_wrap=True, min_width=max(map(len, ("task", *shown))), justify="right")
         table.add_column("state", no_wrap=True, min_width=11)
         table.add_column("time", no_wrap=True, min_width=11, justify="right")
         table.add_column("", no_wrap=True)
-        for job in self._shown():
+        for job, task in zip(jobs, shown, strict=True):
             state = Text(str(job.state), style=STYLES[job.state])
-            task = job.task_id or ""
-            table.add_row(Text(job.label or job.job_id), task, state, _age(job), self._detail(job))
+            name = Text(one_line(job.label or job.job_id), overflow="ellipsis")
+            table.add_row(name, task, state, _age(job), self._detail(job))
         return table
 
     def _detail(self, job: Job) -> Text | ProgressBar:
         note = self._notes.get(job.job_id)
         if note:
-            return Text(note, style="dim", overflow="ellipsis")
+            return Text(one_line(note), style="dim", overflow="ellipsis")
         received, total = self._progress.get(job.job_id, (0, None))
         if job.state is JobState.SUCCEEDED and total:
             return ProgressBar(total=total, completed=received, width=24)
@@ -127,7 +132,7 @@ class Board:
     def _say(self, at: datetime, job_id: str, task_id: str | None, state: JobState) -> None:
         task = "" if task_id is None else f" (task {task_id})"
         name = self._session.job(job_id).label or job_id
-        self._console.print(Text(f"{at:%H:%M:%S} {name}{task}: {state}"), soft_wrap=True)
+        self._console.print(f"{at:%H:%M:%S} {one_line(name)}{task}: {state}")
 
 
 def _age(job: Job) -> str:

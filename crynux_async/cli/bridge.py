@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
-from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
@@ -41,6 +39,7 @@ from crynux_async.cli.bridge_folder import (
     write_files,
 )
 from crynux_async.cli.bridge_process import BridgeRun, ContainerRun, docker_error, last_run
+from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.errors import SettingsError, UnreachableError, UsageError
 from crynux_async.money import WEI
@@ -51,9 +50,9 @@ _SOON = 30
 _MOST_PORT = 65535
 _INDENT = (0, 0, 0, 8)
 _MARKS = {
-    Verdict.GOOD: "[green]good[/]   ",
-    Verdict.NOTE: "[yellow]note[/]   ",
-    Verdict.PROBLEM: "[bold red]problem[/]",
+    Verdict.GOOD: ("good   ", "green"),
+    Verdict.NOTE: ("note   ", "yellow"),
+    Verdict.PROBLEM: ("problem", "bold red"),
 }
 
 
@@ -73,20 +72,20 @@ def init(folder: Path, network: str, image: str, port: int, database: Database, 
         facts = {"folder": str(folder), "address": wallet.address, "files": [file.path for file in files]}
         print(json.dumps(facts))  # noqa: T201  # the command's output
     else:
-        _introduce(Console(highlight=False), folder, wallet.address, found)
+        _introduce(open_console(), folder, wallet.address, found)
     return Exit.DONE
 
 
-def _introduce(console: Console, folder: Path, address: str, network: Network) -> None:
-    place = escape(shlex.quote(str(folder)))
-    console.print(f"[bold]A bridge for the wallet {address}[/] is in {place}/.")
+def _introduce(console: LiteralConsole, folder: Path, address: str, network: Network) -> None:
+    place = shlex.quote(str(folder))
+    console.print(Text.assemble((f"A bridge for the wallet {address}", "bold"), f" is in {place}/."))
     console.print(f"It needs more than {LEAST_CNX} CNX on the wallet's account at the relay, or it does not start.")
-    console.print(escape(network.note))
-    console.print(
+    console.print(network.note)
+    said = (
         "\nWhoever can reach a bridge can spend its wallet's money: POST /v1/inference_tasks needs no key. "
         "So it listens on this machine alone; how to let others use jobs is shown by "
-        f"[bold]crynux-async bridge proxy {place}[/]."
     )
+    console.print_page(Text.assemble(said, (f"crynux-async bridge proxy {place}", "bold"), "."))
     console.print(f"\nNext:  crynux-async bridge doctor {place}\n       crynux-async bridge up {place}")
 
 
@@ -98,7 +97,7 @@ async def doctor(folder: Path, *, as_program: bool, as_json: bool) -> Exit:
     if as_json:
         print(json.dumps([attrs.asdict(finding) for finding in findings]))  # noqa: T201  # the command's output
     else:
-        _show(Console(highlight=False), findings)
+        _show(open_console(), findings)
     return Exit.USAGE if problems else Exit.DONE
 
 
@@ -171,16 +170,16 @@ def _expiring(keys: Sequence[BridgeKey]) -> Iterator[tuple[str, int]]:
             yield key.prefix, days
 
 
-def _show(console: Console, findings: Sequence[Finding]) -> None:
+def _show(console: LiteralConsole, findings: Sequence[Finding]) -> None:
     for finding in findings:
-        console.print(f"{_MARKS[finding.verdict]} {finding.what}", style="bold" if finding.cure else "")
-        console.print(Padding(Text(finding.sentence), _INDENT))
+        console.print(Text.assemble(_MARKS[finding.verdict], f" {finding.what}", style="bold" if finding.cure else ""))
+        console.print_page(Padding(Text(finding.sentence), _INDENT, expand=False))
         if finding.cure:
-            console.print(Padding(Text(f"-> {finding.cure}"), _INDENT))
+            console.print_page(Padding(Text(f"-> {finding.cure}"), _INDENT, expand=False))
     problems = sum(finding.verdict is Verdict.PROBLEM for finding in findings)
-    console.print(
-        f"\n[bold red]{problems} problem{'s' if problems != 1 else ''}.[/]" if problems else "\n[green]It can start.[/]"
-    )
+    plural = "" if problems == 1 else "s"
+    last = Text(f"\n{problems} problem{plural}.", "bold red") if problems else Text("\nIt can start.", "green")
+    console.print(last)
 
 
 @asynccontextmanager
@@ -222,8 +221,8 @@ async def status(folder: Path, *, as_json: bool) -> Exit:
         if as_json:
             print(json.dumps(facts))  # noqa: T201  # the command's output
             return Exit.DONE
-        console = Console(highlight=False)
-        console.print(f"[bold]{bridge.config.base_url}[/]  wallet {escape(account.address)}")
+        console = open_console()
+        console.print(Text.assemble((bridge.config.base_url, "bold"), f"  wallet {account.address}"))
         console.print(_money(bridge.config, account.wei))
         console.print(f"nodes     {nodes.available} of {nodes.total} are free (of any size)")
         console.print(
@@ -242,7 +241,7 @@ def _money(config: BridgeConfig, wei: int) -> str:
     return f"balance   {wei / WEI:,.2f} CNX{pays}"
 
 
-def show_keys(console: Console, keys: Sequence[BridgeKey], folder: Path) -> None:
+def show_keys(console: LiteralConsole, keys: Sequence[BridgeKey], folder: Path) -> None:
     """Print keys, by their prefix alone.
 
     Args:
@@ -251,7 +250,7 @@ def show_keys(console: Console, keys: Sequence[BridgeKey], folder: Path) -> None
         folder: The bridge's folder, as the user names it.
     """
     if not keys:
-        console.print(f"keys      none yet: crynux-async bridge keys create {escape(str(folder))}")
+        console.print(f"keys      none yet: crynux-async bridge keys create {folder!s}")
     for key in keys:
         uses = "" if key.use_limit < 0 else f", {key.use_limit} LLM calls in all"
         state = "" if key.is_ready else ", not finished"
@@ -259,7 +258,6 @@ def show_keys(console: Console, keys: Sequence[BridgeKey], folder: Path) -> None
         console.print(
             f"key       {key.prefix}...  {key.rate_limit} creates a minute{uses}, "
             f"until {key.expires_at:%Y-%m-%d}{state}",
-            soft_wrap=True,
         )
 
 

@@ -5,14 +5,12 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from crynux_async.backends.bridge.admin import BridgeAdmin, NeededBy
 from crynux_async.backends.bridge.key_book import BridgeKey
 from crynux_async.cli.bridge import open_admin, show_keys
 from crynux_async.cli.bridge_folder import BridgeFolder, in_folder, open_folder
 from crynux_async.cli.bridge_key_choice import replace_in_settings
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_place
 from crynux_async.errors import UsageError
@@ -25,7 +23,7 @@ def list_keys(folder: Path) -> Exit:
     """Show the keys that are known here."""
     bridge = open_folder(folder)
     admin = BridgeAdmin(bridge.config.base_url, None, keys=bridge.keys_file)
-    show_keys(Console(highlight=False), admin.list_keys(), folder)
+    show_keys(open_console(), admin.list_keys(), folder)
     return Exit.DONE
 
 
@@ -36,15 +34,15 @@ async def create(folder: Path, rate_limit: int, use_limit: int, *, as_json: bool
     if as_json:
         print(json.dumps({"api_key": key.api_key.reveal(), "expires_at": key.expires_at.isoformat()}))  # noqa: T201
         return Exit.DONE
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     console.print(f"It is ready: primed, {rate_limit} creates a minute, until {key.expires_at:%Y-%m-%d}.", style="dim")
-    console.print(f"export CRYNUX_API_KEY={key.api_key.reveal()}", markup=False)
+    console.print(f"export CRYNUX_API_KEY={key.api_key.reveal()}")
     return Exit.DONE
 
 
 async def rotate(folder: Path, prefix: str, ledger: LedgerPlace | None) -> Exit:
     """Put a new key in the place of one, which is kept while jobs need it for their results."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     bridge = open_folder(folder)
     needed_by = _jobs_in(ledger_place(ledger), bridge)
     async with _admin(bridge, folder) as admin:
@@ -56,10 +54,10 @@ async def rotate(folder: Path, prefix: str, ledger: LedgerPlace | None) -> Exit:
     else:
         console.print(
             f"{old.prefix}... is kept for the results of {_jobs(len(rotation.needed_by))}. When they are fetched:\n\n"
-            f"  {escape(in_folder('crynux-async bridge keys retire FOLDER', folder))}\n"
+            f"  {in_folder('crynux-async bridge keys retire FOLDER', folder)}\n"
         )
     for place in replace_in_settings(bridge, old.api_key, rotation.key):
-        console.print(f"{escape(str(place))} has the new key.")
+        console.print(f"{place!s} has the new key.")
     return Exit.DONE
 
 
@@ -71,7 +69,7 @@ async def retire(folder: Path, ledger: LedgerPlace | None) -> Exit:
         retiring = [key for key in admin.list_keys() if key.is_retiring]
         kept = await admin.retire_keys(needed_by)
         heirs = {key.replaces: key for key in admin.list_keys()}
-    console = Console(highlight=False)
+    console = open_console()
     for key in retiring:
         if key.prefix not in kept:
             console.print(f"{key.prefix}... is deleted.")
@@ -96,11 +94,11 @@ async def delete(folder: Path, prefix: str, *, force: bool, ledger: LedgerPlace 
                 "that; fetch them, or give --force"
             )
         await admin.delete_key(key.api_key)
-    console = Console(highlight=False)
+    console = open_console()
     console.print(f"{key.prefix}... is deleted.")
     for place in replace_in_settings(bridge, key.api_key, None):
-        console.print(f"It is taken out of {escape(str(place))}. To have another one there:")
-        console.print(escape(in_folder("\n  crynux-async bridge up FOLDER", folder)))
+        console.print(f"It is taken out of {place!s}. To have another one there:")
+        console.print(in_folder("\n  crynux-async bridge up FOLDER", folder))
     return Exit.DONE
 
 
@@ -114,7 +112,7 @@ async def limits(folder: Path, prefix: str, rate_limit: int | None, use_limit: i
             await admin.set_rate_limit(key.api_key, rate_limit)
         if use_limit is not None:
             await admin.set_use_limit(key.api_key, use_limit)
-        show_keys(Console(highlight=False), [_chosen(admin, prefix)], folder)
+        show_keys(open_console(), [_chosen(admin, prefix)], folder)
     return Exit.DONE
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.backends.bridge.deploy_checks import Verdict, check_address, check_port
@@ -35,6 +34,7 @@ from crynux_async.cli.bridge_process import (
     run_to_start,
     was_started,
 )
+from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import default_settings_file
 from crynux_async.errors import BackendError, CrynuxError, UnreachableError, UsageError
@@ -47,7 +47,7 @@ _SHOWN_LINES = 12
 
 async def up(folder: Path, program: Path | None, rate_limit: int, patience: float, *, as_json: bool) -> Exit:
     """Start a bridge, wait until it answers, and make a key that is ready."""
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = open_console(stderr=as_json)
     if rate_limit < 1:
         raise UsageError(f"--rate-limit is a number of creates a minute, >= 1, not {rate_limit}", field="rate_limit")
     if not 0 < patience < math.inf:
@@ -77,7 +77,7 @@ async def _running(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patienc
     if await asyncio.to_thread(run.is_running):
         return f"The bridge runs already, at {bridge.config.base_url}."
     await _start(bridge, wallet, run, patience)
-    return f"The bridge answers at [bold]{bridge.config.base_url}[/]."
+    return f"The bridge answers at {bridge.config.base_url}."
 
 
 async def _with_key(bridge: BridgeFolder, wallet: Wallet, place: Path, rate_limit: int) -> ServingKey:
@@ -199,17 +199,18 @@ def _not_started(bridge: BridgeFolder, run: BridgeRun, what: str) -> Unreachable
     return UnreachableError(f"{what}{ended}\n{said}")
 
 
-def _conclude(console: Console, key: ServingKey, place: Path) -> None:
+def _conclude(console: LiteralConsole, key: ServingKey, place: Path) -> None:
     limit = "" if key.rate_limit is None else f" ({key.rate_limit} creates a minute)"
-    console.print(f"The key {key.prefix}...{limit} is ready, in {escape(str(place))}.")
+    console.print(f"The key {key.prefix}...{limit} is ready, in {place!s}.")
     if place != default_settings_file():
         console.print(
             f"Your settings file is for another bridge, so it was left alone. To use this one:\n"
-            f"\n  export CRYNUX_SETTINGS={escape(str(place))}\n"
+            f"\n  export CRYNUX_SETTINGS={place!s}\n"
         )
     hidden = [name for name in ("CRYNUX_BASE_URL", "CRYNUX_API_KEY") if os.environ.get(name, "").strip()]
     if hidden:
-        console.print(f"[yellow]{' and '.join(hidden)} in the environment hide it:[/] unset {' '.join(hidden)}")
+        hides = f"{' and '.join(hidden)} in the environment hide it:"
+        console.print(Text.assemble((hides, "yellow"), f" unset {' '.join(hidden)}"))
     console.print("\nNext:  crynux-async run job.toml")
 
 
@@ -225,7 +226,7 @@ def down(folder: Path) -> Exit:
             was_running = False  # nothing was ever started here: docker need not be there
         finally:
             _remove_key_file(bridge)
-    Console(highlight=False).print("The bridge is stopped." if was_running else "The bridge was not running.")
+    open_console().print("The bridge is stopped." if was_running else "The bridge was not running.")
     return Exit.DONE
 
 
@@ -244,13 +245,13 @@ def _said(folder: Path) -> str:
 
 def logs(folder: Path, lines: int) -> Exit:
     """Show the end of what a bridge has said, and what is known about it."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     output = _said(folder)
     for line in output.splitlines()[-lines:] if lines > 0 else ():
-        console.print(escape(line), style="dim")
+        console.print(line, style="dim")
     if not output.strip():
         console.print("The bridge has said nothing yet.")
     for known in explain(output):
-        said = f"\n[bold]{known.name}[/]: {escape(known.sentence)}\n-> {escape(in_folder(known.cure, folder))}"
-        console.print(said, soft_wrap=False)
+        said = f": {known.sentence}\n-> {in_folder(known.cure, folder)}"
+        console.print_page(Text.assemble("\n", (known.name, "bold"), said))
     return Exit.DONE

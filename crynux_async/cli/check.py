@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from crynux_async.cli.changes import parse_changes
+from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.plot import curve
 from crynux_async.cli.units import size
@@ -77,7 +78,7 @@ def check(
     if as_json:
         print(json.dumps(as_facts(found)))  # noqa: T201  # the command's output
     else:
-        Console(highlight=False).print(page(found, config_path.name))
+        open_console().print_page(page(found, config_path.name))
     return found.exit
 
 
@@ -131,13 +132,14 @@ def read_dataset(path: Path, config: FineTuneConfig) -> "DatasetReport":
 def page(found: Findings, name: str) -> RenderableType:
     """Return what a person sees."""
     sections = (_changes(found.effective), _rounds(found.simulation), _plot(found.simulation), _bounds(found))
-    return Group(_headline(found, name), *(Padding(part, (1, 0, 0, 0)) for part in sections if part), *_advice(found))
+    paddings = (Padding(part, (1, 0, 0, 0), expand=False) for part in sections if part)
+    return Group(_headline(found, name), *paddings, *_advice(found))
 
 
 def _headline(found: Findings, name: str) -> Text:
     config, images = found.effective.config, found.simulation.images
     data = "" if images is None else f", {images:,} image{'' if images == 1 else 's'}"
-    return Text.assemble((name, "bold"), f"  {config.model_name}, rank {config.rank}{data}")
+    return Text.assemble((one_line(name), "bold"), f"  {config.model_name}, rank {config.rank}{data}")
 
 
 def _changes(effective: EffectiveConfig) -> RenderableType:
@@ -247,15 +249,15 @@ def _advice(found: Findings) -> Iterator[RenderableType]:
     shown = [item for item in found.advice if item.code not in _ON_TOP]
     for item in shown:
         yield finding(item.severity, item.code, item.field or "", item.message, item.action)
-    yield Padding(verdict(item.severity for item in shown), (1, 0, 0, 0))
+    yield Padding(verdict(item.severity for item in shown), (1, 0, 0, 0), expand=False)
 
 
 def finding(severity: str, code: str, where: str, message: str, action: str) -> RenderableType:
     """Return one finding: its code, what happens, and what to do; a note is kept short."""
     head = Text.assemble((f"\n{severity} {code}", STYLES[severity]), f"  {where}" if where else "")
     if severity == "note":
-        return Group(head, Padding(Text(f"{message} {action}", style="dim"), (0, 0, 0, 2)))
-    return Group(head, Padding(Group(Text(message), Text(f"→ {action}", style="cyan")), (0, 0, 0, 2)))
+        return Group(head, Padding(Text(f"{message} {action}", style="dim"), (0, 0, 0, 2), expand=False))
+    return Group(head, Padding(Group(Text(message), Text(f"→ {action}", style="cyan")), (0, 0, 0, 2), expand=False))
 
 
 def verdict(severities: Iterable[str]) -> Text:

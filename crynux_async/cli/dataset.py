@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from crynux_async import datasets
 from crynux_async.cli.check import finding, verdict
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.units import size
 from crynux_async.datasets import CaptionSource, DatasetError, DatasetProblem, DatasetReport, Spread
@@ -102,10 +103,10 @@ def _show(title: str, lines: Sequence[tuple[str, str]], problems: Sequence[Datas
         table.add_row(name, value)
     parts: list[RenderableType] = [Text(title, style="bold")]
     if lines:
-        parts.append(Padding(table, (1, 0, 0, 0)))
+        parts.append(Padding(table, (1, 0, 0, 0), expand=False))
     parts += [finding(item.severity, item.code, _where(item), item.message, item.advice) for item in problems]
-    parts.append(Padding(verdict(item.severity for item in problems), (1, 0, 0, 0)))
-    Console(highlight=False).print(Group(*parts))
+    parts.append(Padding(verdict(item.severity for item in problems), (1, 0, 0, 0), expand=False))
+    open_console().print_page(Group(*parts))
 
 
 def _where(problem: DatasetProblem) -> str:

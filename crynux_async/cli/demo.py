@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from crynux_async.cli.board import Board, as_facts, summary
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.units import size
 from crynux_async.emulator import Emulator
@@ -23,7 +25,7 @@ _TRIALS = ((4, 1e-4), (4, 5e-5), (8, 1e-4), (8, 5e-5), (16, 1e-4))
 
 async def demo(out: Path, *, as_json: bool) -> Exit:
     """Run a small sweep, one job of which fails, and show what came of it."""
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     async with Emulator(speed=_SPEED, rate_limit=_RATE_LIMIT) as emulator:
         key = emulator.new_key(rate_limit=_RATE_LIMIT, primed=False)
         _introduce(console)
@@ -59,10 +61,11 @@ async def _finish(job: Job, out: Path) -> None:
 
 
 def _introduce(console: Console) -> None:
-    console.print(
-        f"[bold]Six fine-tuning jobs[/] on an emulated bridge: new key, {_RATE_LIMIT} creates a minute,\n"
+    about = (
+        f" on an emulated bridge: new key, {_RATE_LIMIT} creates a minute,\n"
         f"training {_SPEED:g} times faster than a GPU. One job has a bad data set.\n"
     )
+    console.print(Text.assemble(("Six fine-tuning jobs", "bold"), about))
 
 
 def _conclude(console: Console, jobs: list[Job], refusals: int) -> None:
@@ -70,10 +73,12 @@ def _conclude(console: Console, jobs: list[Job], refusals: int) -> None:
     total = sum(job.path.stat().st_size for job in good if job.path)
     folder = good[0].path.parent if good and good[0].path else Path()
     states = ", ".join(f"{count} {state}" for state, count in summary(jobs).items())
-    console.print(f"\n[bold]{states}.[/] {size(total)} in {folder}/, every byte checked.")
+    console.print(Text.assemble((f"\n{states}.", "bold"), f" {size(total)} in {folder}/, every byte checked."))
     console.print(
         f"Creates refused by the rate limit: {refusals}. A plain script on this new key would\n"
         "not have been able to download its first model at all: the bridge files it\n"
         "under two clients. The session saw that the key was new and dealt with it."
     )
-    console.print("\nNext: [bold]crynux-async emulator[/] and the quickstart in README.md", style="dim")
+    console.print(
+        Text.assemble("\nNext: ", ("crynux-async emulator", "bold"), " and the quickstart in README.md", style="dim")
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 from rich.console import Console
 
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.emulator import Emulator
 from crynux_async.errors import UsageError
@@ -125,7 +126,7 @@ def _announce(emulator: Emulator, key: str, *, as_json: bool) -> None:
     if as_json:
         _print_facts({"base_url": emulator.url, "api_key": key, "control_token": token})
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = open_console()
     console.print("An emulated bridge is running; Ctrl-C stops it. In another terminal:\n", style="dim")
     console.print(f"export CRYNUX_BASE_URL={emulator.url}")
     console.print(f"export CRYNUX_API_KEY={key}")
@@ -138,7 +139,7 @@ def _announce_relay(emulator: "RelayEmulator", wallet: Path, *, as_json: bool) -
         facts = {"network": emulator.url, "wallet": str(wallet), "control_url": emulator.control_url}
         _print_facts({**facts, "control_token": token})
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = open_console()
     console.print("An emulated relay is running; Ctrl-C stops it. In another terminal:\n", style="dim")
     console.print(f"export CRYNUX_NETWORK={emulator.url}")
     console.print(f"export CRYNUX_WALLET={wallet}")

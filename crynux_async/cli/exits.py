@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from crynux_async.cli import signals, streams
+from crynux_async.cli.console import open_console
 from crynux_async.errors import (
     ArchiveError,
     BackendError,
@@ -140,7 +140,7 @@ def show_error(error: CrynuxError, *, as_json: bool = False) -> None:
 
 def _show(name: str, message: str, *, as_json: bool, task_id: str | None = None, field: str | None = None) -> None:
     with contextlib.suppress(OSError):  # nobody may read that either, and the exit code still tells
-        Console(stderr=True, highlight=False).print(Text.assemble((name, "bold red"), "  ", message))
+        open_console(stderr=True).print(Text.assemble((name, "bold red"), "  ", message))
     if as_json:
         print_error_facts(name, message, task_id=task_id, field=field)
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from crynux_async.cli.check import STYLES
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.datasets.explanations import EXPLANATIONS
 from crynux_async.datasets.problems import CODES as DATASET_CODES
@@ -55,7 +56,7 @@ def explain(codes: Sequence[str], *, as_json: bool) -> Exit:
         print(json.dumps([attrs.asdict(item) for item in found]))  # noqa: T201  # the command's output
         return Exit.DONE
     shown: list[RenderableType] = [*(_shown(page) for page in pages), *(_shown_retired(item) for item in retired)]
-    Console(highlight=False).print(Group(*shown, *([_list(entries)] if entries else [])))
+    open_console().print_page(Group(*shown, *([_list(entries)] if entries else [])))
     return Exit.DONE
 
 
@@ -118,12 +119,12 @@ def _shown(page: _Page) -> RenderableType:
     for name, text in rows:
         table.add_row(name, Text(text))
     head = Text.assemble((page.code, "bold"), " ", (page.severity, STYLES[page.severity]), f": {page.title}")
-    return Group(head, Padding(table, (0, 0, 1, 2)))
+    return Group(head, Padding(table, (0, 0, 1, 2), expand=False))
 
 
 def _shown_retired(item: _Retired) -> RenderableType:
     head = Text.assemble((item.code, "bold"), f" is retired, and nothing reports it any more. It was: {item.title}.")
-    return Group(head, Padding(Text(item.instead), (0, 0, 1, 2)))
+    return Group(head, Padding(Text(item.instead), (0, 0, 1, 2), expand=False))
 
 
 def _list(entries: Iterable[_Entry]) -> RenderableType:

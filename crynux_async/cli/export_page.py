@@ -8,12 +8,12 @@ from textwrap import indent
 from typing import Any
 
 import attrs
-from rich.console import Console
 from rich.text import Text
 
 from crynux_async.archive import Health, Program
 from crynux_async.archive.families import FAMILY_TITLES, Family
 from crynux_async.archive.naming import DIFFUSERS_SINCE, PROGRAMS, passed_over
+from crynux_async.cli.console import LiteralConsole, one_line
 from crynux_async.cli.units import count, size
 
 _SHOWN = 4
@@ -59,24 +59,24 @@ def export_facts(exported: Exported) -> dict[str, Any]:
     }
 
 
-def show_export(console: Console, exported: Exported) -> None:
+def show_export(console: LiteralConsole, exported: Exported) -> None:
     """Print what is said about a written file, for people."""
     path = exported.path
     for problem in exported.health.problems:
-        console.print(Text.assemble(("Warning  ", "bold yellow"), f"{problem.code}: {problem.message}"))
+        console.print_page(Text.assemble(("Warning  ", "bold yellow"), f"{problem.code}: {problem.message}"))
     about = f", {size(path.stat().st_size)}: {count(len(exported.modules), 'module')}"
     family = f" for {FAMILY_TITLES[exported.family]}" if exported.family else ""
-    console.print(Text.assemble("Wrote ", (str(path), "bold"), about, family), soft_wrap=True)
+    console.print(Text.assemble("Wrote ", (one_line(str(path)), "bold"), about, family))
     for program in exported.programs:
         console.print()
-        console.print(Text(_title(exported, program), style="bold"))
-        console.print(Text(indent(_next(exported, program), "  ")), soft_wrap=True)
+        console.print_page(Text(_title(exported, program), style="bold"))
+        console.print(Text(indent(_next(exported, program), "  ")))
         if modules := exported.left_out.get(program):
-            console.print(Text(indent(_without(program, modules), "  "), style="yellow"), soft_wrap=True)
+            console.print(Text(indent(_without(program, modules), "  "), style="yellow"))
     _show_remarks(console, exported)
 
 
-def _show_remarks(console: Console, exported: Exported) -> None:
+def _show_remarks(console: LiteralConsole, exported: Exported) -> None:
     remarks = []
     if exported.trigger:
         remarks.append(f"Write in the prompt what it was trained on: {_visible(exported.trigger)}")
@@ -89,7 +89,7 @@ def _show_remarks(console: Console, exported: Exported) -> None:
         )
     for remark in remarks:
         console.print()
-        console.print(Text(remark, style="dim"))
+        console.print_page(Text(remark, style="dim"))
 
 
 def _title(exported: Exported, program: Program) -> str:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from crynux_async.backends.base import Verdict
-from crynux_async.cli.board import STYLES, Board, as_facts, summary
+from crynux_async.cli.board import Board, as_facts, summary
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
+from crynux_async.cli.job_names import find_jobs
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
+from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.cli.units import size
+from crynux_async.clock import utc_now
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
@@ -53,7 +55,7 @@ async def show_jobs(
     elif as_csv:
         write_csv(facts, sys.stdout)
     else:
-        _print_rows(Console(highlight=False), rows, shown(place))
+        _print(rows, shown(place))
     return Exit.DONE
 
 
@@ -90,7 +92,7 @@ async def resume(
     as_json: bool,
 ) -> Exit:
     """Follow every unfinished job to its end and fetch the models that were asked for."""
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     if out is not None:
         check_folder(out)
     async with open_session(ledger, service) as session:
@@ -127,26 +129,24 @@ def _say_what_goes_on(console: Console, jobs: Sequence[Job], service: ServiceCho
     if tasks:
         are = "s are" if len(tasks) > 1 else " is"
         again = f"crynux-async resume{service.option}"
-        console.print(
-            f"The task{are} at the {service.place} still: {', '.join(tasks)}. To go on: [bold]{again}[/]",
-            soft_wrap=True,
-        )
+        said = f"The task{are} at the {service.place} still: {', '.join(tasks)}. To go on: "
+        console.print(Text(said).append(again, "bold"))
 
 
 async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Give jobs up."""
     async with open_session(ledger, service) as session:
-        for job in _find(session, names):
+        for job in await find_jobs(session, names):
             job.abandon()
-            Console(highlight=False).print(f"{job.job_id} is {job.state}")
+            open_console().print(f"{job.job_id} is {job.state}")
     return Exit.DONE
 
 
 async def retry(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Send jobs again, those that have ended, too."""
-    console = Console(highlight=False)
+    console = open_console()
     async with open_session(ledger, service) as session:
-        jobs = [await _find_any(session, name) for name in names]
+        jobs = await find_jobs(session, names)
         await _show_money(session, jobs, service, console)
         for job in jobs:
             await (await job.retry()).submitted()
@@ -156,13 +156,13 @@ async def retry(ledger: LedgerPlace | None, names: Sequence[str], service: Servi
 
 async def reconcile(ledger: LedgerPlace | None, service: ServiceChoice, *, adopt: bool, as_json: bool) -> Exit:
     """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     async with open_session(ledger, service) as session:
         looked_for = await session.reconcile(adopt=adopt)
         lost = await session.unconfirmed()
     for each in looked_for:
         name = each.job.job_id if each.job else each.candidates[0]
-        console.print(Text(f"{name}: {each.verdict}; {each.explanation}"), soft_wrap=True)
+        console.print(Text(f"{name}: {each.verdict}; {each.explanation}"))
     found = [each.job for each in looked_for if each.job and each.verdict in (Verdict.FOUND, Verdict.ORPHAN)]
     if found:
         console.print(f"Follow them: crynux-async resume{service.option}.", style="dim")
@@ -216,53 +216,18 @@ async def _fetch(jobs: Sequence[Job], out: Path | None) -> bool:
     return have_all
 
 
-def _find(session: Session, names: Sequence[str]) -> list[Job]:
-    jobs = {job.job_id: job for job in session.jobs()} | {job.task_id: job for job in session.jobs() if job.task_id}
-    unknown = [name for name in names if name not in jobs]
-    if unknown:
-        raise UsageError(f"no unfinished job is called {', '.join(unknown)}; 'crynux-async jobs' lists them")
-    return [jobs[name] for name in names]
-
-
-async def _find_any(session: Session, name: str) -> Job:
-    """Return the job with a name or task, whatever has become of it.
-
-    Raises:
-        UsageError: There is none.
-    """
-    try:
-        job = await session.find(name) or await session.find(task_id=name)
-    except UsageError:  # no task can be called so
-        job = None
-    if job is None:
-        raise UsageError(f"no job is called {name}; 'crynux-async jobs' lists them")
-    return job
-
-
-def _print_rows(console: Console, rows: Sequence[JobRow], place: str) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("job", "task", "state", "planned", "label", "archive"):
-        # A narrow terminal cuts label and path, and no name that a command wants to be given.
-        can_wrap, right = name in ("label", "archive"), name == "task"
-        table.add_column(name, no_wrap=not can_wrap, overflow="fold", justify="right" if right else "left")
-    for row in rows:
-        archive = f"{size(row.total_bytes or 0)}  {row.path}" if row.path else ""
-        task = row.task_id or ""
-        state = Text(str(row.state), style=STYLES[row.state])
-        table.add_row(row.job_id, task, state, f"{row.planned_at:%m-%d %H:%M}", Text(row.label), Text(archive))
-    console.print(table if rows else Text(f"No jobs in {place}."), soft_wrap=not rows)
-    for row in rows:
-        if row.reason:
-            console.print(Text.assemble((row.job_id, "bold"), f": {row.reason}"))
+def _print(rows: Sequence[JobRow], place: str) -> None:
+    console = open_console()
+    if rows:
+        print_jobs(console, rows, utc_now())
+    else:
+        console.print(f"No jobs in {place}.")
 
 
 def _print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
     for each in lost:
-        console.print(
-            f"[bold yellow]unconfirmed[/] {each.job.job_id}  sent {each.began_at:%Y-%m-%d %H:%M:%S} UTC  "
-            f"config {each.digest[:12]}  task {_between(each)}",
-            soft_wrap=True,
-        )
+        said = f" {each.job.job_id}  sent {each.began_at:%Y-%m-%d %H:%M:%S} UTC  config {each.digest[:12]}"
+        console.print(Text.assemble(("unconfirmed", "bold yellow"), f"{said}  task {_between(each)}"))
     if lost:
         console.print("Look for them: crynux-async reconcile. Pay again: crynux-async retry JOB.", style="dim")
 

@@ -52,9 +52,9 @@ async def show_money(session: Session, configs: Sequence[FineTuneConfig], consol
         f"Balance   {to_cnx(balance)} CNX",
     ]
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(line)
     for sentence in await _surprises(session, configs):
-        console.print(Text(f"Network   {sentence}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"Network   {sentence}", style="yellow"))
     if balance < fee:
         raise QuotaError(
             f"the account has {to_cnx(balance)} CNX and a job costs {to_cnx(fee)}: send CNX from the wallet to the "
@@ -62,10 +62,10 @@ async def show_money(session: Session, configs: Sequence[FineTuneConfig], consol
             field="wallet",
         )
     if balance < count * fee:
-        console.print(f"[yellow]The balance suffices for {balance // fee:,} of {count:,} jobs.[/]", soft_wrap=True)
+        console.print(f"The balance suffices for {balance // fee:,} of {count:,} jobs.", style="yellow")
     elif balance < most:
         said = "The balance does not suffice for a job that is checked: its run ends by the time-out and is refunded."
-        console.print(Text(said, style="yellow"), soft_wrap=True)
+        console.print(Text(said, style="yellow"))
 
 
 async def _surprises(session: Session, configs: Sequence[FineTuneConfig]) -> list[str]:

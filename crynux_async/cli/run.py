@@ -10,6 +10,7 @@ from rich.text import Text
 
 from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
+from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import ServiceChoice
@@ -34,7 +35,7 @@ async def run(
 ) -> Exit:
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     async with _session(service, emulated=emulated) as session:
         await session.check_target(config, out, name=name, label=config_path.stem, has_room=force)
         if service.relay:
@@ -60,7 +61,6 @@ def _warn(config: FineTuneConfig, console: Console) -> None:
             where = f" {item.field}" if item.field else ""
             console.print(
                 Text.assemble(("warning", "yellow"), f" {item.code}{where}: {item.message} {item.action}"),
-                soft_wrap=True,
             )
 
 
@@ -89,7 +89,7 @@ async def _follow(
     as_json: bool,
 ) -> Exit:
     """Show a job until its model is on disk."""
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     job = begin()
     try:
         async with Board(session, console, [job]).shown():
@@ -103,29 +103,23 @@ async def _follow(
     if as_json:
         print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
     else:
-        console.print(Text(f"{job.path}"), soft_wrap=True)
+        console.print(one_line(str(job.path)))
     return Exit.DONE
 
 
 def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
     if job.state is JobState.PLANNED:  # a create under way is awaited when the session closes, so it may be sent yet
-        console.print(
-            f"Job {job.job_id} is planned. To go on: [bold]crynux-async resume --send{service.option}[/]. "
-            f"To give it up: [bold]crynux-async abandon {job.job_id}{service.option}[/]",
-            soft_wrap=True,
-        )
+        option = service.option
+        go_on, give_up = f"crynux-async resume --send{option}", f"crynux-async abandon {job.job_id}{option}"
+        said = Text(f"Job {job.job_id} is planned. To go on: ").append(go_on, "bold")
+        console.print(said.append(". To give it up: ").append(give_up, "bold"))
         return
     if STAGES[job.state] not in (Stage.FOLLOW, Stage.FETCH):
         return
     if service.relay:
-        console.print(
-            f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on with it in time: "
-            f"[bold]crynux-async resume{service.option}[/]",
-            soft_wrap=True,
-        )
+        said = Text(f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on in time: ")
+        console.print(said.append(f"crynux-async resume{service.option}", "bold"))
         return
-    console.print(
-        f"Task {job.task_id} is {job.state} at the bridge. To go on: [bold]crynux-async download {job.task_id}[/]",
-        soft_wrap=True,
-    )
+    said = Text(f"Task {job.task_id} is {job.state} at the bridge. To go on: ")
+    console.print(said.append(f"crynux-async download {job.task_id}", "bold"))

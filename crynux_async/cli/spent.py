@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-from rich.console import Console
 from rich.text import Text
 
 from crynux_async.backends.base import Payment
 from crynux_async.backends.opening import open_backend
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place
 from crynux_async.cli.service_choice import ServiceChoice
@@ -31,7 +31,7 @@ async def spent(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     if as_json:
         _print({"spent_wei": str(gone), "held_wei": str(held)})
     else:
-        Console(highlight=False).print(f"{to_cnx(gone)} CNX spent, {to_cnx(held)} CNX held by what has not ended")
+        open_console().print(f"{to_cnx(gone)} CNX spent, {to_cnx(held)} CNX held by what has not ended")
     return Exit.DONE
 
 
@@ -41,9 +41,9 @@ async def audited(ledger: LedgerPlace | None, service: ServiceChoice, *, as_json
     if as_json:
         _print({**_facts(found), "adds_up": found.adds_up})
     else:
-        console = Console(highlight=False)
+        console = open_console()
         for line in _lines(found):
-            console.print(Text(line), soft_wrap=True)
+            console.print(Text(line))
     return Exit.DONE if found.adds_up else Exit.JOB_ENDED_BADLY
 
 

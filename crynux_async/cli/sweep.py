@@ -12,6 +12,7 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
+from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place
 from crynux_async.cli.service import emulated_session, open_session
@@ -78,7 +79,7 @@ async def run(order: RunOrder) -> Exit:
     """Run a sweep to its end, and say what came of it."""
     sweep = Sweep.from_file(order.file)
     on_failure = order.on_failure
-    console = Console(stderr=order.as_json, highlight=False)
+    console = open_console(stderr=order.as_json)
     page = order.page
     async with _running_session(order) as session:
         if not await _is_wanted(console, sweep, session, order):
@@ -86,7 +87,7 @@ async def run(order: RunOrder) -> Exit:
         async with sweep.run(session, force=order.force, on_failure=on_failure, report=page) as running:
             code = await _follow(session, running, console, as_json=order.as_json)
     if page is not None:
-        console.print(Text(f"Report: {page.path}"), soft_wrap=True)
+        console.print(Text(f"Report: {page.path}"))
     return code
 
 
@@ -127,7 +128,7 @@ async def show_preview(
     if as_json:
         print(json.dumps(facts_of(found)))  # noqa: T201  # the command's output
     else:
-        print_preview(Console(highlight=False), found)
+        print_preview(open_console(), found)
     return Exit.DONE if found.is_workable else Exit.USAGE
 
 
@@ -145,10 +146,10 @@ async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
         ]
         print(json.dumps(facts))  # noqa: T201  # the command's output
         return Exit.DONE
-    console = Console(highlight=False)
+    console = open_console()
     for service, each in sweeps:
         where = f" ({service})" if len({other for other, _ in sweeps}) > 1 else ""
-        console.print(Text(f"{each.name}{where}: {_said(each.trials)}"), soft_wrap=True)
+        console.print(Text(f"{each.name}{where}: {_said(each.trials)}"))
     if not sweeps:
         console.print("No sweep was run yet: crynux-async sweep run sweep.toml")
     return Exit.DONE
@@ -161,8 +162,8 @@ async def show_status(name: str, ledger: LedgerPlace | None, *, as_json: bool) -
     if as_json:
         print(json.dumps(_facts(name, table_of(found.trials))))  # noqa: T201  # the command's output
     else:
-        console = Console(highlight=False)
-        console.print(Text(f"{name}: {_said(found.trials)}"), soft_wrap=True)
+        console = open_console()
+        console.print(Text(f"{name}: {_said(found.trials)}"))
         _print_failures(console, found.trials)
     return _code(found.trials)
 
@@ -171,7 +172,7 @@ async def retry(
     name: str, ledger: LedgerPlace | None, service: ServiceChoice, *, is_agreed: bool, as_json: bool
 ) -> Exit:
     """Send what failed or was stopped again, and follow it."""
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     async with open_session(ledger, service, needs_key=True) as session:
         found = await recall(session, name, read_archives=False)
         chosen = [trial for trial in found.trials if trial.state in ("failed", "stopped")]
@@ -197,7 +198,7 @@ async def stop(name: str, ledger: LedgerPlace | None) -> Exit:
         found = await recall(session, name, read_archives=False)
         waiting = [trial.job for trial in found.trials if trial.job.state is JobState.PLANNED]
         await session.stop_sending(waiting)
-    Console(highlight=False).print(f"{len(waiting)} trials stay unsent until the sweep is run or retried again.")
+    open_console().print(f"{len(waiting)} trials stay unsent until the sweep is run or retried again.")
     return Exit.DONE
 
 
@@ -219,7 +220,7 @@ async def write_report(name: str, report: Report, ledger: LedgerPlace | None) ->
     async with _reading(ledger, name) as session:
         found = await recall(session, name)
         path = await ReportWriter(report, found.subject, session).write(found.trials)
-    Console(highlight=False).print(Text(str(path)), soft_wrap=True)
+    open_console().print(Text(str(path)))
     return Exit.DONE
 
 
@@ -257,14 +258,14 @@ async def _follow(session: Session, running: SweepRun, console: Console, *, as_j
     if as_json:
         print(json.dumps(_facts(running.name, running.table)))  # noqa: T201  # the command's output
     else:
-        console.print(f"\n[bold]{_said(trials)}.[/]")
+        console.print(f"\n{_said(trials)}.", style="bold")
         _print_failures(console, trials)
         _print_best(console, running.table)
     return _code(trials)
 
 
 async def _is_agreed(console: Console, question: str) -> bool:
-    answer = await asyncio.to_thread(console.input, f"{question} [y/N] ")
+    answer = await asyncio.to_thread(console.input, f"{question} [y/N] ", markup=False)
     return answer.strip().lower() in ("y", "yes")
 
 
@@ -279,13 +280,13 @@ def _print_failures(console: Console, trials: Sequence[Trial]) -> None:
     for trial in trials:
         if trial.state in ("failed", "unconfirmed"):
             reason = trial.job.reason or trial.error or "the service gives no reason"
-            console.print(Text(f"  {trial.number} {trial.label}: {trial.state}: {reason}"), soft_wrap=True)
+            console.print(one_line(f"  {trial.number} {trial.label}: {trial.state}: {reason}"))
 
 
 def _print_best(console: Console, table: Table) -> None:
     for row in table.rows:
         if row["standing"] == 1:
-            console.print(Text(f"  best: {row['number']} {row['label']}, {row['objective']:.6g}"), soft_wrap=True)
+            console.print(Text(f"  best: {row['number']} {row['label']}, {row['objective']:.6g}"))
 
 
 def _facts(name: str, table: Table) -> dict[str, Any]:

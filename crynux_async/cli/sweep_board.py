@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from crynux_async.cli.console import one_line
 from crynux_async.cli.units import duration
 from crynux_async.clock import utc_now
 from crynux_async.session import Session
@@ -62,7 +63,7 @@ class SweepBoard:
         over = sum(count for state, count in counts.items() if state not in ("running", "waiting"))
         styled = [(f"{count} ", (state, _STYLES.get(state, "dim")), "  ") for state, count in counts.items()]
         failed = [trial for trial in trials if trial.state == "failed"][-_FAILURES_SHOWN:]
-        said = [f"{trial.label}: {trial.error or 'failed'}" for trial in failed]
+        said = [one_line(f"{trial.label}: {trial.error or 'failed'}") for trial in failed]
         return Group(
             ProgressBar(total=max(1, len(trials)), completed=over, width=min(_BAR, self._console.width - 2)),
             Text.assemble(*(part for parts in styled for part in parts)),
@@ -101,7 +102,7 @@ class SweepBoard:
         while True:
             now = ", ".join(f"{count} {state}" for state, count in self._counts().items())
             if now != said or waited >= _LINE_EVERY:
-                self._console.print(f"{utc_now():%H:%M:%S} {now}", highlight=False, soft_wrap=True)
+                self._console.print(f"{utc_now():%H:%M:%S} {now}")
                 said, waited = now, 0.0
             await asyncio.sleep(_REFRESH)
             waited += _REFRESH

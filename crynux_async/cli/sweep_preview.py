@@ -19,22 +19,22 @@ _MOST_NAMED = 8
 
 def print_preview(console: Console, found: Preview) -> None:
     """Print it for a person, in a few lines."""
-    console.print(Text.assemble((found.name, "bold"), f": {_counts(found)}"), soft_wrap=True)
+    console.print(Text.assemble((found.name, "bold"), f": {_counts(found)}"))
     for line in _lines(found):
-        console.print(Text(f"  {line}"), soft_wrap=True)
+        console.print(Text(f"  {line}"))
     for said in found.advice:
         if said.advice.severity == "note":
             continue  # what is good to know of one config is what 'check' is for
         style = _STYLES[said.advice.severity]
         text = f"{said.advice.message} {said.advice.action}"
         head = f"  {said.advice.code} {said.advice.severity}"
-        console.print(Text.assemble((head, style), f" ({_named(said.points)}): {text}"), soft_wrap=True)
+        console.print(Text.assemble((head, style), f" ({_named(said.points)}): {text}"))
     for broken in found.points.broken:
         for problem in broken.problems:
             text = f" {problem.field}: {problem.message}"
-            console.print(Text.assemble((f"  point {broken.number}", "bold red"), text), soft_wrap=True)
+            console.print(Text.assemble((f"  point {broken.number}", "bold red"), text))
     if found.conflict is not None:
-        console.print(Text(f"  {found.conflict}", style="bold red"), soft_wrap=True)
+        console.print(Text(f"  {found.conflict}", style="bold red"))
 
 
 def facts_of(found: Preview) -> dict[str, Any]:

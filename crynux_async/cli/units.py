@@ -11,6 +11,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def age(seconds: float) -> str:
+    """Return how long ago something was: as a duration, and from two days on in days."""
+    days = int(seconds // 86400)
+    return duration(max(0.0, seconds)) if days < 2 else f"{days} d"
+
+
 def count(number: int, thing: str) -> str:
     """Return a number of things: 1 module, 1,280 modules."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -1,0 +1,71 @@
+"""Where commands print, so that every text comes out as it is: paths, labels, answers of servers, names of files.
+
+The one place that makes a console. What comes from outside may hold "[red]", ":bomb:", or an escape sequence that
+recolours a terminal, clears it or rewrites what stands in it: none of these is obeyed here.
+"""
+
+import re
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segment
+
+_NO_WIDTH = 100_000
+# Controls of C0 and C1, and what turns the direction of writing round (Unicode TR36, "bidirectional text spoofing").
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+
+
+class LiteralConsole(Console):
+    """Prints texts literally, each line in one piece: no markup, no codes for emoji, controls spelt out.
+
+    Args:
+        stderr: Whether it prints on standard error.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def print_page(self, page: RenderableType, *, style: str | None = None) -> None:
+        """Print text for people, its words wrapped; off a terminal no word is broken, such as a long path.
+
+        Args:
+            page: What to print.
+            style: In which style.
+        """
+        usual = self.width
+        if not self.is_terminal:
+            self.width = max(usual, Measurement.get(self, self.options.update(max_width=_NO_WIDTH), page).minimum)
+        try:
+            self.print(page, style=style, soft_wrap=False)
+        finally:
+            self.width = usual
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render something, with every control spelt out that rich itself has not made."""
+        return (_spelt(segment) for segment in super().render(renderable, options))
+
+
+def open_console(*, stderr: bool = False) -> LiteralConsole:
+    """Return a console for what a command says.
+
+    Args:
+        stderr: Whether it goes to standard error, because standard output belongs to a program.
+    """
+    return LiteralConsole(stderr=stderr)
+
+
+def one_line(text: str) -> str:
+    """Return a text from outside for a place in a line: a label of two lines must not look like two entries."""
+    return _CONTROL.sub(_code, _LINE_ENDS.sub(_code, text))
+
+
+def _spelt(segment: Segment) -> Segment:
+    if segment.control or not _CONTROL.search(segment.text):
+        return segment
+    return Segment(_CONTROL.sub(_code, segment.text), segment.style)
+
+
+def _code(found: "re.Match[str]") -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
