@@ -41,6 +41,7 @@ from crynux_async.backends.relay.steps import (
     first_look_after,
     next_step,
     progress,
+    spread,
 )
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 from crynux_async.backends.relay.tries import action_of, last_run, runs_of, stored_action
@@ -170,7 +171,7 @@ class RelayBackend:
         except RefusedError as refused:
             raise refused.error from None
         # A task that is selected needs its siblings at once; any other waits for a node first.
-        wait = _SOON if self._wallet.prove(task.seed).selects_group else first_look_after(task.timeout)
+        wait = _SOON if self._reader.selects_group(task) else spread(first_look_after(task.timeout), task.commitment)
         return CreatedTask(task_id=task.commitment, created_at=task.created_at, again_after=wait)
 
     async def look(self, task: Task) -> Look:
@@ -187,7 +188,7 @@ class RelayBackend:
         runs = runs_of(task, seen.run)
         found = progress(runs)
         action = self._next(task, seen)
-        wait = again_after(seen.run, await self._client.now())
+        wait = spread(again_after(seen.run, await self._client.now()), task.task_id)
         is_new = action is not None and stored_action(task, action.kind, action.member) is None
         return Look(
             seen=_SEEN[found.end],

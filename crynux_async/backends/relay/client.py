@@ -20,6 +20,7 @@ from crynux_async.backends.relay.ids import TaskIds
 from crynux_async.backends.relay.refusals import error_of, refusal_in
 from crynux_async.backends.relay.relay_clock import RelayClock
 from crynux_async.backends.relay.tasks import RelayTask
+from crynux_async.backends.relay.turns import Turns
 from crynux_async.backends.relay.wire import CreateRequest
 from crynux_async.clock import monotonic
 from crynux_async.errors import (
@@ -40,6 +41,7 @@ _Send = Callable[[HttpRequest], Awaitable[Answer]]
 
 _MOST_IMAGE_BYTES = 32 << 20
 _UNSATISFIABLE = 416
+_IN_A_TURN = 4
 
 
 class RefusedError(Exception):
@@ -68,6 +70,7 @@ class RelayClient:
         self._http = HttpClient(settings)
         self._wallet = wallet
         self._clock = RelayClock()
+        self._turns = Turns(_IN_A_TURN)
 
     async def now(self) -> float:
         """Return the relay's time in seconds since 1970; it is asked for where it is not known.
@@ -224,14 +227,19 @@ class RelayClient:
         Raises:
             RefusedError: The relay refuses it.
         """
-        answer = await send(_http(sign(int(await self.now())), most_bytes=most_bytes))
+        answer = await send(await self._request(sign, most_bytes))
         if _is_about_time(answer):
             self._clock.forget()
-            answer = await send(_http(sign(int(await self.now())), most_bytes=most_bytes))
+            answer = await send(await self._request(sign, most_bytes))
         if answer.status != 200:
             refusal = refusal_in(answer)
             raise RefusedError(refusal, error_of(refusal, answer))
         return answer
+
+    async def _request(self, sign: _Sign, most_bytes: int) -> HttpRequest:
+        now = await self.now()
+        await self._turns.take()
+        return _http(sign(int(now)), most_bytes=most_bytes)
 
     async def _send_create(self, request: HttpRequest) -> Answer:
         """Send a create, and tell a refusal from trouble, which may come after the task was made as well as before."""

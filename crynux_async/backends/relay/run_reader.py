@@ -1,5 +1,7 @@
 """Looks at the tasks of a try's last run, and says what each of them is called."""
 
+from functools import lru_cache
+
 import attrs
 
 from crynux_async.backends.base import Task
@@ -10,6 +12,8 @@ from crynux_async.backends.relay.tasks import RelayTask
 from crynux_async.backends.relay.tries import last_run
 from crynux_async.errors import NotFoundError, OwnershipError
 from crynux_async.signing import Wallet
+
+_KEPT_PROOFS = 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -35,8 +39,14 @@ class RunReader:
 
     def __init__(self, client: RelayClient, wallet: Wallet) -> None:
         self._client = client
-        self._wallet = wallet
+        self._address = wallet.address
         self.names = TaskNames(wallet)
+        # A proof costs as much as the rest of a look, and a task's seed never changes.
+        self._selects_group = lru_cache(_KEPT_PROOFS)(lambda seed: wallet.prove(seed).selects_group)
+
+    def selects_group(self, task: RelayTask) -> bool:
+        """Whether the network wants a task checked, by its seed; only that of a run's first task counts."""
+        return self._selects_group(task.seed)
 
     def commitment(self, task: Task, number: int) -> str:
         """Return what the first task of a run is called."""
@@ -79,7 +89,7 @@ class RunReader:
         ids = self.names.recognised(first.commitment, first.nonce)
         members = {number * GROUP_SIZE: first}
         # Only the first task's seed counts; who attaches a sibling sees that alone.
-        is_selected = ids is not None and not ids.place and self._wallet.prove(first.seed).selects_group
+        is_selected = ids is not None and not ids.place and self.selects_group(first)
         if ids is not None and is_selected:
             for place in range(1, GROUP_SIZE):
                 sibling = await self._sibling(ids, place)
@@ -95,7 +105,7 @@ class RunReader:
 
     async def _shown(self, commitment: str) -> RelayTask:
         task = await self._client.task(commitment)
-        if task.creator != self._wallet.address:
+        if task.creator != self._address:
             # The relay shows a task to its node as well, and a node may have the same wallet.
             raise OwnershipError(f"task {commitment} belongs to the wallet {task.creator}", task_id=commitment)
         return task

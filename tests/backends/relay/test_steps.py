@@ -17,6 +17,7 @@ from crynux_async.backends.relay.steps import (
     again_after,
     next_step,
     progress,
+    spread,
 )
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 
@@ -223,3 +224,9 @@ def test_looks_come_closer_with_the_deadline(word: str, age: float, expected: fl
 )
 def test_run_has_cost_what_the_table_says(word: str, spent: int) -> None:
     assert run(word).spent == spent * FEE
+
+
+def test_tasks_that_were_created_together_are_not_looked_at_together() -> None:
+    waits = [spread(30.0, f"0x{'0' * 60}{part:04x}") for part in (0, 0x4000, 0x8000, 0xC000)]
+    assert waits == pytest.approx([30.0, 28.125, 26.25, 24.375])
+    assert min(spread(30.0, "0x" + "f" * 64), 22.5) == 22.5
