@@ -14,6 +14,8 @@ _BRIDGE = ServiceChoice()
 _PAID_BRIDGE = PaidService()
 _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
 Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
+_Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
+_AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
 
@@ -91,17 +93,48 @@ def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: str 
     return execute(jobs_command.abandon(ledger, job, service))
 
 
-def retry(job: list[str], /, *, service: PaidService = _PAID_BRIDGE, ledger: str | None = None) -> int:
-    """Send jobs again, each as another try of the same job. Where such a job was created after all, both are paid for.
+def retry(
+    *job: str,
+    state: _States | None = None,
+    label: str | None = None,
+    tag: _Tags | None = None,
+    at_most: _AtMost = None,
+    timeout: int | None = None,
+    yes: _Yes = False,
+    service: PaidService = _PAID_BRIDGE,
+    ledger: str | None = None,
+) -> int:
+    """Send jobs again, each as another try of the same job: by name, or by what they have come to.
+
+    It says first what that costs and, on a terminal, asks. Where a named job whose create has an unknown outcome was
+    created after all, both are paid for; by state none of those is meant.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
+        state: Every job in this state; may be given again. With --label or --tag alone, what failed, expired or was
+            rejected.
+        label: Only jobs with this label; 'grid/*' for all whose label begins with "grid/".
+        tag: Only jobs with this tag, as name=value; may be given again.
+        at_most: How many jobs at most, the oldest first.
+        timeout: Seconds that one round may take on a node from now on; may be raised and not cut.
+        yes: Do not ask.
         service: Where the jobs are.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
-    from crynux_async.cli import jobs as jobs_command
+    from crynux_async.cli import retry as retry_command
 
-    return execute(jobs_command.retry(ledger, job, service))
+    order = retry_command.RetryOrder(
+        names=job,
+        states=state or [],
+        label=label,
+        tags=tag or [],
+        at_most=at_most,
+        timeout=timeout,
+        is_agreed=yes,
+        ledger=ledger,
+        service=service,
+    )
+    return execute(retry_command.retry(order))
 
 
 def reconcile(

@@ -1,4 +1,4 @@
-"""``jobs``, ``resume``, ``abandon``, ``retry``, ``reconcile``: what the ledger remembers and what to do about it."""
+"""``jobs``, ``resume``, ``abandon``, ``reconcile``: what the ledger remembers and what to do about it."""
 
 import json
 import sys
@@ -139,18 +139,6 @@ async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: Ser
         for job in await find_jobs(session, names):
             job.abandon()
             open_console().print(f"{job.job_id} is {job.state}")
-    return Exit.DONE
-
-
-async def retry(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
-    """Send jobs again, those that have ended, too."""
-    console = open_console()
-    async with open_session(ledger, service) as session:
-        jobs = await find_jobs(session, names)
-        await _show_money(session, jobs, service, console)
-        for job in jobs:
-            await (await job.retry()).submitted()
-            console.print(f"{job.job_id} was sent as task {job.task_id}")
     return Exit.DONE
 
 

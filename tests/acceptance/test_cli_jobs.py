@@ -1,7 +1,11 @@
 """The commands about the ledger, as a user types them."""
 
+import asyncio
 import json
+import os
+import pty
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +162,78 @@ async def test_abandon_and_retry_of_a_lost_create(bridge: Emulator, config: Path
     assert (code, "abandoned" in out) == (0, True)
     code, out, err = await run_cli("retry", second, env=env, cwd=tmp_path)
     assert (code, "task 3" in out) == (0, True), err
+
+
+async def failed_jobs(bridge: Emulator, env: dict[str, str], tmp_path: Path) -> list[str]:
+    """Let three jobs fail, and return their names."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.open()
+    for number, label in enumerate(["grid/1", "grid/2", "other"], start=1):
+        row = job(f"j{number}", backend=bridge.url, task_id=str(900 + number), state=JobState.FAILED, label=label)
+        await ledger.add([attrs.evolve(row, submitted_at=utc_now(), config=make_config(seed=number, timeout=1800))])
+    await ledger.close()
+    return ["j1", "j2", "j3"]
+
+
+async def test_retry_by_state_and_label_says_the_price_and_sends_each_once(bridge: Emulator, tmp_path: Path) -> None:
+    env = environment(bridge)
+    await failed_jobs(bridge, env, tmp_path)
+    code, out, err = await run_cli(
+        "retry", "--state", "failed", "--label", "grid/*", "--timeout", "3600", env=env, cwd=tmp_path
+    )
+    assert code == 0, err
+    first, *sent = out.splitlines()
+    assert first == "2 jobs to send again: at most 30 CNX."
+    assert [line.partition(" ")[0] for line in sent] == ["j1", "j2"]
+    assert sorted(entry.seed for entry in bridge.journal) == [1, 2]
+    _, out, _ = await run_cli("jobs", "--json", env=env, cwd=tmp_path)
+    assert [row["config"]["timeout"] for row in json.loads(out)] == [3600, 3600, 1800]
+    code, out, _ = await run_cli("retry", "--label", "other", "--at-most", "5", env=env, cwd=tmp_path)
+    assert (code, len(bridge.journal)) == (0, 3)
+    code, out, _ = await run_cli("retry", "--tag", "sweep=cats", env=env, cwd=tmp_path)
+    assert (code, out) == (0, "No such job can be sent again.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name the jobs"),
+        (["j1", "--state", "failed"], "name the jobs"),
+        (["--state", "unconfirmed"], "one by one"),
+        (["--state", "running"], "cannot be sent again"),
+        (["j1", "--timeout", "60"], "may only be raised"),
+        (["j9"], "no job is called j9"),
+    ],
+)
+async def test_retry_of_what_cannot_be_sent_again_says_why_and_sends_nothing(
+    arguments: list[str], said: str, bridge: Emulator, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    await failed_jobs(bridge, env, tmp_path)
+    code, _, err = await run_cli("retry", *arguments, env=env, cwd=tmp_path)
+    assert code == 2
+    assert said in " ".join(err.split())
+    assert not bridge.journal
+
+
+@pytest.mark.parametrize(("answer", "sent"), [("y", 1), ("n", 0), ("", 0)])
+async def test_retry_on_a_terminal_asks_before_it_pays(
+    answer: str, sent: int, bridge: Emulator, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    await failed_jobs(bridge, env, tmp_path)
+    terminal, side = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "crynux_async.cli", "retry", "j1",
+            stdin=side, stdout=side, stderr=side, env=env, cwd=tmp_path,
+        )  # fmt: skip
+        os.write(terminal, f"{answer}\n".encode())
+        async with asyncio.timeout(60):
+            code = await process.wait()
+        said = os.read(terminal, 65536).decode()
+    finally:
+        os.close(terminal)
+        os.close(side)
+    assert "Send 1 again? [y/N]" in said
+    assert (code, len(bridge.journal)) == (0 if sent else 2, sent)
