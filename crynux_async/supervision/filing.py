@@ -1,5 +1,6 @@
 """Under which names a user files a job, and when two asks are the same ask."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -100,7 +101,18 @@ def _is_key(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None
 
 
 def _shared(tags: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(tags)) if tags and isinstance(tags, Mapping) else tags
+    if not tags or not isinstance(tags, Mapping):
+        return tags
+    try:
+        return _frozen(tuple(tags.items()))
+    except TypeError:  # what cannot be hashed is no text, and is refused by name
+        return tags
+
+
+@functools.lru_cache(maxsize=64)
+def _frozen(tags: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Return tags that nobody can change, one for all jobs of a sweep: each of their own would take 230 bytes."""
+    return MappingProxyType(dict(tags))
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)

@@ -184,7 +184,6 @@ class _Run:
             repeat=1,
             params=dict(asked.params),
             config=config,
-            digest=config.asked_digest(),
             key=asked.user_attrs[_KEY],
         )
 

@@ -35,7 +35,6 @@ class Point:
         repeat: Which repeat, counted from 1.
         params: What it changes in the base, derived fields included.
         config: What is trained.
-        digest: What it is known by, without its repeat.
         key: The idempotency key of its job.
     """
 
@@ -43,7 +42,6 @@ class Point:
     repeat: int
     params: Params
     config: FineTuneConfig
-    digest: str
     key: str
 
     @property
@@ -132,7 +130,6 @@ def plan(
                 repeat=repeat,
                 params=full,
                 config=_seeded(config, name, repeat),
-                digest=digest,
                 key=key_of(name, digest, repeat),
             )
             for repeat in range(1, repeats + 1)
@@ -160,9 +157,9 @@ def shown(value: Any) -> str:
     return str(mask_address(value))
 
 
-def _derived(params: Params, derive: Derive | None) -> dict[str, Any]:
+def _derived(params: Params, derive: Derive | None) -> Params:
     if derive is None:
-        return dict(params)
+        return params
     try:
         return {**params, **derive(params)}
     except Exception as error:
@@ -176,8 +173,14 @@ def _seeded(config: FineTuneConfig, name: str, repeat: int) -> FineTuneConfig:
 
 def _alike(points: Iterable[Point]) -> list[list[int]]:
     """Return the places of different points that train the same."""
-    groups: defaultdict[str, list[int]] = defaultdict(list)
+    groups: defaultdict[object, list[int]] = defaultdict(list)
     for point in points:
         if point.repeat == 1:
-            groups[point.config.digest()].append(point.number)
+            groups[_training(point.config)].append(point.number)
     return [places for places in groups.values() if len(places) > 1]
+
+
+def _training(config: FineTuneConfig) -> tuple[object, ...]:
+    """Return what decides the weights, to compare: ``digest()`` without the hash, which nobody stores here."""
+    values = config.effective().training().values()
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)

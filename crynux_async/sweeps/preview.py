@@ -1,5 +1,6 @@
 """``Preview``: what running a sweep would do, before anything is sent."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 if TYPE_CHECKING:
     from crynux_async.session import Session
     from crynux_async.sweeps.sweep import Sweep
+
+_AT_ONCE = 100
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +74,7 @@ class Preview:
 
 async def preview(sweep: "Sweep", session: "Session") -> Preview:
     """Return what running a sweep in a session would do (see ``Sweep.preview``)."""
-    points = sweep.plan()
+    points = await asyncio.to_thread(sweep.plan)
     known = await session.history(group=sweep.name)
     states = {record_of(job).filing.idempotency_key: job.state for job in known}
     # Rejected ones were never paid for, and the next run sends them: they are new.
@@ -82,8 +85,8 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
         points=points,
         known=Counter(state_of(state) for key, state in states.items() if key not in new_keys),
         new=new,
-        advice=advice_once(new, session.service_facts),
-        price=_price(new, session),
+        advice=await asyncio.to_thread(advice_once, new, session.service_facts),
+        price=await _price(new, session),
         balance=await session.balance(),
         forecast=session.forecast([point.config for point in new]),
         conflict=_conflict(sweep, await session.ledger.note(SCOPE, sweep.name)),
@@ -102,10 +105,16 @@ def advice_once(points: Iterable[Point], service: ServiceFacts = BRIDGE_FACTS) -
     return [Said(advice=item, points=numbers) for item, numbers in kinds]
 
 
-def _price(points: Iterable[Point], session: "Session") -> int | None:
-    prices = [session.price(point.config) for point in points]
-    known = [price for price in prices if price is not None]
-    return sum(known) if len(known) == len(prices) else None
+async def _price(points: Iterable[Point], session: "Session") -> int | None:
+    total = 0
+    for number, point in enumerate(points):
+        if number % _AT_ONCE == 0:  # a session belongs to its loop, which others use, too
+            await asyncio.sleep(0)
+        price = session.price(point.config)
+        if price is None:
+            return None
+        total += price
+    return total
 
 
 def _conflict(sweep: "Sweep", known: Mapping[str, object] | None) -> ConflictError | None:

@@ -108,7 +108,6 @@ def points_of(name: str, base: Mapping[str, Any], jobs: Iterable[Job]) -> list[P
                 repeat=int(repeat) if repeat.isdecimal() else 1,
                 params={field: asked[field] for field in varied},
                 config=config,
-                digest=digest,
                 key=key,
             )
         )

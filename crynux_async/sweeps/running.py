@@ -408,7 +408,7 @@ async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Tria
         ConflictError: The name stands for another base.
         LedgerError: They could not be stored; none is sent.
     """
-    points = sweep.plan()
+    points = await asyncio.to_thread(sweep.plan)
     points.require_good()
     await enter(session.ledger, sweep)
     jobs = await session.submit_many(

@@ -1,5 +1,6 @@
 """``Sweep``: a named set of points, in Python or from a file, and what can be done with it."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -174,7 +175,8 @@ class Sweep:
             OSError: It cannot be written.
         """
         report = Report(path, images=images, across=across, down=down)
-        trials = await known_trials(self.name, self.plan().good, session, objective=self._ranked_by)
+        points = await asyncio.to_thread(self.plan)
+        trials = await known_trials(self.name, points.good, session, objective=self._ranked_by)
         return await ReportWriter(report, self.subject, session).write(trials)
 
     @property

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from crynux_async.errors import ConfigError
 from crynux_async.sweeps.points import Points, derived_seed, key_of, plan
 from crynux_async.sweeps.spaces import grid
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 
 
 def base(**fields: Any) -> FineTuneConfig:
@@ -47,7 +47,7 @@ def test_key_of_a_recorded_sweep_is_what_it_was() -> None:
 def test_key_does_not_depend_on_what_becomes_of_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
     [before] = planned({"lr_warmup_steps": 0}).good
     monkeypatch.setattr(FineTuneConfig, "digest", lambda self: "judged better")
-    monkeypatch.setattr(FineTuneConfig, "effective", lambda *_: pytest.fail("the name of a point asked what is sent"))
+    monkeypatch.setattr(EffectiveConfig, "training", lambda self: {"weights": "judged better"})
     [after] = planned({"lr_warmup_steps": 0}).good
     assert before.key == after.key
 

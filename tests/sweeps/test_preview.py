@@ -1,5 +1,10 @@
 """A preview says what running would do, and sends nothing."""
 
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from crynux_async import Session
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Sweep, grid
@@ -19,6 +24,23 @@ async def test_preview_of_a_new_sweep_counts_all_of_it_and_sends_nothing() -> No
     assert dict(found.known) == {}
     assert found.is_workable
     assert backend.creates == 0
+
+
+async def test_points_are_made_in_a_thread_so_that_ten_thousand_hold_up_nobody(tmp_path: Path) -> None:
+    threads = set[int]()
+
+    def derive(point: Mapping[str, Any]) -> Mapping[str, Any]:
+        threads.add(threading.get_ident())
+        return {}
+
+    sweep = Sweep("cats", make_config(), points=grid(rank=[4, 8]), derive=derive)
+    async with open_session(FakeBackend(), MemoryLedger()) as session:
+        await sweep.preview(session)
+        async with sweep.run(session):
+            pass
+        await sweep.report(session, tmp_path / "cats.html")
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_preview_tells_done_and_failed_from_new() -> None:
