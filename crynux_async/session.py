@@ -491,6 +491,8 @@ class Session(SessionJobs):
             poll_errors=polls.errors,
             refusals=bucket.refusals if bucket else 0,
             limit_per_minute=bucket.limit_per_minute if bucket else None,
+            silent_for=supervisor.reach.silent_for,
+            trouble=supervisor.reach.trouble,
         )
 
     def limit_changed(self, key_id: str, limit_per_minute: float) -> None:

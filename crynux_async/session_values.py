@@ -22,6 +22,8 @@ class SessionStatistics:
         poll_errors: Status requests without an answer that counts.
         refusals: Creates refused by the rate limit.
         limit_per_minute: The rate limit, given or learned, or None while it is not known.
+        silent_for: Seconds since the first request without an answer that counts since the last one with one, or None.
+        trouble: What was wrong with the last of them, for people, or "".
     """
 
     jobs: dict[JobState, int]
@@ -32,6 +34,8 @@ class SessionStatistics:
     poll_errors: int
     refusals: int
     limit_per_minute: float | None
+    silent_for: float | None = None
+    trouble: str = ""
 
 
 @attrs.frozen(kw_only=True)

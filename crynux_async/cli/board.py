@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -14,7 +14,8 @@ from rich.text import Text
 from crynux_async.cli.console import one_line
 from crynux_async.cli.job_names import shortest_tasks
 from crynux_async.cli.units import duration, size
-from crynux_async.clock import utc_now
+from crynux_async.cli.waiting import said
+from crynux_async.clock import monotonic, utc_now
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobStateChanged
 from crynux_async.job import Job
 from crynux_async.session import Session
@@ -34,6 +35,8 @@ STYLES = {
     JobState.ABANDONED: "dim",
 }
 _REFRESH = 0.25
+_BEAT = 1.0
+_LINE_EVERY = 60.0  # off a terminal: silence looks like a hang
 
 
 class Board:
@@ -51,19 +54,20 @@ class Board:
         self._console = console
         self._progress: dict[str, tuple[int, int | None]] = {}
         self._notes: dict[str, str] = {}
+        self._said_at = 0.0
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
         """Show the jobs while the block runs."""
-        task = asyncio.create_task(self._live() if self._console.is_terminal else self._lines())
-        listener = asyncio.create_task(self._listen())
+        shows = [self._live()] if self._console.is_terminal else [self._lines(), self._beats()]
+        tasks = [asyncio.create_task(each) for each in (*shows, self._listen())]
         try:
             yield
         finally:
             await asyncio.sleep(0)
-            for each in (task, listener):
+            for each in tasks:
                 each.cancel()
-            await asyncio.gather(task, listener, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def table(self) -> Table:
         """Return the table as it is now."""
@@ -113,13 +117,45 @@ class Board:
             self._note(event)
 
     async def _live(self) -> None:
-        with Live(self.table(), console=self._console, auto_refresh=False) as live:
+        with Live(self._view(), console=self._console, auto_refresh=False) as live:
             try:
                 while True:
-                    live.update(self.table(), refresh=True)
+                    live.update(self._view(), refresh=True)
                     await asyncio.sleep(_REFRESH)
             finally:
-                live.update(self.table(), refresh=True)
+                live.update(self._view(), refresh=True)
+
+    def _view(self) -> Group:
+        trouble = self._trouble()
+        return Group(self.table(), *([Text(trouble, style="yellow")] if trouble else []))
+
+    def _trouble(self) -> str:
+        """Return what is wrong with a service that does not answer, or ""."""
+        statistics = self._session.statistics()
+        if statistics.silent_for is None:
+            return ""
+        return f"no answer for {duration(statistics.silent_for)}: {said(statistics)}"
+
+    async def _beats(self) -> None:
+        """Say how things stand when the service stops or begins to answer, and after a minute without a line."""
+        was_silent = was_waiting = False
+        self._said_at = monotonic()
+        while True:
+            await asyncio.sleep(_BEAT)
+            trouble, waiting = self._trouble(), self._waiting()
+            is_news = bool(trouble) != was_silent or (bool(waiting) and not was_waiting)
+            if is_news or monotonic() - self._said_at >= _LINE_EVERY:
+                self._print(f"{utc_now():%H:%M:%S} {'; '.join(filter(None, (self._standing(), waiting, trouble)))}")
+            was_silent, was_waiting = bool(trouble), bool(waiting)
+
+    def _standing(self) -> str:
+        return ", ".join(f"{count} {state}" for state, count in summary(self._shown()).items())
+
+    def _waiting(self) -> str:
+        """Return when the next job will be sent, where that is not at once, or ""."""
+        etas = [job.eta for job in self._shown() if job.state is JobState.PLANNED and job.eta is not None]
+        seconds = (min(etas) - utc_now()).total_seconds() if etas else 0.0
+        return f"the next one is sent in about {duration(seconds)}" if seconds >= _BEAT else ""
 
     async def _lines(self) -> None:
         for job in self._shown():
@@ -132,7 +168,11 @@ class Board:
     def _say(self, at: datetime, job_id: str, task_id: str | None, state: JobState) -> None:
         task = "" if task_id is None else f" (task {task_id})"
         name = self._session.job(job_id).label or job_id
-        self._console.print(f"{at:%H:%M:%S} {one_line(name)}{task}: {state}")
+        self._print(f"{at:%H:%M:%S} {one_line(name)}{task}: {state}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line)
+        self._said_at = monotonic()
 
 
 def _age(job: Job) -> str:

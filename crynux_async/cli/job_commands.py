@@ -61,23 +61,33 @@ def resume(
     out: Path | None = None,
     send: _Flag = False,
     timeout: Timeout = None,
+    patience: Timeout = None,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
     json: _Json = False,
 ) -> int:
     """Go on with every unfinished job: follow it to its end, and fetch the models that were asked for.
 
+    Jobs that another process holds are waited for, and taken over when its lease ends. The exit code is 4 when the
+    outcome of a create is unknown, 1 when a job ended badly, 5 when a model could not be fetched, 6 when something is
+    left to another process.
+
     Args:
         out: Also fetch models for which no download was asked, into this folder.
         send: Also send what was planned and never sent.
         timeout: Seconds to wait at most; the tasks go on after that.
+        patience: Seconds to wait at most for jobs that another process holds; as long as it takes if not given.
         service: Where the jobs are.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON on standard output, progress on standard error.
     """
-    from crynux_async.cli import jobs as jobs_command
+    from crynux_async.cli.resume import ResumeOrder
+    from crynux_async.cli.resume import resume as go_on
 
-    return execute(jobs_command.resume(ledger, out, timeout, service, send=send, as_json=json), as_json=json)
+    order = ResumeOrder(
+        ledger=ledger, service=service, out=out, timeout=timeout, patience=patience, send=send, as_json=json
+    )
+    return execute(go_on(order), as_json=json)
 
 
 def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: str | None = None) -> int:

@@ -1,16 +1,15 @@
-"""``jobs``, ``resume``, ``abandon``, ``reconcile``: what the ledger remembers and what to do about it."""
+"""``jobs``, ``abandon``, ``reconcile``: what the ledger remembers and what to do about it."""
 
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from crynux_async.backends.base import Verdict
-from crynux_async.cli.board import Board, as_facts, summary
+from crynux_async.cli.board import as_facts
 from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
@@ -20,14 +19,13 @@ from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.clock import utc_now
-from crynux_async.downloads.target import check_folder
-from crynux_async.errors import CrynuxError, UsageError
+from crynux_async.errors import UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.states import FOLLOWED, JobState
+from crynux_async.states import JobState
 
 
 async def show_jobs(
@@ -82,57 +80,6 @@ def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) ->
     )
 
 
-async def resume(
-    ledger: LedgerPlace | None,
-    out: Path | None,
-    timeout: float | None,
-    service: ServiceChoice,
-    *,
-    send: bool,
-    as_json: bool,
-) -> Exit:
-    """Follow every unfinished job to its end and fetch the models that were asked for."""
-    console = open_console(stderr=as_json)
-    if out is not None:
-        check_folder(out)
-    async with open_session(ledger, service) as session:
-        planned = session.jobs(JobState.PLANNED) if send else []
-        await _show_money(session, planned, service, console)
-        for job in planned:
-            await job.retry()
-        jobs = session.jobs()
-        if out is not None:  # models of which nobody has wanted anything are followed by no session
-            models = await session.history(states=[JobState.SUCCEEDED])
-            jobs += [job for job in models if job not in jobs]
-        lost = await session.unconfirmed()
-        _print_unconfirmed(console, lost)
-        try:
-            async with Board(session, console, jobs).shown():
-                followed = [job for job in jobs if job.state is not JobState.PLANNED or send]
-                await session.wait_all(followed, timeout=timeout)
-                have_all = await _fetch(jobs, out)
-        finally:
-            _say_what_goes_on(console, jobs, service)
-    if as_json:
-        print(json.dumps({"jobs": [as_facts(job) for job in jobs], "unconfirmed": [_bracket(u) for u in lost]}))  # noqa: T201
-    else:
-        said = ", ".join(f"{count} {state}" for state, count in summary(jobs).items())
-        console.print(said or "Nothing is unfinished.")
-    if not send and any(job.state is JobState.PLANNED for job in jobs):
-        console.print("Send what was only planned: crynux-async resume --send.", style="dim")
-    return Exit.DONE if have_all else Exit.DOWNLOAD
-
-
-def _say_what_goes_on(console: Console, jobs: Sequence[Job], service: ServiceChoice) -> None:
-    """Tell the numbers of the tasks that are left running when waiting ends early."""
-    tasks = [job.task_id for job in jobs if job.task_id and job.state in FOLLOWED]
-    if tasks:
-        are = "s are" if len(tasks) > 1 else " is"
-        again = f"crynux-async resume{service.option}"
-        said = f"The task{are} at the {service.place} still: {', '.join(tasks)}. To go on: "
-        console.print(Text(said).append(again, "bold"))
-
-
 async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Give jobs up."""
     async with open_session(ledger, service) as session:
@@ -156,20 +103,20 @@ async def reconcile(ledger: LedgerPlace | None, service: ServiceChoice, *, adopt
         console.print(f"Follow them: crynux-async resume{service.option}.", style="dim")
     if any(each.job is None for each in looked_for):
         console.print(f"Adopt what has no job: crynux-async reconcile{service.option} --adopt.", style="dim")
-    _print_unconfirmed(console, lost)
+    print_unconfirmed(console, lost)
     if not looked_for:
         console.print("Every create has a known outcome.")
     if as_json:
         facts = {
             "found": [as_facts(job) for job in found],
             "looked_for": [_looked_for(each) for each in looked_for],
-            "unconfirmed": [_bracket(each) for each in lost],
+            "unconfirmed": [bracket_facts(each) for each in lost],
         }
         print(json.dumps(facts))  # noqa: T201  # the command's output
     return Exit.DONE
 
 
-async def _show_money(session: Session, jobs: Sequence[Job], service: ServiceChoice, console: Console) -> None:
+async def show_costs(session: Session, jobs: Sequence[Job], service: ServiceChoice, console: Console) -> None:
     """Say what jobs will cost one's own wallet, before they are sent."""
     configs = [job.config for job in jobs if job.config is not None]
     if service.relay and configs:
@@ -191,19 +138,6 @@ def parse_states(names: Sequence[str]) -> frozenset[JobState] | None:
     return frozenset(known[name] for name in names) or None
 
 
-async def _fetch(jobs: Sequence[Job], out: Path | None) -> bool:
-    """Fetch models into the folder that was asked for then, or now, and return whether all of them came."""
-    have_all = True
-    for job in jobs:
-        folder = job.folder or out
-        if job.state is JobState.SUCCEEDED and folder is not None:
-            try:
-                await job.download(folder, name=job.file_name)
-            except CrynuxError:
-                have_all = False  # the board shows it, and the model stays where it is
-    return have_all
-
-
 def _print(rows: Sequence[JobRow], place: str) -> None:
     console = open_console()
     if rows:
@@ -212,7 +146,8 @@ def _print(rows: Sequence[JobRow], place: str) -> None:
         console.print(f"No jobs in {place}.")
 
 
-def _print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
+def print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
+    """Print which creates have an unknown outcome, and what can be done about it."""
     for each in lost:
         said = f" {each.job.job_id}  sent {each.began_at:%Y-%m-%d %H:%M:%S} UTC  config {each.digest[:12]}"
         console.print(Text.assemble(("unconfirmed", "bold yellow"), f"{said}  task {_between(each)}"))
@@ -235,7 +170,8 @@ def _looked_for(each: Reconciled) -> dict[str, Any]:
     }
 
 
-def _bracket(lost: Unconfirmed) -> dict[str, Any]:
+def bracket_facts(lost: Unconfirmed) -> dict[str, Any]:
+    """Return what a program wants to know of a create whose outcome is not known."""
     return {
         "job_id": lost.job.job_id,
         "began_at": lost.began_at.isoformat(),

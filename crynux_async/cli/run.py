@@ -14,6 +14,7 @@ from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import ServiceChoice
+from crynux_async.cli.waiting import while_answered
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import STAGES, JobState, Stage
@@ -93,7 +94,7 @@ async def _follow(
     job = begin()
     try:
         async with Board(session, console, [job]).shown():
-            await job.download(out, name=name, timeout=timeout)
+            await while_answered(session, job.download(out, name=name, timeout=timeout))
     finally:
         _say_what_goes_on(job, console, service)
     if service.relay:

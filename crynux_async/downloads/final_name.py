@@ -8,6 +8,7 @@ makes it durable, and what stood beside the file is removed. A file that is not 
 
 import asyncio
 import contextlib
+import filecmp
 import hashlib
 import itertools
 import os
@@ -145,11 +146,21 @@ def _discard(part: PartFile) -> bool:
 
 
 def _set_aside(part: PartFile) -> Path:
-    # Copies that earlier calls put aside are evidence, too: none is overwritten.
+    # Copies that earlier calls put aside are evidence, too: none is overwritten. The same bytes again are none: a
+    # command that is run every hour would fill the disk with one damaged result.
     names = itertools.chain([".corrupt"], (f".corrupt-{number}" for number in itertools.count(2)))
     for target in (part.path.with_name(part.path.name + name) for name in names):
+        if _has_same_bytes(part.part_path, target):
+            part.part_path.unlink()
+            break
         with contextlib.suppress(FileExistsError):
             files.move_without_overwriting(part.part_path, target)
             break
     part.forget(keep_note=False)
     return target
+
+
+def _has_same_bytes(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return filecmp.cmp(one, other, shallow=False)
+    return False

@@ -20,6 +20,7 @@ from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.accounts import Accounts
+from crynux_async.supervision.reach import Reach
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd
@@ -54,6 +55,7 @@ class Follower:
         spawn: Starts a task.
         tasks: Shows tasks to the backend.
         accounts: Knows why a task ended and what it did cost.
+        reach: Hears whether the service answers.
         on_look: Called with each task that runs and what was seen of it.
         on_end: Called with each job whose task has ended, and how, before the job learns it.
         hand_on: Called with each job whose task has ended.
@@ -68,6 +70,7 @@ class Follower:
         *,
         tasks: TaskViews,
         accounts: Accounts,
+        reach: Reach,
         on_look: OnLook,
         on_end: OnEnd,
         hand_on: HandOn,
@@ -78,6 +81,7 @@ class Follower:
         self._spawn = spawn
         self._tasks = tasks
         self._accounts = accounts
+        self._reach = reach
         self._on_look = on_look
         self._on_end = on_end
         self._hand_on = hand_on
@@ -270,13 +274,17 @@ class Follower:
         try:
             task = self._tasks.known(record) or await self._tasks.recall(record)
             look = await self._backend.look(task)
+            self._reach.answered()
             # Asked before the job learns its end, so that state, reason and cost are one write and one truth.
             end = await self._accounts.end(task, look) if look.seen in _ENDS else None
             if record.task_id == task.task_id:  # else the job has another try by now
                 self._saw(record, task, look, end)
         except NotFoundError:
+            self._reach.answered()
             self._not_found(record)
         except (BackendError, LedgerError) as error:
+            if isinstance(error, BackendError):
+                self._reach.failed(error)
             self._polls.errored(record.job_id, monotonic())
             _log.info("look at task %s: %s", record.task_id, error)
         except Exception as error:

@@ -50,6 +50,7 @@ from crynux_async.supervision.create import Answer, columns_after, finished, pos
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.preparation import Preparation
+from crynux_async.supervision.reach import Reach
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.send_queue import SendQueue
@@ -84,6 +85,7 @@ class Submitter:
         writer: Remembers what is sent.
         accounts: Knows what it may cost.
         spending: Holds what they may cost.
+        reach: Hears whether the service answers.
         gate: Decides when.
         spawn: Starts a task that outlives its caller.
         hand_on: Called with each job that the service has accepted.
@@ -98,6 +100,7 @@ class Submitter:
         writer: LedgerWriter,
         accounts: Accounts,
         spending: Spending,
+        reach: Reach,
         gate: Gate,
         spawn: Spawn,
         hand_on: HandOn,
@@ -110,6 +113,7 @@ class Submitter:
         self._writer = writer
         self._accounts = accounts
         self._spending = spending
+        self._reach = reach
         self._gate = gate
         self._spawn = spawn
         self._hand_on = hand_on
@@ -436,6 +440,7 @@ class Submitter:
         # Any answer at all shows that the service lives, also one that refuses.
         if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
             self._patience.heard(monotonic())
+            self._reach.answered()
         if outcome is AttemptOutcome.ACCEPTED:
             self._hand_on(record, look_after=answer.look_after)
         elif outcome is AttemptOutcome.LIMITED:
@@ -474,6 +479,7 @@ class Submitter:
 
     def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:
         """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long."""
+        self._reach.failed(error)
         if self._patience.is_left(record, monotonic()):
             said = "was not sent" if last_word is Signal.TURNED_DOWN else "has no task that is known yet"
             _log.warning("job %s %s: %s", record.job_id, said, error)

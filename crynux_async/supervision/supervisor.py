@@ -45,6 +45,7 @@ from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
+from crynux_async.supervision.reach import Reach
 from crynux_async.supervision.record import Record, StoredArchive, Wanted
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.spending import Spending
@@ -105,6 +106,7 @@ class Supervisor:
         self._closed = False
         self._follows = follows
         self.register = JobRegister(keeps_events=keeps_events)
+        self.reach = Reach()
         self.accounts = Accounts(backend, price)
         self._spending = Spending(ledger, self.accounts, budget)
         self._writer = LedgerWriter(
@@ -132,6 +134,7 @@ class Supervisor:
             writer=self._writer,
             accounts=self.accounts,
             spending=self._spending,
+            reach=self.reach,
             gate=gate,
             spawn=self._spawn,
             hand_on=self.hand_on,
@@ -143,6 +146,7 @@ class Supervisor:
             self._spawn,
             tasks=self._tasks,
             accounts=self.accounts,
+            reach=self.reach,
             on_look=self._stepper.looked,
             on_end=self._writer.task_ended,
             hand_on=self.hand_on,

@@ -121,7 +121,7 @@ async def test_resume_of_a_lost_create_lists_it_with_its_bracket_and_reconcile_f
     await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
     code, out, _ = await run_cli("resume", "--json", env=env, cwd=tmp_path)
     (lost,) = json.loads(out)["unconfirmed"]
-    assert (code, lost["after"], lost["before"], len(lost["digest"])) == (0, "1", "3", 64)
+    assert (code, lost["after"], lost["before"], len(lost["digest"])) == (4, "1", "3", 64)
     code, out, _ = await run_cli("reconcile", "--json", env=env, cwd=tmp_path)
     assert (code, [job["task_id"] for job in json.loads(out)["found"]]) == (0, ["2"])
     code, out, _ = await run_cli("resume", "--out", "found", "--json", env=env, cwd=tmp_path)

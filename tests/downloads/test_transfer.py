@@ -477,6 +477,13 @@ async def test_download_with_a_corrupt_file_from_before_does_not_replace_it(path
     assert path.with_name("7.zip.corrupt-2").read_bytes() == OTHER
 
 
+async def test_download_that_is_corrupt_each_time_in_the_same_way_keeps_one_copy(path: Path) -> None:
+    for _ in range(3):
+        with pytest.raises(CorruptArchiveError, match=r"7\.zip\.corrupt"):
+            await fetch(FakeService(OTHER), path, verify=verify_is(CONTENT), refetch=0)
+    assert names_in(path.parent) == {"7.zip.corrupt"}
+
+
 async def test_download_after_a_corrupt_one_begins_again(path: Path) -> None:
     with pytest.raises(CorruptArchiveError):
         await fetch(FakeService(OTHER), path, verify=verify_is(CONTENT), refetch=0)

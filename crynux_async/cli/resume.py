@@ -1,0 +1,198 @@
+"""``resume``: going on with everything that is unfinished, whoever began it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import attrs
+from rich.text import Text
+
+from crynux_async.cli.board import Board, as_facts, summary
+from crynux_async.cli.console import LiteralConsole, one_line, open_console
+from crynux_async.cli.exits import Exit
+from crynux_async.cli.jobs import bracket_facts, print_unconfirmed, show_costs
+from crynux_async.cli.ledger_place import LedgerPlace
+from crynux_async.cli.service import open_session
+from crynux_async.cli.service_choice import ServiceChoice
+from crynux_async.cli.units import count
+from crynux_async.cli.waiting import while_answered
+from crynux_async.clock import utc_now
+from crynux_async.downloads.target import check_folder
+from crynux_async.errors import CrynuxError, WaitTimeoutError
+from crynux_async.job import Job, record_of
+from crynux_async.ledgers.base import Holder
+from crynux_async.session import Session
+from crynux_async.states import FOLLOWED, GOOD, UNFINISHED, JobState
+from crynux_async.supervision.owners import Place
+
+
+@attrs.frozen(kw_only=True)
+class ResumeOrder:
+    """What ``resume`` was asked for; see the command's help."""
+
+    ledger: LedgerPlace | None
+    service: ServiceChoice
+    out: Path | None
+    timeout: float | None
+    patience: float | None
+    send: bool
+    as_json: bool
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        jobs: The jobs that were unfinished.
+        failed: Why archives could not be fetched, by job.
+        left: Jobs that another process held until the end.
+        has_lost: Whether there are creates whose outcome is not known.
+    """
+
+    jobs: Sequence[Job]
+    failed: Mapping[str, CrynuxError]
+    left: Sequence[Job]
+    has_lost: bool
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code: what may have to be paid for twice first, then what has no model, then what waits."""
+        if self.has_lost:
+            return Exit.OUTCOME_UNKNOWN
+        if any(job.done and job.state not in GOOD for job in self.jobs):
+            return Exit.JOB_ENDED_BADLY
+        if self.failed:
+            return Exit.DOWNLOAD
+        return Exit.TIMED_OUT if self.left else Exit.DONE
+
+
+async def resume(order: ResumeOrder) -> Exit:
+    """Follow every unfinished job to its end and fetch the models that were asked for."""
+    console = open_console(stderr=order.as_json)
+    if order.out is not None:
+        check_folder(order.out)
+    async with open_session(order.ledger, order.service) as session:
+        jobs = await _unfinished(session, order, console)
+        lost = await session.unconfirmed()
+        print_unconfirmed(console, lost)
+        await _say_who_holds(session, console, jobs)
+        try:
+            async with Board(session, console, jobs).shown():
+                left = await while_answered(session, _wait(session, jobs, order))
+                failed = await _fetch([job for job in jobs if job not in left], order.out)
+        finally:
+            _say_what_goes_on(console, jobs, order.service)
+        await _say_who_holds(session, console, left)
+        has_lost = bool(await session.history(states=[JobState.UNCONFIRMED], limit=1))
+    outcome = Outcome(jobs=jobs, failed=failed, left=left, has_lost=has_lost)
+    if order.as_json:
+        facts = {"jobs": [_facts(job, failed) for job in jobs], "unconfirmed": [bracket_facts(each) for each in lost]}
+        print(json.dumps(facts))  # noqa: T201  # the command's output
+    else:
+        _print(console, outcome)
+    if not order.send and any(job.state is JobState.PLANNED for job in jobs):
+        console.print("Send what was only planned: crynux-async resume --send.", style="dim")
+    return outcome.exit
+
+
+async def _unfinished(session: Session, order: ResumeOrder, console: LiteralConsole) -> list[Job]:
+    """Return what is unfinished, whoever holds it; planned jobs are queued where they are to be sent."""
+    states = UNFINISHED - {JobState.UNCONFIRMED}
+    jobs = session.jobs(states)
+    jobs += [job for job in await session.history(states=states) if job not in jobs]
+    # Models of which nobody has wanted anything are left where they are.
+    jobs = [job for job in jobs if job.state not in GOOD or job.folder is not None or order.out is not None]
+    planned = [job for job in jobs if order.send and job.state is JobState.PLANNED]
+    await show_costs(session, planned, order.service, console)
+    for job in planned:
+        await job.retry()
+    return jobs
+
+
+async def _wait(session: Session, jobs: Sequence[Job], order: ResumeOrder) -> list[Job]:
+    """Wait for the ends of jobs, and return those that others held for longer than there was patience."""
+    waiting = [job for job in jobs if job.state is not JobState.PLANNED or order.send]
+    if order.patience is None or not _held_by_others(waiting):
+        await session.wait_all(waiting, timeout=order.timeout)
+        return []
+    patience = order.patience if order.timeout is None else min(order.patience, order.timeout)
+    try:
+        await session.wait_all(waiting, timeout=patience)
+    except WaitTimeoutError:
+        if patience == order.timeout:
+            raise
+    left = _held_by_others(waiting)
+    rest = None if order.timeout is None else order.timeout - patience
+    await session.wait_all([job for job in waiting if job not in left], timeout=rest)
+    return left
+
+
+def _held_by_others(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if not job.done and not record_of(job).is_ours]
+
+
+async def _fetch(jobs: Sequence[Job], out: Path | None) -> dict[str, CrynuxError]:
+    """Fetch models into the folder that was asked for then, or now, and return why some did not come."""
+    failed: dict[str, CrynuxError] = {}
+    for job in jobs:
+        folder = job.folder or out
+        if job.state is JobState.SUCCEEDED and folder is not None:
+            try:
+                await job.download(folder, name=job.file_name)
+            except CrynuxError as error:
+                failed[job.job_id] = error  # the model stays where it is, and the others come
+    return failed
+
+
+async def _say_who_holds(session: Session, console: LiteralConsole, jobs: Sequence[Job]) -> None:
+    """Say which process holds jobs that this one does not, and until when."""
+    holders: dict[int, tuple[Holder, list[str]]] = {}
+    for job in _held_by_others(jobs):
+        holder = await session.ledger.holder(job.job_id)
+        if holder is not None:
+            holders.setdefault(holder.fence.number, (holder, []))[1].append(job.label or job.job_id)
+    for holder, names in holders.values():
+        console.print(one_line(held_text(holder, names, utc_now())))
+
+
+def held_text(holder: Holder, names: Sequence[str], now: datetime) -> str:
+    """Return who holds jobs and until when, in words.
+
+    Args:
+        holder: Who.
+        names: What the jobs are called.
+        now: The time.
+    """
+    place = Place.of(holder.fence.owner)
+    who = "another process" if place is None else f"process {place.pid} on {place.host}"
+    seconds = max(0.0, (holder.until - now).total_seconds())
+    return (
+        f"{count(len(names), 'job')} held by {who} ({', '.join(names)}): its lease ends in {seconds:.0f} s, at "
+        f"{holder.until:%H:%M:%S} UTC, unless it lives and renews it; bound the waiting with --patience"
+    )
+
+
+def _say_what_goes_on(console: LiteralConsole, jobs: Sequence[Job], service: ServiceChoice) -> None:
+    """Tell the numbers of the tasks that are left running when waiting ends early."""
+    tasks = [job.task_id for job in jobs if job.task_id and job.state in FOLLOWED]
+    if tasks:
+        are = "s are" if len(tasks) > 1 else " is"
+        again = f"crynux-async resume{service.option}"
+        said = f"The task{are} at the {service.place} still: {', '.join(tasks)}. To go on: "
+        console.print(Text(said).append(again, "bold"))
+
+
+def _facts(job: Job, failed: Mapping[str, CrynuxError]) -> dict[str, object]:
+    facts: dict[str, object] = {**as_facts(job)}
+    return facts | {"error": str(failed[job.job_id])} if job.job_id in failed else facts
+
+
+def _print(console: LiteralConsole, outcome: Outcome) -> None:
+    for job in outcome.jobs:
+        error = outcome.failed.get(job.job_id) or (job.error if job.done and job.state not in GOOD else None)
+        if error is not None:
+            console.print(Text.assemble((one_line(job.label or job.job_id), "bold"), f": {error}"))
+    said = ", ".join(f"{number} {state}" for state, number in summary(outcome.jobs).items())
+    console.print(said or "Nothing is unfinished.")
