@@ -8,6 +8,8 @@ import attrs
 
 from crynux_async.states import JobState
 
+_PRIVATE = frozenset({"path", "message"})
+
 
 def as_json(value: object) -> object:
     """Return an event's attribute as a JSON value."""
@@ -35,9 +37,14 @@ class Event:
     at: datetime
     number: int = 0
 
-    def to_dict(self) -> dict[str, object]:
-        """Return the event as JSON values, with its ``kind``, the name of its class."""
-        values = {name: as_json(value) for name, value in attrs.asdict(self, recurse=False).items()}
+    def to_dict(self, *, public: bool = False) -> dict[str, object]:
+        """Return the event as JSON values, with its ``kind``, the name of its class.
+
+        Args:
+            public: Leave out what concerns nobody outside: paths, and messages that may hold some.
+        """
+        own = attrs.asdict(self, recurse=False)
+        values = {name: as_json(value) for name, value in own.items() if not (public and name in _PRIVATE)}
         return {"kind": type(self).__name__, **values}
 
 

@@ -3,11 +3,20 @@
 import csv
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from crynux_async import ConfigError, ConflictError, FineTuneConfig, Session, UsageError
+from crynux_async import (
+    ArchiveReady,
+    ConfigError,
+    ConflictError,
+    DownloadFailed,
+    FineTuneConfig,
+    Session,
+    UsageError,
+)
 from crynux_async.archive.metadata import Description, _own
 from crynux_async.cli import check
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
@@ -164,3 +173,14 @@ def test_jobs_are_picked_as_they_are_written_on_a_command_line() -> None:
     assert job_filter([], "grid/1", []).label == "grid/1"
     with pytest.raises(UsageError, match="name=value"):
         job_filter([], None, ["cats"])
+
+
+def test_public_form_of_events_tells_no_place() -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    told = {"job_id": "j", "task_id": "7", "at": at, "number": 5}
+    ready = ArchiveReady(**told, path=Path("/home/me/7.zip"), total_bytes=9)
+    failed = DownloadFailed(**told, message="no room in /home/me")
+    common = {"job_id": "j", "task_id": "7", "at": "2026-01-02T00:00:00+00:00", "number": 5}
+    assert ready.to_dict(public=True) == {"kind": "ArchiveReady", **common, "total_bytes": 9}
+    assert failed.to_dict(public=True) == {"kind": "DownloadFailed", **common}
+    assert ready.to_dict()["path"] == "/home/me/7.zip"

@@ -381,6 +381,7 @@ class JobFilter:
         group: Of this set.
         tags: With all of these tags.
         budget: Paid by this budget.
+        has_error: Whether it has an error.
         since: Planned at or after this.
         after: Added after the job with this name: a cursor. None fits where there is no such job.
         before: Added before the job with this name: the cursor where the newest come first.
@@ -398,6 +399,7 @@ class JobFilter:
     group: str | None = None
     tags: Mapping[str, str] = attrs.field(factory=dict)
     budget: str | None = None
+    has_error: bool | None = None
     since: datetime | None = None
     after: str | None = None
     before: str | None = None

@@ -122,6 +122,9 @@ class Onlookers:
         await self._read(JobFilter(job_ids=heard))
         for state, names in by_state.items():
             await self._read(JobFilter(job_ids=names, states=set(JobState) - {state}))
+        # A job that its owner has set aside is planned still, and whoever waits for it must hear why.
+        planned = by_state.get(JobState.PLANNED, [])
+        await self._read(JobFilter(job_ids=planned, states={JobState.PLANNED}, has_error=True))
         return monotonic() - began
 
     async def _read(self, where: JobFilter) -> None:

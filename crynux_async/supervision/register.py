@@ -194,12 +194,14 @@ class JobRegister:
             record: The job.
             restore: Changes the record.
         """
-        previous, task_id = record.state, record.task_id
+        previous, task_id, error = record.state, record.task_id, str(record.error)
         restore()
         if record.task_id is not None and record.task_id != task_id and record.job_id in self._jobs:
             self._by_task[record.task_id] = record
         if record.state is not previous:
             self._count_move(record, previous)
+            record.wake()
+        elif str(record.error) != error:
             record.wake()
 
     @property

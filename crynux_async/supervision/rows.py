@@ -165,6 +165,9 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     if row.config is not None and row.config != record.config:  # a later try may have more time
         record.config = row.config
     record.state, record.error = state, _error(state, error, row)
+    if state is JobState.PLANNED and error and not record.is_ours:
+        # Its owner has set it aside: nothing more happens until somebody asks for it again.
+        record.error = CrynuxError(error, job_id=row.job_id)
     # What was answered here after the job was lost is known before its owner has heard of it.
     record.task_id = row.task_id or (record.task_id if record.tries == row.tries else None)
     record.submitted_at, record.ended_at = row.submitted_at, row.ended_at

@@ -108,7 +108,8 @@ class Tries:
             await self._writer.wish(
                 record.job_id, SEND, state=str(record.state), try_number=record.tries, timeout=timeout
             )
-            if STAGES[record.state] is Stage.SUBMIT or not await self._is_ours_after_all(record):
+            is_queued_there = STAGES[record.state] is Stage.SUBMIT and record.error is None
+            if is_queued_there or not await self._is_ours_after_all(record):
                 return
         async with self._writer.settled():
             # What was sent meanwhile, by the queue, another caller or another process, is not sent again, however it
@@ -167,9 +168,11 @@ class Tries:
     async def _is_ours_after_all(self, record: Record) -> bool:
         """Wait until the owner of a job has sent it, and return False; or True where it has ended without doing so."""
         seen = record.state, record.tries
+        # To queue a job that was set aside is an event, and changes neither state nor try.
+        last_event = record.last_event
 
         def is_decided() -> bool:
-            return record.is_ours or seen != (record.state, record.tries)
+            return record.is_ours or seen != (record.state, record.tries) or record.last_event != last_event
 
         with record.heard():
             self._onlookers.watch((record,))
@@ -182,7 +185,7 @@ class Tries:
                         await self._take_over.take(record)
             finally:
                 self._onlookers.let_be()
-        return seen == (record.state, record.tries)
+        return record.is_ours and seen == (record.state, record.tries)
 
     async def _send(self, record: Record, timeout: int | None = None) -> None:
         if STAGES[record.state] is Stage.SUBMIT:

@@ -10,7 +10,17 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.scorecard.severing import Severable
-from crynux_async import Job, JobAbandonedError, JobFailedError, JobState, Session, UsageError, WaitTimeoutError
+from crynux_async import (
+    AuthError,
+    CrynuxError,
+    Job,
+    JobAbandonedError,
+    JobFailedError,
+    JobState,
+    Session,
+    UsageError,
+    WaitTimeoutError,
+)
 from crynux_async.clock import monotonic
 from crynux_async.ledgers.base import Ledger
 from crynux_async.ledgers.memory import MemoryLedger
@@ -308,3 +318,29 @@ async def test_whoever_waits_for_anothers_job_is_told_when_the_session_is_closed
     await other.close()
     told = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
     assert [type(error) for error in told] == [UsageError] * 3
+
+
+async def test_job_that_its_owner_has_set_aside_is_told_to_whoever_waits_elsewhere_and_can_be_sent_from_there(
+    office: Office,
+) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    refused = asyncio.Event()
+
+    async def refuse() -> None:
+        await refused.wait()
+        raise AuthError("the key was withdrawn", status=401)
+
+    office.backend.answers.append(refuse)
+    job = await owner.enqueue(make_config())
+    handle = await found(other, job)
+    waiting = [asyncio.create_task(work) for work in (handle.submitted(), handle.wait())]
+    await asyncio.sleep(10)
+    assert handle.state is JobState.PLANNED
+    refused.set()
+    told = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    assert ["the key was withdrawn" in str(error) for error in told] == [True, True]
+    assert isinstance(told[0], CrynuxError)
+    assert told[0].job_id == job.job_id
+    await (await handle.retry()).submitted()
+    assert (handle.task_id, handle.error, office.backend.creates) == ("1", None, 2)
+    assert other.jobs() == []

@@ -21,7 +21,15 @@ _ROWS = [
     job("a1", label="grid/1", group="grid", tags={"sweep": "cats", "rank": "4"}, planned_at=at(0)),
     job("a2", label="grid/2", group="grid", tags={"sweep": "cats"}, state=JobState.RUNNING, planned_at=at(1)),
     job("b1", backend=OTHER_BACKEND, state=JobState.RUNNING, tenant="somebody", budget="spring", planned_at=at(2)),
-    job("b2", state=JobState.FAILED, tags={"rank": "4"}, tenant="somebody", idempotency_key="key", planned_at=at(3)),
+    job(
+        "b2",
+        state=JobState.FAILED,
+        error="it broke",
+        tags={"rank": "4"},
+        tenant="somebody",
+        idempotency_key="key",
+        planned_at=at(3),
+    ),
 ]
 
 
@@ -47,6 +55,8 @@ async def jobs_are_found_by_every_attribute(make: LedgerFactory) -> None:
         (JobFilter(tags={"sweep": "cats", "rank": "4"}), "a1"),
         (JobFilter(tags={"rank": "5"}), ""),
         (JobFilter(budget="spring"), "b1"),
+        (JobFilter(has_error=True), "b2"),
+        (JobFilter(has_error=False), "a1 a2 b1"),
         (JobFilter(since=at(2)), "b1 b2"),
         (JobFilter(since=at(2.000001)), "b2"),
         (JobFilter(after="a2"), "b1 b2"),

@@ -43,7 +43,7 @@ def _tests(table: JobTable, where: JobFilter) -> Iterator[_Test]:
     for name in _EQUAL:
         if getattr(where, name) is not None:
             yield _equal(name, getattr(where, name))
-    states, tags, since = where.states, where.tags.items(), where.since
+    states, tags, since, has_error = where.states, where.tags.items(), where.since, where.has_error
     if states is not None:
         yield lambda entry: entry.row.state in states
     if where.job_id_prefix is not None:
@@ -52,6 +52,8 @@ def _tests(table: JobTable, where: JobFilter) -> Iterator[_Test]:
         yield _begins("label", where.label_prefix)
     if tags:
         yield lambda entry: tags <= entry.row.tags.items()
+    if has_error is not None:
+        yield lambda entry: bool(entry.row.error) is has_error
     if since is not None:
         yield lambda entry: entry.row.planned_at >= since
     if where.task_id is not None:

@@ -19,6 +19,8 @@ def conditions(where: JobFilter) -> Iterator[ColumnElement[bool]]:
         yield jobs.c.job_id.in_(list(where.job_ids))
     if where.states is not None:
         yield jobs.c.state.in_([state.value for state in where.states])
+    if where.has_error is not None:
+        yield jobs.c.error != _EMPTY if where.has_error else jobs.c.error == _EMPTY
     if where.since is not None:
         yield from _since(to_microseconds(where.since))
     if where.task_id is not None:
