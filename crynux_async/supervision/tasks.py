@@ -45,7 +45,10 @@ class TaskViews:
             payloads = [row.payload for row in attempts if row.try_number == record.tries]
             actions = tuple(action_of(row) for row in steps if row.try_number == record.tries)
             task = attrs.evolve(_plain(record), payload=payloads[-1] if payloads else "", actions=actions)
-            self._tasks[record.job_id] = task
+            # Of another's job it is read anew each time: steps that its owner does meanwhile must not be missing when
+            # it is taken over, or they would be decided and done again.
+            if record.is_ours:
+                self._tasks[record.job_id] = task
         return task
 
     async def enter(self, record: Record, action: Action) -> Task:

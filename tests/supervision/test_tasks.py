@@ -65,3 +65,14 @@ async def test_step_that_is_entered_takes_the_place_of_what_was_known_of_it() ->
     task = await views.enter(record, Action(kind="confirm", outcome="done"))
     assert len(task.actions) == len(before.actions) == 2
     assert {action.kind: action.outcome for action in task.actions} == {"confirm": "done", "judge": ""}
+
+
+async def test_what_was_seen_of_anothers_task_is_not_what_is_known_when_its_job_is_taken_over() -> None:
+    ledger, record = await stored_job()
+    record.is_ours = False
+    views = TaskViews(StudioBackend(Studio()), ledger)
+    assert len((await views.recall(record)).actions) == 2
+    (fence,) = [holder.fence for holder in await ledger.holders()]
+    await ledger.plan_step(fence, StepRow(job_id="j1", try_number=1, kind="collect", planned_at=NOON))
+    record.is_ours = True
+    assert [action.kind for action in (await views.recall(record)).actions] == ["confirm", "judge", "collect"]
