@@ -16,7 +16,7 @@ from crynux_async.cli.job_names import shortest_tasks
 from crynux_async.cli.units import duration, size
 from crynux_async.cli.waiting import said
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobStateChanged
+from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobProgressed, JobStateChanged
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import JobState
@@ -96,7 +96,7 @@ class Board:
         if job.state is JobState.PLANNED and (eta := job.eta):
             wait = max(0.0, (eta - utc_now()).total_seconds())
             return Text(f"sent in about {wait:.0f} s" if wait >= 1 else "next", style="dim")
-        return Text("")
+        return Text(job.progress or "", style="dim")
 
     def _shown(self) -> Sequence[Job]:
         return self._session.jobs() if self._jobs is None else self._jobs
@@ -160,15 +160,19 @@ class Board:
     async def _lines(self) -> None:
         for job in self._shown():
             if job.state is not JobState.PLANNED:  # it was under way before, and may be for hours
-                self._say(utc_now(), job.job_id, job.task_id, job.state)
+                self._say(utc_now(), job.job_id, job.task_id, str(job.state))
         async for event in self._session.events():
-            if isinstance(event, JobStateChanged) and self._shows(event.job_id):
-                self._say(event.at, event.job_id, event.task_id, event.state)
+            if not self._shows(event.job_id):
+                continue
+            if isinstance(event, JobStateChanged):
+                self._say(event.at, event.job_id, event.task_id, str(event.state))
+            elif isinstance(event, JobProgressed):
+                self._say(event.at, event.job_id, event.task_id, event.stage)
 
-    def _say(self, at: datetime, job_id: str, task_id: str | None, state: JobState) -> None:
+    def _say(self, at: datetime, job_id: str, task_id: str | None, word: str) -> None:
         task = "" if task_id is None else f" (task {task_id})"
         name = self._session.job(job_id).label or job_id
-        self._print(f"{at:%H:%M:%S} {one_line(name)}{task}: {state}")
+        self._print(f"{at:%H:%M:%S} {one_line(name)}{task}: {word}")
 
     def _print(self, line: str) -> None:
         self._console.print(line)

@@ -1,6 +1,9 @@
 """What only the relay gives: what a job costs one's own wallet, and its validation images."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +15,37 @@ from crynux_async.money import to_cnx, wei_of
 from crynux_async.session import Session
 from crynux_async.sweeps import pictures
 from crynux_async.training.config import FineTuneConfig
+
+
+class _Printer(logging.Handler):
+    """Prints what is logged, between what a board prints."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        at = datetime.fromtimestamp(record.created, UTC)
+        self._console.print(f"{at:%H:%M:%S} {record.getMessage()}", style="yellow")
+
+
+@contextmanager
+def repeats_shown(console: Console) -> Iterator[None]:
+    """Print while the block runs why a task is run again, and what it has cost: the library only logs it."""
+    logger = logging.getLogger("crynux_async.backends.relay.actions")
+    handler = _Printer(console)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+async def show_end(job: Job, console: Console) -> None:
+    """Store the validation images of a job whose archive is on disk, and say where they are and what it has cost."""
+    for path in await store_images(job, console):
+        console.print(f"Image     {path}")
+    console.print(f"Cost      {to_cnx((await job.cost()).spent)} CNX")
 
 
 async def store_images(job: Job, console: Console) -> list[Path]:

@@ -1,8 +1,8 @@
 """``run`` and ``download``: one job from the command line."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -93,19 +93,30 @@ async def _follow(
     console = open_console(stderr=as_json)
     job = begin()
     try:
-        async with Board(session, console, [job]).shown():
+        async with _repeats_shown(service, console), Board(session, console, [job]).shown():
             await while_answered(session, job.download(out, name=name, timeout=timeout))
     finally:
         _say_what_goes_on(job, console, service)
     if service.relay:
-        from crynux_async.cli.relay import store_images
+        from crynux_async.cli.relay import show_end
 
-        await store_images(job, console)
+        await show_end(job, console)
     if as_json:
         print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
     else:
         console.print(one_line(str(job.path)))
     return Exit.DONE
+
+
+@asynccontextmanager
+async def _repeats_shown(service: ServiceChoice, console: Console) -> AsyncIterator[None]:
+    if not service.relay:
+        yield
+        return
+    from crynux_async.cli.relay import repeats_shown
+
+    with repeats_shown(console):
+        yield
 
 
 def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from crynux_async.emulator.relay import CNX, RelayEmulator
 from tests.acceptance.test_cli import environment, run_cli, start
-from tests.relay_lab import CREATOR, CREATOR_KEY, FEE
+from tests.relay_lab import CREATOR, CREATOR_KEY, FEE, SELECTED_SEED
 
 pytestmark = pytest.mark.real_time
 
@@ -132,6 +132,21 @@ async def test_run_without_enough_money_sends_nothing(
     assert code == 3
     assert "the account has 14.999999999999999999 CNX" in " ".join(err.split())
     assert not relay.tasks
+
+
+async def test_run_that_is_checked_says_how_far_it_is_what_happens_and_what_it_has_cost(
+    relay: RelayEmulator, env: dict[str, str], tmp_path: Path
+) -> None:
+    relay.put_seed(SELECTED_SEED)
+    code, out, err = await run_cli("run", "job.toml", "--relay", env=env, cwd=tmp_path)
+    assert code == 0, err
+    words = [line.rsplit(": ", 1)[1] for line in out.splitlines() if "(task 0x" in line]
+    assert words[0] == "running"
+    assert {"queued", "started", "scored", "validated", "uploaded"} & set(words)
+    assert words[-2:] == ["succeeded", "downloaded"]
+    assert "gives the archives of checked tasks to nobody; so far it has cost 15 CNX" in out
+    assert "\nCost      30 CNX\n" in out
+    assert relay.balance(CREATOR.address) == MONEY - 2 * FEE
 
 
 async def test_fee_and_network_are_chosen_on_the_command_line(

@@ -38,6 +38,7 @@ from crynux_async.backends.relay.steps import (
     Run,
     Stage,
     again_after,
+    failure,
     first_look_after,
     next_step,
     progress,
@@ -195,7 +196,7 @@ class RelayBackend:
             stage=found.stage.value,
             again_after=_SOON if is_new else wait,  # what is done now shows at once; what is done again must not hurry
             has_images=bool(found.with_images),
-            reason="; ".join(found.reasons) if found.end is End.FAILED else "",
+            reason=failure(found) if found.end is End.FAILED else "",
             facts={_RUN: seen},
         )
 

@@ -33,11 +33,13 @@ crynux-bridge tasks/process_sd_ft_tasks.go (three repeats); measured with the re
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import groupby
 
 import attrs
 
 from crynux_async.backends.relay.ids import GROUP_SIZE
 from crynux_async.backends.relay.tasks import ENDED, REASONS, AbortReason, RelayTask, Status
+from crynux_async.money import to_cnx
 
 REPEATS = 3
 """How many failed runs of a try are repeated."""
@@ -218,6 +220,28 @@ class Progress:
     reasons: tuple[str, ...]
     spent: int
     with_images: tuple[int, ...]
+
+
+def failure(found: Progress) -> str:
+    """Return why each run of a try failed and what became of the money, for people; "" where none has.
+
+    Args:
+        found: Where the try is.
+    """
+    if not found.reasons:
+        return ""
+    money = f"it has cost {to_cnx(found.spent)} CNX" if found.spent else "everything that was paid is refunded"
+    if len(found.reasons) == 1:
+        return f"{found.reasons[0]}; {money}"
+    numbered = enumerate(found.reasons, start=1)
+    parts = [
+        (reason, [number for number, _ in numbers]) for reason, numbers in groupby(numbered, key=lambda item: item[1])
+    ]
+    return "; ".join([*(f"{_runs(numbers)}: {reason}" for reason, numbers in parts), money])
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    return f"run {numbers[0]}" if len(numbers) == 1 else f"runs {numbers[0]} to {numbers[-1]}"
 
 
 def progress(runs: Sequence[Run]) -> Progress:

@@ -51,7 +51,7 @@ class AbortReason(IntEnum):
 
 REASONS: Mapping[AbortReason, str] = {
     AbortReason.NONE: "the relay gave no reason",
-    AbortReason.TIMEOUT: "the time was up",
+    AbortReason.TIMEOUT: "the time was up (no node took it, or its node was not done by the time-out)",
     AbortReason.MODEL_DOWNLOAD_FAILED: "no node could load the base model",
     AbortReason.INCORRECT_RESULT: "the nodes that checked each other did not agree",
     AbortReason.FEE_TOO_LOW: "the fee was too low",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import attrs
 import pytest
 
 from crynux_async.backends.relay.steps import (
@@ -15,12 +16,14 @@ from crynux_async.backends.relay.steps import (
     Stage,
     Step,
     again_after,
+    failure,
     next_step,
     progress,
     spread,
 )
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 
+LATE = "the time was up (no node took it, or its node was not done by the time-out)"
 FEE = 15
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STATES = {
@@ -147,10 +150,10 @@ def test_three_failures_are_repeated_and_the_fourth_is_the_last() -> None:
     runs = [run(word, number) for number, word in enumerate(words)]
     assert (next_step(runs), progress(runs).end) == (None, End.FAILED)
     assert progress(runs).reasons == (
-        "the time was up",
+        LATE,
         "the node could not run the task with these arguments",
         "the nodes that checked each other did not agree",
-        "the time was up",
+        LATE,
     )
 
 
@@ -191,7 +194,7 @@ def test_siblings_that_are_too_dear_end_the_try_without_another_draw() -> None:
     assert step("s..", refused) == (CREATE, 2)
     runs = [run("t..", 0, refused)]
     assert (progress(runs).end, next_step(runs)) == (End.FAILED, None)
-    assert progress(runs).reasons == ("the time was up; the account has too little",)
+    assert progress(runs).reasons == (f"{LATE}; the account has too little",)
 
 
 def test_next_run_that_is_refused_ends_the_try() -> None:
@@ -230,3 +233,16 @@ def test_tasks_that_were_created_together_are_not_looked_at_together() -> None:
     waits = [spread(30.0, f"0x{'0' * 60}{part:04x}") for part in (0, 0x4000, 0x8000, 0xC000)]
     assert waits == pytest.approx([30.0, 28.125, 26.25, 24.375])
     assert min(spread(30.0, "0x" + "f" * 64), 22.5) == 22.5
+
+
+def test_failure_says_which_runs_failed_why_and_what_became_of_the_money() -> None:
+    bad, late, void = "bad arguments", "too late", "declared void"
+    found = Progress(
+        end=End.FAILED, stage=Stage.SCORED, run=3, winner=None, reasons=(bad, late, late, void), spent=0, with_images=()
+    )
+    assert failure(found) == (
+        "run 1: bad arguments; runs 2 to 3: too late; run 4: declared void; everything that was paid is refunded"
+    )
+    one = attrs.evolve(found, reasons=(void,), spent=15 * 10**18)
+    assert failure(one) == "declared void; it has cost 15 CNX"
+    assert failure(attrs.evolve(found, reasons=())) == ""

@@ -11,6 +11,7 @@ from crynux_async.backends.relay.steps import End, Kind, Run, Step, progress
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 from crynux_async.backends.relay.tries import action_of, last_run, runs_of, stored_action
 
+LATE = "the time was up (no node took it, or its node was not done by the time-out)"
 FEE = 15 * 10**18
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -46,7 +47,7 @@ def test_sibling_belongs_to_the_run_of_its_group() -> None:
 @pytest.mark.parametrize(
     ("members", "reasons", "spent"),
     [
-        ({0: shown(Status.ABORTED, AbortReason.TIMEOUT)}, ("the time was up",), 0),
+        ({0: shown(Status.ABORTED, AbortReason.TIMEOUT)}, (LATE,), 0),
         (
             {
                 0: shown(Status.GROUP_SUCCEEDED),
@@ -74,7 +75,7 @@ def test_refused_create_of_a_further_run_ends_the_try_with_its_reason() -> None:
     first = Run(number=0, members={0: shown(Status.ABORTED, AbortReason.TIMEOUT)}, is_selected=False)
     refused = stored(action_of(Step(kind=Kind.CREATE, member=3), [first]), "the relay does not accept a field")
     found = progress(runs_of(try_of(refused), Run(number=1, members={}, is_selected=False)))
-    assert (found.end, found.reasons) == (End.FAILED, ("the time was up", "the relay does not accept a field"))
+    assert (found.end, found.reasons) == (End.FAILED, (LATE, "the relay does not accept a field"))
 
 
 def test_steps_belong_to_the_run_of_their_member() -> None:
