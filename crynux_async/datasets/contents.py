@@ -10,7 +10,7 @@ from crynux_async.datasets.layout import Layout
 from crynux_async.datasets.metadata_rules import judge_metadata
 from crynux_async.datasets.problems import DatasetProblem, has_error, problem
 from crynux_async.datasets.reading import Columns, SeenFile
-from crynux_async.datasets.record_rules import judge_records, marked_images
+from crynux_async.datasets.record_rules import is_text, judge_records, marked_images
 from crynux_async.datasets.records import Records
 from crynux_async.datasets.tables import read_table
 
@@ -79,19 +79,27 @@ def _tables(files: Mapping[str, SeenFile], layout: Layout, columns: Columns) -> 
     counts = {
         split: sum(tables[name].rows for name in names if name in tables) for split, names in layout.splits.items()
     }
-    found = judge_records(tables, columns)
+    found = judge_records(tables, layout.splits.get("train", ()), columns)
     # Without its mark a column gives training the bytes and no image.
     is_marked = columns.image in marked_images(tables)
     train = {name: tables[name] for name in layout.splits.get("train", ()) if name in tables and is_marked}
     images = tuple(_rows_of(train))
     values = {
-        image.name: record.caption
-        for image, record in zip(images, (r for table in train.values() for r in table.records), strict=True)
+        image.name: value for image, value in zip(images, _captions_of(train, tables, columns.caption), strict=True)
     }
     captions = judge_captions(values)
     if "train" in layout.splits and not counts["train"] and not has_error(found):
         found.append(problem("CX305", "There is no row in the train split."))
     return Content(train=images, captions=captions.by_image, split_counts=counts, problems=(*found, *captions.problems))
+
+
+def _captions_of(train: Mapping[str, Records], tables: Mapping[str, Records], column: str) -> Iterator[object]:
+    """Each row's caption, as the loader casts it to the type that the first file has."""
+    wanted = next((found.columns.get(column, "") for found in tables.values() if not found.fault), "")
+    for table in train.values():
+        kind = table.columns.get(column, "")
+        is_cast = is_text(wanted) and not is_text(kind)
+        yield from (record.spelled if is_cast else record.caption for record in table.records)
 
 
 def _rows_of(tables: Mapping[str, Records]) -> Iterator[SeenFile]:

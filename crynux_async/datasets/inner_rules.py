@@ -106,7 +106,11 @@ def _alone(zips: Sequence[SeenFile]) -> InnerFindings:
     if loader in {*_TABLE_LOADERS, "webdataset"}:
         return _unknown(zips)
     if loader == "imagefolder":
-        text = f"Images inside {named(names)} have no captions for a node: it reads no metadata in an archive."
+        # The loader has no name for what is inside, so that it reads every metadata file there as JSON lines.
+        rows = {base_name(name) for seen in zips for name in seen.inside or ()} & set(METADATA_NAMES)
+        if rows == {"metadata.jsonl"}:
+            return _unknown(zips)
+        text = f"Images inside {named(names)} have no captions for a node: in an archive it reads metadata.jsonl only."
         return InnerFindings(problems=(problem("CX307", text, names),))
     text = f"A node would load {named(names)} as {loader or 'nothing that it knows'}, because of what is most frequent."
     return InnerFindings(problems=(problem("CX312", text, names),))

@@ -1,7 +1,8 @@
 """What can be wrong with parquet and Arrow files, and between several of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from crynux_async.datasets.casting import uncastable
 from crynux_async.datasets.problems import DatasetProblem, problem
 from crynux_async.datasets.reading import Columns
 from crynux_async.datasets.records import Records
@@ -10,11 +11,12 @@ _TEXTS = ("string", "large_string")
 _LISTS = tuple(f"{shape}<{text}>" for shape in ("list", "large_list", "fixed_size_list") for text in _TEXTS)
 
 
-def judge_records(tables: Mapping[str, Records], columns: Columns) -> list[DatasetProblem]:
+def judge_records(tables: Mapping[str, Records], train: Collection[str], columns: Columns) -> list[DatasetProblem]:
     """Say what is wrong with the columns of tables that hold images.
 
     Args:
         tables: The content of each file, of all splits.
+        train: The files of the train split.
         columns: The columns that training uses.
 
     Returns:
@@ -27,11 +29,20 @@ def judge_records(tables: Mapping[str, Records], columns: Columns) -> list[Datas
     ]
     readable = {name: found for name, found in tables.items() if not found.fault}
     found = [*damaged, *_judge_alike(readable)]
-    for name, records in list(readable.items())[:1]:
-        found += _judge_marks(name, records, columns)
-    for name, records in readable.items():
-        found += _judge_columns(name, records, columns)
+    for number, (name, records) in enumerate(readable.items()):
+        if not number:
+            found += _judge_marks(name, records, columns)
+            found += _judge_captions(name, records, columns)
+        # In another split nobody misses what is not there.
+        if not number or name in train:
+            found += _judge_columns(name, records, columns)
+        found += _judge_types(name, records)
     return found
+
+
+def is_text(kind: str) -> bool:
+    """Whether a type, as text, is one that training can read captions from."""
+    return kind in (*_TEXTS, *_LISTS)
 
 
 def marked_images(tables: Mapping[str, Records]) -> frozenset[str]:
@@ -41,14 +52,16 @@ def marked_images(tables: Mapping[str, Records]) -> frozenset[str]:
 
 def _judge_alike(tables: Mapping[str, Records]) -> Iterator[DatasetProblem]:
     first = next(iter(tables), "")
-    different = [name for name, found in tables.items() if _shape(found) != _shape(tables[first])]
+    different = {
+        name: bad
+        for name, found in tables.items()
+        if (bad := uncastable(found.types, found.values, tables[first].types, tables[first].images))
+    }
     if different:
-        yield problem("CX323", f"The columns of {different[0]} are not those of {first}.", different)
-
-
-def _shape(records: Records) -> dict[str, str]:
-    # Large types have wider offsets and nothing else; the loader casts one into the other.
-    return {name: kind.replace("large_", "") for name, kind in records.columns.items()}
+        name, (column, *_) = next(iter(different.items()))
+        there, here = tables[first].columns.get(column), tables[name].columns[column]
+        text = f"{first} has no {column}" if there is None else f"{column} is {here}, and {there} in {first}"
+        yield problem("CX323", f"The columns of {name} are not those of {first}: {text}.", list(different))
 
 
 def _judge_marks(name: str, records: Records, columns: Columns) -> Iterator[DatasetProblem]:
@@ -56,6 +69,9 @@ def _judge_marks(name: str, records: Records, columns: Columns) -> Iterator[Data
         yield problem("CX302", f"What {name} says of its columns cannot be read: {records.mark_fault}.", [name])
     elif columns.image in records.columns and columns.image not in records.images:
         yield problem("CX333", f"The column {columns.image} of {name} is not marked as images.", [name])
+
+
+def _judge_types(name: str, records: Records) -> Iterator[DatasetProblem]:
     if records.unknown:
         kinds = ", ".join(f"{column} ({records.columns[column]})" for column in records.unknown)
         yield problem("CX302", f"Nodes have no type for a column of {name}: {kinds}.", [name])
@@ -66,6 +82,9 @@ def _judge_columns(name: str, records: Records, columns: Columns) -> Iterator[Da
     for column in (columns.image, columns.caption):
         if column not in records.columns:
             yield problem("CX324", f"{name} has no column {column}; it has {known}.", [name])
+
+
+def _judge_captions(name: str, records: Records, columns: Columns) -> Iterator[DatasetProblem]:
     kind = records.columns.get(columns.caption, _TEXTS[0])
-    if kind not in (*_TEXTS, *_LISTS):
+    if not is_text(kind):
         yield problem("CX328", f"The captions in {name} are {kind}, not text.", [name])

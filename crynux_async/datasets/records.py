@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 import attrs
 
 from crynux_async.datasets.arrow import arrow, plain_type
+from crynux_async.datasets.casting import is_flat, spelled
 from crynux_async.datasets.images import ImageFacts, look_at
 
 RECORD_EXTENSIONS: Final = frozenset((".parquet", ".geoparquet", ".gpq", ".arrow"))
@@ -19,8 +20,11 @@ RECORD_EXTENSIONS: Final = frozenset((".parquet", ".geoparquet", ".gpq", ".arrow
 
 # Rows hold whole images, and a batch is in memory at one time.
 _BATCH_ROWS: Final = 32
+# Values of columns without images, which may decide whether the loader can cast them.
+_KEPT_BYTES: Final = 4 << 20
 # The fields of a structure are sorted in its name (``plain_type``), so that this is one of bytes or of a path.
-_IMAGE_TYPES: Final = ("struct<'bytes': binary", "struct<'path': string>")
+# A later file may hold the bytes or the path alone: the loader casts them to what the first file has.
+_IMAGE_TYPES: Final = ("struct<'bytes': binary", "struct<'path': string>", "binary", "string")
 _OTHER_TYPES: Final = ("null", "binary", "large_binary", "string", "large_string", "decimal128", "decimal256")
 
 
@@ -33,12 +37,14 @@ class Record:
         sha256: The hash of the image's content, in hex; empty when there is none.
         image: What it is as an image.
         caption: The value in the caption column.
+        spelled: That value as the loader makes text of it, for a table whose first one has texts there.
     """
 
     size: int
     sha256: str
     image: ImageFacts
-    caption: object = attrs.field(repr=False)
+    caption: object = attrs.field(default=None, repr=False)
+    spelled: object = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +52,9 @@ class Records:
     """The content of one file.
 
     Attributes:
-        columns: Every column's Arrow type.
+        columns: Every column's Arrow type, as text.
+        types: Every column's Arrow type.
+        values: The values of each flat column, where they are few enough to be kept.
         images: The columns that the file marks as images for the datasets library.
         unknown: The columns that the datasets library has no type for.
         rows: Number of rows, >= 0.
@@ -56,6 +64,8 @@ class Records:
     """
 
     columns: Mapping[str, str] = attrs.field(factory=dict)
+    types: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    values: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
     images: frozenset[str] = frozenset()
     unknown: tuple[str, ...] = ()
     rows: int = 0
@@ -86,15 +96,46 @@ def read_records(file: IO[bytes], extension: str, *, image_column: str, caption_
         schema, batches = opener(file)
         found = _described(schema)
         may_hold = found.columns.get(image_column, "").startswith(_IMAGE_TYPES)
-        rows, records = 0, list[Record]()
+        rows, records, kept = 0, list[Record](), _Kept(found.types)
         for batch in batches:
             rows += batch.num_rows
+            kept.add(batch)
             if may_hold and caption_column in found.columns:
                 records += _records(batch, image_column, caption_column, pixels)
     # Arrow raises its own tree, OSError, and KeyError or TypeError for odd metadata.
     except Exception as error:
         return Records(fault=_reason(error))
-    return attrs.evolve(found, rows=rows, records=tuple(records))
+    return attrs.evolve(found, rows=rows, records=tuple(records), values=kept.columns())
+
+
+class _Kept:
+    """The flat columns of one file, until they are too many bytes to be kept.
+
+    Args:
+        types: Every column's type.
+    """
+
+    def __init__(self, types: Mapping[str, Any]) -> None:
+        self._names = [name for name, kind in types.items() if is_flat(kind)]
+        self._batches: list[Any] = []
+        self._bytes = 0
+
+    def add(self, batch: Any) -> None:
+        """Keep a batch of rows."""
+        # One by one: a file may have two columns of one name, and they cannot be selected by it.
+        flat = {name: batch.column(name) for name in self._names}
+        self._bytes += sum(column.nbytes for column in flat.values())
+        if self._bytes <= _KEPT_BYTES:
+            self._batches.append(flat)
+        else:
+            self._batches.clear()
+
+    def columns(self) -> dict[str, Any]:
+        """Each column; none where there was too much."""
+        if self._bytes > _KEPT_BYTES or not self._batches:
+            return {}
+        chunked = arrow().chunked_array
+        return {name: chunked([flat[name] for flat in self._batches]) for name in self._names}
 
 
 def _open_parquet(file: IO[bytes]) -> tuple[Any, Iterator[Any]]:
@@ -115,12 +156,13 @@ def _open_arrow(file: IO[bytes]) -> tuple[Any, Iterator[Any]]:
 
 
 def _described(schema: Any) -> Records:
-    columns = {field.name: plain_type(field.type) for field in schema}
+    types = {field.name: field.type for field in schema}
+    columns = {name: plain_type(kind) for name, kind in types.items()}
     unknown = tuple(field.name for field in schema if not _is_known(field.type))
     try:
-        return Records(columns=columns, unknown=unknown, images=_marked(schema))
+        return Records(columns=columns, types=types, unknown=unknown, images=_marked(schema))
     except (ValueError, TypeError, AttributeError) as error:
-        return Records(columns=columns, unknown=unknown, mark_fault=_reason(error))
+        return Records(columns=columns, types=types, unknown=unknown, mark_fault=_reason(error))
 
 
 def _is_known(kind: Any) -> bool:
@@ -156,15 +198,16 @@ def _reason(error: Exception) -> str:
 
 def _records(batch: Any, image_column: str, caption_column: str, pixels: int) -> Iterator[Record]:
     images, captions = (batch.column(name) for name in (image_column, caption_column))
-    for image, caption in zip(images, captions, strict=True):
-        yield _record(image.as_py(), caption.as_py(), pixels)
+    for image, caption, text in zip(images, captions, spelled(captions), strict=True):
+        record = _record(image.as_py(), pixels)
+        yield attrs.evolve(record, caption=caption.as_py(), spelled=text.as_py())
 
 
-def _record(image: Mapping[str, Any] | None, caption: object, pixels: int) -> Record:
-    data = (image or {}).get("bytes")
+def _record(image: Mapping[str, Any] | bytes | str | None, pixels: int) -> Record:
+    found: Mapping[str, Any] = image if isinstance(image, Mapping) else {}
+    data = image if isinstance(image, bytes) else found.get("bytes")
     if data is None:
-        named = (image or {}).get("path")
+        named = image if isinstance(image, str) else found.get("path")
         fault = f"only its name is there: {named}" if named else "there is nothing"
-        return Record(size=0, sha256="", image=ImageFacts(fault=fault), caption=caption)
-    facts = look_at(data, pixels=pixels)
-    return Record(size=len(data), sha256=hashlib.sha256(data).hexdigest(), image=facts, caption=caption)
+        return Record(size=0, sha256="", image=ImageFacts(fault=fault))
+    return Record(size=len(data), sha256=hashlib.sha256(data).hexdigest(), image=look_at(data, pixels=pixels))

@@ -489,6 +489,13 @@ def test_check_archive_inside_is_a_warning(tmp_path: Path) -> None:
     assert {problem.code: problem.files for problem in report.problems} == {"CX306": ("more.zip",)}
 
 
+@pytest.mark.parametrize(("name", "code"), [("metadata.jsonl", "CX306"), ("metadata.csv", "CX307")])
+def test_check_archive_that_is_alone_in_a_folder_may_hold_metadata_jsonl(name: str, code: str, tmp_path: Path) -> None:
+    zipped(tmp_path / "more.zip", {"0.png": picture(), name: row("0.png", "a cat")})
+    report = check(tmp_path, resolution=512)
+    assert (codes(report), report.is_checked, report.usable_count) == ({code}, code == "CX307", 0)
+
+
 def test_check_other_caption_column_is_used(tmp_path: Path) -> None:
     files = {**pictures(), "metadata.jsonl": rows().replace(b'"text"', b'"caption"')}
     report = checked(tmp_path, files, caption_column="caption")

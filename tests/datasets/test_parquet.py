@@ -64,6 +64,57 @@ def test_check_parquet_that_cannot_be_trained_is_an_error(data: bytes, code: str
     assert report.usable_count == 0
 
 
+def _files(folder: Path, **tables: Any) -> DatasetReport:
+    mark = {"info": {"features": {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}}}
+    for name, table in tables.items():
+        parquet.write_table(
+            table.replace_schema_metadata({"huggingface": json.dumps(mark)}), folder / f"{name}.parquet"
+        )
+    return check(folder, resolution=SIDE)
+
+
+def _rows(captions: object, *, images: Any = None, **more: Any) -> Any:
+    structure = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    pictures = pyarrow.array(_IMAGES, structure) if images is None else images
+    return pyarrow.table({"image": pictures, "text": captions, **more})
+
+
+@pytest.mark.parametrize(
+    ("second", "captions"),
+    [
+        (_rows(["c", "d"]), ["c", "d"]),  # what is missing is filled with nulls
+        (_rows([7, 8]), ["7", "8"]),
+        (_rows([True, False]), ["true", "false"]),
+        (_rows(["c", "d"], images=pyarrow.array([image["bytes"] for image in _IMAGES])), ["c", "d"]),
+        (_rows(["c", "d"], more=["12", "13"]), ["c", "d"]),  # they read as numbers
+        (_rows(["c", "d"], more=[None, None]), ["c", "d"]),
+    ],
+    ids=["fewer columns", "numbers", "booleans", "bytes alone", "texts of numbers", "nulls"],
+)
+def test_check_parquet_file_that_the_loader_casts_into_the_first_is_fine(
+    second: Any, captions: list[str], tmp_path: Path
+) -> None:
+    report = _files(tmp_path, a=_rows(["a", "b"], more=[1, 2]), b=second)
+    assert report.errors == ()
+    assert sorted(report.captions.values(), key=str) == sorted(["a", "b", *captions])
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (_rows(["c", "d"], more=["x", "y"]), "more is string, and int64 in a.parquet"),
+        (_rows(["c", "d"], more=[[1], [2]]), "more is list<int64>, and int64 in a.parquet"),
+        (_rows(["c", "d"], other=[1, 2]), "a.parquet has no other"),
+    ],
+    ids=["no numbers", "lists", "another column"],
+)
+def test_check_parquet_file_that_cannot_become_the_first_is_an_error(second: Any, words: str, tmp_path: Path) -> None:
+    report = _files(tmp_path, a=_rows(["a", "b"], more=[1, 2]), b=second)
+    (found,) = report.errors
+    assert found.code == "CX323"
+    assert words in found.message
+
+
 def test_check_images_that_are_not_there_are_no_copies_of_each_other(tmp_path: Path) -> None:
     structure = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     absent = pyarrow.table({"image": pyarrow.array([None, None], structure), "text": ["a", "b"]})

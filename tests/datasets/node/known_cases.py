@@ -72,6 +72,9 @@ ACCEPTED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
         "metadata.jsonl": _rows({}, {}, {}, *({"file_name": f"l{n}.png", "text": "x" * 700} for n in range(2_000))),
     },
     "a row of less than a block": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "x" * 1_000_000})},
+    "images and their rows in an archive alone": lambda: {
+        "a.zip": zipped({"0.png": good_picture(), "metadata.jsonl": _ONE_ROW})
+    },
     "archive without images beside": lambda: _with(notes__zip=zipped({"notes.txt": b"x"})),
     "tar beside": lambda: _with(images__tar=tarred({"0.png": good_picture()})),
     "wrong checksum of a text at the end": lambda: _picture("PNG text last wrong"),
@@ -100,6 +103,9 @@ REFUSED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "half a character in another column": lambda: _tagged("x", "\ude00", None),
     "rows on several lines, large": lambda: _pretty(1_500_000),
     "a row of more than two blocks": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "x" * 2_200_000})},
+    "images and their rows as CSV in an archive alone": lambda: {
+        "a.zip": zipped({"0.png": good_picture(), "metadata.csv": b"file_name,text\n0.png,x\n"})
+    },
     "images in an archive beside metadata": lambda: _with(images__zip=zipped({"0.png": good_picture()})),
     "metadata in an archive": lambda: _with(rows__zip=zipped({"metadata.jsonl": _ONE_ROW})),
     "images and metadata in an archive": lambda: {

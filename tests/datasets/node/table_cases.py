@@ -49,6 +49,15 @@ _OTHERS: Mapping[str, Any] = {
     "intervals": pyarrow.array([None], pyarrow.month_day_nano_interval()),
     "empty": pyarrow.array([{}], pyarrow.struct([])),
 }
+# Columns of one name and of types that the loader can cast, sometimes, into each other.
+_SAME_NAME = (
+    *(pyarrow.array([value]) for value in ("a", "7", "7.5", "true", 7, 7.5, True, None, b"a", ["a"], [7], {"a": 1})),
+    pyarrow.array([7], pyarrow.int16()),
+    pyarrow.array([7], pyarrow.timestamp("s")),
+    pyarrow.array([7], pyarrow.date32()),
+    pyarrow.array(["7"], pyarrow.large_string()),
+    pyarrow.array([["a"]], pyarrow.large_list(pyarrow.string())),
+)
 _MARKS = st.sampled_from(
     ["right"] * 24 + ["none", "no info", "other column", "not decoded", "no JSON", "class", "null"]
 )
@@ -120,6 +129,9 @@ def _tables(draw: st.DrawFn, image: str, caption: str, first: int) -> pyarrow.Ta
     if draw(st.sampled_from([True, False, False])):
         name = draw(st.sampled_from(sorted(_OTHERS)))
         columns[name] = pyarrow.chunked_array([_OTHERS[name]] * rows, _OTHERS[name].type)
+    if draw(st.sampled_from([True, False, False])):
+        same = draw(st.sampled_from(_SAME_NAME))
+        columns["more"] = pyarrow.chunked_array([same] * rows, same.type)
     return pyarrow.table(columns)
 
 
