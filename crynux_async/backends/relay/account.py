@@ -11,7 +11,7 @@ from crynux_async.backends.relay.client import RelayClient
 from crynux_async.errors import AuthError
 from crynux_async.signing import Wallet
 
-_PAGE = 500
+_PAGE = 500  # the relay caps no page: some 150 kB each, in place of hundreds of requests
 _MARGIN = 60.0  # seconds before its end at which a token is not used any more
 
 

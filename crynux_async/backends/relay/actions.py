@@ -137,6 +137,7 @@ class Actions:
 
     async def _validate(self, task: Task, seen: SeenRun) -> str:
         run, ids = seen.run, seen.ids
+        # Looked at before, because a validation is not idempotent: the second one is refused as a wrong state.
         if ids is None or _is_validated(seen):
             return ""
         places = range(GROUP_SIZE if run.is_selected else 1)

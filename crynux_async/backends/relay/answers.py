@@ -54,15 +54,7 @@ class Refusal:
     field: str = ""
     message: str = ""
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the same request will never be answered otherwise."""
-        return self.why not in _PASSING
 
-
-_PASSING = frozenset(
-    (Why.CLOCK_OR_SIGNATURE, Why.TOO_LITTLE_MONEY, Why.NOT_UPLOADED, Why.WRONG_STATE, Why.NOT_FOUND, Why.OTHER)
-)
 _BY_FIELD: Mapping[tuple[str, str], Why] = {
     ("signature", "Invalid signature"): Why.CLOCK_OR_SIGNATURE,
     ("signature", "Signer not allowed"): Why.NOT_OWNER,
@@ -206,6 +198,7 @@ def read_refusal(status: int, body: bytes) -> Refusal | None:
             return Refusal(why=_BY_FIELD.get((field, text), Why.FIELD), field=field, message=text)
     if status == 401 and message in _UNAUTHORIZED:
         return Refusal(why=Why.CLOCK_OR_SIGNATURE, message=message)
+    # Whatever validation refuses is a 500 as well, so that the text alone tells a refusal from the relay's own trouble.
     if status == 500 and "data" not in document:
         return Refusal(why=_BY_TEXT.get(message, Why.OTHER), message=message)
     return None
@@ -337,7 +330,7 @@ def _fee_record(value: Any) -> FeeRecord:
         number=_whole(entry, "id"),
         kind=known[kind],
         amount=int(amount),
-        commitment=commitment.lower(),
+        commitment=commitment.lower(),  # the list has it as it was sent, in any case of letters
         created_at=_time(entry),
     )
 

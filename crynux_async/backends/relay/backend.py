@@ -60,7 +60,7 @@ LEASE = 15.0
 
 _RUN = "run"
 _SOON = 1.0
-_MOST_IMAGES = 64
+_MOST_IMAGES = 64  # a relay that has an answer for every number would never come to an end
 _SEEN: Mapping[End | None, Seen] = MappingProxyType(
     {None: Seen.RUNNING, End.SUCCEEDED: Seen.SUCCEEDED, End.FAILED: Seen.FAILED, End.CANCELLED: Seen.CANCELLED}
 )

@@ -88,6 +88,7 @@ class TaskNames:
         ident = bytes.fromhex(nonce[2:])[:_IDENT_BYTES]
         for place in range(GROUP_SIZE):
             ids = self._of(ident, place)
+            # In constant time: nonces come from outside, and what they are compared with follows from the key.
             if hmac.compare_digest(ids.nonce, nonce.lower()):
                 return ids if ids.commitment == commitment.lower() else None
         return None

@@ -14,7 +14,7 @@ from crynux_async.errors import BackendError
 
 _log = logging.getLogger("crynux_async.backends.relay.outlook")
 
-_FRESH = 60.0
+_FRESH = 60.0  # a sweep of a thousand jobs asks once a minute
 
 
 @attrs.frozen(kw_only=True)

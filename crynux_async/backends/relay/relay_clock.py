@@ -27,6 +27,7 @@ class RelayClock:
             relay_time: What it answered, in whole seconds since 1970.
             asked_at: When it was asked, by ``monotonic()``: the answer is at least as old as the way back.
         """
+        # The relay cuts the fraction of its second off: half of one is what is lost on average.
         self._offset = relay_time + 0.5 - (asked_at + monotonic()) / 2
 
     def forget(self) -> None:

@@ -332,11 +332,13 @@ def spread(seconds: float, commitment: str) -> float:
 def _wanted(runs: Sequence[Run], last: Run) -> Iterator[Step]:
     """Yield the steps that what is seen asks for, the most urgent first."""
     if last.is_over:
+        # Its number is that of the next group's first member, so that all names of the run follow from it.
         if progress(runs).end is None:
             yield Step(kind=Kind.CREATE, member=last.first + GROUP_SIZE)
         return
     first = last.members.get(last.first)
     if first is None:
+        # The row of its create is stored, and the create may not have been sent: a crash lies between the two.
         if last.number:
             yield Step(kind=Kind.CREATE, member=last.first)
         return
@@ -361,6 +363,7 @@ def _can_be_validated(run: Run) -> bool:
     statuses = [task.status for task in run.members.values()]
     if not run.is_selected:
         return statuses[0] in _DONE_BY_NODE
+    # Three errors are refused for ever, and each attempt makes the shown balance too high until the relay restarts.
     is_ready = not run.missing and all(status in _TO_VALIDATE for status in statuses)
     return is_ready and any(status is not Status.ERROR_REPORTED for status in statuses)
 

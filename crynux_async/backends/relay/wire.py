@@ -173,6 +173,7 @@ def create_task(request: CreateRequest, wallet: Wallet, timestamp: int) -> Reque
         timestamp: The relay's time, in seconds since 1970, as in all requests here.
     """
     fields = request.fields()
+    # The commitment stands in the path, and is signed all the same.
     body = {name: value for name, value in fields.items() if name != "task_id_commitment"}
     return _post(_task_path(request.commitment), fields, body, wallet, timestamp)
 
@@ -215,6 +216,7 @@ def fetch_archive(commitment: str, wallet: Wallet, timestamp: int) -> Request:
 
 def fetch_image(commitment: str, index: int, wallet: Wallet, timestamp: int) -> Request:
     """Return the request for a validation image of a task, the first of which is 0."""
+    # Text, as it stands in the path: the relay signs what it has read from there.
     fields = {"index": str(index), "task_id_commitment": commitment}
     return _get(f"{_task_path(commitment)}/results/{index}", fields, wallet, timestamp)
 

@@ -120,15 +120,6 @@ def test_answer_of_somebody_else_is_no_refusal(status: int, body: bytes) -> None
     assert read_refusal(status, body) is None
 
 
-@pytest.mark.parametrize(
-    ("why", "is_final"),
-    [(Why.FIELD, True), (Why.WRONG_PROOF, True), (Why.NOT_QUEUED, True), (Why.TOO_LITTLE_MONEY, False),
-     (Why.CLOCK_OR_SIGNATURE, False), (Why.OTHER, False), (Why.WRONG_STATE, False)],
-)  # fmt: skip
-def test_refusal_knows_whether_asking_again_can_help(why: Why, is_final: bool) -> None:
-    assert Refusal(why=why).is_final is is_final
-
-
 def envelope(data: Any) -> bytes:
     return json.dumps({"message": "success", "data": data}).encode()
 
