@@ -69,7 +69,7 @@ def demo(*, out: Path = Path("crynux-demo"), json: _Json = False) -> int:
     """Run a small sweep on an emulated bridge on this machine: no account, no GPU, under a minute.
 
     Args:
-        out: Folder for the archives.
+        out: Folder for the archives, and for a page about them: report.html.
         json: Print the result as JSON on standard output.
     """
     from crynux_async.cli import demo as demo_command
