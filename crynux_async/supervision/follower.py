@@ -277,6 +277,8 @@ class Follower:
             self._reach.answered()
             # Asked before the job learns its end, so that state, reason and cost are one write and one truth.
             end = await self._accounts.end(task, look) if look.seen in _ENDS else None
+            if (look.stage or look.has_images) and record.job_id not in self._stages:
+                await self._remember_told(record)
             if record.task_id == task.task_id:  # else the job has another try by now
                 self._saw(record, task, look, end)
         except NotFoundError:
@@ -334,6 +336,13 @@ class Follower:
             self._polls.running(record.job_id, monotonic(), look.again_after)
             self._came_to(record, look.stage)
             self._on_look(record, task, look)
+
+    async def _remember_told(self, record: Record) -> None:
+        """Find out what was told of a task before it was looked at here: no reader is told that twice."""
+        stage, has_images = await self._tasks.told(record)
+        self._stages[record.job_id] = stage
+        if has_images:
+            self._has_images.add(record.job_id)
 
     def _came_to(self, record: Record, stage: str) -> None:
         """Tell how far a task is, whenever that is another word."""

@@ -3,8 +3,12 @@
 import attrs
 
 from crynux_async.backends.base import Action, Backend, Stepped, Task
+from crynux_async.events import ImagesReady, JobProgressed
 from crynux_async.ledgers.base import Ledger, StepRow
+from crynux_async.supervision.event_rows import event_of
 from crynux_async.supervision.record import Record
+
+_NEWEST = 1000  # events that are read
 
 
 class TaskViews:
@@ -15,7 +19,7 @@ class TaskViews:
 
     Args:
         backend: The service.
-        ledger: Has the steps and payloads.
+        ledger: Has the steps, payloads and events.
     """
 
     def __init__(self, backend: Backend, ledger: Ledger) -> None:
@@ -63,6 +67,17 @@ class TaskViews:
         others = [other for other in task.actions if (other.member, other.kind) != (action.member, action.kind)]
         task = self._tasks[record.job_id] = attrs.evolve(task, actions=(*others, action))
         return task
+
+    async def told(self, record: Record) -> tuple[str, bool]:
+        """Return the last stage that the events of a job's task tell of, or "", and whether they tell of images.
+
+        Raises:
+            LedgerError: They cannot be read.
+        """
+        rows = await self._ledger.events(record.job_id, after=max(0, record.last_event - _NEWEST))
+        events = [event for event in map(event_of, rows) if event.task_id == record.task_id]
+        stages = [event.stage for event in events if isinstance(event, JobProgressed)]
+        return stages[-1] if stages else "", any(isinstance(event, ImagesReady) for event in events)
 
     def forget(self, record: Record) -> None:
         """Forget a job whose task has ended."""

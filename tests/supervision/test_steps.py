@@ -6,14 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import ImagesReady, JobAbandonedError, JobFailedError, JobState, Session, StepTaken
+from benchmarks.scorecard.severing import Severable
+from crynux_async import (
+    ImagesReady,
+    JobAbandonedError,
+    JobFailedError,
+    JobProgressed,
+    JobState,
+    Session,
+    StepTaken,
+)
 from crynux_async.backends.base import Action, Look, Seen, Task
 from crynux_async.clock import monotonic
 from crynux_async.errors import RejectedError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import make_config
-from tests.second_backend import STEPS, Studio, StudioBackend
+from tests.second_backend import STAGES, STEPS, Studio, StudioBackend
 
 
 def open_session(studio: Studio, ledger: MemoryLedger) -> Session:
@@ -218,3 +227,22 @@ async def test_images_are_told_anew_for_another_try() -> None:
         await (await job.retry()).wait()
         told = [event.task_id async for event in job.events(after=0) if isinstance(event, ImagesReady)]
     assert told == [f"drawing-{job.job_id}-1", f"drawing-{job.job_id}-2"]
+
+
+async def test_what_was_told_of_a_task_is_not_told_again_by_whoever_takes_it_over() -> None:
+    studio, ledger = Studio(seconds_per_stage=60.0), MemoryLedger()
+    way = Severable(ledger)
+    dying = Session(backend=StudioBackend(studio), ledger=way, poll_delay=0.01, min_poll_interval=1.0)
+    await dying.open()
+    job = await dying.submit(make_config())
+    while job.progress != STAGES[1]:
+        await asyncio.sleep(1)
+    await asyncio.sleep(5)  # that is stored
+    await way.sever(dying)
+    async with open_session(studio, ledger) as other:
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        await handle.wait()
+        events = [event async for event in handle.events(after=0)]
+    assert [event.stage for event in events if isinstance(event, JobProgressed)] == list(STAGES)
+    assert sum(isinstance(event, ImagesReady) for event in events) == 1
