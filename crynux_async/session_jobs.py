@@ -146,6 +146,7 @@ class SessionJobs:
         tags: Mapping[str, str] | None = None,
         tenant: str | None = None,
         since: datetime | None = None,
+        before: str | None = None,
         limit: int | None = None,
         newest_first: bool = False,
     ) -> list[Job]:
@@ -159,6 +160,7 @@ class SessionJobs:
             tags: Only jobs with all of these tags.
             tenant: Only jobs on behalf of this one; None for anybody's.
             since: Only jobs planned at or after this, aware.
+            before: Only jobs that came before the one with this name: the last of a page that shows the newest first.
             limit: How many at most.
             newest_first: The other way round.
 
@@ -176,6 +178,7 @@ class SessionJobs:
             tags=tags or {},
             tenant=tenant,
             since=since,
+            before=before,
         )
         found = await supervisor.find(where, limit=limit, newest_first=newest_first)
         return [handle_on(record, supervisor) for record in found]

@@ -8,7 +8,7 @@ Pure: nothing here waits, and nothing knows a session. Data flows down this list
 - ``effective``: what the training code makes of what it was sent.
 - ``config``: ``FineTuneConfig``, which users hold, and ``EffectiveConfig``: asked for, sent, used.
 - ``schedules``: learning rates. ``simulation``: rounds, steps, images, time, money. ``unet_modules``: what gets a LoRA;
-  ``patterns``: regular expressions for that, matched in bounded time.
+  ``patterns``: regular expressions for that, matched in bounded time. ``json_schema``: the fields, for other programs.
 - ``advice``: what to know of a config before it is paid for; its rules and their codes. That something else is sent
   than was asked for is advised by ``value_rules.judge_differences``.
 

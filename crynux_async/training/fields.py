@@ -89,15 +89,21 @@ class ConfigFields:
     """The fields of a ``FineTuneConfig``, which says what each of them means; checked as a whole."""
 
     # Empty text is refused everywhere: the bridge passes it on, and the node's schema or loader stops at it.
-    model_name: str = attrs.field(repr=_shown, metadata=kinds.text())
-    model_variant: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    model_name: str = attrs.field(repr=_shown, metadata=kinds.text(example="crynux-ai/stable-diffusion-v1-5"))
+    model_variant: str | None = attrs.field(default=None, metadata=kinds.text(optional=True, example="fp16"))
     model_revision: str = attrs.field(default="main", metadata=kinds.text())
-    dataset_url: str | None = attrs.field(default=None, repr=_shown, metadata=kinds.url())
-    dataset_name: str | None = attrs.field(default=None, repr=_shown, metadata=kinds.text(optional=True))
-    dataset_config_name: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    dataset_url: str | None = attrs.field(
+        default=None, repr=_shown, metadata=kinds.url(example="https://example.com/my-pictures.zip")
+    )
+    dataset_name: str | None = attrs.field(
+        default=None, repr=_shown, metadata=kinds.text(optional=True, example="lambdalabs/naruto-blip-captions")
+    )
+    dataset_config_name: str | None = attrs.field(default=None, metadata=kinds.text(optional=True, example="default"))
     dataset_image_column: str = attrs.field(default="image", metadata=kinds.text())
     dataset_caption_column: str = attrs.field(default="text", metadata=kinds.text())
-    validation_prompt: str | None = attrs.field(default=None, metadata=kinds.text(optional=True))
+    validation_prompt: str | None = attrs.field(
+        default=None, metadata=kinds.text(optional=True, example="a cat in the snow")
+    )
     # 1 to 10 in the node's schema; without a prompt each takes its caption from another image of the data set.
     validation_num_images: int = attrs.field(default=4, metadata=kinds.integer(low=1, high=10))
     center_crop: bool = attrs.field(default=False, metadata=kinds.flag())
@@ -115,16 +121,17 @@ class ConfigFields:
         default=None, metadata=kinds.choice(PredictionType, optional=True)
     )
     max_grad_norm: float = attrs.field(default=1.0, metadata=kinds.number(low=0, above=True))
-    num_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
-    num_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
-    max_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
-    max_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True))
+    num_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True, example=2))
+    num_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True, example=200))
+    max_train_epochs: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True, example=2))
+    max_train_steps: int | None = attrs.field(default=None, metadata=kinds.integer(low=1, optional=True, example=200))
     scale_lr: bool = attrs.field(default=False, metadata=kinds.flag())
     # The VAE makes one number of 8 pixels, so that fewer leave nothing.
     resolution: int = attrs.field(default=512, metadata=kinds.integer(low=8))
     noise_offset: float = attrs.field(default=0.0, metadata=kinds.number())
     snr_gamma: float | None = attrs.field(
-        default=None, metadata=kinds.number(low=0, above=True, remark=": it makes the loss 0", optional=True)
+        default=None,
+        metadata=kinds.number(low=0, above=True, remark=": it makes the loss 0", optional=True, example=5.0),
     )
     lr_scheduler: LrScheduler = attrs.field(default="constant", metadata=kinds.choice(LrScheduler))
     lr_warmup_steps: int = attrs.field(default=0, metadata=kinds.integer(low=0))
@@ -137,7 +144,9 @@ class ConfigFields:
     seed_was_drawn: bool = attrs.field(init=False, default=False, eq=False, repr=False)
     seed: int = attrs.field(
         default=attrs.Factory(_draw_seed, takes_self=True),
-        metadata=kinds.integer(low=1, high=MAX_SEED, remark=": the bridge would draw another one and not tell it"),
+        metadata=kinds.integer(
+            low=1, high=MAX_SEED, remark=": the bridge would draw another one and not tell it", example=42
+        ),
     )
     timeout: int = attrs.field(default=3600, metadata=kinds.integer(low=1))
 

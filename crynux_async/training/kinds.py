@@ -32,59 +32,102 @@ class Kind:
     Attributes:
         read: Turns what a user gives into what is kept, and leaves what it does not know to ``problem``; or None.
         problem: Says what is wrong with a value that was read, or None.
+        schema: The same bounds as JSON Schema (draft 2020-12), as far as that can say them.
     """
 
     read: Callable[[Any], Any] | None
     problem: _Check
+    schema: Mapping[str, Any]
 
 
-def integer(*, low: int, high: int = MAX_INTEGER, remark: str = "", optional: bool = False) -> Mapping[str, Kind]:
+def integer(
+    *, low: int, high: int = MAX_INTEGER, remark: str = "", optional: bool = False, example: int | None = None
+) -> Mapping[str, Kind]:
     """Whole numbers from ``low`` to ``high``; ``remark`` ends the message about those that are not."""
-    return _metadata(_exact, partial(_integer_problem, low, high, remark), optional)
+    schema = {"type": "integer", "minimum": low, "maximum": high, **_examples(example)}
+    return _metadata(_exact, partial(_integer_problem, low, high, remark), schema, optional)
 
 
 def number(
-    *, low: float = -math.inf, high: float = math.inf, above: bool = False, remark: str = "", optional: bool = False
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    remark: str = "",
+    optional: bool = False,
+    example: float | None = None,
 ) -> Mapping[str, Kind]:
     """Finite floats from ``low`` (``above``: not itself) to below ``high``."""
-    return _metadata(_real, partial(_number_problem, low, high, above, remark), optional)
+    bounds = {"exclusiveMinimum" if above else "minimum": low, "exclusiveMaximum": high}
+    finite = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+    schema = {"type": "number", **finite, **_examples(example)}
+    return _metadata(_real, partial(_number_problem, low, high, above, remark), schema, optional)
 
 
-def text(*, optional: bool = False) -> Mapping[str, Kind]:
+def text(*, optional: bool = False, example: str | None = None) -> Mapping[str, Kind]:
     """Text that is not blank."""
-    return _metadata(None, _text_problem, optional)
+    schema = {"type": "string", "pattern": r"\S", **_examples(example)}
+    return _metadata(None, _text_problem, schema, optional)
 
 
-def url() -> Mapping[str, Kind]:
+def url(*, example: str) -> Mapping[str, Kind]:
     """An address that nodes can load, or None."""
-    return _metadata(None, _url_problem, True)
+    schema = {
+        "type": "string",
+        "format": "uri",
+        "pattern": "^https?://",
+        "maxLength": MAX_URL_CHARS,
+        **_examples(example),
+    }
+    return _metadata(None, _url_problem, schema, True)
 
 
 def choice(words: object, *, optional: bool = False) -> Mapping[str, Kind]:
     """One word of a ``Literal``."""
-    return _metadata(None, partial(_choice_problem, get_args(words)), optional)
+    schema = {"type": "string", "enum": list(get_args(words))}
+    return _metadata(None, partial(_choice_problem, get_args(words)), schema, optional)
 
 
 def flag() -> Mapping[str, Kind]:
     """True or false, and nothing that only counts as that."""
-    return _metadata(None, _flag_problem, False)
+    return _metadata(None, _flag_problem, {"type": "boolean"}, False)
 
 
 def flag_or_choice(words: object) -> Mapping[str, Kind]:
     """True, false or one word of a ``Literal``."""
-    return _metadata(None, partial(_flag_or_choice_problem, get_args(words)), False)
+    schema = {"enum": [True, False, *get_args(words)]}
+    return _metadata(None, partial(_flag_or_choice_problem, get_args(words)), schema, False)
 
 
 def names_or_pattern() -> Mapping[str, Kind]:
     """Names of modules, at least one, or a pattern."""
-    return _metadata(_as_names, _modules_problem, False)
+    words = {"type": "string", "pattern": r"\S"}
+    schema = {"anyOf": [{"type": "array", "items": words, "minItems": 1}, words]}
+    return _metadata(_as_names, _modules_problem, schema, False)
 
 
-def _metadata(read: Callable[[Any], Any] | None, problem: _Check, optional: bool) -> Mapping[str, Kind]:
+def _examples(example: object) -> dict[str, Any]:
+    """Return what a schema says of a field that has no default to learn from."""
+    return {} if example is None else {"examples": [example]}
+
+
+def _metadata(
+    read: Callable[[Any], Any] | None, problem: _Check, schema: Mapping[str, Any], optional: bool
+) -> Mapping[str, Kind]:
+    if not optional:
+        return {"kind": Kind(read=read, problem=problem, schema=schema)}
+
     def problem_unless_none(value: Any) -> str | None:
         return None if value is None else problem(value)
 
-    return {"kind": Kind(read=read, problem=problem_unless_none if optional else problem)}
+    return {"kind": Kind(read=read, problem=problem_unless_none, schema=_or_null(schema))}
+
+
+def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    nullable = {**schema, "type": [schema["type"], "null"]}
+    if "enum" in schema:  # a list of words leaves no room for null, whatever the type says
+        nullable["enum"] = [*schema["enum"], None]
+    return nullable
 
 
 def _as_names(value: Any) -> Any:

@@ -1,0 +1,4 @@
+"""Parts for other people's programs: one folder for each tool, each with an extra of its own.
+
+``fastapi``: routes over every job in a ledger, for any number of workers. Nothing here is imported by anything else.
+"""

@@ -1,0 +1,85 @@
+"""Archives and exports as files: in ranges, with a tag, and with a plain word while there is none.
+
+Source: RFC 9110, sections 13 (conditional requests), 14 (ranges) and 15.5.11 (410 Gone).
+"""
+
+from functools import partial
+from pathlib import Path
+
+import anyio.to_thread
+from fastapi import Request
+from fastapi.responses import FileResponse, Response
+
+from crynux_async.archive import LoraArchive, Program
+from crynux_async.integrations.fastapi.problems import ProblemError
+from crynux_async.job import Job
+from crynux_async.ledgers.rows import shown_config
+from crynux_async.states import STAGES, JobState, Stage
+
+_LOOK_AGAIN = {"Retry-After": "5"}
+_NO_CACHES = "private, no-cache"
+
+
+async def archive_response(job: Job, request: Request) -> Response:
+    """Return a job's archive as it came from the service.
+
+    Raises:
+        ProblemError: There is none here: 409 with the state, and with Retry-After while one may come; 410 when it is
+            gone.
+    """
+    return _file(_archive_path(job), request, f"{job.task_id or job.job_id}.zip", "application/zip")
+
+
+async def export_response(job: Job, request: Request, program: Program = "all") -> Response:
+    """Return a job's LoRA as one safetensors file for a program, written beside the archive when first asked for.
+
+    Raises:
+        ProblemError: As of ``archive_response``.
+        ArchiveError: The LoRA cannot be expressed in a file for this program.
+    """
+    archive = _archive_path(job)
+    # Beside the archive: the same archive and program always give the same bytes, for every worker.
+    path = archive.with_name(f"{archive.stem}.{program}.safetensors")
+    if not path.is_file():
+        await anyio.to_thread.run_sync(partial(_export, job, archive, path, program))
+    return _file(path, request, f"{job.task_id or job.job_id}.{program}.safetensors", "application/octet-stream")
+
+
+def _archive_path(job: Job) -> Path:
+    if job.path is not None:
+        if not job.path.is_file():
+            raise ProblemError(410, "gone", "It was here, and was deleted.")
+        return job.path
+    if job.state is JobState.EXPIRED:
+        raise ProblemError(410, "gone", "The training service has deleted it.", state=job.state.value)
+    may_come = STAGES[job.state] is not Stage.OVER
+    detail = "There is no archive yet." if may_come else "There is no archive, and none will come by itself."
+    headers = _LOOK_AGAIN if may_come else {}
+    raise ProblemError(409, "no-archive", detail, headers=headers, state=job.state.value)
+
+
+def _file(path: Path, request: Request, name: str, media_type: str) -> Response:
+    response = FileResponse(path, media_type=media_type, filename=name, stat_result=path.stat())
+    response.headers["Cache-Control"] = _NO_CACHES
+    if _is_known(request, response.headers["ETag"]):
+        kept = {name: response.headers[name] for name in ("ETag", "Last-Modified", "Cache-Control")}
+        return Response(status_code=304, headers=kept)
+    return response
+
+
+def _is_known(request: Request, tag: str) -> bool:
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
+    return tag in known or "*" in known
+
+
+def _export(job: Job, archive: Path, path: Path, program: Program) -> None:
+    config = job.config
+    LoraArchive.open(archive).export(
+        path,
+        program=program,
+        base_model=config.model_name if config else None,
+        # Without the query of a presigned address: whoever gets the file reads its header.
+        config=shown_config(config),
+        digest=config.digest() if config else None,
+        overwrite=True,
+    )

@@ -1,0 +1,127 @@
+"""What one tenant may have at a time, so that none of them can take everything."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
+from typing import Any
+
+import attrs
+
+from crynux_async.budgets import Budget
+from crynux_async.errors import UsageError
+from crynux_async.integrations.fastapi.problems import ProblemError
+from crynux_async.ledgers.base import JobFilter
+from crynux_async.session import Session
+from crynux_async.states import JobState
+from crynux_async.training.config import FineTuneConfig
+
+_SOON = {"Retry-After": "10"}
+
+
+def _is_count(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    is_left_out = value is None and attribute.name != "body_bytes"
+    if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(f"{attribute.name} must be a whole number above 0, not {value!r}", field=attribute.name)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What each tenant may have; without tenants, all callers together.
+
+    Attributes:
+        streams: Event streams that may be open at once in one process, >= 1; None for any number.
+        queued: Jobs that may wait to be sent, >= 1; None for any number. Several processes may together let in one more
+            each, when they are asked at the same moment.
+        spend: What its jobs may cost together, in CNX, in every process on the ledger alike; None for no limit. Where
+            the service tells no prices, ``Crynux(price=...)`` must.
+        body_bytes: Size of a config's JSON, > 0.
+
+    Raises:
+        UsageError: One of them is no such number.
+    """
+
+    streams: int | None = attrs.field(default=200, validator=_is_count)
+    queued: int | None = attrs.field(default=None, validator=_is_count)
+    spend: Decimal | float | str | None = None
+    body_bytes: int = attrs.field(default=64 * 1024, validator=_is_count)
+
+    def budget(self, tenant: str | None) -> Budget | None:
+        """Return what pays for the jobs of a tenant, or None where there is no limit."""
+        if self.spend is None:
+            return None
+        return Budget(f"web: {tenant or ''}", cnx=Decimal(str(self.spend)))
+
+
+class Admission:
+    """Lets callers in as far as their limits go.
+
+    Args:
+        session: Has the jobs.
+        limits: How far.
+    """
+
+    def __init__(self, session: Session, limits: Limits) -> None:
+        self._session = session
+        self._limits = limits
+        self._streams: Counter[str | None] = Counter()
+        self._queues: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @contextmanager
+    def stream(self, tenant: str | None) -> Iterator[None]:
+        """Hold a place for one event stream while the block runs.
+
+        Raises:
+            ProblemError: There is none left.
+        """
+        if self._limits.streams is not None and self._streams[tenant] >= self._limits.streams:
+            raise ProblemError(429, "streams", "Too many event streams are open; close some.", headers=_SOON)
+        self._streams[tenant] += 1
+        try:
+            yield
+        finally:
+            self._streams[tenant] -= 1
+            if not self._streams[tenant]:
+                del self._streams[tenant]
+
+    @asynccontextmanager
+    async def job(self, tenant: str | None, config: FineTuneConfig, key: str | None) -> AsyncIterator[None]:
+        """Check that one job more may be queued, and let nobody else of the tenant in until it is.
+
+        Args:
+            tenant: Whose job.
+            config: What is trained.
+            key: The caller's idempotency key: what was let in once is let in again.
+
+        Raises:
+            ProblemError: Too many wait.
+            LedgerError: They cannot be counted.
+        """
+        if self._limits.queued is None and self._limits.spend is None:
+            yield
+            return
+        # One after another, or all that ask at once would see the same number.
+        async with self._queues[tenant]:
+            if key is None or await self._session.find(idempotency_key=key, tenant=tenant or "") is None:
+                await self._check_queue(tenant, self._limits.queued)
+                await self._check_spend(tenant, config)
+            yield
+
+    async def _check_queue(self, tenant: str | None, limit: int | None) -> None:
+        if limit is None:
+            return
+        where = JobFilter(backend=self._session.service, states={JobState.PLANNED}, tenant=tenant)
+        counts = await self._session.ledger.count(where)
+        if sum(counts.values()) >= limit:
+            raise ProblemError(429, "queue", f"{limit} jobs wait to be sent already.", headers=_SOON)
+
+    async def _check_spend(self, tenant: str | None, config: FineTuneConfig) -> None:
+        """Refuse what the budget has no room for now; what is exact is decided when it is sent."""
+        budget, price = self._limits.budget(tenant), self._session.price(config)
+        if budget is None or budget.limit is None or price is None:
+            return
+        row = await self._session.ledger.budget(budget.name)
+        taken = row.held + row.spent if row is not None else 0
+        if taken + price > budget.limit:
+            raise ProblemError(402, "budget", "The budget does not allow it; nothing was sent.")

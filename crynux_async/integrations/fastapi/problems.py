@@ -1,0 +1,276 @@
+"""Errors as problem details, which say what is wrong and nothing about the machine that they happened on.
+
+Messages of this library are for whoever runs it: they name paths, hosts and values. Whoever asks over the web gets the
+kind of the error, a sentence that was written here, and the fields that are at fault.
+
+Source: RFC 9457, Problem Details for HTTP APIs.
+"""
+
+import json
+import re
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Receive, Scope
+
+from crynux_async import errors
+from crynux_async.errors import ConfigError, ConflictError, CrynuxError, RateLimitedError, SettingsError, UsageError
+from crynux_async.secret import MASK, mask_credentials
+
+MEDIA_TYPE = "application/problem+json"
+
+_QUERY = re.compile(r"\?[^\s'\"]+")
+_WITHOUT_BODY = frozenset({204, 304})
+# Fields of a call that a caller over the web gives: what is wrong with them is told in the library's own words.
+_FIELDS_OF_CALLERS = frozenset({"group", "idempotency_key", "label", "tags", "timeout"})
+
+
+@attrs.frozen
+class _Kind:
+    """How one class of errors is told."""
+
+    status: int
+    name: str
+    detail: str
+    retry_after: int | None = None
+
+
+_KINDS: Mapping[type[CrynuxError], _Kind] = {
+    ConfigError: _Kind(422, "config", "This config cannot be sent; errors lists what is wrong, by field."),
+    ConflictError: _Kind(409, "conflict", "This key stands for another config already; take another key."),
+    errors.QuotaError: _Kind(402, "quota", "The key of this service is used up; nothing was sent."),
+    errors.BudgetExceededError: _Kind(402, "budget", "The budget does not allow it; nothing was sent."),
+    errors.AuthError: _Kind(502, "auth", "The training service does not accept this service's key."),
+    errors.OwnershipError: _Kind(502, "auth", "The training service files this job under another key."),
+    errors.UnreachableError: _Kind(503, "unreachable", "The training service cannot be reached.", 30),
+    errors.TransportError: _Kind(503, "unreachable", "The connection to the training service broke.", 30),
+    RateLimitedError: _Kind(503, "rate-limit", "The training service takes no more jobs at the moment.", 60),
+    errors.NotFoundError: _Kind(410, "gone", "The training service does not have it (any more)."),
+    errors.RejectedError: _Kind(422, "rejected", "The training service refused it; nothing is paid."),
+    errors.BackendError: _Kind(502, "service", "The training service did not answer as it should."),
+    errors.SubmissionUnknownError: _Kind(
+        409, "unconfirmed", "It was sent and the outcome is not known, so it is not sent again by itself."
+    ),
+    errors.JobFailedError: _Kind(409, "failed", "The training service gave up on it."),
+    errors.JobStalledError: _Kind(409, "stalled", "It runs longer than any healthy job can; it is still watched."),
+    errors.JobExpiredError: _Kind(410, "gone", "The training service has deleted it."),
+    errors.JobAbandonedError: _Kind(409, "abandoned", "It was given up."),
+    errors.JobError: _Kind(409, "job", "It did not end with a model."),
+    errors.DownloadError: _Kind(503, "download", "Its archive could not be fetched yet.", 30),
+    errors.ArchiveError: _Kind(409, "archive", "Its archive cannot be expressed so, or is not a sound one."),
+    errors.LedgerError: _Kind(503, "ledger", "Jobs cannot be read or stored at the moment; nothing was sent.", 5),
+    UsageError: _Kind(409, "state", "It cannot be done in the state that the job is in."),
+    SettingsError: _Kind(500, "settings", "This service is not set up as it should be."),
+    CrynuxError: _Kind(500, "error", "Something went wrong."),
+}
+
+
+class ProblemError(HTTPException):
+    """An answer that is a problem, for routes and for handlers of one's own.
+
+    Attributes:
+        name: Its kind: a short word that stays the same.
+        entries: What is wrong, field by field.
+        extra: Further members of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        detail: str,
+        *,
+        entries: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.name = name
+        self.entries = tuple(entries)
+        self.extra = extra
+
+
+class ProblemRoute(APIRoute):
+    """A route whose errors are problem details; ``APIRouter(route_class=ProblemRoute)`` for handlers of your own.
+
+    Attributes:
+        body_bytes: Size that a body may have, > 0; more is answered 413 as soon as it has come.
+    """
+
+    body_bytes = 64 * 1024
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, with errors answered."""
+        handle = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            limited = _LimitedRequest(request.scope, request.receive, body_bytes=self.body_bytes)
+            try:
+                return await handle(limited)
+            except (CrynuxError, RequestValidationError, StarletteHTTPException) as error:
+                return await answer_error(request, error)
+
+        return answered
+
+
+class _LimitedRequest(Request):
+    """A request whose body is read up to a limit. FastAPI's own limit answers in plain text."""
+
+    def __init__(self, scope: Scope, receive: Receive, *, body_bytes: int) -> None:
+        super().__init__(scope, receive)
+        self._limit = body_bytes
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            pieces, size = [], 0
+            async for piece in self.stream():
+                size += len(piece)
+                if size > self._limit:
+                    raise ProblemError(413, "too-large", f"The body may have {self._limit} bytes.")
+                pieces.append(piece)
+            self._body = b"".join(pieces)
+        return self._body
+
+
+async def answer_error(_: Request, error: Exception) -> Response:
+    """Answer an error of this library, of validation or of HTTP with problem details.
+
+    ``app.add_exception_handler(CrynuxError, answer_error)`` does it for handlers that are no ``ProblemRoute``.
+
+    Args:
+        error: A ``CrynuxError``, ``RequestValidationError`` or ``HTTPException``; any other is raised again.
+    """
+    problem = problem_of(error)
+    headers = {**(problem.headers or {})}
+    if problem.status_code in _WITHOUT_BODY:
+        return Response(status_code=problem.status_code, headers=headers)
+    body = {
+        "type": f"urn:crynux:{problem.name}",
+        "status": problem.status_code,
+        "detail": problem.detail,
+        **({"errors": list(problem.entries)} if problem.entries else {}),
+        **problem.extra,
+    }
+    # In ASCII: a caller's own text may hold halves of characters, which have no UTF-8.
+    return Response(json.dumps(body), problem.status_code, headers, MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> ProblemError:
+    """Return an error as the problem that a caller is told."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, CrynuxError):
+        return _problem_of_library(error)
+    if isinstance(error, RequestValidationError):
+        entries = [_validation_entry(entry) for entry in error.errors()]
+        return ProblemError(422, "request", "This request cannot be understood; errors lists why.", entries=entries)
+    if isinstance(error, StarletteHTTPException):
+        return ProblemError(error.status_code, "request", str(error.detail), headers=error.headers)
+    raise error
+
+
+def told(error: CrynuxError) -> dict[str, str]:
+    """Return what is told of why a job ended badly or was not sent."""
+    kind = _kind_of(error)
+    return {"kind": kind.name, "detail": kind.detail}
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the queries and passwords of addresses in it: a presigned link is a credential."""
+    return mask_credentials(_QUERY.sub(f"?{MASK}", text))
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what a route's schema says of the statuses with which it may answer a problem."""
+    return {status: {"description": _MEANINGS[status], "content": {MEDIA_TYPE: _CONTENT}} for status in statuses}
+
+
+def _problem_of_library(error: CrynuxError) -> ProblemError:
+    kind = _kind_of(error)
+    wait = kind.retry_after
+    if isinstance(error, RateLimitedError) and error.wait is not None:
+        wait = 1 + int(error.wait)
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    entries = list(_entries(error))
+    facts = {"job_id": error.job_id} if error.job_id is not None else {}
+    return ProblemError(kind.status, kind.name, kind.detail, entries=entries, headers=headers, **facts)
+
+
+def _kind_of(error: CrynuxError) -> _Kind:
+    if isinstance(error, UsageError) and error.field in _FIELDS_OF_CALLERS:
+        return _Kind(422, "request", "This request cannot be understood; errors lists why.")
+    return next(_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS)
+
+
+def _entries(error: CrynuxError) -> Iterable[dict[str, str]]:
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            yield _entry(problem.field, without_secrets(problem.message))
+    elif isinstance(error, ConflictError):
+        # Not the values: whoever has guessed a key must not learn what was asked under it.
+        for field in error.differences:
+            yield _entry(field, "is another one than was asked under this key before")
+    elif isinstance(error, UsageError) and error.field in _FIELDS_OF_CALLERS:
+        yield _entry(error.field, str(error))
+    elif isinstance(error, errors.RejectedError) and error.field is not None:
+        yield _entry(error.field, "is refused by the training service")
+
+
+def _entry(field: str, detail: str) -> dict[str, str]:
+    return {"field": field, "pointer": f"#/{field}", "detail": detail}
+
+
+def _validation_entry(entry: Mapping[str, Any]) -> dict[str, str]:
+    place, *path = map(str, entry["loc"])
+    return {"in": place, "field": ".".join(path) or place, "detail": str(entry["msg"])}
+
+
+_MEANINGS: Mapping[int, str] = {
+    400: "The body is no JSON",
+    401: "Nobody is signed in",
+    402: "The quota or the budget is used up",
+    403: "Not allowed",
+    404: "There is no such job",
+    409: "The job's state, or another use of the key, does not allow it",
+    410: "It was deleted",
+    413: "The body is too large",
+    416: "The range lies behind the end",
+    422: "The request or the config is wrong; `errors` says where",
+    429: "Too many of this caller's are under way; `Retry-After` says when to try again",
+    502: "The training service refused this service",
+    503: "The ledger or the training service is away; `Retry-After` says when to try again",
+}
+
+_CONTENT: Mapping[str, Any] = {
+    "schema": {
+        "title": "Problem",
+        "type": "object",
+        "description": "Problem details (RFC 9457).",
+        "required": ["type", "status", "detail"],
+        "properties": {
+            "type": {"type": "string", "format": "uri", "examples": ["urn:crynux:config"]},
+            "status": {"type": "integer", "examples": [422]},
+            "detail": {"type": "string", "examples": ["This config cannot be sent."]},
+            "job_id": {"type": "string"},
+            "state": {"type": "string"},
+            "errors": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["field", "detail"],
+                    "properties": {
+                        "field": {"type": "string", "examples": ["learning_rate"]},
+                        "pointer": {"type": "string", "examples": ["#/learning_rate"]},
+                        "in": {"type": "string", "examples": ["query"]},
+                        "detail": {"type": "string", "examples": ["must be above 0, not -1"]},
+                    },
+                },
+            },
+        },
+    }
+}
