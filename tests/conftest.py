@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 
 import crynux_async
+from benchmarks.postgres_server import FOLDER, PostgresServer, binaries, shared_server
 from crynux_async.testing import loop_factories
-from tests.postgres_server import FOLDER, PostgresServer, binaries, shared_server
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sqlalchemy import BigInteger, ColumnElement, literal
 
+from benchmarks.postgres_server import PostgresServer
 from crynux_async.clock import utc_now
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
-from tests.postgres_server import PostgresServer
 
 
 class MovableClock:

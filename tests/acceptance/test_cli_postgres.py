@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres_server import PostgresServer
 from crynux_async.emulator import Emulator
 from tests.acceptance.test_cli import bridge, config, environment, run_cli
-from tests.postgres_server import PostgresServer
 
 __all__ = ["bridge", "config"]
 

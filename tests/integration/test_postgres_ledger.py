@@ -11,6 +11,7 @@ import attrs
 import psycopg
 import pytest
 
+from benchmarks.postgres_server import PostgresServer
 from crynux_async.errors import LedgerBusyError, LedgerError
 from crynux_async.ledgers.base import GateRow, JobFilter
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, attempt, happened, job
@@ -18,7 +19,6 @@ from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
 from crynux_async.ledgers.sql.schema import metadata
-from tests.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.real_time
 

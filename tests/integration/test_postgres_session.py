@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres_server import PostgresServer
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
@@ -15,7 +16,6 @@ from crynux_async.pacing.token_bucket import Outcome, TokenBucket
 from crynux_async.session import Session
 from crynux_async.states import JobState
 from tests.fake_backend import make_config
-from tests.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.real_time
 

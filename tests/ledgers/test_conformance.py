@@ -6,11 +6,11 @@ from pathlib import Path
 import attrs
 import pytest
 
+from benchmarks.postgres_server import PostgresServer
 from crynux_async.ledgers.base import Fence, JobChange
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.testing import LEDGER_CHECKS, LedgerCheck
 from tests.ledger_places import MemoryPlace, PostgresPlace, SqlitePlace
-from tests.postgres_server import PostgresServer
 
 CHECKS = pytest.mark.parametrize(
     "check", [check for _, check in LEDGER_CHECKS], ids=[name for name, _ in LEDGER_CHECKS]

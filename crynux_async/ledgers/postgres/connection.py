@@ -92,13 +92,14 @@ class PostgresConnection:
         cursor, notify = self._raw.cursor(), self._raw.cursor()
         try:
             async with asyncio.timeout(ANSWER_WITHIN), self._raw.pipeline():
-                await cursor.execute("COMMIT")
+                await cursor.execute("COMMIT", prepare=False)
                 await notify.execute("SELECT pg_notify($1, '')", [self._server.channel])
         except Exception as error:
             if cursor.statusmessage != "COMMIT":
                 await self._dropped_if_silent(error)
                 # With a word from a server that is still there it is certain; any other end leaves it open.
                 self._is_commit_open = self._raw.closed
+                self._is_in_transaction = not self._raw.closed  # a question about it goes to a new connection
                 raise
             _log.debug("a write was not told to others: %s", error)
         self._is_commit_open = self._is_in_transaction = False

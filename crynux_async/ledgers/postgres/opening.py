@@ -64,6 +64,7 @@ async def bring_up_to_date(connection: PostgresConnection, server: Server, plan:
     """
     name = server.address.name
     try:
+        await server.refuse_shared_sessions()
         # Nothing is locked and no right to make anything is needed where all is there already.
         if await _is_current(connection, server, plan):
             return

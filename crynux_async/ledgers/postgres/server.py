@@ -12,6 +12,7 @@ from crynux_async.ledgers.postgres.rendering import Renderer
 Raw: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
 _OLDEST = 120000
+_TRIALS = 5  # other clients of the pooler may come in between
 _IDLE_IN_TRANSACTION = 15_000  # ms; longer than any decision, shorter than a network's own patience
 
 # A host that is cut off in the middle of a transaction must not keep its rows locked for hours.
@@ -68,8 +69,31 @@ class Server:
             raise
         return raw
 
+    async def refuse_shared_sessions(self) -> None:
+        """Find out whether a pooler gives one session of the server to several of its clients, by turns.
+
+        While one client is in a transaction, another one that asks is given another session than before.
+
+        Raises:
+            psycopg.Error: The server cannot be asked.
+            LedgerError: It does: LISTEN, settings and prepared statements of a session do not hold there.
+        """
+        if not self.is_pooled:
+            return
+        async with await self.connect() as one, await self.connect() as other:
+            for _ in range(_TRIALS):
+                before = await _session_of(one)
+                async with other.transaction():
+                    if await _session_of(other) == before:
+                        name = self.address.name
+                        message = (
+                            f"{name} is reached through a pooler in transaction mode (PgBouncer?), which keeps no "
+                            "session; name the server's own address, or a pool with pool_mode=session"
+                        )
+                        raise LedgerError(message, path=name)
+
     async def _prepare(self, raw: Raw) -> None:
-        ((number,),) = await (await raw.execute("SELECT pg_backend_pid()")).fetchall()
+        number = await _session_of(raw)
         # A pooler gives its clients numbers of its own. Prepared statements do not survive every one.
         if number != raw.info.backend_pid:
             self.is_pooled = True
@@ -85,3 +109,8 @@ class Server:
         if encoding != "UTF8":
             message = f"{name} keeps its texts as {encoding}; make a database with ENCODING 'UTF8'"
             raise LedgerError(message, path=name)
+
+
+async def _session_of(raw: Raw) -> int:
+    ((number,),) = await (await raw.execute("SELECT pg_backend_pid()")).fetchall()
+    return int(number)

