@@ -64,8 +64,8 @@ class LedgerAhead(PostgresLedger):
         super().__init__(where)
         self._ahead = ahead
 
-    def _now(self) -> ColumnElement[int]:
-        return super()._now() + literal(round(self._ahead.seconds * 1_000_000), BigInteger)
+    def now(self) -> ColumnElement[int]:
+        return super().now() + literal(round(self._ahead.seconds * 1_000_000), BigInteger)
 
 
 class Ahead:

@@ -17,6 +17,7 @@ from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard, show_error
 from crynux_async.cli.job_commands import Timeout
+from crynux_async.cli.ledger_commands import ledger_app
 from crynux_async.cli.service_choice import PaidService
 from crynux_async.cli.sweep_commands import sweep_app
 from crynux_async.datasets.caption_sources import CaptionSource
@@ -48,6 +49,7 @@ _PAID_BRIDGE = PaidService()
 
 job_commands.add_to(app)
 app.command(bridge_app())
+app.command(ledger_app())
 app.command(sweep_app())
 _dataset = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
 app.command(_dataset)

@@ -43,3 +43,21 @@ async def test_server_that_cannot_be_reached_is_named_without_the_password(
         assert ended == code
         assert said in " ".join(err.split()) + out
         assert "s3cr3t" not in out + err
+
+
+async def test_ledger_of_one_machine_moves_to_a_server_and_is_checked_there(
+    bridge: Emulator, config: Path, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    target = postgres.url(schema=f"cli_{secrets.token_hex(6)}")
+    env = {**environment(bridge), "CRYNUX_LEDGER": "here.db"}
+    code, _, err = await run_cli("run", "job.toml", "--set", "rank=2", env=env, cwd=tmp_path)
+    assert code == 0, err
+    code, out, err = await run_cli("ledger", "copy", "here.db", target, "--json", env=env, cwd=tmp_path)
+    assert (code, json.loads(out)["rows"]["jobs"]) == (0, 1), err
+    code, _, err = await run_cli("jobs", env=env, cwd=tmp_path)
+    assert (code, "opens no more" in " ".join(err.split())) == (7, True)
+    code, out, _ = await run_cli("ledger", "check", "--ledger", target, "--json", env=env, cwd=tmp_path)
+    facts = json.loads(out)
+    assert (code, facts["jobs"], facts["attempts_without_outcome"], facts["sessions"]) == (0, {"downloaded": 1}, 0, [])
+    code, out, _ = await run_cli("ledger", "trim", "--days", "0", "--ledger", target, "--json", env=env, cwd=tmp_path)
+    assert (code, json.loads(out)["removed_events"] > 0) == (0, True)

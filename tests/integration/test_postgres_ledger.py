@@ -19,6 +19,8 @@ from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
 from crynux_async.ledgers.sql.schema import metadata
+from crynux_async.testing import LEDGER_CHECKS
+from tests.ledger_places import PostgresPlace
 
 pytestmark = pytest.mark.real_time
 
@@ -135,6 +137,62 @@ async def test_server_that_is_not_there_is_told_without_the_password(caplog: pyt
         texts += [repr(chain), str(chain)]
         chain = chain.__cause__ or chain.__context__
     assert not any("s3cr3t" in text for text in texts)
+
+
+# What the README names under "Many hosts".
+GRANTS = (
+    "GRANT USAGE ON SCHEMA {schema} TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
+    "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+)
+
+
+class LeastRightsPlace(PostgresPlace):
+    """A ledger that its owner has made, and that a role works on which may make nothing."""
+
+    def __init__(self, server: PostgresServer, role: str) -> None:
+        super().__init__(server)
+        self._role = role
+
+    async def grant(self, server: PostgresServer) -> None:
+        async with opened(self._where):
+            pass
+        server.run(*(grant.format(schema=schema_of(self._where), role=self._role) for grant in GRANTS))
+        self._where = self._where.replace("postgres@", f"{self._role}@")
+
+
+@pytest.fixture
+def role(postgres: PostgresServer) -> Iterator[str]:
+    name = f"app_{secrets.token_hex(6)}"
+    postgres.run(f"CREATE ROLE {name} LOGIN")
+    yield name
+    postgres.run(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "claims_at_once_never_share_a_job",
+        "loser_changes_nothing_of_a_lost_job",
+        "gate_is_open_to_one_at_a_time",
+        "note_is_stored_only_where_the_expected_one_is",
+        "fences_are_never_used_again",
+        "hazards_are_replaced_kind_by_kind",
+    ],
+)
+async def test_role_with_the_rights_of_the_readme_can_do_everything(
+    check: str, postgres: PostgresServer, role: str
+) -> None:
+    place = LeastRightsPlace(postgres, role)
+    await place.grant(postgres)
+    await dict(LEDGER_CHECKS)[check](lambda: place)
+
+
+async def test_role_without_rights_is_told_what_it_needs(where: str, role: str) -> None:
+    async with opened(where):
+        pass
+    with pytest.raises(LedgerError, match=r"cannot be used by this role.*GRANT"):
+        await PostgresLedger(where.replace("postgres@", f"{role}@")).open()
 
 
 # Time ----------------------------------------------------------------------------------------------------------------

@@ -251,7 +251,8 @@ async def pgbouncer(server: PostgresServer, folder: Path, mode: str) -> AsyncIte
         shutil.chown(place, "nobody")
     config = place / "pgbouncer.ini"
     config.write_text(
-        f"[databases]\n* = host={server.folder} port={PORT} user=postgres\n[pgbouncer]\nlisten_addr =\nlisten_port = {PORT}\n"
+        f"[databases]\n* = host={server.folder} port={PORT} user=postgres\n"
+        f"[pgbouncer]\nlisten_addr =\nlisten_port = {PORT}\n"
         f"unix_socket_dir = {place}\nauth_type = any\npool_mode = {mode}\nlogfile = {place / 'log'}\n"
     )
     command = [program, str(config)]

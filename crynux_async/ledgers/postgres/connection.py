@@ -25,6 +25,7 @@ from crynux_async.errors import LedgerError
 from crynux_async.ledgers.postgres.server import Raw, Server
 from crynux_async.ledgers.postgres.trouble import explain, is_collision, is_refusal
 from crynux_async.ledgers.sql.connection import StepRefusedError
+from crynux_async.ledgers.sql.schema import metadata
 from crynux_async.ledgers.sql.steps import Row, Step
 
 _T = TypeVar("_T")
@@ -158,6 +159,13 @@ class PostgresConnection:
         """Run a command, and return its rows, if it has any."""
         cursor = await self._execute(sql, parameters)
         return await cursor.fetchall() if cursor.description else []
+
+    async def continue_numbers(self, table: str, last: int) -> None:
+        """Let the numbers of a table go on behind one that was given before, in the transaction that is open."""
+        name = f"{self._server.renderer.quoted_schema}.{table}"
+        column = metadata.tables[table].autoincrement_column
+        assert column is not None
+        await self.command("SELECT setval(pg_get_serial_sequence($1, $2), $3)", name, column.name, last)
 
     async def tend(self) -> None:
         """Do nothing: the server tends itself."""

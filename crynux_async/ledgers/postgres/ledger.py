@@ -76,5 +76,6 @@ class PostgresLedger(SqlLedger):
         ((microseconds,),) = await connection.fetch(_CLOCK, {})
         return int(microseconds) / _MICROSECONDS
 
-    def _now(self) -> ColumnElement[int]:
+    def now(self) -> ColumnElement[int]:
+        """Return the server's time."""
         return SERVER_TIME

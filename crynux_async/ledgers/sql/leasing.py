@@ -24,13 +24,31 @@ MOST_PARAMETERS = 500
 
 
 async def enter(connection: Connection, owner: str, *, now: ColumnElement[int], seconds: float) -> tuple[Fence, bool]:
-    """Make a lease, and forget those that mean nothing any more."""
+    """Make a lease, and forget those that mean nothing any more.
+
+    Raises:
+        LedgerError: The ledger was moved meanwhile.
+    """
+    require_here(await connection.fetch(queries.SELECT_MOVED, {}))
     long_ago = now - int(LEASE_MEMORY * _MICROSECONDS)
     for (number,) in await connection.fetch(queries.select_forgotten(now, long_ago)):
         await _remove(connection, number)
     number = await connection.insert(statements.ADD_LEASE, {"owner": owner, "until": 0, "mark": 0})
     await connection.run(_renewal(number, now, seconds))
     return Fence(owner=owner, number=number), True
+
+
+def require_here(moved: Sequence[tuple[Any, ...]]) -> None:
+    """Refuse a ledger that was moved: it and its copy would both send what is planned.
+
+    Args:
+        moved: What ``queries.SELECT_MOVED`` found.
+
+    Raises:
+        LedgerError: It was.
+    """
+    for (place,) in moved:
+        raise LedgerError(f"this ledger was moved to {place} and opens no more; name that one", path=place)
 
 
 async def renew(

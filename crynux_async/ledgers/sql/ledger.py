@@ -89,6 +89,9 @@ class SqlLedger(ABC):
 
     Args:
         place: The file or database without any secret, for messages.
+
+    Attributes:
+        opens_moved: Whether it opens although it was moved, for who moves it.
     """
 
     def __init__(self, place: str) -> None:
@@ -98,6 +101,7 @@ class SqlLedger(ABC):
         self._writer: Writer | None = None
         self._closing: asyncio.Task[None] | None = None
         self._gate_holder: asyncio.Task[Any] | None = None
+        self.opens_moved = False
 
     def __repr__(self) -> str:
         state = "closed" if self._writer is None else "failed" if self.failure else "open"
@@ -107,6 +111,27 @@ class SqlLedger(ABC):
     def failure(self) -> LedgerError | None:
         """Why nothing can be stored any more until the ledger is opened again, or None while all is well."""
         return None if self._writer is None else self._writer.failure
+
+    @property
+    def place(self) -> str:
+        """The file or database, for people: nothing in it is secret."""
+        return self._place
+
+    @property
+    def database(self) -> Database:
+        """The open database, for parts that know its tables.
+
+        Raises:
+            UsageError: It is not open.
+        """
+        if self._database is None:
+            raise UsageError(f"{self!r} is not open")
+        return self._database
+
+    async def moved_to(self) -> str | None:
+        """Return where the ledger was moved, or None."""
+        rows = await self._read(queries.SELECT_MOVED, {})
+        return rows[0][0] if rows else None
 
     # What a subclass has to say
 
@@ -119,7 +144,7 @@ class SqlLedger(ABC):
         """
 
     @abstractmethod
-    def _now(self) -> ColumnElement[int]:
+    def now(self) -> ColumnElement[int]:
         """Return the time by the ledger's own clock, in microseconds since 1970, inside a statement."""
 
     @property
@@ -153,6 +178,12 @@ class SqlLedger(ABC):
             raise
         self._database = database
         self._writer = Writer(database.writes, self._place, self._bell.ring)
+        try:
+            if not self.opens_moved:
+                leasing.require_here(await self._read(queries.SELECT_MOVED, {}))
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Write what is left and let go of the database; goes on where its caller is cancelled."""
@@ -183,7 +214,7 @@ class SqlLedger(ABC):
 
     async def enter(self, owner: str, *, seconds: float) -> Fence:
         """Make a lease for an owner, and forget those that are long over."""
-        work = functools.partial(leasing.enter, owner=owner, now=self._now(), seconds=seconds)
+        work = functools.partial(leasing.enter, owner=owner, now=self.now(), seconds=seconds)
         writer = self._writing()
         fence = await writer.alone(work)
         writer.lease = fence.number
@@ -191,7 +222,7 @@ class SqlLedger(ABC):
 
     async def renew(self, fence: Fence, *, seconds: float) -> int | None:
         """Move the end of a lease, and return how many jobs it holds."""
-        return await self._alone(functools.partial(leasing.renew, fence=fence, now=self._now(), seconds=seconds))
+        return await self.alone(functools.partial(leasing.renew, fence=fence, now=self.now(), seconds=seconds))
 
     async def held(self, fence: Fence) -> set[str]:
         """Return the names of the jobs that a lease holds."""
@@ -199,7 +230,7 @@ class SqlLedger(ABC):
 
     async def leave(self, fence: Fence) -> None:
         """Give back a lease with every job that it holds."""
-        await self._alone(functools.partial(leasing.leave, fence=fence))
+        await self.alone(functools.partial(leasing.leave, fence=fence))
 
     async def holders(self) -> list[Holder]:
         """Return everybody who has a lease, ended or not."""
@@ -207,7 +238,7 @@ class SqlLedger(ABC):
 
     async def holder(self, job_id: str) -> Holder | None:
         """Return who holds a job, or None where anybody may take it."""
-        rows = await self._read(queries.select_holder(job_id, self._now()))
+        rows = await self._read(queries.select_holder(job_id, self.now()))
         return queries.read_holder(rows[0]) if rows else None
 
     async def claim(
@@ -223,17 +254,17 @@ class SqlLedger(ABC):
         work = functools.partial(
             leasing.claim,
             fence=fence,
-            now=self._now(),
+            now=self.now(),
             backend=backend,
             states=frozenset(states),
             wanted=frozenset(wanted),
             at_most=at_most,
         )
-        return await self._decode(decode_job, await self._alone(work))
+        return await self._decode(decode_job, await self.alone(work))
 
     async def take(self, fence: Fence, job_ids: Sequence[str]) -> list[str]:
         """Take certain jobs, and return those that the fence holds now."""
-        return await self._alone(functools.partial(leasing.take, fence=fence, job_ids=tuple(job_ids), now=self._now()))
+        return await self.alone(functools.partial(leasing.take, fence=fence, job_ids=tuple(job_ids), now=self.now()))
 
     async def drop(self, fence: Fence, job_ids: Sequence[str]) -> None:
         """Give back certain jobs that the fence holds."""
@@ -351,14 +382,14 @@ class SqlLedger(ABC):
         many = statements.trim_many_events(keep, _TRIMMED_AT_ONCE)
         removed = 0
         for statement in (old, many):
-            while count := await self._alone(functools.partial(_run, statement=statement)):
+            while count := await self.alone(functools.partial(_run, statement=statement)):
                 removed += count
         return removed
 
     async def wish(self, row: WishRow) -> WishRow:
         """Store a wish, and return it with its number."""
         encoded = encode_row(row)
-        number = await self._alone(functools.partial(notes.add_wish, row=encoded))
+        number = await self.alone(functools.partial(notes.add_wish, row=encoded))
         return attrs.evolve(row, number=number)
 
     async def wishes(self, fence: Fence) -> list[WishRow]:
@@ -424,7 +455,7 @@ class SqlLedger(ABC):
         """Store a small durable note, where what is expected is there."""
         text = None if value is None else to_json(value)
         known = expected if expected is None or expected is ... else to_json(expected)
-        return await self._alone(functools.partial(notes.put_note, scope=scope, name=name, value=text, expected=known))
+        return await self.alone(functools.partial(notes.put_note, scope=scope, name=name, value=text, expected=known))
 
     # How it is done
 
@@ -436,7 +467,12 @@ class SqlLedger(ABC):
             raise UsageError("a gate is open in this task: close it before writing anything else to the ledger")
         return self._writer
 
-    async def _alone(self, work: Work[_T]) -> _T:
+    async def alone(self, work: Work[_T]) -> _T:
+        """Do something in a transaction of its own, which is undone where its caller is cancelled in time.
+
+        Raises:
+            LedgerError: It is not stored.
+        """
         return await self._writing().alone(work)
 
     def _reading(self) -> Connection:

@@ -23,6 +23,7 @@ from crynux_async.ledgers.columns import (
 )
 from crynux_async.ledgers.sql import filters, money
 from crynux_async.ledgers.sql.schema import (
+    MOVED,
     attempts,
     budgets,
     configs,
@@ -31,6 +32,7 @@ from crynux_async.ledgers.sql.schema import (
     hazards,
     jobs,
     leases,
+    meta,
     notes,
     steps,
     tasks,
@@ -91,6 +93,9 @@ def sum_money(where: JobFilter) -> Select[Any]:
     sums: list[ColumnElement[Any]] = [*held, *money.total(spent)]
     return select(*sums).select_from(joined).where(*filters.conditions(where))
 
+
+SELECT_MOVED: Select[Any] = select(meta.c.value).where(meta.c.name == MOVED)
+"""Where a ledger was moved, if it was."""
 
 # Leases
 

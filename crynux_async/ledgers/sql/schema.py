@@ -38,6 +38,9 @@ VERSION = 2
 APPLICATION_ID = 0x43727578
 """What tells a SQLite file of ours from any other ("Crux"), in the header of the file."""
 
+MOVED = "moved"
+"""The row of ``meta`` that says where a ledger was moved: from then on it opens no more."""
+
 MANY_EVENTS = 100
 """Jobs with more events stand in an index of their own."""
 

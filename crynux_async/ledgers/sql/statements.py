@@ -39,6 +39,7 @@ from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.sql import money
 from crynux_async.ledgers.sql.schema import (
     MANY_EVENTS,
+    MOVED,
     attempts,
     budgets,
     configs,
@@ -47,6 +48,7 @@ from crynux_async.ledgers.sql.schema import (
     hazards,
     jobs,
     leases,
+    meta,
     notes,
     steps,
     tags,
@@ -220,6 +222,9 @@ SETTLE: Update = (
     .where(budgets.c.name == bindparam("key_name"), money.at_most(_RELEASED, _HELD))
     .values({**money.stored("held", money.minus(_HELD, _RELEASED)), **money.stored("spent", money.plus(_SPENT, _COST))})
 )
+
+
+MARK_MOVED: Insert = insert(meta).values(name=literal_column(f"'{MOVED}'"), value=bindparam("value"))
 
 
 # Leases

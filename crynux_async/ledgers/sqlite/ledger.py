@@ -91,5 +91,6 @@ class SqliteLedger(SqlLedger):
     async def _read_clock(self, connection: Connection) -> float:
         return monotonic()
 
-    def _now(self) -> ColumnElement[int]:
+    def now(self) -> ColumnElement[int]:
+        """Return this machine's time."""
         return literal(to_microseconds(self._clock()), BigInteger)
