@@ -1,5 +1,7 @@
 """``jobs``, ``abandon``, ``reconcile``: what the ledger remembers and what to do about it."""
 
+import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -25,7 +27,10 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
-from crynux_async.states import JobState
+from crynux_async.states import JobState, Signal, may
+
+_HEARD_WITHIN = 15.0  # seconds: processes look for wishes every five
+_LOOK_EVERY = 0.2
 
 
 async def show_jobs(
@@ -81,12 +86,30 @@ def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) ->
 
 
 async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
-    """Give jobs up."""
+    """Give jobs up, and say of each what became of that."""
+    console, code = open_console(), Exit.DONE
     async with open_session(ledger, service) as session:
         for job in await find_jobs(session, names):
+            if not may(job.state, Signal.ABANDON):
+                console.print(f"{job.job_id} is {job.state} already: there is nothing to give up")
+                continue
             job.abandon()
-            open_console().print(f"{job.job_id} is {job.state}")
-    return Exit.DONE
+            if await _is_given_up(session, job):
+                console.print(f"{job.job_id} is {JobState.ABANDONED}")
+            else:
+                code = Exit.TIMED_OUT
+                console.print(f"{job.job_id} is {job.state}: the process that holds it was asked to give it up")
+    return code
+
+
+async def _is_given_up(session: Session, job: Job) -> bool:
+    """Wait a while for a job to be given up by whoever holds it, and return whether it was."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_HEARD_WITHIN):
+            while job.state is not JobState.ABANDONED:
+                await asyncio.sleep(_LOOK_EVERY)
+                await session.find(job.job_id)  # reads again what its owner has written
+    return job.state is JobState.ABANDONED
 
 
 async def reconcile(ledger: LedgerPlace | None, service: ServiceChoice, *, adopt: bool, as_json: bool) -> Exit:

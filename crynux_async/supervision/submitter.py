@@ -478,9 +478,15 @@ class Submitter:
         self._stop_if_failed()
 
     def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:
-        """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long."""
+        """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long.
+
+        What no waiting can mend is told to everybody who waits at once.
+        """
         self._reach.failed(error)
-        if self._patience.is_left(record, monotonic()):
+        if last_word is Signal.TURNED_DOWN and isinstance(error, BackendError) and error.is_lasting:
+            # A wrong address or certificate is none of the job's faults: it stays planned, as with a wrong key.
+            self._turn_all_away(error)
+        elif self._patience.is_left(record, monotonic()):
             said = "was not sent" if last_word is Signal.TURNED_DOWN else "has no task that is known yet"
             _log.warning("job %s %s: %s", record.job_id, said, error)
         else:

@@ -125,6 +125,10 @@ async def test_job_that_failed_is_an_exit_code_of_its_own(
     assert await resume(ordered(tmp_path)) is Exit.JOB_ENDED_BADLY
     (facts,) = json.loads(capsys.readouterr().out)["jobs"]
     assert (facts["state"], bool(facts["error"])) == ("failed", True)
+    await (ledger := SqliteLedger(tmp_path / "jobs.db")).open()
+    (row,) = await ledger.jobs()
+    await ledger.close()
+    assert row.error == facts["error"]  # whoever reads the ledger later knows why, too
 
 
 async def test_create_of_unknown_outcome_is_an_exit_code_of_its_own(
