@@ -23,6 +23,7 @@ from benchmarks.scorecard.lost_leases import lost_leases
 from benchmarks.scorecard.passing_trouble import troubled
 from benchmarks.scorecard.processes import require_tool
 from benchmarks.scorecard.seams import raising
+from benchmarks.scorecard.shared_brackets import swapped_models
 from benchmarks.scorecard.worlds import World, accounts, config, creates, on_virtual_time
 from crynux_async.emulator.bridge.schema import violation
 from crynux_async.emulator.nodes.task_args import with_defaults
@@ -432,5 +433,6 @@ CASES = (
     Case(name="S11", fault="schema-invalid job among 100", run=invalid_among_many),
     Case(name="S12", fault="locks and full disks that pass, at every statement of a submit", run=troubled),
     Case(name="S13", fault="stopped at every step, lease lost, continued", run=lost_leases),
+    Case(name="S15", fault="two to six creates lost in one bracket", run=swapped_models),
     Case(name="S16", fault="every call of the supervisor raises once", run=raising),
 )
