@@ -20,6 +20,7 @@ from benchmarks.scorecard import cancellations, clocks, submit_crashes, torn_log
 from benchmarks.scorecard.accounting import JobClass
 from benchmarks.scorecard.case import Case, Context
 from benchmarks.scorecard.lost_leases import lost_leases
+from benchmarks.scorecard.namespaces import two_namespaces
 from benchmarks.scorecard.passing_trouble import troubled
 from benchmarks.scorecard.processes import require_tool
 from benchmarks.scorecard.seams import raising
@@ -433,6 +434,7 @@ CASES = (
     Case(name="S11", fault="schema-invalid job among 100", run=invalid_among_many),
     Case(name="S12", fault="locks and full disks that pass, at every statement of a submit", run=troubled),
     Case(name="S13", fault="stopped at every step, lease lost, continued", run=lost_leases),
+    Case(name="S14", fault="two PID namespaces, one hostname, one ledger", run=two_namespaces),
     Case(name="S15", fault="two to six creates lost in one bracket", run=swapped_models),
     Case(name="S16", fault="every call of the supervisor raises once", run=raising),
 )
