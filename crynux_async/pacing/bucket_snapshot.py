@@ -9,6 +9,8 @@ from crynux_async.pacing.spacing import Moment, Spacing
 
 SLOWER = 1 - 2e-4  # the clocks of two machines run up to 200 millionths apart
 
+_FEW_TRIPS = 4
+
 
 @attrs.frozen(kw_only=True)
 class InFlight:
@@ -37,6 +39,7 @@ class BucketSnapshot:
         belief: Limit and burst, or None while they are unknown.
         learning: Whether creates go without regard to a level until one is refused.
         narrow_until: Creates charged until when only one is in flight at a time while learning.
+        paired_at: Creates charged until two were in flight for the first time while learning, or None.
         is_wide_guess: Whether the limit was learned while several were in flight.
         raised_from: The limit before it was raised without proof, or None.
         given_limit: The limit per minute that the user named, or None; never exceeded.
@@ -51,10 +54,12 @@ class BucketSnapshot:
         blind: Refusals in a row that named no wait, or none above zero.
         overflow: Tokens that a full bucket lost since the last refusal.
         round_trip: Smoothed seconds from a create to its answer, or None before the first.
+        shortest_trip: The shortest round trip so far, in seconds, or None before the first.
+        trips: Round trips so far.
         burst_hint: A burst below the one believed that the last refusal hinted at, or None.
         lessons: Refusals that were not foreseen and told no limit exactly.
         zero: When the bucket, if it holds one token, was empty after the last create; None where others overlapped it.
-        spacing: What refusals told of the seconds between two tokens.
+        spacing: What creates told of the seconds between two tokens.
         evidence: What the answers say about limit and burst.
     """
 
@@ -63,6 +68,7 @@ class BucketSnapshot:
     belief: Belief | None = None
     learning: bool = True
     narrow_until: int = 0
+    paired_at: int | None = None
     is_wide_guess: bool = False
     raised_from: float | None = None
     given_limit: float | None = None
@@ -77,6 +83,8 @@ class BucketSnapshot:
     blind: int = 0
     overflow: float = 0.0
     round_trip: float | None = None
+    shortest_trip: float | None = None
+    trips: int = 0
     burst_hint: int | None = None
     lessons: int = 0
     zero: Moment | None = None
@@ -105,6 +113,11 @@ class BucketSnapshot:
         if belief is None or refusal is None:
             return 0.0
         return belief.rate * (1 - SLOWER) * max(0.0, at - refusal.zero_at)
+
+    @property
+    def every_trip(self) -> float:
+        """What every round trip takes, in seconds, as far as the few at first can tell."""
+        return (self.shortest_trip or 0.0) * self.trips / (self.trips + _FEW_TRIPS)
 
     def allowed(self, belief: Belief) -> Belief:
         """Return a belief within what was given, or beyond doubt before."""

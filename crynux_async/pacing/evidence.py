@@ -17,6 +17,8 @@ _TRY_MEASURED = 64
 _TRY_CERTAIN = 128
 SELDOMER = 4
 """Times as many accepts before the next try of a higher limit, after one that was refused."""
+CLOSE = 0.1
+"""Part by which a limit is raised to look for a higher one: one that is closer to the truth needs none of that."""
 _TRY_CERTAIN_MINUTES = 60  # of creates at the full rate
 # Accepts since the last refusal before a burst that was seen low is doubled; if that is refused, twice as many.
 _RAISE_BURST = 256
@@ -250,8 +252,11 @@ class Belief:
         """Return this as certain, to be tried seldom, if ``is_certain``."""
         if not is_certain:
             return self
-        seldom = max(_TRY_CERTAIN, math.ceil(_TRY_CERTAIN_MINUTES * self.limit))
-        return attrs.evolve(self, try_after=seldom, is_certain=True, trusted=None)
+        return attrs.evolve(self.seldom_tried(), is_certain=True, trusted=None)
+
+    def seldom_tried(self) -> "Belief":
+        """Return this as so close to the truth that a higher limit is looked for after an hour of creates."""
+        return attrs.evolve(self, try_after=max(_TRY_CERTAIN, math.ceil(_TRY_CERTAIN_MINUTES * self.limit)))
 
     def with_lower_burst(self, burst: int) -> "Belief":
         """Return this with a burst that refusals spoke for.
@@ -307,7 +312,8 @@ def learned_wide(evidence: Evidence, zero_at: float, error: float, *, overlap: i
     if found is None or found.span < least_span:
         return None
     found = attrs.evolve(found, error=error + overlap * found.span / found.creates)
-    return Belief.measured(found.best, max(1, int(found.best)), is_certain=False)
+    belief = Belief.measured(found.best, max(1, int(found.best)), is_certain=False)
+    return belief.seldom_tried() if found.off <= CLOSE * found.limit else belief
 
 
 def revised(belief: Belief, evidence: Evidence, zero_at: float, error: float, *, overflow: float) -> Belief:

@@ -14,7 +14,7 @@ import math
 import attrs
 
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
-from crynux_async.pacing.evidence import FULL_AFTER, SELDOMER, Belief, Evidence, learned, learned_wide, revised
+from crynux_async.pacing.evidence import CLOSE, FULL_AFTER, SELDOMER, Belief, Evidence, learned, learned_wide, revised
 from crynux_async.pacing.spacing import Moment
 
 SURE = 0.1
@@ -27,6 +27,9 @@ PATIENCE_TRIPS = 4.0
 """After so many round trips an answer that does not come holds no other create up any more."""
 _RAISE = 1.1  # small enough that a burst of a minute's tokens lasts for ten
 _RAISE_AGAIN = 64
+_FASTER = 1.5  # times as fast after being weighed, at most
+_SOON_PAIRED = 2  # creates: a refusal so soon after two were in flight for the first time is their doing
+_WEIGHED_EVERY = 8  # accepts, after which the seconds between two tokens are weighed anew
 
 
 @attrs.frozen(kw_only=True)
@@ -41,6 +44,7 @@ class Refusal:
         zero_at: When the bucket is about back at 0, in seconds.
         error: How far that may be off, in seconds.
         evidence: What was known until then, with the creates that were sent before it and are not answered yet.
+        every_trip: What every round trip takes, in seconds.
     """
 
     create: InFlight
@@ -50,22 +54,28 @@ class Refusal:
     zero_at: float
     error: float
     evidence: Evidence
+    every_trip: float
 
     @property
     def moment(self) -> Moment:
         """When the bucket is back at 0, certainly."""
-        return Moment.between(self.create.sent_at, self.answered_at, self.wait)
+        return Moment.between(self.create.sent_at, self.answered_at, self.wait, self.every_trip)
 
 
 def heard_accept(before: BucketSnapshot, create: InFlight, at: float, arrived: float) -> BucketSnapshot:
     """Return a state after a create was accepted whose answer came ``at``, and which arrived about at ``arrived``."""
+    moment = Moment.between(create.sent_at, at, shortest_trip=before.every_trip)
     after = attrs.evolve(
         before,
         evidence=before.evidence.passed(arrived, accepted=True),
-        zero=None if before.in_flight else Moment.between(create.sent_at, at),
+        zero=None if before.in_flight else moment,
     )
+    if before.zero is not None and not before.in_flight:
+        after = attrs.evolve(after, spacing=before.spacing.with_accept(before.zero.until(moment)))
     if after.belief is None:
         return after
+    if _is_spaced(before, (at - create.sent_at + (before.round_trip or 0.0)) / 2):
+        return _respaced(after) if create.early or after.evidence.accepted % _WEIGHED_EVERY == 0 else after
     # What was under way with a refused create tells of the level before it.
     if after.belief.try_after is not None and before.is_after_refusal(create):
         after = _encouraged(before, after, create, at, arrived)
@@ -142,6 +152,12 @@ def _learned(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
     # One that has hung for long did not overlap this one; all that is open is whether it took a token.
     patience = PATIENCE_TRIPS * (before.round_trip or 0.0)
     is_overlapped = any(other.sent_at > refusal.create.sent_at - patience for other in before.in_flight)
+    is_new_pair = before.paired_at is not None and before.evidence.count - before.paired_at <= _SOON_PAIRED
+    if is_overlapped and is_new_pair:
+        # So long as they went one at a time none was refused: the bucket holds one token.
+        trip = refusal.answered_at - refusal.create.sent_at
+        belief = Belief.measured(60 / (refusal.wait + trip / 2), 1, is_certain=False)
+        return attrs.evolve(before, belief=belief, is_wide_guess=False)
     least_span = _LONG_RUN if is_overlapped else FULL_AFTER
     belief = learned_wide(
         refusal.evidence, refusal.zero_at, refusal.error, overlap=len(before.in_flight), least_span=least_span
@@ -157,16 +173,17 @@ def _disputed(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
     seldomer = SELDOMER * (used.try_after or 0)
     if before.raised_from is not None and not is_early:
         return attrs.evolve(before, belief=attrs.evolve(used, limit=before.raised_from, try_after=seldomer))
-    if _is_spaced(before, refusal):
-        belief = attrs.evolve(used, limit=60 / before.spacing.seconds)
-        return attrs.evolve(before, belief=attrs.evolve(belief, try_after=seldomer) if is_early else belief)
+    if _is_spaced(before, refusal.error):
+        return _respaced(before, is_refused=True)
     args = refusal.evidence, refusal.zero_at, refusal.error
     belief = before.allowed(revised(used, *args, overflow=before.overflow))
     burst, hint = _seen_burst(belief, before, refusal)
     lessons = before.lessons
     if before.given_limit is None and not is_early and belief.rate * refusal.error > _BLURRED:
         lessons += 1
-        belief, burst = _cautious(belief, burst, used, refusal, lessons)
+        belief, burst = _cautious(belief, burst, before, refusal, lessons)
+        if belief.limit > (1 - CLOSE) * used.limit:  # it was all but right, and needs no trying now
+            belief = attrs.evolve(belief, try_after=max(belief.try_after or 0, used.try_after or 0))
     is_seen_low = burst < belief.burst and (belief.is_certain or belief.trusted is not None)
     belief = belief.with_lower_burst(burst) if is_seen_low else attrs.evolve(belief, burst=burst)
     if is_early and belief.try_after is not None:
@@ -174,22 +191,40 @@ def _disputed(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
     return attrs.evolve(before, belief=belief, burst_hint=hint, lessons=lessons)
 
 
-def _is_spaced(before: BucketSnapshot, refusal: Refusal) -> bool:
+def _respaced(before: BucketSnapshot, *, is_refused: bool = False) -> BucketSnapshot:
+    """Return a state whose belief is what all creates tell of the seconds between two tokens."""
+    assert before.belief is not None
+    seconds = before.spacing.seconds(before.round_trip or 0.0, before.refusals)
+    used = before.belief.limit
+    limit = min(60 / seconds, used if is_refused else _FASTER * used)
+    belief = attrs.evolve(before.belief, limit=limit).seldom_tried()
+    return attrs.evolve(
+        before, belief=attrs.evolve(belief, try_after=before.evidence.accepted + (belief.try_after or 0))
+    )
+
+
+def _is_spaced(before: BucketSnapshot, error: float) -> bool:
     """Return whether a burst of one and long round trips make the seconds between two tokens all that can be told."""
     belief = before.belief
     if belief is None or before.given_limit is not None or before.zero is None or before.in_flight:
         return False
-    return belief.burst == 1 and not belief.is_certain and belief.rate * refusal.error > _BLURRED
+    is_one = belief.burst == 1 and not before.spacing.holds_more
+    return is_one and not belief.is_certain and belief.rate * error > _BLURRED
 
 
-def _cautious(belief: Belief, burst: int, used: Belief, refusal: Refusal, lessons: int) -> tuple[Belief, int]:
+def _cautious(belief: Belief, burst: int, before: BucketSnapshot, refusal: Refusal, lessons: int) -> tuple[Belief, int]:
     """Return a belief with which a refusal that tells no limit exactly would not have come."""
-    accepted = refusal.evidence.accepted
+    used, accepted = before.belief, refusal.evidence.accepted
+    assert used is not None
     trip = refusal.answered_at - refusal.create.sent_at
     missing = (refusal.wait + trip / 4) / (1 if used.burst == 1 else 1 + accepted)
     limit = min(belief.limit, 60 / (60 / used.limit + missing))
+    # A few that passed at first say little of the burst where they were long under way; mostly a limit of 1 was raised.
+    is_small = used.burst < _SOON and used.limit >= 2 * used.burst and not before.spacing.holds_more
     # With the right burst a limit that is a little too high is refused after many creates.
-    return attrs.evolve(belief, limit=limit, is_certain=False), 1 if lessons >= 2 and accepted < _SOON else burst
+    return attrs.evolve(belief, limit=limit, is_certain=False), 1 if is_small or (
+        lessons >= 2 and accepted < _SOON
+    ) else burst
 
 
 def _seen_burst(belief: Belief, before: BucketSnapshot, refusal: Refusal) -> tuple[int, int | None]:
@@ -204,7 +239,9 @@ def _seen_burst(belief: Belief, before: BucketSnapshot, refusal: Refusal) -> tup
         burst = max(1, round(first) if fits else max(math.ceil(first), int(belief.limit)))
         return burst if belief.trusted is None else min(burst, belief.burst), None
     hint = max(1, round(first)) if fits and evidence.train else None
-    if hint is None and pair is not None and abs(pair.limit - belief.limit) <= pair.off and pair.creates < 32:
+    is_blurred = belief.rate * error > _BLURRED
+    is_right = pair is not None and abs(pair.limit - belief.limit) <= pair.off and pair.creates < 32
+    if hint is None and is_right and not is_blurred:
         # The limit is right, nobody else was there, and yet a token was missing: a full bucket had lost it.
         hint = before.burst_hint or 1
     if hint is None or hint >= belief.burst:

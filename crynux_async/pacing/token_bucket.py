@@ -37,9 +37,21 @@ then after four, sixteen, and so on. A limit that was given is not tried: whoeve
 
 *Long round trips.* When a create arrived is known to within its round trip, so a refusal tells the limit to within what
 is refilled meanwhile. With a fifth of a token or more the limit is not certain, and each refusal that was not foreseen
-lowers it, and then the burst, to what would have passed. If the burst is one, ``spacing`` tells the seconds between two
-tokens as the last refusals bound them. Early creates that pass prove nothing here; the limit is raised by a tenth from
-time to time, and put back for longer and longer when that is refused. So a thousand creates cost a handful of refusals.
+lowers it, and then the burst, to what would have passed. If the burst is one, ``spacing`` weighs every whole limit by
+what all creates tell. A refusal that comes as soon as two are under way for the first time means such a burst, and so
+does one of the first few where the limit is far above what passed. Early creates that pass prove nothing here: a
+limit that may be off by more than a tenth is raised by a tenth from time to time, and put back for longer and longer
+when that is refused.
+
+*What nobody can know.* Until the bucket is first found empty, limits that would have let the same creates pass cannot
+be told from each other: after 200 creates from a full bucket that is every limit above 200 whose burst is the same
+number. When k creates are under way at that moment all k are refused, for each takes a token and fewer come back than
+are taken. So who may be refused five times has at most five under way until then, and sends no more than five a round
+trip: with round trips of 0.3 s, 1,200 creates at 600 a minute take 72 s at least, where who knows the limit needs 60.
+Four refusals at once leave one for what they have not told. With a burst of one each refusal tells the seconds between
+two tokens with a standard error of 0.3 of the jitter of one way (two arrivals, each off by half the difference of two
+ways), so five of them leave an eighth of it; where that is more than a twentieth of what lies between two creates,
+only creates that pass make it less.
 
 *A create that hangs* keeps its token, for nobody knows when the bridge takes it, but after a few round trips no longer
 its place: others may go while it is waited for.
@@ -326,7 +338,13 @@ class TokenBucket:
         evidence, is_full = state.evidence, self._is_full(at)
         if early or is_full:
             evidence = attrs.evolve(evidence, train=0, unsure=0 if is_full else evidence.unsure)
-        self._change(in_flight=(*state.in_flight, create), next_ticket=create.ticket + 1, evidence=evidence)
+        is_first_pair = state.learning and state.in_flight and state.paired_at is None
+        self._change(
+            in_flight=(*state.in_flight, create),
+            next_ticket=create.ticket + 1,
+            evidence=evidence,
+            paired_at=state.evidence.count if is_first_pair else state.paired_at,
+        )
         return create.ticket
 
     def accepted(self, ticket: int, now: float) -> None:
@@ -365,6 +383,7 @@ class TokenBucket:
             zero_at=arrived + wait,
             error=2 * _ROUNDING + (trip + (before.round_trip or trip)) / 2,
             evidence=before.evidence.ahead(ahead),
+            every_trip=before.every_trip,
         )
         self._state = heard_refusal(self._state, refusal)
         self._change(overflow=0.0, blind=int(wait < _ROUNDING))
@@ -473,10 +492,10 @@ class TokenBucket:
         usual = trip if state.round_trip is None else state.round_trip
         # One that was stuck says little of the others, and a request that timed out says nothing.
         smoothed = usual + (min(trip, PATIENCE_TRIPS * usual) - usual) / 8
-        self._change(
-            in_flight=tuple(other for other in state.in_flight if other is not create),
-            round_trip=smoothed if shows_trip else state.round_trip,
-        )
+        self._change(in_flight=tuple(other for other in state.in_flight if other is not create))
+        if shows_trip:
+            shortest = trip if state.shortest_trip is None else min(trip, state.shortest_trip)
+            self._change(round_trip=smoothed, shortest_trip=shortest, trips=state.trips + 1)
         return at, create, create.sent_at + min(trip, 2 * usual) / 2
 
     def _settle(self, now: float) -> float:
