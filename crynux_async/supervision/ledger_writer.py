@@ -46,6 +46,7 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd, attached_task, columns_of, new_row
 from crynux_async.supervision.spending import Spending, settled
+from crynux_async.supervision.spill import Spill
 
 _log = logging.getLogger("crynux_async.supervision.ledger_writer")
 
@@ -75,6 +76,7 @@ class LedgerWriter:
 
     Attributes:
         events: What happened to jobs and is not stored yet.
+        spill: Where accepted tasks go that could not be stored.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class LedgerWriter:
         self._saved = asyncio.Event()
         self._storing: set[str] = set()
         self._ends: dict[str, TaskEnd] = {}
+        self.spill = Spill(getattr(ledger, "spill", None), backend)
         self.events = EventLog(keeps_all=keeps_events)
         self._flushing = anyio.Lock()
         self._latest = utc_now()
@@ -141,6 +144,10 @@ class LedgerWriter:
     async def enter(self) -> None:
         """Begin to hold jobs."""
         self._fence = await self._ledger.enter(self._owner, seconds=self._lease)
+
+    async def read_back(self) -> None:
+        """Leave tasks that an earlier session could not store to whoever has their jobs."""
+        await self.spill.give_back(self.hand_over)
 
     async def renew(self) -> None:
         """Hold the jobs for another lease, and let go of those that were lost meanwhile."""

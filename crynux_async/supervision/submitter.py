@@ -379,7 +379,7 @@ class Submitter:
         try:
             is_ours = await self._writer.change(self._change(record, attempt, answer, columns, at))
         except Exception as failure:
-            self._could_not_store(record, answer, failure)
+            self._could_not_store(record, attempt, answer, failure)
         else:
             if is_ours:
                 self._tell(record, signal, answer, at)
@@ -462,7 +462,7 @@ class Submitter:
             self.set_aside(record, error)
             self._turn_all_away(error)
 
-    def _could_not_store(self, record: Record, answer: Answer, failure: Exception) -> None:
+    def _could_not_store(self, record: Record, attempt: AttemptRow, answer: Answer, failure: Exception) -> None:
         """Say on standard error, and to whoever waits, what the ledger could not be told."""
         task = f"task {answer.task_id}" if answer.task_id else f"outcome: {answer.outcome}"
         message = f"job {record.job_id} ({task}) could not be stored: {failure}; write it down"
@@ -470,6 +470,7 @@ class Submitter:
         print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # the last place where it can be kept
         error = LedgerError(message, path=getattr(failure, "path", ""), task_id=answer.task_id)
         if answer.task_id is not None:
+            self._writer.spill.keep(record.job_id, attempt.number, answer.task_id)
             at = self._writer.date(record.planned_at)
             self._register.accepted(record, answer.task_id, at, is_stored=False)
             self._register.fail(record, error)

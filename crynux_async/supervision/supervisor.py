@@ -528,6 +528,7 @@ class Supervisor:
     async def _begin(self) -> None:
         """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
         await self._writer.enter()
+        await self._writer.read_back()
         self.follower.restore(await self._ledger.load_hazards(self.backend.name))
         if self._follows:
             await self._take_over.release_the_dead()

@@ -1,12 +1,14 @@
 """Sessions of several hosts on one ledger in PostgreSQL."""
 
 import asyncio
+import json
 import secrets
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres_line import line_to
 from benchmarks.postgres_server import PostgresServer
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
@@ -97,3 +99,31 @@ async def test_gate_of_a_host_whose_own_clock_is_elsewhere_goes_by_the_servers(
     assert 0 < refused.when - (monotonic() + 86_400) <= 30.1  # it looks again after half a minute at the latest
     assert 30 < there.expected_at(0) - (monotonic() + 86_400) <= 60.1
     await ledger.close()
+
+
+async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next_session(
+    postgres: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema, spill = f"session_{secrets.token_hex(6)}", tmp_path / "spill.jsonl"
+    async with Emulator(speed=1000, unet="tiny") as bridge, line_to(postgres) as line:
+        settings = {**bridge.settings(), "close_timeout": 0.5}
+        bridge.add_fault("delay", on="create", seconds=0.3)
+        session = Session(ledger=line.url(schema=schema, spill=str(spill)), **settings)
+        await session.open()
+        job = session.submit_nowait(make_config())
+        while not any(request.method == "POST" for request in bridge.requests):
+            await asyncio.sleep(0.01)
+        line.is_down = True
+        line.cut()
+        await session.close()
+        assert json.loads(spill.read_text())["job_id"] == job.job_id
+        assert "write it down" in capsys.readouterr().err
+        postgres.run(f"UPDATE {schema}.leases SET until = 0")  # the lease of a session that could not give it back
+        async with Session(ledger=postgres.url(schema=schema, spill=str(spill)), **settings) as after:
+            async with asyncio.timeout(60):  # its owner hears of it as of any wish
+                while (found := await after.find(job.job_id)) is None or found.task_id is None:
+                    await asyncio.sleep(0.02)
+                await found
+            assert found.task_id == job.task_id
+        assert spill.read_text() == ""
+        assert sum(request.method == "POST" for request in bridge.requests) == 1
