@@ -272,6 +272,18 @@ class SessionJobs:
             found += [self._orphan(orphan, adopt=adopt) for orphan in orphans if orphan.task.can_have_model]
         return found
 
+    async def reconcile_requests(self, *, at_most: int = 50) -> int:
+        """Return how many requests ``reconcile()`` would make at most to find lost creates, before it makes any.
+
+        Args:
+            at_most: As in ``reconcile()``.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+            UsageError: The session is not open.
+        """
+        return await self._open_supervisor().price_of_looking(at_most=at_most)
+
     def attach(self, task_id: str | int, *, config: FineTuneConfig | None = None, label: str = "") -> Job:
         """Follow a task that the service has already, and return its job.
 

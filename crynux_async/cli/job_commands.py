@@ -16,6 +16,7 @@ _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=F
 Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 _AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
+_Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
 
@@ -148,7 +149,12 @@ def retry(
 
 
 def reconcile(
-    *, service: ServiceChoice = _BRIDGE, adopt: _Flag = False, ledger: str | None = None, json: _Json = False
+    *,
+    at_most: _Count = 50,
+    service: ServiceChoice = _BRIDGE,
+    adopt: _Flag = False,
+    ledger: str | None = None,
+    json: _Json = False,
 ) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only where they must be.
 
@@ -156,6 +162,7 @@ def reconcile(
     for and that the ledger does not know, because it was lost.
 
     Args:
+        at_most: Tasks to look at for each job; where there are more between the two numbers, it is left alone.
         service: Where the jobs are.
         adopt: Put such tasks into the ledger, so that they are followed; only where no other ledger has them.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
@@ -163,7 +170,7 @@ def reconcile(
     """
     from crynux_async.cli import jobs as jobs_command
 
-    return execute(jobs_command.reconcile(ledger, service, adopt=adopt, as_json=json), as_json=json)
+    return execute(jobs_command.reconcile(ledger, service, at_most=at_most, adopt=adopt, as_json=json), as_json=json)
 
 
 def spent(*, service: ServiceChoice = _BRIDGE, ledger: str | None = None, json: _Json = False) -> int:

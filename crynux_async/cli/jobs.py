@@ -20,6 +20,7 @@ from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
 from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
+from crynux_async.cli.units import count
 from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError
 from crynux_async.job import Job
@@ -112,11 +113,14 @@ async def _is_given_up(session: Session, job: Job) -> bool:
     return job.state is JobState.ABANDONED
 
 
-async def reconcile(ledger: LedgerPlace | None, service: ServiceChoice, *, adopt: bool, as_json: bool) -> Exit:
+async def reconcile(
+    ledger: LedgerPlace | None, service: ServiceChoice, *, at_most: int, adopt: bool, as_json: bool
+) -> Exit:
     """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
     console = open_console(stderr=as_json)
     async with open_session(ledger, service) as session:
-        looked_for = await session.reconcile(adopt=adopt)
+        await _say_price(session, console, at_most)
+        looked_for = await session.reconcile(at_most=at_most, adopt=adopt)
         lost = await session.unconfirmed()
     for each in looked_for:
         name = each.job.job_id if each.job else each.candidates[0]
@@ -137,6 +141,12 @@ async def reconcile(ledger: LedgerPlace | None, service: ServiceChoice, *, adopt
         }
         print(json.dumps(facts))  # noqa: T201  # the command's output
     return Exit.DONE
+
+
+async def _say_price(session: Session, console: Console, at_most: int) -> None:
+    requests = await session.reconcile_requests(at_most=at_most)
+    if requests:
+        console.print(f"Looking takes up to {count(requests, 'request')}; --at-most bounds the tasks for each job.")
 
 
 async def show_costs(session: Session, jobs: Sequence[Job], service: ServiceChoice, console: Console) -> None:

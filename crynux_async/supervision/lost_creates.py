@@ -95,6 +95,13 @@ class LostCreates:
         findings = await self._backend.find_lost(lost, known=known, at_most=at_most)
         return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
 
+    async def price(self, *, at_most: int) -> int:
+        """Return how many requests ``look_for`` makes at most; 0 where the service gives no way to look."""
+        lost = await self.all()
+        if not lost or not isinstance(self._backend, FindsLostCreates):
+            return 0
+        return self._backend.search_requests(lost, known=await self._known(), at_most=at_most)
+
     async def adopt(self, record: Record, attempt: AttemptRow, task_id: str, *, granted: Sequence[int] = ()) -> None:
         """Take a task for the one that a create of a job has made.
 

@@ -440,6 +440,10 @@ class Supervisor:
             self.hand_on(record)
         return found
 
+    async def price_of_looking(self, *, at_most: int) -> int:
+        """Return how many requests ``look_for_lost`` makes at most."""
+        return await self._lost.price(at_most=at_most)
+
     async def spent(self, where: JobFilter) -> tuple[int, int]:
         """Return the wei that the tasks of jobs hold and have spent.
 

@@ -1,0 +1,40 @@
+"""``reconcile``: what looking costs is said before it is done."""
+
+from pathlib import Path
+
+import pytest
+
+from crynux_async.cli.exits import Exit
+from crynux_async.cli.jobs import reconcile
+from crynux_async.cli.service_choice import ServiceChoice
+from crynux_async.emulator import Emulator
+from crynux_async.errors import SubmissionUnknownError
+from crynux_async.session import Session
+from tests.fake_backend import make_config
+
+
+async def test_price_in_requests_is_said_first_and_kept_and_nothing_is_asked_beyond_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Emulator(speed=1e9, rate_limit=600) as bridge:
+        monkeypatch.setenv("CRYNUX_BASE_URL", bridge.url)
+        monkeypatch.setenv("CRYNUX_API_KEY", bridge.new_key(rate_limit=600))
+        monkeypatch.setenv("HOME", "/nonexistent")
+        place = tmp_path / "jobs.db"
+        async with Session(ledger=place) as session:
+            await session.submit(make_config(seed=1))
+            bridge.add_fault("drop_after_accept", on="create")
+            with pytest.raises(SubmissionUnknownError):
+                await session.submit(make_config(seed=2))
+            async with Session() as other:  # its tasks have numbers of the same row
+                for seed in (11, 12):
+                    await other.submit(make_config(seed=seed))
+            await session.submit(make_config(seed=3))
+        before = len(bridge.requests)
+        assert await reconcile(place, ServiceChoice(), at_most=2, adopt=False, as_json=False) is Exit.DONE
+        assert (len(bridge.requests) - before, "Looking" in capsys.readouterr().out) == (0, False)
+        assert await reconcile(place, ServiceChoice(), at_most=50, adopt=False, as_json=False) is Exit.DONE
+        first = capsys.readouterr().out.splitlines()[0]
+    # Three numbers, and what decides is at most two questions about each.
+    assert first == "Looking takes up to 6 requests; --at-most bounds the tasks for each job."
+    assert 0 < len(bridge.requests) - before <= 6
