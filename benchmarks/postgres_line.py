@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.postgres_server import PORT, PostgresServer
 
 _PIECE = 65_536
+_ASKING = (b"S", b"Q")  # Sync, Query: what the server answers to
 
 
 class Line:
@@ -28,6 +29,7 @@ class Line:
         sent: How many bytes clients have sent through it.
         cuts: How often it was cut.
         is_down: Whether it takes no new connections.
+        slow: Seconds that each message takes that asks for an answer.
     """
 
     def __init__(self, server: PostgresServer, folder: Path) -> None:
@@ -35,6 +37,7 @@ class Line:
         self.folder = folder
         self.messages = self.sent = self.cuts = 0
         self.is_down = False
+        self.slow = 0.0
         self._before: Callable[[bytes], bool] | None = None
         self._after: Callable[[bytes], bool] | None = None
         self._cut_at_message = self._cut_at_byte = -1
@@ -107,6 +110,8 @@ class Line:
                     self.cut()
                     return
                 self.sent += len(message)
+                if self.slow and message[:1] in _ASKING:
+                    await asyncio.sleep(self.slow)
                 server.write(message)
 
     async def _answers(

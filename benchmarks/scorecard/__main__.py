@@ -21,6 +21,7 @@ from benchmarks.scorecard import (
     hostile_archives,
     hostile_disks,
     leaks,
+    many_hosts,
     pacing,
     polling,
     relay_crashes,
@@ -45,6 +46,7 @@ CASES: tuple[Case, ...] = (
     *relay_crashes.CASES,
     *sweep_crashes.CASES,
     *anywhere.CASES,
+    *many_hosts.CASES,
 )
 
 

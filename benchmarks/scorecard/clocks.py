@@ -262,7 +262,7 @@ JUMPS = (
 
 async def _real_jumps(context: Context) -> str:
     """Do it to real processes with real clocks."""
-    library = _libfaketime()
+    library = libfaketime()
     rng = random.Random(10)
     works = [
         _jumping(context, f"{jump.name} {number}", jump, library, rng.uniform(0.5, 0.8 * REAL_JOBS / REAL_RATE))
@@ -278,7 +278,7 @@ async def _real_jumps(context: Context) -> str:
     )
 
 
-def _libfaketime() -> str:
+def libfaketime() -> str:
     """Return the path of libfaketime.
 
     Raises:
