@@ -538,6 +538,15 @@ class Supervisor:
             await self._take_over.release_the_dead()
             await self._take_over.run()
 
+    async def hear_leavers(self) -> None:
+        """Go on at once with what processes have left since the last call, where this session follows jobs of others.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        if self._follows:
+            await self._take_over.hear_leavers()
+
     async def _send(self, scope: anyio.CancelScope) -> None:
         with scope:
             await self.submitter.run()

@@ -68,6 +68,7 @@ class TakeOver:
         self._onlookers = onlookers
         self._sends_planned = sends_planned
         self._looks = 0
+        self._known: set[int] = set()
         self.grants: dict[str, Callable[[Record, WishRow], Awaitable[None]]] = {}
 
     async def release_the_dead(self) -> None:
@@ -76,6 +77,20 @@ class TakeOver:
             # Only what has certainly ended: the lease of a process that is slow ends by itself (see ``owners``).
             if is_gone(holder.fence.owner):
                 await self._ledger.leave(holder.fence)
+
+    async def hear_leavers(self) -> None:
+        """Go on with what processes have left that were there at the last call, or that have certainly ended.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        await self.release_the_dead()
+        now = utc_now()
+        present = {holder.fence.number for holder in await self._ledger.holders() if holder.until > now}
+        # To claim is a write, of which a ledger bears few: only where somebody has left.
+        has_left, self._known = self._known - present, present
+        if has_left:
+            await self.run()
 
     async def run(self) -> None:
         """Take in a fair share of the unfinished jobs that nobody holds (any more), and give back what is too much.

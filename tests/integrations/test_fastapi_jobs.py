@@ -1,5 +1,6 @@
 """Routes over jobs: queued, listed, shown, sent again, given up. On virtual time."""
 
+import asyncio
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -181,6 +182,19 @@ async def test_jobs_of_another_worker_are_answered_for_in_full(tmp_path: Path) -
     assert here == there
     assert archives == [backend.archive] * 2
     assert backend.creates == 1
+
+
+async def test_jobs_of_a_worker_that_ends_are_followed_by_the_other_within_two_seconds(tmp_path: Path) -> None:
+    backend = FakeBackend(duration=3600)
+    async with opened_web(tmp_path, backend=backend) as stays:
+        async with opened_web(tmp_path, backend=backend) as ends:
+            await ends.submit()
+            await ends.crynux.session.jobs()[0].submitted()
+            # Both have seen each other by now.
+            await asyncio.sleep(1.5)
+            assert stays.crynux.session.jobs() == []
+        await asyncio.sleep(2)
+        assert [job.state for job in stays.crynux.session.jobs()] == ["running"]
 
 
 def test_router_without_a_word_about_who_may_come_in_is_refused(tmp_path: Path) -> None:

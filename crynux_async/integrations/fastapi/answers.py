@@ -11,9 +11,6 @@ from crynux_async.integrations.fastapi.problems import told
 from crynux_async.job import Job
 from crynux_async.states import JobState
 
-# What an event holds that concerns nobody outside: where files are, and messages for whoever runs the program.
-_PRIVATE = ("path", "message")
-
 
 class ErrorAnswer(BaseModel):
     """Why a job ended badly, or why it was not sent."""
@@ -73,8 +70,7 @@ class EventAnswer(BaseModel):
     @classmethod
     def of(cls, event: Event) -> Self:
         """Return what is told of an event."""
-        facts = event.to_dict()
-        return cls.model_validate({name: value for name, value in facts.items() if name not in _PRIVATE})
+        return cls.model_validate(event.to_dict(public=True))
 
 
 class AdviceAnswer(BaseModel):

@@ -1,5 +1,7 @@
 """``Crynux``: what an application holds."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -10,7 +12,7 @@ import attrs
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi import params as fastapi_params
 
-from crynux_async.errors import UsageError
+from crynux_async.errors import LedgerError, UsageError
 from crynux_async.integrations.fastapi.callers import Caller
 from crynux_async.integrations.fastapi.limits import Admission, Limits
 from crynux_async.integrations.fastapi.problems import ProblemError
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
     from crynux_async.backends.opening import ServiceName
     from crynux_async.ledgers.base import Ledger
     from crynux_async.signing import Wallet
+
+
+_LOOK_EVERY = 1.0
+
+_log = logging.getLogger("crynux_async.integrations.fastapi")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,9 +55,11 @@ class Web:
     limits: Limits
     folder: Path
 
-    def filing(self, tenant: str | None, label: str, group: str, tags: Mapping[str, str]) -> SubmitArguments:
+    def filing(
+        self, tenant: str | None, *, label: str = "", group: str = "", tags: Mapping[str, str] | None = None
+    ) -> SubmitArguments:
         """Return what a new job is filed under, with its archive wanted from the first moment on."""
-        filing = SubmitArguments(label=label, group=group, tags=tags, tenant=tenant or "", folder=self.folder)
+        filing = SubmitArguments(label=label, group=group, tags=tags or {}, tenant=tenant or "", folder=self.folder)
         budget = self.limits.budget(tenant)
         if budget is not None:
             filing["budget"] = budget
@@ -183,10 +192,12 @@ class Crynux:
                 session=session, streams=Streams(), admission=admission, limits=self._limits, folder=self._folder
             )
             app.state.crynux = self
+            going_on = asyncio.create_task(_go_on_for_leavers(session))
             try:
                 with calling_at_shutdown(self.end_streams):
                     yield
             finally:
+                going_on.cancel()
                 self.end_streams()
                 self._web = None
 
@@ -216,3 +227,13 @@ class Crynux:
             request.state.crynux_caller = Caller(web=self.web, tenant=name)
 
         return know_caller
+
+
+async def _go_on_for_leavers(session: Session) -> None:
+    """Go on within a second or two with what another worker leaves, for ever."""
+    while True:
+        await asyncio.sleep(_LOOK_EVERY)
+        try:
+            await session.take_over()
+        except LedgerError as error:
+            _log.info("whether a worker has left cannot be read now: %s", error)

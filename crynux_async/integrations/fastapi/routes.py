@@ -51,7 +51,8 @@ async def submit_job(
     key = idempotency_key or secrets.token_hex(16)
     try:
         async with web.admission.job(tenant, config, idempotency_key):
-            job = await web.session.enqueue(config, idempotency_key=key, **web.filing(tenant, label, group, _tags(tag)))
+            filing = web.filing(tenant, label=label, group=group, tags=_tags(tag))
+            job = await web.session.enqueue(config, idempotency_key=key, **filing)
     except SubmissionUnknownError as error:
         # What the same key is answered for a job that runs: this job, whose state says the rest.
         job = await caller.job(error.job_id or "")
