@@ -19,9 +19,10 @@ from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 from crynux_async.cli.sweep_board import SweepBoard, counted
 from crynux_async.cli.sweep_preview import facts_of, print_preview
+from crynux_async.downloads.names import archive_name
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.rows import JobFilter
+from crynux_async.ledgers.rows import JobFilter, JobRow
 from crynux_async.money import to_cnx
 from crynux_async.session import Session
 from crynux_async.settings import Settings
@@ -135,7 +136,7 @@ async def show_preview(
 async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """List the sweeps of a ledger."""
     sweeps = []
-    for service in await _services(ledger):
+    for service in _services(await _rows(ledger)):
         async with _at(ledger, service) as session:
             found = [await recall(session, name, read_archives=False) for name in await sweep_names(session)]
         sweeps += [(service, each) for each in found]
@@ -192,21 +193,30 @@ def _price_of(session: Session, trials: Sequence[Trial]) -> str:
     return f" for at most {to_cnx(sum(known))} CNX" if len(known) == len(prices) else ""
 
 
-async def stop(name: str, ledger: LedgerPlace | None) -> Exit:
+async def stop(name: str, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Send nothing more of a sweep."""
     async with _reading(ledger, name) as session:
         found = await recall(session, name, read_archives=False)
         waiting = [trial.job for trial in found.trials if trial.job.state is JobState.PLANNED]
         await session.stop_sending(waiting)
-    open_console().print(f"{len(waiting)} trials stay unsent until the sweep is run or retried again.")
+    if as_json:
+        print(json.dumps({"name": name, "unsent": len(waiting)}))  # noqa: T201  # the command's output
+    else:
+        open_console().print(f"{len(waiting)} trials stay unsent until the sweep is run or retried again.")
     return Exit.DONE
 
 
-async def show_table(name: str, ledger: LedgerPlace | None, *, as_lines: bool, out: Path | None) -> Exit:
+async def show_table(name: str, ledger: LedgerPlace | None, *, as_json: bool, as_lines: bool, out: Path | None) -> Exit:
     """Print the trials of a sweep as rows."""
+    if as_json and as_lines:
+        raise UsageError("give either --json or --jsonl, not both")
     async with _reading(ledger, name) as session:
         rows: Table = table_of((await recall(session, name)).trials)
-    text = rows.to_json_lines() if as_lines else rows.to_csv()
+    text = rows.to_csv()
+    if as_json:
+        text = json.dumps(list(map(dict, rows.rows))) + "\n"
+    elif as_lines:
+        text = rows.to_json_lines()
     if out is None:
         sys.stdout.write(text)
     else:
@@ -214,25 +224,38 @@ async def show_table(name: str, ledger: LedgerPlace | None, *, as_lines: bool, o
     return Exit.DONE
 
 
-async def write_report(name: str, report: Report, ledger: LedgerPlace | None) -> Exit:
+async def write_report(name: str, report: Report, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Write the page of a sweep."""
     report.prepare()
     async with _reading(ledger, name) as session:
         found = await recall(session, name)
         path = await ReportWriter(report, found.subject, session).write(found.trials)
-    open_console().print(Text(str(path)))
+    if as_json:
+        print(json.dumps({"name": name, "report": str(path)}))  # noqa: T201  # the command's output
+    else:
+        open_console().print(Text(str(path)))
     return Exit.DONE
 
 
-async def _services(ledger: LedgerPlace | None, name: str | None = None) -> list[str]:
-    """Return the services at which a ledger has jobs of a sweep, or of any, the latest last."""
+def report_file(name: str) -> Path:
+    """Return where the page of a sweep is written where nobody says: a file of this folder, whatever the name."""
+    return Path(archive_name("{name}", name=name)).with_suffix(".html")
+
+
+async def _rows(ledger: LedgerPlace | None, name: str | None = None) -> list[JobRow]:
+    """Return what a ledger has of the jobs of a sweep, or of all sweeps, at whichever service."""
     book = open_ledger(existing_place(ledger, made_by="sweep run"))
     await book.open()
     try:
         rows = await book.jobs(JobFilter(tags={} if name is None else {TAG: name}))
     finally:
         await book.close()
-    return list(reversed(dict.fromkeys(row.backend for row in reversed(rows) if TAG in row.tags)))
+    return [row for row in rows if TAG in row.tags]
+
+
+def _services(rows: Sequence[JobRow]) -> list[str]:
+    """Return the services of jobs, the latest last."""
+    return list(reversed(dict.fromkeys(row.backend for row in reversed(rows))))
 
 
 def _at(ledger: LedgerPlace | None, service: str) -> Session:
@@ -243,9 +266,12 @@ def _at(ledger: LedgerPlace | None, service: str) -> Session:
 @asynccontextmanager
 async def _reading(ledger: LedgerPlace | None, name: str) -> AsyncIterator[Session]:
     """Open a session where a sweep is: at the service of the settings if it is there, or where it was last."""
-    services = await _services(ledger, name)
+    services = _services(await _rows(ledger, name))
+    if not services:
+        known = ", ".join(dict.fromkeys(repr(row.tags[TAG]) for row in await _rows(ledger))) or "none"
+        raise UsageError(f"this ledger has no sweep {name!r}; it has {known}", field="name")
     usual = Settings.load().base_url
-    service = usual if usual in services or not services else services[-1]
+    service = usual if usual in services else services[-1]
     async with _at(ledger, service) as session:
         yield session
 

@@ -153,30 +153,34 @@ def retry(
     return execute(sweep.retry(name, ledger, service, is_agreed=yes, as_json=json), as_json=json)
 
 
-def stop(name: str, /, *, ledger: str | None = None) -> int:
+def stop(name: str, /, *, ledger: str | None = None, json: _Json = False) -> int:
     """Send nothing more of a sweep, from any process on this ledger. What was sent goes on.
 
     Args:
         name: The sweep's name.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print how many stay unsent as JSON on standard output.
     """
     from crynux_async.cli import sweep
 
-    return execute(sweep.stop(name, ledger))
+    return execute(sweep.stop(name, ledger, as_json=json), as_json=json)
 
 
-def table(name: str, /, *, jsonl: _Flag = False, out: Path | None = None, ledger: str | None = None) -> int:
+def table(
+    name: str, /, *, json: _Json = False, jsonl: _Flag = False, out: Path | None = None, ledger: str | None = None
+) -> int:
     """Print every trial of a sweep as a row, for other programs.
 
     Args:
         name: The sweep's name.
-        jsonl: Print JSON, one object on each line, in place of CSV with a heading line.
+        json: Print one JSON array of objects, in place of CSV with a heading line.
+        jsonl: Print JSON, one object on each line.
         out: Write it into this file.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import sweep
 
-    return execute(sweep.show_table(name, ledger, as_lines=jsonl, out=out))
+    return execute(sweep.show_table(name, ledger, as_json=json, as_lines=jsonl, out=out), as_json=json or jsonl)
 
 
 def report(
@@ -188,19 +192,21 @@ def report(
     across: str | None = None,
     down: str | None = None,
     ledger: str | None = None,
+    json: _Json = False,
 ) -> int:
     """Write the page of a sweep: one file that opens anywhere, offline.
 
     Args:
         name: The sweep's name.
-        out: The file; by default NAME.html.
+        out: The file; by default NAME.html in this folder.
         images: Folder with pictures of the models, named like their archives.
         across: The parameter whose values stand side by side in the grid of pictures.
         down: The parameter whose values stand below each other.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print where it is as JSON on standard output.
     """
     from crynux_async.cli import sweep
     from crynux_async.sweeps import Report
 
-    page = Report(out or Path(f"{name}.html"), images=images, across=across, down=down)
-    return execute(sweep.write_report(name, page, ledger))
+    page = Report(out or sweep.report_file(name), images=images, across=across, down=down)
+    return execute(sweep.write_report(name, page, ledger, as_json=json), as_json=json)

@@ -55,17 +55,24 @@ async def recall(session: "Session", name: str, *, read_archives: bool = True) -
         UsageError: The ledger knows no such sweep.
         LedgerError: The ledger cannot be read.
     """
-    note = await session.ledger.note(SCOPE, name)
-    if note is None:
-        known = ", ".join(map(repr, await sweep_names(session))) or "none"
-        raise UsageError(f"this ledger has no sweep {name!r}; it has {known}", field="name")
-    jobs = [job for job in await session.history(group=name) if job.config is not None]
+    jobs = [job for job in await session.history(tags={TAG: name}) if job.config is not None]
     if not jobs:
-        raise UsageError(f"no trial of the sweep {name!r} was ever queued at {session.service}", field="name")
-    trials = [Trial(point, job) for point, job in zip(points_of(name, note["base"], jobs), jobs, strict=True)]
+        known = ", ".join(map(repr, await sweep_names(session))) or "none"
+        raise UsageError(f"this ledger has no sweep {name!r} at {session.service}; it has {known}", field="name")
+    base = await _base_of(name, jobs, session)
+    trials = [Trial(point, job) for point, job in zip(points_of(name, base, jobs), jobs, strict=True)]
     for trial in trials:
         await remember(trial, read_archive=read_archives)
-    return RememberedSweep(name=name, base=note["base"], trials=tuple(trials))
+    return RememberedSweep(name=name, base=base, trials=tuple(trials))
+
+
+async def _base_of(name: str, jobs: Iterable[Job], session: "Session") -> Mapping[str, Any]:
+    """Return the base that was asked; an Optuna study has none, and its first trial stands for it."""
+    note = await session.ledger.note(SCOPE, name)
+    if note is not None:
+        base: Mapping[str, Any] = note["base"]
+        return base
+    return next(job.config.to_dict() for job in jobs if job.config is not None)
 
 
 async def known_trials(

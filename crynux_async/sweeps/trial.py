@@ -91,8 +91,8 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What it changes, for people."""
-        return self.point.label
+        """What it changes, for people, as it was said when its job was queued."""
+        return self.job.label or self.point.label
 
     @property
     def params(self) -> Mapping[str, Any]:

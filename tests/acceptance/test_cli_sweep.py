@@ -66,6 +66,12 @@ async def test_sweep_from_preview_to_report(bridge: Emulator, tmp_path: Path) ->
     assert [row["state"] for row in csv.DictReader(io.StringIO(out))] == ["done", "failed"]
     code, out, _ = await run_cli("sweep", "report", "cats", env=env, cwd=tmp_path)
     assert (code, out.strip()) == (0, str(tmp_path / "cats.html"))
+    code, out, _ = await run_cli("sweep", "report", "cats", "--json", env=env, cwd=tmp_path)
+    assert json.loads(out) == {"name": "cats", "report": str(tmp_path / "cats.html")}
+    code, out, _ = await run_cli("sweep", "table", "cats", "--json", env=env, cwd=tmp_path)
+    assert [row["state"] for row in json.loads(out)] == ["done", "failed"]
+    code, out, _ = await run_cli("sweep", "stop", "cats", "--json", env=env, cwd=tmp_path)
+    assert json.loads(out) == {"name": "cats", "unsent": 0}
 
     code, out, _ = await run_cli("sweep", "retry", "cats", "-y", "--json", env=env, cwd=tmp_path)
     (again,) = json.loads(out)["trials"]

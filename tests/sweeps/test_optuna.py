@@ -10,9 +10,12 @@ import pytest
 
 from crynux_async import FineTuneConfig, Session, TransportError, UsageError
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.sweeps import Trial
+from crynux_async.sweeps import Trial, recall, sweep_names
 from crynux_async.sweeps.optuna import OptunaSweep
+from crynux_async.sweeps.table import table_of
+from crynux_async.sweeps.view import view_of
 from tests.fake_backend import FakeBackend, make_config
+from tests.report.views import START
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 States = optuna.trial.TrialState
@@ -169,3 +172,17 @@ async def test_numbers_that_mean_nothing_are_named(name: str, value: object) -> 
     async with open_session(FakeBackend(), MemoryLedger()) as session:
         with pytest.raises(UsageError, match=name):
             await OptunaSweep(new_study(), config_of, rank_of).optimize(session, **{"n_trials": 1, name: value})  # type: ignore[arg-type]
+
+
+async def test_study_is_seen_as_any_other_sweep_by_its_name(tmp_path: Path) -> None:
+    study, backend, ledger = new_study(), FakeBackend(), MemoryLedger()
+    async with open_session(backend, ledger) as session:
+        await OptunaSweep(study, config_of, rank_of, folder=tmp_path).optimize(session, n_trials=4, n_jobs=1)
+    async with open_session(backend, ledger) as session:
+        assert await sweep_names(session) == ["cats"]
+        found = await recall(session, "cats")
+    assert [(trial.number, trial.state) for trial in found.trials] == [(n, "done") for n in range(1, 5)]
+    for trial, asked in zip(found.trials, study.trials, strict=True):
+        assert {name: trial.params[name] for name in asked.params} == asked.params
+    assert [row["norm"] is not None for row in table_of(found.trials).rows] == [True] * 4
+    assert view_of(found.subject, found.trials, written_at=START).count("done") == 4

@@ -99,3 +99,21 @@ async def test_failed_trial_of_an_earlier_process_is_sent_again_and_followed(tmp
         async with SweepRun.again(found.subject, session, failed) as running:
             assert [trial.state for trial in await running.wait()] == ["failed", "failed"]
     assert backend.creates == sent + 2
+
+
+async def test_recalled_trial_is_called_what_it_was_called_when_it_ran(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats", read_archives=False)
+    first = ["rank=4", "rank=8 learning_rate=5e-05", "model_name=x/fail"]
+    assert [trial.label for trial in found.trials] == [label + end for label in first for end in ("", " #2")]
+
+
+async def test_other_jobs_of_a_group_that_has_the_sweeps_name_are_none_of_its_trials(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        await session.wait_all([await session.submit(make_config(rank=32), group="cats")])
+        found = await recall(session, "cats", read_archives=False)
+    assert [trial.params["rank"] for trial in found.trials] == [4, 4, 8, 8, 8, 8]  # the base has a rank of 8
