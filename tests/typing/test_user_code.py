@@ -1,5 +1,6 @@
 """Type checkers accept what users rightly write, and refuse what cannot work."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,7 +10,17 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-EXAMPLES = sorted((HERE.parents[1] / "examples").glob("*.py"))
+PAINTING = "diffusers"  # an environment of its own has it (test-diffusers): without its types nothing can be checked
+
+
+def checkable(examples: Path) -> list[Path]:
+    found = sorted(examples.glob("*.py"))
+    if importlib.util.find_spec(PAINTING):
+        return found
+    return [example for example in found if f"import {PAINTING}" not in example.read_text(encoding="utf-8")]
+
+
+EXAMPLES = checkable(HERE.parents[1] / "examples")
 USER_CODE = HERE / "user_code.py"
 
 Found = dict[tuple[str, int], str]
