@@ -6,6 +6,7 @@ as well, as sessions do. The peer is the standard library's ``sqlite3`` with the
 commits every write by itself and blocks meanwhile.
 """
 
+import argparse
 import asyncio
 import sqlite3
 import tempfile
@@ -322,6 +323,18 @@ def show_events(events: dict[str, float]) -> None:
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__)
+    parser.add_argument("--postgres", action="store_true", help="a ledger in PostgreSQL, against procrastinate")
+    if parser.parse_args().postgres:
+        from benchmarks import ledger_postgres
+
+        ledger_postgres.run()
+    else:
+        run()
+
+
+def run() -> None:
+    """Measure ledgers of one machine."""
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         pairs = measure_pairs(Path(folder))
         sizes = measure_sizes(Path(folder))
