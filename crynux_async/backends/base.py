@@ -337,6 +337,8 @@ class LostCreate:
         before: Task ids whose create was answered before this one began, the newest first.
         after: Task ids whose create began after this one was answered, the oldest first; () while that is not known.
         is_closed: Whether this create, and every other create of the service that overlaps it, has ended for certain.
+        is_wanted: Whether its task is looked for. Otherwise it only tells which tasks may be its own: those of a job
+            that was given up or paid for again, or that another process holds.
     """
 
     job_id: str
@@ -345,6 +347,7 @@ class LostCreate:
     before: Sequence[str]
     after: Sequence[str]
     is_closed: bool
+    is_wanted: bool = True
 
 
 class Verdict(StrEnum):
@@ -386,7 +389,7 @@ class FindsLostCreates(Protocol):
         """Return how many requests ``find_lost`` will make at most with the same arguments."""
 
     async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
-        """Look for the tasks of lost creates.
+        """Look for the tasks of lost creates, and return what was found of each that is wanted, in the same order.
 
         Args:
             lost: All that are lost with this credential, so that no task is given to two of them.

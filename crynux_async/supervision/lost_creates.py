@@ -6,6 +6,7 @@ backend knows what that order means for ids, and how to look (``FindsLostCreates
 
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 import attrs
 
@@ -20,11 +21,21 @@ from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import lost_attempt
 from crynux_async.supervision.spending import Spending
 
+# Creates that share a bracket lie close together; the margin is for clocks that were set.
+_RIVALS_WITHIN = timedelta(days=7)
+_OTHER_KEY = "it was sent with another API key or wallet, which alone can tell its task from others: look with that one"
+
 _log = logging.getLogger("crynux_async.supervision.lost_creates")
 
 
-async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow]) -> list[LostCreate]:
-    """Return attempts of unknown outcome with what the ledger knows around them."""
+async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow], *, are_wanted: bool = True) -> list[LostCreate]:
+    """Return attempts of unknown outcome with what the ledger knows around them.
+
+    Args:
+        ledger: Knows what was made before and after.
+        attempts: The attempts.
+        are_wanted: Whether their tasks are looked for (see ``LostCreate``).
+    """
     found = []
     for attempt in attempts:
         around = await ledger.neighbours(attempt)
@@ -38,6 +49,7 @@ async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow]) -> list[L
                 before=around.before,
                 after=around.after,
                 is_closed=is_closed,
+                is_wanted=are_wanted,
             )
         )
     return found
@@ -74,8 +86,7 @@ class LostCreates:
 
     async def all(self) -> list[LostCreate]:
         """Return the lost creates of this session's unconfirmed jobs."""
-        names = [record.job_id for record in self._register.select({JobState.UNCONFIRMED}) if record.is_ours]
-        return await lost_creates(self._ledger, (await self._attempts(names)).values())
+        return await lost_creates(self._ledger, (await self._unconfirmed()).values())
 
     async def look_for(self, *, at_most: int) -> list[tuple[Finding, Record]]:
         """Look for the tasks of lost creates, store what was found, and return it; found jobs run from now on.
@@ -88,18 +99,19 @@ class LostCreates:
         """
         if not isinstance(self._backend, FindsLostCreates):
             raise UsageError(f"{self._backend.name} gives no way to find a create whose answer was lost")
-        lost = await self.all()
-        if not lost:
-            return []
-        known = await self._known()
-        findings = await self._backend.find_lost(lost, known=known, at_most=at_most)
+        own, foreign = await self._by_credential()
+        findings = [Finding(job_id=job_id, verdict=Verdict.OPEN, explanation=_OTHER_KEY) for job_id in foreign]
+        if own:
+            lost = await self._with_rivals(own)
+            findings += await self._backend.find_lost(lost, known=await self._known(), at_most=at_most)
         return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
 
     async def price(self, *, at_most: int) -> int:
         """Return how many requests ``look_for`` makes at most; 0 where the service gives no way to look."""
-        lost = await self.all()
-        if not lost or not isinstance(self._backend, FindsLostCreates):
+        own, _ = await self._by_credential()
+        if not own or not isinstance(self._backend, FindsLostCreates):
             return 0
+        lost = await lost_creates(self._ledger, own.values())
         return self._backend.search_requests(lost, known=await self._known(), at_most=at_most)
 
     async def adopt(self, record: Record, attempt: AttemptRow, task_id: str, *, granted: Sequence[int] = ()) -> None:
@@ -131,6 +143,35 @@ class LostCreates:
         )
         if is_ours:
             self._register.accepted(record, task_id, at)
+
+    async def _unconfirmed(self) -> dict[str, AttemptRow]:
+        """Return the lost attempts of this session's unconfirmed jobs, by job."""
+        unconfirmed = self._register.select({JobState.UNCONFIRMED})
+        return await self._attempts(record.job_id for record in unconfirmed if record.is_ours)
+
+    async def _by_credential(self) -> tuple[dict[str, AttemptRow], list[str]]:
+        """Return the lost attempts that were made with this session's credential, and the jobs of all others.
+
+        To any other credential every task in the bracket is somebody else's, so that a paid one would count as never
+        created.
+        """
+        lost = await self._unconfirmed()
+        own = {job_id: attempt for job_id, attempt in lost.items() if attempt.key_id == self._backend.key_id}
+        return own, [job_id for job_id in lost if job_id not in own]
+
+    async def _with_rivals(self, own: dict[str, AttemptRow]) -> list[LostCreate]:
+        """Return lost creates together with every other one that may have made the same tasks, whoever holds its job.
+
+        A job that was given up, or was paid for again, may have a task all the same: it is no other job's.
+        """
+        since = min(attempt.began_at for attempt in own.values()) - _RIVALS_WITHIN
+        key_id = self._backend.key_id
+        made = await self._ledger.attempts(backend=self._backend.name, key_id=key_id, since=since)
+        rivals = [one for one in made if one.outcome is AttemptOutcome.UNKNOWN and one.job_id not in own]
+        return [
+            *await lost_creates(self._ledger, own.values()),
+            *await lost_creates(self._ledger, rivals, are_wanted=False),
+        ]
 
     async def _attempts(self, job_ids: Iterable[str]) -> dict[str, AttemptRow]:
         """Return the last attempt of unknown outcome of each of these jobs."""

@@ -93,7 +93,7 @@ def search_requests(lost: Sequence[LostCreate], *, known: frozenset[str], at_mos
 async def find_lost(
     client: BridgeClient, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int
 ) -> list[Finding]:
-    """Look for the tasks of lost creates, and say of each what was found.
+    """Look for the tasks of lost creates, and say of each that is wanted what was found.
 
     Args:
         client: The bridge, with the key that made the creates.
@@ -109,7 +109,8 @@ async def find_lost(
     for one in lost:
         await _ask_all(client, bracket_of(one), _worth_asking(one, known, at_most), standings)
     now = utc_now()
-    return [judge(one, lost, standings, known=known, at_most=at_most, now=now) for one in lost]
+    wanted = [one for one in lost if one.is_wanted]
+    return [judge(one, lost, standings, known=known, at_most=at_most, now=now) for one in wanted]
 
 
 async def _ask_all(
@@ -141,7 +142,7 @@ async def _ask(client: BridgeClient, number: str) -> Standing:
 
 def _worth_asking(lost: LostCreate, known: frozenset[str], at_most: int) -> list[int]:
     """Return the numbers to ask about: none while the create may still be under way, or where there are too many."""
-    if not lost.is_closed:
+    if not lost.is_closed or not lost.is_wanted:
         return []
     bracket = bracket_of(lost)
     numbers = bracket.numbers(known, at_most)

@@ -322,7 +322,7 @@ class RelayBackend:
 
     def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
         """Return how many requests ``find_lost`` will make: one for each create, which knows its task's name."""
-        return len(lost)
+        return sum(create.is_wanted for create in lost)
 
     async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
         """Look for the tasks of lost creates by the names that they must have.
@@ -330,7 +330,7 @@ class RelayBackend:
         Raises:
             AuthError, UnreachableError, TransportError, ServerError, ProtocolError: No answer that counts.
         """
-        return [await self._own_tasks.find(create) for create in lost]
+        return [await self._own_tasks.find(create) for create in lost if create.is_wanted]
 
     async def close(self) -> None:
         """Release every connection."""

@@ -1,0 +1,98 @@
+"""Which tasks a lost create may be given: never one that another lost create may have made, whatever became of that.
+
+On virtual time.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crynux_async import JobState, Session, SubmissionUnknownError
+from crynux_async.backends.base import Verdict
+from crynux_async.job import Job
+from crynux_async.ledgers.memory import MemoryLedger
+from tests.fake_backend import FakeBackend, make_config
+
+
+def open_session(backend: FakeBackend, ledger: Any) -> Session:
+    return Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000)
+
+
+def loses_the_answer(backend: FakeBackend, seed: int) -> Callable[[], Any]:
+    async def lose() -> None:
+        backend.make_task(make_config(seed=seed))
+        raise SubmissionUnknownError("the answer was lost")
+
+    return lose
+
+
+async def lost_job(session: Session, seed: int) -> Job:
+    with pytest.raises(SubmissionUnknownError):
+        await session.submit(make_config(seed=seed), label=f"seed {seed}")
+    (job,) = await session.history(label=f"seed {seed}")
+    return job
+
+
+async def test_lost_create_of_another_key_is_not_taken_for_one_that_never_happened() -> None:
+    # The service tells no other key whose a task is, so every paid task would look like somebody else's.
+    backend, ledger = FakeBackend(duration=1), MemoryLedger()
+    async with open_session(backend, ledger) as first:
+        await first.submit(make_config(seed=1))
+        backend.answers.append(loses_the_answer(backend, 2))
+        await lost_job(first, 2)
+        await first.submit(make_config(seed=3))
+        await asyncio.sleep(60)
+    rotated = FakeBackend(duration=1)
+    rotated.key_id, rotated.created = "another key", {}
+    async with open_session(rotated, ledger) as second:
+        assert await second.reconcile_requests() == 0
+        (looked_for,) = await second.reconcile()
+        assert (looked_for.verdict, looked_for.job.state) == (Verdict.OPEN, JobState.UNCONFIRMED)
+        assert "another API key" in looked_for.explanation
+    assert rotated.asked == []
+    async with open_session(backend, ledger) as third:
+        (looked_for,) = await third.reconcile()
+        assert (looked_for.verdict, looked_for.job.task_id) == (Verdict.FOUND, "2")
+
+
+@pytest.mark.parametrize("decision", ["abandon", "retry"])
+async def test_task_of_a_lost_create_that_was_decided_is_not_given_to_the_one_beside_it(decision: str) -> None:
+    backend = FakeBackend(duration=1)
+    async with open_session(backend, MemoryLedger()) as session:
+        await session.submit(make_config(seed=1))
+        backend.answers.append(loses_the_answer(backend, 2))
+        decided = await lost_job(session, 2)
+        backend.answers.append(SubmissionUnknownError("it never arrived"))
+        never_made = await lost_job(session, 3)
+        await session.submit(make_config(seed=4))
+        if decision == "abandon":
+            decided.abandon()
+        else:
+            await (await decided.retry()).submitted()
+        await asyncio.sleep(60)
+        (looked_for,) = await session.reconcile()
+        # Task 2 trains seed 2: it is not the model of seed 3, though its key and its bracket fit.
+        assert (looked_for.job, looked_for.verdict, looked_for.candidates) == (
+            never_made,
+            Verdict.AMBIGUOUS,
+            ("2",),
+        )
+        assert decided.job_id in looked_for.explanation
+        assert never_made.task_id is None
+
+
+async def test_lost_create_that_another_session_holds_is_no_reason_to_take_its_task() -> None:
+    backend, ledger = FakeBackend(duration=1), MemoryLedger()
+    async with open_session(backend, ledger) as first, open_session(backend, ledger) as second:
+        await first.submit(make_config(seed=1))
+        backend.answers.append(loses_the_answer(backend, 2))
+        theirs = await lost_job(second, 2)
+        backend.answers.append(SubmissionUnknownError("it never arrived"))
+        ours = await lost_job(first, 3)
+        await first.submit(make_config(seed=4))
+        await asyncio.sleep(20)
+        (looked_for,) = await first.reconcile()
+        assert (looked_for.job, looked_for.verdict) == (ours, Verdict.AMBIGUOUS)
+        assert theirs.job_id in looked_for.explanation
