@@ -106,10 +106,10 @@ async def test_command_that_was_ended_is_an_object_for_programs_too(
     assert (process.returncode, json.loads(out)["error"]) == (128 + number, "Interrupted")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 async def test_read_only_home_is_one_sentence(tmp_path: Path) -> None:
+    home = Path("/sys") if os.geteuid() == 0 else tmp_path  # no permission stops root, but that file system does
     tmp_path.chmod(0o500)
-    env = environment(HOME=str(tmp_path))
+    env = environment(HOME=str(home))
     del env["CRYNUX_LEDGER"]
     code, _, err = await run_cli("jobs", env=env, cwd=tmp_path)
     assert (code, "cannot be made" in " ".join(err.split()), "Traceback" in err) == (2, True, False)
