@@ -24,7 +24,8 @@ def test_package_alone_does_not_import_fastapi() -> None:
 
 async def test_submitted_job_is_in_the_ledger_when_it_is_answered_and_is_sent_by_itself(tmp_path: Path) -> None:
     async with opened_web(tmp_path) as web:
-        answer = await web.client.post("/jobs?label=cats/1&group=cats&tag=rank:8", json=GOOD)
+        forged = {"Host": "evil.example"}  # where the job is says no host, whatever the caller calls it
+        answer = await web.client.post("/jobs?label=cats/1&group=cats&tag=rank:8", json=GOOD, headers=forged)
         job = answer.json()
         assert (answer.status_code, answer.headers["location"]) == (202, f"/jobs/{job['job_id']}")
         stored = await web.crynux.session.ledger.get(job["job_id"])

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 
 from crynux_async import UsageError
 from crynux_async.integrations.fastapi import JobAnswer, JobDep, Limits, ProblemRoute
@@ -71,8 +72,11 @@ async def test_caller_without_a_name_is_refused_and_does_not_become_everybody(tm
     assert {answer.status_code for answer in answers} == {403}
 
 
-async def test_own_handler_that_does_not_ask_who_comes_is_refused_where_callers_are_told_apart(tmp_path: Path) -> None:
-    router = APIRouter()
+@pytest.mark.parametrize("route", [APIRoute, ProblemRoute])
+async def test_own_handler_that_does_not_ask_who_comes_is_a_fault_of_the_application(
+    tmp_path: Path, route: type[APIRoute]
+) -> None:
+    router = APIRouter(route_class=route)
 
     @router.get("/mine/{job_id}")
     async def mine(job: JobDep) -> JobAnswer:

@@ -161,10 +161,14 @@ async def answer_error(_: Request, error: Exception) -> Response:
 
 
 def problem_of(error: Exception) -> ProblemError:
-    """Return an error as the problem that a caller is told."""
+    """Return an error as the problem that a caller is told; what is no caller's fault to mend is raised again.
+
+    A ``UsageError`` that is about no job and no field of a call is a fault of the application: the server logs it and
+    answers 500.
+    """
     if isinstance(error, ProblemError):
         return error
-    if isinstance(error, CrynuxError):
+    if isinstance(error, CrynuxError) and not _is_fault_of_application(error):
         return _problem_of_library(error)
     if isinstance(error, RequestValidationError):
         entries = [_validation_entry(entry) for entry in error.errors()]
@@ -199,6 +203,10 @@ def _problem_of_library(error: CrynuxError) -> ProblemError:
     entries = list(_entries(error))
     facts = {"job_id": error.job_id} if error.job_id is not None else {}
     return ProblemError(kind.status, kind.name, kind.detail, entries=entries, headers=headers, **facts)
+
+
+def _is_fault_of_application(error: CrynuxError) -> bool:
+    return isinstance(error, UsageError) and error.job_id is None and error.field not in _FIELDS_OF_CALLERS
 
 
 def _kind_of(error: CrynuxError) -> _Kind:
