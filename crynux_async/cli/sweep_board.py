@@ -2,25 +2,28 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from crynux_async.cli.console import one_line
 from crynux_async.cli.units import duration
 from crynux_async.clock import utc_now
+from crynux_async.money import to_cnx
 from crynux_async.session import Session
-from crynux_async.states import JobState
-from crynux_async.sweeps import SweepRun
+from crynux_async.sweeps import SweepRun, Trial
 
 _REFRESH = 0.5
 _LINE_EVERY = 60.0  # off a terminal: a log wants to be read, and silence looks like a hang
 _FAILURES_SHOWN = 4
 _BAR = 60
+_UNDER_WAY = ("waiting", "running")
 _ORDER = ("done", "running", "waiting", "failed", "unconfirmed", "stopped")
 _STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "unconfirmed": "bold yellow"}
 
@@ -29,6 +32,10 @@ def counted(states: Iterable[str]) -> dict[str, int]:
     """Return how many trials are where, without the zeros."""
     counts = Counter(states)
     return {state: counts[state] for state in _ORDER if counts[state]}
+
+
+def _until(when: datetime) -> str:
+    return duration(max(0.0, (when - utc_now()).total_seconds()))
 
 
 class SweepBoard:
@@ -60,13 +67,14 @@ class SweepBoard:
         """Return what is shown now."""
         trials = self._running.trials
         counts = counted(trial.state for trial in trials)
-        over = sum(count for state, count in counts.items() if state not in ("running", "waiting"))
+        over = sum(count for state, count in counts.items() if state not in _UNDER_WAY)
         styled = [(f"{count} ", (state, _STYLES.get(state, "dim")), "  ") for state, count in counts.items()]
         failed = [trial for trial in trials if trial.state == "failed"][-_FAILURES_SHOWN:]
         said = [one_line(f"{trial.label}: {trial.error or 'failed'}") for trial in failed]
+        bar = ProgressBar(total=max(1, len(trials)), completed=over, width=min(_BAR, self._console.width - 2))
         return Group(
-            ProgressBar(total=max(1, len(trials)), completed=over, width=min(_BAR, self._console.width - 2)),
-            Text.assemble(*(part for parts in styled for part in parts)),
+            Padding(bar, expand=False),  # a bar alone ends no line: what follows it was cut off at its right
+            Text.assemble(*(part for parts in styled for part in parts), (self._cost(), "dim")),
             Text(self._clock(), style="dim"),
             *(Text(text, no_wrap=True, overflow="ellipsis") for text in said),
         )
@@ -79,13 +87,26 @@ class SweepBoard:
         passed = f"{duration((utc_now() - self._began_at).total_seconds())} so far"
         limit = statistics.limit_per_minute
         rate = "rate limit not known yet" if limit is None else f"{limit:g} creates a minute"
-        last = max((job.eta for job in self._waiting() if job.eta), default=None)
-        sent = "" if last is None else f", last sent in {duration(max(0.0, (last - utc_now()).total_seconds()))}"
-        return f"{passed}, {rate}{sent}"
+        last = next((trial for trial in reversed(self._running.trials) if trial.state in _UNDER_WAY), None)
+        return ", ".join([passed, rate, *self._outlook(last)])
 
-    def _waiting(self) -> Iterable:  # type: ignore[type-arg]
-        planned = [trial.job for trial in self._running.trials if trial.job.state is JobState.PLANNED]
-        return planned[-1:]  # they are sent in order: the last one knows
+    def _outlook(self, last: Trial | None) -> Iterator[str]:
+        """Say when the last trial is sent and ends, as far as is known: they are sent in order."""
+        if last is None:
+            return
+        if last.job.eta is not None:
+            yield f"last sent in {_until(last.job.eta)}"
+        forecast = self._session.forecast([last.point.config])
+        sent_at = last.job.submitted_at or last.job.eta
+        if sent_at and forecast.last_sent_at and forecast.ends_between:
+            # What it tells is of a job that would be queued now, behind all others: only how long it takes is of use.
+            soonest, latest = (sent_at + (end - forecast.last_sent_at) for end in forecast.ends_between)
+            yield f"ends in {_until(soonest)} to {_until(latest)}"
+
+    def _cost(self) -> str:
+        costs = [trial.cost for trial in self._running.trials if trial.cost is not None]
+        spent = sum(cost.spent for cost in costs)
+        return f"{to_cnx(spent)} CNX spent" if spent and all(cost.is_complete for cost in costs) else ""
 
     async def _live(self) -> None:
         with Live(self.view(), console=self._console, auto_refresh=False) as live:
