@@ -10,8 +10,10 @@ from rich.text import Text
 from crynux_async.cli.units import duration
 from crynux_async.clock import utc_now
 from crynux_async.money import to_cnx
+from crynux_async.secret import mask_address
 from crynux_async.sweeps import Preview
-from crynux_async.sweeps.preview import Said
+from crynux_async.sweeps.points import shown
+from crynux_async.sweeps.preview import Changed, Said
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _MOST_NAMED = 8
@@ -51,6 +53,16 @@ def facts_of(found: Preview) -> dict[str, Any]:
         "last_sent_at": _iso(found.forecast.last_sent_at),
         "ends_between": None if ends is None else [_iso(end) for end in ends],
         "advice": [_advice_facts(said) for said in found.advice],
+        "effective": [
+            {
+                "field": changed.value.field,
+                "asked": mask_address(changed.value.asked),
+                "used": mask_address(changed.value.used),
+                "reason": changed.value.reason,
+                "points": list(changed.points),
+            }
+            for changed in found.changed
+        ],
         "broken": [
             {"point": broken.number, "field": problem.field, "message": problem.message}
             for broken in found.points.broken
@@ -75,6 +87,14 @@ def _lines(found: Preview) -> Iterator[str]:
         yield f"point {place} asks for the same as point {first}: it is trained once"
     for places in found.points.alike:
         yield f"points {_named(places)} train the same model although they ask for different things"
+    for changed in found.changed:
+        yield f"{_became(changed)} ({_named(changed.points)})"
+
+
+def _became(changed: Changed) -> str:
+    value = changed.value
+    used = "is not used" if value.used is None else f"is used as {shown(value.used)}"
+    return f"{value.field}={shown(value.asked)} {used}: {value.reason}"
 
 
 def _money(found: Preview) -> str:

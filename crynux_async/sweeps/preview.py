@@ -17,6 +17,8 @@ from crynux_async.sweeps.points import Point, Points
 from crynux_async.sweeps.trial import state_of
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
+from crynux_async.training.effective import EffectiveField
+from crynux_async.training.fields import field_names
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 if TYPE_CHECKING:
@@ -40,6 +42,19 @@ class Said:
 
 
 @attrs.frozen(kw_only=True)
+class Changed:
+    """A value that is not used as it was asked for, in some points alike.
+
+    Attributes:
+        value: What becomes of it in the first of them.
+        points: Places of the points.
+    """
+
+    value: EffectiveField
+    points: Sequence[int]
+
+
+@attrs.frozen(kw_only=True)
 class Preview:
     """What running a sweep would do.
 
@@ -49,6 +64,7 @@ class Preview:
         known: How many trials the ledger has already, by where they are.
         new: The points that would be sent, in their order.
         advice: What is to be known of them, each kind once, errors first.
+        changed: The effective values of them that differ from what was asked, each kind once.
         price: What sending the new points may cost at most, in wei (10**-18 CNX), or None where prices are not known.
         balance: What the account that pays has, in wei, or None where that cannot be asked.
         forecast: When the last would be sent and end, as far as that can be said.
@@ -60,6 +76,7 @@ class Preview:
     known: Mapping[TrialState, int]
     new: Sequence[Point]
     advice: Sequence[Said]
+    changed: Sequence[Changed]
     price: int | None
     balance: int | None
     forecast: Forecast
@@ -86,6 +103,7 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
         known=Counter(state_of(state) for key, state in states.items() if key not in new_keys),
         new=new,
         advice=await asyncio.to_thread(advice_once, new, session.service_facts),
+        changed=await asyncio.to_thread(changed_once, new, session.service_facts),
         price=await _price(new, session),
         balance=await session.balance(),
         forecast=session.forecast([point.config for point in new]),
@@ -103,6 +121,18 @@ def advice_once(points: Iterable[Point], service: ServiceFacts = BRIDGE_FACTS) -
     order = {"error": 0, "warning": 1, "note": 2}
     kinds = sorted(said.values(), key=lambda kind: order[kind[0].severity])
     return [Said(advice=item, points=numbers) for item, numbers in kinds]
+
+
+def changed_once(points: Iterable[Point], service: ServiceFacts = BRIDGE_FACTS) -> list[Changed]:
+    """Return the values of points that are not used as they were asked for, each kind once, in the order of fields."""
+    found: dict[tuple[str, str], tuple[EffectiveField, list[int]]] = {}
+    for point in points:
+        if point.repeat == 1:
+            for value in point.config.effective(mapping=service.mapping).differences:
+                found.setdefault((value.field, value.reason), (value, []))[1].append(point.number)
+    places = {name: place for place, name in enumerate(field_names())}
+    kinds = sorted(found.values(), key=lambda kind: places[kind[0].field])
+    return [Changed(value=value, points=numbers) for value, numbers in kinds]
 
 
 async def _price(points: Iterable[Point], session: "Session") -> int | None:

@@ -1,11 +1,15 @@
 """A preview says what running would do, and sends nothing."""
 
+import io
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from crynux_async import Session
+from crynux_async.cli.sweep_preview import facts_of, print_preview
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Sweep, grid
 from tests.fake_backend import FakeBackend, make_config
@@ -95,3 +99,17 @@ async def test_preview_names_points_that_train_the_same_or_are_asked_twice() -> 
         found = await Sweep("cats", base, points=points).preview(session)
     assert dict(found.points.twice) == {2: 1}
     assert [list(places) for places in found.points.alike] == [[3, 4]]
+
+
+async def test_preview_says_what_is_used_in_place_of_what_was_asked_each_kind_once() -> None:
+    base = make_config(lr_scheduler="cosine", lr_warmup_steps=4)
+    points = [{"rank": 4}, {"rank": 4, "lr_warmup_steps": 0}, {"rank": 8, "lr_warmup_steps": 0}]
+    async with open_session(FakeBackend(), MemoryLedger()) as session:
+        found = await Sweep("cats", base, points=points, repeats=2).preview(session)
+    (warmup,) = [each for each in found.changed if each.value.field == "lr_warmup_steps"]
+    assert (warmup.value.asked, warmup.value.used, list(warmup.points)) == (0, 1, [2, 3])
+    (listed,) = [each for each in facts_of(found)["effective"] if each["field"] == "lr_warmup_steps"]
+    assert (listed["asked"], listed["used"], listed["points"]) == (0, 1, [2, 3])
+    console = Console(file=io.StringIO(), width=200)
+    print_preview(console, found)
+    assert "lr_warmup_steps=0 is used as 1: " in console.file.getvalue()  # type: ignore[attr-defined]
