@@ -31,7 +31,7 @@ from crynux_async.sweeps import Report, RetryAtMost, StopAfter, Sweep, SweepRun,
 from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.page import ReportWriter
 from crynux_async.sweeps.running import OnFailure
-from crynux_async.sweeps.table import Table, table_of
+from crynux_async.sweeps.table import Table
 
 
 @attrs.frozen(kw_only=True)
@@ -161,11 +161,12 @@ async def show_status(name: str, ledger: LedgerPlace | None, *, as_json: bool) -
     async with _reading(ledger, name) as session:
         found = await recall(session, name, read_archives=False)
     if as_json:
-        print(json.dumps(_facts(name, table_of(found.trials))))  # noqa: T201  # the command's output
+        print(json.dumps(_facts(name, found.table)))  # noqa: T201  # the command's output
     else:
         console = open_console()
         console.print(Text(f"{name}: {_said(found.trials)}"))
         _print_failures(console, found.trials)
+        _print_best(console, found.table)
     return _code(found.trials)
 
 
@@ -183,7 +184,7 @@ async def retry(
         question = f"Send {len(chosen)} again{_price_of(session, chosen)}?"
         if console.is_terminal and not is_agreed and not await _is_agreed(console, question):
             return Exit.USAGE
-        async with SweepRun.again(found.subject, session, chosen) as running:
+        async with SweepRun.again(found, session, chosen) as running:
             return await _follow(session, running, console, as_json=as_json)
 
 
@@ -211,7 +212,7 @@ async def show_table(name: str, ledger: LedgerPlace | None, *, as_json: bool, as
     if as_json and as_lines:
         raise UsageError("give either --json or --jsonl, not both")
     async with _reading(ledger, name) as session:
-        rows: Table = table_of((await recall(session, name)).trials)
+        rows = (await recall(session, name)).table
     text = rows.to_csv()
     if as_json:
         text = json.dumps(list(map(dict, rows.rows))) + "\n"

@@ -1,7 +1,9 @@
-"""What a ledger remembers of a sweep besides its jobs: what its name stands for."""
+"""What a ledger remembers of a sweep besides its jobs: what its name stands for, and what its trials are ranked by."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from crynux_async.errors import ConflictError
 from crynux_async.ledgers.base import Ledger
@@ -13,6 +15,23 @@ if TYPE_CHECKING:
 SCOPE = "sweep"
 TAG = "sweep"
 """The tag that every job of a sweep has, with the sweep's name."""
+_RANKING = "sweep ranking"
+_OBJECTIVE = "sweep objective"
+
+
+@attrs.frozen(kw_only=True)
+class Ranking:
+    """What the trials of a sweep are ranked by, where the function that said so may not be at hand.
+
+    Attributes:
+        objective_name: What the function is called.
+        minimize: Whether a smaller objective is better.
+        is_strength: Whether it is the library's own, ``strength``.
+    """
+
+    objective_name: str
+    minimize: bool
+    is_strength: bool
 
 
 async def enter(ledger: Ledger, sweep: "Sweep") -> None:
@@ -30,6 +49,44 @@ async def enter(ledger: Ledger, sweep: "Sweep") -> None:
             return
         if await ledger.put_note(SCOPE, sweep.name, asked, expected=None):
             return
+
+
+async def enter_ranking(ledger: Ledger, name: str, ranking: Ranking) -> None:
+    """Enter what a sweep is ranked by from now on.
+
+    Raises:
+        LedgerError: The ledger failed.
+    """
+    await ledger.put_note(_RANKING, name, attrs.asdict(ranking))
+
+
+async def ranking_of(ledger: Ledger, name: str) -> Ranking | None:
+    """Return what a sweep was ranked by when it last ran, or None.
+
+    Raises:
+        LedgerError: The ledger failed.
+    """
+    known = await ledger.note(_RANKING, name)
+    return None if known is None else Ranking(**known)
+
+
+async def enter_objective(ledger: Ledger, job_id: str, objective: float) -> None:
+    """Enter what a trial is ranked by.
+
+    Raises:
+        LedgerError: The ledger failed.
+    """
+    await ledger.put_note(_OBJECTIVE, job_id, objective)
+
+
+async def objective_of(ledger: Ledger, job_id: str) -> float | None:
+    """Return what a trial was ranked by when it ended, or None.
+
+    Raises:
+        LedgerError: The ledger failed.
+    """
+    known: float | None = await ledger.note(_OBJECTIVE, job_id)
+    return known
 
 
 def check_same(name: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -7,9 +7,10 @@ import attrs
 
 from crynux_async.errors import UsageError
 from crynux_async.job import Job, record_of
-from crynux_async.sweeps.notes import SCOPE, TAG
+from crynux_async.sweeps.notes import SCOPE, TAG, Ranking, objective_of, ranking_of
 from crynux_async.sweeps.points import Point
-from crynux_async.sweeps.trial import Trial, remember
+from crynux_async.sweeps.table import Table, table_of
+from crynux_async.sweeps.trial import Trial, remember, strength
 from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
 
@@ -25,16 +26,31 @@ class RememberedSweep:
         name: Its name.
         base: Fields of the base that was asked, and values.
         trials: Every trial that was ever queued, in the order of its planning.
+        ranking: What they were ranked by when the sweep last ran, or None.
     """
 
     name: str
     base: Mapping[str, Any]
     trials: tuple[Trial, ...]
+    ranking: Ranking | None = None
 
     @property
     def subject(self) -> Subject:
-        """What a page tells of it besides its trials; the ledger does not know what they are ranked by."""
-        return Subject(name=self.name, base=self.base)
+        """What a page tells of it besides its trials."""
+        if self.ranking is None:
+            return Subject(name=self.name, base=self.base)
+        name, minimize = self.ranking.objective_name, self.ranking.minimize
+        return Subject(name=self.name, base=self.base, objective_name=name, minimize=minimize)
+
+    @property
+    def table(self) -> Table:
+        """What is known of every trial, for CSV, JSON lines or pandas."""
+        return table_of(self.trials, minimize=self.subject.minimize)
+
+    @property
+    def objective(self) -> Callable[[Trial], float] | None:
+        """What trials that are sent again can be ranked by: no ledger keeps a user's function."""
+        return strength if self.ranking is not None and self.ranking.is_strength else None
 
 
 async def sweep_names(session: "Session") -> list[str]:
@@ -63,7 +79,11 @@ async def recall(session: "Session", name: str, *, read_archives: bool = True) -
     trials = [Trial(point, job) for point, job in zip(points_of(name, base, jobs), jobs, strict=True)]
     for trial in trials:
         await remember(trial, read_archive=read_archives)
-    return RememberedSweep(name=name, base=base, trials=tuple(trials))
+    ranking = await ranking_of(session.ledger, name)
+    if ranking is not None:
+        for trial in trials:
+            trial.objective = await objective_of(session.ledger, trial.job.job_id)
+    return RememberedSweep(name=name, base=base, trials=tuple(trials), ranking=ranking)
 
 
 async def _base_of(name: str, jobs: Iterable[Job], session: "Session") -> Mapping[str, Any]:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 import attrs
 
 from crynux_async.budgets import Budget
-from crynux_async.errors import BackendError, UsageError, only_error
+from crynux_async.errors import BackendError, LedgerError, UsageError, only_error
 from crynux_async.job import Job, record_of
 from crynux_async.states import GOOD, JobState
 from crynux_async.supervision.filing import SharedFilingArguments
-from crynux_async.sweeps.notes import SCOPE, TAG, enter
+from crynux_async.sweeps.notes import SCOPE, TAG, enter, enter_objective, enter_ranking
 from crynux_async.sweeps.page import Report, ReportWriter
 from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.table import Table, table_of
@@ -38,6 +38,7 @@ from crynux_async.sweeps.view import Subject
 
 if TYPE_CHECKING:
     from crynux_async.session import Session
+    from crynux_async.sweeps.recall import RememberedSweep
     from crynux_async.sweeps.sweep import Sweep
 
 _log = logging.getLogger("crynux_async.sweeps.running")
@@ -145,19 +146,19 @@ class SweepRun:
         self._driver: asyncio.Task[None] | None = None
 
     @classmethod
-    def again(cls, subject: Subject, session: "Session", trials: Iterable[Trial]) -> Self:
+    def again(cls, found: "RememberedSweep", session: "Session", trials: Iterable[Trial]) -> Self:
         """Return a context that sends trials of an earlier run again, and yields them in the order of their ends.
 
         Args:
-            subject: The sweep.
+            found: The sweep, as ``recall`` returned it.
             session: Where it runs.
-            trials: What ``recall`` returned; their archives go where they were wanted.
+            trials: Some of its trials; their archives go where they were wanted.
         """
 
         async def begin() -> list[Trial]:
             return await _sent_again(trials)
 
-        return cls(subject, session, begin, at_end=AtEnd())
+        return cls(found.subject, session, begin, at_end=AtEnd(objective=found.objective))
 
     async def __aenter__(self) -> Self:
         if self._report is not None:
@@ -379,8 +380,18 @@ class SweepRun:
 
     async def _conclude(self, trial: Trial) -> None:
         await conclude(trial, self._at_end)
+        await self._keep_objective(trial)
         await call_back(self._on_trial, trial)
         self._finished.put_nowait(trial)
+
+    async def _keep_objective(self, trial: Trial) -> None:
+        """Let the ledger know what a trial is ranked by, for whoever looks at the sweep without its script."""
+        if trial.objective is None:
+            return
+        try:
+            await enter_objective(self._session.ledger, trial.job.job_id, trial.objective)
+        except LedgerError as error:  # the model is there, and the next run enters it
+            _log.warning("sweep %r: the objective of trial %d is not kept: %s", self._name, trial.number, error)
 
 
 async def call_back(on_trial: OnTrial | None, trial: Trial) -> None:
@@ -411,6 +422,8 @@ async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Tria
     points = await asyncio.to_thread(sweep.plan)
     points.require_good()
     await enter(session.ledger, sweep)
+    if sweep.ranking is not None:
+        await enter_ranking(session.ledger, sweep.name, sweep.ranking)
     jobs = await session.submit_many(
         [point.config for point in points.good],
         label=[point.label for point in points.good],

@@ -10,6 +10,7 @@ import attrs
 
 from crynux_async.errors import UsageError
 from crynux_async.sweeps import definition, preview, running
+from crynux_async.sweeps.notes import Ranking
 from crynux_async.sweeps.page import Report, ReportWriter
 from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.points import Derive, Points, plan
@@ -182,14 +183,23 @@ class Sweep:
     @property
     def subject(self) -> Subject:
         """What a page tells of it besides its trials."""
-        ranked_by = self._ranked_by
+        ranking = self.ranking
         return Subject(
             name=self.name,
             base=self.asked()["base"],
-            objective_name="" if ranked_by is None else _name_of(ranked_by),
+            objective_name="" if ranking is None else ranking.objective_name,
             minimize=self.direction != "maximize",
             budget_cnx=self.budget_cnx,
         )
+
+    @property
+    def ranking(self) -> Ranking | None:
+        """What its trials are ranked by, as a ledger keeps it; None where by nothing."""
+        objective = self._ranked_by
+        if objective is None:
+            return None
+        minimize = self.direction != "maximize"
+        return Ranking(objective_name=_name_of(objective), minimize=minimize, is_strength=objective is strength)
 
     @property
     def _ranked_by(self) -> Callable[[Trial], float] | None:

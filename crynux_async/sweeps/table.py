@@ -12,7 +12,7 @@ import attrs
 from crynux_async.errors import UsageError
 from crynux_async.money import to_cnx
 from crynux_async.secret import mask_address
-from crynux_async.sweeps.trial import Trial
+from crynux_async.sweeps.trial import Trial, varied_fields
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -40,8 +40,8 @@ class Table:
     """Rows of plain values: text, numbers, None.
 
     Attributes:
-        columns: Names, in order: what a trial is, what it changes (as ``params.FIELD``), what came of it. ``standing``
-            is 1 for the best objective; equal ones share it.
+        columns: Names, in order: what a trial is, its value of every parameter that any of them changes (as
+            ``params.FIELD``), what came of it. ``standing`` is 1 for the best objective; equal ones share it.
         rows: One for each trial, in the order of the sweep.
     """
 
@@ -83,7 +83,7 @@ def table_of(trials: Iterable[Trial], *, minimize: bool = True) -> Table:
     chosen = list(trials)
     objectives = [trial.objective for trial in chosen if trial.objective is not None]
     standing = {value: place for place, value in reversed(list(enumerate(sorted(objectives, reverse=not minimize), 1)))}
-    fields = list(dict.fromkeys(field for trial in chosen for field in trial.params))
+    fields = varied_fields(chosen)
     columns = [*_BEFORE, *(f"params.{field}" for field in fields), *_AFTER]
     return Table(columns=columns, rows=[_row(trial, fields, standing) for trial in chosen])
 
@@ -95,7 +95,7 @@ def _row(trial: Trial, fields: Sequence[str], standing: Mapping[float, int]) -> 
         "repeat": trial.point.repeat,
         "label": trial.label,
         "state": trial.state,
-        **{f"params.{field}": mask_address(trial.params.get(field)) for field in fields},
+        **{f"params.{field}": mask_address(trial.value_of(field)) for field in fields},
         "objective": trial.objective,
         "standing": None if trial.objective is None else standing[trial.objective],
         "norm": trial.norms.total if trial.norms else None,

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,11 @@ _log = logging.getLogger("crynux_async.sweeps.trial")
 def absolute(folder: str | Path | None) -> Path | None:
     """Return a folder as it is at this moment: a sweep that goes on from another directory must find its models."""
     return None if folder is None else Path(folder).expanduser().absolute()
+
+
+def varied_fields(trials: Iterable["Trial"]) -> list[str]:
+    """Return the parameters that any of some trials changes, in the order in which they first came."""
+    return list(dict.fromkeys(field for trial in trials for field in trial.params))
 
 
 def state_of(state: JobState) -> TrialState:
@@ -98,6 +104,10 @@ class Trial:
     def params(self) -> Mapping[str, Any]:
         """What it changes in the base."""
         return self.point.params
+
+    def value_of(self, field: str) -> Any:
+        """Return its value of a parameter that other trials change: the base's, where it does not change it."""
+        return self.params[field] if field in self.params else getattr(self.point.config, field, None)
 
     @property
     def state(self) -> TrialState:
@@ -171,7 +181,10 @@ async def conclude(trial: Trial, at_end: AtEnd) -> None:
 
 
 async def _objective(trial: Trial, objective: Callable[[Trial], float]) -> float:
-    return float(await asyncio.to_thread(objective, trial))
+    value = float(await asyncio.to_thread(objective, trial))
+    if not math.isfinite(value):
+        raise UsageError(f"the objective of trial {trial.number} is {value}, which ranks nothing", field="objective")
+    return value
 
 
 async def remember(trial: Trial, *, read_archive: bool, objective: Callable[[Trial], float] | None = None) -> None:

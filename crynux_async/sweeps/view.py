@@ -12,7 +12,7 @@ from crynux_async.archive import Health, HealthCode
 from crynux_async.money import WEI
 from crynux_async.report.values import ChangedField, SweepView, TrialView, Verdict
 from crynux_async.secret import mask_address, mask_addresses
-from crynux_async.sweeps.trial import Trial
+from crynux_async.sweeps.trial import Trial, varied_fields
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -55,12 +55,13 @@ def view_of(
         last_sent_at: When the last create is expected to be sent, or None.
     """
     pictures = images or {}
+    fields = varied_fields(trials)
     everywhere = _changed(FineTuneConfig.from_dict(dict(subject.base)))
     return SweepView(
         name=subject.name,
         base=mask_addresses(subject.base),
         changed=everywhere,
-        trials=[_trial(trial, pictures.get(trial, ()), everywhere) for trial in trials],
+        trials=[_trial(trial, fields, pictures.get(trial, ()), everywhere) for trial in trials],
         objective_name=subject.objective_name,
         minimize=subject.minimize,
         budget_cnx=subject.budget_cnx,
@@ -71,13 +72,15 @@ def view_of(
     )
 
 
-def _trial(trial: Trial, images: Sequence[bytes], everywhere: Sequence[ChangedField]) -> TrialView:
+def _trial(
+    trial: Trial, fields: Sequence[str], images: Sequence[bytes], everywhere: Sequence[ChangedField]
+) -> TrialView:
     job, health, norms, cost = trial.job, trial.health, trial.norms, trial.cost
     return TrialView(
         number=trial.number,
         label=trial.label,
         state=trial.state,
-        params=mask_addresses(trial.params),
+        params=mask_addresses({field: trial.value_of(field) for field in fields}),
         job_id=job.job_id,
         task_id=job.task_id or "",
         objective=trial.objective,

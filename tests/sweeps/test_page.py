@@ -10,8 +10,9 @@ import pytest
 from crynux_async import Session, UsageError
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Report, Sweep, Trial, recall
+from crynux_async.sweeps.view import Subject, view_of
 from tests.fake_backend import FakeBackend, make_config
-from tests.report.views import picture
+from tests.report.views import START, picture
 
 POINTS = [{"rank": 4}, {"rank": 8}, {"rank": 16}]
 
@@ -38,6 +39,20 @@ async def test_page_follows_a_sweep_while_it_runs(tmp_path: Path) -> None:
         await running.wait()
     assert states(page) == ["done", "done", "done"]
     assert [path.name for path in page.parent.iterdir()] == ["cats.html"]  # no draft is left
+
+
+async def test_trial_that_leaves_a_parameter_out_is_shown_with_the_value_of_the_base(tmp_path: Path) -> None:
+    points = [{"rank": 4}, {"learning_rate": 5e-5}]
+    base = make_config(rank=8, learning_rate=1e-4)
+    async with open_session(FakeBackend()) as session:
+        async with Sweep("cats", base, points=points, folder=tmp_path).run(session) as running:
+            await running.wait()
+        view = view_of(Subject(name="cats", base=base.to_dict()), running.trials, written_at=START)
+    expected = [{"rank": 4, "learning_rate": 1e-4}, {"rank": 8, "learning_rate": 5e-5}]
+    assert [dict(trial.params) for trial in view.trials] == expected
+    assert [
+        {name: row[f"params.{name}"] for name in ("rank", "learning_rate")} for row in running.table.rows
+    ] == expected
 
 
 async def test_page_of_a_sweep_that_is_left_early_says_how_far_it_was(tmp_path: Path) -> None:
@@ -116,7 +131,7 @@ async def test_report_of_a_later_process_asks_the_ledger_and_ranks_again(tmp_pat
         assert page == tmp_path / "cats.html"
         assert states(page) == ["done"] * 3
         assert 'num">strength</th>' in page.read_text(encoding="utf-8")
-        assert (await recall(session, "cats")).subject.objective_name == ""
+        assert (await recall(session, "cats")).subject.objective_name == "strength"
     assert backend.creates == sent
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from crynux_async import Session, UsageError
+from crynux_async.backends.base import Seen
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.report import render
-from crynux_async.sweeps import Sweep, SweepRun, recall, sweep_names
+from crynux_async.sweeps import Sweep, SweepRun, Trial, recall, sweep_names
 from crynux_async.sweeps.table import table_of
 from crynux_async.sweeps.view import view_of
 from tests.fake_backend import FakeBackend, make_config
@@ -96,7 +97,7 @@ async def test_failed_trial_of_an_earlier_process_is_sent_again_and_followed(tmp
     async with open_session(backend, ledger) as session:
         found = await recall(session, "cats", read_archives=False)
         failed = [trial for trial in found.trials if trial.state == "failed"]
-        async with SweepRun.again(found.subject, session, failed) as running:
+        async with SweepRun.again(found, session, failed) as running:
             assert [trial.state for trial in await running.wait()] == ["failed", "failed"]
     assert backend.creates == sent + 2
 
@@ -117,3 +118,38 @@ async def test_other_jobs_of_a_group_that_has_the_sweeps_name_are_none_of_its_tr
         await session.wait_all([await session.submit(make_config(rank=32), group="cats")])
         found = await recall(session, "cats", read_archives=False)
     assert [trial.params["rank"] for trial in found.trials] == [4, 4, 8, 8, 8, 8]  # the base has a rank of 8
+
+
+async def test_recalled_sweep_is_ranked_as_its_script_ranked_it(tmp_path: Path) -> None:
+    def rank_of(trial: Trial) -> float:
+        return float(trial.params["rank"])
+
+    backend, ledger = FakeBackend(), MemoryLedger()
+    points = [{"rank": 4}, {"rank": 16}, {"rank": 8, "model_name": "x/fail"}, {"rank": 2}]
+    sweep = Sweep("cats", make_config(), points=points, folder=tmp_path, objective=rank_of, direction="maximize")
+    async with open_session(backend, ledger) as session, sweep.run(session) as running:
+        await running.wait()
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats", read_archives=False)
+    assert [row["objective"] for row in found.table.rows] == [4.0, 16.0, None, 2.0]
+    assert [row["standing"] for row in found.table.rows] == [2, 1, None, 3]
+    assert (found.subject.objective_name, found.subject.minimize) == ("rank_of", False)
+
+
+async def test_trial_that_is_sent_again_by_name_is_ranked_by_the_norm_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    points = [{"rank": 4, "model_name": "x/fail"}, {"rank": 8}]
+    sweep = Sweep("cats", make_config(), points=points, folder=tmp_path, direction="minimize")
+    async with open_session(backend, ledger) as session, sweep.run(session) as running:
+        await running.wait()
+    monkeypatch.setattr(backend, "_end", lambda task_id: Seen.SUCCEEDED)  # what was wrong at the service was mended
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats", read_archives=False)
+        async with SweepRun.again(found, session, found.trials[:1]) as running:
+            (again,) = await running.wait()
+        found = await recall(session, "cats", read_archives=False)
+    assert again.norms is not None
+    assert [trial.objective is not None for trial in found.trials] == [True, True]
+    assert found.trials[0].objective == again.norms.total

@@ -268,3 +268,15 @@ async def test_credential_that_is_refused_stops_the_sweep_with_words() -> None:
         trials = await running.wait()
     assert [trial.state for trial in trials] == ["stopped", "stopped"]
     assert isinstance(trials[0].error, AuthError)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+async def test_objective_that_is_no_number_ranks_nothing_and_is_told(value: float, tmp_path: Path) -> None:
+    sweep = ranks(4, 8, folder=tmp_path, objective=lambda trial: value if trial.number == 1 else 1.0)
+    async with open_session(FakeBackend()) as session, sweep.run(session) as running:
+        first, second = await running.wait()
+        rows = running.table.rows
+    assert (first.state, first.objective) == ("failed", None)
+    assert "the objective of trial 1 is" in str(first.error)
+    assert [row["standing"] for row in rows] == [None, 1]
+    assert second.state == "done"
