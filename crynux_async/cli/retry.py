@@ -1,6 +1,5 @@
 """``retry``: jobs are sent again, by name or by what they have come to, once it was said what that costs."""
 
-import asyncio
 from collections.abc import Sequence
 
 import attrs
@@ -12,6 +11,7 @@ from crynux_async.cli.exits import Exit, exit_code, show_error
 from crynux_async.cli.job_names import find_jobs
 from crynux_async.cli.jobs import job_filter
 from crynux_async.cli.ledger_place import LedgerPlace
+from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.units import count
@@ -52,7 +52,8 @@ async def retry(order: RetryOrder) -> Exit:
             console.print("No such job can be sent again.")
             return Exit.DONE
         await _show_price(session, [_more_time(job, order) or job.config for job in jobs], order.service, console)
-        if console.is_terminal and not order.is_agreed and not await _is_agreed(console, len(jobs)):
+        question = f"Send {len(jobs):,} again?"
+        if console.is_terminal and not order.is_agreed and not await agrees(console, question):
             return Exit.USAGE
         # Of many that are meant by their state, some may have more time already; one that is named must be able to.
         longer = [job for job in jobs if order.names or _more_time(job, order)]
@@ -105,11 +106,6 @@ def _price(session: Session, configs: Sequence[FineTuneConfig]) -> str:
         return "what they cost is not known."
     others = len(prices) - len(known)
     return f"at most {to_cnx(sum(known))} CNX{f', and what {others:,} others cost is not known' if others else ''}."
-
-
-async def _is_agreed(console: Console, number: int) -> bool:
-    answer = await asyncio.to_thread(console.input, f"Send {number:,} again? [y/N] ", markup=False)
-    return answer.strip().lower() in ("y", "yes")
 
 
 async def _told(console: Console, jobs: Sequence[Job]) -> Exit:

@@ -15,6 +15,7 @@ from rich.text import Text
 from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place
+from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 from crynux_async.cli.sweep_board import SweepBoard, counted
@@ -105,7 +106,8 @@ async def _is_wanted(console: Console, sweep: Sweep, session: Session, order: Ru
         return True
     found = await sweep.preview(session)
     print_preview(console, found)
-    return not asks or not found.new or await _is_agreed(console, f"Send {len(found.new)}?")
+    can_run = found.is_workable or order.force  # what cannot run ends by itself, and says why
+    return not asks or not found.new or not can_run or await agrees(console, f"Send {len(found.new)}?")
 
 
 async def show_preview(
@@ -182,7 +184,7 @@ async def retry(
             console.print("Nothing of it has failed or was stopped.")
             return _code(found.trials)
         question = f"Send {len(chosen)} again{_price_of(session, chosen)}?"
-        if console.is_terminal and not is_agreed and not await _is_agreed(console, question):
+        if console.is_terminal and not is_agreed and not await agrees(console, question):
             return Exit.USAGE
         async with SweepRun.again(found, session, chosen) as running:
             return await _follow(session, running, console, as_json=as_json)
@@ -289,11 +291,6 @@ async def _follow(session: Session, running: SweepRun, console: Console, *, as_j
         _print_failures(console, trials)
         _print_best(console, running.table)
     return _code(trials)
-
-
-async def _is_agreed(console: Console, question: str) -> bool:
-    answer = await asyncio.to_thread(console.input, f"{question} [y/N] ", markup=False)
-    return answer.strip().lower() in ("y", "yes")
 
 
 def _said(trials: Sequence[Trial]) -> str:
