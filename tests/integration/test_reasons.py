@@ -11,6 +11,7 @@ import pytest
 from crynux_async import FineTuneConfig, Job, JobFailedError, Session
 from crynux_async.backends.bridge.reasons import ReasonDesk
 from crynux_async.cli.board import as_facts
+from crynux_async.cli.job_facts import Detail
 from crynux_async.cli.jobs import show_jobs
 from crynux_async.emulator import Emulator, Owner
 from crynux_async.errors import SettingsError
@@ -88,7 +89,7 @@ async def test_reason_is_listed_once_beside_the_error(
         reason = (await failure_of(job)).reason
         facts = as_facts(job)
     capsys.readouterr()
-    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=True, as_csv=False)
+    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=True, as_csv=False, detail=Detail())
     (row,) = json.loads(capsys.readouterr().out)
     for listed in (row, facts):
         assert listed["reason"] == reason
@@ -98,19 +99,21 @@ async def test_reason_is_listed_once_beside_the_error(
     assert not [name for name in row if name.startswith("_")]
 
 
-async def test_list_in_a_narrow_terminal_cuts_no_name_that_a_command_takes(
+async def test_list_of_a_failed_job_off_a_terminal_cuts_nothing(
     bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    label = "a name that takes more than the room that is left"
     async with session(bridge, ledger=tmp_path / "jobs.db") as opened:
-        job = await opened.submit(BAD, label="a name that takes more than the room that is left")
+        job = await opened.submit(BAD, label=label)
         await failure_of(job)
     capsys.readouterr()
-    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=False, as_csv=False)
-    head, first, *_ = capsys.readouterr().out.splitlines()
-    assert head.split() == ["job", "task", "state", "planned", "label", "archive"]
+    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=False, as_csv=False, detail=Detail())
+    head, first, why = capsys.readouterr().out.splitlines()
+    assert head.split() == ["job", "task", "state", "age", "label"]
     assert first.split()[:3] == [job.job_id, job.task_id, "failed"]
-    assert len(first) <= 80
+    assert first.endswith(label)
+    assert why == f"{job.job_id}: {job.reason}"
 
 
 async def test_reason_survives_pickling_of_the_error(bridge: Emulator) -> None:

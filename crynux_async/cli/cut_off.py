@@ -1,0 +1,41 @@
+"""Jobs whose process ended while their create was under way: the ledger still has them as planned.
+
+Only a session that takes such a job over writes what became of it; until then nobody may read that nothing was sent.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.states import STAGES, JobState, Stage
+from crynux_async.supervision.owners import is_gone
+from crynux_async.supervision.rows import CUT_OFF
+
+
+async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
+    """Return jobs as a session would take them over: what a dead process was sending is unconfirmed.
+
+    Args:
+        ledger: Knows creates and who holds jobs; nothing is changed in it.
+        rows: The jobs.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    waiting = [row.job_id for row in rows if STAGES[row.state] is Stage.SUBMIT]
+    open_ones = await ledger.attempts(job_ids=waiting, unfinished=True) if waiting else []
+    cut_off = {one.job_id for one in open_ones if not _is_repeatable(one) and await _is_left(ledger, one.job_id)}
+    return [
+        attrs.evolve(row, state=JobState.UNCONFIRMED, error=CUT_OFF) if row.job_id in cut_off else row for row in rows
+    ]
+
+
+async def _is_left(ledger: Ledger, job_id: str) -> bool:
+    holder = await ledger.holder(job_id)
+    return holder is None or is_gone(holder.fence.owner)
+
+
+def _is_repeatable(attempt: AttemptRow) -> bool:
+    # The credential of a relay is a wallet, whose create is the same one however often it is sent.
+    return attempt.key_id.startswith("0x")

@@ -1,0 +1,71 @@
+"""``jobs`` after a process died while it was sending: nobody may read that nothing was sent, and pay again."""
+
+import json
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from crynux_async.cli.job_facts import Detail
+from crynux_async.cli.jobs import show_jobs
+from crynux_async.clock import utc_now
+from crynux_async.ledgers.base import AttemptRow
+from crynux_async.ledgers.conformance.support import job
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
+from crynux_async.states import JobState
+from crynux_async.supervision.owners import Place, new_owner
+from tests.fake_backend import make_config
+
+# No process has a number above Linux' largest, 2^22 (proc(5), pid_max).
+_DEAD = new_owner().replace(f"/{Place.here().pid}/", "/4194305/")
+
+
+async def begun(place: Path, owner: str, *, key_id: str = "a key") -> str:
+    """Leave a ledger as a process does that is killed during a create, and return the job."""
+    row = job("j1", backend="https://bridge.example", config=make_config(), state=JobState.PLANNED, key_id=key_id)
+    await (ledger := SqliteLedger(place)).open()
+    fence = await ledger.enter(owner, seconds=60.0)
+    await ledger.add([row], fence=fence)
+    attempt = AttemptRow(
+        job_id=row.job_id,
+        number=1,
+        backend=row.backend,
+        key_id=key_id,
+        payload="{}",
+        began_at=utc_now() - timedelta(seconds=1),
+    )
+    await ledger.begin(fence, attempt)
+    await ledger.close()
+    return row.job_id
+
+
+async def shown(place: Path, capsys: pytest.CaptureFixture[str], states: Iterable[str] = ()) -> list[tuple[str, str]]:
+    await show_jobs(place, list(states), None, [], as_json=True, as_csv=False, detail=Detail())
+    return [(row["state"], row["error"]) for row in json.loads(capsys.readouterr().out)]
+
+
+async def test_create_of_a_dead_process_is_unconfirmed_for_whoever_lists_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "jobs.db"
+    await begun(place, _DEAD)
+    ((state, error),) = await shown(place, capsys)
+    assert (state, "may exist" in error) == ("unconfirmed", True)
+    assert len(await shown(place, capsys, ["unconfirmed"])) == 1
+    assert await shown(place, capsys, ["planned"]) == []
+
+
+async def test_create_of_a_live_process_is_no_lost_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "jobs.db"
+    await begun(place, new_owner())
+    assert [state for state, _ in await shown(place, capsys)] == ["planned"]
+    assert await shown(place, capsys, ["unconfirmed"]) == []
+
+
+async def test_create_at_a_relay_stays_planned_because_it_is_the_same_one_when_it_is_sent_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "jobs.db"
+    await begun(place, _DEAD, key_id="0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf")
+    assert [state for state, _ in await shown(place, capsys)] == ["planned"]
