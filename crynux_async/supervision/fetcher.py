@@ -1,6 +1,7 @@
 """Brings archives to disk: asks the transfer book, and tells register, ledger and listeners what came of it."""
 
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -58,6 +59,7 @@ class Fetcher:
     ) -> None:
         self._backend = backend
         self._register = register
+        self._host = socket.gethostname()
         self._tasks = tasks
         self._spawn = spawn
         self._save = save
@@ -92,6 +94,16 @@ class Fetcher:
         """
         # A task that ended and was attached anew is a new job, whose archive may be here since an earlier one.
         known = (record.archive,) if record.archive else await self._places(record)
+        elsewhere = [each for each in known if each.host not in ("", self._host) and not each.path.exists()]
+        if elsewhere and len(elsewhere) == len(known):
+            # A folder is a host's own, unless all of them mount it at the same place.
+            place = elsewhere[-1]
+            _log.info(
+                "the archive of task %s is on %s (%s) and not here; it is fetched again from the service",
+                record.task_id,
+                place.host,
+                place.path,
+            )
         order = Order(
             owner=self._owner(record),
             folder=folder,
@@ -157,7 +169,8 @@ class Fetcher:
                 total_bytes=file.total_bytes,
             )
         )
-        self._register.stored(record, StoredArchive(path=file.path, total_bytes=file.total_bytes))
+        stored = StoredArchive(path=file.path, total_bytes=file.total_bytes, host=self._host)
+        self._register.stored(record, stored)
         try:
             await self._save()
         except LedgerError as error:

@@ -40,10 +40,12 @@ class StoredArchive:
     Attributes:
         path: Where it is.
         total_bytes: Its size, or None where an earlier version did not remember it.
+        host: The machine on which it is, or "" where an earlier version did not remember it.
     """
 
     path: Path
     total_bytes: int | None
+    host: str = ""
 
 
 class Audience:

@@ -118,6 +118,7 @@ def columns_of(record: Record) -> dict[str, Any]:
         "file_name": wanted.name if wanted else None,
         "path": str(archive.path) if archive else None,
         "total_bytes": archive.total_bytes if archive else None,
+        "host": archive.host if archive else "",
         "resubmitted_as": record.resubmitted_as,
     }
 
@@ -174,7 +175,9 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     record.tries = row.tries
     record.last_event = row.last_event
     record.wanted = Wanted(folder=Path(row.folder), name=row.file_name) if row.folder and row.file_name else None
-    record.archive = StoredArchive(path=Path(row.path), total_bytes=row.total_bytes) if row.path else None
+    record.archive = (
+        StoredArchive(path=Path(row.path), total_bytes=row.total_bytes, host=row.host) if row.path else None
+    )
     record.resubmitted_as = row.resubmitted_as
 
 

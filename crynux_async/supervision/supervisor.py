@@ -611,8 +611,11 @@ class Supervisor:
         except LedgerError as error:
             _log.info("whether task %s was downloaded before cannot be told: %s", record.task_id, error)
             return ()
-        found = [(row.path, row.total_bytes) for row in rows]
-        return tuple(StoredArchive(path=Path(path), total_bytes=size) for path, size in found if path and size)
+        return tuple(
+            StoredArchive(path=Path(row.path), total_bytes=row.total_bytes, host=row.host)
+            for row in rows
+            if row.path and row.total_bytes
+        )
 
     async def _fetch_wanted(self, record: Record, wanted: Wanted) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import secrets
 from functools import partial
 from pathlib import Path
@@ -127,3 +128,27 @@ async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next
             assert found.task_id == job.task_id
         assert spill.read_text() == ""
         assert sum(request.method == "POST" for request in bridge.requests) == 1
+
+
+async def test_archive_of_another_host_is_fetched_again_and_its_host_is_in_the_row(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
+    caplog.set_level(logging.INFO)
+    async with Emulator(speed=1000, unet="tiny") as bridge:
+        settings = bridge.settings()
+        monkeypatch.setattr("socket.gethostname", lambda: "first")
+        async with Session(ledger=where, **settings) as one:
+            job = await one.submit(make_config())
+            first = await job.download(tmp_path / "first")
+            row = await one.ledger.get(job.job_id)
+            assert row is not None
+            assert (row.host, row.path) == ("first", str(first))
+        first.rename(tmp_path / "gone.zip")  # the folder of another host is not seen from here
+        monkeypatch.setattr("socket.gethostname", lambda: "second")
+        async with Session(ledger=where, **settings) as two:
+            found = await two.find(job.job_id)
+            assert found is not None
+            second = await found.download(tmp_path / "second")
+    assert second.read_bytes() == (tmp_path / "gone.zip").read_bytes()
+    assert f"is on first ({first}) and not here; it is fetched again" in caplog.text

@@ -30,19 +30,20 @@ class Rendered:
 
     Attributes:
         sql: The statement, parameters as "$1".
+        names: The names of its parameters, in order.
         fill: Returns the values for a row.
     """
 
-    __slots__ = ("_names", "_values", "fill", "sql")
+    __slots__ = ("_values", "fill", "names", "sql")
 
     def __init__(self, sql: str, names: tuple[str, ...], values: Mapping[str, Any], *, is_in_row: bool) -> None:
         self.sql = sql
-        self._names = names
+        self.names = names
         self._values = values
         self.fill: Callable[[Row], tuple[Any, ...]] = itemgetter(*names) if is_in_row and len(names) > 1 else self._fill
 
     def _fill(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row[name] if name in row else self._values[name] for name in self._names)
+        return tuple(row[name] if name in row else self._values[name] for name in self.names)
 
 
 class Renderer:

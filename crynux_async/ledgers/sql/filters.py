@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Column, ColumnElement, func, literal_column, or_, select
+from sqlalchemy import Column, ColumnElement, func, literal_column, select, union_all
 
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.ledgers.columns import to_microseconds
@@ -80,8 +80,11 @@ def _is_given(column: Column[str]) -> ColumnElement[bool]:
 
 
 def _has_task(task_id: str) -> ColumnElement[bool]:
+    # One list of names and no "or": PostgreSQL would go through all jobs for it.
+    named = jobs.alias("named")
+    now = select(named.c.job_id).where(named.c.task_id == task_id)
     earlier = select(tasks.c.job_id).where(tasks.c.task_id == task_id)
-    return or_(jobs.c.task_id == task_id, jobs.c.job_id.in_(earlier))
+    return jobs.c.job_id.in_(union_all(now, earlier))
 
 
 def _cursors(where: JobFilter) -> Iterator[ColumnElement[bool]]:
