@@ -52,7 +52,7 @@ def judge_inner(files: Mapping[str, SeenFile], layout: Layout, columns: Columns)
     if layout.loader in _TABLE_LOADERS and zips:
         return _with(found, _beside_tables(zips, layout.loader))
     if layout.loader == "zip":
-        return _with(found, _alone(zips))
+        return _with(found, _alone(zips, [name for name in files if base_name(name) in METADATA_NAMES]))
     if layout.loader == "webdataset":
         return _with(found, _webdataset(list(loaded.values()), columns))
     return InnerFindings(problems=tuple(found))
@@ -96,7 +96,7 @@ def _beside_tables(zips: Sequence[SeenFile], loader: str) -> InnerFindings:
     return _unknown(zips)
 
 
-def _alone(zips: Sequence[SeenFile]) -> InnerFindings:
+def _alone(zips: Sequence[SeenFile], beside: Sequence[str]) -> InnerFindings:
     suffixes = Counter(
         f".{suffix.lower()}" for seen in zips for name in seen.inside or () for suffix in base_name(name).split(".")[1:]
     )
@@ -108,6 +108,9 @@ def _alone(zips: Sequence[SeenFile]) -> InnerFindings:
     if loader == "imagefolder":
         # The loader has no name for what is inside, so that it reads every metadata file there as JSON lines.
         rows = {base_name(name) for seen in zips for name in seen.inside or ()} & set(METADATA_NAMES)
+        if rows and beside:
+            text = f"A node finds metadata inside {named(names)} and in {named(beside)}, and stops: the two do not mix."
+            return InnerFindings(problems=(problem("CX307", text, [*names, *beside]),))
         if rows == {"metadata.jsonl"}:
             return _unknown(zips)
         text = f"Images inside {named(names)} have no captions for a node: in an archive it reads metadata.jsonl only."

@@ -112,6 +112,10 @@ REFUSED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
         "images.zip": zipped({"0.png": good_picture(), "metadata.jsonl": _ONE_ROW}),
         "metadata.jsonl": _ONE_ROW,
     },
+    "images and metadata in an archive beside empty metadata of a folder": lambda: {
+        "images.zip": zipped({"0.png": good_picture(), "metadata.jsonl": _ONE_ROW}),
+        "rows/metadata.csv": b"",
+    },
     "damaged archive beside": lambda: _with(images__zip=b"PK\x03\x04 damaged"),
     "wrong checksum of a text in front": lambda: _picture("PNG text first wrong"),
     "AVIF": lambda: _with(**{"2__png": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(60)}),
