@@ -58,12 +58,17 @@ app.command(_dataset)
 def start() -> None:
     """Do what the words of this process ask for, and end it."""
     words = sys.argv[1:]
+    sys.exit(guard(lambda: _called(words)))
+
+
+def _called(words: list[str]) -> int:
     try:
-        app(words, exit_on_error=False, print_error=False)
+        # Returned and not ended with, so that texts of help which nobody takes are treated as those of commands.
+        return app(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.DONE
     except CycloptsError as error:
         message = f"{str(error).strip()} 'crynux-async --help' lists commands, and COMMAND --help its options"
         show_error(UsageError(message), as_json="--json" in words)
-        sys.exit(Exit.USAGE)
+        return Exit.USAGE
 
 
 @app.command

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
+from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.sweep_board import SweepBoard, counted
 from crynux_async.cli.units import size
@@ -27,7 +27,7 @@ async def demo(out: Path, *, as_json: bool) -> Exit:
         out: Folder for the models and the page.
         as_json: Whether to print JSON on standard output.
     """
-    console = Console(stderr=as_json, highlight=False)
+    console = open_console(stderr=as_json)
     report = _report(out)
     async with Emulator(speed=_SPEED, rate_limit=_RATE_LIMIT) as emulator:
         key = emulator.new_key(rate_limit=_RATE_LIMIT, primed=False)
@@ -77,26 +77,31 @@ def _sweep(out: Path) -> Sweep:
     return Sweep("demo", base, points=points, folder=out, name_template="{label}.zip")
 
 
-def _introduce(console: Console) -> None:
-    console.print(
-        f"[bold]A sweep of six trainings[/] on an emulated bridge: new key, {_RATE_LIMIT} creates a minute,\n"
-        f"training {_SPEED:g} times faster than a GPU. One trial has a bad model.\n"
+def _introduce(console: LiteralConsole) -> None:
+    console.print_page(
+        Text.assemble(
+            ("A sweep of six trainings", "bold"),
+            f" on an emulated bridge: new key, {_RATE_LIMIT} creates a minute,\n"
+            f"training {_SPEED:g} times faster than a GPU. One trial has a bad model.\n",
+        )
     )
 
 
-def _conclude(console: Console, running: SweepRun, refusals: int, report: Report | None) -> None:
+def _conclude(console: LiteralConsole, running: SweepRun, refusals: int, report: Report | None) -> None:
     paths = [trial.job.path for trial in running.trials if trial.job.path is not None]
     total = sum(path.stat().st_size for path in paths)
     states = ", ".join(f"{n} {state}" for state, n in counted(trial.state for trial in running.trials).items())
     folder = paths[0].parent if paths else Path()
     console.print(Text.assemble((f"\n{states}.", "bold"), f" {size(total)} in {folder}/, every byte checked."))
-    console.print(
+    console.print_page(
         f"Creates refused by the rate limit: {refusals}. A plain script on this new key would\n"
         "not have been able to download its first model at all: the bridge files it\n"
         "under two clients. The session saw that the key was new and dealt with it."
     )
     if report is None:
-        console.print("\nWith 'crynux-async[report]' there would be a page about it, too.", style="dim", markup=False)
+        console.print("\nWith 'crynux-async[report]' there would be a page about it, too.", style="dim")
     else:
-        console.print(Text.assemble("\nOpen its page in a browser: ", (str(report.path), "bold")), soft_wrap=True)
-    console.print("\nNext: [bold]crynux-async emulator[/] and the quickstart in README.md", style="dim")
+        console.print(Text.assemble("\nOpen its page in a browser: ", (str(report.path), "bold")))
+    console.print(
+        Text.assemble("\nNext: ", ("crynux-async emulator", "bold"), " and the quickstart in README.md"), style="dim"
+    )

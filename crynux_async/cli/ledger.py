@@ -7,9 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place, shown
 from crynux_async.clock import utc_now
@@ -90,5 +88,5 @@ def _said(facts: Mapping[str, Any], text: str, *, as_json: bool) -> Exit:
     if as_json:
         print(json.dumps(facts))  # noqa: T201  # the command's output
     else:
-        Console(highlight=False).print(Text(text), soft_wrap=True)
+        open_console().print(text)
     return Exit.DONE

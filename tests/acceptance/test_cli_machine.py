@@ -45,6 +45,33 @@ async def test_full_output_is_one_sentence_and_an_exit_code_of_its_own(json_: st
     assert " ".join(err.split()) == "OutputError standard output cannot be written: No space left on device"
 
 
+@pytest.mark.parametrize("words", ["--help", "sweep run --help", "--version", "explain CX201"])
+async def test_text_whose_reader_has_gone_is_no_fault(words: str, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "crynux_async.cli",
+        *words.split(),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=writing,
+        stderr=PIPE,
+    )
+    os.close(writing)
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["--help", "--version"])
+async def test_full_output_is_told_of_texts_of_help_too(words: str, tmp_path: Path) -> None:
+    code, _, err = await run_in_shell(f"{words} >/dev/full", environment(), tmp_path)
+    assert (code, "standard output cannot be written" in err, "Traceback" in err) == (8, True, False)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 async def test_full_output_loses_no_model_that_was_paid_for(bridge: Emulator, config: Path, tmp_path: Path) -> None:
     code, _, err = await run_in_shell("run job.toml --set rank=2 >/dev/full", environment(bridge), tmp_path)

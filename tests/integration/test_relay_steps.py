@@ -215,7 +215,9 @@ async def test_images_are_those_of_the_group_where_no_archive_ever_comes(
     task, look = await driven(backend, await created(backend))
     assert look.seen is Seen.FAILED
     assert len(await backend.images(task)) == 2
-    assert look.reason.count("gives the archives of checked tasks to nobody") == 3
+    why = "the network checked it, and the relay gives the archives of checked tasks to nobody"
+    assert look.reason == f"runs 1 to 3: {why}; it has cost 45 CNX"
+    assert spent(relay) == 3 * FEE
 
 
 async def test_images_of_a_task_that_has_none_yet_are_not_found(backend: RelayBackend) -> None:
