@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from crynux_async.settings import Settings, SettingsArguments
     from crynux_async.states import JobState
     from crynux_async.training.config import EffectiveConfig, FineTuneConfig
-    from crynux_async.training.effective import Replacement
 
 
 _HOME_OF = {
@@ -92,7 +91,6 @@ _HOME_OF = {
     "JobSubmitted": "events",
     "Ledger": "ledgers.base",
     "Reconciled": "session_values",
-    "Replacement": "training.effective",
     "Secret": "secret",
     "Session": "session",
     "SessionStatistics": "session_values",
@@ -148,7 +146,6 @@ __all__ = [
     "RateLimitedError",
     "Reconciled",
     "RejectedError",
-    "Replacement",
     "Secret",
     "ServerError",
     "Session",
