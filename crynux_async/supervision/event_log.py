@@ -53,8 +53,11 @@ class EventLog:
 
     def drop(self, record: Record) -> None:
         """Forget the events of a job that cannot be stored (any more), as if they had not happened."""
-        record.last_event -= len(self._waiting.pop(record.job_id, ()))
+        dropped = self._waiting.pop(record.job_id, ())
+        record.last_event -= len(dropped)
         self._progressed_at.pop(record.job_id, None)
+        if dropped:
+            record.call_readers()  # or they wait for numbers that never come
 
     def _is_too_soon(self, event: Event) -> bool:
         if not isinstance(event, DownloadProgressed):

@@ -42,6 +42,8 @@ class EventReader:
             yield event
         while True:
             news, last, is_stored = record.news, record.last_event, not self._log.waiting(record.job_id)
+            # All of it before the rows are read: an end that is heard of meanwhile has an event that is not among them.
+            may_end = is_over(record, event)
             rows = await self._ledger.events(record.job_id, after=after)
             first = rows[0].number if rows else last + 1
             if first > after + 1 and (rows or is_stored):
@@ -50,7 +52,7 @@ class EventReader:
             for row in rows:
                 after, event = row.number, event_of(row)
                 yield event
-            if not rows and after >= last and is_over(record, event):
+            if not rows and after >= last and may_end:
                 return
             if not rows and not await self._has_news(record, news):
                 return

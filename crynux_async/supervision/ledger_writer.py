@@ -267,9 +267,7 @@ class LedgerWriter:
                 await self.persist(lambda: self._ledger.drop(self.fence, [record.job_id for record in records]))
             for record in records:
                 if record.is_ours:
-                    record.is_ours = False
-                    self._held = max(0, self._held - 1)
-                    self.on_lost(record)
+                    self._part_with(record)
 
     async def wish(self, job_id: str, kind: str, **arguments: Any) -> WishRow:
         """Ask whoever holds a job to do something with it, and return what was asked, with its number.
@@ -504,6 +502,7 @@ class LedgerWriter:
     async def _write(self, records: Sequence[Record]) -> None:
         ended = await self._ended_tasks(records)
         changes = [self._change_of(record, ended.get(record.job_id)) for record in records]
+        refused: set[str] = set()
         try:
             lost = await self._ledger.change(self.fence, changes) if changes else []
         except LedgerBusyError:
@@ -511,10 +510,12 @@ class LedgerWriter:
         except LedgerError as error:
             if self._ledger.failure is not None:
                 raise
-            lost = await self._write_apart(changes, error)
+            lost, refused = await self._write_apart(changes, error)
         for job_id in ended:
             self._ends.pop(job_id, None)
-        self._tell_readers(records, [event for change in changes for event in change.events])
+        # An event that was not stored must not count as one: its number is the next owner's.
+        stored = [change for change in changes if change.job_id not in refused.union(lost)]
+        self._tell_readers(records, [event for change in stored for event in change.events])
         self._lose_named(lost)
         self._register.drop_ended()
 
@@ -540,13 +541,17 @@ class LedgerWriter:
                 rows[row.job_id] = row
         return rows
 
-    async def _write_apart(self, changes: Sequence[JobChange], error: LedgerError) -> list[str]:
-        """Write what is good of a batch that was refused because of one of them; return the names of lost jobs."""
+    async def _write_apart(self, changes: Sequence[JobChange], error: LedgerError) -> tuple[list[str], set[str]]:
+        """Write what is good of a batch that was refused because of one of them.
+
+        Returns:
+            The names of lost jobs, and those of jobs whose change cannot be stored.
+        """
         if len(changes) <= 1:
             for change in changes:
                 self._not_stored(change, error)
-            return []
-        lost = []
+            return [], {change.job_id for change in changes}
+        lost, bad = [], set()
         for change in changes:
             try:
                 lost += await self._ledger.change(self.fence, [change])
@@ -554,7 +559,8 @@ class LedgerWriter:
                 raise
             except LedgerError as refused:
                 self._not_stored(change, refused)
-        return lost
+                bad.add(change.job_id)
+        return lost, bad
 
     def _not_stored(self, change: JobChange, error: LedgerError) -> None:
         _log.error("what changed about job %s cannot be stored: %s", change.job_id, error)
@@ -570,9 +576,13 @@ class LedgerWriter:
         for record in records:
             # What the ledger has never had cannot have been taken from us.
             if record.is_ours and record.is_saved:
-                record.is_ours = False
-                self.events.drop(record)
-                self._ends.pop(record.job_id, None)
-                self._held = max(0, self._held - 1)
                 _log.warning("%r is not held by this process any more", record)
-                self.on_lost(record)
+                self._part_with(record)
+
+    def _part_with(self, record: Record) -> None:
+        """Make an onlooker's of a record: what is not stored of it has not happened, and its next owner sees it."""
+        record.is_ours = False
+        self.events.drop(record)
+        self._ends.pop(record.job_id, None)
+        self._held = max(0, self._held - 1)
+        self.on_lost(record)

@@ -79,7 +79,8 @@ class Onlookers:
                 for job_id, record in self._watched.items()
                 if not record.is_ours and (record.is_awaited or is_any_end_awaited)
             }
-            self._regrouped.set()
+            if not self._watched:
+                self._regrouped.set()
 
     def close(self) -> None:
         """Let whoever waits for another's job look again: nothing will be heard any more."""
@@ -95,12 +96,13 @@ class Onlookers:
                 await self._regrouped.wait()
                 heard = 0
             heard = await self._next_change(heard)
+            # Only now: whoever comes while rows are read, or before the next wait, is looked at in the next round.
+            self._regrouped.clear()
             took = await self._look()
             await asyncio.sleep(max(_LOOK_EVERY, _LOOKS_TAKE * took))
 
     async def _next_change(self, heard: int) -> int:
-        """Wait until the ledger was written, or others wait than before."""
-        self._regrouped.clear()
+        """Wait until the ledger was written, or others wait than at the last look."""
         listening = asyncio.ensure_future(self._ledger.changed(heard))
         regrouping = asyncio.ensure_future(self._regrouped.wait())
         try:
@@ -131,10 +133,7 @@ class Onlookers:
         for row in await self._ledger.jobs(where) if where.job_ids else ():
             record = self._watched.get(row.job_id)
             if record is not None and not self._is_under_way(record):
-                is_news = row.last_event != record.last_event
                 self._refresh(record, row)
-                if is_news:
-                    record.call_readers()
 
     def _refresh(self, record: Record, row: JobRow) -> None:
         """Bring a record up to date with its row, unless this session knows better."""

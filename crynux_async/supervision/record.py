@@ -49,12 +49,21 @@ class StoredArchive:
 
 
 class Audience:
-    """Who wants to hear of one job: who waits, how many read its events, and how often they were called."""
+    """Who wants to hear of one job: who waits, how many read its events, and how often they were called.
 
-    __slots__ = ("has_been_heard", "news", "readers", "waiters")
+    Attributes:
+        waiters: Who is to be woken; between two waits of one caller, nobody stands here for it.
+        waiting: How many callers wait, those that were just woken and may wait again included.
+        readers: How many read events.
+        has_been_heard: Whether anybody ever did.
+        news: How often readers were called.
+    """
+
+    __slots__ = ("has_been_heard", "news", "readers", "waiters", "waiting")
 
     def __init__(self) -> None:
         self.waiters: list[asyncio.Future[None]] = []
+        self.waiting = 0
         self.readers = 0
         self.has_been_heard = False
         self.news = 0
@@ -137,7 +146,7 @@ class Record:
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits for this job or reads its events."""
-        return self._audience is not None and bool(self._audience.waiters or self._audience.readers)
+        return self._audience is not None and bool(self._audience.waiting or self._audience.readers)
 
     @property
     def news(self) -> int:
@@ -176,18 +185,24 @@ class Record:
             condition: Called without arguments.
             check_open: Raises when nothing will change any more.
         """
-        while not condition():
-            check_open()
-            waiter = asyncio.get_running_loop().create_future()
-            audience = self._audience = self._audience or Audience()
-            waiters = audience.waiters
-            waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                # Or a caller who times out a thousand times on one job leaves a thousand waiters behind.
-                waiters.remove(waiter)
-                raise
+        if condition():
+            return
+        audience = self._audience = self._audience or Audience()
+        audience.waiting += 1
+        try:
+            while not condition():
+                check_open()
+                waiter = asyncio.get_running_loop().create_future()
+                waiters = audience.waiters
+                waiters.append(waiter)
+                try:
+                    await waiter
+                except asyncio.CancelledError:
+                    # Or a caller who times out a thousand times on one job leaves a thousand waiters behind.
+                    waiters.remove(waiter)
+                    raise
+        finally:
+            audience.waiting -= 1
 
 
 @attrs.define(eq=False, kw_only=True, repr=False)

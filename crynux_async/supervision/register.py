@@ -195,6 +195,7 @@ class JobRegister:
             restore: Changes the record.
         """
         previous, task_id, error = record.state, record.task_id, str(record.error)
+        told, wanted = record.last_event, record.wanted
         restore()
         if record.task_id is not None and record.task_id != task_id and record.job_id in self._jobs:
             self._by_task[record.task_id] = record
@@ -203,6 +204,9 @@ class JobRegister:
             record.wake()
         elif str(record.error) != error:
             record.wake()
+        # Whoever brings a record up to date calls its readers: nobody sees a difference any more who looks later.
+        if (record.last_event, record.state, record.wanted) != (told, previous, wanted):
+            record.call_readers()
 
     @property
     def has_end_watchers(self) -> bool:

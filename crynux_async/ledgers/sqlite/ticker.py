@@ -83,9 +83,11 @@ class Ticker:
 
     async def _look(self) -> None:
         """Ring the bell where the file has changed since the last look."""
-        # Before SQLite is asked: what is written meanwhile makes the log look otherwise at the next tick.
-        self._mark = _mark_of(self._log)
+        # Before SQLite is asked: what is written meanwhile makes the log look otherwise at the next tick. Kept with the
+        # answer only: whoever gives up in between would hide from all others what was written.
+        mark = _mark_of(self._log)
         ((version,),) = await self._reads.command("PRAGMA data_version")
+        self._mark = mark
         if version != self._version:
             if self._version is not None:
                 self._bell.ring()
