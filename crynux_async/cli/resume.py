@@ -195,4 +195,4 @@ def _print(console: LiteralConsole, outcome: Outcome) -> None:
         if error is not None:
             console.print(Text.assemble((one_line(job.label or job.job_id), "bold"), f": {error}"))
     said = ", ".join(f"{number} {state}" for state, number in summary(outcome.jobs).items())
-    console.print(said or "Nothing is unfinished.")
+    console.print(said or ("Nothing else is unfinished." if outcome.has_lost else "Nothing is unfinished."))

@@ -136,7 +136,8 @@ async def test_create_of_unknown_outcome_is_an_exit_code_of_its_own(
 ) -> None:
     row = job("lost", backend=bridge.url, config=make_config(), state=JobState.UNCONFIRMED)
     await remember(tmp_path, [row])
-    assert await resume(ordered(tmp_path)) is Exit.OUTCOME_UNKNOWN
+    assert await resume(ordered(tmp_path, as_json=False)) is Exit.OUTCOME_UNKNOWN
+    assert capsys.readouterr().out.splitlines()[-1] == "Nothing else is unfinished."
 
 
 async def test_bridge_that_does_not_answer_is_said_at_once_and_every_minute_and_ends_the_command(
