@@ -37,7 +37,7 @@ async def run(
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     console = open_console(stderr=as_json)
-    async with _session(service, emulated=emulated) as session:
+    async with _told_when_closed(console, service) as followed, _session(service, emulated=emulated) as session:
         await session.check_target(config, out, name=name, label=config_path.stem, has_room=force)
         if service.relay:
             from crynux_async.cli.relay import show_money
@@ -50,6 +50,7 @@ async def run(
             out,
             name,
             timeout,
+            followed=followed,
             service=service,
             as_json=as_json,
         )
@@ -69,9 +70,20 @@ async def download(
     task_id: str, out: Path, name: str | None, timeout: float | None, *, service: ServiceChoice, as_json: bool
 ) -> Exit:
     """Follow a task that the service has already and download its model."""
-    async with open_session(None, service, needs_key=True) as session:
+    console = open_console(stderr=as_json)
+    async with (
+        _told_when_closed(console, service) as followed,
+        open_session(None, service, needs_key=True) as session,
+    ):
         return await _follow(
-            session, lambda: session.attach(task_id), out, name, timeout, service=service, as_json=as_json
+            session,
+            lambda: session.attach(task_id),
+            out,
+            name,
+            timeout,
+            followed=followed,
+            service=service,
+            as_json=as_json,
         )
 
 
@@ -86,17 +98,16 @@ async def _follow(
     name: str | None,
     timeout: float | None,
     *,
+    followed: list[Job],
     service: ServiceChoice,
     as_json: bool,
 ) -> Exit:
     """Show a job until its model is on disk."""
     console = open_console(stderr=as_json)
     job = begin()
-    try:
-        async with _repeats_shown(service, console), Board(session, console, [job]).shown():
-            await while_answered(session, job.download(out, name=name, timeout=timeout))
-    finally:
-        _say_what_goes_on(job, console, service)
+    followed.append(job)
+    async with _repeats_shown(service, console), Board(session, console, [job]).shown():
+        await while_answered(session, job.download(out, name=name, timeout=timeout))
     if service.relay:
         from crynux_async.cli.relay import show_end
 
@@ -106,6 +117,17 @@ async def _follow(
     else:
         console.print(one_line(str(job.path)))
     return Exit.DONE
+
+
+@asynccontextmanager
+async def _told_when_closed(console: Console, service: ServiceChoice) -> AsyncIterator[list[Job]]:
+    """Say in the end what goes on of the jobs in a list, after the session: closing it awaits a create under way."""
+    followed: list[Job] = []
+    try:
+        yield followed
+    finally:
+        for job in followed:
+            _say_what_goes_on(job, console, service)
 
 
 @asynccontextmanager
@@ -121,7 +143,7 @@ async def _repeats_shown(service: ServiceChoice, console: Console) -> AsyncItera
 
 def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
-    if job.state is JobState.PLANNED:  # a create under way is awaited when the session closes, so it may be sent yet
+    if job.state is JobState.PLANNED:
         option = service.option
         go_on, give_up = f"crynux-async resume --send{option}", f"crynux-async abandon {job.job_id}{option}"
         said = Text(f"Job {job.job_id} is planned. To go on: ").append(go_on, "bold")

@@ -279,6 +279,16 @@ async def test_download_fetches_a_task_that_exists(bridge: Emulator, config: Pat
     assert (tmp_path / json.loads(out)["path"]).read_bytes() == (tmp_path / "first" / "1.zip").read_bytes()
 
 
+async def test_waiting_that_ends_during_a_create_names_the_task_that_comes_of_it(
+    bridge: Emulator, config: Path, tmp_path: Path
+) -> None:
+    bridge.add_fault("delay", on="create", seconds=3.0)
+    code, out, err = await run_cli("run", "job.toml", "--timeout", "1", env=environment(bridge), cwd=tmp_path)
+    assert code == 6, err
+    assert " is planned. To go on" not in out
+    assert out.splitlines()[-1] == "Task 1 is running at the bridge. To go on: crynux-async download 1"
+
+
 async def test_download_of_an_unknown_task_says_that_the_service_does_not_know_it(
     bridge: Emulator, tmp_path: Path
 ) -> None:
