@@ -139,7 +139,7 @@ async def test_server_that_is_not_there_is_told_without_the_password(caplog: pyt
     assert not any("s3cr3t" in text for text in texts)
 
 
-# What the README names under "Many hosts".
+# What docs/many-hosts.md names.
 GRANTS = (
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
@@ -180,7 +180,7 @@ def role(postgres: PostgresServer) -> Iterator[str]:
         "hazards_are_replaced_kind_by_kind",
     ],
 )
-async def test_role_with_the_rights_of_the_readme_can_do_everything(
+async def test_role_with_the_rights_of_the_docs_can_do_everything(
     check: str, postgres: PostgresServer, role: str
 ) -> None:
     place = LeastRightsPlace(postgres, role)

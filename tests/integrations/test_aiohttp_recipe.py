@@ -1,33 +1,24 @@
-"""The README's recipe for aiohttp's own server, run as it stands there."""
+"""The recipe for aiohttp's own server in docs/web.md, run as it stands there."""
 
 import asyncio
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
 
-from crynux_async import FineTuneConfig, Session
 from crynux_async.testing import running_emulator
+from tests.documents import block_with
 from tests.integrations.web_lab import GOOD
 
 pytestmark = pytest.mark.real_time
 
 
 def recipe() -> dict[str, Any]:
-    """Return what the README's block defines."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(SESSION = web\.AppKey.*?)```", text, re.DOTALL)
-    names: dict[str, Any] = {
-        "__name__": "recipe",
-        "web": web,
-        "Session": Session,
-        "FineTuneConfig": FineTuneConfig,
-        "json": json,
-    }
-    exec(block, names)
+    """Return what the block defines."""
+    names: dict[str, Any] = {"__name__": "recipe"}
+    exec(block_with("web.AppKey").text, names)
     return names
 
 
@@ -40,11 +31,7 @@ async def test_recipe_submits_once_streams_events_and_ends_its_streams_when_it_s
         settings: Any = bridge.settings()
         for name, value in settings.items():
             monkeypatch.setenv(f"CRYNUX_{name.upper()}", str(value))
-        app = web.Application()
-        app.cleanup_ctx.append(names["jobs"])
-        app.on_shutdown.append(names["stop"])
-        app.add_routes([web.post("/jobs", names["submit"]), web.get("/jobs/{id}/events", names["events"])])
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(names["application"]())
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

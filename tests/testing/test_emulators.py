@@ -1,7 +1,5 @@
 """Emulated services for tests, with a session as a user's test has it."""
 
-import re
-import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,8 @@ from crynux_async.archive import LoraArchive
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
 from crynux_async.testing import running_emulator
+from tests.documents import block_with
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CONFIG = FineTuneConfig(
     model_name="crynux-ai/stable-diffusion-v1-5",
     dataset_url="https://a.example/cats.zip",
@@ -25,44 +22,28 @@ CONFIG = FineTuneConfig(
 TRAINING = 220  # seconds at speed 1
 
 
-def block_with(text: str) -> str:
-    (found,) = (block for block in BLOCKS if text in block)
-    return str(found)
+def printed_test() -> tuple[FineTuneConfig, Callable[[Path], Awaitable[Path]]]:
+    """Return the config and the program of the test that docs/testing.md prints."""
+    names: dict[str, Any] = {"__name__": "printed"}
+    exec(block_with("virtual_time_run(").text, names)
+    return names["CONFIG"], names["train"]
 
 
-def readme_config() -> FineTuneConfig:
-    """Return the config of the README's first program."""
-    match = re.search(r"config = (FineTuneConfig\(.*?\n\))", block_with("import asyncio"), re.DOTALL)
-    assert match is not None
-    config = eval(match[1], {"FineTuneConfig": FineTuneConfig})
-    assert isinstance(config, FineTuneConfig)
-    return config
-
-
-def readme_test() -> Callable[[FineTuneConfig, Path], Awaitable[Path]]:
-    """Return the README's example of a test as a function."""
-    body = textwrap.indent(block_with("running_emulator()"), "    ")
-    program = f"async def use(config, tmp_path):\n{body}\n    return path\n"
-    names: dict[str, Any] = {"running_emulator": running_emulator, "Session": Session}
-    exec(program, names)
-    use: Callable[[FineTuneConfig, Path], Awaitable[Path]] = names["use"]
-    return use
-
-
-async def test_readmes_test_is_done_in_less_than_a_second(tmp_path: Path) -> None:
+async def test_printed_test_is_done_in_less_than_a_second(tmp_path: Path) -> None:
     # It took 69 s. Here the time is virtual: what a machine computes is not counted, every wait is.
-    config, use = readme_config(), readme_test()
+    _, train = printed_test()
     before = monotonic()
-    path = await use(config, tmp_path)
+    path = await train(tmp_path)
     assert monotonic() - before < 1
     assert LoraArchive.open(path).rank == 4
     assert path.stat().st_size < 1_000_000
 
 
 @pytest.mark.real_time
-async def test_readmes_test_works_in_real_time(tmp_path: Path) -> None:
-    path = await readme_test()(readme_config(), tmp_path)
-    assert not LoraArchive.open(path).health(readme_config()).problems
+async def test_printed_test_works_in_real_time(tmp_path: Path) -> None:
+    config, train = printed_test()
+    path = await train(tmp_path)
+    assert not LoraArchive.open(path).health(config).problems
 
 
 @pytest.mark.parametrize(("speed", "delay"), [(1, 75), (20, 2), (1000, 0.5), (1e6, 0.5)])
