@@ -22,14 +22,14 @@ dataset_name = "a/b"
 max_train_steps = 50
 rank = 2
 seed = 42
-timeout = 600
+timeout = 60  # so short that the relay is looked at often
 """
 MONEY = 100 * CNX
 
 
 @pytest_asyncio.fixture
 async def relay() -> AsyncIterator[RelayEmulator]:
-    async with RelayEmulator(unet="tiny", speed=100, sampling="never", match_interval=0.2) as relay:
+    async with RelayEmulator(unet="tiny", speed=1000, sampling="never", match_interval=0.05) as relay:
         relay.fund(relay.know_wallet(CREATOR_KEY), MONEY)
         yield relay
 

@@ -311,10 +311,13 @@ def again_after(run: Run, now: float) -> float:
 def first_look_after(timeout: float) -> float:
     """Return after how many seconds a task that waits for a node should be looked at, the first time and each other.
 
+    A node may take it at once, and what it has done waits until it is seen: so a task that may take little is looked at
+    as soon as one that has as little time left.
+
     Args:
         timeout: Seconds that it may take.
     """
-    return min(_SPAREST, max(_SPARSE, timeout * _SHARE_OF_TIME))
+    return min(_SPAREST, max(_CLOSE, timeout * _SHARE_OF_TIME))
 
 
 def spread(seconds: float, commitment: str) -> float:

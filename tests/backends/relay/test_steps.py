@@ -17,6 +17,7 @@ from crynux_async.backends.relay.steps import (
     Step,
     again_after,
     failure,
+    first_look_after,
     next_step,
     progress,
     spread,
@@ -220,6 +221,13 @@ def test_stage_is_how_far_the_run_is(word: str, stage: Stage) -> None:
 )  # fmt: skip
 def test_looks_come_closer_with_the_deadline(word: str, age: float, expected: float) -> None:
     assert again_after(run(word), START.timestamp() + age) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "expected"), [(1, 2.0), (60, 2.0), (200, 4.0), (600, 12.0), (1500, 30.0), (36_000, 30.0)]
+)
+def test_task_that_waits_for_a_node_is_looked_at_after_a_fiftieth_of_its_time(timeout: int, expected: float) -> None:
+    assert first_look_after(timeout) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
