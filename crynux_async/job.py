@@ -272,7 +272,8 @@ class Job:
         """Wait for the model, bring its archive to disk, check it, and return its path.
 
         Several callers share one transfer; a transfer that was cut continues where it stopped. One that another process
-        makes is waited for, and the file that it has brought is used.
+        makes is waited for, and the file that it has brought is used. Where the service has validation images, they
+        come after the archive and lie beside it; ``store_images()`` waits for them.
 
         Args:
             folder: Where to put it; made if it does not exist.
@@ -317,6 +318,22 @@ class Job:
         """
         self._supervisor.check_open()
         return await self._supervisor.abilities.images(self._record)
+
+    async def store_images(self) -> list[Path]:
+        """Return the files of the validation images beside the archive, in order: its name with numbers behind it.
+
+        Every download begins to store them; this waits until they are there, and stores them where that went wrong.
+
+        Raises:
+            UsageError: The service hands out none (no bridge does), or the archive is not on disk.
+            NotFoundError: There are none (any more).
+            BackendError: They could not be had.
+            OSError: They cannot be written.
+        """
+        archive = self._record.archive
+        if archive is None:
+            raise UsageError(f"{self!r} has no archive on disk: download() first", job_id=self.job_id)
+        return await self._supervisor.store_images(self._record, archive.path)
 
     async def cost(self) -> Cost:
         """Return what the tasks of the job hold, have cost and gave back, as far as the service tells prices.

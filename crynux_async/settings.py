@@ -277,7 +277,8 @@ class Settings:
         request_timeout: For a whole create or status request.
         unreachable_timeout: For how long a bridge that cannot be reached is tried again before a submit fails.
         read_timeout: Without a single byte of a download.
-        close_timeout: For creates under way when a session is closed; then their outcome is unknown.
+        close_timeout: For creates under way when a session is closed, whose outcome is unknown after that, and for
+            validation images.
         verify_archives: Whether an archive must be a whole and sound LoRA before it gets its name; else only its length
             is checked.
         max_events: Events of each job that a ledger keeps, >= 1; older ones are removed.

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -13,7 +12,6 @@ from crynux_async.errors import CrynuxError, QuotaError
 from crynux_async.job import Job
 from crynux_async.money import to_cnx, wei_of
 from crynux_async.session import Session
-from crynux_async.sweeps import pictures
 from crynux_async.training.config import FineTuneConfig
 
 
@@ -42,27 +40,16 @@ def repeats_shown(console: Console) -> Iterator[None]:
 
 
 async def show_end(job: Job, console: Console) -> None:
-    """Store the validation images of a job whose archive is on disk, and say where they are and what it has cost."""
-    for path in await store_images(job, console):
-        console.print(f"Image     {path}")
-    console.print(f"Cost      {to_cnx((await job.cost()).spent)} CNX")
+    """Say where the validation images of a job are whose archive is on disk, and what it has cost.
 
-
-async def store_images(job: Job, console: Console) -> list[Path]:
-    """Store the validation images of a job beside its archive; what cannot be had is said and is no failure.
-
-    Args:
-        job: A job whose archive is on disk.
-        console: Where to print.
-
-    Returns:
-        The files: the archive's name with a number behind it.
+    Images that cannot be had are no failure.
     """
     try:
-        return await pictures.store_images(job)
+        for path in await job.store_images():
+            console.print(Text(f"Image     {path}"))
     except (CrynuxError, OSError) as error:
         console.print(Text(f"The validation images are not stored: {error}", style="yellow"))
-        return []
+    console.print(f"Cost      {to_cnx((await job.cost()).spent)} CNX")
 
 
 async def show_money(session: Session, configs: Sequence[FineTuneConfig], console: Console) -> None:

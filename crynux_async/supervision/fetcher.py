@@ -23,6 +23,7 @@ from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
 from crynux_async.supervision.follower import GONE_FOR
+from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.record import Record, StoredArchive
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.tasks import TaskViews
@@ -43,6 +44,7 @@ class Fetcher:
         save: Stores what changed about jobs, or raises LedgerError.
         save_later: Does so as soon as it is possible, or raises LedgerError when it never will be.
         places: Returns where earlier jobs of a job's task were put, as far as the ledger knows.
+        images: Keeps validation images beside the archives.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Fetcher:
         save: Callable[[], Awaitable[None]],
         save_later: Callable[[], Awaitable[None]],
         places: Callable[[Record], Awaitable[tuple[StoredArchive, ...]]],
+        images: ImageKeeper,
     ) -> None:
         self._backend = backend
         self._register = register
@@ -65,6 +68,7 @@ class Fetcher:
         self._save = save
         self._save_later = save_later
         self._places = places
+        self._images = images
         self._missing_since: dict[str, float] = {}
         self._book = TransferBook(
             spawn,
@@ -117,6 +121,7 @@ class Fetcher:
         file = await self._book.fetch(order)
         if record.archive is None:
             await self._stored(record, file)
+        self._images.keep(record, file.path)
         return file.path
 
     def _owner(self, record: Record) -> str:

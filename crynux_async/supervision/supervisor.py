@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.abc
 
-from crynux_async.backends.base import Backend, Finding, LostCreate
+from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
 from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
@@ -40,6 +40,7 @@ from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.forecast import Forecast
+from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.intake import Intake
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
@@ -151,6 +152,8 @@ class Supervisor:
             on_end=self._writer.task_ended,
             hand_on=self.hand_on,
         )
+        fetch = (lambda record: self.abilities.images(record)) if isinstance(self.backend, HasImages) else None
+        self._images = ImageKeeper(fetch, self._spawn, slots=self._settings.max_downloads)
         self.fetcher = Fetcher(
             self.backend,
             self._settings,
@@ -160,6 +163,7 @@ class Supervisor:
             save=self._writer.flush,
             save_later=partial(self._writer.persist, self._writer.flush),
             places=self._places,
+            images=self._images,
         )
 
     def _make_dealings(self, *, sends_planned: bool) -> None:
@@ -429,6 +433,11 @@ class Supervisor:
             self.want(record, wanted.folder, wanted.name)
         return await self.fetcher.fetch(record, wanted.folder, wanted.name)
 
+    async def store_images(self, record: Record, archive: Path) -> list[Path]:
+        """Return the validation images beside a job's archive, in order, storing them unless they are there."""
+        self.check_open()
+        return await self._images.store(record, archive)
+
     async def lost_creates(self) -> list[LostCreate]:
         """Return the creates of this session's jobs whose outcome is not known."""
         return await self._lost.all()
@@ -624,9 +633,9 @@ class Supervisor:
             _log.warning("download of task %s: %s", record.task_id, error)
 
     async def _drain(self) -> None:
-        """Wait for the answers of the creates under way, for a bounded time."""
+        """Wait for the answers of the creates and for the images under way, for a bounded time."""
         with anyio.move_on_after(self._settings.close_timeout):
-            while self.submitter.creating:
+            while self.submitter.creating or self._images.active:
                 self._idle.clear()
                 await self._idle.wait()
 

@@ -1,13 +1,12 @@
 """Pictures of models: the service's validation images, kept beside the archives, or those that a user brings."""
 
-import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from crynux_async.errors import CrynuxError
-from crynux_async.files import new_file
 from crynux_async.job import Job
 
 if TYPE_CHECKING:
@@ -21,33 +20,13 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 _log = logging.getLogger("crynux_async.sweeps.pictures")
 
 
-async def store_images(job: Job) -> list[Path]:
-    """Store the validation images of a job beside its archive, and return the files: its name with numbers behind it.
-
-    Args:
-        job: A job whose archive is on disk.
-
-    Raises:
-        UsageError: The service hands out none, as no bridge does.
-        BackendError: They could not be had; ``NotFoundError`` where there are none (any more).
-        OSError: They cannot be written.
-    """
-    assert job.path is not None
-    images = await job.images()
-    return [await asyncio.to_thread(_store, job.path, number, image) for number, image in enumerate(images)]
-
-
 async def keep_images(job: Job) -> None:
-    """Store the validation images of a job beside its archive, once; without any, its model is whole all the same."""
-    assert job.path is not None
-    if await asyncio.to_thread(_image_path(job.path, 0).exists):
-        return
-    try:
-        await store_images(job)
-    except OSError as error:
-        _log.warning("the validation images of %r are not stored: %s", job, error)
-    except CrynuxError as error:  # no bridge has any, and a relay deletes them with the task
-        _log.debug("no validation images of %r: %s", job, error)
+    """Wait until the validation images of a job are beside its archive; without any, its model is whole all the same.
+
+    Why there are none is logged where they are fetched.
+    """
+    with contextlib.suppress(CrynuxError, OSError):
+        await job.store_images()
 
 
 async def service_images(job: Job) -> list[bytes]:
@@ -108,14 +87,3 @@ def _longest_stem(name: str, stems: Container[str]) -> str | None:
         if (end == len(name) or not name[end].isalnum()) and name[:end] in stems:
             return name[:end]
     return None
-
-
-def _image_path(archive: Path, number: int) -> Path:
-    return archive.with_name(f"{archive.stem}-{number}.png")
-
-
-def _store(archive: Path, number: int, image: bytes) -> Path:
-    path = _image_path(archive, number)
-    with new_file(path, replace=True) as file:
-        file.write(image)
-    return path
