@@ -13,7 +13,7 @@ from typing import Any
 
 from crynux_async.backends.base import Backend, Look, Seen, Task
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.errors import BackendError, LedgerError, NotFoundError
+from crynux_async.errors import BackendError, LedgerError, NotFoundError, OwnershipError
 from crynux_async.events import ImagesReady, JobProgressed
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
@@ -285,6 +285,8 @@ class Follower:
             self._reach.answered()
             self._not_found(record)
         except (BackendError, LedgerError) as error:
+            if isinstance(error, OwnershipError) and await self._is_not_ours(record, error):
+                return
             if isinstance(error, BackendError):
                 self._reach.failed(error)
             self._polls.errored(record.job_id, monotonic())
@@ -297,6 +299,26 @@ class Follower:
             stalled = self._register.get(job_id)
             if stalled is not None:
                 self._stalled(stalled)
+
+    async def _is_not_ours(self, record: Record, error: OwnershipError) -> bool:
+        """Tell whoever waits that a job's task is another credential's, and return whether that is certain."""
+        owner = await self._tasks.owner(record)
+        # A task that was seen or made here is ours and paid for, whatever the service says of it now.
+        is_new = record.state is JobState.ATTACHED and not record.is_resumed
+        if not is_new and owner is None:
+            return False
+        known = f"; the ledger has it as one of {owner}" if owner else ""
+        told = OwnershipError(f"{error}{known}", job_id=record.job_id, task_id=record.task_id)
+        self._reach.answered()
+        if is_new:
+            self._polls.discard(record.job_id)
+            self._register.learn(record, Signal.ABANDON, told)
+            self._hand_on(record)
+        else:
+            # The job is not this session's to end: its owner's next session goes on with it.
+            self._polls.errored(record.job_id, monotonic())
+            self._register.tell_error(record, told)
+        return True
 
     def _complain(self, record: Record, error: Exception) -> None:
         """Tell a bug of a backend once for each job, and then quietly: it is met again at every look."""

@@ -143,6 +143,11 @@ class JobRegister:
         record.task_id = record.submitted_at = record.error = None
         self.learn(record, Signal.TRY_AGAIN, is_stored=True)
 
+    def tell_error(self, record: Record, error: CrynuxError) -> None:
+        """Let whoever waits for a job know why it cannot be followed here; it stays what it is."""
+        record.error = error
+        record.wake()
+
     def stored(self, record: Record, archive: StoredArchive) -> None:
         """Enter that a job's archive is safe on disk."""
         record.archive = archive

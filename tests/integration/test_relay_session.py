@@ -1,13 +1,15 @@
 """Jobs over the relay backend and everything above it, on an emulated relay: as over a bridge, and what is more."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from crynux_async import JobFailedError, JobState, Session
+from crynux_async import JobFailedError, JobState, OwnershipError, Session
+from crynux_async.clock import monotonic
 from crynux_async.emulator.relay import RelayEmulator, Status
-from tests.relay_lab import CREATOR, FEE, SELECTED_SEED
+from tests.relay_lab import CREATOR, FEE, SELECTED_SEED, STRANGER
 from tests.relay_sessions import MONEY, make_config, relay_session, relay_with_money
 
 
@@ -64,3 +66,64 @@ async def test_session_says_which_relay_it_is_at(relay: RelayEmulator) -> None:
     session = relay_session(relay)
     assert isinstance(session, Session)
     assert repr(session) == "<Session relay, not open>"
+
+
+def strangers_session(relay: RelayEmulator, ledger: Path | None = None) -> Session:
+    return Session(backend="relay", wallet=STRANGER, network=relay.url, ledger=ledger, trust_env=False)
+
+
+async def test_task_of_another_wallet_is_refused_at_once_and_the_error_says_what_to_do(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    async with relay_session(relay) as owners, strangers_session(relay) as session:
+        task_id = (await owners.submit(make_config())).task_id
+        assert task_id is not None
+        began = monotonic()
+        job = session.attach(task_id)
+        with pytest.raises(
+            OwnershipError, match=f"another wallet than {STRANGER.address}; use .*CRYNUX_WALLET"
+        ) as caught:
+            await job.download(tmp_path)
+        assert monotonic() - began < 5.0
+        assert (caught.value.task_id, job.state) == (task_id, JobState.ABANDONED)
+        with pytest.raises(OwnershipError, match="another wallet"):
+            await job.images()
+
+
+async def test_task_of_another_wallet_is_said_to_be_whose_where_the_ledger_knows(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "jobs.db"
+    async with relay_session(relay, str(ledger)) as session:
+        task_id = (await session.submit(make_config())).task_id
+    assert task_id is not None
+    async with strangers_session(relay, ledger) as session:
+        with pytest.raises(OwnershipError, match=f"the ledger has it as one of {CREATOR.address}"):
+            await session.attach(task_id)
+    async with relay_session(relay, str(ledger)) as session:
+        assert (await session.attach(task_id)).state is JobState.SUCCEEDED
+
+
+async def test_task_that_was_attached_before_its_wallet_was_there_is_attached_anew_with_it(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "jobs.db"
+    async with relay_session(relay) as owners:
+        task_id = (await owners.submit(make_config())).task_id
+        assert task_id is not None
+        async with strangers_session(relay, ledger) as session:
+            with pytest.raises(OwnershipError):
+                await session.attach(task_id)
+        async with relay_session(relay, str(ledger)) as session:
+            assert (await session.attach(task_id).download(tmp_path)).is_file()
+
+
+async def test_own_task_is_not_given_up_because_the_relay_denies_it_for_a_while(relay: RelayEmulator) -> None:
+    async with relay_session(relay) as session:
+        job = await session.submit(make_config())
+        (task,) = relay.tasks.values()
+        task.creator = STRANGER.address
+        while session.statistics().trouble == "":
+            await asyncio.sleep(1)
+        task.creator = CREATOR.address
+        assert (await job).state is JobState.SUCCEEDED

@@ -104,11 +104,20 @@ class RunReader:
             return None
 
     async def _shown(self, commitment: str) -> RelayTask:
-        task = await self._client.task(commitment)
+        try:
+            task = await self._client.task(commitment)
+        except OwnershipError as error:
+            # Whose it is, the relay tells nobody but its owner and its node.
+            raise self._not_owned(f"another wallet than {self._address}", commitment) from error
         if task.creator != self._address:
             # The relay shows a task to its node as well, and a node may have the same wallet.
-            raise OwnershipError(f"task {commitment} belongs to the wallet {task.creator}", task_id=commitment)
+            raise self._not_owned(f"the wallet {task.creator}, and not to {self._address}", commitment)
         return task
+
+    @staticmethod
+    def _not_owned(owner: str, commitment: str) -> OwnershipError:
+        message = f"the task belongs to {owner}; use the wallet that made it (wallet=, or CRYNUX_WALLET)"
+        return OwnershipError(message, task_id=commitment)
 
 
 def _is_created(task: Task, number: int) -> bool:
