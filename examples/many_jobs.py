@@ -1,4 +1,4 @@
-"""A sweep of twelve jobs at once, some of which fail. ``--emulator`` runs it on a bridge on this machine."""
+"""Twelve jobs at once; one that fails disturbs no other. ``--emulator`` runs it on a bridge on this machine."""
 
 import asyncio
 import contextlib

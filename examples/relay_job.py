@@ -8,7 +8,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from crynux_async import FineTuneConfig, Job, JobProgressed, Session
+from crynux_async import FineTuneConfig, Job, JobProgressed, RejectedError, Session
 from crynux_async.emulator.relay import CNX, RelayEmulator
 from crynux_async.secret import Secret
 from crynux_async.signing import Wallet
@@ -41,7 +41,10 @@ async def train(session: Session, folder: Path) -> None:
     cost = await job.cost()
     print(f"{path.name}, {len(await job.images())} validation images, {cost.spent / CNX:g} CNX")
     other = await session.submit(CONFIG)
-    print(f"Cancelled while it waits: {await other.cancel()}")
+    try:
+        print(f"Cancelled while it waits: {await other.cancel()}")
+    except RejectedError as error:  # a node was faster
+        print(f"Not cancelled: {error}")
 
 
 async def tell(session: Session, job: Job) -> None:

@@ -1,0 +1,43 @@
+"""Every example is listed by its task, and runs as the list says."""
+
+import asyncio
+import os
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from crynux_async.testing import virtual_time_run
+from tests.documents import ROOT
+
+LIST = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+
+# The others have tests of their own: test_cli, test_cli_archive, test_own_bridge, test_fastapi_example,
+# test_preview_images_real_library and, for sweep.toml, test_documentation.
+SAID = {
+    "sweep.py": r"(?m)^(\w+ .*\n){6}",
+    "optuna_sweep.py": r"(?m)^\{'rank': [24], 'learning_rate': ",
+    "relay_job.py": r"2 validation images, 15 CNX\n(Cancelled while it waits|Not cancelled: a node has it)",
+}
+
+
+def test_every_example_is_listed_with_the_command_that_runs_it() -> None:
+    files = {path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".toml")}
+    rows = re.findall(r"^\| [^|]+ \| \[(.+)\]\((.+)\) \| `(.+)` \|$", LIST, re.MULTILINE)
+    assert {shown for shown, _, _ in rows} == files
+    assert [row for row in rows if row[0] != row[1] or f"examples/{row[0]}" not in row[2]] == []
+
+
+@pytest.mark.parametrize("example", SAID)
+def test_example_runs_as_it_is_listed(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"`python examples/{example}`" in LIST
+    for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "run", lambda main: virtual_time_run(lambda: main))
+        runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
+    assert re.search(SAID[example], printed := capsys.readouterr().out), printed
