@@ -54,8 +54,8 @@ async def test_run_that_fails_is_repeated_three_times_and_each_says_why(relay: R
         job = await session.submit(make_config())
         with pytest.raises(JobFailedError) as caught:
             await job
-    bad = "the node could not run the task with these arguments"
-    late = "the time was up (no node took it, or its node was not done by the time-out)"
+    bad = "the node could not run the task with these arguments: look at them with 'crynux-async check'"
+    late = "the time was up: no node took it (raise fee), or one was not done (raise timeout, or check the data set)"
     money = "everything that was paid is refunded"
     assert caught.value.reason == f"run 1: {bad}; runs 2 to 3: {late}; run 4: {bad}; {money}"
     assert len(relay.tasks) == 4

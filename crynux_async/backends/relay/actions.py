@@ -126,8 +126,9 @@ class Actions:
         """Say why a try is run once more, and what it has cost so far."""
         past = runs_of(task, Run(number=number, members={}, is_selected=False))[:number]
         cost = to_cnx(sum(run.spent for run in past))
+        model = CreateRequest.from_text(task.payload).model if task.payload else ""
         message = "job %s is run again with new names, because %s; so far it has cost %s CNX"
-        _log.warning(message, task.job_id, past[-1].explain(), cost)
+        _log.warning(message, task.job_id, past[-1].explain(model), cost)
 
     async def _request(self, task: Task) -> CreateRequest:
         """Return the create that the try began with; of an attached task, as far as the relay shows it."""

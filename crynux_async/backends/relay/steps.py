@@ -38,7 +38,7 @@ from itertools import groupby
 import attrs
 
 from crynux_async.backends.relay.ids import GROUP_SIZE
-from crynux_async.backends.relay.tasks import ENDED, REASONS, AbortReason, RelayTask, Status
+from crynux_async.backends.relay.tasks import ENDED, AbortReason, RelayTask, Status, reason_text
 from crynux_async.money import to_cnx
 
 REPEATS = 3
@@ -188,12 +188,16 @@ class Run:
         """Return a stored step, or None."""
         return next((step for step in self.steps if (step.kind, step.member) == (kind, member)), None)
 
-    def explain(self) -> str:
-        """Return why nothing came of it, for people."""
+    def explain(self, model: str = "") -> str:
+        """Return why nothing came of it, for people.
+
+        Args:
+            model: The base model, where it is known: what is left of a run that is over does not tell it.
+        """
         if self.is_lost:
             return "the network checked it, and the relay gives the archives of checked tasks to nobody"
         aborted = [task.abort_reason for task in self.members.values() if task.status is Status.ABORTED]
-        reasons = [REASONS[reason] for reason in dict.fromkeys(aborted)]
+        reasons = [reason_text(reason, model) for reason in dict.fromkeys(aborted)]
         if any(task.status is Status.INVALIDATED for task in self.members.values()):
             reasons.append("a result that no second node confirmed was declared void, and its fee is gone")
         return "; ".join([*reasons, *(step.outcome for step in self.steps if step.outcome)])
@@ -252,6 +256,7 @@ def progress(runs: Sequence[Run]) -> Progress:
     """
     last = runs[-1]
     winner = last.winner
+    model = next((task.model for task in last.members.values()), "")
     is_success = winner is not None and last.members[winner].status is Status.SUCCEEDED
     end = None
     if is_success:
@@ -265,7 +270,7 @@ def progress(runs: Sequence[Run]) -> Progress:
         stage=last.stage,
         run=last.number,
         winner=winner if is_success else None,
-        reasons=tuple(run.explain() for run in runs if run.is_over and (run.winner is None or run.is_lost)),
+        reasons=tuple(run.explain(model) for run in runs if run.is_over and (run.winner is None or run.is_lost)),
         spent=sum(run.spent for run in runs),
         with_images=tuple(run.winner for run in runs if run.winner is not None),
     )

@@ -50,19 +50,40 @@ class AbortReason(IntEnum):
 
 
 REASONS: Mapping[AbortReason, str] = {
-    AbortReason.NONE: "the relay gave no reason",
-    AbortReason.TIMEOUT: "the time was up (no node took it, or its node was not done by the time-out)",
-    AbortReason.MODEL_DOWNLOAD_FAILED: "no node could load the base model",
-    AbortReason.INCORRECT_RESULT: "the nodes that checked each other did not agree",
-    AbortReason.FEE_TOO_LOW: "the fee was too low",
-    AbortReason.GROUP_TIMEOUT: "fewer than two of the three nodes that check each other were done in time",
-    AbortReason.ERROR_REPORTED: "the node could not run the task with these arguments",
+    AbortReason.NONE: "the relay gave no reason: retry it",
+    # The relay has one number for both; a node that cannot load its data set says nothing until its time is up, too.
+    AbortReason.TIMEOUT: (
+        "the time was up: no node took it (raise fee), or one was not done (raise timeout, or check the data set)"
+    ),
+    AbortReason.MODEL_DOWNLOAD_FAILED: "no node could load {model}: check model_name and model_variant",
+    AbortReason.INCORRECT_RESULT: "the nodes that checked each other did not agree: retry it",
+    AbortReason.FEE_TOO_LOW: "the fee was too low: raise fee",
+    AbortReason.GROUP_TIMEOUT: (
+        "fewer than two of the three nodes that check each other were done in time: raise timeout"
+    ),
+    AbortReason.ERROR_REPORTED: (
+        "the node could not run the task with these arguments: look at them with 'crynux-async check'"
+    ),
     AbortReason.CREATOR_CANCELLED: "cancelled",
-    AbortReason.CREATOR_VALIDATION_TIMEOUT: "nobody validated the result in time",
-    AbortReason.RESULT_UPLOAD_TIMEOUT: "the node did not upload its result in time",
-    AbortReason.NODE_SLASHED: "the node was thrown out of the network",
+    AbortReason.CREATOR_VALIDATION_TIMEOUT: (
+        "nobody validated the result in time: keep a session of the wallet open until a job has ended"
+    ),
+    AbortReason.RESULT_UPLOAD_TIMEOUT: "the node did not upload its result in time: raise timeout",
+    AbortReason.NODE_SLASHED: "the node was thrown out of the network: retry it",
 }
-"""Each reason in words for people."""
+"""Each reason in words for people, with what to do behind a colon; ``{model}`` stands for the base model."""
+
+
+def reason_text(reason: AbortReason, model: str = "") -> str:
+    """Return a reason in words for people.
+
+    Args:
+        reason: The reason.
+        model: The base model's name, or "" where it is not known.
+    """
+    # Not ``format``: a model's name may have braces of its own.
+    return REASONS[reason].replace("{model}", f"the base model {model}" if model else "the base model")
+
 
 ENDED = frozenset((Status.INVALIDATED, Status.SUCCEEDED, Status.ABORTED, Status.GROUP_REFUNDED, Status.GROUP_SUCCEEDED))
 """States that a task never leaves."""
@@ -113,6 +134,12 @@ class RelayTask:
     node: str = ""
     model_ids: tuple[str, ...] = ()
     min_vram: int = 0
+
+    @property
+    def model(self) -> str:
+        """The base model, with its variant in brackets; "" where it is not shown."""
+        name, _, variant = next(iter(self.model_ids), "").removeprefix("base:").partition("+")
+        return f"{name} ({variant})" if variant else name
 
     @property
     def deadline(self) -> float | None:

@@ -24,7 +24,7 @@ from crynux_async.backends.relay.steps import (
 )
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 
-LATE = "the time was up (no node took it, or its node was not done by the time-out)"
+LATE = "the time was up: no node took it (raise fee), or one was not done (raise timeout, or check the data set)"
 FEE = 15
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STATES = {
@@ -152,8 +152,8 @@ def test_three_failures_are_repeated_and_the_fourth_is_the_last() -> None:
     assert (next_step(runs), progress(runs).end) == (None, End.FAILED)
     assert progress(runs).reasons == (
         LATE,
-        "the node could not run the task with these arguments",
-        "the nodes that checked each other did not agree",
+        "the node could not run the task with these arguments: look at them with 'crynux-async check'",
+        "the nodes that checked each other did not agree: retry it",
         LATE,
     )
 

@@ -15,6 +15,7 @@ from crynux_async.backends.relay.tasks import (
     TaskError,
     read_task,
     read_time,
+    reason_text,
 )
 from tests.relay_lab import FEE, task_args
 
@@ -140,3 +141,37 @@ def test_time_without_an_instant_is_none(text: object) -> None:
 
 def test_every_reason_has_words() -> None:
     assert set(REASONS) == set(AbortReason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [
+        (AbortReason.TIMEOUT, "raise fee"),
+        (AbortReason.TIMEOUT, "raise timeout"),
+        (AbortReason.MODEL_DOWNLOAD_FAILED, "check model_name and model_variant"),
+        (AbortReason.INCORRECT_RESULT, "retry it"),
+        (AbortReason.FEE_TOO_LOW, "raise fee"),
+        (AbortReason.GROUP_TIMEOUT, "raise timeout"),
+        (AbortReason.ERROR_REPORTED, "crynux-async check"),
+        (AbortReason.CREATOR_VALIDATION_TIMEOUT, "keep a session of the wallet open"),
+        (AbortReason.RESULT_UPLOAD_TIMEOUT, "raise timeout"),
+        (AbortReason.NODE_SLASHED, "retry it"),
+        (AbortReason.NONE, "retry it"),
+    ],
+)
+def test_reason_says_what_to_do_and_is_short(reason: AbortReason, cure: str) -> None:
+    text = reason_text(reason, "sd-1.5 (fp16)")
+    assert cure in text.partition(": ")[2]
+    assert len(text) <= 110
+
+
+def test_cancelled_task_says_that_alone() -> None:
+    assert reason_text(AbortReason.CREATOR_CANCELLED) == "cancelled"  # there is nothing to mend
+
+
+def test_base_model_that_no_node_could_load_is_named() -> None:
+    reason = AbortReason.MODEL_DOWNLOAD_FAILED
+    task = read_task(shown(model_ids=["base:acme/sd{1}+fp16"]))
+    assert "load the base model acme/sd{1} (fp16):" in reason_text(reason, task.model)
+    assert "load the base model:" in reason_text(reason, read_task(shown(model_ids=[])).model)
+    assert read_task(shown(model_ids=["base:acme/sd"])).model == "acme/sd"

@@ -11,7 +11,7 @@ from crynux_async.backends.relay.steps import End, Kind, Run, Step, progress
 from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
 from crynux_async.backends.relay.tries import action_of, last_run, runs_of, stored_action
 
-LATE = "the time was up (no node took it, or its node was not done by the time-out)"
+LATE = "the time was up: no node took it (raise fee), or one was not done (raise timeout, or check the data set)"
 FEE = 15 * 10**18
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
