@@ -40,7 +40,7 @@ from crynux_async.ledgers.base import JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.testing import VirtualTimeLoop
 from crynux_async.training.simulation import archive_bytes
-from tests.fake_backend import FakeBackend, make_config
+from tests.fake_backend import FakeBackend, look_seldom, make_config
 from tests.small_results import make_archive
 
 
@@ -499,7 +499,10 @@ async def test_attached_task_is_called_nothing_before_the_service_has_said_so(
     assert (backend.polls, job.state) == (1, JobState.RUNNING)
 
 
-async def test_attached_task_of_a_service_that_does_not_answer_stays_attached(backend: FakeBackend) -> None:
+async def test_attached_task_of_a_service_that_does_not_answer_stays_attached(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_seldom(backend, monkeypatch)
     async with open_session(backend) as session:
         task_id = backend.make_task(make_config())
         backend.looks[task_id] = lambda: (_ for _ in ()).throw(ServerError("502"))
@@ -886,10 +889,14 @@ async def test_open_cancelled_closes_the_ledger_and_leaves_no_task_behind(backen
     assert (ledger.closed, asyncio.all_tasks()) == (1, before)
 
 
-async def test_model_that_is_not_fetched_is_warned_of_once(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    job = await session.submit(make_config())
-    await job.wait()
-    await asyncio.sleep(6 * 86_400 + 12 * 3600)
+async def test_model_that_is_not_fetched_is_warned_of_once(
+    backend: FakeBackend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_seldom(backend, monkeypatch)
+    async with open_session(backend) as session:
+        job = await session.submit(make_config())
+        await job.wait()
+        await asyncio.sleep(6 * 86_400 + 12 * 3600)
     assert sum("was not downloaded" in record.getMessage() for record in caplog.records) == 1
 
 

@@ -10,7 +10,7 @@ import attrs
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, JobRow, Ledger, WishRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Holder, JobChange, JobFilter, JobRow, Ledger, WishRow
 from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
@@ -75,7 +75,7 @@ class TakeOver:
         """Give back what processes hold that have certainly ended, without waiting for the end of their leases."""
         for holder in await self._ledger.holders():
             # Only what has certainly ended: the lease of a process that is slow ends by itself (see ``owners``).
-            if is_gone(holder.fence.owner):
+            if not self._is_me(holder) and is_gone(holder.fence.owner):
                 await self._ledger.leave(holder.fence)
 
     async def hear_leavers(self) -> None:
@@ -110,12 +110,16 @@ class TakeOver:
         """Return how many unfinished jobs there are, how many sessions follow jobs, and how many this one holds."""
         now = utc_now()
         holders = [holder for holder in await self._ledger.holders() if holder.until > now]
-        followers = max(1, sum(may_follow(holder.fence.owner) for holder in holders))
+        followers = max(1, sum(self._is_me(holder) or may_follow(holder.fence.owner) for holder in holders))
         if followers == 1:
             return 0, followers, 0
         counts = await self._ledger.count(JobFilter(backend=self._backend.name, states=_SHARED))
         mine = sum(record.is_ours for record in self._register.select(_SHARED))
         return sum(counts.values()), followers, mine
+
+    def _is_me(self, holder: Holder) -> bool:
+        # To ask the system whether an owner lives costs more than all else that a session does three times a lease.
+        return holder.fence == self._writer.fence
 
     async def _give_back(self, count: int) -> None:
         """Give back the newest of the jobs that only need to be followed, where anybody can follow them."""

@@ -589,6 +589,7 @@ async def test_log_that_nobody_has_written_is_looked_at_without_asking_sqlite(
         return await command(self, sql)
 
     monkeypatch.setattr(SqliteConnection, "command", count)
+    monkeypatch.setattr(ticker, "TICK", 0.05)
     path = tmp_path / "jobs.db"
     async with opened(path) as ledger, opened(path) as other:
         since = await ledger.changed(0)

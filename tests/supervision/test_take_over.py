@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 import crynux_async.supervision.gates as gates_module
+import crynux_async.supervision.take_over as take_over_module
 from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     JobState,
@@ -26,7 +27,7 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChan
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
-from tests.fake_backend import LEASE, FakeBackend, make_config
+from tests.fake_backend import LEASE, FakeBackend, look_seldom, make_config
 
 RENEW = LEASE / 3
 
@@ -72,8 +73,11 @@ async def test_next_session_leaves_models_alone_of_which_nothing_is_wanted_and_f
         assert (job.state, path.read_bytes()) == (JobState.DOWNLOADED, backend.archive)
 
 
-async def test_next_session_warns_of_models_that_nobody_has_fetched(caplog: pytest.LogCaptureFixture) -> None:
+async def test_next_session_warns_of_models_that_nobody_has_fetched(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    look_seldom(backend, monkeypatch)
     async with open_session(backend, ledger) as first:
         await (await first.submit(make_config()))
     async with open_session(backend, ledger):
@@ -559,14 +563,33 @@ def test_interrupt_in_the_middle_of_a_create_goes_on_when_the_outcome_is_stored(
     assert [attempt.outcome for attempt in attempts] == [AttemptOutcome.UNKNOWN]
 
 
-async def test_model_that_is_about_to_be_deleted_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    async with open_session(FakeBackend(), MemoryLedger()) as session:
+async def test_model_that_is_about_to_be_deleted_is_warned_about(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend()
+    look_seldom(backend, monkeypatch)
+    async with open_session(backend, MemoryLedger()) as session:
         await (await session.submit(make_config()))
         with caplog.at_level(logging.WARNING, "crynux_async"):
             await asyncio.sleep(5 * 86_400)
             assert "was not downloaded" not in caplog.text
             await asyncio.sleep(2 * 86_400)
             assert "was not downloaded" in caplog.text
+
+
+async def test_session_asks_the_system_whether_others_live_and_never_whether_it_does_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: set[str] = set()
+    for name in ("is_gone", "may_follow"):
+        monkeypatch.setattr(take_over_module, name, lambda owner: asked.add(owner) or False)
+    ledger = MemoryLedger()
+    async with open_session(FakeBackend(), ledger):
+        await asyncio.sleep(LEASE)
+        assert not asked
+        await ledger.enter("another", seconds=LEASE)
+        await asyncio.sleep(RENEW)
+        assert asked == {"another"}
 
 
 async def test_two_sessions_on_one_ledger_follow_each_job_once_and_the_survivor_takes_over() -> None:
