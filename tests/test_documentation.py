@@ -197,3 +197,9 @@ def test_sweep_file_is_that_of_the_examples() -> None:
     (printed,) = (block.text for block in blocks("toml") if block.text.startswith("# sweep.toml"))
     example = (ROOT / "examples" / "sweep.toml").read_text(encoding="utf-8")
     assert tomllib.loads(printed) == tomllib.loads(example)
+
+
+def test_rights_on_a_ledger_are_those_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    (printed,) = (block.text for block in blocks("sql"))
+    command_line(["ledger", "migrate", "--help"], result_action="return_value")
+    assert " ".join(printed.split()) in " ".join(capsys.readouterr().out.split())

@@ -36,7 +36,13 @@ def migrate(*, ledger: str | None = None, json: _Json = False) -> int:
     """Make the tables of a new ledger, or bring those of an older one up to date.
 
     Sessions do so by themselves where their role may; run this once as the owner of a PostgreSQL database whose
-    sessions have lesser rights.
+    sessions have lesser rights. A role "app" then needs no more than:
+
+    GRANT USAGE ON SCHEMA crynux_async TO app;
+
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA crynux_async TO app;
+
+    GRANT USAGE ON ALL SEQUENCES IN SCHEMA crynux_async TO app;
 
     Args:
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.

@@ -62,7 +62,9 @@ def explain(error: Exception, place: str) -> LedgerError:
         message = f"{place} was changed by another process at the same moment, and nothing was stored: {what}"
         return LedgerBusyError(message, path=place)
     if isinstance(error, errors.InsufficientPrivilege):
-        message = f"{place} cannot be used by this role: {what}; GRANT it what docs/many-hosts.md names"
+        message = (
+            f"{place} cannot be used by this role: {what}; GRANT it what 'crynux-async ledger migrate --help' names"
+        )
     else:
         message = f"{place} cannot be used: {what}; look at the server's log, and open the ledger again"
     return LedgerError(message, path=place)
