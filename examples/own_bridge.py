@@ -34,15 +34,7 @@ async def main() -> None:
                 key = await admin.create_key(rate_limit=120)  # roles, limits, primed; safe to repeat after a crash
                 print(f"{key.prefix}... is ready until {key.expires_at:%Y-%m-%d}")
                 print(f"The bridge's account holds {(await admin.account()).cnx:,.0f} CNX")
-            settings = Settings(
-                base_url=bridge.url,
-                api_key=key.api_key,
-                admin_token=token,
-                rate_limit=120,
-                trust_env=False,
-                min_poll_interval=0.5,
-                poll_delay=0.002,  # as much faster as the training is
-            )
+            settings = Settings(**bridge.settings(api_key=key.api_key.reveal()), admin_token=token)
             await train(settings, Path(folder))
 
 

@@ -50,6 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's folder: the files that the pages print, a wallet, and nothing else."""
     for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     folder = tmp_path / "reader"
     folder.mkdir()
     for block in blocks("toml"):
