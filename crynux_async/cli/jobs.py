@@ -138,10 +138,10 @@ async def reconcile(
         console.print(Text(f"{name}: {each.verdict}; {each.explanation}"))
     found = [each.job for each in looked_for if each.job and each.verdict in (Verdict.FOUND, Verdict.ORPHAN)]
     if found:
-        console.print(f"Follow them: crynux-async resume{service.option}.", style="dim")
+        console.print(Text(f"Follow them: crynux-async resume{service.option}.", "dim"))
     if any(each.job is None for each in looked_for):
-        console.print(f"Adopt what has no job: crynux-async reconcile{service.option} --adopt.", style="dim")
-    print_unconfirmed(console, lost)
+        console.print(Text(f"Adopt what has no job: crynux-async reconcile{service.option} --adopt.", "dim"))
+    print_unconfirmed(console, lost, service)
     if not looked_for:
         console.print("Every create has a known outcome.")
     if as_json:
@@ -190,13 +190,14 @@ def _print(rows: Sequence[JobRow], place: str) -> None:
         console.print(f"No jobs in {place}.")
 
 
-def print_unconfirmed(console: Console, lost: Sequence[Unconfirmed]) -> None:
+def print_unconfirmed(console: Console, lost: Sequence[Unconfirmed], service: ServiceChoice) -> None:
     """Print which creates have an unknown outcome, and what can be done about it."""
     for each in lost:
         said = f" {each.job.job_id}  sent {each.began_at:%Y-%m-%d %H:%M:%S} UTC  config {each.digest[:12]}"
         console.print(Text.assemble(("unconfirmed", "bold yellow"), f"{said}  task {_between(each)}"))
     if lost:
-        console.print("Look for them: crynux-async reconcile. Pay again: crynux-async retry JOB.", style="dim")
+        look, pay = f"crynux-async reconcile{service.option}", f"crynux-async retry JOB{service.paid_option}"
+        console.print(Text(f"Look for them: {look}. Pay again: {pay}.", "dim"))
 
 
 def _between(lost: Unconfirmed) -> str:

@@ -76,11 +76,11 @@ async def resume(order: ResumeOrder) -> Exit:
     async with open_session(order.ledger, order.service) as session:
         jobs = await _unfinished(session, order, console)
         lost = await session.unconfirmed()
-        print_unconfirmed(console, lost)
+        print_unconfirmed(console, lost, order.service)
         await _say_who_holds(session, console, jobs)
         try:
             async with Board(session, console, jobs).shown():
-                left = await while_answered(session, _wait(session, jobs, order))
+                left = await while_answered(session, _wait(session, jobs, order), order.service)
                 failed = await _fetch([job for job in jobs if job not in left], order.out)
         finally:
             _say_what_goes_on(console, jobs, order.service)
@@ -93,7 +93,8 @@ async def resume(order: ResumeOrder) -> Exit:
     else:
         _print(console, outcome)
     if not order.send and any(job.state is JobState.PLANNED for job in jobs):
-        console.print("Send what was only planned: crynux-async resume --send.", style="dim")
+        send = f"crynux-async resume --send{order.service.paid_option}"
+        console.print(Text(f"Send what was only planned: {send}.", "dim"))
     return outcome.exit
 
 

@@ -107,7 +107,7 @@ async def _follow(
     job = begin()
     followed.append(job)
     async with _repeats_shown(service, console), Board(session, console, [job]).shown():
-        await while_answered(session, job.download(out, name=name, timeout=timeout))
+        await while_answered(session, job.download(out, name=name, timeout=timeout), service)
     if service.relay:
         from crynux_async.cli.relay import show_end
 
@@ -144,8 +144,8 @@ async def _repeats_shown(service: ServiceChoice, console: Console) -> AsyncItera
 def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
     if job.state is JobState.PLANNED:
-        option = service.option
-        go_on, give_up = f"crynux-async resume --send{option}", f"crynux-async abandon {job.job_id}{option}"
+        go_on = f"crynux-async resume --send{service.paid_option}"
+        give_up = f"crynux-async abandon {job.job_id}{service.option}"
         said = Text(f"Job {job.job_id} is planned. To go on: ").append(go_on, "bold")
         console.print(said.append(". To give it up: ").append(give_up, "bold"))
         return
@@ -156,4 +156,4 @@ def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> Non
         console.print(said.append(f"crynux-async resume{service.option}", "bold"))
         return
     said = Text(f"Task {job.task_id} is {job.state} at the bridge. To go on: ")
-    console.print(said.append(f"crynux-async download {job.task_id}", "bold"))
+    console.print(said.append(f"crynux-async download {job.task_id}{service.option}", "bold"))

@@ -1,5 +1,6 @@
 """The options by which a command is told at which service its jobs are."""
 
+import shlex
 from typing import Annotated
 
 import attrs
@@ -35,7 +36,12 @@ class ServiceChoice:
         """What a command that goes on with these jobs must be given, with a space before it, or ""."""
         if not self.relay:
             return ""
-        return " --relay" if self.network is None else f" --relay --network {self.network}"
+        return " --relay" if self.network is None else f" --relay --network {shlex.quote(self.network)}"
+
+    @property
+    def paid_option(self) -> str:
+        """What a command that sends such jobs must be given, with a space before it, or ""."""
+        return self.option
 
     @property
     def place(self) -> str:
@@ -75,6 +81,12 @@ class PaidService(ServiceChoice):
             show_default=False,
         ),
     ] = None
+
+    @property
+    def paid_option(self) -> str:
+        """What a command that sends such jobs must be given, with a space before it, or ""."""
+        # Without it they would be sent for another fee than was agreed to here.
+        return self.option if self.fee is None else f"{self.option} --fee {shlex.quote(self.fee)}"
 
     def _more(self) -> dict[str, str | None]:
         return {"fee": self.fee}

@@ -42,7 +42,7 @@ async def audited(ledger: LedgerPlace | None, service: ServiceChoice, *, as_json
         _print({**_facts(found), "adds_up": found.adds_up})
     else:
         console = open_console()
-        for line in _lines(found):
+        for line in _lines(found, service):
             console.print(Text(line))
     return Exit.DONE if found.adds_up else Exit.JOB_ENDED_BADLY
 
@@ -66,7 +66,7 @@ async def _audit(ledger: LedgerPlace | None, settings: Settings) -> Audit:
             await backend.close()
 
 
-def _lines(found: Audit) -> Iterator[str]:
+def _lines(found: Audit, service: ServiceChoice) -> Iterator[str]:
     """Yield what a person wants to know, what does not add up last."""
     yield f"{to_cnx(found.spent)} CNX are gone for jobs of this ledger, {to_cnx(found.held)} CNX of them for what runs"
     others = sum(payment.gone for payment in found.foreign)
@@ -79,15 +79,15 @@ def _lines(found: Audit) -> Iterator[str]:
         )
     for task_id in found.unlisted:
         yield f"task {task_id} is in the ledger and not (yet) in the relay's list, which is seconds late"
-    yield from _orphan_lines(found)
+    yield from _orphan_lines(found, service)
     if found.adds_up:
         yield "Everything adds up."
 
 
-def _orphan_lines(found: Audit) -> Iterator[str]:
+def _orphan_lines(found: Audit, service: ServiceChoice) -> Iterator[str]:
     for orphan in found.orphans:
         cure = (
-            "adopt it: crynux-async reconcile --relay --adopt"
+            f"adopt it: crynux-async reconcile{service.option} --adopt"
             if orphan.task.can_have_model
             else "it has ended without an archive that could be fetched"
         )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.units import duration
 from crynux_async.errors import UnreachableError
 from crynux_async.session import Session
@@ -15,7 +16,7 @@ T = TypeVar("T")
 _LOOK_EVERY = 1.0
 
 
-async def while_answered(session: Session, work: Coroutine[Any, Any, T]) -> T:
+async def while_answered(session: Session, work: Coroutine[Any, Any, T], service: ServiceChoice) -> T:
     """Do something that waits for tasks, and give up when their service has not answered for ``unreachable_timeout``.
 
     A program may wait for a service for days; whoever has typed a command wants to know that nothing comes any more.
@@ -26,14 +27,14 @@ async def while_answered(session: Session, work: Coroutine[Any, Any, T]) -> T:
     waiting = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait((waiting,), timeout=_LOOK_EVERY))[0]:
-            check_answers(session)
+            check_answers(session, service)
         return await waiting
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
 
-def check_answers(session: Session) -> None:
+def check_answers(session: Session, service: ServiceChoice) -> None:
     """Raise UnreachableError where tasks are followed whose service has not answered for too long."""
     statistics = session.statistics()
     is_following = any(state in FOLLOWED for state in statistics.jobs)  # what is not sent yet has a limit of its own
@@ -41,7 +42,7 @@ def check_answers(session: Session) -> None:
     if is_following and silent is not None and silent >= session.settings.unreachable_timeout:
         raise UnreachableError(
             f"no answer for {duration(silent)} (unreachable_timeout): {said(statistics)}; what was sent goes on there, "
-            "and 'crynux-async resume' goes on with it"
+            f"and 'crynux-async resume{service.option}' goes on with it"
         )
 
 

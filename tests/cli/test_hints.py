@@ -1,0 +1,127 @@
+"""Commands that are printed as hints: pasted, they go on with the same jobs at the same service."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+import crynux_async.cli
+from crynux_async.backends.base import OwnTask, Payment
+from crynux_async.cli.app import app
+from crynux_async.cli.jobs import print_unconfirmed
+from crynux_async.cli.run import _say_what_goes_on
+from crynux_async.cli.service_choice import PaidService, ServiceChoice
+from crynux_async.cli.spent import _lines
+from crynux_async.cli.waiting import check_answers
+from crynux_async.errors import UnreachableError
+from crynux_async.states import JobState
+from crynux_async.supervision.audit import Audit, Orphan
+
+RELAY = PaidService(relay=True, network="https://relay.example/?a=1&b=2", fee="20")
+PLACE = " --relay --network 'https://relay.example/?a=1&b=2'"
+OF_A_SERVICE = re.compile(r"crynux-async (?:resume|reconcile|download|retry|abandon|run|spent)\b(?!\))")
+
+
+def console() -> Console:
+    return Console(file=StringIO(), width=1000)
+
+
+def printed(shown: Console) -> str:
+    return cast(StringIO, shown.file).getvalue()
+
+
+def job(state: JobState) -> Any:
+    return SimpleNamespace(job_id="j1", task_id="0x1", state=state, label="")
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the texts of a module that are no docstrings, with what is filled in as it is written."""
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs | inside:
+            yield node.lineno, node.value
+
+
+def test_every_hint_of_the_command_line_that_needs_a_service_carries_it() -> None:
+    folder = Path(crynux_async.cli.__file__).parent
+    found, without = 0, []
+    for path in sorted(folder.glob("*.py")):
+        for line, text in texts(ast.parse(path.read_text(encoding="utf-8"))):
+            for hint in OF_A_SERVICE.finditer(text):
+                found += 1
+                rest = text[hint.start() :].partition("crynux-async ")[2].partition("crynux-async ")[0]
+                if "option}" not in rest:
+                    without.append((path.name, line, text))
+    assert found >= 9
+    # A bridge is one's own and in the settings by then; the ledger's first job may be anywhere.
+    assert [(name, text) for name, _, text in without if name not in ("bridge_up.py", "ledger_place.py")] == []
+
+
+def test_relay_and_network_are_in_what_is_said_of_unconfirmed_creates() -> None:
+    shown = console()
+    lost: Any = SimpleNamespace(
+        job=job(JobState.UNCONFIRMED),
+        began_at=datetime(2026, 1, 1, tzinfo=UTC),
+        digest="d" * 64,
+        after=None,
+        before=None,
+    )
+    print_unconfirmed(shown, [lost], RELAY)
+    assert f"crynux-async reconcile{PLACE}. Pay again: crynux-async retry JOB{PLACE} --fee 20." in printed(shown)
+
+
+def test_relay_and_network_are_in_what_is_said_of_a_job_that_is_left() -> None:
+    shown = console()
+    _say_what_goes_on(job(JobState.PLANNED), shown, RELAY)
+    assert f"crynux-async resume --send{PLACE} --fee 20. To give it up: crynux-async abandon j1{PLACE}\n" in printed(
+        shown
+    )
+    shown = console()
+    _say_what_goes_on(job(JobState.RUNNING), shown, RELAY)
+    assert f"in time: crynux-async resume{PLACE}\n" in printed(shown)
+
+
+def test_bridge_needs_no_option() -> None:
+    shown = console()
+    _say_what_goes_on(job(JobState.RUNNING), shown, ServiceChoice())
+    assert printed(shown).endswith("To go on: crynux-async download 0x1\n")
+
+
+def test_relay_and_network_are_in_what_is_said_of_a_service_that_does_not_answer() -> None:
+    session: Any = SimpleNamespace(
+        statistics=lambda: SimpleNamespace(jobs={JobState.RUNNING: 1}, silent_for=400.0, trouble="it is away"),
+        settings=SimpleNamespace(unreachable_timeout=300.0),
+    )
+    with pytest.raises(UnreachableError, match="'crynux-async resume --relay --network staging' goes on with it"):
+        check_answers(session, ServiceChoice(relay=True, network="staging"))
+
+
+def test_relay_and_network_are_in_what_is_said_of_a_task_without_a_job() -> None:
+    task = OwnTask(task_id="0x1", stage="started", can_have_model=True, config=None)
+    payment = Payment(task_id="0x1", paid=1, refunded=0, at=datetime(2026, 1, 1, tzinfo=UTC))
+    orphan = Orphan(task=task, payments=(payment,))
+    found = Audit(spent=0, held=0, mismatches=(), unlisted=(), orphans=(orphan,), foreign=())
+    assert f"crynux-async reconcile{PLACE} --adopt" in "\n".join(_lines(found, RELAY))
+
+
+@pytest.mark.parametrize(
+    "command", ["resume", "resume --send", "reconcile --adopt", "retry j1", "abandon j1", "download 0x1", "spent"]
+)
+def test_commands_take_what_hints_carry(command: str) -> None:
+    is_paid = command in ("resume --send", "retry j1")
+    _, bound, _ = app.parse_args(
+        shlex.split(command + (RELAY.paid_option if is_paid else RELAY.option)), exit_on_error=False
+    )
+    service = bound.arguments["service"]
+    assert (service.relay, service.network) == (True, RELAY.network)
