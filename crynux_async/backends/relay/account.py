@@ -50,6 +50,7 @@ class RelayAccount:
         request = wire.list_fees(self._wallet.address, page, _PAGE)
         try:
             return await self._client.ask(request, answers.read_fees, token=await self._open())
+        # It ends after an hour by the relay's clock, and sooner where the relay has another secret by then.
         except AuthError:
             self._token = None
             return await self._client.ask(request, answers.read_fees, token=await self._open())
@@ -70,6 +71,7 @@ def summed(records: Sequence[FeeRecord]) -> list[Payment]:
     """
     found: dict[str, Payment] = {}
     for record in sorted(records, key=lambda record: (record.created_at, record.number)):
+        # A node with the same wallet earns on the same account.
         if record.kind is FeeKind.INCOME:
             continue
         known = found.get(record.commitment) or Payment(

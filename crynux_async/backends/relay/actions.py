@@ -141,6 +141,7 @@ class Actions:
         # Looked at before, because a validation is not idempotent: the second one is refused as a wrong state.
         if ids is None or _is_validated(seen):
             return ""
+        # By the seed and not by what was seen: with one commitment the relay refuses a selected task, and has its id.
         places = range(GROUP_SIZE if run.is_selected else 1)
         try:
             await self._client.validate(

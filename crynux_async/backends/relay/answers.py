@@ -72,6 +72,7 @@ _BY_FIELD: Mapping[tuple[str, str], Why] = {
     ("", "http: request body too large"): Why.TOO_LARGE,
 }
 _BY_TEXT: Mapping[str, Why] = {
+    # Two creates of one commitment in flight: it exists, and was charged once.
     "duplicated key not allowed": Why.EXISTS,
     "illegal task state": Why.WRONG_STATE,
     "task group validation expired": Why.WRONG_STATE,
@@ -84,6 +85,7 @@ _BY_TEXT: Mapping[str, Why] = {
     "task group records are incomplete": Why.WRONG_PROOF,
     "task is selected for validation": Why.NEEDS_GROUP,
     "task is not selected for validation": Why.NEEDS_NO_GROUP,
+    # Three reports of errors: refused for ever, and each attempt makes the shown balance too high.
     "illegal previous task status": Why.UNABLE,
 }
 _UNAUTHORIZED = frozenset(
@@ -196,6 +198,7 @@ def read_refusal(status: int, body: bytes) -> Refusal | None:
         field, text = data.get("field_name"), data.get("message")
         if isinstance(field, str) and isinstance(text, str):
             return Refusal(why=_BY_FIELD.get((field, text), Why.FIELD), field=field, message=text)
+    # Calls about money say so of a wrong time, a wrong signature and an old token alike.
     if status == 401 and message in _UNAUTHORIZED:
         return Refusal(why=Why.CLOCK_OR_SIGNATURE, message=message)
     # Whatever validation refuses is a 500 as well, so that the text alone tells a refusal from the relay's own trouble.
@@ -223,6 +226,7 @@ def read_balance(body: bytes) -> int:
         AnswerError: The answer has none.
     """
     data = _data(body)
+    # A failed group validation makes the shown balance too high until a restart: then it may be below zero.
     if not isinstance(data, str) or not _is_digits(data.removeprefix("-")):
         raise AnswerError(f"the balance is no number of wei: {data!r}")
     return int(data)

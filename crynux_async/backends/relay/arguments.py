@@ -77,6 +77,7 @@ def same_args(one: str, other: str) -> bool:
         other: JSON, or anything else, which is never the same.
     """
     try:
+        # Never as text: the relay sorts the keys and escapes <, > and &, and in debug mode indents.
         return bool(_read(one) == _read(other))
     except (ValueError, RecursionError):
         return False
@@ -155,6 +156,7 @@ def _without_none(value: Any) -> Any:
 
 
 def _normal_json(value: Any) -> str:
+    # As Go writes it, so that what is stored here is what the relay shows, byte for byte.
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # A surrogate that stands alone is no character, and Go writes another one in its place.
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").translate(_HTML)

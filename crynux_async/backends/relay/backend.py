@@ -247,6 +247,7 @@ class RelayBackend:
             NotFoundError, UnreachableError, TransportError, ServerError, ProtocolError: It was not cancelled, as far
                 as is known.
         """
+        # Only what waits can be cancelled: what a node has runs on until its time-out.
         waiting = [member for member in (await self._reader.read(task)).run.members.values() if _is_queued(member)]
         for member in waiting:
             await self._actions.cancel(member)

@@ -39,8 +39,10 @@ _T = TypeVar("_T")
 _Sign = Callable[[int], wire.Request]
 _Send = Callable[[HttpRequest], Awaitable[Answer]]
 
+# With the relay's usual limit of 32 MiB for a request no node can have uploaded a larger image.
 _MOST_IMAGE_BYTES = 32 << 20
 _UNSATISFIABLE = 416
+# Signing is arithmetic on the event loop: so many in one turn of it, and then others have theirs.
 _IN_A_TURN = 4
 
 
@@ -131,6 +133,7 @@ class RelayClient:
         """
         answer = await self._asked(partial(wire.look_at_task, commitment, self._wallet), commitment)
         task = _read(answer, answers.read_shown_task)
+        # A proxy that mixes answers up would have another task's end taken for this one's.
         if task.commitment != commitment:
             raise ProtocolError(f"another task is shown: {task.commitment}", **{**answer.facts, "task_id": commitment})
         return task
@@ -164,6 +167,7 @@ class RelayClient:
         try:
             answer = await self._signed(sign, self._http.send, most_bytes=_MOST_IMAGE_BYTES)
         except RefusedError as refused:
+            # How many there are is told nowhere: the first number that is refused is behind the last image.
             if refused.refusal.field == "index":
                 return None
             raise _about(commitment, refused.error) from None
@@ -212,6 +216,7 @@ class RelayClient:
         raise _about(commitment, error_of(refusal_in(came), came))
 
     async def _begun(self, commitment: str, headers: dict[str, str]) -> Result | Answer:
+        # Signed anew for each range: a signature is good for 60 s, and an archive may take longer than that.
         request = wire.fetch_archive(commitment, self._wallet, int(await self.now()))
         return await self._http.open(_http(request, headers=headers), commitment)
 
@@ -243,6 +248,7 @@ class RelayClient:
 
     async def _send_create(self, request: HttpRequest) -> Answer:
         """Send a create, and tell a refusal from trouble, which may come after the task was made as well as before."""
+        # Once here, and repeated above with the same payload: whether that is safe is the supervisor's to know.
         answer = await self._http.send_once(request, _lost)
         try:
             is_trouble = answer.status != 200 and refusal_in(answer).why is Why.OTHER

@@ -31,6 +31,7 @@ GROUP_SIZE = 3
 """Tasks of a run that the network wants checked."""
 
 _LABEL = b"crynux_async relay task ids, version 1"
+# Half of a nonce: the other half tells the members of a group apart. 128 bits are never alike by chance.
 _IDENT_BYTES = 16
 _NONCE = re.compile(r"0x[0-9a-f]{64}", re.ASCII)
 

@@ -47,6 +47,7 @@ class OwnTasks:
         if ids is None:
             return None
         first = self._reader.names.sibling(ids, 0).commitment
+        # Of siblings the first is shown: it alone has an archive that can be fetched.
         run = (await self._reader.read(Task(task_id=first))).run
         is_success = progress([run]).end is End.SUCCEEDED
         return OwnTask(
@@ -85,6 +86,7 @@ class OwnTasks:
 
 def _not_there(lost: LostCreate, request: CreateRequest, now: datetime) -> Finding:
     """Return what it means that the relay does not have the task of a create."""
+    # Not there is no proof while a create may still arrive: another job sent now would be paid for as well.
     if now - lost.began_at < _LANDED_AFTER:
         said = "the relay does not have it yet, and the create may still be on its way; look again in a few minutes"
         return Finding(job_id=lost.job_id, verdict=Verdict.OPEN, explanation=said)

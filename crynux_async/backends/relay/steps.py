@@ -306,6 +306,7 @@ def again_after(run: Run, now: float) -> float:
     """
     if run.stage is Stage.QUEUED:
         return first_look_after(max((task.timeout for task in run.members.values()), default=0))
+    # One deadline covers validation and upload as well: each second here is taken from the node's upload.
     if run.stage is not Stage.STARTED:
         return _CLOSE
     deadlines = [task.deadline for task in run.members.values() if task.status not in ENDED]
@@ -353,6 +354,7 @@ def _wanted(runs: Sequence[Run], last: Run) -> Iterator[Step]:
     if last.missing and first.status not in ENDED and first.status is not Status.ERROR_REPORTED:
         yield from (Step(kind=Kind.CREATE, member=member) for member in last.missing)
         return
+    # Before the validation: what waits could hold it up for as long as its time-out.
     yield from _cancels(last)
     if _can_be_validated(last):
         yield Step(kind=Kind.VALIDATE, member=last.first)

@@ -91,6 +91,7 @@ ENDED = frozenset((Status.INVALIDATED, Status.SUCCEEDED, Status.ABORTED, Status.
 SPENT = frozenset((Status.INVALIDATED, Status.SUCCEEDED, Status.GROUP_SUCCEEDED))
 """States in which the fee is gone; in the other two that end, it was given back."""
 
+# Source: crynux-relay service/task_status.go, which gives the fee back for every other reason.
 UNREFUNDED = frozenset((AbortReason.CREATOR_VALIDATION_TIMEOUT,))
 """Reasons for which an aborted task is not refunded; the relay has none of them for fine-tuning."""
 

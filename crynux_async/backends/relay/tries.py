@@ -44,6 +44,7 @@ def action_of(step: Step, runs: Sequence[Run]) -> Action:
     last = runs[-1]
     if step.kind is not Kind.CREATE:
         return Action(kind=step.kind.value, member=step.member)
+    # Budgets reserve it with the row, before the create is sent.
     fee = max(task.fee for task in last.members.values())
     is_new_run = step.member % GROUP_SIZE == 0
     return Action(
@@ -60,6 +61,7 @@ def _past_run(task: Task, number: int) -> Run:
     following = stored_action(task, Kind.CREATE, (number + 1) * GROUP_SIZE)
     kept = following.arguments.get(PAST, ()) if following is not None else ()
     members = {int(entry["member"]): _left_over(entry) for entry in kept}
+    # A selected run whose siblings were never made has one member, and ended as a single one does.
     return Run(number=number, members=members, is_selected=len(members) > 1, steps=_steps(task, number))
 
 

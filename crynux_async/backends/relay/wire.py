@@ -29,9 +29,11 @@ TASK_VERSION = "3.1.0"
 CANCEL_REASON = 7
 """The only reason for which an owner may abort a task."""
 
+# Without a type the relay takes a task for one of images, and judges the arguments by that schema.
 _FINE_TUNING = 2
 _TASK_SIZE = 1
 _COMMITMENT = re.compile(r"0x[0-9a-f]{64}", re.ASCII)
+# Of the stored text: a create of an older process must still be sent as it was agreed to.
 _VERSION = 1
 
 
@@ -133,10 +135,12 @@ class CreateRequest:
             "nonce": self.nonce,
             "task_model_ids": list(self.model_ids),
             "min_vram": self.min_vram,
+            # Empty and zero, and never left out: signed as null, these make the relay's create end in a panic.
             "required_gpu": "",
             "required_gpu_vram": 0,
             "task_version": TASK_VERSION,
             "task_size": _TASK_SIZE,
+            # The relay's big integers are texts in what is signed; a number here is another signature.
             "task_fee": str(self.fee),
             "timeout": self.timeout,
         }
