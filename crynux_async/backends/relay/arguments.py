@@ -156,7 +156,7 @@ def _without_none(value: Any) -> Any:
 
 
 def _normal_json(value: Any) -> str:
-    # As Go writes it, so that what is stored here is what the relay shows, byte for byte.
+    # As Go writes it: the relay keeps its own text of what it has read.
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # A surrogate that stands alone is no character, and Go writes another one in its place.
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").translate(_HTML)

@@ -36,6 +36,7 @@ def balance(service: Service, call: Call) -> Answer:
     """Tell what is in an account, to who has its token or signs for it."""
     address = call.path["address"]
     asker = _token_address(service, call)
+    # A token first, and a signature in its place: a token that has ended is as good as none here.
     if asker is None:
         asker = _query_signer(service, call, address)
     if asker != address:
@@ -90,6 +91,7 @@ def _query_signer(service: Service, call: Call, address: str) -> str:
 
 
 def _page(events: Sequence[Event], call: Call) -> Sequence[Event]:
+    # No bound on the size: one request may ask for everything.
     page, size = _number(call, "page") or 1, _number(call, "page_size") or _PAGE_SIZE
     return events[(page - 1) * size : page * size]
 

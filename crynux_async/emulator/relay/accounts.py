@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+# Who reads the list right after a create does not find it there: clients must bear that.
 SYNC_SECONDS = 10.0
 """How often new events are taken into the lists."""
 
@@ -98,6 +99,7 @@ class Accounts:
         Raises:
             BalanceError: If there is less than that.
         """
+        # Against the memory, as at the relay: after a failed group validation it lets more be spent than there is.
         if self.balance(address) < fee:
             raise BalanceError
 

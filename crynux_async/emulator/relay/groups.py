@@ -13,6 +13,7 @@ import attrs
 from crynux_async.emulator.relay.tasks import AbortReason, Status, Task
 
 _REWARDS = (10, 5, 2)
+# A perceptual hash of 64 bits for each validation image, one behind the other.
 _HASH_DIGITS = 16
 
 
@@ -45,6 +46,7 @@ def verdicts(tasks: Sequence[Task], threshold: int) -> tuple[Verdict, ...]:
         tasks: Three tasks, each scored, with an error reported, or aborted.
         threshold: The distance of two image hashes from which on they differ; 0 lets nothing agree.
     """
+    # The fastest is the winner whose result is kept; equal times go by the order of the creates.
     ordered = sorted(tasks, key=lambda task: (task.run_seconds, task.sequence))
     finished = [task for task in ordered if task.status is not Status.END_ABORTED]
     statuses = _statuses(finished, threshold)
@@ -65,11 +67,14 @@ def agree(first: Task, second: Task, threshold: int) -> bool:
     """Return whether two finished tasks say the same; two reports of errors do, whatever they report."""
     if first.status is not second.status:
         return False
+    # Reports of errors agree, and so two of them outvote the only good result.
     if first.status is not Status.SCORE_READY:
         return True
     one, other = first.score.removeprefix("0x"), second.score.removeprefix("0x")
+    # Another number of images is another result, however alike the first ones are.
     if len(one) != len(other):
         return False
+    # Each image by itself: one that is too far off makes the whole result another.
     cuts = pairwise(range(0, len(one) + 1, _HASH_DIGITS))
     return all(_distance(one[start:end], other[start:end]) < threshold for start, end in cuts)
 

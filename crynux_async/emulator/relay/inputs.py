@@ -105,6 +105,7 @@ def bind(taken: Input, call: Call) -> Bound:
         bound = _bind_query(taken, call) if call.method == "GET" else _bind_body(taken, call)
     except BindError as error:
         raise invalid(error.field, str(error)) from None
+    # The path last: a commitment in the body is not what is signed or created.
     bound.values.update(call.path)
     for name in taken.required:
         if bound.values[name] in ("", 0, None):
@@ -173,10 +174,12 @@ CREATE = Input(
         "required_gpu_vram", "task_version", "task_size", "task_fee", "timeout",
     ),
     required=("task_id_commitment", "task_args", "nonce", "task_model_ids", "task_version", *_SIGNED_LAST),
+    # Go's omitempty: a time-out of 0 is not in what is signed, and one that is signed as 0 is a stranger's.
     omitted=("timeout",),
 )  # fmt: skip
 """The create of a task."""
 
+# The relay tells absent from zero in these, signs null for absent, and then reads through the pointer.
 POINTERS = ("min_vram", "required_gpu", "required_gpu_vram", "task_size")
 """Fields of a create without which the relay crashes."""
 

@@ -60,6 +60,7 @@ class Doorman:
         parts = header.split(" ")
         if len(parts) != 2 or parts[0] != "Bearer":
             raise TokenError("Invalid authorization header format. Use 'Bearer <token>'")
+        # The header of the token is not read: with one secret and one algorithm its signature says everything.
         content, _, signature = parts[1].rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signature(content).encode()):
             raise TokenError("Invalid or expired token")

@@ -117,6 +117,7 @@ def upload(service: Service, call: Call) -> Answer:
         raise invalid("checkpoint", "Checkpoint not uploaded")
     if len(checkpoints) != 1:
         raise invalid("checkpoint", "More than one checkpoint file")
+    # Of a group only the winner's result is kept; the others' uploads are answered and dropped.
     if task.status in AWAITING_UPLOAD:
         service.results.keep(task, images=bound.files["files"], checkpoint=checkpoints[0])
         service.relay.finish(task, service.wall())

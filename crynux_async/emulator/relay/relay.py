@@ -137,6 +137,7 @@ class Relay:
         )
         self.tasks[task.key] = self._changed[task.sequence] = task
         self.statistics.count_task()
+        # Held and not spent: a refund is an event of its own, so that the list tells both.
         self._move_money(EventKind.PAYMENT, task, now)
         self._enqueue(task, now)
         return task
@@ -180,6 +181,7 @@ class Relay:
             RefusedError: If the task is not its, or not running.
         """
         self._check_started(task, node)
+        # The error changes nothing else: the task waits for its creator's validation, or for its deadline.
         task.task_error = error
         task.score_ready = now
         self._become(task, Status.ERROR_REPORTED)
@@ -214,6 +216,7 @@ class Relay:
         """
         outcome = verdicts(tasks, self.threshold)
         for verdict in outcome:
+            # Its database undoes the whole transaction, its memory does not: what was given back before stays shown.
             if not verdict.is_lawful:
                 for other in outcome[: outcome.index(verdict)]:
                     self.accounts.refund_in_memory(other.task.creator, other.task.fee)
@@ -225,6 +228,7 @@ class Relay:
         """Note that the result of a validated task has arrived; one that comes after its deadline changes nothing."""
         if task.status not in (Status.VALIDATED, Status.GROUP_VALIDATED):
             return  # aborted meanwhile, and refunded
+        # All tasks of one task id count as one group, whoever made them and whether they were validated together.
         is_group = len(self._groups.get(task.task_id, ())) > 1
         task.uploaded = now
         self._become(task, Status.END_GROUP_SUCCESS if is_group else Status.END_SUCCESS)
@@ -286,6 +290,7 @@ class Relay:
         """Come back to a task at the first look for late ones after its deadline."""
         deadline = task.deadline
         assert deadline is not None
+        # The relay looks every two seconds, so a task ends up to that much after its deadline, never at it.
         when = next_tick(max(deadline, self._start), start=self._start, interval=_TIMEOUT_ROUND)
         self.agenda.add(when, lambda now: self._abort_if_late(task, now))
 
@@ -295,6 +300,7 @@ class Relay:
 
     def _match(self, now: float) -> None:
         self._is_matching = False
+        # A task that is late is still queued until the next look for late ones, and no node gets it.
         in_time = [task for task in self._queue.values() if task.deadline is not None and task.deadline > now]
         for task, node in self.nodes.pairs(in_time):
             del self._queue[task.sequence]
@@ -317,6 +323,7 @@ class Relay:
         """Bring about what became of a member of a group."""
         task.qos_score = 0 if status is Status.END_INVALIDATED else qos_score
         self._become(task, task.status)
+        # Aborted before the group was validated, and refunded then: a second refund would make money.
         if task.status is Status.END_ABORTED:
             return
         task.validated = now

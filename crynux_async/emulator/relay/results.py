@@ -107,6 +107,7 @@ class Results:
         name, modified = f"{index}.png", task.uploaded or 0.0
         if task.sequence not in self._made:
             return self._stored(task, "results", name, modified=modified)
+        # From the arguments alone, so that three honest nodes of a group deliver the same and agree.
         subjects = training(task, self._network).subjects()
         if not index.isdecimal() or str(int(index)) != index or int(index) >= len(subjects):
             return None
@@ -116,6 +117,7 @@ class Results:
 
     def _stored(self, task: Task, place: str, name: str, *, modified: float) -> Resource | None:
         path = self._path(task, place, name)
+        # The number comes from the address as it was sent: "../0" must not lead out of the folder.
         if os.sep in name or not path.is_file():
             return None
         file = path.open("rb")

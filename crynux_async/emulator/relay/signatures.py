@@ -8,6 +8,7 @@ from typing import Any
 
 from crynux_async.emulator.signatures import TOLERANCE, from_digits, keccak256, recovered, request_signer
 
+# Wallets ask their user first, so that a login may be older than a request, and no further in the future.
 _LOGIN_AGE = 120
 _DIGITS = 130
 _WALLET_OFFSET = 27
@@ -40,6 +41,7 @@ def login_signer(address: str, timestamp: int, signature: str, *, now: float) ->
     content = from_digits(digits)
     if content is None or len(digits) != _DIGITS:
         return None
+    # Wallets write 27 or 28 for the recovery id, the requests' own signatures 0 or 1.
     if content[64] >= _WALLET_OFFSET:
         content = content[:64] + bytes([content[64] - _WALLET_OFFSET])
     message = login_message(address, timestamp).encode()

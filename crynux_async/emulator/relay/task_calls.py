@@ -31,6 +31,7 @@ from crynux_async.emulator.relay.validation import GROUP_SIZE, Proof, validate
 from crynux_async.emulator.signatures import PanicError
 
 _VERSION = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,19}){2}", re.ASCII)
+# Images of a group's winner are given out, its archive is not.
 _WITH_IMAGES = frozenset((Status.END_SUCCESS, Status.END_GROUP_SUCCESS))
 
 
@@ -40,6 +41,7 @@ def create(service: Service, call: Call) -> Answer:
     if service.whitelist is not None and creator not in service.whitelist:
         raise invalid("address", "Signer not allowed")
     args = _args(bound)
+    # After the schema and before the money: the order in which the relay's answers were recorded.
     service.relay.check_new(bound.values["task_id_commitment"])
     checkpoint = _checkpoint(bound, call)
     order = _order(bound, args)
@@ -79,6 +81,7 @@ def abort(service: Service, call: Call) -> Answer:
 
 def validate_tasks(service: Service, call: Call) -> Answer:
     """Validate one task or three."""
+    # The number of commitments before the signature: a wrong one is told to strangers, too.
     values = bind(VALIDATE, call).values
     commitments = values["task_id_commitments"]
     if len(commitments) not in (1, GROUP_SIZE):
@@ -88,6 +91,7 @@ def validate_tasks(service: Service, call: Call) -> Answer:
     for commitment in commitments:
         task = service.relay.tasks.get(commitment.lower())
         if task is None:
+            # Validation asks the database itself: a 500 in its words, where every other call says 400 and the field.
             raise failed("record not found")
         if task.creator != address:
             raise not_allowed()
@@ -114,6 +118,7 @@ def input_checkpoint(service: Service, call: Call) -> Answer:
 async def result_checkpoint(service: Service, call: Call) -> Answer:
     """Serve the archive of a task; that of a group's winner is refused as well."""
     task, _ = service.task(GET_OF_TASK, call)
+    # The winner of a group ends as END_GROUP_SUCCESS, which this forgets: its archive is there and for nobody.
     if task.status is not Status.END_SUCCESS:
         raise invalid("task_id", "Task checkpoint not uploaded")
     file = await service.results.checkpoint(task)

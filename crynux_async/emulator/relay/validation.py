@@ -81,6 +81,7 @@ def _validate_one(relay: Relay, task: Task, proof: Proof, now: float) -> None:
 
 
 def _validate_group(relay: Relay, tasks: Sequence[Task], proof: Proof, now: float) -> None:
+    # In the order of the creates, whatever the order of the commitments: the first one's seed decides.
     members = sorted({task.sequence: task for task in tasks}.values(), key=lambda task: task.sequence)
     if len(members) != GROUP_SIZE:
         raise failed("task group records are incomplete")
@@ -88,6 +89,7 @@ def _validate_group(relay: Relay, tasks: Sequence[Task], proof: Proof, now: floa
         if task.status not in FINISHED_BY_NODE and task.status is not Status.END_ABORTED:
             raise failed("illegal task state")
         _check_task_id(task, proof.task_id)
+    # Published before the proof is looked at, as for one task: a wrong proof gives the secret away all the same.
     relay.reveal(members, proof.task_id)
     if not _is_selected(members[0].seed, members[0].creator, proof):
         raise failed("task is not selected for validation")
@@ -107,6 +109,7 @@ def _is_selected(seed: str, creator: str, proof: Proof) -> bool:
     """Return whether the seed selects its task, after checking the proof for it."""
     public_key = _sized(proof.public_key, _KEY_BYTES, "invalid public key")
     content = _sized(proof.vrf_proof, PROOF_BYTES, "invalid vrf proof")
+    # The key comes with the request: only that its address is the creator's makes the proof count.
     if address_of_point(public_key) != creator:
         raise failed("not task creator")
     try:
