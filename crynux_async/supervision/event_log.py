@@ -7,6 +7,8 @@ anew.
 
 from collections.abc import Iterable
 
+import attrs
+
 from crynux_async.clock import monotonic
 from crynux_async.events import DownloadProgressed, Event
 from crynux_async.ledgers.base import EventRow
@@ -38,6 +40,24 @@ class EventLog:
         self._waiting.setdefault(record.job_id, []).append(row_of(event, record.last_event))
         return True
 
+    def enter_together(self, record: Record, events: Iterable[Event]) -> tuple[EventRow, ...]:
+        """Number events that are stored with the next write about their job, and return the rows of those that are."""
+        before = record.last_event
+        for event in events:
+            self.enter(record, event)
+        return tuple(row for row in self.waiting(record.job_id) if row.number > before)
+
+    def retract(self, record: Record, rows: Iterable[EventRow]) -> None:
+        """Forget events that have not happened after all; what came after them moves up, for nobody has seen it yet."""
+        gone = {id(row) for row in rows}  # the job may have been lost and taken again, and others have the numbers now
+        waiting = self._waiting.pop(record.job_id, [])
+        left = [row for row in waiting if id(row) not in gone]
+        first = record.last_event - len(waiting) + 1
+        record.last_event -= len(waiting) - len(left)
+        if left:
+            moved = [attrs.evolve(row, number=number) for number, row in enumerate(left, first)]
+            self._waiting[record.job_id] = moved
+
     def waiting(self, job_id: str) -> tuple[EventRow, ...]:
         """Return the events of a job that are not stored yet, in order."""
         return tuple(self._waiting.get(job_id, ()))
@@ -46,7 +66,7 @@ class EventLog:
         """Forget events that were stored."""
         for row in rows:
             left = self._waiting.get(row.job_id)
-            if left is not None and left[0].number == row.number:
+            if left is not None and left[0] is row:
                 left.pop(0)
                 if not left:
                     del self._waiting[row.job_id]

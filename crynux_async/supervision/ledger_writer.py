@@ -23,6 +23,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import anyio
+import attrs
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import LeaseLostError, LedgerBusyError, LedgerError, UsageError
@@ -103,6 +104,8 @@ class LedgerWriter:
         self._unsaved: dict[str, Record] = {}
         self._saved = asyncio.Event()
         self._storing: set[str] = set()
+        self._flushed: frozenset[str] = frozenset()
+        self._one_is_free = asyncio.Event()
         self._ends: dict[str, TaskEnd] = {}
         self.spill = Spill(getattr(ledger, "spill", None), backend)
         self.events = EventLog(keeps_all=keeps_events)
@@ -305,19 +308,28 @@ class LedgerWriter:
             raise
         self.trouble_has_passed()
 
-    async def change(self, change: JobChange) -> bool:
+    async def change(self, change: JobChange, *, news: Sequence[Event] = ()) -> bool:
         """Store what happened to one job, waiting while the ledger is busy; return whether the job is ours.
+
+        Args:
+            change: What happened.
+            news: The events that tell of it, in order: stored in the same step, so that whatever dies, neither is there
+                without the other. Listeners are told of them by the caller, as of events that are stored.
 
         Raises:
             LedgerError: It could not be stored.
         """
-        self._storing.add(change.job_id)
-        try:
-            with anyio.CancelScope(shield=True):
-                lost = await self.persist(lambda: self._ledger.change(self.fence, [change]))
-        finally:
-            self._storing.discard(change.job_id)
-            self._register.may_be_told(change.job_id)
+        return await self.decide(change.job_id, lambda: (change, news))
+
+    async def decide(self, job_id: str, decision: Callable[[], tuple[JobChange, Sequence[Event]]]) -> bool:
+        """Store what is decided about one job as soon as nothing else is being stored of it (see ``change``).
+
+        Raises:
+            LedgerError: It could not be stored.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._alone(job_id):
+                lost = await self._change(*decision())
         self._lose_named(lost)
         self._register.drop_ended()
         return not lost
@@ -393,6 +405,7 @@ class LedgerWriter:
         """
         # A job whose answer is being stored is left out: its columns would be written from a record that is behind.
         records = self._register.take_changed(but_for=self._storing)
+        self._flushed = frozenset(record.job_id for record in records)
         try:
             with anyio.CancelScope(shield=True):
                 await self._write(records)
@@ -400,6 +413,9 @@ class LedgerWriter:
             for record in records:
                 self._register.note(record)
             raise
+        finally:
+            self._flushed = frozenset()
+            self._one_is_free.set()
 
     async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write, and try again while the ledger is busy. Callers that cannot be cut off shield it.
@@ -435,6 +451,41 @@ class LedgerWriter:
         if self._trouble is not None:
             self._trouble = None
             _log.warning("the ledger can be written again, and sending goes on")
+
+    @asynccontextmanager
+    async def _alone(self, job_id: str) -> AsyncIterator[None]:
+        """A block in which nothing else that changes a job is on its way to the ledger.
+
+        The numbers of events are part of a write's condition, so each has to know what became of the one before it.
+        """
+        while job_id in self._storing or job_id in self._flushed:
+            self._one_is_free.clear()
+            await self._one_is_free.wait()
+        self._storing.add(job_id)
+        try:
+            yield
+        finally:
+            self._storing.discard(job_id)
+            self._one_is_free.set()
+            self._register.may_be_told(job_id)
+
+    async def _change(self, change: JobChange, news: Sequence[Event]) -> list[str]:
+        """Store a change with its events, behind those that wait already; return the name of the job if it is lost."""
+        record = self._register.get(change.job_id)
+        if record is None or not (rows := self.events.enter_together(record, news)):
+            return await self.persist(lambda: self._ledger.change(self.fence, [change]))
+        events = self.events.waiting(record.job_id)
+        numbered = attrs.evolve(change, columns={**change.columns, "last_event": events[-1].number}, events=events)
+        try:
+            lost = await self.persist(lambda: self._ledger.change(self.fence, [numbered]))
+        except BaseException:
+            self.events.retract(record, rows)
+            raise
+        if lost:
+            self.events.retract(record, rows)
+        else:
+            self._tell_readers((record,), events)
+        return lost
 
     async def _flush(self) -> None:
         await self.save_new()

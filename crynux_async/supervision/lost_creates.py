@@ -17,7 +17,7 @@ from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
-from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
 from crynux_async.supervision.rows import lost_attempt
 from crynux_async.supervision.spending import Spending
 
@@ -139,7 +139,8 @@ class LostCreates:
         if state is not record.state:
             columns["ended_at"] = None
         is_ours = await self._writer.change(
-            JobChange(job_id=record.job_id, columns=columns, finished=accepted, tasks=(made,), granted=granted)
+            JobChange(job_id=record.job_id, columns=columns, finished=accepted, tasks=(made,), granted=granted),
+            news=news_of_task(record, state, task_id, at),
         )
         if is_ours:
             self._register.accepted(record, task_id, at)
@@ -209,10 +210,11 @@ class LostCreates:
         """Make a job whose create never happened one that waits to be sent, should its user want that."""
         # As if it had never been sent, which is what was found: only then is sending it again safe.
         unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
-        columns = {"state": advance(record.state, Signal.NOT_CREATED), "ended_at": None, "error": ""}
+        state = advance(record.state, Signal.NOT_CREATED)
+        columns = {"state": state, "ended_at": None, "error": ""}
         release = self._spending.release(record, AttemptOutcome.NOT_SENT)
         change = JobChange(job_id=record.job_id, columns=columns, finished=unsent, settlement=release)
-        if await self._writer.change(change):
+        if await self._writer.change(change, news=news_of_move(record, state)):
             record.error = None
             self._register.learn(record, Signal.NOT_CREATED, is_stored=True)
 

@@ -124,11 +124,11 @@ class JobRegister:
             record: The job.
             task_id: Its task.
             submitted_at: When that was known.
-            is_stored: Whether the ledger has it.
+            is_stored: Whether the ledger has it, and the events that tell of it.
         """
         record.task_id, record.submitted_at, record.error = task_id, submitted_at, None
         self._by_task[task_id] = record
-        self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at))
+        self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
         self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
         record.wake()  # also where the user has given the job up meanwhile
 
@@ -173,7 +173,7 @@ class JobRegister:
             signal: What was learned.
             error: Why, for whoever waits.
             at: When, or None for now.
-            is_stored: Whether the ledger has it already.
+            is_stored: Whether the ledger has it already, and the event that tells of it.
         """
         if not record.is_ours or not may(record.state, signal):
             _log.debug("%r cannot learn %s any more", record, signal)
@@ -222,21 +222,25 @@ class JobRegister:
         """Whether anybody listens to the events of a job, or may read them later."""
         return self.keeps_events or bool(self._streams) or record.is_heard
 
-    def tell(self, event: Event) -> None:
-        """Hand an event to the listeners of its job and of the session."""
-        record = self.get(event.job_id)
+    def tell(self, event: Event, *, is_stored: bool = False) -> None:
+        """Hand an event to the listeners of its job and of the session.
+
+        Args:
+            event: What happened.
+            is_stored: Whether the ledger has the event already, in one step with what it tells of.
+        """
+        record = None if is_stored else self.get(event.job_id)
         if record is not None and record.is_ours:
             self.on_event(record, event)
         for stream in self._streams:
             stream.put(event)
 
-    def tell_moved(self, record: Record, previous: JobState) -> None:
+    def tell_moved(self, record: Record, previous: JobState, *, is_stored: bool = False) -> None:
         """Tell that a job is in another state than before."""
-        self.tell(
-            JobStateChanged(
-                job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
-            )
+        moved = JobStateChanged(
+            job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
         )
+        self.tell(moved, is_stored=is_stored)
 
     def events(self) -> AsyncIterator[Event]:
         """Return what happens to any job from this call on, until the session is closed."""
@@ -293,7 +297,7 @@ class JobRegister:
         elif previous not in ENDED:
             # A clock may have been set back meanwhile; the ledger's times never go back.
             record.ended_at = max(at, record.submitted_at or record.planned_at)
-        self._count_move(record, previous)
+        self._count_move(record, previous, is_stored=is_stored)
 
     def _may_go(self, record: Record) -> bool:
         is_decided = record.state not in UNFINISHED or (record.state in UNFETCHED and record.wanted is None)
@@ -301,7 +305,7 @@ class JobRegister:
         is_stored = record.is_saved and record.job_id not in self._changed
         return is_decided and is_stored and not record.is_awaited
 
-    def _count_move(self, record: Record, previous: JobState) -> None:
+    def _count_move(self, record: Record, previous: JobState, *, is_stored: bool = False) -> None:
         if self._dropped.pop(record.job_id, None) is record:  # its user goes on with it
             self._jobs[record.job_id] = record
         is_known = record.job_id in self._jobs  # else an onlooker's, which is no job of this session
@@ -318,7 +322,7 @@ class JobRegister:
             for notice in self._end_watchers:
                 notice(record)
         if is_known:
-            self.tell_moved(record, previous)
+            self.tell_moved(record, previous, is_stored=is_stored)
 
     def _unlisten(self, stream: EventStream) -> None:
         self._streams = tuple(other for other in self._streams if other is not stream)
@@ -330,3 +334,29 @@ async def _read(stream: EventStream) -> AsyncIterator[Event]:
             yield event
     finally:
         stream.close()
+
+
+def news_of_move(record: Record, state: JobState, task_id: str | None = None) -> tuple[JobStateChanged, ...]:
+    """Return the event of a move that a job is about to make, to be stored with it; none where it stays where it is.
+
+    Args:
+        record: The job, still in the state that it leaves.
+        state: The state that it comes to.
+        task_id: The task that it then has, or None.
+    """
+    if state is record.state:
+        return ()
+    moved = JobStateChanged(job_id=record.job_id, task_id=task_id, at=utc_now(), previous=record.state, state=state)
+    return (moved,)
+
+
+def news_of_task(record: Record, state: JobState, task_id: str, at: datetime) -> tuple[Event, ...]:
+    """Return the events of a task that a job is about to have, to be stored with it.
+
+    Args:
+        record: The job, as it is before.
+        state: The state that it comes to.
+        task_id: The task.
+        at: When that was known.
+    """
+    return (JobSubmitted(job_id=record.job_id, task_id=task_id, at=at), *news_of_move(record, state, task_id))

@@ -116,18 +116,17 @@ class Stepper:
         outcome = await self._backend.act(task, action_of(stored))
         done = attrs.evolve(stored, done_at=self._writer.date(stored.planned_at), outcome=outcome)
         # Of a job that was lost meanwhile nothing is kept here: its new owner looks for itself.
-        if await self._writer.change(JobChange(job_id=record.job_id, steps=(done,))):
+        taken = StepTaken(
+            job_id=record.job_id,
+            task_id=task.task_id,
+            at=utc_now(),
+            step=action.kind,
+            member=action.member,
+            outcome=outcome,
+        )
+        if await self._writer.change(JobChange(job_id=record.job_id, steps=(done,)), news=(taken,)):
             await self._tasks.enter(record, action_of(done))
-            self._tell(
-                StepTaken(
-                    job_id=record.job_id,
-                    task_id=task.task_id,
-                    at=utc_now(),
-                    step=action.kind,
-                    member=action.member,
-                    outcome=outcome,
-                )
-            )
+            self._tell(taken)
 
     def _row(self, record: Record, action: Action) -> StepRow:
         return StepRow(

@@ -20,7 +20,7 @@ the exception. None of this changes what is believed of a job.
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ from crynux_async.errors import (
     QuotaError,
     RateLimitedError,
 )
-from crynux_async.events import JobQueued
+from crynux_async.events import Event, JobQueued
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.pacing.token_bucket import Outcome
@@ -52,7 +52,7 @@ from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.preparation import Preparation
 from crynux_async.supervision.reach import Reach
 from crynux_async.supervision.record import Record
-from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
 from crynux_async.supervision.send_queue import SendQueue
 from crynux_async.supervision.spending import Spending
 
@@ -372,12 +372,18 @@ class Submitter:
         """Store an answer, tell whoever waits, then the gate, and let the job go on."""
         at = self._writer.date(attempt.began_at)
         signal = signal_of(answer, is_repeatable=self._backend.creates_are_repeatable)
-        columns = columns_after(record.state, signal, answer, at)
-        if answer.outcome is AttemptOutcome.ACCEPTED:
-            # Whoever planned it may have had another credential; its model is only handed out to the one that paid.
-            columns["key_id"] = attempt.key_id
+        columns: dict[str, Any] = {}
+
+        def decide() -> tuple[JobChange, Sequence[Event]]:
+            # Not before its turn: the user may give the job up while something else is being stored of it.
+            columns.update(columns_after(record.state, signal, answer, at))
+            if answer.outcome is AttemptOutcome.ACCEPTED:
+                # Whoever planned it may have had another credential; its model is only handed out to the one that paid.
+                columns["key_id"] = attempt.key_id
+            return self._change(record, attempt, answer, columns, at), self._news(record, answer, columns)
+
         try:
-            is_ours = await self._writer.change(self._change(record, attempt, answer, columns, at))
+            is_ours = await self._writer.decide(record.job_id, decide)
         except Exception as failure:
             self._could_not_store(record, attempt, answer, failure)
         else:
@@ -418,6 +424,13 @@ class Submitter:
             tasks=tasks,
             settlement=self._spending.release(record, answer.outcome),
         )
+
+    def _news(self, record: Record, answer: Answer, columns: Mapping[str, Any]) -> tuple[Event, ...]:
+        """Return the events of an answer that changes a row so."""
+        state = columns.get("state", record.state)
+        if answer.task_id is not None:
+            return news_of_task(record, state, answer.task_id, columns["submitted_at"])
+        return news_of_move(record, state)
 
     def _tell(self, record: Record, signal: Signal | None, answer: Answer, at: datetime) -> None:
         """Let whoever waits know an answer; everything is durable."""

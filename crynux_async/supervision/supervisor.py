@@ -121,7 +121,8 @@ class Supervisor:
             keeps_events=keeps_events,
         )
         self._tasks = TaskViews(backend, ledger)
-        self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn, tell=self.register.tell)
+        tell_of_step = partial(self.register.tell, is_stored=True)
+        self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn, tell=tell_of_step)
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
         self._make_drivers(gate)
         self._make_dealings(sends_planned=sends_planned)

@@ -10,8 +10,20 @@ import attrs
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Holder, JobChange, JobFilter, JobRow, Ledger, WishRow
+from crynux_async.events import JobStateChanged
+from crynux_async.ledgers.base import (
+    AttemptOutcome,
+    AttemptRow,
+    EventRow,
+    Holder,
+    JobChange,
+    JobFilter,
+    JobRow,
+    Ledger,
+    WishRow,
+)
 from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
+from crynux_async.supervision.event_rows import row_of
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
@@ -190,8 +202,9 @@ class TakeOver:
         # The next process must find what was concluded here, not conclude it again from less.
         if record.state is not row.state:
             self._register.note(record)
-        if record.state is not left_as:
-            self._register.tell_moved(record, left_as)
+            self._register.tell_moved(record, row.state)
+        elif row.state is not left_as:
+            self._register.tell_moved(record, left_as, is_stored=True)
         return record
 
     async def _close_attempts(self, row: JobRow, attempts: Sequence[AttemptRow]) -> tuple[JobRow, Sequence[AttemptRow]]:
@@ -212,9 +225,15 @@ class TakeOver:
             ended = self._writer.date(attempt.began_at)
             lost = attrs.evolve(attempt, outcome=AttemptOutcome.UNKNOWN, answered_at=ended)
             columns: dict[str, Any] = {}
+            events: tuple[EventRow, ...] = ()
             if not self._backend.creates_are_repeatable:
                 columns = {"state": JobState.UNCONFIRMED, "ended_at": ended, "error": CUT_OFF}
-            await self._writer.change(JobChange(job_id=row.job_id, columns=columns, finished=lost))
+                if row.state is not JobState.UNCONFIRMED:
+                    events = (_cut_off_row(row),)
+                    columns["last_event"] = events[-1].number
+            change = JobChange(job_id=row.job_id, columns=dict(columns), finished=lost, events=events)
+            if not await self._writer.change(change):
+                columns.pop("last_event", None)
             row = attrs.evolve(row, **columns)
             closed.append(lost)
         return row, closed
@@ -251,3 +270,11 @@ class TakeOver:
 
     def _refresh(self, record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
         self._register.replace(record, lambda: restore(record, row, is_cut_off=is_cut_off))
+
+
+def _cut_off_row(row: JobRow) -> EventRow:
+    """Return the next event of a job whose create was cut off; its row says of what it is the next."""
+    moved = JobStateChanged(
+        job_id=row.job_id, task_id=row.task_id, at=utc_now(), previous=row.state, state=JobState.UNCONFIRMED
+    )
+    return row_of(moved, row.last_event + 1)

@@ -12,7 +12,7 @@ from crynux_async.states import STAGES, JobState, Signal, Stage, may
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
-from crynux_async.supervision.register import JobRegister
+from crynux_async.supervision.register import JobRegister, news_of_move
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.training.config import FineTuneConfig
@@ -221,7 +221,8 @@ class Tries:
         """
         if config is not None:
             change = attrs.evolve(change, columns={**change.columns, "config": config})
-        if not await self._writer.change(change):
+        state = change.columns.get("state", record.state)
+        if not await self._writer.change(change, news=news_of_move(record, state)):
             message = f"job {change.job_id!r} is held by another process by now; ask again"
             raise LeaseLostError(message, job_ids=[change.job_id], job_id=change.job_id)
         if config is not None:

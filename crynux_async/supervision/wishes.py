@@ -158,6 +158,8 @@ class Wishes:
         # Whoever gave up an earlier try said nothing of the one that runs now.
         if wish.arguments.get("try_number") == record.tries:
             self.give_up(record)
+            # Before the wish goes: a process that dies between the two would have lost it.
+            await self._writer.persist(self._writer.flush)
         await self._granted(record, wish)
 
     async def _grant_cancel(self, record: Record, wish: WishRow) -> None:

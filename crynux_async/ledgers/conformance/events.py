@@ -1,13 +1,18 @@
 """Checks of events: numbered without gaps, replayed from any number, trimmed, and heard of."""
 
 import asyncio
+from typing import Any
 
-from crynux_async.ledgers.base import JobChange, Ledger
+import attrs
+
+from crynux_async.ledgers.base import AttemptOutcome, JobChange, Ledger
 from crynux_async.ledgers.conformance.support import (
     AWKWARD,
+    Desk,
     LedgerCheck,
     LedgerFactory,
     at,
+    attempt,
     desk,
     desks,
     event,
@@ -17,6 +22,8 @@ from crynux_async.ledgers.conformance.support import (
     require,
     require_equal,
     require_error,
+    step,
+    task,
 )
 from crynux_async.states import JobState
 
@@ -58,6 +65,51 @@ async def events_never_leave_a_gap(make: LedgerFactory) -> None:
         require_equal([row.number for row in await me.ledger.events("a")], [1, 2], "the numbers of events")
         await me.ledger.change(me.fence, [happened("a", 3), happened("a", 4)])
         require_equal([row.number for row in await me.ledger.events("a")], [1, 2, 3, 4], "the numbers of events")
+
+
+async def event_is_stored_with_what_it_tells_of_or_neither_is(make: LedgerFactory) -> None:
+    """State, outcome, task, step and event of one change are all there, or none of them, whichever is refused."""
+    async with desk(make, "a", "b") as me:
+        await me.ledger.begin(me.fence, attempt("a"))
+        await me.ledger.plan_step(me.fence, step("a", "score"))
+        whole = attrs.evolve(
+            happened("a", 1, 2),
+            columns={"last_event": 2, "state": JobState.RUNNING, "task_id": "7"},
+            finished=attrs.evolve(attempt("a"), answered_at=at(1), outcome=AttemptOutcome.ACCEPTED, task_id="7"),
+            tasks=[task("a", "7")],
+            steps=[attrs.evolve(step("a", "score"), done_at=at(2), outcome="done")],
+        )
+        refused: dict[str, dict[str, Any]] = {
+            "an event that is not the next": {"events": happened("a", 2, 3).events},
+            "a step that was not planned": {"steps": [attrs.evolve(step("a", "upload"), done_at=at(2))]},
+            "an attempt that was not begun": {"finished": attempt("a", 2, outcome=AttemptOutcome.NOT_SENT)},
+        }
+        for what, bad in refused.items():
+            # In one write with the change of another job, which is stored with nothing either.
+            await require_error(me.ledger.change(me.fence, [happened("b", 1), attrs.evolve(whole, **bad)]), what)
+            require_equal(await _parts_of(me), (JobState.PLANNED, 0, [], [], [None], [None]), f"a job after {what}")
+            require_equal(await me.ledger.events("b"), [], f"the events of another job after {what}")
+        other = await me.ledger.enter("other", seconds=60)
+        require_equal(await me.ledger.change(other, [whole]), ["a"], "the jobs that another does not hold")
+        require_equal(
+            await _parts_of(me), (JobState.PLANNED, 0, [], [], [None], [None]), "a job of which another wrote"
+        )
+        require_equal(await me.ledger.change(me.fence, [whole]), [], "jobs that were lost")
+        all_of_it = (JobState.RUNNING, 2, [1, 2], ["7"], [AttemptOutcome.ACCEPTED], ["done"])
+        require_equal(await _parts_of(me), all_of_it, "a job after a good change")
+
+
+async def _parts_of(me: Desk) -> tuple[object, ...]:
+    """Return what one change of job "a" writes, as it is stored."""
+    row = await me.ledger.get("a")
+    return (
+        row and row.state,
+        row and row.last_event,
+        [one.number for one in await me.ledger.events("a")],
+        [one.task_id for one in await me.ledger.tasks(["a"])],
+        [one.outcome for one in await me.ledger.attempts(job_ids=["a"])],
+        [one.outcome if one.done_at else None for one in await me.ledger.steps(["a"])],
+    )
 
 
 async def old_events_are_trimmed(make: LedgerFactory) -> None:
@@ -156,6 +208,7 @@ async def _heard(waiting: "asyncio.Task[int]", what: str) -> int:
 EVENT_CHECKS: tuple[LedgerCheck, ...] = (
     events_come_back_in_order_from_any_number,
     events_never_leave_a_gap,
+    event_is_stored_with_what_it_tells_of_or_neither_is,
     old_events_are_trimmed,
     many_events_are_trimmed,
     change_is_heard_by_every_instance,
