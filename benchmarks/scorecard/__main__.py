@@ -16,6 +16,7 @@ from benchmarks.scorecard import (
     anywhere,
     archives,
     cancelled_downloads,
+    command_line,
     download_crashes,
     downloads,
     hostile_archives,
@@ -47,6 +48,7 @@ CASES: tuple[Case, ...] = (
     *sweep_crashes.CASES,
     *anywhere.CASES,
     *many_hosts.CASES,
+    *command_line.CASES,
 )
 
 

@@ -6,9 +6,10 @@ are about: ``run``, ``jobs``, ``dataset``, ``archive``, ``check``, ``emulator``,
 seen while jobs run), ``listing``, ``job_names``, ``ledger_place``, ``changes``, ``units``, ``plot``.
 """
 
+import signal
 import sys
 
-from crynux_async.cli.signals import end_on_sigterm
+from crynux_async.cli.signals import end_on_sigterm, exit_code, leave_signals_alone
 from crynux_async.cli.streams import prepare_streams
 
 
@@ -16,6 +17,15 @@ def main() -> None:
     """Run the command line, or say what is missing to run it."""
     end_on_sigterm()
     prepare_streams()
+    try:
+        _start()
+    except KeyboardInterrupt:  # while the command itself was being loaded
+        sys.exit(exit_code(signal.SIGINT))
+    finally:
+        leave_signals_alone()
+
+
+def _start() -> None:
     try:
         from crynux_async.cli.app import start
     except ModuleNotFoundError as error:

@@ -23,6 +23,16 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _end)
 
 
+def leave_signals_alone() -> None:
+    """Let SIGINT and SIGTERM end this process as the system does: all is done, and Python only clears up.
+
+    An exception from a handler would then be printed, and nobody could catch it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(exit_code(number))
 

@@ -271,6 +271,43 @@ crynux_async.cli.main()
     assert (process.returncode, out) == (143, b"")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["crynux_async.cli.app", "crynux_async.cli.exits", "rich", "cyclopts"])
+async def test_signal_while_a_command_is_loaded_ends_it_without_a_traceback(
+    number: signal.Signals, module: str, tmp_path: Path
+) -> None:
+    program = f"""
+import os, sys
+import crynux_async.cli
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Interrupting())
+crynux_async.cli.main()
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "--version", cwd=tmp_path, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (128 + number, b"", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signal_after_a_command_has_ended_shows_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    program = f"""
+import atexit, os
+import crynux_async.cli
+atexit.register(os.kill, os.getpid(), {int(number)})
+crynux_async.cli.main()
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "--version", cwd=tmp_path, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out.decode().strip(), err) == (-number, crynux_async.__version__, b"")
+
+
 async def test_download_fetches_a_task_that_exists(bridge: Emulator, config: Path, tmp_path: Path) -> None:
     env = environment(bridge)
     await run_cli("run", "job.toml", "--set", "rank=2", "--out", "first", env=env, cwd=tmp_path)
