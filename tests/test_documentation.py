@@ -200,6 +200,10 @@ def test_sweep_file_is_that_of_the_examples() -> None:
     assert tomllib.loads(printed) == tomllib.loads(example)
 
 
+def test_file_of_tests_is_that_of_the_examples() -> None:
+    assert (ROOT / "examples" / "test_my_program.py").read_text(encoding="utf-8") == block_with(TESTS).text
+
+
 def test_rights_on_a_ledger_are_those_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     (printed,) = (block.text for block in blocks("sql"))
     command_line(["ledger", "migrate", "--help"], result_action="return_value")

@@ -14,8 +14,11 @@ from tests.documents import ROOT
 LIST = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 # The others have tests of their own: test_cli, test_cli_archive, test_own_bridge, test_fastapi_example,
-# test_preview_images_real_library and, for sweep.toml, test_documentation.
+# test_preview_images_real_library; sweep.toml and test_my_program.py are in test_documentation as printed.
 SAID = {
+    "go_on_after_a_crash.py": r"^(running: task \d\n){2}(.+zip: task \d\n){2}$",
+    "many_hosts.py": r"^The other host knows task 1: running\nThe other host has .+\.zip$",
+    "tracker.py": r"^Look at trials\.csv$",
     "sweep.py": r"(?m)^(\w+ .*\n){6}",
     "optuna_sweep.py": r"(?m)^\{'rank': [24], 'learning_rate': ",
     "relay_job.py": r"2 validation images, 15 CNX\n(Cancelled while it waits|Not cancelled: a node has it)",
