@@ -22,6 +22,7 @@ class Agenda:
 
     def add(self, when: float, act: Act) -> None:
         """Enter something to be done at ``when``; it gets that time as its argument."""
+        # Things of one time in the order in which they were entered; functions cannot be compared.
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, act))
 
@@ -45,5 +46,6 @@ def next_tick(when: float, *, start: float, interval: float) -> float:
         start: When the loop began; its first round is one interval later.
         interval: Seconds between rounds, > 0.
     """
+    # Rounded first: seconds since 1970 have too few digits left to hit a round exactly.
     rounds = max(1, math.ceil(round((when - start) / interval, 6)))
     return start + rounds * interval

@@ -51,6 +51,7 @@ def node_args(text: str, *, timeout: int) -> TaskArgs:
         text: JSON that the schema allows.
         timeout: The task's seconds.
     """
+    # The node's own defaults and not this library's: what is left out must become visible in the result.
     document = json.loads(text)
     model, dataset, validation = document["model"], document["dataset"], document["validation"]
     train, lora, transforms = document["train_args"], document.get("lora", {}), document.get("transforms", {})
@@ -106,6 +107,7 @@ def _training(train: Mapping[str, Any]) -> dict[str, Any]:
 def _members(value: Any) -> Any:
     """Return objects as dicts, the last of several members with one name."""
     if isinstance(value, go_json.Pairs):
+        # Go decodes into a map: the last of several members counts, and order is lost.
         return {name: _members(item) for name, item in value}
     return [_members(item) for item in value] if isinstance(value, list) else value
 
@@ -115,6 +117,7 @@ def _lowered(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict):
         return document
     name = model.get("name")
+    # Addresses keep their case: another one may be another file.
     if not isinstance(name, str) or name.startswith(("http://", "https://")):
         return document
     return {**document, "model": {**model, "name": name.lower()}}
@@ -122,8 +125,10 @@ def _lowered(document: dict[str, Any]) -> dict[str, Any]:
 
 def _encode(value: Any) -> str:
     if isinstance(value, go_json.Number):
+        # As it was written: a float in between would round integers above 2^53.
         return str(value)
     if isinstance(value, dict):
+        # As Go writes a map: clients must not compare with the text that they sent.
         members = (f"{go_json.encode(name).decode()}:{_encode(value[name])}" for name in sorted(value))
         return "{" + ",".join(members) + "}"
     if isinstance(value, list):

@@ -99,6 +99,7 @@ class AutomaticNodes:
         self._conducts[task.sequence] = conduct
         if conduct == "reports_error":
             self._after(now, _REPORT_SECONDS, lambda when: self._report_error(task, when))
+        # A node that cannot load its data set says nothing: its creator sees the time-out alone.
         elif conduct != "silent":
             seconds = self._network.round_overhead + work.global_step * self._network.seconds_per_step
             self._after(now, seconds, lambda when: self._report_score(task, work, when))
@@ -148,6 +149,7 @@ class AutomaticNodes:
         self._relay.agenda.add(now + training_seconds / self._speed, act)
 
     def _report_error(self, task: Task, now: float) -> None:
+        # Aborted meanwhile: a node that is late is refused at the real relay, too.
         if task.status is Status.STARTED:
             self._relay.report_error(task, task.selected_node, _BAD_ARGUMENTS, now)
 
@@ -156,6 +158,7 @@ class AutomaticNodes:
             return
         subjects = work.subjects()
         if self._conducts[task.sequence] == "differs":
+            # Other than everybody's, and than that of another node that differs.
             subjects = [f"{task.commitment} {subject}" for subject in subjects]
         self._relay.report_score(task, task.selected_node, score(subjects), now)
 
@@ -169,4 +172,5 @@ class AutomaticNodes:
         dtype: Literal["F32", "BF16"] = "BF16" if args.mixed_precision == "bf16" else "F32"
         modules = self._network.unet.targeted(args.target_modules)
         weights = Lora(modules=modules, rank=args.rank, dtype=dtype, seed="").data_bytes
+        # The real relay refuses such an upload each time, and the task ends by its deadline.
         return weights * _ARCHIVE_PER_WEIGHTS > self._body_limit

@@ -114,6 +114,7 @@ async def chain(world: World, request: web.BaseRequest) -> web.Response:
     ``{"deposit": {"from", "to", "value"}}`` transfers wei to the relay's address, and ``{"stake": {address: wei}}``
     lets nodes have stakes.
     """
+    # A web page that is open on this machine must not move money here.
     if (request.method, request.path) != ("POST", "/ctl") or "Origin" in request.headers:
         return web.json_response({"error": "there is POST /ctl"}, status=404)
     try:

@@ -49,6 +49,7 @@ class Database:
         """Return what is in it."""
         rows: dict[str, dict[Any, dict[str, Any]]] = {"task": {}, "node": {}, "event": {}}
         keys = {"task": "sequence", "node": "number", "event": "number"}
+        # The last line about a row is the row: nothing in the file is ever changed.
         for line in self._log:
             for table, row in line.items():
                 rows[table][row[keys[table]]] = row
@@ -65,6 +66,7 @@ class Database:
         self._events += len(events)
         self._write("event", events)
         self._write("node", relay.nodes.take_changed())
+        # Money first: a task whose payment is not there would have been trained for nothing.
         self._write("task", relay.take_changed())
 
     def close(self) -> None:

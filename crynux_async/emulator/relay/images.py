@@ -28,6 +28,7 @@ def picture(subject: str) -> bytes:
 
 def score(subjects: list[str]) -> str:
     """Return the score of a node for images: one hash of eight bytes for each, hexadecimal with 0x."""
+    # No perceptual hash: equal for equal subjects, and far apart for others, is all that groups look at.
     return "0x" + "".join(hashlib.sha256(subject.encode()).hexdigest()[:_HASH_DIGITS] for subject in subjects)
 
 

@@ -64,6 +64,7 @@ class JournalEntry:
         return {
             **values,
             "created_at": self.created_at.isoformat(),
+            # Many readers of JSON round integers above 2^53, and a fee is larger.
             "fee": str(self.fee),
             "spent": str(self.spent),
         }

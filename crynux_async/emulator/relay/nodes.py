@@ -147,6 +147,7 @@ class NodeRegister:
             node.status = NodeStatus.QUIT
             node.models = node.in_use = ()
         elif node.status is NodeStatus.BUSY:
+            # Its task is paid for, so it stays until that has ended.
             node.status = NodeStatus.PENDING_QUIT
         self.change(node)
 
@@ -163,6 +164,7 @@ class NodeRegister:
         """
         free = [node for node in self if node.status is NodeStatus.AVAILABLE and not node.task]
         found: list[tuple[Task, Node]] = []
+        # Once through the queue: a task that suits no free node does not keep later ones waiting.
         for task in sorted(queue, key=lambda task: (-priority(task), task.sequence)):
             if not free:
                 break

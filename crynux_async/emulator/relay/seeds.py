@@ -51,6 +51,7 @@ class Seeds:
         """Return a seed for a creator's task, hexadecimal with 0x."""
         if self._next:
             return f"0x{self._next.popleft().hex()}"
+        # Chance selects one in a hundred: for "always" about a hundred seeds are tried.
         secret = self._secrets.get(creator)
         wanted = {"always": True, "never": False}.get(self.sampling)
         while True:

@@ -269,6 +269,7 @@ class RelayEmulator(EmulatedServer[Operation]):
 
     def balance(self, address: str) -> int:
         """Return what an account shows, in wei."""
+        # Brought up to now first: nothing happens in the relay before somebody looks.
         return self._running.relay().accounts.balance(address)
 
     def put_seed(self, seed: bytes) -> None:
@@ -281,6 +282,7 @@ class RelayEmulator(EmulatedServer[Operation]):
 
     def restart(self) -> None:
         """Do what a restart of the relay does: connections are cut; what was answered 200 stays."""
+        # Before the connections are cut: who asks again must meet the relay as it is after its restart.
         self._running.restart()
         self._listener.cut_connections()
 

@@ -82,6 +82,7 @@ class Service:
         """
         bound, address = self.admit(taken, call)
         task = self.relay.find(bound.values["task_id_commitment"])
+        # Found before it is refused: that a task exists is told to everybody, whose it is to nobody.
         if address != task.creator and not (is_for_node and address == task.selected_node):
             raise not_allowed()
         return task, address

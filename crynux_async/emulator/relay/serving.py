@@ -84,14 +84,17 @@ class FaultyRelay:
             is_too_large=is_too_large,
         )
         try:
+            # Before the call, so that it sees what the relay's own loops have done by now.
             self.service.relay.advance(self.service.wall())
             answer = found.handler(self.service, call)
             return await answer if inspect.isawaitable(answer) else answer
         except RefusedError as refused:
             return refused.answer
         except PanicError:
+            # A panic: empty, and not in the form of any other answer.
             return Answer(status=500)
         finally:
+            # Before the answer is sent: what was answered 200 must outlive a kill.
             self.service.save()
 
     def _finished(self, answer: Answer) -> Answer:

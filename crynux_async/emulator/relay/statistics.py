@@ -64,6 +64,7 @@ class Statistics:
     def catch_up(self, now: float, *, running: int, queued: int, nodes: NodeRegister, tasks: int) -> None:
         """Count if it was due since the last call; nothing has changed in between."""
         counts = int((now - self._start) // _COUNT_SECONDS)
+        # Counted now and then, as at the relay: what clients are shown is late.
         if counts <= self._counts:
             return
         self._counts = counts

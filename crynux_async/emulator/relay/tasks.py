@@ -128,13 +128,16 @@ class Task:
     @property
     def key(self) -> str:
         """What it is found by."""
+        # The relay finds tasks whatever the case of the letters, and shows the commitment as it was sent.
         return self.commitment.lower()
 
     @property
     def deadline(self) -> float | None:
         """When it is aborted unless it gets further; None once it has ended."""
         if self.status is Status.QUEUED:
+            # The time-out counts in the queue as well, and begins anew when a node has taken the task.
             return self.created + QUEUE_SECONDS + self.timeout
+        # Validated is still running: an upload that is late ends the task, and the fee goes back.
         if self.status in RUNNING and self.started is not None:
             return self.started + self.timeout
         return None
@@ -187,5 +190,6 @@ class Task:
             "score": self.score,
             "qos_score": self.qos_score or 0,
             "selected_node": self.selected_node,
+            # Left out while they are not set, and not null: a client must do without each of them.
             **{name: rfc3339(wall) for name, wall in times.items() if wall is not None},
         }

@@ -72,6 +72,7 @@ class World:
             relay=self._relay,
             results=results,
             seeds=self._seeds,
+            # A new secret each time, so that tokens of an earlier run are refused.
             doorman=Doorman(secrets.token_bytes(32)),
             wall=self.wall,
             save=self.save,
@@ -104,6 +105,7 @@ class World:
             self._database.save(self._relay)
 
     def _take_up(self, tables: Tables) -> None:
+        # Accounts and nodes before the tasks, which take money and nodes for given.
         self._relay.accounts.take_up(tables.events)
         for node in tables.nodes:
             self._relay.nodes.stakes[node.address] = node.stake
@@ -120,6 +122,7 @@ class World:
 
     def relay(self) -> Relay:
         """Return the relay as it is now."""
+        # What happens by itself is done when somebody looks, at the time at which it was due.
         self._relay.advance(self.wall())
         return self._relay
 
