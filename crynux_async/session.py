@@ -326,7 +326,8 @@ class Session(SessionJobs):
         """Queue any number of configs and return their jobs, in order, when all are in the ledger; then they are sent.
 
         Nothing is raised for a job that is refused later, or whose key was sent earlier with an unknown outcome: look
-        at ``job.state``, or ``await job.submitted()``.
+        at ``job.state``, or ``await job.submitted()``. A session that is closed before then leaves what it has not sent
+        planned, and the next one sends that only where it was told to (``send_planned``).
 
         Args:
             configs: What to train.
