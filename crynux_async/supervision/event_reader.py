@@ -40,6 +40,9 @@ class EventReader:
             event = _present(record)
             after = event.number
             yield event
+        elif after:
+            # What was read last, perhaps by an earlier process, may be what nothing follows.
+            event = await self._event_at(record, after)
         while True:
             news, last, is_stored = record.news, record.last_event, not self._log.waiting(record.job_id)
             # All of it before the rows are read: an end that is heard of meanwhile has an event that is not among them.
@@ -56,6 +59,11 @@ class EventReader:
                 return
             if not rows and not await self._has_news(record, news):
                 return
+
+    async def _event_at(self, record: Record, number: int) -> Event | None:
+        """Return the event of a job with a number, or None where there is none (any more)."""
+        rows = await self._ledger.events(record.job_id, after=number - 1, limit=1)
+        return event_of(rows[0]) if rows and rows[0].number == number else None
 
     async def _has_news(self, record: Record, news: int) -> bool:
         """Wait until there may be more events, and return whether the session is open still."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     ArchiveReady,
+    DownloadError,
     DownloadFailed,
     DownloadProgressed,
     Event,
@@ -28,6 +29,7 @@ from crynux_async import (
     JobStateChanged,
     JobSubmitted,
     LedgerBusyError,
+    NotFoundError,
     Session,
     StepTaken,
 )
@@ -258,3 +260,15 @@ async def test_reader_ends_with_its_session() -> None:
         reading = asyncio.create_task(read(job, after=0))
         await asyncio.sleep(10)
     assert kinds(await reading) == WHOLE_LIFE[:3]
+
+
+async def test_reader_that_has_read_a_failed_download_before_ends_at_once(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.result_error = NotFoundError("cut", status=404)
+    async with open_session(backend, ledger) as session:
+        job = await (await session.submit(make_config())).wait()
+        with pytest.raises(DownloadError, match="cut"):
+            await job.download(tmp_path)
+        events = await read(job, after=0)
+        assert kinds(events)[-1] == "DownloadFailed"
+        assert await asyncio.wait_for(read(job, after=events[-1].number), 5) == []
