@@ -374,7 +374,8 @@ class Job:
     def abandon(self) -> None:
         """Stop caring about the job: not sent if it waits to be sent, not followed any more otherwise.
 
-        A task that runs goes on and is paid for. Another process that holds the job does it as soon as it hears of it.
+        A task that runs goes on: at a bridge it is paid for; at the relay it is refunded at its time-out, unless it is
+        validated already. Another process that holds the job does it as soon as it hears of it.
 
         Raises:
             UsageError: The session is closed, and does not hold the job.

@@ -92,7 +92,7 @@ def resume(
 
 
 def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: str | None = None) -> int:
-    """Give jobs up. A task that runs goes on and is paid for: the bridge cannot cancel it.
+    """Give jobs up. A task that runs goes on: a bridge's is paid for; the relay refunds one that nobody validates.
 
     Args:
         job: Job or task numbers, as in the list of jobs.

@@ -74,10 +74,9 @@ class Adviser:
             if (index + 1) % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         if problems:
-            raise ConfigError(
-                problems,
-                what=f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends them anyway)",
-            )
+            forced = "them" if self._facts.takes_rounds else "those of one round"
+            what = f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends {forced} anyway)"
+            raise ConfigError(problems, what=what)
 
     async def _found(self, config: FineTuneConfig) -> list[advice.Advice]:
         """Return what is to be said; hundreds of expressions that take a process each hold nobody else up."""

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any
 
+import attrs
 import pytest
 
 from crynux_async import FineTuneConfig
@@ -39,3 +40,9 @@ async def test_check_all_names_the_config_whose_expression_never_ends() -> None:
     with pytest.raises(ConfigError, match="1 of 2 configs cannot work") as info:
         await Adviser(BRIDGE_FACTS).check_all(configs, ["a", "b"], force=False)
     assert [problem.field for problem in info.value.problems] == ["configs[1] 'b' target_modules"]
+
+
+async def test_check_all_where_a_job_is_one_round_promises_no_more_than_force_can_send() -> None:
+    adviser = Adviser(attrs.evolve(BRIDGE_FACTS, takes_rounds=False))
+    with pytest.raises(ConfigError, match="force=True sends those of one round anyway"):
+        await adviser.check_all([make(max_train_steps=200, num_train_steps=100)], [""], force=False)

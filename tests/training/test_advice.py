@@ -18,6 +18,7 @@ from crynux_async.errors import ConfigError, UsageError
 from crynux_async.training import advice
 from crynux_async.training.advice import CODES, Advice, check, has_error, require_workable
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import BRIDGE_FACTS
 from tests.strategies import configs
 
 HERE = Path(__file__).parents[1]
@@ -613,6 +614,14 @@ def test_errors_are_raised_all_at_once_with_their_fields() -> None:
         require_workable(found)
     assert [item.field for item in caught.value.problems] == ["target_modules", "init_lora_weights"]
     assert "CX106" in str(caught.value)
+
+
+def test_config_of_several_rounds_where_a_job_is_one_is_not_said_to_be_sent_with_force() -> None:
+    found = check(
+        make(max_train_steps=200, num_train_steps=100), service=attrs.evolve(BRIDGE_FACTS, takes_rounds=False)
+    )
+    with pytest.raises(ConfigError, match="not even with force=True"):
+        require_workable(found)
 
 
 def test_warnings_are_not_raised() -> None:

@@ -98,7 +98,11 @@ def require_workable(found: Iterable[Advice]) -> None:
             Problem(field=item.field or "(config)", message=f"{item.message} {item.action} ({item.code})")
             for item in errors
         ]
-        raise ConfigError(problems, what="this config cannot work, and would be paid for (force=True sends it anyway)")
+        what = "this config cannot work, and would be paid for (force=True sends it anyway)"
+        # It is an error only where a job is one round, and there no create of several rounds can be made.
+        if any(item.code == "CX201" for item in errors):
+            what = "this config cannot be sent, not even with force=True"
+        raise ConfigError(problems, what=what)
 
 
 def _from_report(report: "DatasetReport") -> list[Advice]:
