@@ -327,7 +327,7 @@ class Session(SessionJobs):
 
         Nothing is raised for a job that is refused later, or whose key was sent earlier with an unknown outcome: look
         at ``job.state``, or ``await job.submitted()``. A session that is closed before then leaves what it has not sent
-        planned, and the next one sends that only where it was told to (``send_planned``).
+        planned: ``job.retry()`` or ``crynux-async resume --send`` sends that.
 
         Args:
             configs: What to train.

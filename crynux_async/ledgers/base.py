@@ -139,6 +139,7 @@ class Ledger(Protocol):
         backend: str,
         states: Collection[JobState],
         wanted: Collection[JobState] = (),
+        key_ids: Collection[str] | None = None,
         at_most: int | None = None,
     ) -> list[JobRow]:
         """Take jobs of a backend that nobody holds (any more), and return them in the order in which they were added.
@@ -151,6 +152,7 @@ class Ledger(Protocol):
             states: Jobs in one of these.
             wanted: Jobs in one of these as well, where an archive is wanted (``folder``): a month-old ledger is full of
                 jobs that succeeded and of which nothing more is wanted.
+            key_ids: Only jobs of these credentials; "" stands for tasks that were attached. None for those of all.
             at_most: How many, > 0; None for all.
 
         Raises:

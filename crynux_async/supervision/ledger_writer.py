@@ -167,7 +167,12 @@ class LedgerWriter:
             self._lose(record for record in self._register.select() if record.job_id not in still)
 
     async def claim(
-        self, states: Collection[JobState], wanted: Collection[JobState], at_most: int | None
+        self,
+        states: Collection[JobState],
+        wanted: Collection[JobState],
+        at_most: int | None,
+        *,
+        key_ids: Collection[str] | None = None,
     ) -> list[JobRow]:
         """Take jobs that nobody holds (any more), and return their rows.
 
@@ -175,11 +180,12 @@ class LedgerWriter:
             states: Those in one of these,
             wanted: and those in one of these whose archive is wanted.
             at_most: How many, >= 0; None for all.
+            key_ids: Only jobs of these credentials; None for those of all.
         """
         if at_most == 0:
             return []
         rows = await self._ledger.claim(
-            self.fence, backend=self._backend, states=states, wanted=wanted, at_most=at_most
+            self.fence, backend=self._backend, states=states, wanted=wanted, key_ids=key_ids, at_most=at_most
         )
         self._held += len(rows)
         return rows

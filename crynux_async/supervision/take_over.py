@@ -113,7 +113,7 @@ class TakeOver:
         await self._give_back(surplus_of(total, followers, mine))
         room = room_for(total, followers, mine, self._looks)
         self._looks += 1
-        rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room)
+        rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room, key_ids=self._key_ids)
         if rows:
             await self._take_all_in(rows)
             _log.info("took over %d unfinished jobs", len(rows))
@@ -132,6 +132,12 @@ class TakeOver:
     def _is_me(self, holder: Holder) -> bool:
         # To ask the system whether an owner lives costs more than all else that a session does three times a lease.
         return holder.fence == self._writer.fence
+
+    @property
+    def _key_ids(self) -> frozenset[str] | None:
+        """Whose jobs can be followed here; of a task that was attached nobody knows that."""
+        backend = self._backend
+        return frozenset({backend.key_id, ""}) if backend.habits.needs_credential_to_look else None
 
     async def _give_back(self, count: int) -> None:
         """Give back the newest of the jobs that only need to be followed, where anybody can follow them."""

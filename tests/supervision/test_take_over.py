@@ -22,6 +22,7 @@ from crynux_async import (
     SubmissionUnknownError,
     UsageError,
 )
+from crynux_async.backends.base import Habits
 from crynux_async.clock import monotonic
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange
 from crynux_async.ledgers.memory import MemoryLedger
@@ -606,6 +607,24 @@ async def test_two_sessions_on_one_ledger_follow_each_job_once_and_the_survivor_
     await second.wait_all()
     await second.close()
     assert backend.creates == 2
+
+
+@pytest.mark.parametrize(("needs_credential", "followed"), [(True, []), (False, ["1"])])
+async def test_session_of_another_credential_follows_only_where_none_is_needed(
+    needs_credential: bool, followed: list[str]
+) -> None:
+    backend, ledger = FakeBackend(duration=600), MemoryLedger()
+    backend.habits = Habits(lease=LEASE, needs_credential_to_look=needs_credential)
+    async with open_session(backend, ledger) as first:
+        await first.submit(make_config())
+    backend.key_id = "key-of-somebody-else"
+    async with open_session(backend, ledger) as second:
+        await asyncio.sleep(2 * LEASE)
+        assert [job.task_id for job in second.jobs()] == followed
+    backend.key_id = FakeBackend.key_id
+    async with open_session(backend, ledger) as third:
+        await third.wait_all()
+        assert third.statistics().jobs == {JobState.SUCCEEDED: 1}
 
 
 async def test_jobs_of_an_owner_that_died_are_taken_over_when_its_lease_is_over_and_not_before() -> None:

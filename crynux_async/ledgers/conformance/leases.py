@@ -1,6 +1,7 @@
 """Checks of who follows which job, and until when."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import timedelta
 
 from crynux_async.errors import LeaseLostError
@@ -75,6 +76,28 @@ async def claim_takes_what_is_wanted_of_other_states(make: LedgerFactory) -> Non
         await me.change("d", columns={"folder": None})
         only = await me.ledger.claim(me.fence, backend=BACKEND, states=(), wanted=[JobState.SUCCEEDED])
         require_equal(names(only), ["b"], "claimed jobs whose archive is wanted")
+
+
+async def claim_takes_only_what_the_credentials_may_follow(make: LedgerFactory) -> None:
+    """Where following needs a credential, the jobs of others stay free for whoever has theirs."""
+    rows = [
+        job("a", key_id="mine"),
+        job("b", key_id="theirs"),
+        job("c", key_id="", config=None, task_id="7", state=JobState.RUNNING),
+        job("d", key_id="theirs", state=JobState.SUCCEEDED, folder="/models", file_name="d.zip"),
+    ]
+    async with desks(make) as (one, two):
+        await one.ledger.add(rows)
+
+        async def claimed(desk: Desk, key_ids: Collection[str] | None) -> list[str]:
+            found = await desk.ledger.claim(
+                desk.fence, backend=BACKEND, states=_FOLLOWED, wanted=[JobState.SUCCEEDED], key_ids=key_ids
+            )
+            return names(found)
+
+        require_equal(await claimed(one, []), [], "a claim for no credential")
+        require_equal(await claimed(one, ["mine", ""]), ["a", "c"], "the jobs of one credential")
+        require_equal(await claimed(two, None), ["b", "d"], "what is left for all")
 
 
 async def claim_takes_no_more_than_it_is_told(make: LedgerFactory) -> None:
@@ -275,6 +298,7 @@ LEASE_CHECKS: tuple[LedgerCheck, ...] = (
     fences_are_never_used_again,
     claim_takes_what_is_free_and_asked_for,
     claim_takes_what_is_wanted_of_other_states,
+    claim_takes_only_what_the_credentials_may_follow,
     claim_takes_no_more_than_it_is_told,
     lease_keeps_others_away_until_it_ends,
     lease_that_ended_comes_back_by_renewing,

@@ -147,6 +147,7 @@ class MemoryLedger:
         backend: str,
         states: Collection[JobState],
         wanted: Collection[JobState] = (),
+        key_ids: Collection[str] | None = None,
         at_most: int | None = None,
     ) -> list[JobRow]:
         """Take jobs of a backend that nobody holds (any more)."""
@@ -154,7 +155,9 @@ class MemoryLedger:
             lease = self._table.lease(fence)
             free = self._table.free(self._clock(), backend, states, wanted)
             # A lease that is over is free for all, its owner included; what he has is not taken anew.
-            taken = list(islice((entry for entry in free if entry.lease is not lease), at_most))
+            others = (entry for entry in free if entry.lease is not lease)
+            mine = (entry for entry in others if key_ids is None or entry.row.key_id in key_ids)
+            taken = list(islice(mine, at_most))
             for entry in taken:
                 self._table.give(entry, lease)
             return [entry.row for entry in taken]

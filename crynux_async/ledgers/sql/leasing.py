@@ -75,6 +75,7 @@ async def claim(
     backend: str,
     states: Collection[str],
     wanted: Collection[str],
+    key_ids: Collection[str] | None,
     at_most: int | None,
 ) -> tuple[list[tuple[Any, ...]], bool]:
     """Give free jobs to a lease, and return the columns of those jobs.
@@ -87,7 +88,7 @@ async def claim(
     for chosen, is_wanted in ((states, False), (wanted, True)):
         if chosen:
             for select in queries.select_free(
-                fence, now, backend=backend, states=chosen, is_wanted=is_wanted, at_most=at_most
+                fence, now, backend=backend, states=chosen, is_wanted=is_wanted, key_ids=key_ids, at_most=at_most
             ):
                 free |= {number for (number,) in await connection.fetch(select)}
     taken = sorted(free)[:at_most]

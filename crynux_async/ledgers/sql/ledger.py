@@ -248,6 +248,7 @@ class SqlLedger(ABC):
         backend: str,
         states: Collection[JobState],
         wanted: Collection[JobState] = (),
+        key_ids: Collection[str] | None = None,
         at_most: int | None = None,
     ) -> list[JobRow]:
         """Take jobs of a backend that nobody holds (any more)."""
@@ -258,6 +259,7 @@ class SqlLedger(ABC):
             backend=backend,
             states=frozenset(states),
             wanted=frozenset(wanted),
+            key_ids=None if key_ids is None else frozenset(key_ids),
             at_most=at_most,
         )
         return await self._decode(decode_job, await self.alone(work))

@@ -77,7 +77,7 @@ def test_statement_made_on_demand_compiles_for_postgresql(statement: ClauseEleme
 
 def test_rows_that_a_decision_is_about_are_locked_in_postgresql() -> None:
     now = literal(0)
-    free = queries.select_free(FENCE, now, backend="b", states=["running"], is_wanted=True, at_most=1)
+    free = queries.select_free(FENCE, now, backend="b", states=["running"], is_wanted=True, key_ids=None, at_most=1)
     assert all(in_postgresql(select).endswith("FOR UPDATE OF jobs SKIP LOCKED") for select in free)
     assert in_postgresql(queries.select_takable(["a"], now)).endswith("FOR UPDATE OF jobs")
     assert in_postgresql(queries.SELECT_HOLD).endswith("FOR UPDATE")
