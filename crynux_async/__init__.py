@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from crynux_async.secret import Secret
     from crynux_async.session import Session
     from crynux_async.session_values import Reconciled, SessionStatistics, Unconfirmed
-    from crynux_async.settings import Settings, SettingsArguments
+    from crynux_async.settings import Settings
     from crynux_async.states import JobState
     from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 
@@ -95,7 +95,6 @@ _HOME_OF = {
     "Session": "session",
     "SessionStatistics": "session_values",
     "Settings": "settings",
-    "SettingsArguments": "settings",
     "StepTaken": "events",
     "Unconfirmed": "session_values",
     "Verdict": "backends.base",
@@ -151,7 +150,6 @@ __all__ = [
     "Session",
     "SessionStatistics",
     "Settings",
-    "SettingsArguments",
     "SettingsError",
     "StepTaken",
     "SubmissionUnknownError",

@@ -13,9 +13,9 @@ from crynux_async import (
     Session,
     SessionStatistics,
     Settings,
-    SettingsArguments,
     Unconfirmed,
 )
+from crynux_async.settings import SettingsArguments
 from crynux_async.training import ConfigChanges
 
 

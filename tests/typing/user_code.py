@@ -17,10 +17,10 @@ from crynux_async import (
     Secret,
     Session,
     Settings,
-    SettingsArguments,
 )
 from crynux_async.archive import LoraArchive
 from crynux_async.emulator import Emulator
+from crynux_async.settings import SettingsArguments
 from crynux_async.training import (
     BRIDGE_FACTS,
     ConfigChanges,
