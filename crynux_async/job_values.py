@@ -19,7 +19,8 @@ class Cost:
     Attributes:
         held: What tasks whose cost is not known yet may cost at most, >= 0.
         spent: What tasks did cost, >= 0.
-        refunded: What tasks that cost less than they might have gave back, >= 0.
+        refunded: What was held for tasks beyond what they did cost, >= 0: given back, or never taken. At the relay
+            up to three fees are held of which one is paid, so its own list of refunds may have less.
         is_complete: Whether a price or a cost is known of every task.
     """
 
