@@ -196,15 +196,15 @@ class Fetcher:
                 await self._book.forget_note(file, self._owner(record))
 
     def _failed(self, record: Record, error: Exception) -> None:
-        # What nobody has thought of is told with its traceback; a user can do nothing with it.
-        if not isinstance(error, CrynuxError):
+        if isinstance(error, CrynuxError):
+            error.job_id, error.task_id = record.job_id, record.task_id
+            message = str(error)
+            _log.warning("download of task %s: %s", record.task_id, error)
+        else:  # what nobody has thought of is logged with its traceback
+            message = f"{type(error).__name__}: {error}"
             _log.error("download of task %s", record.task_id, exc_info=error)
-            return
-        error.job_id, error.task_id = record.job_id, record.task_id
-        self._register.tell(
-            DownloadFailed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), message=str(error))
-        )
-        _log.warning("download of task %s: %s", record.task_id, error)
+        # Told of every error: whoever reads the job's events would wait for more of them for ever.
+        self._register.tell(DownloadFailed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), message=message))
 
     def _progressed(self, record: Record, progress: Progress) -> None:
         if self._register.is_listened_to(record):

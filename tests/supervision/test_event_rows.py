@@ -262,13 +262,20 @@ async def test_reader_ends_with_its_session() -> None:
     assert kinds(await reading) == WHOLE_LIFE[:3]
 
 
-async def test_reader_that_has_read_a_failed_download_before_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(NotFoundError("cut", status=404), "cut"), (RuntimeError("no thread"), "RuntimeError: no thread")],
+)
+async def test_reader_of_a_failed_download_ends_and_ends_at_once_when_it_had_read_it_before(
+    error: Exception, message: str, tmp_path: Path
+) -> None:
     backend, ledger = FakeBackend(), MemoryLedger()
-    backend.result_error = NotFoundError("cut", status=404)
+    backend.result_error = error
     async with open_session(backend, ledger) as session:
         job = await (await session.submit(make_config())).wait()
-        with pytest.raises(DownloadError, match="cut"):
+        with pytest.raises((DownloadError, RuntimeError), match=str(error)):
             await job.download(tmp_path)
-        events = await read(job, after=0)
-        assert kinds(events)[-1] == "DownloadFailed"
+        events = await asyncio.wait_for(read(job, after=0), 5)
+        assert isinstance(events[-1], DownloadFailed)
+        assert message in events[-1].message
         assert await asyncio.wait_for(read(job, after=events[-1].number), 5) == []
