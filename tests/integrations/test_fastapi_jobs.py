@@ -47,7 +47,7 @@ async def test_same_key_is_the_same_job_and_another_config_under_it_a_conflict_w
     assert (other.status_code, other.headers["content-type"]) == (409, PROBLEM)
     assert {entry["field"] for entry in other.json()["errors"]} == {"rank", "dataset_url"}
     assert "topsecret" not in other.text
-    assert "16" not in other.text
+    assert "16" not in other.text.replace(first.rsplit("/", 1)[-1], "")  # the job's name may have it by chance
     assert web.backend.creates <= 1
 
 
