@@ -1,5 +1,6 @@
 """No question that is asked all the time goes through a large table as a whole, however old a ledger is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ async def plan(ledger: SqliteLedger, statement: ClauseElement) -> list[str]:
     return [row[3] for row in found]
 
 
-def free(**options: Any) -> list[ClauseElement]:
+def free(*, is_wanted: bool, key_ids: Sequence[str] | None = None) -> list[ClauseElement]:
     states = [JobState.PLANNED.value, JobState.RUNNING.value]
-    return [*queries.select_free(FENCE, NOW, backend=BACKEND, states=states, at_most=5, **options)]
+    asked = queries.select_free(
+        FENCE, NOW, backend=BACKEND, states=states, is_wanted=is_wanted, key_ids=key_ids, at_most=5
+    )
+    return [*asked]
 
 
 def jobs(limit: int | None = None, newest_first: bool = False, **where: Any) -> ClauseElement:
@@ -53,6 +57,8 @@ ASKED_ALL_THE_TIME: dict[str, ClauseElement] = {
     "claim what has ended": free(is_wanted=False)[1],
     "claim wanted archives that nobody holds": free(is_wanted=True)[0],
     "claim wanted archives of leases that ended": free(is_wanted=True)[1],
+    "claim what nobody holds of a credential": free(is_wanted=False, key_ids=["", "key"])[0],
+    "claim what has ended of a credential": free(is_wanted=False, key_ids=["", "key"])[1],
     "read what was claimed": queries.SELECT_SPAN,
     "give what was claimed": statements.TAKE_JOBS,
     "take certain jobs": queries.select_takable(["a", "b"], NOW),
