@@ -1,16 +1,17 @@
 """``run`` and ``download``: one job from the command line."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import attrs
 from rich.console import Console
 from rich.text import Text
 
 from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
-from crynux_async.cli.console import one_line, open_console
+from crynux_async.cli.console import LiteralConsole, one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import ServiceChoice
@@ -37,23 +38,19 @@ async def run(
     """Submit the config in a file, follow the job and download its model."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     console = open_console(stderr=as_json)
-    async with _told_when_closed(console, service) as followed, _session(service, emulated=emulated) as session:
+
+    async def begin(session: Session) -> Job:
         await session.check_target(config, out, name=name, label=config_path.stem, has_room=force)
         if service.relay:
             from crynux_async.cli.relay import show_money
 
             await show_money(session, [config], console)
         _warn(config, console)
-        return await _follow(
-            session,
-            lambda: session.submit_nowait(config, label=config_path.stem, force=force),
-            out,
-            name,
-            timeout,
-            followed=followed,
-            service=service,
-            as_json=as_json,
-        )
+        return session.submit_nowait(config, label=config_path.stem, force=force)
+
+    opened = emulated_session(service) if emulated else open_session(None, service, needs_key=True)
+    following = _Following(out=out, name=name, timeout=timeout, service=service, as_json=as_json)
+    return await following.follow(opened, begin, console)
 
 
 def _warn(config: FineTuneConfig, console: Console) -> None:
@@ -70,64 +67,61 @@ async def download(
     task_id: str, out: Path, name: str | None, timeout: float | None, *, service: ServiceChoice, as_json: bool
 ) -> Exit:
     """Follow a task that the service has already and download its model."""
-    console = open_console(stderr=as_json)
-    async with (
-        _told_when_closed(console, service) as followed,
-        open_session(None, service, needs_key=True) as session,
-    ):
-        return await _follow(
-            session,
-            lambda: session.attach(task_id),
-            out,
-            name,
-            timeout,
-            followed=followed,
-            service=service,
-            as_json=as_json,
-        )
+
+    async def begin(session: Session) -> Job:
+        return session.attach(task_id)
+
+    following = _Following(out=out, name=name, timeout=timeout, service=service, as_json=as_json)
+    opened = open_session(None, service, needs_key=True)
+    return await following.follow(opened, begin, open_console(stderr=as_json))
 
 
-def _session(service: ServiceChoice, *, emulated: bool) -> AbstractAsyncContextManager[Session]:
-    return emulated_session(service) if emulated else open_session(None, service, needs_key=True)
+@attrs.frozen(kw_only=True)
+class _Following:
+    """What is wanted of a job that is followed; see the commands' help."""
 
+    out: Path
+    name: str | None
+    timeout: float | None
+    service: ServiceChoice
+    as_json: bool
 
-async def _follow(
-    session: Session,
-    begin: Callable[[], Job],
-    out: Path,
-    name: str | None,
-    timeout: float | None,
-    *,
-    followed: list[Job],
-    service: ServiceChoice,
-    as_json: bool,
-) -> Exit:
-    """Show a job until its model is on disk."""
-    console = open_console(stderr=as_json)
-    job = begin()
-    followed.append(job)
-    async with _repeats_shown(service, console), Board(session, console, [job]).shown():
-        await while_answered(session, job.download(out, name=name, timeout=timeout), service)
-    if service.relay:
-        from crynux_async.cli.relay import show_end
+    async def follow(
+        self,
+        opened: AbstractAsyncContextManager[Session],
+        begin: Callable[[Session], Awaitable[Job]],
+        console: LiteralConsole,
+    ) -> Exit:
+        """Show a job until its model is on disk.
 
-        await show_end(job, console)
-    if as_json:
-        print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
-    else:
-        console.print(one_line(str(job.path)))
-    return Exit.DONE
+        Args:
+            opened: The session, closed here.
+            begin: Submits or finds the job.
+            console: Where to print.
+        """
+        job = None
+        try:
+            async with opened as session:
+                job = await begin(session)
+                await self._show(session, job, console)
+        finally:
+            # After the session: closing it awaits a create under way, and a task may have come of that.
+            if job is not None:
+                _say_what_goes_on(job, console, self.service)
+        return Exit.DONE
 
+    async def _show(self, session: Session, job: Job, console: LiteralConsole) -> None:
+        async with _repeats_shown(self.service, console), Board(session, console, [job]).shown():
+            downloading = job.download(self.out, name=self.name, timeout=self.timeout)
+            await while_answered(session, downloading, self.service)
+        if self.service.relay:
+            from crynux_async.cli.relay import show_end
 
-@asynccontextmanager
-async def _told_when_closed(console: Console, service: ServiceChoice) -> AsyncIterator[list[Job]]:
-    """Say in the end what goes on of the jobs in a list, after the session: closing it awaits a create under way."""
-    followed: list[Job] = []
-    try:
-        yield followed
-    finally:
-        for job in followed:
-            _say_what_goes_on(job, console, service)
+            await show_end(job, console)
+        if self.as_json:
+            print(json.dumps(as_facts(job)))  # noqa: T201  # the command's output
+        else:
+            console.print(one_line(str(job.path)))
 
 
 @asynccontextmanager

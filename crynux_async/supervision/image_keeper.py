@@ -10,12 +10,15 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from crynux_async.downloads.images import images_beside, put_images
 from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, NotFoundError, UsageError
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.submitter import Spawn
+
+_Fetch: TypeAlias = Callable[[Record], Awaitable[Sequence[bytes]]]
 
 _log = logging.getLogger("crynux_async.supervision.image_keeper")
 
@@ -29,9 +32,7 @@ class ImageKeeper:
         slots: How many jobs' images may be fetched and written at once, >= 1.
     """
 
-    def __init__(
-        self, fetch: Callable[[Record], Awaitable[Sequence[bytes]]] | None, spawn: Spawn, *, slots: int
-    ) -> None:
+    def __init__(self, fetch: _Fetch | None, spawn: Spawn, *, slots: int) -> None:
         self._fetch = fetch
         self._spawn = spawn
         self._slots = asyncio.Semaphore(slots)  # images wait in memory for a slow disk
@@ -70,9 +71,7 @@ class ImageKeeper:
         # Shielded, because others may wait for them, too.
         return await asyncio.shield(self._begin(record, archive, self._fetch))
 
-    def _begin(
-        self, record: Record, archive: Path, fetch: Callable[[Record], Awaitable[Sequence[bytes]]]
-    ) -> "asyncio.Future[list[Path]]":
+    def _begin(self, record: Record, archive: Path, fetch: _Fetch) -> "asyncio.Future[list[Path]]":
         stored = self._under_way.get(archive)
         if stored is None:
             stored = asyncio.get_running_loop().create_future()
@@ -81,13 +80,7 @@ class ImageKeeper:
             self._under_way[archive] = stored
         return stored
 
-    async def _run(
-        self,
-        record: Record,
-        archive: Path,
-        fetch: Callable[[Record], Awaitable[Sequence[bytes]]],
-        stored: "asyncio.Future[list[Path]]",
-    ) -> None:
+    async def _run(self, record: Record, archive: Path, fetch: _Fetch, stored: "asyncio.Future[list[Path]]") -> None:
         # What those who wait are told where the end of the session cancels this task.
         error: Exception = UsageError("the session was closed before the validation images were there")
         try:
