@@ -22,6 +22,8 @@ import os
 import secrets
 import shutil
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,10 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_LINKS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_NAP = 0.01  # seconds between two looks at a lock
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class NotDurableError(OSError):
@@ -84,6 +90,32 @@ def write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def lock_within(descriptor: int, path: Path, seconds: float) -> None:
+    """Lock an open file until it is closed; blocks, but never without an end.
+
+    A process that was stopped keeps its locks, and a thread that waits for one in the system cannot be ended.
+
+    Args:
+        descriptor: The open file.
+        path: What it is called, for the message.
+        seconds: How long to wait for another who has the lock, >= 0.
+
+    Raises:
+        BlockingIOError: Another still has it.
+        OSError: Whatever else the file system says.
+    """
+    until = time.monotonic() + seconds
+    while sys.platform != "win32":  # which has no such locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise BlockingIOError(error.errno, "it is locked by another process", str(path)) from error
+            time.sleep(_NAP)
+        else:
+            return
 
 
 def resolve(folder: Path) -> Path:

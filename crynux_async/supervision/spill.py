@@ -1,20 +1,27 @@
 """The file for accepted tasks that could not be stored: what was paid for while the ledger was away for too long.
 
 One line of JSON for each. The next session on this machine leaves each to whoever has its job, and takes it out.
+
+The file is locked for as long as it takes to read or write it, and never while something is awaited: a session that
+waited for the lock then would keep the event loop from the very one that has it. Two sessions that begin at once may so
+leave a task twice, which is heard once.
 """
 
-import fcntl
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crynux_async import files
 from crynux_async.errors import LedgerError
 
 _log = logging.getLogger("crynux_async.supervision.spill")
+
+# Seconds; the event loop stands still meanwhile, and whoever has the lock as it should be has it for an fsync.
+_PATIENCE = 0.5
 
 
 class Spill:
@@ -36,9 +43,7 @@ class Spill:
         line = {"backend": self._backend, "job_id": job_id, "attempt": attempt, "task_id": task_id}
         try:
             with _locked(self._path) as file:
-                os.lseek(file, 0, os.SEEK_END)
-                os.write(file, json.dumps(line).encode() + b"\n")
-                os.fsync(file)
+                _append(file, json.dumps(line).encode() + b"\n")
         except OSError as error:
             _log.error("task %s of job %s is not in %s either: %s", task_id, job_id, self._path, error)
 
@@ -51,12 +56,12 @@ class Spill:
         if self._path is None or not self._path.exists():
             return
         try:
-            # Held meanwhile: two sessions that begin at once would both give the same task back.
             with _locked(self._path) as file:
-                kept = [line for line in _lines(file) if not await self._is_given_back(line, hand_over)]
-                os.ftruncate(file, 0)
-                os.pwrite(file, b"".join(line + b"\n" for line in kept), 0)
-                os.fsync(file)
+                lines = _lines(file)
+            given = [line for line in lines if await self._is_given_back(line, hand_over)]
+            if given:
+                with _locked(self._path) as file:
+                    _take_out(file, given)
         except OSError as error:
             _log.error("%s cannot be read back: %s", self._path, error)
 
@@ -84,11 +89,31 @@ def _lines(file: int) -> list[bytes]:
     return [line for line in os.pread(file, os.fstat(file).st_size, 0).splitlines() if line.strip()]
 
 
+def _append(file: int, line: bytes) -> None:
+    end = os.lseek(file, 0, os.SEEK_END)
+    try:
+        files.write_all(file, line)
+    except OSError:
+        # What the disk had room for would make one line with the next.
+        os.ftruncate(file, end)
+        raise
+    os.fsync(file)
+
+
+def _take_out(file: int, given: Collection[bytes]) -> None:
+    # Read anew: others may have written meanwhile.
+    kept = b"".join(line + b"\n" for line in _lines(file) if line not in given)
+    # Cut last: who dies in between leaves a line too many, and none too few.
+    os.pwrite(file, kept, 0)
+    os.ftruncate(file, len(kept))
+    os.fsync(file)
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        files.lock_within(file, path, _PATIENCE)
         yield file
     finally:
         os.close(file)

@@ -268,7 +268,9 @@ class TakeOver:
         attempt = next((one for one in attempts if one.number == wish.arguments.get("attempt")), None)
         if attempt is None or record.task_id is not None or attempt.try_number != record.tries:
             task_id = wish.arguments.get("task_id")
-            _log.error("task %s was made for job %s too, and nothing follows it", task_id, wish.job_id)
+            # Heard before, where two sessions have left it at once.
+            if task_id is None or task_id != record.task_id:
+                _log.error("task %s was made for job %s too, and nothing follows it", task_id, wish.job_id)
             await self._writer.change(JobChange(job_id=wish.job_id, granted=(wish.number,)))
             return
         await self._lost.adopt(record, attempt, str(wish.arguments["task_id"]), granted=(wish.number,))

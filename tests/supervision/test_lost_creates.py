@@ -13,6 +13,7 @@ from crynux_async import JobState, Session, SubmissionUnknownError
 from crynux_async.backends.base import Verdict
 from crynux_async.job import Job
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.supervision.supervisor import _HEAR_WISHES_EVERY
 from tests.fake_backend import FakeBackend, make_config
 
 
@@ -96,3 +97,15 @@ async def test_lost_create_that_another_session_holds_is_no_reason_to_take_its_t
         (looked_for,) = await first.reconcile()
         assert (looked_for.job, looked_for.verdict) == (ours, Verdict.AMBIGUOUS)
         assert theirs.job_id in looked_for.explanation
+
+
+async def test_task_that_was_left_to_its_owner_twice_is_no_second_task(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_session(FakeBackend(duration=600), MemoryLedger()) as session:
+        job = await session.submit(make_config())
+        assert session._supervisor is not None
+        assert job.task_id is not None
+        await session._supervisor._writer.hand_over(job.job_id, 1, job.task_id)
+        await session._supervisor._writer.hand_over(job.job_id, 1, "another")
+        await asyncio.sleep(2 * _HEAR_WISHES_EVERY)
+        assert f"task another was made for job {job.job_id} too" in caplog.text
+        assert f"task {job.task_id} was made for job {job.job_id} too" not in caplog.text

@@ -1,12 +1,17 @@
 """Tasks that were accepted while the ledger could not be told: they are kept in a file, and come back."""
 
+import errno
+import fcntl
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
+from crynux_async import files
 from crynux_async.errors import LedgerError
+from crynux_async.supervision import spill
 from crynux_async.supervision.spill import Spill
 
 
@@ -74,3 +79,48 @@ def test_file_that_cannot_be_written_is_logged_and_harms_nobody(
 
 def test_without_a_file_nothing_is_kept() -> None:
     Spill(None, "bridge").keep("a", 1, "1")
+
+
+async def test_file_is_not_locked_while_a_task_is_handed_over_so_that_others_can_keep_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "spill.jsonl"
+    Spill(path, "bridge").keep("a", 1, "1")
+
+    async def hand_over(job_id: str, attempt: int, task_id: str) -> None:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or this raises
+        Spill(path, "bridge").keep("b", 1, "2")
+
+    await Spill(path, "bridge").give_back(hand_over)
+    assert [json.loads(line)["job_id"] for line in path.read_text().splitlines()] == ["b"]
+
+
+async def test_lock_that_is_never_given_back_holds_nobody_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spill, "_PATIENCE", 0.0)
+    path, book = tmp_path / "spill.jsonl", Book()
+    Spill(path, "bridge").keep("a", 1, "71")
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        Spill(path, "bridge").keep("b", 1, "72")
+        await Spill(path, "bridge").give_back(book.hand_over)
+    assert "task 72 of job b" in caplog.text
+    await Spill(path, "bridge").give_back(book.hand_over)
+    assert book.left == [("a", 1, "71")]
+
+
+async def test_task_that_is_cut_short_by_a_full_disk_does_not_spoil_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, book = tmp_path / "spill.jsonl", Book()
+
+    def write_half(descriptor: int, data: bytes) -> None:
+        os.write(descriptor, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_all", write_half)
+        Spill(path, "bridge").keep("a", 1, "1")
+    Spill(path, "bridge").keep("b", 1, "2")
+    await Spill(path, "bridge").give_back(book.hand_over)
+    assert book.left == [("b", 1, "2")]

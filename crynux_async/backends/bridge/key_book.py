@@ -6,7 +6,6 @@ other processes wait for.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,13 @@ from typing import Any
 import attrs
 
 from crynux_async.errors import Problem, SettingsError
-from crynux_async.files import replace_private
+from crynux_async.files import lock_within, replace_private
 from crynux_async.secret import Secret
 from crynux_async.settings import user_path
 
 _VERSION = 1
 _PRIVATE = 0o600
+_PATIENCE = 10.0  # seconds for another process's change, which takes some milliseconds
 
 
 @attrs.frozen(kw_only=True)
@@ -110,9 +110,10 @@ class KeyBook:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         # A file of its own: a lock is on a file, and the key file is another one after each change.
-        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+        path = self.path.with_name(self.path.name + ".lock")
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_within(lock, path, _PATIENCE)
             yield
         finally:
             # Not removed: another process may be waiting for this very file.

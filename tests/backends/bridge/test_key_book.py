@@ -1,5 +1,6 @@
 """The file of keys: whole at every moment, private from its first byte on, and shared by processes."""
 
+import fcntl
 import os
 import stat
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from crynux_async.backends.bridge import key_book
 from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
 from crynux_async.errors import SettingsError
 from crynux_async.secret import Secret
@@ -96,6 +98,19 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be written"):
         KeyBook(tmp_path / "file" / "keys.json").put(key("first"))
+
+
+def test_lock_that_another_process_never_gives_back_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_book, "_PATIENCE", 0.0)
+    book = KeyBook(tmp_path / "keys.json")
+    book.put(key("first"))
+    with book.path.with_name("keys.json.lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SettingsError, match="is locked by another process"):
+            book.put(key("second"))
+    assert book.keys(BRIDGE) == [key("first")]
 
 
 def test_key_shows_its_prefix_alone() -> None:
