@@ -25,7 +25,8 @@ _T = TypeVar("_T")
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The header's key under which diffusers keeps the LoraConfig of peft, as JSON."""
 
-_PREFIX = "unet."
+_UNET = "unet"
+_ENCODER = "text_encoder"  # as the second one of XL begins, too
 PLAIN_ALPHAS = ("alpha", "lora_alpha", "network_alpha", "ss_network_alpha")
 """The header's keys under which other programs say one alpha for all modules."""
 # Variants of LoRA in which the change is not (alpha / rank) B A. Each is off when it is missing, false or empty.
@@ -75,6 +76,8 @@ class Scaling:
         rank: Rank of every module that ``rank_pattern`` does not name, or None where that is not said.
         rank_pattern: Other ranks.
         by_root: Whether B A counts alpha / sqrt(rank) in place of alpha / rank.
+        encoders: Those of text encoders, by what the names of their modules begin with; None where all of this is said
+            of them as well.
     """
 
     alpha: float | None = None
@@ -82,6 +85,7 @@ class Scaling:
     rank: int | None = None
     rank_pattern: Pattern = attrs.field(factory=Pattern)
     by_root: bool = False
+    encoders: "Mapping[str, Scaling] | None" = None
 
     def alpha_of(self, module: str, rank: int) -> float:
         """Return the alpha with which B A counts alpha / rank, > 0.
@@ -91,8 +95,13 @@ class Scaling:
             rank: Its rank, >= 1.
 
         Raises:
-            ValueError: The header says another rank.
+            ValueError: The header says another rank, or speaks of other parts of the model alone.
         """
+        part, _, path = module.partition(".")
+        if self.encoders is not None and part.startswith(_ENCODER):
+            if part not in self.encoders:
+                raise ValueError(f"the adapter metadata in the header does not say an alpha of the {part}")
+            return self.encoders[part].alpha_of(path, rank)
         said = self.rank_pattern.get(module) or self.rank
         if said is not None and said != rank:
             raise ValueError(f"the header says that {module} has rank {said:g}, and it has {rank}")
@@ -116,7 +125,7 @@ def read_scaling(metadata: Mapping[str, str]) -> Scaling:
         RecursionError: The JSON is nested too deeply.
     """
     if ADAPTER_METADATA in metadata:
-        return _from_adapter(_config(metadata[ADAPTER_METADATA]))
+        return _from_parts(_parts(metadata[ADAPTER_METADATA]))
     plain = {metadata[key] for key in PLAIN_ALPHAS if key in metadata}
     if len(plain) > 1:
         raise ValueError(f"the header says several alphas: {', '.join(sorted(plain))[:200]}")
@@ -143,17 +152,30 @@ def write_scaling(alphas: Mapping[str, float], rank: int) -> str:
         "target_modules": sorted(alphas),
         "use_rslora": False,
     }
-    prefixed = {f"{_PREFIX}{key}": value for key, value in config.items()}
+    prefixed = {f"{_UNET}.{key}": value for key, value in config.items()}
     return json.dumps(prefixed, sort_keys=True, separators=(",", ":"))
 
 
-def _config(text: str) -> dict[str, Any]:
+def _parts(text: str) -> dict[str, dict[str, Any]]:
+    """Return the configs of the parts of a pipeline; "" is that of a model alone."""
     try:
         config = _checked("adapter metadata", dict, json.loads(text))
     except json.JSONDecodeError as error:
         raise ValueError(f"adapter metadata in the header is not JSON: {error}") from error
+    parts: dict[str, dict[str, Any]] = {}
     # A pipeline's file has the part's name in front of each key, that of a model alone does not.
-    return {key.removeprefix(_PREFIX): value for key, value in config.items()}
+    for key, value in config.items():
+        part, _, field = key.rpartition(".")
+        parts.setdefault(part, {})[field] = value
+    return parts
+
+
+def _from_parts(parts: Mapping[str, Mapping[str, Any]]) -> Scaling:
+    scaling = _from_adapter({**parts.get("", {}), **parts.get(_UNET, {})})
+    if parts.keys() <= {""}:
+        return scaling
+    encoders = {part: _from_adapter(fields) for part, fields in parts.items() if part.startswith(_ENCODER)}
+    return attrs.evolve(scaling, encoders=MappingProxyType(encoders))
 
 
 def _from_adapter(config: Mapping[str, Any]) -> Scaling:

@@ -244,6 +244,31 @@ def test_text_encoder_with_an_alpha_is_not_exported_for_diffusers_alone(tmp_path
     LoraArchive.open(path).export(tmp_path / "b.safetensors")
 
 
+def both(path: Path, config: Mapping[str, Any]) -> LoraArchive:
+    """A file of diffusers with a layer of the UNet and one of the text encoder, both of rank 2."""
+    tensors: dict[str, Tensor] = {}
+    for module in (MODULE, ENCODER):
+        tensors |= dict(zip(halves(module, "diffusers"), pair().values(), strict=True))
+    return LoraArchive.open(write(path, tensors, lora_adapter_metadata=json.dumps(config)))
+
+
+def test_text_encoder_has_the_alpha_that_is_said_of_it(tmp_path: Path) -> None:
+    unet, encoder = {"unet.r": 2, "unet.lora_alpha": 8}, {"text_encoder.r": 2, "text_encoder.lora_alpha": 16}
+    archive = both(tmp_path / "a.safetensors", unet | encoder)
+    assert {name: module.alpha for name, module in archive.modules.items()} == {MODULE: 8.0, ENCODER: 16.0}
+    pattern = {"text_encoder.alpha_pattern": {"^text_model.encoder.layers.11.self_attn.out_proj": 3}}
+    archive = both(tmp_path / "b.safetensors", unet | encoder | pattern | {"text_encoder.use_rslora": True})
+    assert archive.modules[ENCODER].alpha == pytest.approx(3 * 2**0.5)
+    plain = both(tmp_path / "c.safetensors", {"r": 2, "lora_alpha": 8})
+    assert [module.alpha for module in plain.modules.values()] == [8.0, 8.0]
+
+
+def test_text_encoder_of_which_nothing_is_said_is_refused(tmp_path: Path) -> None:
+    archive = both(tmp_path / "a.safetensors", {"unet.r": 2, "unet.lora_alpha": 8})
+    with pytest.raises(ArchiveError, match="does not say an alpha of the text_encoder"):
+        archive.norms()
+
+
 def test_tensor_that_is_refused_is_named_as_the_file_has_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", {"model.diffusion_model.x": ("F32", [1], f32(1.0))})
     with pytest.raises(ArchiveError, match=r"the tensor 'model\.diffusion_model\.x' is no part"):
