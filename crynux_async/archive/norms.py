@@ -72,6 +72,7 @@ def collect_norms(modules: Mapping[str, LoraModule], norms: Mapping[str, float])
 def module_norm(
     module: LoraModule,
     pair: tuple[tuple[str, TensorInfo], tuple[str, TensorInfo]],
+    begin: int,
     stream: MemberStream,
     file: io.FileIO,
 ) -> float:
@@ -80,7 +81,8 @@ def module_norm(
     Args:
         module: The module.
         pair: Its two tensors, in the order in which they come.
-        stream: What gives their bytes next.
+        begin: Where the bytes of all tensors begin, in bytes, >= 0.
+        stream: What gives their bytes; it must not have passed them. What lies in front of them is passed over.
         file: The archive, open for reading.
 
     Returns:
@@ -92,12 +94,15 @@ def module_norm(
     if module.rank > _MOST_RANK:
         raise ValueError(f"{module.name} has rank {module.rank}, and norms() is for ranks up to {_MOST_RANK}")
     if all(_FLOAT32_BYTES * info.parameters <= _SMALL_BYTES for _, info in pair):
-        arrays = {name: to_float32(tensor_pieces(stream, file, info), info) for name, info in pair}
+        arrays = {}
+        for name, info in pair:
+            stream.skip(file, begin + info.offset_bytes)
+            arrays[name] = to_float32(tensor_pieces(stream, file, info), info)
         return module.scale * update_norm(arrays[module.down], arrays[module.up])
-    grams = {
-        name: _gram_of_down(stream, file, info) if name == module.down else _gram_of_up(stream, file, info)
-        for name, info in pair
-    }
+    grams = {}
+    for name, info in pair:
+        stream.skip(file, begin + info.offset_bytes)
+        grams[name] = (_gram_of_down if name == module.down else _gram_of_up)(stream, file, info)
     return module.scale * _root(_inner(grams[module.down], grams[module.up]))
 
 

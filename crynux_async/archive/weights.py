@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from crynux_async.archive.foreign import recognise
 from crynux_async.archive.lora import ALPHA, LoraModule, module_of_alpha, pair_modules
-from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces, update_norm
+from crynux_async.archive.norms import Norms, collect_norms, module_norm, tensor_pieces
 from crynux_async.archive.raw_numbers import to_float32
 from crynux_async.archive.safetensors import (
     LENGTH_BYTES,
@@ -177,7 +177,7 @@ class Weights:
         """Return how strongly each module was changed; see LoraArchive.norms."""
         _need_numpy("norms()")
         if self._is_bare:
-            return collect_norms(self.modules, {name: self._norm(module) for name, module in self.modules.items()})
+            return collect_norms(self.modules, self._norms_in_any_order())
         owner = {tensor: module for module in self.modules.values() for tensor in (module.down, module.up)}
         norms: dict[str, float] = {}
         with reading(self._path), self._opened() as file:
@@ -192,13 +192,21 @@ class Weights:
                     raise ValueError(
                         f"the two tensors of {module.name} do not follow one another, as a node writes them"
                     )
-                norms[module.name] = module_norm(module, (first, second), stream, file)
+                norms[module.name] = module_norm(module, (first, second), self._begin, stream, file)
             stream.drain(file)
         return collect_norms(self.modules, norms)
 
-    def _norm(self, module: LoraModule) -> float:
-        """Return the norm of one module of a file on the disk, whose tensors may stand in any order."""
-        return module.scale * update_norm(self.tensor(module.down), self.tensor(module.up))
+    def _norms_in_any_order(self) -> dict[str, float]:
+        """Return the norms of a file on the disk, whose tensors may stand in any order."""
+        norms: dict[str, float] = {}
+        with reading(self._path), self._opened() as file:
+            self._check_sizes()
+            for module in giving_way(self.modules.values()):
+                down, up = ((name, self.tensors[name]) for name in (module.down, module.up))
+                pair = (down, up) if down[1].offset_bytes < up[1].offset_bytes else (up, down)
+                # It begins anew for each: nothing on the disk has to be unpacked to be passed over.
+                norms[module.name] = module_norm(module, pair, self._begin, MemberStream(self._member), file)
+        return norms
 
     def _check_sizes(self) -> None:
         for name, info in self.tensors.items():

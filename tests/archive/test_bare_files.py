@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,36 @@ def test_tensors_in_any_order_have_norms(tmp_path: Path) -> None:
     assert archive.norms().total == pytest.approx(
         2 * LoraArchive.open(write(tmp_path / "b.safetensors", pair())).norms().total
     )
+
+
+def sparse(path: Path, rank: int, features: int) -> LoraArchive:
+    """A file of zeros, which takes no room on the disk, with one layer that is as wide as it is high."""
+    size = 4 * rank * features
+    names = dict(zip(halves(MODULE, "diffusers"), ([rank, features], [features, rank]), strict=True))
+    entries = {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [begin, begin + size]}
+        for begin, (name, shape) in zip((0, size), names.items(), strict=True)
+    }
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * size)
+    return LoraArchive.open(path)
+
+
+def test_norms_of_a_large_module_take_a_bounded_amount_of_memory(tmp_path: Path) -> None:
+    archive = sparse(tmp_path / "a.safetensors", 2, 1 << 22)
+    tracemalloc.start()
+    try:
+        assert archive.norms().total == 0.0
+        assert tracemalloc.get_traced_memory()[1] < 56 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_norms_of_a_rank_that_nobody_trains_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"norms\(\) is for ranks up to 1024"):
+        sparse(tmp_path / "a.safetensors", 1025, 4).norms()
 
 
 def adapter(**fields: Any) -> str:
