@@ -223,6 +223,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _is_taken(path: Path) -> bool:
+    """Whether something has a name; unlike ``os.path.lexists``, it tells of names that nothing can have."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:  # a null byte, or what the file system's encoding has no bytes for
+        raise OSError(errno.EINVAL, f"no file can be called so: {error}", str(path)) from error
+    return True
+
+
 @contextlib.contextmanager
 def new_file(target: Path, *, replace: bool = False, mode: int = 0o666) -> Iterator[io.BufferedRandom]:
     """Write a file whole or not at all: on leaving it is durable and has its name, after an exception nothing is left.
@@ -237,9 +248,10 @@ def new_file(target: Path, *, replace: bool = False, mode: int = 0o666) -> Itera
 
     Raises:
         FileExistsError: ``target`` is taken, and is not to be replaced.
-        OSError: Whatever :func:`publish` raises, or the file system.
+        OSError: No file can be called so, or whatever :func:`publish` raises, or the file system.
     """
-    if not replace and os.path.lexists(target):
+    # At once: that no file can be called so would be found out at the end, behind a gigabyte that was written.
+    if _is_taken(target) and not replace:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     # Not made of the target's name: that may be as long as names can be. Nobody can guess it and put a link there.
     draft = target.with_name(f".{secrets.token_hex(8)}.part")

@@ -224,6 +224,22 @@ def test_name_that_is_too_long_is_a_typed_error(folder: Path) -> None:
     assert names_in(folder) == set()
 
 
+@pytest.mark.parametrize("name", ["x" * 256, "a\0b", "\ud800"], ids=ascii)
+def test_name_that_no_file_can_have_is_found_out_before_anything_is_written(folder: Path, name: str) -> None:
+    with pytest.raises(OSError, match=r"too long|no file can be called so"), files.new_file(folder / name):
+        raise AssertionError("it was opened all the same")
+    assert names_in(folder) == set()
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a\0b", "\ud800"], ids=ascii)
+def test_name_that_no_file_can_have_is_a_typed_error(folder: Path, name: str) -> None:
+    with pytest.raises(ArchiveError, match=r"too long|no file can be called so"):
+        LoraArchive.open(RESULT).export(folder / f"{name}.safetensors")
+    with pytest.raises(UsageError, match="cannot be a file"):
+        pack(write(folder.parent / "cats", sidecars()), folder / f"{name}.zip")
+    assert names_in(folder) == set()
+
+
 def test_new_file_is_there_only_when_it_is_whole(folder: Path) -> None:
     with files.new_file(folder / "out") as file:
         file.write(b"half")

@@ -260,13 +260,15 @@ def _dump_config(config: Mapping[str, Any]) -> str:
 
 
 def _checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
-    given: dict[Any, Any] = dict(metadata or {})
+    given: object = {} if metadata is None else metadata
+    if not isinstance(given, Mapping):
+        raise UsageError(f"metadata is {given!r} and must map texts to texts", field="metadata")
     for key, value in given.items():
         if not isinstance(key, str) or not isinstance(value, str):
             message = f"metadata[{key!r}] is {value!r}, and a safetensors file holds texts alone; give str(...) of it"
             raise UsageError(message, field="metadata")
         _check_encoding("metadata", key + value)
-    return metadata or {}
+    return given
 
 
 def _check_texts(**texts: object) -> None:

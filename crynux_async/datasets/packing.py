@@ -172,9 +172,14 @@ def _check_arguments(source: Path, target: Path, captions: str, *, overwrite: bo
         raise UsageError(f"{target.name} must end in .zip", field="out")
     if not target.parent.is_dir():
         raise UsageError(f"the folder {target.parent} does not exist", field="out")
-    if target.resolve().is_relative_to(source.resolve()):
+    try:
+        is_inside = target.resolve().is_relative_to(source.resolve())
+        is_taken = target.exists() and (not overwrite or not target.is_file())
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UsageError(f"{str(target)!r} cannot be a file: {error}", field="out") from error
+    if is_inside:
         raise UsageError(f"{target} is inside the folder to be packed, which must not change", field="out")
-    if target.exists() and (not overwrite or not target.is_file()):
+    if is_taken:
         raise UsageError(f"{target} exists: say overwrite=True to replace it", field="out")
 
 

@@ -310,6 +310,8 @@ def test_export_with_any_text_in_its_metadata_is_read_by_safetensors(tmp_path: P
         ({"metadata": {"note": ["a", "b"]}}, "metadata"),
         ({"metadata": {"note": "\ud800"}}, "metadata"),
         ({"metadata": {"\udfff": "note"}}, "metadata"),
+        ({"metadata": [("note", "text")]}, "metadata"),
+        ({"metadata": "note"}, "metadata"),
         ({"base_model": 15}, "base_model"),
         ({"base_model": "\ud800"}, "base_model"),
         ({"trigger": ["sks dog"]}, "trigger"),
