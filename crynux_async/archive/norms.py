@@ -127,10 +127,10 @@ def update_norm(down: "NDArray[np.float32]", up: "NDArray[np.float32]") -> float
     """
     import numpy as np
 
-    # Products of the two Gram matrices cancel each other: in float32 a small norm would drown in rounding.
-    a = down.reshape(len(down), -1).astype(np.float64)
-    b = up.reshape(len(up), -1).astype(np.float64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # also of the widening: a signalling NaN makes it a warning
+        # Products of the two Gram matrices cancel each other: in float32 a small norm would drown in rounding.
+        a = down.reshape(len(down), -1).astype(np.float64)
+        b = up.reshape(len(up), -1).astype(np.float64)
         # The smaller of the two ways: [rank, rank] twice, or the product itself.
         if len(a) < min(a.shape[1], len(b)):
             return _root(_inner(a @ a.T, b.T @ b))

@@ -3,6 +3,7 @@
 import struct
 import tempfile
 import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.archive import ArchiveLimits, LoraArchive, norms
+from crynux_async.archive import ArchiveLimits, HealthCode, LoraArchive, norms
 from crynux_async.errors import ArchiveError
 from tests.archive_files import Tensor, f32, members, pair, write_zip
 
@@ -89,6 +90,22 @@ def test_norm_of_a_weight_that_is_no_number_is_nan(
         found = LoraArchive.open(write_zip(tmp_path / "a.zip", members(tensors))).norms()
         assert np.isnan(found.modules["conv_in"])
         assert np.isnan(found.total)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number"),
+    [("F32", b"\x00\x00\xa0\x7f"), ("F16", b"\x00\x7d"), ("BF16", b"\xa0\x7f")],
+)
+def test_signalling_nan_is_judged_without_a_warning(tmp_path: Path, dtype: str, number: bytes) -> None:
+    tensors = {
+        "unet.conv_in.lora_A.weight": (dtype, [2, 4], 8 * number),
+        "unet.conv_in.lora_B.weight": (dtype, [4, 2], 8 * number),
+    }
+    archive = LoraArchive.open(write_zip(tmp_path / "a.zip", members(tensors)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(archive.norms().total)
+        assert archive.health().codes == {HealthCode.NAN}
 
 
 def large(folder: Path, rank: int, columns: int, outputs: int) -> LoraArchive:
