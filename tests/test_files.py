@@ -209,6 +209,18 @@ def test_draft_of_a_download_is_made_anew_where_a_link_was_planted(folder: Path,
     assert names_in(folder) == {"7.zip"}
 
 
+def test_download_that_is_in_place_is_no_failure_where_a_folder_has_the_name_of_a_draft(folder: Path) -> None:
+    (folder / "7.zip.part.new").mkdir()
+    assert write_download(folder).read_bytes() == CONTENT
+    assert names_in(folder) == {"7.zip", "7.zip.part.new"}
+
+
+def test_download_says_which_folder_is_in_the_way_of_its_note(folder: Path) -> None:
+    (folder / "7.zip.part.json.new").mkdir()
+    with pytest.raises(DownloadError, match=r"7\.zip\.part\.json\.new is in the way; remove it"):
+        write_download(folder)
+
+
 @pytest.mark.parametrize("length", [233, 243, 255])
 def test_file_with_the_longest_name_there_can_be_is_written(folder: Path, length: int) -> None:
     target = folder / ("x" * length)

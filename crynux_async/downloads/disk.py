@@ -130,10 +130,16 @@ def open_draft(draft: str | Path) -> int:
     The name can be guessed, so that the next process finds what was left. What is there is never written through.
 
     Raises:
-        DownloadError: Another process makes the same draft each time.
+        DownloadError: Another process makes the same draft each time, or something of that name cannot be removed.
+        OSError: Whatever else the file system says.
     """
     for _ in range(_OPEN_ATTEMPTS):
-        Path(draft).unlink(missing_ok=True)
+        try:
+            Path(draft).unlink(missing_ok=True)
+        except (IsADirectoryError, PermissionError) as error:
+            if not os.path.lexists(draft):
+                raise
+            raise DownloadError(f"{draft} is in the way; remove it or choose another name") from error
         try:
             return files.open_new(draft)
         except FileExistsError:

@@ -214,8 +214,10 @@ class PartFile:
         # Only while it is ours: where locks do not work, another download may have begun a new one of that name.
         if self.is_at(self.part_path):
             self.part_path.unlink(missing_ok=True)
-        beside(self.path, _FRESH_SUFFIX).unlink(missing_ok=True)
-        draft_of_note(self.path).unlink(missing_ok=True)
+        for draft in (beside(self.path, _FRESH_SUFFIX), draft_of_note(self.path)):
+            # A folder of that name, or somebody else's file that must not be removed: the final file is there anyhow.
+            with contextlib.suppress(OSError):
+                draft.unlink()
         if not keep_note:
             beside(self.path, NOTE_SUFFIX).unlink(missing_ok=True)
 
