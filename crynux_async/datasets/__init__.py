@@ -9,7 +9,8 @@ says whether a node could load it from an address. Every problem has a stable co
   new rule goes into one of them (captions: a line in ``RULES``), its code into ``problems`` and ``explanations``.
 - What the rules judge: ``layout`` (which files are loaded), ``tables`` with ``json_tables`` and ``csv_tables``
   (metadata files), ``records`` (Parquet and Arrow files), ``matching`` (which row is whose), ``captions``, ``images``;
-  of addresses ``hosts`` and ``links``; of what people have besides ``kohya`` and ``text_encodings``.
+  of addresses ``hosts`` and ``links``; of what people have besides ``kohya``, ``text_encodings`` and
+  ``loader_settings`` (README.md and its like).
 - Files: ``archives``, ``members`` and ``inner_archives`` (what is in an archive), ``reading`` (reads each once, trusts
   none), ``contents`` (what the loader gets out of it all).
 - ``checking``, ``packing`` with ``caption_sources``, ``sidecars`` and ``row_names``, ``url``: the three commands. Read

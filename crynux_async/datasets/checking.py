@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Final
 
 import attrs
 
@@ -12,13 +11,12 @@ from crynux_async.datasets.contents import Content, content_of
 from crynux_async.datasets.image_rules import copies_of, judge_amount, judge_images, usable_images
 from crynux_async.datasets.inner_rules import judge_inner
 from crynux_async.datasets.layout import METADATA_NAMES, Layout, base_name, is_visible, lay_out
-from crynux_async.datasets.layout_rules import has_settings, is_image, judge_layout
+from crynux_async.datasets.layout_rules import is_image, judge_layout
+from crynux_async.datasets.loader_settings import SETTINGS_FILES, judge_settings
 from crynux_async.datasets.problems import DatasetProblem, in_order
 from crynux_async.datasets.reading import Columns, Limits, Scan, SeenFile, Wanted, content_hash, scan
 from crynux_async.datasets.report import DatasetReport, Spread
 from crynux_async.errors import UsageError
-
-_README: Final = "README.md"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,24 +70,24 @@ def check(
 def _judged(path: Path, seen: Scan, asked: _Asked) -> DatasetReport:
     files = {file.name: file for file in seen.files}
     layout = lay_out(files)
-    # Its YAML head may say which files are which split (datasets 3.1.0 metadata_configs): that is not followed here.
-    readme = (files[_README].text if _README in files else None) or b""
+    settings = judge_settings({name: files[name].text or b"" for name in SETTINGS_FILES if name in files})
     inner = judge_inner(files, layout, asked.columns)
     content = content_of(files, layout, asked.columns)
     problems = (
         *seen.problems,
-        *judge_layout(tuple(files), layout, stem=_stem(path), readme=readme),
+        *judge_layout(tuple(files), layout, stem=_stem(path)),
+        *settings,
         *inner.problems,
         *content.problems,
         *_judge_train(content, layout, asked),
     )
-    is_checked = inner.is_checked and not has_settings(readme)
-    return _report(path, seen, layout, attrs.evolve(content, problems=problems), is_checked=is_checked)
+    content = attrs.evolve(content, problems=problems)
+    return _report(path, seen, layout, content, is_checked=inner.is_checked and not settings)
 
 
 def _is_kept(name: str) -> bool:
-    # README.md is no data, and yet its head may say which files are loaded.
-    return name == _README or (base_name(name) in METADATA_NAMES and is_visible(name))
+    # They are no data, and yet may say which files are loaded.
+    return name in SETTINGS_FILES or (base_name(name) in METADATA_NAMES and is_visible(name))
 
 
 def _stem(path: Path) -> str:

@@ -108,7 +108,8 @@ _FILE: Final[Mapping[str, Explanation]] = {
     "CX313": _of_layout("Each split must be loaded the same way.", "train/ with images and test/ with .txt files only"),
     "CX314": _of_layout("Only train is trained; every node loads the rest, too.", "train/, test/ and validation/"),
     "CX315": _of_layout(
-        "The head of README.md may say which files are which split, and is followed before anything else.",
+        "The head of README.md, .huggingface.yaml and dataset_infos.json may say which files are which split and what "
+        "their columns hold, and are followed before anything else. A head that is no YAML stops the loader.",
         "configs: in the YAML head of README.md",
     ),
     "CX316": _of_layout(

@@ -12,17 +12,15 @@ from crynux_async.datasets.spellings import judge_names
 _LOADERS: Final = frozenset(("imagefolder", "parquet", "arrow", "zip", "webdataset"))
 _NO_LOADER: Final = "A node finds nothing that it can load"
 _OTHER_PICTURES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".svg"))
-_README_KEYS: Final = ("configs:", "dataset_info:")
 
 
-def judge_layout(names: Sequence[str], layout: Layout, *, stem: str, readme: bytes = b"") -> tuple[DatasetProblem, ...]:
+def judge_layout(names: Sequence[str], layout: Layout, *, stem: str) -> tuple[DatasetProblem, ...]:
     """Say what is wrong with how the files are named and placed.
 
     Args:
         names: Every file, also the invisible ones.
         layout: What the loader makes of them.
         stem: The folder's or archive's own name without ending: a Python file of this name is a loading script.
-        readme: The content of README.md.
 
     Returns:
         The problems.
@@ -39,9 +37,6 @@ def judge_layout(names: Sequence[str], layout: Layout, *, stem: str, readme: byt
     if f"{stem}.py" in names:
         text = f"{stem}.py has the name of the data set, so a node takes it for the data set's program and refuses it."
         found.append(problem("CX316", text, [f"{stem}.py"]))
-    if has_settings(readme):
-        text = "The head of README.md has settings that decide which files are loaded; they were not followed here."
-        found.append(problem("CX315", text, ["README.md"]))
     return tuple(found)
 
 
@@ -66,15 +61,6 @@ def judge_left_out(others: Sequence[str], other_splits: Sequence[str]) -> tuple[
     if rest:
         found.append(problem("CX349", f"{counted(len(rest), 'file')} not packed: {named(rest)}.", rest))
     return tuple(found)
-
-
-def has_settings(readme: bytes) -> bool:
-    """Whether README.md begins with settings for the loader."""
-    lines = readme.decode("utf-8", "replace").lstrip("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return False
-    head = lines[1 : next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), len(lines))]
-    return any(line.startswith(_README_KEYS) for line in head)
 
 
 def is_image(name: str) -> bool:

@@ -87,7 +87,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX312": _error("not loaded as images", f"Remove the other files. {_PACK}"),
         "CX313": _error("the splits cannot be loaded together", _PACK),
         "CX314": _note("other splits", "Only the train split is trained; leave the others out to save the transfer."),
-        "CX315": _warning("settings for the loader", "Remove them unless they are meant: they decide what is loaded."),
+        "CX315": _warning("settings for the loader", f"Take the file out: nodes need none. {_PACK}"),
         "CX316": _error("loading script", "Remove the Python file: nodes run no loading scripts."),
         "CX317": _warning("images listed twice", "Rename the files so that the split's name is in them only once."),
         "CX318": _error("extension in mixed case", "Rename the files: .png or .PNG is loaded, .Png is not."),

@@ -47,7 +47,7 @@ class DatasetReport:
         loader: How a node loads it: ``imagefolder``, ``parquet`` and ``arrow`` can work; ``""`` when nothing can be
             loaded.
         problems: Everything found, errors first.
-        is_checked: False when a node may load what was not looked at (an archive inside, what README.md tells the
+        is_checked: False when a node may load what was not looked at (an archive inside, what settings tell the
             loader), or when reading stopped: then nothing counts as usable.
         image_count: Image files, in all splits and outside of them; for parquet, rows of the train split.
         usable_count: Images of the train split that open and have a caption.
