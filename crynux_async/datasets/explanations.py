@@ -71,7 +71,7 @@ _FILE: Final[Mapping[str, Explanation]] = {
     ),
     "CX304": _of_download(
         "A node extracts whatever is there, wherever it points to; links and devices end elsewhere than meant."
-        " Some stop it.",
+        " Some stop it, and so does a name that its disk cannot hold.",
         "../cats/0.png in a ZIP, a link in a tar",
     ),
     "CX305": _of_layout("The loader finds no file that it knows, and stops.", "a folder with notes.docx only"),

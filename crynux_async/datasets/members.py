@@ -7,7 +7,7 @@ import lzma
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -18,6 +18,8 @@ from crynux_async.datasets.layout import DATA_EXTENSIONS, extension_of, is_visib
 from crynux_async.datasets.problems import DatasetProblem, Severity, named, problem
 
 _HEADER_BYTES: Final = 4 << 20
+# Of every common disk of Linux. Windows and macOS count letters instead, of which each may be four bytes.
+_NAME_BYTES: Final = 255
 
 
 class OverLimitError(Exception):
@@ -54,6 +56,8 @@ class Notes:
         special: Links, pipes, devices.
         repeated: Names that came again.
         unreadable: Files that could not be opened.
+        too_long: Names that no disk of a node takes.
+        clashing: Names that are a file's and a folder's at once.
     """
 
     problems: list[DatasetProblem] = attrs.field(factory=list)
@@ -62,11 +66,15 @@ class Notes:
     special: list[str] = attrs.field(factory=list)
     repeated: list[str] = attrs.field(factory=list)
     unreadable: list[str] = attrs.field(factory=list)
+    too_long: list[str] = attrs.field(factory=list)
+    clashing: list[str] = attrs.field(factory=list)
 
     def all(self) -> tuple[DatasetProblem, ...]:
         """Everything found, as problems."""
         kinds: tuple[tuple[str, Severity, list[str], str], ...] = (
             ("CX304", "error", self.outside, "These would be written outside the folder"),
+            ("CX304", "error", self.too_long, "A node cannot extract names of more than 255 bytes (UTF-8)"),
+            ("CX304", "error", self.clashing, "A file has the name of a folder, and extracting stops there"),
             ("CX304", "warning", self.renamed, "Names lose their leading '/' or '..' when they are extracted"),
             ("CX304", "warning", self.special, "Links and special files are not read"),
             ("CX304", "warning", self.repeated, "The same name comes more than once, and the last one counts"),
@@ -96,6 +104,26 @@ class _HeaderGuard:
 
     def tell(self) -> int:
         return self._file.tell()
+
+
+def judge_extracted(names: Iterable[str], notes: Notes) -> None:
+    """Complain of names with which extracting stops.
+
+    Args:
+        names: Of all members of an archive, also those that no loader sees.
+        notes: Takes the complaints.
+    """
+    files, folders = set(names), set[str]()
+    for name in files:
+        # Halves of surrogates stand for bytes that are not UTF-8.
+        if any(len(part.encode("utf-8", "surrogateescape")) > _NAME_BYTES for part in name.split("/")):
+            notes.too_long.append(name)
+        folder = name.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    notes.too_long.sort()
+    notes.clashing += sorted(files & folders)
 
 
 def kind_of(path: Path, notes: Notes) -> str:

@@ -16,7 +16,7 @@ from crynux_async.datasets.arrow import arrow
 from crynux_async.datasets.images import NODE_PIXELS, ImageFacts, look_at, pillow
 from crynux_async.datasets.inner_archives import ARCHIVE_EXTENSIONS, names_inside
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of, is_visible
-from crynux_async.datasets.members import Member, Notes, OverLimitError, kind_of, members_of
+from crynux_async.datasets.members import Member, Notes, OverLimitError, judge_extracted, kind_of, members_of
 from crynux_async.datasets.problems import DatasetProblem, problem
 from crynux_async.datasets.records import RECORD_EXTENSIONS, Records, read_records
 from crynux_async.errors import UsageError
@@ -210,6 +210,7 @@ def _see_all(members: Iterator[Member], files: dict[str, SeenFile], wanted: Want
         seen = _see_or_note(member, files, wanted, notes)
         if seen is not None:
             files[member.name] = seen
+    judge_extracted(names, notes)
 
 
 def _see_or_note(member: Member, files: dict[str, SeenFile], wanted: Wanted, notes: Notes) -> SeenFile | None:

@@ -182,6 +182,28 @@ def test_check_zip_member_with_dots_is_read_where_it_would_be_extracted(tmp_path
     assert (report.errors, report.usable_count) == ((), 6)
 
 
+_UNEXTRACTABLE = {
+    "a name of more than 255 bytes": ({"\u732b" * 86 + ".txt": b"x"}, "\u732b" * 86 + ".txt"),
+    "a hidden name of more than 255 bytes": ({"__MACOSX/._" + "a" * 254: b"x"}, "__MACOSX/._" + "a" * 254),
+    "a file before a folder of its name": ({"a": b"x", "a/b/c.txt": b"x"}, "a"),
+    "a file after a folder of its name": ({"a/b/c.txt": b"x", "a/b": b"x"}, "a/b"),
+}
+
+
+@pytest.mark.parametrize("name", ["cats.zip", "cats.tar"])
+@pytest.mark.parametrize("what", _UNEXTRACTABLE)
+def test_check_name_that_cannot_be_extracted_is_an_error(what: str, name: str, tmp_path: Path) -> None:
+    more, said = _UNEXTRACTABLE[what]
+    files = {**good(), **more}
+    made = zipped(tmp_path / name, files) if name.endswith("zip") else tarred(tmp_path / name, files, "w")
+    assert [(problem.code, problem.files) for problem in check(made, resolution=SIDE).errors] == [("CX304", (said,))]
+
+
+def test_check_name_of_255_bytes_is_fine(tmp_path: Path) -> None:
+    files = {**good(), "\u732b" * 83 + "ab.txt": b"x", "a/b.txt": b"x", "ab": b"x"}
+    assert check(zipped(tmp_path / "cats.zip", files), resolution=SIDE).errors == ()
+
+
 def test_check_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
     path = tmp_path / "cats.tar"
     with tarfile.open(path, "w") as archive:

@@ -138,6 +138,16 @@ def test_check_and_a_node_refuse(known: str, node: Node, tmp_path: Path) -> None
     assert both[1].reason
 
 
+@pytest.mark.parametrize("name", ["cats.zip", "cats.tar"])
+@pytest.mark.parametrize("more", [["\u732b" * 86], ["a", "a/b"], ["a/b", "a"]])
+def test_check_and_a_node_refuse_names_that_cannot_be_extracted(
+    more: list[str], name: str, node: Node, tmp_path: Path
+) -> None:
+    both = compared(known_case({**WORKING["flat"](), **dict.fromkeys(more, b"x")}, name), node, tmp_path)
+    assert both is not None
+    assert ([problem.code for problem in both[0].errors], bool(both[1].reason)) == (["CX304"], True)
+
+
 @pytest.mark.parametrize("known", PACKED)
 def test_a_node_loads_a_known_folder_once_it_is_packed(known: str, node: Node, tmp_path: Path) -> None:
     files, options, captions = PACKED[known]
