@@ -39,3 +39,21 @@ def plain_type(kind: Any) -> str:
         fields = sorted(f"{field.name!r}: {plain_type(field.type)}" for field in kind)
         return f"struct<{', '.join(fields)}>"
     return str(kind)
+
+
+def nesting(kind: Any) -> int:
+    """How many lists and structures with something inside are around each other in an Arrow type; 0 for a plain one.
+
+    The depth is the data's to choose, so that nothing here calls itself.
+    """
+    depth, level = 0, _inside(kind)
+    while level:
+        depth, level = depth + 1, [part for one in level for part in _inside(one)]
+    return depth
+
+
+def _inside(kind: Any) -> list[Any]:
+    types = arrow("types")
+    if types.is_struct(kind):
+        return [field.type for field in kind]
+    return [kind.value_type] if types.is_list(kind) else []

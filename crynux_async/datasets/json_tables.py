@@ -16,11 +16,13 @@ from typing import Any, Final
 
 import attrs
 
-from crynux_async.datasets.arrow import arrow, plain_type
+from crynux_async.datasets.arrow import arrow, nesting, plain_type
 
 BLOCK_BYTES: Final = 1 << 20
 """Bytes that Arrow reads at once; an object that is not on one line must not cross the border of two such blocks."""
 
+# Of lists and objects around a value: the loader writes what it has read, and Arrow writes no deeper (ipc/options.h).
+_DEEPEST: Final = 62
 _CHANGED: Final = re.compile(r"Column\(/(?P<path>.*)\) changed from (?P<was>\S+) to (?P<now>\S+)")
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
@@ -53,10 +55,13 @@ def read_json(data: bytes) -> JsonColumns:
     pyarrow, reader = arrow(), arrow("json")
     try:
         table = reader.read_json(io.BytesIO(data))
-        rows = table.to_pylist()
+        deep = [field.name for field in table.schema if nesting(field.type) > _DEEPEST]
+        rows = [] if deep else table.to_pylist()
     # Arrow raises its own tree; a value that Python cannot hold, such as the year 0, raises when it is taken out.
     except (pyarrow.ArrowException, ValueError, OverflowError, KeyError) as error:
-        raise ValueError(_explained(data, str(error))) from error
+        raise ValueError(_reason(data, str(error))) from error
+    if deep:
+        raise ValueError(f"column {deep[0]!r} has more than {_DEEPEST} lists or objects inside each other")
     if not table.num_columns:
         raise ValueError("it is empty")
     types = {field.name: plain_type(field.type) for field in table.schema}
@@ -91,6 +96,13 @@ def has_half_character(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(has_half_character(part) for pair in value.items() for part in pair)
     return isinstance(value, (list, tuple)) and any(has_half_character(part) for part in value)
+
+
+def _reason(data: bytes, message: str) -> str:
+    try:
+        return _explained(data, message)
+    except RecursionError:
+        return "an object is nested too deeply"
 
 
 def _explained(data: bytes, message: str) -> str:

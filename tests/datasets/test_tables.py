@@ -49,6 +49,8 @@ def test_json_column_of_two_kinds_is_a_fault(values: list[object]) -> None:
         (b'{"a": 1, "a": 2}', "same key twice"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"[" * 63 + b"]" * 63 + b"}", "column 'a' has more than 62 lists"),
+        (b'{"a": ' + b"[" * 3_000 + b"1" + b"]" * 3_000 + b"}", "column 'a' has more than 62 lists"),
         (b'{"a": "b"}\n{"a": "' + b"c" * 3_000_000 + b'"}\n', "line 2 has 3,000,009 bytes"),
         (b'{"a":\n"b"}\n' * 100_000, "each object on a line of its own"),
         (b'{"a": "b"} ' * 300_000, "each object on a line of its own"),

@@ -27,6 +27,13 @@ def _tagged(*tags: Any) -> dict[str, bytes]:
     return {**_images(len(tags)), "metadata.jsonl": _rows(*({"tags": tag} for tag in tags))}
 
 
+def _nested(depth: int, key: str = "", value: Any = 1) -> Any:
+    """A value with as many lists, or objects with this key, around it."""
+    for _ in range(depth):
+        value = {key: value} if key else [value]
+    return value
+
+
 def _pretty(size: int) -> dict[str, bytes]:
     """Rows on several lines, the whole file of at least ``size`` bytes."""
     rows = [{}, {}, {}, *({"file_name": f"lost{number}.png", "text": "x" * 700} for number in range(size // 700))]
@@ -64,6 +71,8 @@ ACCEPTED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "null beside an object": lambda: _tagged({"a": 1}, None, {"a": None, "b": "x"}),
     "whole and other numbers": lambda: _tagged([1], [2.5], [None]),
     "times beside texts": lambda: _tagged("2024-01-31", "x", None),
+    "62 lists inside each other": lambda: _tagged(_nested(62)),
+    "62 objects inside each other": lambda: _tagged(_nested(62, "a")),
     "objects with other keys": lambda: _tagged({"a": 1}, {"b": ["x"]}, {}),
     "a whole pair of surrogates": lambda: {**_images(1), "metadata.jsonl": _rows({"text": "cat \U0001f408"})},
     "rows on several lines, small": lambda: _pretty(10_000),
@@ -93,6 +102,10 @@ REFUSED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "a list beside a text": lambda: _tagged(["a"], "a", None),
     "an object beside a list": lambda: _tagged({"a": 1}, [1], None),
     "a text deep inside": lambda: _tagged({"a": [{"b": 1}]}, {"a": [{"b": "x"}]}, None),
+    "63 lists inside each other": lambda: _tagged(_nested(63)),
+    "63 objects inside each other": lambda: _tagged(_nested(63, "a")),
+    "500 lists inside each other": lambda: _tagged(_nested(500)),
+    "500 lists of two kinds": lambda: _tagged(_nested(500), _nested(500, value="x")),
     "truth beside a number": lambda: _tagged(True, 1, None),
     "captions of texts and lists": lambda: {**_images(2), "metadata.jsonl": _rows({"text": "a"}, {"text": ["a"]})},
     "captions that are lists of times": lambda: {
