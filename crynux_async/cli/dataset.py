@@ -36,7 +36,7 @@ def check(
     if as_json:
         _print(_report_facts(report))
     else:
-        _show(f"{path}", _statistics(report), report.problems)
+        _show(f"{path}", _statistics(report), report.problems, is_checked=report.is_checked)
     return Exit.DONE if report.is_ok else Exit.USAGE
 
 
@@ -95,7 +95,9 @@ async def check_url(url: str, *, timeout: float, as_json: bool) -> Exit:
     return Exit.DONE if report.loadable else Exit.USAGE
 
 
-def _show(title: str, lines: Sequence[tuple[str, str]], problems: Sequence[DatasetProblem]) -> None:
+def _show(
+    title: str, lines: Sequence[tuple[str, str]], problems: Sequence[DatasetProblem], *, is_checked: bool = True
+) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -105,7 +107,10 @@ def _show(title: str, lines: Sequence[tuple[str, str]], problems: Sequence[Datas
     if lines:
         parts.append(Padding(table, (1, 0, 0, 0), expand=False))
     parts += [finding(item.severity, item.code, _where(item), item.message, item.advice) for item in problems]
-    parts.append(Padding(verdict(item.severity for item in problems), (1, 0, 0, 0), expand=False))
+    last = verdict(item.severity for item in problems)
+    if not is_checked and all(item.severity != "error" for item in problems):
+        last = Text("Whether this works is not known: not everything was looked at.", style="bold yellow")
+    parts.append(Padding(last, (1, 0, 0, 0), expand=False))
     open_console().print_page(Group(*parts))
 
 
@@ -120,7 +125,9 @@ def _statistics(report: DatasetReport) -> tuple[tuple[str, str], ...]:
 
 def _statistic_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
     yield "Kind", f"{report.kind}, loaded as {report.loader or 'nothing'}, {size(report.total_bytes)}"
-    yield "Images", f"{report.usable_count:,} usable of {report.image_count:,}"
+    is_known = report.is_checked or not report.is_ok
+    usable = f"{report.usable_count:,} usable of" if is_known else "not known how many are usable of"
+    yield "Images", f"{usable} {report.image_count:,}"
     if report.split_counts:
         yield "Splits", ", ".join(f"{name} {count:,}" for name, count in report.split_counts.items())
     if report.sizes:
@@ -145,6 +152,7 @@ def _spread(spread: Spread) -> str:
 def _report_facts(report: DatasetReport) -> dict[str, Any]:
     return {
         "ok": report.is_ok,
+        "is_checked": report.is_checked,
         "path": report.path,
         "kind": report.kind,
         "loader": report.loader,

@@ -157,6 +157,19 @@ def test_dataset_check_as_json_has_the_statistics(tmp_path: Path) -> None:
     assert found["sizes"] == [{"width": 512, "height": 512, "count": 12}]
 
 
+def test_dataset_that_was_not_looked_at_is_not_said_to_work(tmp_path: Path) -> None:
+    pictures(tmp_path / "cats", 12)
+    run_cli("dataset", "pack", "cats", "cats.zip", cwd=tmp_path)
+    with zipfile.ZipFile(tmp_path / "cats.zip", "a") as archive:
+        archive.writestr("README.md", "---\nconfigs:\n- config_name: default\n---\n")
+    done = run_cli("dataset", "check", "cats.zip", cwd=tmp_path)
+    found = facts(run_cli("dataset", "check", "cats.zip", "--json", cwd=tmp_path))
+    assert "not known how many are usable of 12" in done.stdout
+    assert "Whether this works is not known" in done.stdout
+    assert "This works" not in done.stdout
+    assert (found["is_checked"], found["usable_count"]) == (False, 0)
+
+
 def test_dataset_that_cannot_be_packed_says_why(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "cats", 12)
     (folder / "cat05.txt").unlink()
