@@ -33,6 +33,36 @@ _SIGNS: Mapping[bytes, str] = MappingProxyType(
     }
 )
 
+BEGINNING_BYTES = 64
+"""How much of a file tells what it is."""
+
+# What people have in place of a model, by the beginning of the file.
+_BEGINNINGS: Mapping[bytes, str] = MappingProxyType(
+    {
+        b"version https://git-lfs": "Git's note about a large file, not the file; `git lfs pull` fetches it",
+        b"<!doctype": "a web page: what was saved is the page about the file, or one that asks for a login",
+        b"<html": "a web page: what was saved is the page about the file, or one that asks for a login",
+        b"{": "a text in JSON, such as the answer of a server that refused",
+        b"\x80\x02": "a pickle, such as a checkpoint in .pt or .ckpt, which may run code when it is loaded",
+        b"7z\xbc\xaf": "an archive of 7-Zip",
+        b"Rar!": "an archive of RAR",
+        b"\x1f\x8b": "compressed with gzip",
+    }
+)
+
+
+def recognise_file(begin: bytes) -> str | None:
+    """Return what a file is that is neither a ZIP nor in the safetensors format.
+
+    Args:
+        begin: Its first bytes.
+
+    Returns:
+        Such as "a web page", with what to make of it, or None.
+    """
+    plain = begin.lstrip(b" \t\r\n\xef\xbb\xbf").lower()
+    return next((what for sign, what in _BEGINNINGS.items() if plain.startswith(sign.lower())), None)
+
 
 def recognise(header: bytes) -> str | None:
     """Return what a file is that could not be read as a LoRA.

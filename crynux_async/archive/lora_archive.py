@@ -25,6 +25,7 @@ import attrs
 
 from crynux_async.archive.export import plan_beginning, write_new_file
 from crynux_async.archive.families import Family, family_of
+from crynux_async.archive.foreign import BEGINNING_BYTES, recognise_file
 from crynux_async.archive.health import AskedFor, Health, Steps, judge, scan
 from crynux_async.archive.lora import PEFT_PREFIX, LoraModule
 from crynux_async.archive.members import FINISH, STEP, WEIGHTS, check_packing
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DEFAULT_LIMITS = ArchiveLimits()
+_NAMES_SHOWN = 8  # a node's archive has seven members at most
 _MOST_STEP_BYTES = 18
 _PEFT_FILE = "adapter_model.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
@@ -139,7 +141,7 @@ class LoraArchive:
         where = Path(path)
         with reading(where), open_regular(where) as file:
             identity = _Identity.of(file)
-            members = {} if _is_bare(file, identity.size_bytes) else read_directory(file, limits)
+            members = {} if _is_bare(file, identity.size_bytes) else _directory(file, identity.size_bytes, limits)
             check_packing(members, limits)
             return cls(where, limits, MappingProxyType(members), identity)
 
@@ -455,10 +457,12 @@ class LoraArchive:
             )
         member = self.members.get(WEIGHTS)
         if member is None:
-            raise ArchiveError(
-                f"{self.path}: holds no {WEIGHTS}, only {', '.join(sorted(self.members))}: "
-                "no LoRA came out of this training (test networks answer so when they only pretend to train)"
-            )
+            names = sorted(self.members)
+            more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+            why = "no LoRA came out of this training (test networks answer so when they only pretend to train)"
+            if FINISH not in names and STEP not in names:
+                why = "it is no result of a training"
+            raise ArchiveError(f"{self.path}: holds no {WEIGHTS}, only {', '.join(names[:_NAMES_SHOWN])}{more}: {why}")
         return member
 
     @contextlib.contextmanager
@@ -474,6 +478,13 @@ def _is_bare(file: io.FileIO, size: int) -> bool:
     """Tell a safetensors file from a ZIP: its JSON begins where the first member's sizes and times stand in a ZIP."""
     begin = read_at(file, 0, min(size, LENGTH_BYTES + 1))
     return begin[LENGTH_BYTES:] == b"{" and not begin.startswith(b"PK")
+
+
+def _directory(file: io.FileIO, size: int, limits: ArchiveLimits) -> dict[str, Member]:
+    what = recognise_file(read_at(file, 0, min(size, BEGINNING_BYTES)))
+    if what is not None:
+        raise ValueError(f"is no archive and no safetensors file but {what}")
+    return read_directory(file, limits)
 
 
 def _said_steps(metadata: Mapping[str, str]) -> int | None:

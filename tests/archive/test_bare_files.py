@@ -3,6 +3,7 @@
 import json
 import struct
 import tracemalloc
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,37 @@ def test_file_of_another_kind_is_said_to_be_one(tmp_path: Path, name: str, what:
     path = write(tmp_path / "a.safetensors", {name: ("F32", [1, 2], f32(1, 2))})
     with pytest.raises(ArchiveError, match=what):
         LoraArchive.open(path).verify()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "0 bytes long"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html>", "a web page"),
+        (b"\xef\xbb\xbf<HTML>", "a web page"),
+        (b'{"error": "Unauthorized"}', "a text in JSON"),
+        (b"\x80\x02}q\0", "a pickle"),
+        (b"Rar!\x1a\x07\0", "RAR"),
+        (b"PK\3\4", "too short for a ZIP"),
+        (b"something else that is long enough", "end record of a ZIP"),
+    ],
+)
+def test_file_that_is_neither_archive_nor_safetensors_is_said_to_be_what_it_is(
+    tmp_path: Path, data: bytes, what: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match=what):
+        LoraArchive.open(path)
+
+
+def test_zip_without_a_training_names_a_few_of_its_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "cats.zip", "w") as archive:
+        for number in range(60):
+            archive.writestr(f"{number:04}.png", b"x")
+    with pytest.raises(ArchiveError, match=r"0007\.png and 52 more: it is no result of a training$"):
+        LoraArchive.open(tmp_path / "cats.zip").verify()
 
 
 @pytest.mark.parametrize(
