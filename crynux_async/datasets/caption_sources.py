@@ -12,7 +12,7 @@ from crynux_async.datasets.csv_tables import read_csv
 from crynux_async.datasets.json_tables import json_objects
 from crynux_async.datasets.layout import METADATA_NAMES, base_name, extension_of
 from crynux_async.datasets.matching import match, nearest
-from crynux_async.datasets.metadata_rules import judge_matching
+from crynux_async.datasets.metadata_rules import header_hint, judge_matching
 from crynux_async.datasets.problems import DatasetProblem, counted, has_error, named, problem
 from crynux_async.datasets.reading import SeenFile
 from crynux_async.datasets.row_names import reunite
@@ -86,7 +86,7 @@ def find_captions(
     wanted = [place for place in places if request.source in {"auto", place}]
     if not wanted:
         where = "No captions were found" if request.source == "auto" else f"No .{request.source} file has captions"
-        return _failed(problem("CX320", f"{where}."), *judge_near_misses(list(files)))
+        return _failed(problem("CX320", f"{where}.{_elsewhere(images, files)}"), *judge_near_misses(list(files)))
     if len(wanted) > 1:
         return _failed(problem("CX348", f"Captions are in {' and '.join(f'.{place}' for place in wanted)} files."))
     used = places[wanted[0]]
@@ -100,6 +100,16 @@ def find_captions(
         found = _from_tables(images, tables, request.column, left_out)
     problems = (*refused, *found.problems)
     return FoundCaptions(captions=attrs.evolve(found, problems=problems), used=frozenset(used))
+
+
+def _elsewhere(images: Iterable[str], files: Iterable[str]) -> str:
+    """Say which texts have the names of images in other folders, with a space in front; nothing when none has."""
+    stems = {posixpath.splitext(base_name(image))[0] for image in images}
+    texts = [name for name in files if extension_of(name) in sidecars.SIDECAR_EXTENSIONS]
+    alike = [name for name in texts if posixpath.splitext(base_name(name))[0] in stems]
+    if not alike:
+        return ""
+    return f" {named(alike)} would be captions if they were in the folders of their images."
 
 
 def _failed(*problems: DatasetProblem) -> FoundCaptions:
@@ -178,7 +188,7 @@ def _from_tables(
         lacking = [name for name in ("file_name", caption_column) if name not in table.columns and not table.fault]
         if lacking:
             text = f"{table.file} has no column {' and no column '.join(lacking)}; it has {', '.join(table.columns)}."
-            found.append(problem("CX324", text, [table.file]))
+            found.append(problem("CX324", f"{text}{header_hint(table)}", [table.file]))
     if has_error(found):
         return Captions(problems=tuple(found))
     reunited = reunite(match(images, tables))

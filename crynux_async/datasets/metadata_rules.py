@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from crynux_async.datasets.caption_rules import CAPTION_KINDS, Captions, judge_captions, judge_column
-from crynux_async.datasets.layout import extension_of
+from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of
 from crynux_async.datasets.matching import Matching, match
 from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
 from crynux_async.datasets.row_names import reunite
@@ -90,6 +90,19 @@ def judge_matching(matching: Matching, image_count: int, *, hint: str = "") -> l
     return found
 
 
+def header_hint(table: Table) -> str:
+    """Say why the columns of a CSV have odd names, with a space in front; nothing when they have none."""
+    if extension_of(table.file) != ".csv":
+        return ""
+    only = next(iter(table.columns), "") if len(table.columns) == 1 else ""
+    for sign, what in ((";", "semicolons"), ("\t", "tabs")):
+        if sign in only:
+            return f" Its cells are divided by {what}, and only commas are read."
+    if any(extension_of(name) in IMAGE_EXTENSIONS for name in table.columns):
+        return " Its first line is taken for the names of the columns, and seems to be a row."
+    return ""
+
+
 def _what_packing_finds(matching: Matching) -> str:
     """Say which rows packing takes although a loader does not, with a space in front; nothing when there are none."""
     names = reunite(matching).names if matching.missing and matching.unused else {}
@@ -106,7 +119,8 @@ def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem
         text = f"The first row of {table.file} is longer than its header, so what stands in front is left out."
         yield problem("CX322", text, [table.file], severity="warning")
     if table.columns.get("file_name") != "text":
-        yield problem("CX324", f"{table.file} has no column file_name with names; it has {names}.", [table.file])
+        text = f"{table.file} has no column file_name with names; it has {names}.{header_hint(table)}"
+        yield problem("CX324", text, [table.file])
     kind = table.columns.get(caption_column)
     if caption_column == "file_name":
         yield problem(

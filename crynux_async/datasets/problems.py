@@ -117,7 +117,9 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX337": _warning("two caption files for one image", "Remove the one that is not meant."),
         "CX338": _warning("folder names that repeat images", "Nodes see each image once an epoch: train more steps."),
         "CX339": _warning("regularization images", _REGULARIZATION),
-        "CX367": _warning("nearly named like metadata", "Rename it to metadata.jsonl or metadata.csv."),
+        "CX367": _warning(
+            "nearly named like metadata", "Make it metadata.jsonl, an object on each line, or metadata.csv with commas."
+        ),
         # The images.
         "CX340": _error("image cannot be opened", "Save it again as PNG or JPEG, or remove it and its row."),
         "CX341": _warning("image smaller than the resolution", "It is enlarged: use a larger one or less resolution."),
@@ -245,8 +247,21 @@ def problem(code: str, message: str, files: Iterable[str] = (), *, severity: Sev
     )
 
 
+_OF_PACK: Final = {
+    "CX320": (
+        "Put a .txt or .caption file of the same name beside each image, or add metadata.jsonl with file_name and a "
+        "caption for every image."
+    ),
+    "CX324": (
+        "Name the columns file_name and text, or say which one holds the captions (caption_column=, --caption-column)."
+    ),
+}
+
+
 def of_pack(found: DatasetProblem) -> DatasetProblem:
-    """A problem as pack() says it: whoever packs needs no advice to pack."""
+    """A problem as pack() says it: whoever packs needs no advice to pack, and has more ways than a node."""
+    if found.code in _OF_PACK:
+        return attrs.evolve(found, advice=_OF_PACK[found.code])
     return attrs.evolve(found, advice=found.advice.removesuffix(_PACK).rstrip() or found.advice)
 
 

@@ -238,13 +238,46 @@ def test_pack_without_captions_names_what_was_nearly_metadata(tmp_path: Path) ->
     assert found["CX367"] == ("metadata.json1",)
 
 
+def test_pack_names_captions_that_are_in_another_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path / "cats", {"images/0.png": picture(), "captions/0.txt": b"a cat", "notes.txt": b"x"})
+    with pytest.raises(DatasetError, match=r"captions/0\.txt would be captions if they were in the folders of their"):
+        pack(folder, tmp_path / "cats.zip")
+
+
+@pytest.mark.parametrize(
+    ("csv", "said"),
+    [
+        (b"file_name;text\n0.png;a cat\n", "divided by semicolons"),
+        (b"file_name\ttext\n0.png\ta cat\n", "divided by tabs"),
+        (b"0.png,a cat\n", "seems to be a row"),
+    ],
+)
+def test_csv_with_odd_columns_is_explained(csv: bytes, said: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "cats", {"0.png": picture(), "metadata.csv": csv})
+    with pytest.raises(DatasetError, match=said):
+        pack(folder, tmp_path / "cats.zip")
+    assert any(said in problem.message for problem in check(folder).errors)
+
+
+def test_pack_without_the_column_names_the_option_that_says_which(tmp_path: Path) -> None:
+    row = b'{"file_name": "0.png", "prompt": "a cat"}\n'
+    folder = write(tmp_path / "cats", {"0.png": picture(), "metadata.jsonl": row})
+    with pytest.raises(DatasetError) as refused:
+        pack(folder, tmp_path / "cats.zip")
+    assert "--caption-column" in refused.value.problems[0].advice
+    assert "in the config" in next(problem.advice for problem in check(folder).errors)
+
+
 def test_pack_does_not_advise_to_pack(tmp_path: Path) -> None:
     folder = write(tmp_path / "cats", {"0.png": picture()})
     (folder / "1.png").symlink_to("nowhere.png")
     with pytest.raises(DatasetError) as refused:
         pack(folder, tmp_path / "cats.zip")
     told = {problem.code: problem.advice for problem in refused.value.problems}
-    assert told["CX320"] == "Add metadata.jsonl with file_name and a caption for every image."
+    assert told["CX320"] == (
+        "Put a .txt or .caption file of the same name beside each image, or add metadata.jsonl with file_name and a "
+        "caption for every image."
+    )
     assert told["CX304"] == "Put the files themselves there, each once."
     assert all("pack()" in problem.advice for problem in check(folder).problems if problem.code in {"CX304", "CX320"})
 
