@@ -49,7 +49,9 @@ _OTHER_REPOSITORIES: Final = (
     *("stable-diffusion-2-depth", "stable-diffusion-x4-upscaler", "sd-x2-latent-upscaler", "instruct-pix2pix"),
     *("stable-diffusion-2-1-unclip*", "stable-cascade*", "stable-video-diffusion-*", "wuerstchen", "hunyuandit*"),
     *("qwen-image*", "sana_[0-9]*", "sana_sprint_*", "pixart-*", "auraflow*", "kandinsky-2-*", "kandinsky-3*"),
-    "if-i-*-v1.0",
+    *("kolors-diffusers", "z-image-turbo", "hidream-i1-full", "hidream-i1-dev", "hidream-i1-fast", "lumina-image-2.0"),
+    *("cogview3-plus-3b", "cogview4-6b", "marigold-depth-v1-*", "marigold-normals-v1-*", "text-to-video-ms-1.7b"),
+    *("if-i-m-v1.0", "if-i-l-v1.0", "if-i-xl-v1.0"),
 )
 _OTHER_OWNERS: Final = (
     "black-forest-labs",
