@@ -27,6 +27,15 @@ _KEPT_BYTES: Final = 4 << 20
 _IMAGE_TYPES: Final = ("struct<'bytes': binary", "struct<'path': string>", "binary", "string")
 _OTHER_TYPES: Final = ("null", "binary", "large_binary", "string", "large_string", "decimal128", "decimal256")
 
+# _FEATURE_TYPES of datasets 3.1.0 features/features.py. Version 4 writes more, such as List for every list.
+_MARKS: Final = frozenset(
+    (
+        *("Value", "ClassLabel", "Translation", "TranslationVariableLanguages", "LargeList", "Sequence"),
+        *("Array2D", "Array3D", "Array4D", "Array5D", "Audio", "Image", "Video"),
+    )
+)
+_MARKS_AROUND: Final = frozenset(("LargeList", "Sequence"))
+
 
 @attrs.frozen(kw_only=True)
 class Record:
@@ -161,7 +170,7 @@ def _described(schema: Any) -> Records:
     unknown = tuple(field.name for field in schema if not _is_known(field.type))
     try:
         return Records(columns=columns, types=types, unknown=unknown, images=_marked(schema))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         return Records(columns=columns, types=types, unknown=unknown, mark_fault=_reason(error))
 
 
@@ -183,6 +192,8 @@ def _marked(schema: Any) -> frozenset[str]:
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     marks = (metadata.get("info") or {}).get("features") or {}
+    for name, mark in marks.items():
+        _check_mark(name, mark)
     return frozenset(
         name
         for name, mark in marks.items()
@@ -190,6 +201,22 @@ def _marked(schema: Any) -> frozenset[str]:
         if isinstance(mark, dict) and mark.get("_type") == "Image" and mark.get("decode", True)
         if name in schema.names and schema.field(name).type == image
     )
+
+
+def _check_mark(column: str, mark: Any) -> None:
+    """Raise ValueError when nodes do not know a type that a column is marked with (generate_from_dict)."""
+    if isinstance(mark, list) or (isinstance(mark, dict) and isinstance(mark.get("_type", {}), dict)):
+        for part in mark.values() if isinstance(mark, dict) else mark:
+            _check_mark(column, part)
+        return
+    kind = mark["_type"]
+    if kind not in _MARKS:
+        raise ValueError(
+            f"it marks {column} as {kind}, which nodes with datasets 3.1 do not know; write it with that version, "
+            "or as images with metadata.jsonl"
+        )
+    if kind in _MARKS_AROUND:
+        _check_mark(column, mark["feature"])
 
 
 def _reason(error: Exception) -> str:

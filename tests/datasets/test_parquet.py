@@ -16,13 +16,16 @@ parquet: Any = pytest.importorskip("pyarrow.parquet")
 _IMAGES = [{"bytes": good_picture(number), "path": None} for number in range(2)]
 
 
-def _table(*, image: str = "image", text: str = "text", captions: object = ("a", "b"), marked: bool = True) -> bytes:
+def _table(
+    *, image: str = "image", text: str = "text", captions: object = ("a", "b"), marked: bool = True, **marks: Any
+) -> bytes:
     count = len(captions)  # type: ignore[arg-type]
     kind = None if count else pyarrow.string()
     structure = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     table = pyarrow.table({image: pyarrow.array(_IMAGES[:count], structure), text: pyarrow.array(captions, kind)})
     if marked:
-        mark = {"info": {"features": {image: {"_type": "Image"}, text: {"dtype": "string", "_type": "Value"}}}}
+        features = {image: {"_type": "Image"}, text: {"dtype": "string", "_type": "Value"}, **marks}
+        mark = {"info": {"features": features}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(mark)})
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
@@ -61,6 +64,13 @@ def test_check_parquet_with_lists_of_captions_is_fine(tmp_path: Path) -> None:
 def test_check_parquet_that_cannot_be_trained_is_an_error(data: bytes, code: str, tmp_path: Path) -> None:
     report = _checked(tmp_path, data)
     assert code in {problem.code for problem in report.errors}
+    assert report.usable_count == 0
+
+
+def test_check_parquet_of_a_newer_datasets_library_is_an_error_that_says_so(tmp_path: Path) -> None:
+    report = _checked(tmp_path, _table(tags={"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}))
+    assert [problem.code for problem in report.errors] == ["CX302"]
+    assert "marks tags as List, which nodes with datasets 3.1 do not know" in report.errors[0].message
     assert report.usable_count == 0
 
 

@@ -50,13 +50,13 @@ def _picture(kind: str) -> dict[str, bytes]:
 
 
 def _parquet(
-    captions: tuple[str | None, ...] = ("a", "b"), *, second: bytes = b"", mark: bool = True
+    captions: tuple[str | None, ...] = ("a", "b"), *, second: bytes = b"", mark: bool = True, **marks: Any
 ) -> dict[str, bytes]:
     images = [{"bytes": good_picture(), "path": None}, {"bytes": second or good_picture(1), "path": None}]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     table = pyarrow.table({"image": pyarrow.array(images, kind), "text": pyarrow.array(captions, pyarrow.string())})
     if mark:
-        features = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
+        features = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}, **marks}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
@@ -93,6 +93,9 @@ ACCEPTED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "TIFF of two pages, compressed": lambda: _picture("TIFF two pages LZW"),
     "another format than the name says": lambda: _picture("QOI RGB"),
     "images in parquet": _parquet,
+    "marks of every kind in parquet": lambda: _parquet(
+        tags={"feature": {"a": [{"names": ["x"], "_type": "ClassLabel"}]}, "_type": "Sequence"}
+    ),
 }
 """Folders that a node trains on."""
 
@@ -143,6 +146,12 @@ REFUSED: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "no caption in parquet": lambda: _parquet(("a", None)),
     "no image in parquet": lambda: _parquet(second=b"<html>"),
     "cut image in parquet": lambda: _parquet(second=good_picture(1)[:60]),
+    "lists as version 4 of datasets marks them in parquet": lambda: _parquet(
+        tags={"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}
+    ),
+    "a type of version 4 of datasets inside another in parquet": lambda: _parquet(
+        tags={"feature": {"a": {"_type": "Json"}}, "_type": "Sequence"}
+    ),
     "images without their mark in parquet": lambda: _parquet(mark=False),
     "metadata under nearly its name": lambda: {**_images(1), "metadata.json1": _ONE_ROW},
     "letter case of a name": lambda: {"0.PNG": good_picture(), "metadata.jsonl": _ONE_ROW},

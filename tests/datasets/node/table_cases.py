@@ -59,8 +59,19 @@ _SAME_NAME = (
     pyarrow.array([["a"]], pyarrow.large_list(pyarrow.string())),
 )
 _MARKS = st.sampled_from(
-    ["right"] * 24 + ["none", "no info", "other column", "not decoded", "no JSON", "class", "null"]
+    ["right"] * 24
+    + ["none", "no info", "other column", "not decoded", "no JSON", "class", "null"]
+    + ["List", "Json", "Sequence", "List inside"]
 )
+
+
+_TEXT: dict[str, Any] = {"dtype": "string", "_type": "Value"}
+_MORE_MARKS: dict[str, Any] = {
+    "List": {"feature": _TEXT, "_type": "List"},
+    "Json": {"_type": "Json"},
+    "Sequence": {"feature": _TEXT, "length": -1, "_type": "Sequence"},
+    "List inside": [{"a": {"feature": {"feature": _TEXT, "_type": "List"}, "_type": "Sequence"}}],
+}
 
 
 def _caption(value: str | None, kind: pyarrow.DataType) -> Any:
@@ -92,6 +103,8 @@ def _marked(table: pyarrow.Table, how: str, image: str, caption: str) -> pyarrow
         features[image]["decode"] = False
     elif how == "class":
         features[caption] = {"names": ["a", "b"], "_type": "ClassLabel"}
+    elif how in _MORE_MARKS:
+        features["more"] = _MORE_MARKS[how]
     elif how == "null":
         features = None  # type: ignore[assignment]
     text = {"none": "", "no info": "{}", "no JSON": "{"}.get(how, json.dumps({"info": {"features": features}}))
