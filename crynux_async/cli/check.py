@@ -47,12 +47,14 @@ class Findings:
         simulation: What the job will do.
         advice: What to know, errors first.
         fee_cnx: The service's fee for a round.
+        is_known: False when a data set was given of which not everything was looked at.
     """
 
     effective: EffectiveConfig
     simulation: Simulation
     advice: list[Advice]
     fee_cnx: float
+    is_known: bool = True
 
     @property
     def exit(self) -> Exit:
@@ -113,6 +115,7 @@ def find(
         simulation=simulate(config, images, service),
         advice=advice.check(config, dataset, fee_cnx=fee_cnx, service=service),
         fee_cnx=fee_cnx,
+        is_known=dataset is None or isinstance(dataset, int) or dataset.is_checked,
     )
 
 
@@ -249,7 +252,7 @@ def _advice(found: Findings) -> Iterator[RenderableType]:
     shown = [item for item in found.advice if item.code not in _ON_TOP]
     for item in shown:
         yield finding(item.severity, item.code, item.field or "", item.message, item.action)
-    yield Padding(verdict(item.severity for item in shown), (1, 0, 0, 0), expand=False)
+    yield Padding(verdict((item.severity for item in shown), is_known=found.is_known), (1, 0, 0, 0), expand=False)
 
 
 def finding(severity: str, code: str, where: str, message: str, action: str) -> RenderableType:
@@ -260,12 +263,15 @@ def finding(severity: str, code: str, where: str, message: str, action: str) -> 
     return Group(head, Padding(Group(Text(message), Text(f"→ {action}", style="cyan")), (0, 0, 0, 2), expand=False))
 
 
-def verdict(severities: Iterable[str]) -> Text:
-    """Return the last line: whether it can work, and how much there is to know."""
+def verdict(severities: Iterable[str], *, is_known: bool = True) -> Text:
+    """Return the last line: whether it can work, if that is known, and how much there is to know."""
     counts = Counter(severities)
     parts = [f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}" for kind in STYLES if counts[kind]]
     if counts["error"]:
         return Text(f"This cannot work: {', '.join(parts)}.", style="bold red")
+    if not is_known:
+        text = "Whether this works is not known: not everything in the data set was looked at."
+        return Text(text, style="bold yellow")
     if counts["warning"]:
         return Text(f"This works, but not as one would think: {', '.join(parts)}.", style="bold yellow")
     return Text("Nothing stands against it." + (f" {', '.join(parts)}." if parts else ""), style="bold green")

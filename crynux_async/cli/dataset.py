@@ -107,9 +107,7 @@ def _show(
     if lines:
         parts.append(Padding(table, (1, 0, 0, 0), expand=False))
     parts += [finding(item.severity, item.code, _where(item), item.message, item.advice) for item in problems]
-    last = verdict(item.severity for item in problems)
-    if not is_checked and all(item.severity != "error" for item in problems):
-        last = Text("Whether this works is not known: not everything was looked at.", style="bold yellow")
+    last = verdict((item.severity for item in problems), is_known=is_checked)
     parts.append(Padding(last, (1, 0, 0, 0), expand=False))
     open_console().print_page(Group(*parts))
 

@@ -164,6 +164,9 @@ def test_dataset_that_was_not_looked_at_is_not_said_to_work(tmp_path: Path) -> N
         archive.writestr("README.md", "---\nconfigs:\n- config_name: default\n---\n")
     done = run_cli("dataset", "check", "cats.zip", cwd=tmp_path)
     found = facts(run_cli("dataset", "check", "cats.zip", "--json", cwd=tmp_path))
+    with_config = run_cli("check", HOW_TO, "--dataset", "cats.zip", cwd=tmp_path)
+    assert "Whether this works is not known" in with_config.stdout
+    assert "This works" not in with_config.stdout
     assert "not known how many are usable of 12" in done.stdout
     assert "Whether this works is not known" in done.stdout
     assert "This works" not in done.stdout
