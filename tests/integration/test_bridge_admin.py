@@ -18,7 +18,7 @@ from crynux_async.backends.http.answer import Answer
 from crynux_async.backends.http.client import HttpClient, Request
 from crynux_async.clock import utc_now
 from crynux_async.emulator import Emulator, Owner
-from crynux_async.errors import AuthError, CrynuxError, TransportError, UnreachableError, UsageError
+from crynux_async.errors import AuthError, CrynuxError, SettingsError, TransportError, UnreachableError, UsageError
 from crynux_async.secret import Secret
 from crynux_async.settings import Settings
 from crynux_async.signing import Wallet
@@ -87,6 +87,45 @@ async def test_each_call_makes_another_key(bridge: Emulator, admin: BridgeAdmin)
     keys = [await admin.create_key() for _ in range(2)]
     assert keys[0].api_key != keys[1].api_key
     assert admin.list_keys() == keys
+
+
+async def test_calls_at_the_same_time_make_a_key_each(
+    bridge: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[asyncio.Task[BridgeKey]] = []
+    async with opened(bridge, tmp_path) as first, opened(bridge, tmp_path) as second:
+        put = KeyBook.put
+
+        def put_and_look(book: KeyBook, key: BridgeKey) -> None:
+            put(book, key)
+            if len(keys) == 1:  # the first key is in the file, and not ready
+                loop.call_soon_threadsafe(lambda: keys.append(loop.create_task(second.create_key())))
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(KeyBook, "put", put_and_look)
+        keys.append(asyncio.create_task(first.create_key()))
+        made = [await keys[0]]
+        made.append(await keys[1])
+        assert first.list_keys() == made
+    assert made[0].api_key != made[1].api_key
+    assert len(usable_keys(bridge)) == 2
+
+
+async def test_key_that_others_are_making_is_waited_for(bridge: Emulator, admin: BridgeAdmin, tmp_path: Path) -> None:
+    async with KeyBook(tmp_path / "keys.json").sole_maker():
+        waiting = asyncio.create_task(admin.create_key())
+        await asyncio.wait([waiting], timeout=60.0)
+        assert not waiting.done()
+        assert bridge.requests == []
+    assert (await waiting).is_ready
+
+
+async def test_keys_that_could_be_put_nowhere_are_not_made(bridge: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with opened(bridge, tmp_path / "file") as admin:
+        with pytest.raises(SettingsError, match="cannot be written"):
+            await admin.create_key()
+    assert bridge.requests == []
 
 
 async def test_key_is_in_the_file_before_it_is_used_for_anything(

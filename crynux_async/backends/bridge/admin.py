@@ -2,8 +2,9 @@
 
 Theory of operation: a usable key takes five calls (create, roles, rate limit, use limit, priming), and only the first
 one cannot be repeated. Its answer is in the key file before anything else is done with it; everything after that may
-be done twice. So ``create_key`` first finishes what an earlier call left unfinished. A key whose answer was lost is
-never known to anybody: it has no role, opens nothing, and needs no care.
+be done twice. So ``create_key`` first finishes what an earlier call left unfinished; calls at the same time, of other
+processes too, wait for each other, so that none takes the key of another. A key whose answer was lost is never known
+to anybody: it has no role, opens nothing, and needs no care.
 
 Priming is a create that the bridge's schema refuses. Without it the first model that a key makes can never be
 downloaded: the bridge files the key under two clients at its first use (crynux-bridge api/v1/image/finetune.go).
@@ -122,7 +123,7 @@ class BridgeAdmin:
         """Make a key that is ready for use: with its roles and limits, and primed.
 
         May be cut off anywhere and called again: a key that was made and not finished is finished first, and returned
-        if it is what is asked for now.
+        if it is what is asked for now. Calls at the same time make a key each, one after the other.
 
         Args:
             roles: "chat", "admin", or a sequence of them.
@@ -282,6 +283,10 @@ class BridgeAdmin:
     async def _created(self, plan: "_Plan") -> BridgeKey:
         """Return a key of a plan, ready: one left unfinished, the one that has replaced it, or a new one."""
         _check_plan(plan)
+        async with self._book.sole_maker():
+            return await self._created_alone(plan)
+
+    async def _created_alone(self, plan: "_Plan") -> BridgeKey:
         for key in self.list_keys():
             if plan.replaces and key.is_ready and key.replaces == plan.replaces:
                 return key

@@ -5,10 +5,11 @@ next can finish what was cut off. The file is replaced as a whole and forced to 
 other processes wait for.
 """
 
+import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from crynux_async.settings import user_path
 _VERSION = 1
 _PRIVATE = 0o600
 _PATIENCE = 10.0  # seconds for another process's change, which takes some milliseconds
+_LOOK_EVERY = 0.05
 
 
 @attrs.frozen(kw_only=True)
@@ -99,6 +101,43 @@ class KeyBook:
         """
         self._change(lambda keys: [key for key in keys if key.api_key != api_key])
 
+    @contextlib.asynccontextmanager
+    async def sole_maker(self) -> AsyncIterator[None]:
+        """Be the only one who makes keys for this file, after whoever is at it here or in another process.
+
+        A key that somebody is just making looks like one whose making was cut off. The system ends this when the
+        process ends, so whatever is unfinished afterwards was cut off.
+
+        Raises:
+            SettingsError: The file's folder cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            path = self._beside(".making")
+            handle = _open(path)
+        except OSError as error:
+            raise _unusable(self.path, f"cannot be written: {error.strerror}") from error
+        try:
+            # Asked for again and again: a thread that waits for a lock cannot be called back.
+            while not self._is_ours(handle, path):  # noqa: ASYNC110  # another process sets no event
+                await asyncio.sleep(_LOOK_EVERY)
+            yield
+        finally:
+            os.close(handle)
+
+    def _is_ours(self, handle: int, path: Path) -> bool:
+        try:
+            lock_within(handle, path, 0)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise _unusable(self.path, f"cannot be locked: {error.strerror}") from error
+        return True
+
+    def _beside(self, ending: str) -> Path:
+        # A file of its own: a lock is on a file, and the key file is another one after each change.
+        return self.path.with_name(self.path.name + ending)
+
     def _change(self, change: Callable[[list[BridgeKey]], list[BridgeKey]]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +148,12 @@ class KeyBook:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        # A file of its own: a lock is on a file, and the key file is another one after each change.
-        path = self.path.with_name(self.path.name + ".lock")
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+        path = self._beside(".lock")
+        lock = _open(path)
         try:
             lock_within(lock, path, _PATIENCE)
             yield
         finally:
-            # Not removed: another process may be waiting for this very file.
             os.close(lock)
 
     def _read(self) -> list[BridgeKey]:
@@ -130,6 +167,11 @@ class KeyBook:
             return [_decode(entry) for entry in json.loads(text)["keys"]]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _unusable(self.path, "is not a key file of this library; keep it, and name another one") from error
+
+
+def _open(path: Path) -> int:
+    # Never removed: another process may be waiting for this very file.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
 
 
 def usual_book() -> Path:
