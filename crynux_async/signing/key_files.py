@@ -1,7 +1,7 @@
 """Where a wallet's key comes from: an encrypted keystore, a file that only its owner can read, or where they say.
 
 Never from an argument: arguments stand in the shell's history and in every list of processes. No message here repeats
-what was in a file or a variable, because people put keys where paths belong.
+what was in a file, nor a path that may be the secret itself, because people put keys and passwords where paths belong.
 """
 
 import json
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+
+import attrs
 
 from crynux_async.errors import Problem, SettingsError
 from crynux_async.secret import Secret
@@ -27,6 +29,7 @@ _KEY = re.compile("(?:0x)?[0-9a-fA-F]{64}", re.ASCII)
 _MAX_BYTES = 65536
 _VERSION = 3
 _OTHERS = 0o077
+_NOT_SHOWN = "the path that is given (not shown: it may be the secret itself)"
 
 
 def refuse(field: str, message: str, cause: Exception | None = None) -> NoReturn:
@@ -52,10 +55,7 @@ def read_key_file(path: Path | str) -> Secret:
     Raises:
         SettingsError: When there is no such file, others may read it, or it holds something else.
     """
-    key = parse_key(_read_private(path, field="wallet").strip())
-    if key is None:
-        refuse("wallet", f"{path} must hold a secret key: 64 hexadecimal digits, with or without 0x, and nothing else")
-    return key
+    return _bare_key(_read(path, field="wallet"))
 
 
 def read_keystore(path: Path | str, password: Secret) -> tuple[Secret, str]:
@@ -69,7 +69,22 @@ def read_keystore(path: Path | str, password: Secret) -> tuple[Secret, str]:
         SettingsError: When there is no such file, it is not of version 3, or the password is wrong.
         UsageError: When the extra ``wallet`` is not installed.
     """
-    store = _parse_keystore(path, _read(path, field="wallet"))
+    return _decrypted(_read(path, field="wallet"), password)
+
+
+def _bare_key(file: "_File") -> Secret:
+    key = parse_key(_private(file, field="wallet").strip())
+    if key is None:
+        refuse(
+            "wallet",
+            f"{file.path} must hold a secret key: 64 hexadecimal digits, with or without 0x, and nothing else",
+        )
+    return key
+
+
+def _decrypted(file: "_File", password: Secret) -> tuple[Secret, str]:
+    path = file.path
+    store = _parse_keystore(path, file.text)
     decode_keyfile_json = _keystore_decoder()
     try:
         key = decode_keyfile_json(store, password.reveal().encode())
@@ -111,19 +126,11 @@ def find_key(environ: Mapping[str, str], ask: Callable[[str], str] | None) -> tu
         refuse(WALLET, "must be the path of a keystore, or of a file of mode 0600 with the key")
     if parse_key(path) is not None:
         refuse(WALLET, "holds a key, and must be the path of a file: write the key to a file of mode 0600 instead")
-    expanded = os.path.expanduser(path)
-    if not is_keystore(expanded):
-        return read_key_file(expanded), ""
-    return read_keystore(expanded, _find_password(environ, expanded, ask))
-
-
-def is_keystore(path: Path | str) -> bool:
-    """Return whether a file holds JSON, and so not a bare key.
-
-    Raises:
-        SettingsError: When it cannot be read.
-    """
-    return _read(path, field="wallet").lstrip().startswith("{")
+    # Once: what a shell's <(...) names cannot be read again.
+    file = _read(os.path.expanduser(path), field="wallet")
+    if not file.text.lstrip().startswith("{"):
+        return _bare_key(file), ""
+    return _decrypted(file, _find_password(environ, str(file.path), ask))
 
 
 def read_password_file(path: Path | str) -> Secret:
@@ -135,7 +142,8 @@ def read_password_file(path: Path | str) -> Secret:
     Raises:
         SettingsError: When there is no such file, or others may read it.
     """
-    return Secret(_read_private(path, field="password").removesuffix("\n").removesuffix("\r"))
+    file = _read(path, field="password")
+    return Secret(_private(file, field="password").removesuffix("\n").removesuffix("\r"))
 
 
 def _find_password(environ: Mapping[str, str], keystore: str, ask: Callable[[str], str] | None) -> Secret:
@@ -144,7 +152,10 @@ def _find_password(environ: Mapping[str, str], keystore: str, ask: Callable[[str
         return read_password_file(os.path.expanduser(file))
     if ask is None:
         refuse(PASSWORD_FILE, f"must be the path of a file of mode 0600 with the password of {keystore}")
-    return Secret(ask(f"Password of {keystore}: "))
+    try:
+        return Secret(ask(f"Password of {keystore}: "))
+    except EOFError:
+        refuse("password", f"of {keystore} was asked for, and none was given")
 
 
 def _parse_keystore(path: Path | str, text: str) -> dict[str, Any]:
@@ -163,24 +174,50 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _read_private(path: Path | str, *, field: str) -> str:
-    """Read a file that only its owner may be allowed to read."""
-    return _read(path, field=field, private=True)
+@attrs.frozen(kw_only=True)
+class _File:
+    """What was in a file, and who may read it.
+
+    Attributes:
+        path: Its name.
+        text: All of it.
+        mode: Its permissions.
+    """
+
+    path: Path | str
+    text: str = attrs.field(repr=False)
+    mode: int
 
 
-def _read(path: Path | str, *, field: str, private: bool = False) -> str:
+def _private(file: _File, *, field: str) -> str:
+    """Return what is in a file that only its owner may be allowed to read."""
+    if file.mode & _OTHERS:
+        refuse(field, f"{file.path} can be read by others (mode {file.mode:04o}): chmod 600 {file.path}")
+    return file.text
+
+
+def _read(path: Path | str, *, field: str) -> _File:
     try:
         with Path(path).open("rb") as file:
             # Of the open file: the name may be another file's by now.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
+        if _may_be_secret(path, field):
+            # Without its cause, whose message repeats the path.
+            refuse(field, f"{_NOT_SHOWN} cannot be read: {error.strerror}")
         refuse(field, f"{path} cannot be read: {error.strerror}", error)
-    if private and mode & _OTHERS:
-        refuse(field, f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
     if len(content) > _MAX_BYTES:
         refuse(field, f"{path} is too large for a key")
     try:
-        return content.decode()
+        return _File(path=path, text=content.decode(), mode=mode)
     except ValueError:
         refuse(field, f"{path} is not a text")
+
+
+def _may_be_secret(path: Path | str, field: str) -> bool:
+    """Whether what should name a file names none, and could be a key, its words, or a password."""
+    if os.path.lexists(path) or os.path.isabs(path):
+        return False
+    # Neither keys nor their words have signs; a password may have any.
+    return field == "password" or not any(sign in str(path) for sign in "./")

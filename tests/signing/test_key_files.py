@@ -3,6 +3,7 @@
 import getpass
 import io
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -209,6 +210,49 @@ def test_key_in_place_of_a_path_is_refused_and_not_repeated(key: str) -> None:
     error = refusal(Wallet.from_env, {"CRYNUX_WALLET": key})
     assert "write the key to a file of mode 0600 instead" in str(error)
     assert KEY[:32] not in "".join(traceback.format_exception(error)).lower()
+
+
+@pytest.mark.parametrize("key", [KEY, f"0x{KEY}", KEY[:-1], "test test test test test junk"])
+def test_secret_in_place_of_a_path_is_not_repeated(key: str) -> None:
+    for error in (
+        refusal(Wallet.from_env, {"CRYNUX_WALLET": f"{key} x"}),
+        refusal(Wallet.from_file, key),
+        refusal(Wallet.from_keystore, key, "x"),
+    ):
+        assert "it may be the secret itself" in str(error)
+        assert key not in "".join(traceback.format_exception(error))
+
+
+def test_password_in_place_of_its_path_is_not_repeated(keystore: Path) -> None:
+    environ = {"CRYNUX_WALLET": str(keystore), "CRYNUX_WALLET_PASSWORD_FILE": "hunter/2."}
+    error = refusal(Wallet.from_env, environ)
+    assert error.field == "password"
+    assert "hunter" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("path", ["wallet.json", "keys/wallet", "/nowhere"])
+def test_path_of_a_file_that_is_not_there_is_shown(path: str) -> None:
+    assert f"{path} cannot be read" in str(refusal(Wallet.from_env, {"CRYNUX_WALLET": path}))
+
+
+@pytest.mark.parametrize("text", [KEY, json.dumps(PBKDF2)], ids=["key", "keystore"])
+def test_wallet_from_a_pipe_is_read_once(text: str) -> None:
+    reader, writer = os.pipe()  # as a shell's <(...)
+    os.write(writer, text.encode())
+    os.close(writer)
+    try:
+        wallet = Wallet.from_env({"CRYNUX_WALLET": f"/dev/fd/{reader}"}, ask=lambda _: "testpassword")
+    finally:
+        os.close(reader)
+    assert wallet.key.reveal() in (KEY, STORED_KEY)
+
+
+def test_end_of_input_in_place_of_a_password_is_refused(keystore: Path) -> None:
+    def ended(_: str) -> str:
+        raise EOFError
+
+    with pytest.raises(SettingsError, match="was asked for, and none was given"):
+        Wallet.from_env({"CRYNUX_WALLET": str(keystore)}, ask=ended)
 
 
 def test_missing_library_is_named_by_its_extra(keystore: Path, monkeypatch: pytest.MonkeyPatch) -> None:
