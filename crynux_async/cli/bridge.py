@@ -140,7 +140,7 @@ def _key_findings(bridge: BridgeFolder) -> list[Finding]:
     except SettingsError as error:
         cure = "Keep it: a key in it may still be the only way to a model. Correct it, or move it away and make a key."
         return [Finding(what="keys", verdict=Verdict.PROBLEM, sentence=f"{error}.", cure=cure)]
-    return list(checks.check_keys(_expiring(keys)))
+    return list(checks.check_keys(_expiring(keys), {key.prefix for key in keys if key.is_retiring}))
 
 
 def _how_it_runs(run: BridgeRun, *, in_container: bool) -> tuple[str | None, bool]:

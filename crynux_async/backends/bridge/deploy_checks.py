@@ -295,20 +295,32 @@ def check_exposure(config: BridgeConfig, published: Collection[str], *, in_conta
     return _good("exposure", "Only this machine can reach the bridge, whose calls are open to all its users.")
 
 
-def check_keys(expiring: Iterable[tuple[str, int]]) -> Iterator[Finding]:
+def check_keys(expiring: Iterable[tuple[str, int]], replaced: Collection[str] = ()) -> Iterator[Finding]:
     """Judge keys that stop to work soon.
 
     Args:
         expiring: Prefix of each key and the days that it has left.
+        replaced: Prefixes of those that are kept for the results of their jobs alone.
     """
     for prefix, days in expiring:
-        left = "has expired" if days < 0 else f"expires in {days} days"
+        # A key that was replaced has its successor: what counts is what only it can fetch.
+        cure = (
+            "Fetch the models of its jobs with 'crynux-async resume'; then: crynux-async bridge keys retire FOLDER"
+            if prefix in replaced
+            else f"crynux-async bridge keys rotate FOLDER {prefix}"
+        )
         yield Finding(
             what="keys",
             verdict=Verdict.PROBLEM if days < 0 else Verdict.NOTE,
-            sentence=f"The key {prefix}... {left}; its models cannot be downloaded after that.",
-            cure=f"crynux-async bridge keys rotate FOLDER {prefix}",
+            sentence=f"The key {prefix}... {_left(days)}; its models cannot be downloaded after that.",
+            cure=cure,
         )
+
+
+def _left(days: int) -> str:
+    if days < 0:
+        return "has expired"
+    return f"expires in {days} day{'s' if days != 1 else ''}" if days else "expires in less than a day"
 
 
 def _clock(skew: int) -> Finding:

@@ -191,3 +191,15 @@ def test_keys_that_expire_are_told_with_the_command_that_helps() -> None:
     assert seen(soon, over) == [("keys", NOTE), ("keys", PROBLEM)]
     assert "expires in 5 days" in soon.sentence
     assert "bridge keys rotate FOLDER abcdefgh" in over.cure
+
+
+def test_key_that_was_replaced_is_not_to_be_rotated() -> None:
+    (kept,) = checks.check_keys([("qI_ZWTFc", 5)], {"qI_ZWTFc"})
+    assert "rotate" not in kept.cure
+    assert "bridge keys retire FOLDER" in kept.cure
+
+
+@pytest.mark.parametrize(("days", "said"), [(0, "in less than a day;"), (1, "in 1 day;"), (2, "in 2 days;")])
+def test_days_of_a_key_are_counted_as_people_do(days: int, said: str) -> None:
+    (finding,) = checks.check_keys([("qI_ZWTFc", days)])
+    assert f"expires {said}" in finding.sentence
