@@ -15,7 +15,7 @@ import attrs
 
 from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, CONFIG_FILE, KEY_FILE, LOG_FILE, TASKS_FILE
 from crynux_async.errors import UsageError
-from crynux_async.secret import Secret
+from crynux_async.secret import Secret, mask_credentials, mask_query
 from crynux_async.settings import RELAYS
 
 DEFAULT_IMAGE = "ghcr.io/crynux-network/crynux-bridge:main-32a2af0"
@@ -111,7 +111,8 @@ def find_network(asked: str) -> Network:
     # A password would stand in config.yml, and in what is printed here.
     if parts.scheme in ("http", "https") and parts.hostname and not parts.query and "@" not in parts.netloc:
         return Network(name="custom", relay_url=asked.rstrip("/"), note=f"The relay is {asked.rstrip('/')}.")
-    raise UsageError(f"--network is {', '.join(NETWORKS)} or the address of a relay, not {asked!r}", field="network")
+    shown = mask_query(mask_credentials(asked))
+    raise UsageError(f"--network is {', '.join(NETWORKS)} or the address of a relay, not {shown!r}", field="network")
 
 
 def planned_files(plan: BridgePlan) -> tuple[PlannedFile, ...]:

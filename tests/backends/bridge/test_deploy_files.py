@@ -134,6 +134,13 @@ def test_network_of_another_kind_is_refused(asked: str) -> None:
         find_network(asked)
 
 
+@pytest.mark.parametrize("asked", ["https://user:hunter2@relay", "https://relay/?token=hunter2"])
+def test_secret_in_the_address_of_a_relay_is_not_repeated(asked: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_network(asked)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_written_config_is_read_back() -> None:
     made = plan()
     config = read_config(next(file.content for file in planned_files(made) if file.path.endswith("config.yml")))
