@@ -20,6 +20,7 @@ from crynux_async.backends.bridge.deploy_config import (
 )
 from crynux_async.backends.bridge.deploy_files import LOOPBACK
 from crynux_async.money import WEI
+from crynux_async.secret import mask_credentials
 from crynux_async.signing.addresses import checksummed, is_address
 
 # Seconds around their own clocks in which bridge and relay accept a signature.
@@ -184,14 +185,15 @@ def check_key_file(
 
 def check_relay(config: BridgeConfig, relay: RelayFacts) -> Iterator[Finding]:
     """Judge the relay, this machine's clock, and the money."""
+    url = mask_credentials(config.relay_url)
     if relay.skew is None:
         yield _problem(
             "relay",
-            f"The relay {config.relay_url} does not answer: {relay.error}.",
+            f"The relay {url} does not answer: {relay.error}.",
             "Look at relay.base_url and at this machine's network; the bridge does not start without its relay.",
         )
         return
-    yield _good("relay", f"The relay {config.relay_url} answers.")
+    yield _good("relay", f"The relay {url} answers.")
     yield _clock(relay.skew)
     if relay.wei is None:
         yield Finding(

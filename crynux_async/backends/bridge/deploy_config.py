@@ -12,6 +12,7 @@ import attrs
 
 from crynux_async.errors import Problem, SettingsError, UsageError
 from crynux_async.secret import Secret
+from crynux_async.signing.key_files import parse_key
 
 CONFIG_FILE = "config/config.yml"
 TASKS_FILE = "config/heartbeat_tasks.json"
@@ -205,6 +206,12 @@ def _problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     for name in _NEEDED:
         if values.get(name) in (None, ""):
             yield Problem(field=name, message="is missing")
+    for name in ("blockchain.account.address", "blockchain.account.private_key_file"):
+        # Neither is ever shown: people put the key itself here.
+        if isinstance(values.get(name), int):
+            yield Problem(field=name, message="must stand in quotes, or YAML takes it for a number")
+        elif parse_key(str(values.get(name)).strip()) is not None:
+            yield Problem(field=name, message="holds a secret key, which belongs in no config; take it out")
     port = str(values.get("http.port") or "1")
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         yield Problem(field="http.port", message=f"must be a port, not {port!r}")

@@ -110,6 +110,12 @@ def test_relay_that_is_away_is_the_only_thing_said_of_it() -> None:
     assert "connection refused" in finding.sentence
 
 
+@pytest.mark.parametrize("relay", [RelayFacts(error="away"), RelayFacts(skew=0)])
+def test_password_in_the_address_of_the_relay_is_not_shown(relay: RelayFacts) -> None:
+    wrong = attrs.evolve(config(), relay_url="https://user:hunter2@relay")
+    assert "hunter2" not in "".join(finding.sentence for finding in checks.check_relay(wrong, relay))
+
+
 @pytest.mark.parametrize(
     ("skew", "verdict"), [(0, GOOD), (30, GOOD), (-30, GOOD), (31, NOTE), (-60, NOTE), (61, PROBLEM), (-3600, PROBLEM)]
 )

@@ -1,6 +1,7 @@
 """The files of a new bridge: every name that the real program reads, nothing it does not, and nothing in the open."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from crynux_async.backends.bridge.deploy_files import (
     proxy_example,
 )
 from crynux_async.errors import SettingsError, UsageError
+from tests.signing.vectors import KEY
 
 ADDRESS = "0x2c7536E3605D9C16a7a3D7b1898e529396a65c23"
 # The names of the bridge's own template, config/config.example.yml.
@@ -196,6 +198,23 @@ def test_config_that_cannot_work_names_the_field(text: str, field: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read_config(text)
     assert field in {problem.field for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("old", [f'"{ADDRESS}"', '"config/priv_key.txt"'])
+@pytest.mark.parametrize("key", [f'"{KEY}"', f'"0x{KEY}"', f"0x{KEY}", "1" * 64])
+def test_key_in_the_config_is_not_repeated(old: str, key: str) -> None:
+    text = content("config.yml")
+    assert old in text
+    with pytest.raises(SettingsError) as caught:
+        read_config(text.replace(old, key))
+    (problem,) = caught.value.problems
+    assert problem.field.startswith("blockchain.account.")
+    assert not {KEY, str(int(KEY, 16)), "1" * 64} & set(re.findall("[0-9a-f]+", str(caught.value)))
+
+
+def test_address_without_quotes_is_told_from_one_that_is_none() -> None:
+    with pytest.raises(SettingsError, match="must stand in quotes"):
+        read_config(content("config.yml").replace(f'"{ADDRESS}"', ADDRESS))
 
 
 def test_name_that_the_bridge_ignores_is_told() -> None:
