@@ -73,6 +73,7 @@ class BridgePlan:
         database: "sqlite" is a file in the bridge's folder; "mysql" a container beside it.
         admin_token: Opens the traces; drawn when not given.
         db_password: Of the MySQL container; drawn when not given.
+        project: By what docker compose tells its containers from another folder's; drawn when not given.
     """
 
     address: str
@@ -82,6 +83,7 @@ class BridgePlan:
     database: Database = "sqlite"
     admin_token: Secret = attrs.field(factory=lambda: Secret(secrets.token_urlsafe(24)))
     db_password: Secret = attrs.field(factory=lambda: Secret(secrets.token_hex(16)))
+    project: str = attrs.field(factory=lambda: f"crynux_bridge_{secrets.token_hex(3)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -189,7 +191,8 @@ def _compose(plan: BridgePlan) -> str:
     waits = "    depends_on:\n      mysql:\n        condition: service_healthy\n" if plan.database == "mysql" else ""
     return f"""\
 # Written by "crynux-async bridge init". Start it with "crynux-async bridge up", which writes the key file first.
-name: crynux_bridge
+# No other folder may have this name: "up" and "down" there would be of these containers.
+name: "{plan.project}"
 services:
   bridge:
     # Which tags the registry has could not be checked when this was written. "latest" is of 2024 and too old;

@@ -107,6 +107,13 @@ def test_mysql_beside_the_bridge_has_the_password_of_the_config() -> None:
     assert compose["services"]["bridge"]["depends_on"] == {"mysql": {"condition": "service_healthy"}}
 
 
+def test_containers_of_two_bridges_are_told_apart() -> None:
+    first, second = (yaml.safe_load(content("docker-compose.yml"))["name"] for _ in range(2))
+    assert first != second
+    # What docker compose takes for the name of a project.
+    assert re.fullmatch("[a-z0-9][a-z0-9_-]*", first)
+
+
 def test_image_says_that_its_tag_was_not_checked() -> None:
     text = content("docker-compose.yml", image="registry.example/bridge:1")
     assert "could not be checked" in text
