@@ -35,6 +35,7 @@ MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
 
 _WAIT = re.compile(r"wait\s+(\d+(?:\.\d+)?)\s*seconds?")
 _QUOTA = re.compile(r"quota|use limit", re.IGNORECASE)
+_EXPIRED = re.compile("expired", re.IGNORECASE)
 
 
 _COUNTED_FIELDS = frozenset({"task_args", "timeout"})  # looked at after the rate limit has taken its token
@@ -212,7 +213,12 @@ def _named_error(field: str, text: str, answer: Answer) -> BackendError:
             f"the key is used up ({text}); finished models cannot be downloaded with it either", **lasting
         )
     if field == "Authorization":
-        return AuthError(f"the bridge does not accept the key: {text}; check CRYNUX_API_KEY", **lasting)
+        cure = (
+            "a key lives for a year: get another one ('crynux-async bridge up' makes it on your own bridge)"
+            if _EXPIRED.search(text)
+            else "check CRYNUX_API_KEY"
+        )
+        return AuthError(f"the bridge does not accept the key: {text}; {cure}", **lasting)
     if field == "api_key":
         return OwnershipError(
             f"the task does not belong to this key ({text}). If it does: the first task that a new key ever makes can "

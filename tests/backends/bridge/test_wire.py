@@ -273,6 +273,14 @@ def test_refusal_of_an_old_or_new_bridge_is_told_apart_by_its_field(
 
 
 @pytest.mark.parametrize(
+    ("text", "cure"), [("API key has expired", "get another one"), ("invalid API key", "check CRYNUX_API_KEY")]
+)
+def test_refused_key_comes_with_what_helps(text: str, cure: str) -> None:
+    error = error_of(wire.raise_for, refusal("Authorization", text))
+    assert cure in str(error)
+
+
+@pytest.mark.parametrize(
     "field", ["SDFinetuneLoraTaskParams.rank", "SDFinetuneLoraRequest.SDFinetuneLoraTaskParams.rank"]
 )
 def test_refusal_of_a_newer_go_names_the_plain_field(field: str) -> None:
