@@ -18,6 +18,8 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.credentials import jobs_that_need
 from crynux_async.signing import Wallet
 
+_SHOWN = 8  # signs of a key that are no secret
+
 
 def list_keys(folder: Path) -> Exit:
     """Show the keys that are known here."""
@@ -127,7 +129,8 @@ def _chosen(admin: BridgeAdmin, prefix: str) -> BridgeKey:
         raise UsageError(f"no key is named; there are: {known}", field="key")
     found = [key for key in admin.list_keys() if key.api_key.reveal().startswith(prefix)]
     if len(found) != 1:
-        raise UsageError(f"{len(found)} keys begin with {prefix!r}; there are: {known}", field="key")
+        shown = prefix if len(prefix) <= _SHOWN else f"{prefix[:_SHOWN]}..."  # it may be a whole key
+        raise UsageError(f"{len(found)} keys begin with {shown!r}; there are: {known}", field="key")
     return found[0]
 
 

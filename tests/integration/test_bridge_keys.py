@@ -87,6 +87,12 @@ async def test_name_that_is_empty_names_no_key_not_even_the_only_one(home: Path,
     assert prefixes(folder) == [only]
 
 
+async def test_whole_key_that_is_not_known_is_not_repeated(home: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"0 keys begin with 'AAAAAAAA\.\.\.'; there are: ") as caught:
+        await bridge_keys.limits(folder, "A" * 43 + "=", 5, None)
+    assert "A" * 9 not in str(caught.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_key_is_kept_while_its_model_is_not_fetched_by_whatever_address_it_was_made(
     home: Path, folder: Path, host: str
