@@ -28,7 +28,8 @@ from crynux_async.errors import Problem, SettingsError, UsageError
 from crynux_async.signing.key_files import WALLET
 
 _PRIVATE = 0o600
-_LOOKED_AT = ("config", CONFIG_FILE, TASKS_FILE, KEY_FILE, COMPOSE_FILE)
+_LOOKED_AT = ("config", CONFIG_FILE, TASKS_FILE, KEY_FILE, COMPOSE_FILE, KEYS_FILE)
+_UNREAD = (KEY_FILE, KEYS_FILE)
 _MYSQL_HOST = re.compile(r"@(?:tcp)?\(([^():]+)(?::(\d+))?\)")
 _CONNECT_WAIT = 3.0
 
@@ -118,7 +119,7 @@ def file_facts(folder: Path) -> Mapping[str, FileFacts]:
         path = folder / name
         with contextlib.suppress(OSError):
             mode = stat.S_IMODE(path.stat().st_mode)
-            text = None if path.is_dir() or name == KEY_FILE else path.read_text(encoding="utf-8", errors="replace")
+            text = None if path.is_dir() or name in _UNREAD else path.read_text(encoding="utf-8", errors="replace")
             facts[name] = FileFacts(mode=mode, is_writable=_is_writable(path), text=text)
     return facts
 

@@ -296,6 +296,16 @@ async def test_doctor_finds_what_would_keep_the_bridge_from_starting(
     assert KEY not in json.dumps(found)
 
 
+async def test_doctor_names_the_command_for_keys_that_others_can_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "keys.json").write_text('{"version": 1, "keys": []}')
+    (folder / "keys.json").chmod(0o644)
+    await bridge.doctor(folder, as_program=True, as_json=True)
+    cures = [finding["cure"] for finding in json.loads(capsys.readouterr().out)]
+    assert f"chmod 600 {folder}/keys.json" in cures
+
+
 async def test_doctor_without_a_config_says_init(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await bridge.doctor(home / "nothing", as_program=True, as_json=False) == Exit.USAGE
     assert "crynux-async bridge init" in capsys.readouterr().out

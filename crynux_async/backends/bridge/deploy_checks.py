@@ -14,6 +14,7 @@ from crynux_async.backends.bridge.deploy_config import (
     COMPOSE_FILE,
     CONFIG_FILE,
     KEY_FILE,
+    KEYS_FILE,
     LEAST_CNX,
     TASKS_FILE,
     BridgeConfig,
@@ -99,9 +100,9 @@ def check_files(files: Mapping[str, FileFacts]) -> Iterator[Finding]:
     tasks = files.get(TASKS_FILE)
     if tasks is not None and not _is_object(tasks.text or ""):
         yield _problem("files", f"{TASKS_FILE} is no JSON object.", 'Replace its content by {"tasks": []}.')
-    config = files.get(CONFIG_FILE)
-    if config is not None and config.mode & _OTHERS:
-        yield _problem("files", f"{CONFIG_FILE} holds secrets, and others can read it.", f"chmod 600 {CONFIG_FILE}")
+    for path in (CONFIG_FILE, KEYS_FILE):
+        if path in files and files[path].mode & _OTHERS:
+            yield _problem("files", f"{path} holds secrets, and others can read it.", f"chmod 600 FOLDER/{path}")
     folder = files.get("config")
     if folder is not None and not folder.is_writable:
         yield _problem(
@@ -179,7 +180,7 @@ def check_key_file(
         yield _problem(
             "key file",
             f"{KEY_FILE} holds the wallet's secret key, {when}.",
-            f"Remove it: rm {KEY_FILE}; 'up' needs none.",
+            f"Remove it: rm FOLDER/{KEY_FILE}; 'up' needs none.",
         )
 
 

@@ -55,7 +55,7 @@ def test_missing_file_is_a_problem(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("config/config.yml", {"mode": 0o644}, "chmod 600 config/config.yml"),
+        ("config/config.yml", {"mode": 0o644}, "chmod 600 FOLDER/config/config.yml"),
         ("config", {"is_writable": False}, "read-only mount or a docker secret"),
     ],
 )
@@ -63,6 +63,14 @@ def test_file_of_wrong_mode_or_on_a_read_only_mount_is_a_problem(name: str, chan
     found = list(checks.check_files({**FILES, name: attrs.evolve(FILES[name], **changes)}))
     assert seen(*found) == [("files", PROBLEM), ("files", GOOD)]
     assert words in found[0].cure
+
+
+def test_keys_that_others_can_read_are_a_problem() -> None:
+    keys = FileFacts(mode=0o640, is_writable=True)
+    assert seen(*checks.check_files(FILES | {"keys.json": attrs.evolve(keys, mode=0o600)})) == [("files", GOOD)]
+    found = list(checks.check_files(FILES | {"keys.json": keys}))
+    assert seen(*found) == [("files", PROBLEM), ("files", GOOD)]
+    assert found[0].cure == "chmod 600 FOLDER/keys.json"
 
 
 def test_files_that_are_there_are_good() -> None:
@@ -101,7 +109,7 @@ def test_key_file_that_lies_about_is_a_problem(is_running: bool) -> None:
     files = {**FILES, "config/priv_key.txt": FileFacts(mode=0o600, is_writable=True)}
     (finding,) = checks.check_key_file(files, is_running=is_running)
     assert seen(finding) == [("key file", PROBLEM)]
-    assert "rm config/priv_key.txt" in finding.cure
+    assert "rm FOLDER/config/priv_key.txt" in finding.cure
 
 
 def test_relay_that_is_away_is_the_only_thing_said_of_it() -> None:
