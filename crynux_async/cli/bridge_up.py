@@ -39,7 +39,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.settings_file import default_settings_file
 from crynux_async.errors import BackendError, CrynuxError, UnreachableError, UsageError
 from crynux_async.signing import Wallet
-from crynux_async.signing.key_files import WALLET
+from crynux_async.signing.key_files import WALLET, parse_key
 
 _LOOK_EVERY = 0.2
 _SHOWN_LINES = 12
@@ -131,6 +131,8 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
                 f"move the wallet to another place and let {WALLET} name that",
                 field=WALLET,
             )
+        if _is_anothers(place, bridge):
+            raise UsageError(f"{place} holds the key of another wallet than this bridge's; move it to another place")
     path.unlink(missing_ok=True)
     try:
         write_private(path, wallet.key.reveal() + "\n")
@@ -140,10 +142,20 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
 
 
 def _remove_key_file(bridge: BridgeFolder) -> None:
-    """Remove a key file that a start has left, but never a file outside the folder, nor the wallet's own."""
+    """Remove a key file that a start has left, but never a file outside the folder, nor a wallet's own."""
     path = bridge.key_file
-    if path.resolve().is_relative_to(bridge.path.resolve()) and not is_wallet(path):
+    is_inside = path.resolve().is_relative_to(bridge.path.resolve())
+    if is_inside and not is_wallet(path) and not _is_anothers(path, bridge):
         path.unlink(missing_ok=True)
+
+
+def _is_anothers(path: Path, bridge: BridgeFolder) -> bool:
+    """Whether a file holds the key of another wallet than a bridge's, perhaps its only copy."""
+    try:
+        key = parse_key(path.read_text(encoding="utf-8").strip())
+        return key is not None and Wallet(key).address.lower() != bridge.config.address.lower()
+    except (OSError, ValueError):  # a SettingsError is a ValueError: it is no key of the curve
+        return False
 
 
 def _listen_on(bridge: BridgeFolder, host: str) -> None:

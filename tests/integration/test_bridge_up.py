@@ -396,6 +396,26 @@ async def test_wallet_that_lies_where_the_bridge_deletes_its_key_file_is_neither
     assert place.read_bytes() == key
 
 
+async def test_key_of_another_wallet_where_the_key_file_belongs_is_not_lost(home: Path, folder: Path) -> None:
+    place = folder / "config" / "priv_key.txt"
+    place.write_text("0x" + "1".rjust(64, "0") + "\n")
+    with pytest.raises(UsageError, match="holds the key of another wallet"):
+        await up(folder, program(home))
+    bridge_up.down(folder)
+    assert place.read_text().endswith("1\n")
+    place.write_text(KEY)
+    bridge_up.down(folder)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("text", ["", "0" * 64, "\udcff"], ids=["empty", "no key of the curve", "no text"])
+async def test_file_without_a_key_where_the_key_file_belongs_is_replaced(home: Path, folder: Path, text: str) -> None:
+    place = folder / "config" / "priv_key.txt"
+    place.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert await up(folder, program(home)) is Exit.DONE
+    assert not place.exists()
+
+
 async def test_up_keeps_the_settings_own_key_although_another_one_is_newer(home: Path, folder: Path) -> None:
     await up(folder, program(home))
     first = Settings.load().api_key
