@@ -16,7 +16,14 @@ from rich.text import Text
 from crynux_async.backends.bridge import deploy_checks as checks
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.backends.bridge.deploy_checks import Finding, Verdict
-from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, KEY_FILE, LEAST_CNX, BridgeConfig
+from crynux_async.backends.bridge.deploy_config import (
+    COMPOSE_FILE,
+    CONFIG_FILE,
+    KEY_FILE,
+    LEAST_CNX,
+    TASKS_FILE,
+    BridgeConfig,
+)
 from crynux_async.backends.bridge.deploy_files import (
     BridgePlan,
     Database,
@@ -61,12 +68,13 @@ def init(folder: Path, network: str, image: str, port: int, database: Database, 
     if not 0 < port <= _MOST_PORT:
         raise UsageError(f"--port is a number from 1 to {_MOST_PORT}, not {port}", field="port")
     found = find_network(network)
+    # Before the wallet, whose password may have to be typed.
+    there = [path for path in (CONFIG_FILE, TASKS_FILE, COMPOSE_FILE) if os.path.lexists(folder / path)]
+    if there:
+        raise UsageError(f"{folder} has {', '.join(there)} already, and nothing of it is replaced; name a new folder")
     wallet = Wallet.from_env()
     plan = BridgePlan(address=wallet.address, relay_url=found.relay_url, image=image, port=port, database=database)
     files = planned_files(plan)
-    there = [file.path for file in files if os.path.lexists(folder / file.path)]
-    if there:
-        raise UsageError(f"{folder} has {', '.join(there)} already, and nothing of it is replaced; name a new folder")
     write_files(folder, files)
     if as_json:
         facts = {"folder": str(folder), "address": wallet.address, "files": [file.path for file in files]}

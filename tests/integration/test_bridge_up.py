@@ -92,6 +92,12 @@ def test_init_replaces_nothing(folder: Path) -> None:
     assert (folder / "config" / "config.yml").read_text() == before
 
 
+def test_init_of_a_folder_that_has_files_asks_for_no_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.Wallet, "from_env", lambda: pytest.fail("asked for the wallet"))
+    with pytest.raises(UsageError, match="already, and nothing of it is replaced"):
+        bridge.init(folder, "mainnet", DEFAULT_IMAGE, 5028, "sqlite", as_json=False)
+
+
 def test_init_without_a_wallet_names_the_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CRYNUX_WALLET")
     with pytest.raises(SettingsError, match="CRYNUX_WALLET: must be the path of a keystore"):
