@@ -107,9 +107,18 @@ def in_folder(advice: str, folder: Path) -> str:
 def is_wallet(path: Path) -> bool:
     """Whether a file is the one that the wallet is read from: perhaps the only copy of its key."""
     try:
-        return path.samefile(os.path.expanduser(os.environ.get(WALLET, "").strip() or os.devnull))
+        return path.samefile(_wallet_path())
     except OSError:
         return False
+
+
+def has_wallet() -> bool:
+    """Whether the wallet is read from a file that is there."""
+    return _wallet_path().is_file()
+
+
+def _wallet_path() -> Path:
+    return Path(os.environ.get(WALLET, "").strip() or os.devnull).expanduser()
 
 
 def file_facts(folder: Path) -> Mapping[str, FileFacts]:

@@ -17,6 +17,7 @@ from crynux_async.backends.bridge.deploy_files import EVERYWHERE, LOOPBACK
 from crynux_async.backends.bridge.deploy_log import explain
 from crynux_async.cli.bridge_folder import (
     BridgeFolder,
+    has_wallet,
     in_folder,
     is_port_taken,
     is_wallet,
@@ -141,12 +142,20 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _remove_key_file(bridge: BridgeFolder) -> None:
-    """Remove a key file that a start has left, but never a file outside the folder, nor a wallet's own."""
+def _remove_key_file(bridge: BridgeFolder) -> str:
+    """Remove a key file that a start has left, but never a file outside the folder, nor the only copy of a key.
+
+    Returns:
+        What to do about one that stays and may be such a left-over, for people, or "".
+    """
     path = bridge.key_file
     is_inside = path.resolve().is_relative_to(bridge.path.resolve())
-    if is_inside and not is_wallet(path) and not _is_anothers(path, bridge):
-        path.unlink(missing_ok=True)
+    if not is_inside or is_wallet(path) or _is_anothers(path, bridge):
+        return ""
+    if path.exists() and not has_wallet():
+        return f"{path} stays: {WALLET} names no wallet here, so that it may be the only copy of its key."
+    path.unlink(missing_ok=True)
+    return ""
 
 
 def _is_anothers(path: Path, bridge: BridgeFolder) -> bool:
@@ -228,7 +237,7 @@ def _conclude(console: LiteralConsole, key: ServingKey, place: Path) -> None:
 
 def down(folder: Path) -> Exit:
     """Stop a bridge."""
-    bridge = open_folder(folder)
+    bridge, stays = open_folder(folder), ""
     with sole_command(bridge):
         try:
             was_running = last_run(bridge.path).stop()
@@ -237,8 +246,11 @@ def down(folder: Path) -> Exit:
                 raise
             was_running = False  # nothing was ever started here: docker need not be there
         finally:
-            _remove_key_file(bridge)
-    open_console().print("The bridge is stopped." if was_running else "The bridge was not running.")
+            stays = _remove_key_file(bridge)
+    console = open_console()
+    console.print("The bridge is stopped." if was_running else "The bridge was not running.")
+    if stays:
+        console.print_page(stays)
     return Exit.DONE
 
 

@@ -414,6 +414,22 @@ async def test_key_of_another_wallet_where_the_key_file_belongs_is_not_lost(home
     assert not place.exists()
 
 
+@pytest.mark.parametrize("wallet", [None, "/nowhere/wallet.json"])
+def test_key_file_that_may_be_the_only_copy_of_its_key_is_not_removed(
+    folder: Path, wallet: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if wallet is None:
+        monkeypatch.delenv("CRYNUX_WALLET")
+    else:
+        monkeypatch.setenv("CRYNUX_WALLET", wallet)
+    place = folder / "config" / "priv_key.txt"
+    place.write_text(KEY)
+    assert bridge_up.down(folder) is Exit.DONE
+    assert place.read_text() == KEY
+    said = " ".join(capsys.readouterr().out.split())
+    assert "priv_key.txt stays: CRYNUX_WALLET names no wallet here" in said
+
+
 @pytest.mark.parametrize("text", ["", "0" * 64, "\udcff"], ids=["empty", "no key of the curve", "no text"])
 async def test_file_without_a_key_where_the_key_file_belongs_is_replaced(home: Path, folder: Path, text: str) -> None:
     place = folder / "config" / "priv_key.txt"
