@@ -5,23 +5,20 @@ Source: datasets 3.1.0 load.py (LocalDatasetModuleFactoryWithoutScript.get_modul
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from crynux_async.datasets.problems import DatasetProblem, named, problem
+from crynux_async.errors import UsageError
 
 README: Final = "README.md"
 SETTINGS_FILES: Final = (README, ".huggingface.yaml", "dataset_infos.json")
 """The files that may tell the loader what to load, at the top only."""
 
 _HEAD: Final = re.compile(r"\s*---(?:\r\n|\r|\n)([\S\s]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z)")
-_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _DECIDING: Final = ("configs", "dataset_info")
-# The YAML that is certain without a reader of YAML: keys with words, quoted texts and lists of them.
-_LIST: Final = r"\[(?:[\w./-]+(?:, *[\w./-]+)*)?\]"
-_VALUE: Final = rf"""(?:[A-Za-z0-9_/](?:[^\s:]|:(?=\S)|[ ](?!#))*|"[^"\\]*"|'[^']*'|{_LIST})"""
-_PAIR: Final = re.compile(rf"([A-Za-z_][\w.-]*):(?:[ ]+({_VALUE}))?[ ]*")
-_ITEM: Final = re.compile(rf"([ ]*)-[ ]+{_VALUE}[ ]*")
+# Heads of people have some hundred bytes, and YAML is read slowly.
+_MOST_HEAD: Final = 1 << 16
 
 
 def judge_settings(files: Mapping[str, bytes]) -> tuple[DatasetProblem, ...]:
@@ -38,18 +35,40 @@ def judge_settings(files: Mapping[str, bytes]) -> tuple[DatasetProblem, ...]:
         text = f"{README} is not UTF-8, and a node that cannot read it stops."
         return (problem("CX302", text, [README]),)
     head = _HEAD.match(readme.decode("utf-8-sig"))
-    lines = _LINE_END.split(head[1]) if head else []
-    keys = {line.partition(":")[0] for line in lines}
     deciding = [name for name in files if name != README]
-    if keys & frozenset(_DECIDING):
+    if head and len(head[1]) > _MOST_HEAD:
         deciding.insert(0, f"the head of {README}")
-    elif lines and not _is_plain(lines):
-        text = (
-            f"{README} begins with a line '---', so that a node reads what follows as YAML and stops when it is none; "
-            "it was not read here."
-        )
-        return (problem("CX315", text, [README]), *_decided(deciding))
+    elif head:
+        try:
+            if not _keys(head[1]).isdisjoint(_DECIDING):
+                deciding.insert(0, f"the head of {README}")
+        except ValueError as error:
+            text = f"{README} begins with a line '---', so that a node reads what follows as YAML, and stops: {error}."
+            return (problem("CX315", text, [README], severity="error"), *_decided(deciding))
     return _decided(deciding)
+
+
+def _keys(head: str) -> Set[str]:
+    """Return the keys of a head.
+
+    Raises:
+        ValueError: A node stops at it.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise UsageError("checking data sets needs PyYAML: pip install 'crynux-async[datasets]'") from error
+    try:
+        settings = yaml.safe_load(head)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if settings is None:
+        return frozenset()
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ValueError("it is no mapping of names to values")
+    return settings.keys()
 
 
 def _decided(deciding: Sequence[str]) -> tuple[DatasetProblem, ...]:
@@ -65,26 +84,3 @@ def _is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _is_plain(lines: Sequence[str]) -> bool:
-    """Whether these lines certainly are a mapping in YAML."""
-    return all(_are_plain(lines))
-
-
-def _are_plain(lines: Sequence[str]) -> Iterator[bool]:
-    indent: str | None = None
-    takes_items = False
-    for line in lines:
-        if not line.isprintable():
-            yield False
-        elif not line.strip() or line.startswith("#"):
-            continue
-        elif pair := _PAIR.fullmatch(line):
-            takes_items, indent = pair[2] is None, None
-            yield True
-        elif item := _ITEM.fullmatch(line):
-            yield takes_items and indent in {None, item[1]}
-            indent = item[1]
-        else:
-            yield False

@@ -18,6 +18,9 @@ PLAIN = (
     b"---\ntags: [art, sd-1.5]\nannotations_creators: []\ndescription:\n---\n",
     "---\npretty_name: caf\u00e9 \u732b\n---\n".encode(),
     b"---\nno end: of: the head\n",
+    b"---\ndescription: |\n  Two lines\n  of words: with a colon\nlicense: mit\n---\n",
+    b"---\nauthor:\n  name: Ann\n  since: 2021-05-03\nversion: 1.0\n---\n",
+    b"---\n---\n",
 )
 BROKEN = (
     b"---\nlicense: : mit\n---\n",
@@ -32,6 +35,10 @@ BROKEN = (
     b"---\nname: @cats\n---\n",
     b"---\nname: a\x07b\n---\n",
     b"\xef\xbb\xbf---\nCats\n---\n",
+    b"---\n1: one\n---\n",
+    b"---\nsince: 2021-13-45\n---\n",
+    b"---\nlicense: *mit\n---\n",
+    b"---\ndeep: " + b"[" * 3000 + b"]" * 3000 + b"\n---\n",
 )
 
 
@@ -54,9 +61,17 @@ def test_node_reads_a_plain_head(readme: bytes, node: Node, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("readme", BROKEN)
-def test_head_that_may_be_no_yaml_leaves_nothing_usable(readme: bytes, tmp_path: Path) -> None:
+def test_head_at_which_a_node_stops_is_an_error(readme: bytes, tmp_path: Path) -> None:
     report = checked(tmp_path, {**good(), "README.md": readme})
-    assert (codes(report), report.is_checked, report.usable_count) == ({"CX315"}, False, 0)
+    assert (error_codes(report), codes(report), report.usable_count) == ({"CX315"}, {"CX315"}, 0)
+
+
+@pytest.mark.parametrize(
+    "head", [b"configs:\n- config_name: a\n", b"dataset_info: {}\n", b"note: " + b"x" * 70_000 + b"\n"]
+)
+def test_head_that_is_not_followed_leaves_nothing_usable(head: bytes, tmp_path: Path) -> None:
+    report = checked(tmp_path, {**good(), "README.md": b"---\n" + head + b"---\n"})
+    assert (codes(report), report.errors, report.usable_count) == ({"CX315"}, (), 0)
 
 
 @pytest.mark.parametrize("readme", BROKEN)
