@@ -2,7 +2,8 @@
 
 Every commit is followed by a notification without content. On every new connection LISTEN comes first and then the
 bell, so that whoever waits reads what was written before anybody listened. What a notification says is not believed; it
-is only a reason to look. As a net, for notifications that got lost with their sender, the bell rings now and then.
+is only a reason to look. The net, for notifications that got lost and for a listener that cannot connect (a server
+without a connection left still answers those that it has), is in whoever waits: it looks now and then by itself.
 """
 
 import asyncio
@@ -20,7 +21,8 @@ _log = logging.getLogger("crynux_async.ledgers")
 SLOW_LOOK = 5.0
 """Seconds between two looks where nothing is heard."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0  # seconds between two attempts to connect
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0  # seconds between two attempts to listen
+_EXPECTED = (psycopg.Error, LedgerError, OSError)
 
 
 class Listener:
@@ -36,13 +38,19 @@ class Listener:
         self._server = server
         self._bell = bell
         self._own_pid = own_pid
+        self._pause = _FIRST_PAUSE
         self._task: asyncio.Task[None] | None = None
 
     async def heard(self, since: int) -> int:
-        """Wait until the number of the bell is larger than ``since``, and return it."""
+        """Wait until the number of the bell is larger than ``since``, and return it; it rings at each slow look."""
         if self._task is None:  # nobody pays for a connection that nobody needs
             self._task = asyncio.create_task(self._run(), name="crynux_async ledger listener")
-        return await self._bell.heard(since)
+        try:
+            async with asyncio.timeout(SLOW_LOOK):
+                return await self._bell.heard(since)
+        except TimeoutError:
+            self._bell.ring()
+            return self._bell.number
 
     async def close(self) -> None:
         """Stop listening."""
@@ -51,30 +59,25 @@ class Listener:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE
         while True:
             try:
-                raw = await self._server.connect()
-            except (psycopg.Error, LedgerError, OSError) as error:
+                await self._listen()
+            except _EXPECTED as error:
                 _log.debug("%s: nothing is heard of others' writes: %s", self._server.address.name, error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                continue
-            pause = _FIRST_PAUSE
-            try:
-                await self._listen(raw)
-            except (psycopg.Error, OSError) as error:
-                _log.debug("%s: the connection that listens was lost: %s", self._server.address.name, error)
-            finally:
-                await raw.close()
-            await asyncio.sleep(pause)
+            except Exception:  # an error that nobody has thought of must not end the hearing for good
+                _log.exception("%s: nothing is heard of others' writes", self._server.address.name)
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    async def _listen(self, raw: Raw) -> None:
-        await raw.execute(f'LISTEN "{self._server.channel}"')
-        self._bell.ring()
-        while True:
-            async for notice in raw.notifies(timeout=SLOW_LOOK):
+    async def _listen(self) -> None:
+        """Listen on a new connection until it is lost."""
+        raw: Raw = await self._server.connect()
+        try:
+            await raw.execute(f'LISTEN "{self._server.channel}"')
+            self._pause = _FIRST_PAUSE  # not before: a standby lets everybody in, and refuses this
+            self._bell.ring()
+            async for notice in raw.notifies():
                 if notice.pid != self._own_pid():
                     self._bell.ring()
-            if self._bell.has_waiters:
-                self._bell.ring()
+        finally:
+            await raw.close()
