@@ -133,9 +133,9 @@ class Job:
 
     @property
     def progress(self) -> str | None:
-        """How far the task was at the last look, in the service's own word such as "started", or None.
+        """How far the task was when it was made, or at the last look, in the service's own word such as "started".
 
-        A bridge says no more than that a task runs, so it is None there.
+        None before that, and after its end. A bridge says no more than that a task runs, so it is None there.
         """
         return self._supervisor.follower.stage(self._record) or None
 

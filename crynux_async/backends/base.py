@@ -88,11 +88,13 @@ class CreatedTask:
         created_at: When the service says it was created, aware UTC, or None where it did not say.
         again_after: Seconds after which the service wishes to be asked about it first, >= 0, or None where polling may
             choose. It does not put off what polling promises (``worst_delay``).
+        stage: How far it is already, in the words of ``Look.stage``, or "" where the service does not tell.
     """
 
     task_id: str
     created_at: datetime | None = None
     again_after: float | None = None
+    stage: str = ""
 
 
 @attrs.frozen(kw_only=True)

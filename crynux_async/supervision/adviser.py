@@ -33,7 +33,7 @@ class Adviser:
 
         Args:
             config: What to train.
-            force: Whether it is not refused.
+            force: Whether it is refused only where it cannot even be sent.
 
         Raises:
             ConfigError: It cannot work.
@@ -41,8 +41,7 @@ class Adviser:
         self._tell(advice.check(config, service=self._facts), force=force)
 
     def _tell(self, found: list[advice.Advice], *, force: bool) -> None:
-        if not force:
-            advice.require_workable(found)
+        advice.require_workable(found, force=force)
         for item in found:
             key = (item.code, item.field)
             if item.severity == "note" or key in self._advised:
@@ -57,7 +56,7 @@ class Adviser:
         Args:
             configs: What to train.
             labels: Their labels, for the message.
-            force: Whether none is refused.
+            force: Whether only what cannot even be sent is refused.
 
         Raises:
             ConfigError: Some of them cannot work.
@@ -74,9 +73,14 @@ class Adviser:
             if (index + 1) % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         if problems:
-            forced = "them" if self._facts.takes_rounds else "those of one round"
-            what = f"{refused} of {len(configs)} configs cannot work; none is queued (force=True sends {forced} anyway)"
-            raise ConfigError(problems, what=what)
+            raise ConfigError(problems, what=f"{refused} of {len(configs)} configs {self._refusal(force)}")
+
+    def _refusal(self, force: bool) -> str:
+        """Return what is said of configs that are refused."""
+        if force:
+            return "cannot be sent, not even with force=True; none is queued"
+        forced = "them" if self._facts.takes_rounds else "them where each is one round"
+        return f"cannot work; none is queued (force=True sends {forced} anyway)"
 
     async def _found(self, config: FineTuneConfig) -> list[advice.Advice]:
         """Return what is to be said; hundreds of expressions that take a process each hold nobody else up."""

@@ -33,6 +33,7 @@ class Answer:
         spent: For the gate.
         task_id: The task that was made, or None.
         look_after: Seconds after which the service wishes to be asked about the task first, or None.
+        progress: How far the task is in the service's own word, or "".
         error: What to tell whoever waits, or None.
         interrupt: What ends the program, and may go on once all of this is stored; or None.
     """
@@ -41,6 +42,7 @@ class Answer:
     spent: Outcome
     task_id: str | None = None
     look_after: float | None = None
+    progress: str = ""
     error: CrynuxError | None = None
     interrupt: BaseException | None = None
 
@@ -78,6 +80,7 @@ async def post(backend: Backend, payload: str) -> Answer:
         spent=Outcome.ACCEPTED,
         task_id=created.task_id,
         look_after=created.again_after,
+        progress=created.stage,
     )
 
 

@@ -106,12 +106,13 @@ class Follower:
         """The queue that decides."""
         return self._polls
 
-    def follow(self, record: Record, look_after: float | None = None) -> None:
+    def follow(self, record: Record, look_after: float | None = None, progress: str = "") -> None:
         """Watch a job from now on; one that is watched already stays as it is.
 
         Args:
             record: The job.
             look_after: Seconds after which the service wishes to be asked first, or None where polling may choose.
+            progress: How far its task is in the service's own word, where the create has told.
         """
         # To plan it anew would throw away what was learned of it, and could put a look off for ever.
         if record.job_id in self._polls:
@@ -137,6 +138,7 @@ class Follower:
             at_once=not is_new or look_after == 0,  # an attached or resumed task may have ended long ago
         )
         self._wake.set()
+        self._came_to(record, progress)
 
     def usual_ages(self, config: FineTuneConfig) -> tuple[float, float] | None:
         """Return between which ages, in seconds, eight of ten jobs of a config's kind end.
@@ -156,7 +158,7 @@ class Follower:
             return None
 
     def stage(self, record: Record) -> str:
-        """Return the service's own word for how far a job's task was at the last look, or ""."""
+        """Return the service's own word for how far a job's task was at its create or the last look, or ""."""
         return self._stages.get(record.job_id, "")
 
     def ended(self, record: Record, signal: Signal, end: TaskEnd) -> None:

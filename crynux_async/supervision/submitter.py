@@ -66,12 +66,13 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 class HandOn(Protocol):
     """Gives a job to whoever drives it next."""
 
-    def __call__(self, record: Record, *, look_after: float | None = None) -> None:
+    def __call__(self, record: Record, *, look_after: float | None = None, progress: str = "") -> None:
         """Hand a job on.
 
         Args:
             record: The job.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
+            progress: How far a new task is in the service's own word, or "".
         """
 
 
@@ -455,7 +456,7 @@ class Submitter:
             self._patience.heard(monotonic())
             self._reach.answered()
         if outcome is AttemptOutcome.ACCEPTED:
-            self._hand_on(record, look_after=answer.look_after)
+            self._hand_on(record, look_after=answer.look_after, progress=answer.progress)
         elif outcome is AttemptOutcome.LIMITED:
             _log.info("create refused by the rate limit, queued again: %s", error)
             self._queue.put_back(record)

@@ -221,7 +221,7 @@ class Supervisor:
         self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
 
-    def hand_on(self, record: Record, *, look_after: float | None = None) -> None:
+    def hand_on(self, record: Record, *, look_after: float | None = None, progress: str = "") -> None:
         """Give a job to whoever drives it next: submit, then follow, then fetch.
 
         A planned job is sent only where somebody here has asked for that, and a model is fetched here only where that
@@ -230,6 +230,7 @@ class Supervisor:
         Args:
             record: The job.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
+            progress: How far a new task is in the service's own word, or "".
         """
         # Whatever is another's is over for this session, however far it is.
         stage = STAGES[record.state] if record.is_ours else Stage.OVER
@@ -239,7 +240,7 @@ class Supervisor:
         if stage is Stage.SUBMIT:
             self.submitter.go_on(record)
         elif stage is Stage.FOLLOW:
-            self.follower.follow(record, look_after)
+            self.follower.follow(record, look_after, progress)
         elif stage is Stage.FETCH and record.wanted is not None and (record.is_resumed or record.wanted.is_standing):
             if not self.fetcher.is_fetching(record):
                 self._spawn(self._fetch_wanted(record, record.wanted))

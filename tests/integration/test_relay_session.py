@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import JobFailedError, JobState, OwnershipError, Session
+from crynux_async import ConfigError, JobFailedError, JobState, OwnershipError, Session
 from crynux_async.clock import monotonic
 from crynux_async.emulator.relay import RelayEmulator, Status
 from tests.relay_lab import CREATOR, FEE, SELECTED_SEED, STRANGER
@@ -33,6 +33,12 @@ async def test_job_is_created_validated_and_downloaded(relay: RelayEmulator, tmp
         assert job.state is JobState.DOWNLOADED
         assert await session.balance() == MONEY - FEE
     assert spent(relay) == FEE
+
+
+async def test_job_is_queued_as_soon_as_it_is_accepted(relay: RelayEmulator) -> None:
+    async with relay_session(relay) as session:
+        job = await session.submit(make_config())
+        assert job.progress == "queued"
 
 
 async def test_selected_job_is_checked_by_three_and_run_again_for_its_archive(
@@ -66,6 +72,19 @@ async def test_session_says_which_relay_it_is_at(relay: RelayEmulator) -> None:
     session = relay_session(relay)
     assert isinstance(session, Session)
     assert repr(session) == "<Session relay, not open>"
+
+
+async def test_job_of_several_rounds_is_refused_before_anything_is_written_with_force_too(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    config = make_config(num_train_steps=50)
+    async with relay_session(relay, str(tmp_path / "jobs.db")) as session:
+        with pytest.raises(ConfigError, match="Leave num_train_steps and num_train_epochs out"):
+            await session.submit(config, force=True)
+        with pytest.raises(ConfigError, match="not even with force=True"):
+            await session.submit(config, idempotency_key="cat", force=True)
+        assert await session.history() == []
+    assert not relay.tasks
 
 
 def strangers_session(relay: RelayEmulator, ledger: Path | None = None) -> Session:

@@ -218,6 +218,21 @@ async def test_progress_is_the_service_s_word_and_is_told_once_for_each() -> Non
         assert job.progress is None, "a task that has ended is nowhere any more"
 
 
+async def test_progress_is_known_from_the_create_on_and_is_not_told_again_by_the_first_look(
+    tmp_path: Path,
+) -> None:
+    class Telling(StudioBackend):
+        async def create(self, payload: str) -> CreatedTask:
+            return CreatedTask(task_id=(await super().create(payload)).task_id, stage=STAGES[0])
+
+    studio = Studio()
+    async with open_session(Telling(studio), tmp_path / "jobs.db") as session:
+        job = await session.submit(make_config())
+        assert (job.progress, studio.looks) == (STAGES[0], 0)
+        told = [event.stage async for event in job.events(after=0) if isinstance(event, JobProgressed)]
+    assert told == list(STAGES)
+
+
 @pytest.mark.parametrize("wish", [0.0, 7.0, 30.0])
 async def test_first_look_is_when_the_service_wishes_it(wish: float) -> None:
     looked: list[float] = []

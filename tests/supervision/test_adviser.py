@@ -44,5 +44,19 @@ async def test_check_all_names_the_config_whose_expression_never_ends() -> None:
 
 async def test_check_all_where_a_job_is_one_round_promises_no_more_than_force_can_send() -> None:
     adviser = Adviser(attrs.evolve(BRIDGE_FACTS, takes_rounds=False))
-    with pytest.raises(ConfigError, match="force=True sends those of one round anyway"):
+    with pytest.raises(ConfigError, match="force=True sends them where each is one round anyway"):
         await adviser.check_all([make(max_train_steps=200, num_train_steps=100)], [""], force=False)
+
+
+async def test_what_cannot_even_be_sent_is_refused_with_force_and_what_can_be_is_not() -> None:
+    adviser = Adviser(attrs.evolve(BRIDGE_FACTS, takes_rounds=False))
+    rounds, hopeless = make(max_train_steps=200, num_train_steps=100), make(timeout=1)
+    adviser.check(hopeless, force=True)
+    with pytest.raises(ConfigError, match="not even with force=True") as info:
+        adviser.check(rounds, force=True)
+    (problem,) = info.value.problems
+    assert problem.field == "num_train_steps"
+    assert "Leave num_train_steps and num_train_epochs out" in problem.message
+    with pytest.raises(ConfigError, match="1 of 2 configs cannot be sent, not even with force=True; none is queued"):
+        await adviser.check_all([hopeless, rounds], ["", ""], force=True)
+    Adviser(BRIDGE_FACTS).check(rounds, force=True)

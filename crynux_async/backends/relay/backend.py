@@ -171,9 +171,12 @@ class RelayBackend:
             task = await self._actions.create(request)
         except RefusedError as refused:
             raise refused.error from None
+        is_selected = self._reader.selects_group(task)
         # A task that is selected needs its siblings at once; any other waits for a node first.
-        wait = _SOON if self._reader.selects_group(task) else spread(first_look_after(task.timeout), task.commitment)
-        return CreatedTask(task_id=task.commitment, created_at=task.created_at, again_after=wait)
+        wait = _SOON if is_selected else spread(first_look_after(task.timeout), task.commitment)
+        # One that was created before, by an attempt whose answer was lost, may have come further.
+        stage = Run(number=0, members={0: task}, is_selected=is_selected).stage
+        return CreatedTask(task_id=task.commitment, created_at=task.created_at, again_after=wait, stage=stage.value)
 
     async def look(self, task: Task) -> Look:
         """Look at the last run of a try; its ``stage`` is queued, started, scored, validated or uploaded.

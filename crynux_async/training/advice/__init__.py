@@ -86,23 +86,31 @@ def check(
     return list(in_order([*found, *_from_report(report)] if report else found))
 
 
-def require_workable(found: Iterable[Advice]) -> None:
+def require_workable(found: Iterable[Advice], *, force: bool = False) -> None:
     """Raise what cannot work, all of it at once.
+
+    Args:
+        found: What is known of a config.
+        force: Whether only what cannot even be sent is raised.
 
     Raises:
         ConfigError: Something among the advice is an error.
     """
-    errors = [item for item in found if item.severity == "error"]
+    errors = [item for item in found if item.severity == "error" and (not force or _is_unsendable(item))]
     if errors:
         problems = [
             Problem(field=item.field or "(config)", message=f"{item.message} {item.action} ({item.code})")
             for item in errors
         ]
         what = "this config cannot work, and would be paid for (force=True sends it anyway)"
-        # It is an error only where a job is one round, and there no create of several rounds can be made.
-        if any(item.code == "CX201" for item in errors):
+        if any(_is_unsendable(item) for item in errors):
             what = "this config cannot be sent, not even with force=True"
         raise ConfigError(problems, what=what)
+
+
+def _is_unsendable(item: Advice) -> bool:
+    """Whether force changes nothing: where a job is one round, no create of several rounds can be made."""
+    return item.code == "CX201" and item.severity == "error"
 
 
 def _from_report(report: "DatasetReport") -> list[Advice]:
