@@ -1,6 +1,7 @@
 """What tests of this library, and of programs that use it, need. Public.
 
-``virtual_time`` has the loop whose clock jumps, ``emulators`` a bridge and a relay for a test. ``LEDGER_CHECKS`` and
+``virtual_time`` has the loop whose clock jumps, ``emulators`` a bridge and a relay for a test; ``fixtures`` is
+what the pytest plugin starts. ``LEDGER_CHECKS`` and
 ``BACKEND_CHECKS`` hold a ledger or a backend of one's own to what the library needs of them.
 """
 
