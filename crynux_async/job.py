@@ -255,7 +255,7 @@ class Job:
         try:
             # Only the waiting ends with it; to cancel what runs would need the service, and the user's word.
             async with asyncio.timeout(timeout):
-                await self._until(lambda: record.done or record.state is JobState.STALLED or record.error is not None)
+                await self._until(lambda: record.done or record.has_failed)
         except TimeoutError:
             raise WaitTimeoutError(
                 f"{self!r} has not ended after {timeout:g} s{self._doubt}; it goes on and can be waited for again",
@@ -399,7 +399,7 @@ class Job:
             UsageError: The session is closed.
         """
         self._supervisor.check_open()
-        async with aclosing(self._supervisor.events(self._record, after)) as events:
+        async with aclosing(self._supervisor.hearing.events(self._record, after)) as events:
             async for event in events:
                 yield event
 
@@ -409,7 +409,9 @@ class Job:
         return ", and the service did not know the task when it was asked last" if is_missing else ""
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        with self._supervisor.watching((self._record,)):
+        hearing = self._supervisor.hearing
+        await hearing.catch_up((self._record,))
+        with hearing.watching((self._record,)):
             await self._record.until(condition, self._supervisor.check_open)
 
 

@@ -39,7 +39,7 @@ class SessionJobs:
         """
         supervisor = self._open_supervisor()
         records = supervisor.register.select() if jobs is None else [record_of(job) for job in jobs]
-        async with aclosing(supervisor.as_completed(records)) as ends:
+        async with aclosing(supervisor.hearing.as_completed(records)) as ends:
             async for record in ends:
                 yield handle_on(record, supervisor)
 

@@ -25,7 +25,7 @@ from crynux_async.backends.bridge.brackets import find_lost, search_requests
 from crynux_async.backends.bridge.wire import RemoteStatus
 from crynux_async.clock import monotonic
 from crynux_async.errors import NotFoundError, UsageError
-from crynux_async.supervision import supervisor
+from crynux_async.supervision import upkeep
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
 from crynux_async.training.service import BRIDGE_FACTS
@@ -48,7 +48,7 @@ def make_config(**changes: Any) -> FineTuneConfig:
 def look_seldom(backend: "FakeBackend", monkeypatch: pytest.MonkeyPatch) -> None:
     """Let sessions that live for weeks renew leases and look for wishes seldom: a million times of nothing else."""
     backend.habits = Habits(lease=86_400.0)
-    monkeypatch.setattr(supervisor, "_HEAR_WISHES_EVERY", 3600.0)
+    monkeypatch.setattr(upkeep, "_HEAR_WISHES_EVERY", 3600.0)
 
 
 class FakeBackend:

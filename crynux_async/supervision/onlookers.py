@@ -6,6 +6,7 @@ reads those rows again whose state is another one; whoever waits is told as if t
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
@@ -18,6 +19,7 @@ from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import record_from_row, restore
 
 _LOOK_EVERY = 0.5
+_ASK_AGAIN = 30.0
 _LOOKS_TAKE = 10  # a look that takes a while is followed by so many times as long without one
 
 
@@ -62,6 +64,28 @@ class Onlookers:
         """
         rows = await self._ledger.jobs(where, limit=limit, newest_first=newest_first)
         return [self.enter(row) for row in rows]
+
+    async def catch_up(self, records: Iterable[Record]) -> None:
+        """Read again what others may have written about jobs: a handle shows what was read last, however long ago.
+
+        Raises:
+            LedgerError: They cannot be read.
+        """
+        others = [record.job_id for record in records if not record.is_ours and not self._is_under_way(record)]
+        if others:
+            await self.find(JobFilter(job_ids=others), limit=None, newest_first=False)
+
+    async def next_write(self, heard: int) -> int:
+        """Wait until the ledger was written, or for so long that somebody may have ended without a word.
+
+        Args:
+            heard: What the last call returned; 0 at first.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ASK_AGAIN):
+                heard = await self._ledger.changed(heard)
+        await asyncio.sleep(_LOOK_EVERY)
+        return heard
 
     def watch(self, records: Iterable[Record]) -> None:
         """Hear of what others write about jobs, for as long as somebody waits for them."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from crynux_async.errors import CrynuxError, JobError
-from crynux_async.states import ENDED, JobState
+from crynux_async.states import ENDED, GOOD, JobState
 from crynux_async.supervision.filing import UNFILED, Filing
 from crynux_async.training.config import FineTuneConfig
 
@@ -127,6 +127,11 @@ class Record:
     def done(self) -> bool:
         """Whether nothing more will happen to the remote task that could be seen."""
         return self.state in ENDED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether whoever waits for its model would be told at once why there is none."""
+        return self.state not in GOOD and (self.done or self.state is JobState.STALLED or self.error is not None)
 
     @property
     def reason(self) -> str:

@@ -12,8 +12,7 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,10 +23,8 @@ import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
 from crynux_async.budgets import Budget
-from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.threads import in_thread, to_the_end
-from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError, only_error
-from crynux_async.events import Event
+from crynux_async.errors import CrynuxError, LedgerError, UsageError, only_error
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
@@ -40,6 +37,7 @@ from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.forecast import Forecast
+from crynux_async.supervision.hearing import Hearing
 from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.intake import Intake
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -55,6 +53,7 @@ from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.supervision.tasks import TaskViews
 from crynux_async.supervision.tries import SEND, STOP, Tries
+from crynux_async.supervision.upkeep import Upkeep
 from crynux_async.supervision.wishes import Wishes
 from crynux_async.training.config import FineTuneConfig
 
@@ -63,9 +62,7 @@ _log = logging.getLogger("crynux_async.supervision.supervisor")
 T = TypeVar("T")
 
 _PLANNED_AT_ONCE = 200  # jobs between two turns of the event loop
-_RENEWALS = 3  # of a lease while it lasts
 _BEGIN_AGAIN = 5.0
-_HEAR_WISHES_EVERY = 5.0
 
 
 class Supervisor:
@@ -217,7 +214,18 @@ class Supervisor:
         )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
         self.register.on_event = self._writer.enter_event
-        self.reader = EventReader(self._ledger, self._writer.events, lambda: self._closed)
+        is_closed = lambda: self._closed  # noqa: E731  # one for both
+        reader = EventReader(self._ledger, self._writer.events, is_closed)
+        self.hearing = Hearing(self.register, self.onlookers, reader, is_closed)
+        self._upkeep = Upkeep(
+            self.backend,
+            self._ledger,
+            self.register,
+            writer=self._writer,
+            take_over=self._take_over,
+            follower=self.follower,
+            follows=self._follows,
+        )
         self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
 
@@ -252,7 +260,7 @@ class Supervisor:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                await self._begin()
+                await self._upkeep.begin()
                 # Of its own, so that sending ends first and answers can still come (case S5).
                 sending = anyio.CancelScope()
                 group.start_soon(self._send, sending)
@@ -260,8 +268,8 @@ class Supervisor:
                     self.follower.run,
                     self._writer.run,
                     self.onlookers.run,
-                    self._keep_leases,
-                    self._hear_wishes,
+                    self._upkeep.keep_leases,
+                    self._upkeep.hear_wishes,
                     self._chores.warn,
                     self._chores.trim_events,
                 ):
@@ -398,6 +406,15 @@ class Supervisor:
         soonest, latest = (timedelta(seconds=max(side)) for side in zip(*known, strict=True))
         return Forecast(last_sent_at=last, ends_between=(last + soonest, last + latest))
 
+    async def hear_leavers(self) -> None:
+        """Go on at once with what processes have left since the last call, where this session follows jobs of others.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        if self._follows:
+            await self._take_over.hear_leavers()
+
     async def ask(self, records: Sequence[Record]) -> list[Record]:
         """Return the jobs that the idempotency keys of new records stand for, when they are durable and queued.
 
@@ -475,36 +492,6 @@ class Supervisor:
         await self._writer.persist(self._writer.flush)
         return await self.onlookers.find(where, limit=limit, newest_first=newest_first)
 
-    async def events(self, record: Record, after: int | None) -> AsyncGenerator[Event, None]:
-        """Yield the events of a job, whoever holds it: those behind a number, and then what comes."""
-        with record.heard():
-            self.onlookers.watch((record,))
-            try:
-                async with aclosing(self.reader.read(record, after)) as events:
-                    async for event in events:
-                        yield event
-            finally:
-                self.onlookers.let_be()
-
-    async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
-        """Yield each of ``records`` once when nothing more can be seen of its task, whoever follows it."""
-        try:
-            async with aclosing(self.register.as_completed(records)) as ends:
-                self.onlookers.watch(records)
-                async for record in ends:
-                    yield record
-        finally:
-            self.onlookers.let_be()
-
-    @contextmanager
-    def watching(self, records: Iterable[Record]) -> Iterator[None]:
-        """A block in which the session hears of what others write about jobs."""
-        self.onlookers.watch(records)
-        try:
-            yield
-        finally:
-            self.onlookers.let_be()
-
     async def audit(self) -> Audit:
         """Hold what the ledger has of money against the service's own list."""
         await self._writer.flush()
@@ -540,24 +527,6 @@ class Supervisor:
                 "session here"
             )
 
-    async def _begin(self) -> None:
-        """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
-        await self._writer.enter()
-        await self._writer.read_back()
-        self.follower.restore(await self._ledger.load_hazards(self.backend.name))
-        if self._follows:
-            await self._take_over.release_the_dead()
-            await self._take_over.run()
-
-    async def hear_leavers(self) -> None:
-        """Go on at once with what processes have left since the last call, where this session follows jobs of others.
-
-        Raises:
-            LedgerError: The ledger cannot be read or written.
-        """
-        if self._follows:
-            await self._take_over.hear_leavers()
-
     async def _send(self, scope: anyio.CancelScope) -> None:
         with scope:
             await self.submitter.run()
@@ -573,47 +542,10 @@ class Supervisor:
             else:
                 return
 
-    async def _keep_leases(self) -> None:
-        """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
-        lease = self.backend.habits.lease
-        trusted_from = monotonic()
-        while True:
-            before = utc_now()
-            await asyncio.sleep(lease / _RENEWALS)
-            if (utc_now() - before).total_seconds() > lease:
-                # The machine slept or its clock was set, and every lease seems to have ended: those who live renew
-                # theirs within a lease, by the clock that cannot be set.
-                trusted_from = monotonic() + lease
-            try:
-                await self._writer.renew()
-                if self._follows and monotonic() >= trusted_from:
-                    await self._take_over.run()
-                await self._save_hazards()
-            except LedgerBusyError as error:
-                _log.info("leases are renewed later: %s", error)
-            except LedgerError as error:
-                _log.error("leases cannot be renewed: %s", error)
-
-    async def _hear_wishes(self) -> None:
-        """Do what others wish of this session's jobs, for ever."""
-        while True:
-            await asyncio.sleep(_HEAR_WISHES_EVERY)
-            if not len(self.register):  # who only looks on has nothing to be wished of
-                continue
-            try:
-                await self._take_over.grant_wishes()
-            except LedgerError as error:
-                _log.info("what others wish cannot be read now: %s", error)
-
     def _lost_to_another(self, record: Record) -> None:
         self.hand_on(record)
         if record.is_awaited or self.register.has_end_watchers:
             self.onlookers.watch([record])
-
-    async def _save_hazards(self) -> None:
-        learned = self.follower.learned()
-        if learned:
-            await self._ledger.save_hazards(self.backend.name, learned)
 
     async def _places(self, record: Record) -> tuple[StoredArchive, ...]:
         """Return where archives of a job's task were put, for this job or an earlier one of the same task."""
@@ -643,7 +575,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         """Say the last words to the ledger: each of them, whatever becomes of the others."""
-        for last_word in (self._writer.flush, self._save_hazards, self._writer.leave):
+        for last_word in (self._writer.flush, self._upkeep.save_hazards, self._writer.leave):
             try:
                 await self._writer.persist(last_word)
             except LedgerError as error:

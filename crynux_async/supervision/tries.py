@@ -1,13 +1,13 @@
 """Trying again: a job gets another try, or goes on with the one that it has, because its user says so."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import attrs
 
 from crynux_async.errors import LeaseLostError, UsageError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, Ledger, TaskRow, WishRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, Ledger, TaskRow, WishRow
 from crynux_async.states import STAGES, JobState, Signal, Stage, may
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
@@ -29,9 +29,32 @@ TRIED_BY_STATE = frozenset(
 """The states whose jobs may be sent again all together. A create of unknown outcome may be paid for, so that its user
 decides about each."""
 
-_TAKE_AGAIN = 30.0
-
 _MADE_A_TASK = (None, AttemptOutcome.UNKNOWN, AttemptOutcome.ACCEPTED)
+
+
+@attrs.frozen(kw_only=True)
+class Sight:
+    """What somebody knew of a job who wants it sent again.
+
+    Attributes:
+        state: Its state.
+        tries: How many tries it had.
+    """
+
+    state: JobState
+    tries: int
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Return what is known of a job now."""
+        return cls(state=record.state, tries=record.tries)
+
+    def was_sent_since(self, record: Record) -> bool:
+        """Whether a job was sent again by another since it was seen, so that the wish is fulfilled, however it went."""
+        if not _is_sendable(self.state):
+            return False
+        is_in_doubt = record.state is JobState.UNCONFIRMED and self.state is not JobState.UNCONFIRMED
+        return record.tries != self.tries or is_in_doubt or not _is_sendable(record.state)
 
 
 class Tries:
@@ -78,12 +101,15 @@ class Tries:
             ConfigError: No config can have such a time-out; none is sent.
             LedgerError: Not all could be stored.
         """
-        wished = {record.job_id: _longer(record, timeout) if keeps_longer else timeout for record in records}
-        for record in records:
+        seen = {record.job_id: Sight.of(record) for record in records}
+        await self._onlookers.catch_up(records)
+        left = [record for record in records if not seen[record.job_id].was_sent_since(record)]
+        wished = {record.job_id: _longer(record, timeout) if keeps_longer else timeout for record in left}
+        for record in left:
             check_may_be_sent(record)
             lengthened(record, wished[record.job_id])
         # Side by side, because the owners of others' jobs hear of all wishes at once, every few seconds.
-        sending = [self.send(record, timeout=wished[record.job_id]) for record in records]
+        sending = [self.send(record, timeout=wished[record.job_id]) for record in left]
         failed = [error for error in await asyncio.gather(*sending, return_exceptions=True) if error is not None]
         if failed:
             raise failed[0]
@@ -103,18 +129,17 @@ class Tries:
         """
         check_may_be_sent(record)
         lengthened(record, timeout)
-        seen = record.state, record.tries
+        seen = Sight.of(record)
         if not record.is_ours and not await self._take_over.take(record):
-            await self._writer.wish(
-                record.job_id, SEND, state=str(record.state), try_number=record.tries, timeout=timeout
-            )
+            arguments = {"state": str(record.state), "try_number": record.tries, "timeout": timeout}
+            wish = await self._writer.wish(record.job_id, SEND, **arguments)
             is_queued_there = STAGES[record.state] is Stage.SUBMIT and record.error is None
-            if is_queued_there or not await self._is_ours_after_all(record):
+            if is_queued_there or not await self._is_ours_after_all(record, wish):
                 return
         async with self._writer.settled():
             # What was sent meanwhile, by the queue, another caller or another process, is not sent again, however it
             # went.
-            if STAGES[record.state] is Stage.SUBMIT or seen == (record.state, record.tries):
+            if STAGES[record.state] is Stage.SUBMIT or seen == Sight.of(record):
                 await self._send(record, timeout)
 
     async def stop(self, records: Iterable[Record]) -> None:
@@ -149,6 +174,8 @@ class Tries:
             async with self._writer.settled():
                 if seen == (str(record.state), record.tries):
                     await self._send(record, _longer(record, wish.arguments.get("timeout")))
+            # Before the wish goes: where it is gone, its wisher reads what has become of the job.
+            await self._writer.persist(self._writer.flush)
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
 
     async def grant_stop(self, record: Record, wish: WishRow) -> None:
@@ -165,27 +192,31 @@ class Tries:
         self._submitter.set_aside(record, UsageError("sending it was stopped; job.retry() sends it"))
         await self._writer.change(JobChange(job_id=record.job_id, columns={"is_stopped": True}))
 
-    async def _is_ours_after_all(self, record: Record) -> bool:
-        """Wait until the owner of a job has sent it, and return False; or True where it has ended without doing so."""
-        seen = record.state, record.tries
-        # To queue a job that was set aside is an event, and changes neither state nor try.
-        last_event = record.last_event
+    async def _is_ours_after_all(self, record: Record, wish: WishRow) -> bool:
+        """Wait until the owner of a job has done what was wished, and return False; or True where it never will.
 
-        def is_decided() -> bool:
-            return record.is_ours or seen != (record.state, record.tries) or record.last_event != last_event
+        Only the wish itself tells: states, tries and events change for other reasons, too, or look as before when the
+        same happens to the job again.
+        """
+        heard = 0
+        while not record.is_ours:
+            holder = await self._ledger.holder(record.job_id)
+            if holder is None:
+                await self._take_over.take(record)  # it has left, or a process that dies writes nothing
+            elif await self._is_granted(record, wish, holder.fence):
+                await self._onlookers.catch_up((record,))
+                return False
+            else:
+                heard = await self._onlookers.next_write(heard)
+        return True
 
-        with record.heard():
-            self._onlookers.watch((record,))
-            try:
-                while not is_decided():
-                    with contextlib.suppress(TimeoutError):  # a process that dies writes nothing
-                        async with asyncio.timeout(_TAKE_AGAIN):
-                            await record.until(is_decided, _nothing)
-                    if not is_decided():
-                        await self._take_over.take(record)
-            finally:
-                self._onlookers.let_be()
-        return record.is_ours and seen == (record.state, record.tries)
+    async def _is_granted(self, record: Record, wish: WishRow, fence: Fence) -> bool:
+        """Whether whoever holds a job under a fence has done what was wished."""
+        if wish.number in {one.number for one in await self._ledger.wishes(fence)}:
+            return False
+        # A job that went on to another meanwhile has taken its wishes along.
+        holder = await self._ledger.holder(record.job_id)
+        return holder is not None and holder.fence == fence
 
     async def _send(self, record: Record, timeout: int | None = None) -> None:
         if STAGES[record.state] is Stage.SUBMIT:
@@ -250,7 +281,11 @@ class Tries:
 
 def may_be_sent(record: Record) -> bool:
     """Whether a job can be sent (again) at all."""
-    return record.config is not None and (STAGES[record.state] is Stage.SUBMIT or may(record.state, Signal.TRY_AGAIN))
+    return record.config is not None and _is_sendable(record.state)
+
+
+def _is_sendable(state: JobState) -> bool:
+    return STAGES[state] is Stage.SUBMIT or may(state, Signal.TRY_AGAIN)
 
 
 def check_may_be_sent(record: Record) -> None:
@@ -307,10 +342,6 @@ def _longer(record: Record, timeout: int | None) -> int | None:
     """Return a time-out that another session wishes, or None where the job has that much by now."""
     config = record.config
     return timeout if timeout is not None and config is not None and timeout > config.timeout else None
-
-
-def _nothing() -> None:
-    return None
 
 
 def _ended(task: TaskRow, record: Record) -> TaskRow:

@@ -5,15 +5,13 @@ out; where the wisher waits for an answer, that is a note under the number of th
 that have ended, is taken by whoever wishes something of it.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from crynux_async import errors
 from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, CrynuxError, UsageError
-from crynux_async.ledgers.base import JobChange, JobFilter, Ledger, WishRow
+from crynux_async.ledgers.base import JobChange, Ledger, WishRow
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.fetcher import Fetcher
@@ -34,8 +32,7 @@ CANCEL = "cancel"
 LET_GO = "let go"
 """The kind of a wish: give the job back as soon as nothing is done with it: the wisher wants its archive."""
 
-_ASK_AGAIN = 30.0
-_LOOK_EVERY = 0.5
+_OTHER_TRY = "the job has another try by now, and nobody has wished to cancel that one"
 
 
 class Wishes:
@@ -111,6 +108,10 @@ class Wishes:
             BackendError: The task cannot be cancelled (any more).
             LedgerError: It could not be asked for.
         """
+        seen = record.tries
+        await self._onlookers.catch_up((record,))
+        if record.tries != seen:
+            raise UsageError(_OTHER_TRY, job_id=record.job_id, task_id=record.task_id)
         self._abilities.check_can_cancel(record)
         if await self._take_over.take(record):
             return await self._abilities.cancel(record)
@@ -120,9 +121,9 @@ class Wishes:
             if await self._take_over.take(record):  # whoever had it has ended without an answer
                 await self._granted(record, wish)
                 return await self._abilities.cancel(record)
-            heard = await self._next_write(heard)
+            heard = await self._onlookers.next_write(heard)
         await self._writer.answer(wish, None)
-        await self._onlookers.find(JobFilter(job_ids=(record.job_id,)), limit=1, newest_first=False)
+        await self._onlookers.catch_up((record,))
         return _told(answer, record)
 
     async def take_to_fetch(self, record: Record) -> None:
@@ -144,15 +145,7 @@ class Wishes:
             if holder.fence.number != asked:
                 await self._writer.wish(record.job_id, LET_GO)
                 asked = holder.fence.number
-            heard = await self._next_write(heard)
-
-    async def _next_write(self, heard: int) -> int:
-        """Wait until the ledger was written, or for so long that somebody may have ended without a word."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ASK_AGAIN):
-                heard = await self._ledger.changed(heard)
-        await asyncio.sleep(_LOOK_EVERY)
-        return heard
+            heard = await self._onlookers.next_write(heard)
 
     async def _grant_abandon(self, record: Record, wish: WishRow) -> None:
         # Whoever gave up an earlier try said nothing of the one that runs now.
@@ -171,7 +164,7 @@ class Wishes:
     async def _cancel_for_another(self, record: Record, wish: WishRow) -> None:
         try:
             if wish.arguments.get("try_number") != record.tries:
-                raise UsageError("the job has another try by now, and nobody has wished to cancel that one")
+                raise UsageError(_OTHER_TRY)
             answer = {"said": await self._abilities.cancel(record)}
         except CrynuxError as error:
             answer = {"error": type(error).__name__, "message": str(error)}

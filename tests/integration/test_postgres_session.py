@@ -18,7 +18,7 @@ from crynux_async.pacing.gate import LedgerGate
 from crynux_async.pacing.token_bucket import Outcome, TokenBucket
 from crynux_async.session import Session
 from crynux_async.states import JobState
-from crynux_async.supervision import supervisor
+from crynux_async.supervision import upkeep
 from tests.fake_backend import make_config
 
 pytestmark = pytest.mark.real_time
@@ -106,7 +106,7 @@ async def test_gate_of_a_host_whose_own_clock_is_elsewhere_goes_by_the_servers(
 async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next_session(
     postgres: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_HEAR_WISHES_EVERY", 0.2)
+    monkeypatch.setattr(upkeep, "_HEAR_WISHES_EVERY", 0.2)
     schema, spill = f"session_{secrets.token_hex(6)}", tmp_path / "spill.jsonl"
     async with Emulator(speed=1000, unet="tiny") as bridge, line_to(postgres) as line:
         settings = {**bridge.settings(), "close_timeout": 0.5}

@@ -299,6 +299,24 @@ async def test_job_of_another_session_that_waits_to_be_sent_is_cancelled_without
             await running.cancel()
 
 
+async def test_handle_that_is_behind_cancels_the_task_that_runs_and_no_later_try() -> None:
+    studio, ledger = Studio(seconds_per_stage=1000.0), MemoryLedger()
+    owner = Session(backend=StudioBackend(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0)
+    async with owner, onlooker(studio, ledger) as other:
+        job = await owner.enqueue(make_config())
+        early = await other.find(job.job_id)
+        assert early is not None
+        await job.submitted()
+        await owner.find(job.job_id)
+        assert early.state is JobState.PLANNED
+        assert await early.cancel() == "refunded, because nothing was drawn"
+        await (await job.retry()).submitted()
+        await owner.find(job.job_id)
+        with pytest.raises(UsageError, match="another try"):
+            await early.cancel()
+        assert job.state is JobState.RUNNING
+
+
 async def test_job_whose_owner_has_died_is_cancelled_by_whoever_wishes_it() -> None:
     studio, ledger = Studio(seconds_per_stage=1000.0), MemoryLedger()
     way = Severable(ledger)

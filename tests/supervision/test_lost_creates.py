@@ -13,7 +13,7 @@ from crynux_async import JobState, Session, SubmissionUnknownError
 from crynux_async.backends.base import Verdict
 from crynux_async.job import Job
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.supervision.supervisor import _HEAR_WISHES_EVERY
+from crynux_async.supervision.upkeep import _HEAR_WISHES_EVERY
 from tests.fake_backend import FakeBackend, make_config
 
 

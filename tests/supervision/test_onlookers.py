@@ -344,3 +344,34 @@ async def test_job_that_its_owner_has_set_aside_is_told_to_whoever_waits_elsewhe
     await (await handle.retry()).submitted()
     assert (handle.task_id, handle.error, office.backend.creates) == ("1", None, 2)
     assert other.jobs() == []
+
+
+async def test_failure_that_was_read_before_another_try_is_not_taken_for_the_end(office: Office) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config(model_name="x/fail"))
+    await owner.wait_all()
+    await owner.find(job.job_id)
+    handle = await found(other, job)
+    office.backend.duration = lambda config: 60 if office.backend.creates < 2 else 3600
+    await (await job.retry()).submitted()
+    await owner.find(job.job_id)
+    assert (handle.state, handle.tries) == (JobState.FAILED, 1)
+    with pytest.raises(WaitTimeoutError):
+        await handle.wait(timeout=10)
+    assert (handle.state, handle.tries) == (JobState.RUNNING, 2)
+
+
+@pytest.mark.parametrize("way", ["wait_all", "events"])
+async def test_end_of_the_newest_try_is_waited_for_through_an_old_handle(office: Office, way: str) -> None:
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.submit(make_config(model_name="x/fail"))
+    await owner.wait_all()
+    await owner.find(job.job_id)
+    handle = await found(other, job)
+    await job.retry()
+    await owner.find(job.job_id)
+    if way == "wait_all":
+        await other.wait_all([handle])
+    else:
+        assert [event async for event in handle.events(after=0)]
+    assert (handle.tries, handle.state, job.state) == (2, JobState.FAILED, JobState.FAILED)

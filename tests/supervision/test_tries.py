@@ -7,9 +7,21 @@ from typing import Any
 import pytest
 
 from benchmarks.scorecard.severing import Severable
-from crynux_async import ConfigError, Job, JobState, Session, SubmissionUnknownError, UsageError
+from crynux_async import (
+    AuthError,
+    ConfigError,
+    CrynuxError,
+    Job,
+    JobState,
+    RejectedError,
+    Session,
+    SubmissionUnknownError,
+    UsageError,
+)
+from crynux_async.events import ImagesReady
 from crynux_async.job_values import JobTask
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.supervision import upkeep
 from tests.fake_backend import LEASE, FakeBackend, make_config
 
 HOUR = 3600
@@ -221,6 +233,81 @@ async def test_handle_that_is_behind_does_not_send_what_another_has_sent_meanwhi
         await stale.retry()
         assert (stale.state, stale.task_id, stale.tries) == (JobState.RUNNING, "2", 2)
     assert backend.creates == 2
+
+
+class Told:
+    """An error that the first creates get, and the handle of another session that has read the job before that."""
+
+    def __init__(self, error: CrynuxError, count: int = 1) -> None:
+        self.backend = FakeBackend(duration=60)
+        self.backend.answers.extend([error] * count)
+
+    async def handle(self, owner: Session, other: Session) -> Job:
+        job = await owner.enqueue(make_config())
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        with pytest.raises(type(self.backend.answers[0])):
+            await job.submitted()
+        await owner.history()
+        return handle
+
+
+@pytest.mark.parametrize("error", [RejectedError("no such model"), AuthError("unknown key")], ids=["refused", "aside"])
+async def test_retry_through_a_handle_that_is_behind_sends_what_was_not_sent(error: CrynuxError) -> None:
+    told, ledger = Told(error), MemoryLedger()
+    async with open_session(told.backend, ledger) as owner, open_session(told.backend, ledger, follow=False) as other:
+        handle = await told.handle(owner, other)
+        assert handle.state is JobState.PLANNED
+        assert (await (await handle.retry()).wait()).state is JobState.SUCCEEDED
+    assert told.backend.creates == 2
+
+
+async def test_retry_through_a_handle_that_is_behind_never_sends_what_may_be_paid_for() -> None:
+    told, ledger = Told(SubmissionUnknownError("lost")), MemoryLedger()
+    async with open_session(told.backend, ledger) as owner, open_session(told.backend, ledger, follow=False) as other:
+        handle = await told.handle(owner, other)
+        with pytest.raises(SubmissionUnknownError):
+            await (await handle.retry()).wait()
+        assert told.backend.creates == 1
+        await (await handle.retry()).submitted()  # its user knows now
+    assert told.backend.creates == 2
+
+
+async def test_retry_of_a_job_that_is_seen_running_and_has_failed_is_another_try() -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    async with open_session(backend, ledger) as owner, open_session(backend, ledger, follow=False) as other:
+        job = await owner.submit(make_config(model_name="x/fail"))
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        await owner.wait_all()
+        assert (await handle.retry()).tries == 2
+
+
+async def test_error_after_a_retry_is_that_of_the_new_try_also_where_it_is_the_same_again() -> None:
+    told, ledger = Told(AuthError("unknown key"), 2), MemoryLedger()
+    async with open_session(told.backend, ledger) as owner, open_session(told.backend, ledger, follow=False) as other:
+        handle = await told.handle(owner, other)
+        with pytest.raises(CrynuxError, match="unknown key"):
+            await (await handle.retry()).submitted()
+        assert told.backend.creates == 2
+        assert (await (await handle.retry()).submitted()).task_id == "1"
+
+
+async def test_retry_does_not_return_for_an_event_that_is_no_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    monkeypatch.setattr(upkeep, "_HEAR_WISHES_EVERY", HOUR)
+    async with open_session(backend, ledger) as owner, open_session(backend, ledger, follow=False) as other:
+        (job,) = await fail(owner, 1)
+        handle = await other.find(job.job_id)
+        assert handle is not None
+        retried = asyncio.create_task(handle.retry())
+        await asyncio.sleep(1)
+        owner._supervisor.register.tell(ImagesReady(job_id=job.job_id, task_id="1", at=job.planned_at))
+        await owner.history()
+        await asyncio.sleep(60)
+        assert not retried.done()
+        await asyncio.sleep(HOUR)
+        assert (await retried).tries == 2
 
 
 async def test_tasks_are_those_of_every_try_wherever_they_are_asked_for() -> None:
