@@ -58,6 +58,8 @@ class SettingsArguments(TypedDict, total=False):
     read_timeout: float | None
     close_timeout: float | None
     verify_archives: bool | None
+    archives: str | os.PathLike[str] | None
+    host: str | None
     max_events: int | None
     event_age: float | None
     chunk_bytes: int | None
@@ -117,6 +119,11 @@ def _read_path(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
+def _read_folder(value: Any) -> Any:
+    # At once: after a change of the working folder it would be another one.
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and "\0" not in value else value
+
+
 def _shown_url(value: str | None) -> str:
     return mask_credentials(repr(value))
 
@@ -149,6 +156,19 @@ def _path_problem(value: Any) -> str | None:
 
 def _file_problem(value: Any) -> str | None:
     return None if Path(str(value)).is_file() else f"must be a PEM file, and there is no file {value}"
+
+
+def _folder_problem(value: Any) -> str | None:
+    # Never made here: below a mount point without its mount it would be another folder on each host.
+    if isinstance(value, str) and "\0" not in value and os.path.isdir(value):
+        return None
+    return f"must be a folder that is there, and {value!r:.200} is none; is it mounted?"
+
+
+def _host_problem(value: Any) -> str | None:
+    if isinstance(value, str) and value.isprintable() and len(value) <= 253:
+        return None
+    return f"must be a name of at most 253 visible characters, not {value!r:.60}"
 
 
 def _url_problem(value: Any) -> str | None:
@@ -240,6 +260,8 @@ _NETWORK = {"kind": _Kind(_read_url, _network_problem)}
 _FEE = {"kind": _Kind(_as_it_is, _fee_problem)}
 _PROXY = {"kind": _Kind(_read_url, proxy_problem)}
 _FILE = {"kind": _Kind(_read_path, _file_problem)}
+_FOLDER = {"kind": _Kind(_read_folder, _folder_problem)}
+_HOST = {"kind": _Kind(_as_it_is, _host_problem)}
 _PATH = {"kind": _Kind(_read_path, _path_problem)}
 _KEY = {"kind": _Kind(_as_it_is, _key_problem)}
 _TOKEN = {"kind": _Kind(_as_it_is, _token_problem)}
@@ -281,6 +303,10 @@ class Settings:
             validation images.
         verify_archives: Whether an archive must be a whole and sound LoRA before it gets its name; else only its length
             is checked.
+        archives: A folder that several hosts see, each maybe at a path of its own: each archive is left there under the
+            name of its task, and taken from there by hosts that do not have it; or None. It must be there.
+        host: What this host is called where a ledger says who has an archive, or None for the host name. For
+            containers, whose host names are random.
         max_events: Events of each job that a ledger keeps, >= 1; older ones are removed.
         event_age: How long a ledger keeps the events of a job that has ended.
         chunk_bytes: Size of the pieces in which a result is written, >= 4096.
@@ -314,6 +340,8 @@ class Settings:
     read_timeout: float = attrs.field(default=60.0, metadata=_number(above=True))
     close_timeout: float = attrs.field(default=30.0, metadata=_number())
     verify_archives: bool = attrs.field(default=True, metadata=_FLAG)
+    archives: str | None = attrs.field(default=None, converter=_path_text, metadata=_FOLDER)
+    host: str | None = attrs.field(default=None, metadata=_HOST)
     max_events: int = attrs.field(default=1000, metadata=_integer(low=1))
     # Thirty days.
     event_age: float = attrs.field(default=2_592_000.0, metadata=_number(above=True))

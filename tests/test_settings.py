@@ -156,6 +156,8 @@ def test_unknown_name_in_the_file_says_which_file(file: Callable[[str], dict[str
         *[("prime_key", value) for value in ("perhaps", 2)],
         ("chunk_bytes", 4095),
         ("ca_bundle", "/nowhere/ca.pem"),
+        *[("archives", value) for value in ("/nowhere/archives", __file__, "a\0b", 5)],
+        *[("host", value) for value in ("a\nb", "h" * 254, 5)],
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -315,6 +317,13 @@ def test_settings_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(b"\xef\xbb\xbfrate_limit = 20\n")
     assert Settings.load(environ={"CRYNUX_SETTINGS": str(path)}).rate_limit == 20
+
+
+def test_shared_folder_is_absolute_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "archives").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Settings(archives="archives").archives == str(tmp_path / "archives")
+    assert Settings.load(environ={"CRYNUX_ARCHIVES": "archives"}).archives == str(tmp_path / "archives")
 
 
 def test_ca_bundle_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Brings archives to disk: asks the transfer book, and tells register, ledger and listeners what came of it."""
 
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -17,7 +18,9 @@ from crynux_async.downloads.finished import FinishedFile
 from crynux_async.downloads.names import job_archive_name
 from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.requests import AskLaterError
+from crynux_async.downloads.shared_folder import SharedFolder, SharedSource
 from crynux_async.downloads.target import check_folder
+from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.settings import Settings
@@ -62,7 +65,8 @@ class Fetcher:
     ) -> None:
         self._backend = backend
         self._register = register
-        self._host = socket.gethostname()
+        self._host = settings.host or socket.gethostname()
+        self._shared = SharedFolder(Path(settings.archives)) if settings.archives else None
         self._tasks = tasks
         self._spawn = spawn
         self._save = save
@@ -98,21 +102,15 @@ class Fetcher:
         """
         # A task that ended and was attached anew is a new job, whose archive may be here since an earlier one.
         known = (record.archive,) if record.archive else await self._places(record)
-        elsewhere = [each for each in known if each.host not in ("", self._host) and not each.path.exists()]
-        if elsewhere and len(elsewhere) == len(known):
-            # A folder is a host's own, unless all of them mount it at the same place.
-            place = elsewhere[-1]
-            _log.info(
-                "the archive of task %s is on %s (%s) and not here; it is fetched again from the service",
-                record.task_id,
-                place.host,
-                place.path,
-            )
+        copy = await self._shared_copy(record, known)
+        await self._tell_where_it_is(record, known, copy)
+        open_result = partial(self._open_result, record)
+        source = None if copy is None else SharedSource(copy, open_result)
         order = Order(
             owner=self._owner(record),
             folder=folder,
             name=file_name(record, name),
-            open_result=partial(self._open_result, record),
+            open_result=source or open_result,
             known=tuple(FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known),
             record=partial(self._stored, record),
             failed=partial(self._failed, record),
@@ -121,8 +119,37 @@ class Fetcher:
         file = await self._book.fetch(order)
         if record.archive is None:
             await self._stored(record, file)
+        if self._shared is not None:
+            await self._shared.keep(self._shared_place(record), file.path, replace=bool(source and source.was_refused))
         self._images.keep(record, file.path)
         return file.path
+
+    def _shared_place(self, record: Record) -> Path:
+        assert self._shared is not None
+        return self._shared.place(self._owner(record), str(record.task_id))
+
+    async def _shared_copy(self, record: Record, known: tuple[StoredArchive, ...]) -> Path | None:
+        """Return a copy of a job's archive that some host has left in the shared folder, or None."""
+        if self._shared is None:
+            return None
+        place = self._shared_place(record)
+        return place if await self._shared.has(place, known[-1].total_bytes if known else None) else None
+
+    async def _tell_where_it_is(self, record: Record, known: tuple[StoredArchive, ...], copy: Path | None) -> None:
+        """Log that an archive is on another host, and where it comes from in its stead."""
+        foreign = [each for each in known if each.host not in ("", self._host)]
+        if not foreign or len(foreign) < len(known):
+            return
+        place = foreign[-1]
+        # A folder is a host's own, unless all of them mount it at the same place; a mount may take its time.
+        if not await to_the_end(in_thread(os.path.exists, place.path)):
+            _log.info(
+                "the archive of task %s is on %s (%s) and not here; it is %s",
+                record.task_id,
+                place.host,
+                place.path,
+                f"taken from {copy}" if copy else "fetched again from the service",
+            )
 
     def _owner(self, record: Record) -> str:
         return f"{self._backend.name} task {record.task_id}"

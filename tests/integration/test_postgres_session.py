@@ -133,24 +133,44 @@ async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next
 
 
 async def test_archive_of_another_host_is_fetched_again_and_its_host_is_in_the_row(
-    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    postgres: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
     caplog.set_level(logging.INFO)
     async with Emulator(speed=1000, unet="tiny") as bridge:
         settings = bridge.settings()
-        monkeypatch.setattr("socket.gethostname", lambda: "first")
-        async with Session(ledger=where, **settings) as one:
+        async with Session(ledger=where, host="first", **settings) as one:
             job = await one.submit(make_config())
             first = await job.download(tmp_path / "first")
             row = await one.ledger.get(job.job_id)
             assert row is not None
             assert (row.host, row.path) == ("first", str(first))
         first.rename(tmp_path / "gone.zip")  # the folder of another host is not seen from here
-        monkeypatch.setattr("socket.gethostname", lambda: "second")
-        async with Session(ledger=where, **settings) as two:
+        async with Session(ledger=where, host="second", **settings) as two:
             found = await two.find(job.job_id)
             assert found is not None
             second = await found.download(tmp_path / "second")
     assert second.read_bytes() == (tmp_path / "gone.zip").read_bytes()
     assert f"is on first ({first}) and not here; it is fetched again" in caplog.text
+
+
+async def test_archive_of_another_host_is_taken_from_the_folder_that_both_mount(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
+    mounts = tmp_path / "mounted here", tmp_path / "mounted there"
+    mounts[0].mkdir()
+    mounts[1].symlink_to(mounts[0])
+    async with Emulator(speed=1000, unet="tiny") as bridge:
+        settings = bridge.settings()
+        async with Session(ledger=where, host="first", archives=mounts[0], **settings) as one:
+            job = await one.submit(make_config())
+            first = await job.download(tmp_path / "first")
+        first.rename(tmp_path / "gone.zip")
+        asked = sum(request.path.endswith("/result") for request in bridge.requests)
+        async with Session(ledger=where, host="second", archives=mounts[1], **settings) as two:
+            found = await two.find(job.job_id)
+            assert found is not None
+            second = await found.download(tmp_path / "second")
+        assert sum(request.path.endswith("/result") for request in bridge.requests) == asked
+    assert second.read_bytes() == (tmp_path / "gone.zip").read_bytes()
