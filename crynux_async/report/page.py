@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _SCRIPTS = ("static/echarts.min.js", "static/sweep.js")
+# The strongest alone: a row for each of a thousand models would be most of the page.
 _MOST_HEAT_ROWS = 40
 _MOST_COLUMNS = 12
 _PNG = b"\x89PNG"
@@ -98,6 +99,7 @@ def _values(trials: Iterable[TrialView], name: str) -> list[Any]:
     values = list(found.values())
     try:
         return sorted(values)
+    # With None among numbers, or a text and a number, there is no order.
     except TypeError:
         return values
 
@@ -178,6 +180,7 @@ def _finite(value: float | None) -> float | None:
 
 def _embedded(data: Any) -> str:
     """Return JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
+    # A NaN that slips through fails here, and not as a page whose scripts stop at it.
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -216,6 +219,7 @@ def _environment() -> "jinja2.Environment":
     # Strict: a misspelt name in a template is an error, and no gap in a page.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crynux_async.report"),
+        # Not select_autoescape(): it goes by the end of the name, and sees no HTML in "sweep.html.j2".
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

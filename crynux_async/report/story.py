@@ -133,6 +133,7 @@ def _shared_by(failed: Sequence[TrialView], view: SweepView) -> str:
     # One failure alone shares every value with itself, which says nothing.
     if len(failed) < 2 or not good:
         return ""
+    # Only what differs between trials can explain why some of them failed.
     for name in view.parameters:
         values = {_key(trial.params.get(name)) for trial in failed}
         if len(values) == 1 and values.isdisjoint(_key(trial.params.get(name)) for trial in good):
@@ -165,6 +166,7 @@ def _untrained(view: SweepView) -> Iterator[str]:
 
 def _budget(view: SweepView) -> Iterator[str]:
     waiting = view.count("waiting")
+    # What is held counts as spent until it comes back, here as where jobs are sent.
     if view.budget_cnx is not None and waiting and view.spent_cnx + view.held_cnx >= view.budget_cnx:
         yield f"The budget of {money(view.budget_cnx)} is used up; {counted(waiting, 'trial')} will not be sent."
 

@@ -85,6 +85,7 @@ class TrialView:
         """Minutes from being accepted to its end being noticed, or None."""
         if self.sent_at is None or self.noticed_at is None:
             return None
+        # To when it was noticed: a bridge does not say when a training ended.
         return (self.noticed_at - self.sent_at).total_seconds() / 60
 
 

@@ -29,11 +29,13 @@ def read(path: str | Path) -> dict[str, Any]:
     if "folder" in plain:
         plain["folder"] = source.parent / str(plain["folder"])
     points = list(_points(source, data))
+    # A file without points is its base alone, as Sweep(name, base) is.
     return {"name": source.stem, **plain, "base": FineTuneConfig.from_dict(data["base"]), "points": points or [{}]}
 
 
 def _read(source: Path) -> dict[str, Any]:
     try:
+        # Some editors put a byte order mark before the first letter, which is no TOML.
         return tomllib.loads(source.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError([Problem(field=str(source), message=f"cannot be read: {error}")]) from error
@@ -90,6 +92,7 @@ def _naming(source: Path, where: str, make: Callable[[], _T]) -> _T:
     """Make something, and say where in the file it was described when that fails."""
     try:
         return make()
+    # TypeError: a space was given too few or too many numbers.
     except (UsageError, TypeError) as error:
         field = getattr(error, "field", None)
         raise _problem(source, f"{where}.{field}" if field else where, str(error)) from error
@@ -111,5 +114,6 @@ _SPACES: Mapping[str, Callable[..., Any]] = {
     "log_uniform": log_uniform,
     "integers": integers,
 }
+# Functions (derive, objective) cannot stand in a file.
 _PLAIN = frozenset({"name", "folder", "name_template", "budget_cnx", "repeats", "tags", "direction"})
 _KEYS = _PLAIN | {"base", *_LISTS}

@@ -106,6 +106,7 @@ def check_same(name: str, known: Mapping[str, Any], asked: Mapping[str, Any]) ->
         raise ConflictError(
             f"the sweep {name!r} has another base in this ledger: {said}. Give the changed sweep another name, or let "
             "a point change the field: points may be added at any time",
+            # Masked: a presigned address is a credential, and what an error has ends in logs.
             differences={field: (mask_address(old), mask_address(new)) for field, (old, new) in differences.items()},
             field="base",
         )

@@ -127,6 +127,7 @@ class _Run:
     _finished: list[Trial] = attrs.field(factory=list, init=False)
 
     async def all(self, n_jobs: int) -> list[Trial]:
+        # First, so that trials of a process that was killed are ended before new ones are asked for.
         self._left_over = await self._stored(self._running)
         try:
             async with asyncio.TaskGroup() as group:
@@ -145,6 +146,7 @@ class _Run:
 
         # Trials of another process that lives are among them: both wait for the same jobs, and the first one tells.
         frozen = self._sweep.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        # Optuna has no public way to go on with a trial that runs.
         return [optuna.Trial(self._sweep.study, one._trial_id) for one in frozen]
 
     def _next(self) -> "optuna.Trial | None":
@@ -162,8 +164,10 @@ class _Run:
             return
         trial = Trial(point, job)
         sweep = self._sweep
+        # Without the objective, which may be several numbers here.
         await conclude(trial, AtEnd(folder=sweep.folder, file_name=sweep.name_template))
         value = await self._value(trial)
+        # Told before its pictures are stored: where that fails, what was paid for counts all the same.
         await self._stored(partial(self._tell, asked, trial, value))
         await self._keep_images(asked, trial)
         self._finished.append(trial)
@@ -177,6 +181,7 @@ class _Run:
             if config.seed_was_drawn:  # the same for all, so that they can be compared, and again after a crash
                 config = config.evolve(seed=derived_seed(study, 1))
             asked.set_user_attr(_CONFIG, json.dumps(config.to_dict()))
+            # The key last: a trial that has one has its config, too, wherever the process was killed.
             asked.set_user_attr(_KEY, f"optuna:{study}:{asked.number}")
         config = FineTuneConfig.from_dict(json.loads(asked.user_attrs[_CONFIG]))
         return Point(
@@ -240,6 +245,7 @@ class _Run:
         for name, fact in _facts(trial).items():
             asked.set_user_attr(name, fact)
         if value is not None:
+            # Another process that waits for the same job may have told it meanwhile.
             self._sweep.study.tell(asked, value, skip_if_finished=True)
             return
         states = {"fail": optuna.trial.TrialState.FAIL, "prune": optuna.trial.TrialState.PRUNED}
@@ -254,6 +260,7 @@ class _Run:
     def _upload(self, asked: "optuna.Trial", images: Sequence[bytes]) -> None:
         import optuna
 
+        # In a folder that goes by itself: the store keeps a copy of its own.
         with tempfile.TemporaryDirectory() as folder:
             for number, image in enumerate(images):
                 path = Path(folder, f"validation-{number}.png")

@@ -97,6 +97,7 @@ class ReportWriter:
             UsageError: As ``Report.prepare``.
             OSError: It cannot be written.
         """
+        # Each time, not only at the start: the folder may have gone since.
         await asyncio.to_thread(self._report.prepare)
         pictures = await self._collect([trial for trial in trials if trial.job.state in GOOD])
         collect = partial(
@@ -143,6 +144,7 @@ class ReportWriter:
         written: list[str] = []
         while True:
             states, took = [str(trial.state) for trial in trials()], 0.0
+            # By states alone: while none has changed, a page is not worth the second that it may take.
             if states != written:
                 began = time.perf_counter()
                 try:
@@ -168,8 +170,10 @@ class ReportWriter:
         for trial in good:
             if trial in self._pictures:
                 continue
+            # Those without an archive that was read are asked for again next time.
             if make is not None and trial.archive is not None:
                 self._pictures[trial] = await asyncio.to_thread(pictures_by, make, trial)
+            # Where the archive is on disk, the service's images lie beside it.
             elif make is None and trial.job.path is None:
                 self._pictures[trial] = await service_images(trial.job)
         return {trial: pictures for trial, pictures in self._pictures.items() if pictures}

@@ -33,6 +33,7 @@ async def service_images(job: Job) -> list[bytes]:
     """Return the validation images that the service has of a job, where it has any."""
     try:
         return await job.images()
+    # A page without pictures is still right.
     except CrynuxError:
         return []
 

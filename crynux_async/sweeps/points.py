@@ -120,6 +120,7 @@ def plan(
         except ConfigError as error:
             broken.append(BrokenPoint(number=number, params=params, problems=error.problems))
             continue
+        # By what was asked: two points that only train the same are the user's to judge, and are told as "alike".
         digest = config.asked_digest()
         if first.setdefault(digest, number) != number:
             twice[number] = first[digest]
@@ -139,6 +140,7 @@ def plan(
 
 def derived_seed(name: str, repeat: int) -> int:
     """Return the seed of a repeat of a sweep whose config gives none: 1 to 4294967295, the same everywhere."""
+    # From 1: for a seed of 0 a bridge draws one. The zero bytes keep "cats1" with 2 apart from "cats" with 12.
     digest = hashlib.sha256(f"crynux-async sweep seed\0{name}\0{repeat}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % _MOST_SEEDS + 1
 
@@ -162,6 +164,7 @@ def _derived(params: Params, derive: Derive | None) -> Params:
         return params
     try:
         return {**params, **derive(params)}
+    # A user's function may raise anything, and all points that it fails for are told at once.
     except Exception as error:
         message = f"derive() failed for {mask_addresses(params)!r:.200}: {error!r}"
         raise ConfigError([Problem(field="derive", message=message)]) from error
@@ -175,6 +178,7 @@ def _alike(points: Iterable[Point]) -> list[list[int]]:
     """Return the places of different points that train the same."""
     groups: defaultdict[object, list[int]] = defaultdict(list)
     for point in points:
+        # Repeats train different things by their seeds, which is what they are for.
         if point.repeat == 1:
             groups[_training(point.config)].append(point.number)
     return [places for places in groups.values() if len(places) > 1]

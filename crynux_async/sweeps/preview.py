@@ -91,6 +91,7 @@ class Preview:
 
 async def preview(sweep: "Sweep", session: "Session") -> Preview:
     """Return what running a sweep in a session would do (see ``Sweep.preview``)."""
+    # In threads: to plan a thousand points takes two seconds, and to judge them one.
     points = await asyncio.to_thread(sweep.plan)
     known = await session.history(group=sweep.name)
     states = {record_of(job).filing.idempotency_key: job.state for job in known}
@@ -115,6 +116,7 @@ def advice_once(points: Iterable[Point], service: ServiceFacts = BRIDGE_FACTS) -
     """Return what is to be known of points, each kind once with the points that it concerns, errors first."""
     said: dict[tuple[str, str | None], tuple[Advice, list[int]]] = {}
     for point in points:
+        # Repeats differ in their seeds, of which no advice speaks.
         if point.repeat == 1:
             for item in advice.check(point.config, service=service):
                 said.setdefault((item.code, item.field), (item, []))[1].append(point.number)

@@ -71,6 +71,7 @@ async def recall(session: "Session", name: str, *, read_archives: bool = True) -
         UsageError: The ledger knows no such sweep.
         LedgerError: The ledger cannot be read.
     """
+    # A task that was only attached has none: nobody here knows what it trains.
     jobs = [job for job in await session.history(tags={TAG: name}) if job.config is not None]
     if not jobs:
         known = ", ".join(map(repr, await sweep_names(session))) or "none"
@@ -109,6 +110,7 @@ async def known_trials(
     Raises:
         LedgerError: The ledger cannot be read.
     """
+    # By their keys: a user may have filed other jobs under the same group.
     jobs = {job.idempotency_key: job for job in await session.history(group=name)}
     trials = [Trial(point, jobs[point.key]) for point in points if point.key in jobs]
     for trial in trials:
@@ -128,6 +130,7 @@ def points_of(name: str, base: Mapping[str, Any], jobs: Iterable[Job]) -> list[P
     for job, config in configs:
         asked = config.to_dict()
         key = record_of(job).filing.idempotency_key or ""
+        # An Optuna trial's key has another form, and every one of them is a point of its own.
         repeat, _, digest = key.removeprefix(f"sweep:{name}:").partition(":")
         points.append(
             Point(

@@ -161,6 +161,7 @@ class SweepRun:
         return cls(found.subject, session, begin, at_end=AtEnd(objective=found.objective))
 
     async def __aenter__(self) -> Self:
+        # Before anything is queued: a page that cannot be written is found out before it costs anything.
         if self._report is not None:
             await asyncio.to_thread(self._report.prepare)
         self._trials = await self._begin()
@@ -176,8 +177,10 @@ class SweepRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # First, so that the page's last state has whatever it still entered.
         if self._driver is not None:
             self._driver.cancel()
+            # What ended it is raised to whoever reads trials, and must not hide what ended the block.
             await asyncio.gather(self._driver, return_exceptions=True)
         await self._open.__aexit__(kind, error, trace)
 
@@ -190,6 +193,7 @@ class SweepRun:
         trial = await self._finished.get()
         if trial is None:
             self._finished.put_nowait(None)  # for whoever asks again, and for other readers
+            # It may have ended in an error, which is raised here.
             await self._driver
             raise StopAsyncIteration
         return trial
@@ -267,6 +271,7 @@ class SweepRun:
         waiting = [trial for trial in self._trials if trial.job.state is JobState.PLANNED]
         await self._session.stop_sending([trial.job for trial in waiting])
         for trial in waiting:
+            # Not all of them: one may have been sent while this was stored, and goes on.
             trial.is_stopped = trial.job.state is JobState.PLANNED
         self._news.put_nowait(None)
 
@@ -277,10 +282,12 @@ class SweepRun:
             self._waiting[trial.job.job_id] = trial
         self._news.put_nowait(None)
         if self._driver is None or self._driver.done():
+            # A new queue: the one of the driver that has ended says for ever that there will be no more.
             self._finished = asyncio.Queue()
             self._driver = asyncio.create_task(self._drive(), name=f"sweep {self._name}")
 
     async def _drive(self) -> None:
+        # This driver's own: one that comes after it has another one.
         finished = self._finished
         try:
             async with asyncio.TaskGroup() as group:
@@ -343,6 +350,7 @@ class SweepRun:
         else:
             self._failures += trial.job.state not in GOOD
             group.create_task(self._conclude(trial))
+            # Once, not from then on: what its user retries after that goes on in spite of the next failure.
             if isinstance(self._on_failure, StopAfter) and self._failures == self._on_failure.failures:
                 await self.stop()
         return False
@@ -366,6 +374,7 @@ class SweepRun:
                 await trial.job.retry()
             if trial.job.state is not JobState.UNCONFIRMED:
                 self._waiting[job_id] = self._unclear.pop(job_id)
+        # Nothing of this sweep will close the range any more in which their tasks can lie.
         if not self._waiting:
             for trial in self._unclear.values():
                 group.create_task(self._conclude(trial))
@@ -421,6 +430,7 @@ async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Tria
     """
     points = await asyncio.to_thread(sweep.plan)
     points.require_good()
+    # Before anything is queued, or two scripts with one name and two bases would both run.
     await enter(session.ledger, sweep)
     if sweep.ranking is not None:
         await enter_ranking(session.ledger, sweep.name, sweep.ranking)
@@ -438,8 +448,10 @@ async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Tria
 
 def _filing(sweep: "Sweep") -> SharedFilingArguments:
     """Return what a sweep's jobs are filed under, and what pays for them: a budget of its own, or the session's."""
+    # The tag comes last: a sweep is found by it, and no tag of a user's may take its place.
     filing: SharedFilingArguments = {"group": sweep.name, "tags": {**sweep.tags, TAG: sweep.name}}
     if sweep.budget_cnx is not None:
+        # Its name is the sweep's, so that all processes that run it share one; by its text, as 0.1 is no 0.1 in binary.
         filing["budget"] = Budget(f"{SCOPE}:{sweep.name}", cnx=Decimal(str(sweep.budget_cnx)))
     return filing
 
@@ -448,6 +460,7 @@ async def _sent_again(trials: Iterable[Trial]) -> list[Trial]:
     """Send trials again that have no model, and return all of them."""
     chosen = list(trials)
     for trial in chosen:
+        # What has a model is not trained again: it is fetched, by whoever concludes it.
         if trial.job.state not in GOOD:
             await trial.job.retry()
     return chosen

@@ -103,6 +103,7 @@ class log_uniform:  # noqa: N801
     def at(self, position: float) -> float:
         """Return the value at a position, 0 <= position < 1, rounded to six digits so that it can be read aloud."""
         exponent = math.log(self.low) + position * (math.log(self.high) - math.log(self.low))
+        # Six digits may lie a hair outside the bounds.
         return min(max(float(f"{math.exp(exponent):.6g}"), self.low), self.high)
 
 
@@ -194,6 +195,7 @@ def listed(path: str | Path) -> list[Params]:
         names = ", ".join(_READERS)
         raise UsageError(f"{source} is no list of points: its name must end in one of {names}", field="points")
     try:
+        # Excel puts a byte order mark before the first letter: it would be part of the first field's name.
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise ConfigError([Problem(field=str(source), message=f"cannot be read: {error}")]) from error
@@ -203,6 +205,7 @@ def listed(path: str | Path) -> list[Params]:
 def _listed_values(name: str, space: choice | Iterable[Any]) -> tuple[Any, ...]:
     if isinstance(space, choice):
         return space.values
+    # Text is a list of its letters to Python: rank="48" is no grid over "4" and "8".
     if isinstance(space, str | bytes | Mapping) or not isinstance(space, Iterable):
         raise UsageError(f"a grid needs a list of values for {name}, such as {name}=[{space!r:.40}]", field=name)
     values = tuple(space)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 Direction: TypeAlias = Literal["minimize", "maximize"]
 
+# It stands in idempotency keys, tags and names of files, and is printed.
 _MOST_NAME_CHARS = 100
+# Stored, so that a later version that asks for more than the base can tell what it reads.
 _DEFINITION_VERSION = 1
 
 
@@ -47,6 +49,7 @@ def _check_direction(_: Any, __: Any, direction: Any) -> None:
 
 
 def _kept(points: Iterable[Params]) -> tuple[Params, ...]:
+    # A generator would be empty the second time: a preview plans the points, and so does the run after it.
     return tuple(points)
 
 
@@ -145,6 +148,7 @@ class Sweep:
         return running.SweepRun(
             self.subject,
             session,
+            # Only while the context is entered: what it raises belongs to the block's beginning.
             partial(running.begin, self, session, force=force),
             at_end=AtEnd(folder=self.folder, file_name=self.name_template, objective=self._ranked_by),
             on_failure=on_failure,

@@ -82,6 +82,7 @@ def table_of(trials: Iterable[Trial], *, minimize: bool = True) -> Table:
     """
     chosen = list(trials)
     objectives = [trial.objective for trial in chosen if trial.objective is not None]
+    # From the end on, so that equal objectives have the first of their places.
     standing = {value: place for place, value in reversed(list(enumerate(sorted(objectives, reverse=not minimize), 1)))}
     fields = varied_fields(chosen)
     columns = [*_BEFORE, *(f"params.{field}" for field in fields), *_AFTER]
@@ -100,6 +101,7 @@ def _row(trial: Trial, fields: Sequence[str], standing: Mapping[float, int]) -> 
         "standing": None if trial.objective is None else standing[trial.objective],
         "norm": trial.norms.total if trial.norms else None,
         "health": "; ".join(map(str, trial.health.problems)) if trial.health else None,
+        # A sum in which a price is missing would look like the whole.
         "cost_cnx": to_cnx(trial.cost.spent) if trial.cost and trial.cost.is_complete else None,
         "job_id": job.job_id,
         "task_id": job.task_id,

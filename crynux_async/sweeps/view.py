@@ -96,6 +96,7 @@ def _trial(
         error="; ".join(text for text in (str(trial.error or ""), job.reason or "") if text),
         archive=str(job.path) if job.path else "",
         images=images,
+        # Said once at the head of the page, and not of every trial.
         changed=[each for each in _changed(trial.point.config) if each not in everywhere],
     )
 
@@ -103,6 +104,7 @@ def _trial(
 def _verdict(health: "Health | None") -> Verdict:
     if health is None:
         return ""
+    # Worse than any strength: the numbers are no numbers.
     if health.codes & {HealthCode.NAN, HealthCode.INF}:
         return "damaged"
     return health.strength.verdict if health.strength else ""

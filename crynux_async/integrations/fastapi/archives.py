@@ -16,7 +16,9 @@ from crynux_async.job import Job
 from crynux_async.ledgers.rows import shown_config
 from crynux_async.states import STAGES, JobState, Stage
 
+# A bridge's task is looked at every 5 s at most: sooner there is hardly news.
 _LOOK_AGAIN = {"Retry-After": "5"}
+# A browser may keep it and asks each time; a cache that callers share would give one tenant's model to another.
 _NO_CACHES = "private, no-cache"
 
 
@@ -61,6 +63,7 @@ def _archive_path(job: Job) -> Path:
 def _file(path: Path, request: Request, name: str, media_type: str) -> Response:
     response = FileResponse(path, media_type=media_type, filename=name, stat_result=path.stat())
     response.headers["Cache-Control"] = _NO_CACHES
+    # Starlette's file server knows ranges and If-Range, but not this.
     if _is_known(request, response.headers["ETag"]):
         kept = {name: response.headers[name] for name in ("ETag", "Last-Modified", "Cache-Control")}
         return Response(status_code=304, headers=kept)
@@ -68,6 +71,7 @@ def _file(path: Path, request: Request, name: str, media_type: str) -> Response:
 
 
 def _is_known(request: Request, tag: str) -> bool:
+    # Compared weakly, as RFC 9110, section 13.1.2, has it: proxies mark a tag as weak when they compress.
     known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
     return tag in known or "*" in known
 
@@ -81,5 +85,6 @@ def _export(job: Job, archive: Path, path: Path, program: Program) -> None:
         # Without the query of a presigned address: whoever gets the file reads its header.
         config=shown_config(config),
         digest=config.digest() if config else None,
+        # Two workers may be asked at once. Both write the same bytes, and whole: neither disturbs the other.
         overwrite=True,
     )

@@ -17,6 +17,7 @@ from crynux_async.session import Session
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
+# Nobody knows when a place gets free: about as long as whoever waits does not mind.
 _SOON = {"Retry-After": "10"}
 
 
@@ -51,6 +52,7 @@ class Limits:
         """Return what pays for the jobs of a tenant, or None where there is no limit."""
         if self.spend is None:
             return None
+        # By its text: Decimal(0.1) is a little more than 0.1.
         return Budget(f"web: {tenant or ''}", cnx=Decimal(str(self.spend)))
 
 
@@ -82,6 +84,7 @@ class Admission:
             yield
         finally:
             self._streams[tenant] -= 1
+            # A tenant without streams leaves nothing behind, or every name that ever came would be kept.
             if not self._streams[tenant]:
                 del self._streams[tenant]
 
@@ -122,6 +125,7 @@ class Admission:
         if budget is None or budget.limit is None or price is None:
             return
         row = await self._session.ledger.budget(budget.name)
+        # What is held for jobs that run counts, too: it may all be spent.
         taken = row.held + row.spent if row is not None else 0
         if taken + price > budget.limit:
             raise ProblemError(402, "budget", "The budget does not allow it; nothing was sent.")

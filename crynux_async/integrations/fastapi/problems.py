@@ -25,6 +25,7 @@ from crynux_async.secret import MASK, mask_credentials
 MEDIA_TYPE = "application/problem+json"
 
 _QUERY = re.compile(r"\?[^\s'\"]+")
+# RFC 9110, sections 15.3.5 and 15.4.5: these have no body, and servers refuse to send one.
 _WITHOUT_BODY = frozenset({204, 304})
 # Fields of a call that a caller over the web gives: what is wrong with them is told in the library's own words.
 _FIELDS_OF_CALLERS = frozenset({"group", "idempotency_key", "label", "tags", "timeout"})
@@ -112,6 +113,7 @@ class ProblemRoute(APIRoute):
             limited = _LimitedRequest(request.scope, request.receive, body_bytes=self.body_bytes)
             try:
                 return await handle(limited)
+            # Here and not by handlers of the application, whose other routes keep the answers that they have.
             except (CrynuxError, RequestValidationError, StarletteHTTPException) as error:
                 return await answer_error(request, error)
 
@@ -133,6 +135,7 @@ class _LimitedRequest(Request):
                 if size > self._limit:
                     raise ProblemError(413, "too-large", f"The body may have {self._limit} bytes.")
                 pieces.append(piece)
+            # Where Starlette keeps it, too: its stream() and form() look there.
             self._body = b"".join(pieces)
         return self._body
 
@@ -198,6 +201,7 @@ def _problem_of_library(error: CrynuxError) -> ProblemError:
     kind = _kind_of(error)
     wait = kind.retry_after
     if isinstance(error, RateLimitedError) and error.wait is not None:
+        # Whole seconds are all that the header can say; rounded up, or whoever obeys is early and refused again.
         wait = 1 + int(error.wait)
     headers = {} if wait is None else {"Retry-After": str(wait)}
     entries = list(_entries(error))
@@ -212,6 +216,7 @@ def _is_fault_of_application(error: CrynuxError) -> bool:
 def _kind_of(error: CrynuxError) -> _Kind:
     if isinstance(error, UsageError) and error.field in _FIELDS_OF_CALLERS:
         return _Kind(422, "request", "This request cannot be understood; errors lists why.")
+    # As its nearest relative that is told: an error of a new kind is never told in its own words.
     return next(_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS)
 
 

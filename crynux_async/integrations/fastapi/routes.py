@@ -25,6 +25,7 @@ from crynux_async.training import advice
 
 _MAX_NAME = 200
 _MAX_PAGE = 200
+# Nothing was planned before; and near the end of what Python holds, a time of another zone has no equal in UTC.
 _EPOCH, _FAR = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 _Name = Annotated[str, Query(max_length=_MAX_NAME)]
@@ -73,6 +74,7 @@ async def list_jobs(
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")] = None,
 ) -> JobPage:
     """List jobs, whoever follows them, the newest first."""
+    # Looked for as the caller: another tenant's job is no place to go on from, and not known to exist.
     before = None if cursor is None else (await caller.job(cursor)).job_id
     jobs = await caller.web.session.history(
         states=state or None,
@@ -83,6 +85,7 @@ async def list_jobs(
         tenant=caller.tenant,
         since=since,
         before=before,
+        # One more than is shown tells whether there is a next page.
         limit=limit + 1,
         newest_first=True,
     )
@@ -159,6 +162,7 @@ def make_router(prefix: str, dependencies: Sequence[Depends], *, body_bytes: int
     one = "/{job_id}"
     router.add_api_route("", submit_job, methods=["POST"], status_code=202, responses=_submitted())
     router.add_api_route("", list_jobs, methods=["GET"], responses=responses(404))
+    # In the way of no job: nothing is posted to a job itself.
     router.add_api_route("/check", check_config, methods=["POST"], responses=responses(400, 413))
     router.add_api_route(one, show_job, methods=["GET"], responses=responses(404))
     router.add_api_route(one, abandon_job, methods=["DELETE"], status_code=202, responses=responses(404))
@@ -186,6 +190,7 @@ def _add_file(router: APIRouter, path: str, endpoint: Any, media_type: str) -> N
         416: {"description": "The range lies behind the end", "content": {"text/plain": {}}},
         **responses(404, 409, 410),
     }
+    # One name each: a route with both methods would give two operations of the schema one id.
     for method in ("GET", "HEAD"):
         router.add_api_route(
             path,

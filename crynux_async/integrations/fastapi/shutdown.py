@@ -29,6 +29,7 @@ def calling_at_shutdown(call: Callable[[], None]) -> Iterator[None]:
     Args:
         call: What to call; it may be called more than once.
     """
+    # Python sets handlers in the main thread alone; there is no server's signal to hear of anywhere else.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -36,6 +37,7 @@ def calling_at_shutdown(call: Callable[[], None]) -> Iterator[None]:
     replaced: list[tuple[signal.Signals, Any, Any]] = []
     for number in _SIGNALS:
         server_handler = signal.getsignal(number)
+        # What is ignored, or ends the process at once, has no handler to hand on to.
         if callable(server_handler):
             ours = partial(_hand_on, loop, call, server_handler)
             signal.signal(number, ours)
@@ -55,6 +57,7 @@ def _hand_on(
     number: int,
     frame: FrameType | None,
 ) -> None:
+    # A second signal may come when the loop is gone already.
     if not loop.is_closed():
         loop.call_soon_threadsafe(call)
     server_handler(number, frame)

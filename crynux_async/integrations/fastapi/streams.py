@@ -27,6 +27,7 @@ END = "end"
 RECONNECT = "reconnect"
 """The name of the last event of a stream that ends before its job does: the process stops, another one goes on."""
 
+# Larger numbers are not exact in a browser, and much larger ones no database takes.
 _MOST = 2**53
 
 
@@ -73,6 +74,7 @@ def resume_after(
     Raises:
         ProblemError: Nothing more happens to the job, and everything was told: 204, at which browsers stop asking.
     """
+    # The browser's own memory comes first: the address still names where its page began.
     known = after if last_event_id is None else last_event_id
     if last_event_id is not None and is_told(job, known):
         raise ProblemError(204, "end", "Nothing more happens to this job by itself.")
