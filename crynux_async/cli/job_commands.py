@@ -22,7 +22,7 @@ _States = Annotated[list[str], Parameter(name="--state", negative="", show_defau
 
 def add_to(app: App) -> None:
     """Add the commands."""
-    for command in (jobs, resume, abandon, retry, reconcile, spent):
+    for command in (jobs, resume, cancel, abandon, retry, reconcile, spent):
         app.command(command)
 
 
@@ -89,6 +89,33 @@ def resume(
         ledger=ledger, service=service, out=out, timeout=timeout, patience=patience, send=send, as_json=json
     )
     return execute(go_on(order), as_json=json)
+
+
+def cancel(
+    job: list[str],
+    /,
+    *,
+    yes: _Yes = False,
+    service: ServiceChoice = _BRIDGE,
+    ledger: str | None = None,
+    json: _Json = False,
+) -> int:
+    """Call jobs back: what was not sent is not sent, and a task that waits for a node at the relay is refunded.
+
+    It says first what that costs and gives back and, on a terminal, asks. A task that a node has goes on, as every task
+    at a bridge does; the exit code is then that of the first one which could not be cancelled.
+
+    Args:
+        job: Job or task numbers, as in the list of jobs.
+        yes: Do not ask.
+        service: Where the jobs are.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        json: Print the result as JSON on standard output, everything else on standard error.
+    """
+    from crynux_async.cli import cancel as cancel_command
+
+    order = cancel_command.CancelOrder(names=job, is_agreed=yes, ledger=ledger, service=service, as_json=json)
+    return execute(cancel_command.cancel(order), as_json=json)
 
 
 def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: str | None = None) -> int:

@@ -18,7 +18,7 @@ from crynux_async.cli.cut_off import as_left
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
 from crynux_async.cli.job_names import find_jobs
-from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option, shown
 from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
@@ -136,12 +136,13 @@ async def reconcile(
     for each in looked_for:
         name = each.job.job_id if each.job else each.candidates[0]
         console.print(Text(f"{name}: {each.verdict}; {each.explanation}"))
+    again = f"{service.option}{ledger_option(ledger)}"
     found = [each.job for each in looked_for if each.job and each.verdict in (Verdict.FOUND, Verdict.ORPHAN)]
     if found:
-        console.print(Text(f"Follow them: crynux-async resume{service.option}.", "dim"))
+        console.print(Text(f"Follow them: crynux-async resume{again}.", "dim"))
     if any(each.job is None for each in looked_for):
-        console.print(Text(f"Adopt what has no job: crynux-async reconcile{service.option} --adopt.", "dim"))
-    print_unconfirmed(console, lost, service)
+        console.print(Text(f"Adopt what has no job: crynux-async reconcile{again} --adopt.", "dim"))
+    print_unconfirmed(console, lost, service, ledger)
     if not looked_for:
         console.print("Every create has a known outcome.")
     if as_json:
@@ -190,13 +191,17 @@ def _print(rows: Sequence[JobRow], place: str) -> None:
         console.print(f"No jobs in {place}.")
 
 
-def print_unconfirmed(console: Console, lost: Sequence[Unconfirmed], service: ServiceChoice) -> None:
+def print_unconfirmed(
+    console: Console, lost: Sequence[Unconfirmed], service: ServiceChoice, ledger: LedgerPlace | None
+) -> None:
     """Print which creates have an unknown outcome, and what can be done about it."""
     for each in lost:
         said = f" {each.job.job_id}  sent {each.began_at:%Y-%m-%d %H:%M:%S} UTC  config {each.digest[:12]}"
         console.print(Text.assemble(("unconfirmed", "bold yellow"), f"{said}  task {_between(each)}"))
     if lost:
-        look, pay = f"crynux-async reconcile{service.option}", f"crynux-async retry JOB{service.paid_option}"
+        place = ledger_option(ledger)
+        look = f"crynux-async reconcile{service.option}{place}"
+        pay = f"crynux-async retry JOB{service.paid_option}{place}"
         console.print(Text(f"Look for them: {look}. Pay again: {pay}.", "dim"))
 
 

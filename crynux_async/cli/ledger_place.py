@@ -1,6 +1,7 @@
 """Where the command line remembers jobs."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,6 +51,17 @@ def existing_place(asked: LedgerPlace | None, *, made_by: str = "run") -> Ledger
     if isinstance(place, Path) and not place.is_file():
         raise UsageError(f"there is no ledger at {place}; it is made by the first 'crynux-async {made_by}'")
     return place
+
+
+def ledger_option(asked: LedgerPlace | None) -> str:
+    """Return what a command that goes on with the same jobs must be given, with a space before it, or "".
+
+    A password is not repeated; where an address had one, the next command needs it from elsewhere.
+
+    Args:
+        asked: What this command was given, or None.
+    """
+    return "" if asked is None else f" --ledger {shlex.quote(shown(ledger_place(asked)))}"
 
 
 def shown(place: LedgerPlace) -> str:

@@ -12,7 +12,7 @@ from crynux_async.cli.board import Board, as_facts, summary
 from crynux_async.cli.console import LiteralConsole, one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.jobs import bracket_facts, print_unconfirmed, show_costs
-from crynux_async.cli.ledger_place import LedgerPlace
+from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.units import count
@@ -38,6 +38,11 @@ class ResumeOrder:
     patience: float | None
     send: bool
     as_json: bool
+
+    @property
+    def again(self) -> str:
+        """What a command that goes on with the same jobs must be given, with a space before it, or ""."""
+        return f"{self.service.option}{ledger_option(self.ledger)}"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,14 +81,14 @@ async def resume(order: ResumeOrder) -> Exit:
     async with open_session(order.ledger, order.service) as session:
         jobs = await _unfinished(session, order, console)
         lost = await session.unconfirmed()
-        print_unconfirmed(console, lost, order.service)
+        print_unconfirmed(console, lost, order.service, order.ledger)
         await _say_who_holds(session, console, jobs)
         try:
             async with Board(session, console, jobs).shown():
-                left = await while_answered(session, _wait(session, jobs, order), order.service)
+                left = await while_answered(session, _wait(session, jobs, order), order.again)
                 failed = await _fetch([job for job in jobs if job not in left], order.out)
         finally:
-            _say_what_goes_on(console, jobs, order.service)
+            _say_what_goes_on(console, jobs, order)
         await _say_who_holds(session, console, left)
         has_lost = bool(await session.history(states=[JobState.UNCONFIRMED], limit=1))
     outcome = Outcome(jobs=jobs, failed=failed, left=left, has_lost=has_lost)
@@ -93,7 +98,7 @@ async def resume(order: ResumeOrder) -> Exit:
     else:
         _print(console, outcome)
     if not order.send and any(job.state is JobState.PLANNED for job in jobs):
-        send = f"crynux-async resume --send{order.service.paid_option}"
+        send = f"crynux-async resume --send{order.service.paid_option}{ledger_option(order.ledger)}"
         console.print(Text(f"Send what was only planned: {send}.", "dim"))
     return outcome.exit
 
@@ -175,13 +180,13 @@ def held_text(holder: Holder, names: Sequence[str], now: datetime) -> str:
     )
 
 
-def _say_what_goes_on(console: LiteralConsole, jobs: Sequence[Job], service: ServiceChoice) -> None:
+def _say_what_goes_on(console: LiteralConsole, jobs: Sequence[Job], order: ResumeOrder) -> None:
     """Tell the numbers of the tasks that are left running when waiting ends early."""
     tasks = [job.task_id for job in jobs if job.task_id and job.state in FOLLOWED]
     if tasks:
         are = "s are" if len(tasks) > 1 else " is"
-        again = f"crynux-async resume{service.option}"
-        said = f"The task{are} at the {service.place} still: {', '.join(tasks)}. To go on: "
+        again = f"crynux-async resume{order.again}"
+        said = f"The task{are} at the {order.service.place} still: {', '.join(tasks)}. To go on: "
         console.print(Text(said).append(again, "bold"))
 
 

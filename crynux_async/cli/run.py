@@ -113,7 +113,7 @@ class _Following:
     async def _show(self, session: Session, job: Job, console: LiteralConsole) -> None:
         async with _repeats_shown(self.service, console), Board(session, console, [job]).shown():
             downloading = job.download(self.out, name=self.name, timeout=self.timeout)
-            await while_answered(session, downloading, self.service)
+            await while_answered(session, downloading, self.service.option)
         if self.service.relay:
             from crynux_async.cli.relay import show_end
 

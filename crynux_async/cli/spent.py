@@ -15,7 +15,7 @@ from crynux_async.backends.base import Payment
 from crynux_async.backends.opening import open_backend
 from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import LedgerPlace, existing_place
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, Ledger
@@ -42,7 +42,7 @@ async def audited(ledger: LedgerPlace | None, service: ServiceChoice, *, as_json
         _print({**_facts(found), "adds_up": found.adds_up})
     else:
         console = open_console()
-        for line in _lines(found, service):
+        for line in _lines(found, f"{service.option}{ledger_option(ledger)}"):
             console.print(Text(line))
     return Exit.DONE if found.adds_up else Exit.JOB_ENDED_BADLY
 
@@ -66,8 +66,13 @@ async def _audit(ledger: LedgerPlace | None, settings: Settings) -> Audit:
             await backend.close()
 
 
-def _lines(found: Audit, service: ServiceChoice) -> Iterator[str]:
-    """Yield what a person wants to know, what does not add up last."""
+def _lines(found: Audit, again: str) -> Iterator[str]:
+    """Yield what a person wants to know, what does not add up last.
+
+    Args:
+        found: What was found.
+        again: What a command about the same jobs must be given, with a space before it, or "".
+    """
     yield f"{to_cnx(found.spent)} CNX are gone for jobs of this ledger, {to_cnx(found.held)} CNX of them for what runs"
     others = sum(payment.gone for payment in found.foreign)
     if found.foreign:
@@ -79,15 +84,15 @@ def _lines(found: Audit, service: ServiceChoice) -> Iterator[str]:
         )
     for task_id in found.unlisted:
         yield f"task {task_id} is in the ledger and not (yet) in the relay's list, which is seconds late"
-    yield from _orphan_lines(found, service)
+    yield from _orphan_lines(found, again)
     if found.adds_up:
         yield "Everything adds up."
 
 
-def _orphan_lines(found: Audit, service: ServiceChoice) -> Iterator[str]:
+def _orphan_lines(found: Audit, again: str) -> Iterator[str]:
     for orphan in found.orphans:
         cure = (
-            f"adopt it: crynux-async reconcile{service.option} --adopt"
+            f"adopt it: crynux-async reconcile{again} --adopt"
             if orphan.task.can_have_model
             else "it has ended without an archive that could be fetched"
         )

@@ -16,7 +16,11 @@ from rich.console import Console
 import crynux_async.cli
 from crynux_async.backends.base import OwnTask, Payment
 from crynux_async.cli.app import app
+from crynux_async.cli.console import open_console
 from crynux_async.cli.jobs import print_unconfirmed
+from crynux_async.cli.ledger_place import ledger_option
+from crynux_async.cli.resume import ResumeOrder
+from crynux_async.cli.resume import _say_what_goes_on as say_what_runs_on
 from crynux_async.cli.run import _say_what_goes_on
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 from crynux_async.cli.spent import _lines
@@ -26,6 +30,7 @@ from crynux_async.states import JobState
 from crynux_async.supervision.audit import Audit, Orphan
 
 RELAY = PaidService(relay=True, network="https://relay.example/?a=1&b=2", fee="20")
+LEDGER = " --ledger cats.db"
 PLACE = " --relay --network 'https://relay.example/?a=1&b=2'"
 OF_A_SERVICE = re.compile(r"crynux-async (?:resume|reconcile|download|retry|abandon|run|spent)\b(?!\))")
 
@@ -61,7 +66,7 @@ def test_every_hint_of_the_command_line_that_needs_a_service_carries_it() -> Non
             for hint in OF_A_SERVICE.finditer(text):
                 found += 1
                 rest = text[hint.start() :].partition("crynux-async ")[2].partition("crynux-async ")[0]
-                if "option}" not in rest:
+                if not re.search(r"option}|again}", rest):
                     without.append((path.name, line, text))
     assert found >= 9
     # A bridge is one's own and in the settings by then; the ledger's first job may be anywhere.
@@ -77,8 +82,11 @@ def test_relay_and_network_are_in_what_is_said_of_unconfirmed_creates() -> None:
         after=None,
         before=None,
     )
-    print_unconfirmed(shown, [lost], RELAY)
-    assert f"crynux-async reconcile{PLACE}. Pay again: crynux-async retry JOB{PLACE} --fee 20." in printed(shown)
+    print_unconfirmed(shown, [lost], RELAY, "cats.db")
+    assert (
+        f"crynux-async reconcile{PLACE}{LEDGER}. Pay again: crynux-async retry JOB{PLACE} --fee 20{LEDGER}."
+        in printed(shown)
+    )
 
 
 def test_relay_and_network_are_in_what_is_said_of_a_job_that_is_left() -> None:
@@ -104,7 +112,7 @@ def test_relay_and_network_are_in_what_is_said_of_a_service_that_does_not_answer
         settings=SimpleNamespace(unreachable_timeout=300.0),
     )
     with pytest.raises(UnreachableError, match="'crynux-async resume --relay --network staging' goes on with it"):
-        check_answers(session, ServiceChoice(relay=True, network="staging"))
+        check_answers(session, ServiceChoice(relay=True, network="staging").option)
 
 
 def test_relay_and_network_are_in_what_is_said_of_a_task_without_a_job() -> None:
@@ -112,7 +120,22 @@ def test_relay_and_network_are_in_what_is_said_of_a_task_without_a_job() -> None
     payment = Payment(task_id="0x1", paid=1, refunded=0, at=datetime(2026, 1, 1, tzinfo=UTC))
     orphan = Orphan(task=task, payments=(payment,))
     found = Audit(spent=0, held=0, mismatches=(), unlisted=(), orphans=(orphan,), foreign=())
-    assert f"crynux-async reconcile{PLACE} --adopt" in "\n".join(_lines(found, RELAY))
+    assert f"crynux-async reconcile{PLACE} --adopt" in "\n".join(_lines(found, RELAY.option))
+
+
+def test_ledger_is_in_what_resume_says_of_what_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "my jobs.db"
+    order = ResumeOrder(ledger=place, service=RELAY, out=None, timeout=None, patience=None, send=False, as_json=False)
+    say_what_runs_on(open_console(), [job(JobState.RUNNING)], order)
+    assert capsys.readouterr().out.endswith(f"To go on: crynux-async resume{PLACE} --ledger '{place}'\n")
+
+
+def test_ledger_is_in_hints_as_it_was_given_but_for_a_password() -> None:
+    assert ledger_option(None) == ""
+    assert ledger_option("~/a b.db") == " --ledger '~/a b.db'"
+    assert ledger_option("postgresql://me:secret@db/jobs") == (
+        " --ledger 'postgresql://me@db/jobs?schema=crynux_async'"
+    )
 
 
 @pytest.mark.parametrize(
