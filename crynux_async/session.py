@@ -7,6 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
+import attrs
+
 from crynux_async.backends.base import Backend
 from crynux_async.budgets import Budget
 from crynux_async.clock import utc_now
@@ -25,8 +27,9 @@ from crynux_async.supervision.filing import FilingArguments, SharedFilingArgumen
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
 from crynux_async.supervision.intake import unconfirmed
-from crynux_async.supervision.record import Record
-from crynux_async.supervision.supervisor import Supervisor, new_job_id
+from crynux_async.supervision.observer import Ear, Observer
+from crynux_async.supervision.record import Record, new_job_id
+from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import ServiceFacts
 
@@ -61,6 +64,7 @@ class Session(SessionJobs):
         budget: What pays for the jobs that are submitted here, shared with every session on the ledger that names it.
         price: What one try costs at most, in CNX, where the service tells no prices, as no bridge does; a budget needs
             one.
+        observer: Watches what the session does, such as ``integrations.opentelemetry.Telemetry``.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
 
     Raises:
@@ -78,6 +82,7 @@ class Session(SessionJobs):
         send_planned: bool = False,
         budget: Budget | None = None,
         price: Decimal | float | str | None = None,
+        observer: Observer | None = None,
         **arguments: Unpack[SettingsArguments],
     ) -> None:
         super().__init__()
@@ -92,6 +97,7 @@ class Session(SessionJobs):
         self._sends_planned = send_planned
         self._budget = budget
         self._price = None if price is None else wei_of(price, "price")
+        self._ear = None if observer is None else Ear(observer.watch(self))
         self._backend: Backend | None = None
         self._adviser: Adviser | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -176,7 +182,10 @@ class Session(SessionJobs):
                 keeps_events=self._ledger_place is not None,
                 budget=self._budget,
                 price=self._price,
+                ear=self._ear,
             )
+            if self._ear is not None:
+                self._ear.begin()
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             # A task of its own: fixtures close a session in another task than they open it in, and a task group that is
             # entered here could not be left there.
@@ -490,6 +499,7 @@ class Session(SessionJobs):
             downloading=supervisor.fetcher.active,
             polls=polls.polls,
             poll_errors=polls.errors,
+            poll_delay=polls.target_delay,
             refusals=bucket.refusals if bucket else 0,
             limit_per_minute=bucket.limit_per_minute if bucket else None,
             silent_for=supervisor.reach.silent_for,
@@ -590,15 +600,18 @@ class Session(SessionJobs):
         Raises:
             UsageError: A name cannot be kept, or a budget is to pay what nobody knows the price of.
         """
-        budget = budget or self._budget
+        job_id, budget = new_job_id(), budget or self._budget
         if budget is not None and self.price(config) is None:
             message = f"the budget {budget.name!r} needs a price: the service tells none; give Session(price=...)"
             raise UsageError(message, field="price")
+        filing = filed(group=group, tags=tags, tenant=tenant, budget=budget, idempotency_key=idempotency_key)
+        if self._ear is not None:
+            filing = attrs.evolve(filing, tags={**self._ear.planned(job_id, config), **filing.tags})
         record = Record(
-            job_id=new_job_id(),
+            job_id=job_id,
             config=config,
             label=storable(label, "label"),
-            filing=filed(group=group, tags=tags, tenant=tenant, budget=budget, idempotency_key=idempotency_key),
+            filing=filing,
             planned_at=utc_now(),
         )
         if folder is not None:

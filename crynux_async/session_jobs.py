@@ -19,8 +19,8 @@ from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.audit import Audit, Orphan
 from crynux_async.supervision.filing import storable
-from crynux_async.supervision.record import Record
-from crynux_async.supervision.supervisor import Supervisor, new_job_id
+from crynux_async.supervision.record import Record, new_job_id
+from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
 

@@ -20,6 +20,7 @@ class SessionStatistics:
         downloading: Downloads that run or wait for a slot.
         polls: Status requests made.
         poll_errors: Status requests without an answer that counts.
+        poll_delay: Seconds by which ends are noticed late on average, as polls are planned now, >= 0.
         refusals: Creates refused by the rate limit.
         limit_per_minute: The rate limit, given or learned, or None while it is not known.
         silent_for: Seconds since the first request without an answer that counts since the last one with one, or None.
@@ -36,6 +37,7 @@ class SessionStatistics:
     limit_per_minute: float | None
     silent_for: float | None = None
     trouble: str = ""
+    poll_delay: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

@@ -27,6 +27,7 @@ from crynux_async.settings import Settings
 from crynux_async.states import Signal
 from crynux_async.supervision.follower import GONE_FOR
 from crynux_async.supervision.image_keeper import ImageKeeper
+from crynux_async.supervision.observer import OpenResult
 from crynux_async.supervision.record import Record, StoredArchive
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.tasks import TaskViews
@@ -43,6 +44,7 @@ class Fetcher:
         settings: Limits and time-outs.
         register: Learns what is on disk.
         tasks: Shows tasks to the backend.
+        open_result: Asks the backend for a result.
         spawn: Starts a task.
         save: Stores what changed about jobs, or raises LedgerError.
         save_later: Does so as soon as it is possible, or raises LedgerError when it never will be.
@@ -57,6 +59,7 @@ class Fetcher:
         register: JobRegister,
         tasks: TaskViews,
         *,
+        open_result: OpenResult,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         save: Callable[[], Awaitable[None]],
         save_later: Callable[[], Awaitable[None]],
@@ -64,6 +67,7 @@ class Fetcher:
         images: ImageKeeper,
     ) -> None:
         self._backend = backend
+        self._ask_for_result = open_result
         self._register = register
         self._host = settings.host or socket.gethostname()
         self._shared = SharedFolder(Path(settings.archives)) if settings.archives else None
@@ -160,7 +164,7 @@ class Fetcher:
     ) -> AsyncIterator[ResultStream]:
         task = await self._tasks.recall(record)
         try:
-            async with self._backend.open_result(task, start=start, validator=validator) as stream:
+            async with self._ask_for_result(task, start=start, validator=validator) as stream:
                 self._missing_since.pop(record.job_id, None)
                 yield stream
         except NotFoundError as error:

@@ -5,6 +5,7 @@ Users never hold a record; a ``Job`` is a handle on one. A hundred thousand reco
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -213,3 +214,8 @@ class Record:
 @attrs.define(eq=False, kw_only=True, repr=False)
 class OnlookerRecord(Record):
     """The record of a job that this session has never held: it is kept as long as somebody has a handle on it."""
+
+
+def new_job_id() -> str:
+    """Return a name for a new job: 128 bits, so that no two are ever alike, in whichever ledgers they meet."""
+    return f"j{secrets.token_hex(16)}"

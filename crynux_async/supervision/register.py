@@ -8,6 +8,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Hashable, Iterable
 from datetime import datetime
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from crynux_async.clock import utc_now
@@ -20,6 +21,16 @@ from crynux_async.supervision.record import Record, StoredArchive
 _log = logging.getLogger("crynux_async.supervision.register")
 
 
+class Hears(Protocol):
+    """Is handed everything that happens, at once and by whoever did it; must neither wait nor raise."""
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+
+    def end(self) -> None:
+        """Hear that nothing more will happen."""
+
+
 class JobRegister:
     """All jobs of a session, by their own name and by their task.
 
@@ -29,16 +40,17 @@ class JobRegister:
     Args:
         keeps: How many jobs that have ended are kept, >= 0.
         keeps_events: Whether the events of every job are stored.
+        ear: Is handed whatever happens to any job, or None.
     """
 
-    def __init__(self, keeps: int = 1000, *, keeps_events: bool = False) -> None:
+    def __init__(self, keeps: int = 1000, *, keeps_events: bool = False, ear: Hears | None = None) -> None:
         self._keeps = keeps
         self._ended: dict[str, Record] = {}
         self._dropped: WeakValueDictionary[Hashable, Record] = WeakValueDictionary()
         self._jobs: dict[Hashable, Record] = {}
         self._by_task: dict[str, Record] = {}
         self._changed: dict[str, Record] = {}
-        self._streams: tuple[EventStream, ...] = ()
+        self._streams: tuple[Hears, ...] = () if ear is None else (ear,)
         self._end_watchers: list[Callable[[Record | None], None]] = []
         self._closed = False
         self.on_event: Callable[[Record, Event], None] = lambda _, __: None

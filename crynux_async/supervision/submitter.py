@@ -20,7 +20,7 @@ the exception. None of this changes what is believed of a job.
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.settings import Settings
 from crynux_async.states import STAGES, Signal, Stage
 from crynux_async.supervision.accounts import Accounts
-from crynux_async.supervision.create import Answer, columns_after, finished, post, signal_of
+from crynux_async.supervision.create import Answer, columns_after, finished, signal_of
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.preparation import Preparation
@@ -88,6 +88,7 @@ class Submitter:
         spending: Holds what they may cost.
         reach: Hears whether the service answers.
         gate: Decides when.
+        create: Sends one create that is stored, exactly once; never raises.
         spawn: Starts a task that outlives its caller.
         hand_on: Called with each job that the service has accepted.
     """
@@ -103,6 +104,7 @@ class Submitter:
         spending: Spending,
         reach: Reach,
         gate: Gate,
+        create: Callable[[AttemptRow], Awaitable[Answer]],
         spawn: Spawn,
         hand_on: HandOn,
     ) -> None:
@@ -116,6 +118,7 @@ class Submitter:
         self._spending = spending
         self._reach = reach
         self._gate = gate
+        self._send = create
         self._spawn = spawn
         self._hand_on = hand_on
         self._queue = SendQueue()
@@ -305,7 +308,7 @@ class Submitter:
                 return
             # The only POST of this attempt. Its number was stored first, so that two processes cannot both send it
             # (case S9).
-            answer = await post(self._backend, attempt.payload)
+            answer = await self._send(attempt)
             with anyio.CancelScope(shield=True):
                 await self._conclude(record, ticket, attempt, answer)
             # Ctrl-C in the middle of a create was swallowed once; it goes on when the answer is safe (case S5).

@@ -10,7 +10,6 @@ way, then everything else, then the last words to the ledger. No failure of one 
 
 import asyncio
 import logging
-import secrets
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
@@ -42,6 +41,7 @@ from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.intake import Intake
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
+from crynux_async.supervision.observer import Doors, Ear, doors_of
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
 from crynux_async.supervision.reach import Reach
@@ -78,6 +78,7 @@ class Supervisor:
         keeps_events: Whether the events of every job are stored, and not only of those that somebody has read here.
         budget: The session's own; its limit counts for jobs of earlier sessions on the same one.
         price: What one try costs at most, in wei, where the service knows no prices; or None.
+        ear: Hears what happens and what is done, or None.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Supervisor:
         keeps_events: bool = False,
         budget: Budget | None = None,
         price: int | None = None,
+        ear: Ear | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -103,7 +105,7 @@ class Supervisor:
         self.backend = backend
         self._closed = False
         self._follows = follows
-        self.register = JobRegister(keeps_events=keeps_events)
+        self.register = JobRegister(keeps_events=keeps_events, ear=ear)
         self.reach = Reach()
         self.accounts = Accounts(backend, price)
         self._spending = Spending(ledger, self.accounts, budget)
@@ -121,10 +123,10 @@ class Supervisor:
         tell_of_step = partial(self.register.tell, is_stored=True)
         self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn, tell=tell_of_step)
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
-        self._make_drivers(gate)
+        self._make_drivers(gate, doors_of(backend, self.accounts, self._writer.task_ended, ear))
         self._make_dealings(sends_planned=sends_planned)
 
-    def _make_drivers(self, gate: Gate) -> None:
+    def _make_drivers(self, gate: Gate, doors: Doors) -> None:
         """Make who drives jobs: submit, follow, fetch."""
         self.submitter = Submitter(
             self.backend,
@@ -135,6 +137,7 @@ class Supervisor:
             spending=self._spending,
             reach=self.reach,
             gate=gate,
+            create=doors.create,
             spawn=self._spawn,
             hand_on=self.hand_on,
         )
@@ -147,7 +150,7 @@ class Supervisor:
             accounts=self.accounts,
             reach=self.reach,
             on_look=self._stepper.looked,
-            on_end=self._writer.task_ended,
+            on_end=doors.task_ended,
             hand_on=self.hand_on,
         )
         fetch = (lambda record: self.abilities.images(record)) if isinstance(self.backend, HasImages) else None
@@ -157,6 +160,7 @@ class Supervisor:
             self._settings,
             self.register,
             self._tasks,
+            open_result=doors.open_result,
             spawn=self._spawn,
             save=self._writer.flush,
             save_later=partial(self._writer.persist, self._writer.flush),
@@ -615,8 +619,3 @@ async def _answer(answer: "asyncio.Future[T]", work: Coroutine[Any, Any, T]) -> 
     except BaseException:
         answer.set_exception(UsageError("the session was closed meanwhile; ask again in another session"))
         raise
-
-
-def new_job_id() -> str:
-    """Return a name for a new job: 128 bits, so that no two are ever alike, in whichever ledgers they meet."""
-    return f"j{secrets.token_hex(16)}"

@@ -22,6 +22,7 @@ from crynux_async.integrations.fastapi.streams import Streams
 from crynux_async.session import Session
 from crynux_async.settings import SettingsArguments
 from crynux_async.supervision.filing import SubmitArguments
+from crynux_async.supervision.observer import Observer
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.json_schema import example_config
 
@@ -83,6 +84,7 @@ class Crynux:
         backend: Who runs the tasks, as in ``Session``.
         wallet: Pays at the relay, as in ``Session``.
         price: What one try costs at most, in CNX, where the service tells no prices.
+        observer: Watches what the session does, as in ``Session``.
         **settings: Settings by name (see ``Settings``); the rest comes from the environment and the settings file.
     """
 
@@ -98,6 +100,7 @@ class Crynux:
         backend: "Backend | ServiceName | None" = None,
         wallet: "Wallet | None" = None,
         price: Decimal | float | str | None = None,
+        observer: Observer | None = None,
         **settings: Unpack[SettingsArguments],
     ) -> None:
         self._ledger = ledger
@@ -109,6 +112,7 @@ class Crynux:
         self._backend = backend
         self._wallet = wallet
         self._price = price
+        self._observer = observer
         self._settings = settings
         self._web: Web | None = None
 
@@ -182,6 +186,7 @@ class Crynux:
             backend=self._backend,
             wallet=self._wallet,
             price=self._price,
+            observer=self._observer,
             send_planned=True,
             **self._settings,
         )
