@@ -74,10 +74,17 @@ class CrynuxError(Exception):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # An exception is pickled by its ``args``, and what is known only by keyword is not among them.
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return rebuilt, (type(self), self.args, self.__dict__)
 
 
-def _rebuild(cls: type[CrynuxError], args: tuple[Any, ...], state: dict[str, Any]) -> CrynuxError:
+def rebuilt(cls: type[CrynuxError], args: tuple[Any, ...], state: Mapping[str, Any]) -> CrynuxError:
+    """Return an error with these arguments and attributes, as after pickling.
+
+    Args:
+        cls: Its class.
+        args: Its ``args``: the message.
+        state: Every attribute.
+    """
     # Not through the constructor: each class has other arguments.
     error = cls.__new__(cls)
     error.args = args

@@ -192,7 +192,8 @@ class Job:
         """Return what the handle shows as JSON values; what presigned links in the config hold is masked.
 
         Args:
-            public: Leave out what concerns nobody outside: where the archive is or goes.
+            public: Leave out what concerns nobody outside: where the archive is or goes, and the words of an error, for
+                they may name paths and addresses.
         """
         from crynux_async.ledgers.rows import shown_config
 
@@ -209,7 +210,8 @@ class Job:
             "idempotency_key": self.idempotency_key,
             "tries": self.tries,
             **{name: when.isoformat() if when is not None else None for name, when in times.items()},
-            "error": str(self.error) if self.error is not None else "",
+            **({} if public else {"error": str(self.error) if self.error is not None else ""}),
+            "error_kind": type(self.error).__name__ if self.error is not None else "",
             "reason": self.reason or "",
             **{name: str(place) if place is not None else None for name, place in places.items()},
             "total_bytes": self.total_bytes,

@@ -14,6 +14,7 @@ from crynux_async import (
     ConflictError,
     DownloadFailed,
     FineTuneConfig,
+    RejectedError,
     Session,
     UsageError,
 )
@@ -61,9 +62,28 @@ async def test_public_form_tells_no_place_and_no_credential(tmp_path: Path) -> N
         row = await ledger.get(job.job_id)
         assert row is not None
         for facts in (job.to_dict(public=True), row.to_dict(public=True)):
-            assert not {"path", "folder", "file_name", "host", "key_id", "budget"} & facts.keys()
+            assert not {"backend", "path", "folder", "file_name", "host", "key_id", "budget"} & facts.keys()
             assert str(tmp_path) not in json.dumps(facts)
             assert backend.key_id not in json.dumps(facts)
+
+
+async def test_public_form_tells_the_kind_of_an_error_and_not_its_words() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(
+        RejectedError("http://10.0.0.7:5028 refuses it", field="rank", url="http://10.0.0.7:5028/v1")
+    )
+    async with Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000) as session:
+        with pytest.raises(RejectedError):
+            await session.submit(make_config())
+        (job,) = session.jobs()
+        rows = await ledger.jobs()
+        public = [job.to_dict(public=True), rows[0].to_dict(public=True)]
+        public += await facts_of(ledger, rows, Detail(is_public=True))
+        for facts in public:
+            assert facts["error_kind"] == "RejectedError"
+            assert "10.0.0.7" not in json.dumps(facts)
+        for facts in (job.to_dict(), rows[0].to_dict(), *await facts_of(ledger, rows, Detail())):
+            assert (facts["error_kind"], facts["error"]) == ("RejectedError", "http://10.0.0.7:5028 refuses it")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Detail:
     """How much is told.
 
     Attributes:
-        is_public: Leave out paths, host, credential and budget.
+        is_public: Leave out paths, hosts, addresses, credential and budget.
         reads_archives: Read every weight of every archive that is on this machine, and judge it.
     """
 
@@ -56,7 +56,7 @@ async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[
     is_there = row.path is not None and await asyncio.to_thread(Path(row.path).is_file)
     facts = {
         **row.to_dict(public=detail.is_public),
-        "error": without_reason(row.error, row.reason),
+        **({} if detail.is_public else {"error": without_reason(row.error, row.reason)}),
         "cost": cost_of(tasks).to_dict(),
         "archive_is_there": is_there,
     }

@@ -30,7 +30,7 @@ _LARGEST = 2**63 - 1  # databases keep signed integers of 64 bits
 _TOO_MUCH = 2**60 * WEI  # wei; the sum of a few amounts must fit into 64 bits of whole CNX
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _FIXED = ("job_id", "digest", "tenant", "idempotency_key")
-_NO_TAGS: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}
+_EMPTY: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}
 
 
 @attrs.frozen
@@ -159,9 +159,9 @@ def _tags(value: Any) -> str:
     return _json({_text(name): _text(value[name]) for name in value}) if value else "{}"
 
 
-def _read_tags(text: str) -> Mapping[str, str]:
+def _read_table(text: str) -> Mapping[str, Any]:
     # one empty table for all, as in ``JobRow``
-    return _NO_TAGS if text == "{}" else json.loads(text)
+    return _EMPTY if text == "{}" else json.loads(text)
 
 
 def _optional(kind: Kind) -> Kind:
@@ -191,7 +191,7 @@ JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
         "is_seed_drawn": _FLAG,
         "asked_digest": _TEXT,
         "group": _TEXT,
-        "tags": Kind(_tags, _read_tags),
+        "tags": Kind(_tags, _read_table),
         "tenant": _TEXT,
         "idempotency_key": _optional(_TEXT),
         "budget": _TEXT,
@@ -201,6 +201,7 @@ JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
         "submitted_at": _optional(_TIME),
         "ended_at": _optional(_TIME),
         "error": _PROSE,
+        "error_facts": Kind(_table, _read_table),
         "reason": _PROSE,
         "folder": _optional(_TEXT),
         "file_name": _optional(_TEXT),

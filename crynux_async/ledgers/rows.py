@@ -15,7 +15,9 @@ from crynux_async.secret import mask_addresses
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
-_PRIVATE = frozenset({"folder", "file_name", "path", "host", "key_id", "budget"})
+_PRIVATE = frozenset({"backend", "folder", "file_name", "path", "host", "key_id", "budget", "error"})
+
+_NOT_SHOWN = frozenset({"_kept_digest", "error_facts"})
 
 
 def shown_config(config: FineTuneConfig | None) -> dict[str, object] | None:
@@ -95,6 +97,8 @@ class JobRow:
         submitted_at: When its newest try was accepted, or None.
         ended_at: When its end was noticed, or None.
         error: Why it ended badly, for people, or "".
+        error_facts: The name of that error's class as "kind", and its own attributes, as JSON values; {} where an
+            earlier version did not keep them.
         reason: Why it failed as far as the service tells, or "".
         folder: Where its archive is wanted (absolute), or None where no download was asked for.
         file_name: The name (template filled in) that was asked for, or None.
@@ -126,6 +130,7 @@ class JobRow:
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
     error: str = ""
+    error_facts: Mapping[str, Any] = MappingProxyType({})
     reason: str = ""
     folder: str | None = None
     file_name: str | None = None
@@ -145,10 +150,12 @@ class JobRow:
         """Return the row as JSON values, with its digest; what presigned links hold is masked.
 
         Args:
-            public: Leave out what concerns nobody outside: paths, host, credential and budget.
+            public: Leave out what concerns nobody outside: paths, hosts and addresses, with the words of errors, in
+                which they may stand; credential and budget.
         """
-        names = [field.name for field in attrs.fields(JobRow) if field.init and field.name[0] != "_"]
+        names = [field.name for field in attrs.fields(JobRow) if field.init and field.name not in _NOT_SHOWN]
         facts = {name: _as_json(getattr(self, name)) for name in names if not (public and name in _PRIVATE)}
+        facts["error_kind"] = self.error_facts.get("kind", "")
         return {**facts, "config": shown_config(self.config), "digest": self.digest}
 
     @property

@@ -20,6 +20,7 @@ from crynux_async.errors import (
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.states import JobState, Signal, advance, may
+from crynux_async.supervision.stored_errors import columns_of_error
 
 _log = logging.getLogger("crynux_async.supervision.create")
 
@@ -137,11 +138,11 @@ def columns_after(state: JobState, signal: Signal | None, answer: Answer, at: da
     """
     if signal is None:
         # The row stays PLANNED: a wrong key once rejected every queued job, durably.
-        return {"error": str(answer.error)} if answer.concerns_all else {}
+        return columns_of_error(answer.error) if answer.concerns_all else {}
     following = advance(state, signal) if may(state, signal) else state
     if signal is Signal.ACCEPTED:
-        return {"state": following, "task_id": answer.task_id, "submitted_at": at, "error": ""}
-    return {"state": following, "ended_at": at, "error": str(answer.error)}
+        return {"state": following, "task_id": answer.task_id, "submitted_at": at, **columns_of_error(None)}
+    return {"state": following, "ended_at": at, **columns_of_error(answer.error)}
 
 
 def _cut_off(error: BaseException) -> SubmissionUnknownError:

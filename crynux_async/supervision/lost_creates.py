@@ -20,6 +20,7 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
 from crynux_async.supervision.rows import lost_attempt
 from crynux_async.supervision.spending import Spending
+from crynux_async.supervision.stored_errors import columns_of_error
 
 # Creates that share a bracket lie close together; the margin is for clocks that were set.
 _RIVALS_WITHIN = timedelta(days=7)
@@ -135,7 +136,7 @@ class LostCreates:
         accepted = attrs.evolve(
             attempt, outcome=AttemptOutcome.ACCEPTED, task_id=task_id, answered_at=attempt.answered_at or at
         )
-        columns: dict[str, object] = {"task_id": task_id, "submitted_at": at, "state": state, "error": ""}
+        columns: dict[str, object] = {"task_id": task_id, "submitted_at": at, "state": state, **columns_of_error(None)}
         if state is not record.state:
             columns["ended_at"] = None
         is_ours = await self._writer.change(
@@ -211,7 +212,7 @@ class LostCreates:
         # As if it had never been sent, which is what was found: only then is sending it again safe.
         unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
         state = advance(record.state, Signal.NOT_CREATED)
-        columns = {"state": state, "ended_at": None, "error": ""}
+        columns = {"state": state, "ended_at": None, **columns_of_error(None)}
         release = self._spending.release(record, AttemptOutcome.NOT_SENT)
         change = JobChange(job_id=record.job_id, columns=columns, finished=unsent, settlement=release)
         if await self._writer.change(change, news=news_of_move(record, state)):

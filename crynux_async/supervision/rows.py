@@ -1,6 +1,6 @@
 """Records as rows of a ledger, and back: what the last process knew, and what follows from how it ended."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,30 +8,14 @@ from typing import Any
 import attrs
 
 from crynux_async.budgets import Budget
-from crynux_async.errors import (
-    CrynuxError,
-    JobAbandonedError,
-    JobError,
-    JobExpiredError,
-    JobFailedError,
-    RejectedError,
-    SubmissionUnknownError,
-)
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, TaskRow
 from crynux_async.states import FOLLOWED, STAGES, JobState, Stage
 from crynux_async.supervision.filing import filed
 from crynux_async.supervision.record import OnlookerRecord, Record, StoredArchive, Wanted
+from crynux_async.supervision.stored_errors import columns_of_error, error_of
 
 CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
-
-_ERRORS: Mapping[JobState, type[CrynuxError]] = {
-    JobState.UNCONFIRMED: SubmissionUnknownError,
-    JobState.REJECTED: RejectedError,
-    JobState.FAILED: JobFailedError,
-    JobState.EXPIRED: JobExpiredError,
-    JobState.ABANDONED: JobAbandonedError,
-}
 
 
 def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
@@ -112,7 +96,7 @@ def columns_of(record: Record) -> dict[str, Any]:
         "task_id": record.task_id,
         "submitted_at": record.submitted_at,
         "ended_at": record.ended_at,
-        "error": str(record.error) if record.error else "",
+        **columns_of_error(record.error),
         "reason": record.reason,
         "folder": str(wanted.folder) if wanted else None,
         "file_name": wanted.name if wanted else None,
@@ -165,10 +149,9 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     state, error = _believed(row, is_cut_off=is_cut_off)
     if row.config is not None and row.config != record.config:  # a later try may have more time
         record.config = row.config
-    record.state, record.error = state, _error(state, error, row)
-    if state is JobState.PLANNED and error and not record.is_ours:
-        # Its owner has set it aside: nothing more happens until somebody asks for it again.
-        record.error = CrynuxError(error, job_id=row.job_id)
+    # A planned job that its owner has set aside waits for somebody who asks for it again; who takes it over may do so.
+    is_told = not record.is_ours or state is not JobState.PLANNED
+    record.state, record.error = state, error_of(state, error, row) if is_told else None
     # What was answered here after the job was lost is known before its owner has heard of it.
     record.task_id = row.task_id or (record.task_id if record.tries == row.tries else None)
     record.submitted_at, record.ended_at = row.submitted_at, row.ended_at
@@ -201,14 +184,3 @@ def _believed(row: JobRow, *, is_cut_off: bool) -> tuple[JobState, str]:
     if STAGES[row.state] is Stage.SUBMIT and is_cut_off:
         return JobState.UNCONFIRMED, CUT_OFF
     return row.state, row.error
-
-
-def _error(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
-    # Exceptions are made anew from what is stored: pickles in a ledger would run code.
-    cls = _ERRORS.get(state)
-    if cls is None or not text:
-        return None
-    error = cls(text, job_id=row.job_id, task_id=row.task_id)
-    if isinstance(error, JobError):
-        error.reason = row.reason
-    return error

@@ -233,7 +233,7 @@ class TakeOver:
             columns: dict[str, Any] = {}
             events: tuple[EventRow, ...] = ()
             if not self._backend.creates_are_repeatable:
-                columns = {"state": JobState.UNCONFIRMED, "ended_at": ended, "error": CUT_OFF}
+                columns = {"state": JobState.UNCONFIRMED, "ended_at": ended, "error": CUT_OFF, "error_facts": {}}
                 if row.state is not JobState.UNCONFIRMED:
                     events = (_cut_off_row(row),)
                     columns["last_event"] = events[-1].number

@@ -13,6 +13,7 @@ from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move
+from crynux_async.supervision.stored_errors import columns_of_error
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.training.config import FineTuneConfig
@@ -271,7 +272,7 @@ class Tries:
                 "task_id": None,
                 "submitted_at": None,
                 "ended_at": None,
-                "error": "",
+                **columns_of_error(None),
                 "reason": "",
                 "is_stopped": False,
             },

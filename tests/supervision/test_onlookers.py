@@ -12,20 +12,29 @@ import pytest_asyncio
 from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     AuthError,
+    BudgetExceededError,
+    ConfigError,
     CrynuxError,
     Job,
     JobAbandonedError,
     JobFailedError,
     JobState,
+    ProtocolError,
+    QuotaError,
+    RejectedError,
     Session,
+    SubmissionUnknownError,
     UsageError,
     WaitTimeoutError,
 )
+from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
+from crynux_async.errors import Problem
 from crynux_async.ledgers.base import Ledger
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from tests.fake_backend import LEASE, FakeBackend, make_config
+from tests.second_backend import Studio, StudioBackend
 
 RENEW = LEASE / 3
 
@@ -148,6 +157,44 @@ async def test_failure_of_another_sessions_job_is_raised_with_its_names(office: 
 
 async def found_and_awaited(session: Session, job: Job) -> Job:
     return await (await found(session, job)).wait()
+
+
+ERRORS = [
+    RejectedError("rank is too large", field="rank", status=400, is_counted=True, answer='{"message": "no"}'),
+    AuthError("the key is unknown", status=401, url="http://bridge/v1/images/models"),
+    QuotaError("the key is used up", status=400),
+    ProtocolError("a page came", status=404, answer="<html>", is_lasting=True),
+    SubmissionUnknownError("the answer was lost", status=502, answer="bad gateway"),
+    ConfigError([Problem(field="rank", message="too large")]),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_error_of_another_sessions_job_is_the_same_error(office: Office, error: CrynuxError) -> None:
+    office.backend.answers.append(error)
+    owner, other = await office.session(), await office.session(follow=False)
+    job = await owner.enqueue(make_config())
+    raised = []
+    for handle in (job, await found(other, job)):
+        with pytest.raises(type(error)) as caught:
+            await handle.wait()
+        raised.append(caught.value)
+    own, heard = raised
+    assert type(heard) is type(error)
+    assert str(heard) == str(own)
+    assert vars(heard) == vars(own)
+
+
+async def test_error_of_a_budget_is_the_same_in_the_next_process() -> None:
+    backend, ledger = StudioBackend(Studio()), MemoryLedger()
+    async with Session(backend=backend, ledger=ledger, budget=Budget("small", cnx=1)) as session:
+        job = await session.enqueue(make_config())
+        with pytest.raises(BudgetExceededError) as caught:
+            await job.submitted()
+    async with Session(backend=StudioBackend(Studio()), ledger=ledger, follow=False) as later:
+        error = (await found(later, job)).error
+    assert isinstance(error, BudgetExceededError)
+    assert vars(error) == vars(caught.value)
 
 
 async def test_waiting_for_another_sessions_job_can_time_out_and_go_on(office: Office) -> None:

@@ -147,9 +147,11 @@ def test_accepted_task_is_stored_with_its_state_whatever_the_user_has_decided() 
     at = NOON + timedelta(seconds=1)
     for before, after in ((JobState.PLANNED, JobState.RUNNING), (JobState.ABANDONED, JobState.ABANDONED)):
         columns = columns_after(before, Signal.ACCEPTED, answer, at)
-        assert columns == {"state": after, "task_id": "7", "submitted_at": at, "error": ""}
+        assert columns == {"state": after, "task_id": "7", "submitted_at": at, "error": "", "error_facts": {}}
 
 
 def test_refused_credential_keeps_the_job_planned_and_says_why() -> None:
     answer = Answer(outcome=AttemptOutcome.REJECTED, spent=Outcome.RELEASED, error=AuthError("unknown key"))
-    assert columns_after(JobState.PLANNED, None, answer, NOON) == {"error": "unknown key"}
+    columns = columns_after(JobState.PLANNED, None, answer, NOON)
+    assert columns.keys() == {"error", "error_facts"}
+    assert (columns["error"], columns["error_facts"]["kind"]) == ("unknown key", "AuthError")

@@ -27,7 +27,10 @@ async def change_is_of_what_it_names_and_nothing_else(make: LedgerFactory) -> No
     """Different jobs may change in different columns in one step, and one job more than once."""
     changes: list[tuple[str, dict[str, Any]]] = [
         ("a", {"state": JobState.RUNNING, "task_id": "1", "submitted_at": at(5)}),
-        ("b", {"error": "no luck", "reason": "out of memory", "ended_at": at(9)}),
+        (
+            "b",
+            {"error": "no luck", "error_facts": {"kind": "QuotaError"}, "reason": "out of memory", "ended_at": at(9)},
+        ),
         ("c", {"label": "third", "state": JobState.FAILED, "is_stopped": True}),
         ("a", {"state": JobState.STALLED, "tries": 2}),
         ("d", {}),

@@ -73,6 +73,7 @@ async def job_comes_back_equal_in_every_attribute(make: LedgerFactory) -> None:
         submitted_at=at(1.000001),
         ended_at=at(2.999999),
         error=AWKWARD,
+        error_facts={"kind": "RejectedError", "field": AWKWARD, "status": 400, "is_counted": True, "answer": None},
         reason=AWKWARD,
         folder="/models",
         file_name="{label}.zip",

@@ -17,6 +17,7 @@ from crynux_async.errors import LedgerError
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.schema import VERSION, meta, metadata
 from crynux_async.ledgers.sql.version_2 import migrate_to_version_2
+from crynux_async.ledgers.sql.version_3 import migrate_to_version_3
 
 Migration: TypeAlias = Callable[[Connection, str, int], Awaitable[None]]
 """A step to the next version; it is given the name of the ledger and the time in microseconds since 1970."""
@@ -35,7 +36,7 @@ class SchemaPlan:
     migrations: Mapping[int, Migration]
 
 
-CURRENT = SchemaPlan(version=VERSION, migrations=MappingProxyType({1: migrate_to_version_2}))
+CURRENT = SchemaPlan(version=VERSION, migrations=MappingProxyType({1: migrate_to_version_2, 2: migrate_to_version_3}))
 
 
 async def create(connection: Connection, plan: SchemaPlan) -> None:

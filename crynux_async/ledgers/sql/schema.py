@@ -32,7 +32,7 @@ from sqlalchemy.types import TypeEngine
 
 from crynux_async.ledgers.base import AttemptOutcome
 
-VERSION = 2
+VERSION = 3
 """Version of the schema that this file describes; ``migrations`` leads up to it."""
 
 APPLICATION_ID = 0x43727578
@@ -132,6 +132,7 @@ jobs = Table(
     _whole("last_event"),
     _maybe_text("resubmitted_as"),
     Column("lease_id", BigInteger, ForeignKey("leases.id")),
+    Column("error_facts", _TEXT, nullable=False, server_default="{}"),
     UniqueConstraint("job_id", name="jobs_job_id"),
     UniqueConstraint("task_id", "backend", name="jobs_task_id"),
     UniqueConstraint("idempotency_key", "backend", "tenant", name="jobs_idempotency_key"),
