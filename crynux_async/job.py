@@ -390,7 +390,8 @@ class Job:
         Events are numbered from 1 without gaps, and stored: a reader that comes back, in whichever process, goes on
         behind the ``number`` that it has seen last and gets nothing twice. In a session without a ledger they are
         stored from the first reader of the job on. Ends when nothing more can happen by itself: after the download
-        where one was asked for, else at the end of the task.
+        where one was asked for (``folder=`` of ``submit``, ``download()`` by whoever holds the job or in this session),
+        else at the end of the task; it may be read on behind its last number once more is asked for.
 
         Args:
             after: The number of the last event that is known, 0 for all; None to begin with where the job is: a

@@ -22,7 +22,7 @@ from crynux_async.states import (
     advance,
     may,
 )
-from crynux_async.supervision.rows import _ERRORS
+from crynux_async.supervision.stored_errors import _ERRORS
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.lengths import stall_seconds
 from tests.strategies import configs

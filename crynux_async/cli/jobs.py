@@ -7,14 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
 from rich.console import Console
 from rich.text import Text
 
 from crynux_async.backends.base import Verdict
 from crynux_async.cli.board import as_facts
 from crynux_async.cli.console import open_console
-from crynux_async.cli.cut_off import as_left
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, write_csv
 from crynux_async.cli.job_names import find_jobs
@@ -27,10 +25,11 @@ from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
+from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState, Signal, may
+from crynux_async.supervision.cut_off import find_as_left
 
 _HEARD_WITHIN = 15.0  # seconds: processes look for wishes every five
 _LOOK_EVERY = 0.2
@@ -52,7 +51,7 @@ async def show_jobs(
     book = open_ledger(place)
     await book.open()
     try:
-        rows = await _rows(book, where)
+        rows = await find_as_left(book, where)
         facts = await facts_of(book, rows, detail) if as_json or as_csv else []
     finally:
         await book.close()
@@ -63,15 +62,6 @@ async def show_jobs(
     else:
         _print(rows, shown(place))
     return Exit.DONE
-
-
-async def _rows(book: Ledger, where: JobFilter) -> list[JobRow]:
-    """Return jobs as they are for whoever takes them over, which no query knows."""
-    states = where.states
-    if states is not None and JobState.UNCONFIRMED in states:
-        where = attrs.evolve(where, states=frozenset(states) | {JobState.PLANNED})
-    rows = await as_left(book, await book.jobs(where))
-    return [row for row in rows if states is None or row.state in states]
 
 
 def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) -> JobFilter:

@@ -92,6 +92,7 @@ class Follower:
         )
         self._due: deque[Record] = deque()
         self._missing_since: dict[str, float] = {}
+        self._wrong_since: dict[str, float] = {}
         self._stages: dict[str, str] = {}
         self._has_images: set[str] = set()
         self._broken: set[str] = set()
@@ -176,6 +177,7 @@ class Follower:
     def forget(self, record: Record) -> None:
         """Watch a job no more."""
         self._missing_since.pop(record.job_id, None)
+        self._wrong_since.pop(record.job_id, None)
         self._stages.pop(record.job_id, None)
         self._has_images.discard(record.job_id)
         self._broken.discard(record.job_id)
@@ -291,6 +293,7 @@ class Follower:
                 return
             if isinstance(error, BackendError):
                 self._reach.failed(error)
+                self._was_wrong(record, error)
             self._polls.errored(record.job_id, monotonic())
             _log.info("look at task %s: %s", record.task_id, error)
         except Exception as error:
@@ -322,6 +325,13 @@ class Follower:
             self._register.tell_error(record, told)
         return True
 
+    def _was_wrong(self, record: Record, error: BackendError) -> None:
+        """Tell whoever waits of answers that no waiting can mend, when there were two, at least ``GONE_FOR`` apart."""
+        # One may be a proxy's bad minute. The task goes on and is paid for, so it is followed all the same.
+        now = monotonic()
+        if error.is_lasting and now - self._wrong_since.setdefault(record.job_id, now) >= GONE_FOR:
+            self._register.fail(record, error)
+
     def _complain(self, record: Record, error: Exception) -> None:
         """Tell a bug of a backend once for each job, and then quietly: it is met again at every look."""
         is_new = record.job_id not in self._broken
@@ -344,6 +354,8 @@ class Follower:
 
     def _saw(self, record: Record, task: Task, look: Look, end: TaskEnd | None) -> None:
         self._missing_since.pop(record.job_id, None)
+        if self._wrong_since.pop(record.job_id, None) is not None and isinstance(record.error, BackendError):
+            record.error = None
         # While the look was under way the user gave the job up, or another process took it.
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from crynux_async.clock import monotonic
 from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.states import JobState
+from crynux_async.supervision.cut_off import find_as_left
 from crynux_async.supervision.record import OnlookerRecord, Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import record_from_row, restore
@@ -62,7 +63,7 @@ class Onlookers:
         Raises:
             LedgerError: They cannot be read.
         """
-        rows = await self._ledger.jobs(where, limit=limit, newest_first=newest_first)
+        rows = await find_as_left(self._ledger, where, limit=limit, newest_first=newest_first)
         return [self.enter(row) for row in rows]
 
     async def catch_up(self, records: Iterable[Record]) -> None:
@@ -154,7 +155,7 @@ class Onlookers:
         return monotonic() - began
 
     async def _read(self, where: JobFilter) -> None:
-        for row in await self._ledger.jobs(where) if where.job_ids else ():
+        for row in await find_as_left(self._ledger, where) if where.job_ids else ():
             record = self._watched.get(row.job_id)
             if record is not None and not self._is_under_way(record):
                 self._refresh(record, row)

@@ -157,7 +157,9 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     record.submitted_at, record.ended_at = row.submitted_at, row.ended_at
     record.tries = row.tries
     record.last_event = row.last_event
-    record.wanted = Wanted(folder=Path(row.folder), name=row.file_name) if row.folder and row.file_name else None
+    wanted = Wanted(folder=Path(row.folder), name=row.file_name) if row.folder and row.file_name else None
+    # An onlooker that waits to fetch the model itself is known as such here alone, until it has taken the job.
+    record.wanted = wanted or (None if record.is_ours else record.wanted)
     record.archive = (
         StoredArchive(path=Path(row.path), total_bytes=row.total_bytes, host=row.host) if row.path else None
     )

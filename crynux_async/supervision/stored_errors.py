@@ -24,8 +24,7 @@ _OF_THE_ROW = frozenset({"job_id", "task_id", "reason"})
 
 _LONGEST = 4096  # characters: an answer may have 64 KiB, and a page of jobs is read whole
 
-_BY_STATE: Mapping[JobState, type[CrynuxError]] = {
-    JobState.PLANNED: CrynuxError,
+_ERRORS: Mapping[JobState, type[CrynuxError]] = {
     JobState.UNCONFIRMED: SubmissionUnknownError,
     JobState.REJECTED: RejectedError,
     JobState.FAILED: JobFailedError,
@@ -51,7 +50,7 @@ def error_of(state: JobState, text: str, row: JobRow) -> CrynuxError | None:
         row: The row.
     """
     # Exceptions are made anew from what is stored: pickles in a ledger would run code.
-    usual = _BY_STATE.get(state)
+    usual = CrynuxError if state is JobState.PLANNED else _ERRORS.get(state)
     if usual is None or not text:
         return None
     own = {name: _read(name, value) for name, value in row.error_facts.items() if name != "kind"}

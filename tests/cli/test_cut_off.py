@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crynux_async import Session, SubmissionUnknownError
 from crynux_async.cli.job_facts import Detail
 from crynux_async.cli.jobs import show_jobs
 from crynux_async.clock import utc_now
@@ -15,7 +16,7 @@ from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
 from crynux_async.supervision.owners import Place, new_owner
-from tests.fake_backend import make_config
+from tests.fake_backend import FakeBackend, make_config
 
 # No process has a number above Linux' largest, 2^22 (proc(5), pid_max).
 _DEAD = new_owner().replace(f"/{Place.here().pid}/", "/4194305/")
@@ -54,6 +55,22 @@ async def test_create_of_a_dead_process_is_unconfirmed_for_whoever_lists_jobs(
     assert (state, "may exist" in error) == ("unconfirmed", True)
     assert len(await shown(place, capsys, ["unconfirmed"])) == 1
     assert await shown(place, capsys, ["planned"]) == []
+
+
+async def test_create_of_a_dead_process_is_unconfirmed_through_every_handle(tmp_path: Path) -> None:
+    place = tmp_path / "jobs.db"
+    name = await begun(place, _DEAD)
+    backend = FakeBackend()
+    backend.name = "https://bridge.example"
+    async with Session(backend=backend, ledger=place, api_key="k" * 44, follow=False) as onlooker:
+        found = await onlooker.find(name)
+        assert found is not None
+        assert found.state is JobState.UNCONFIRMED
+        assert await onlooker.history(states=[JobState.UNCONFIRMED]) == [found]
+        assert await onlooker.history(states=[JobState.PLANNED]) == []
+        with pytest.raises(SubmissionUnknownError):
+            await found
+    assert backend.creates == 0
 
 
 async def test_create_of_a_live_process_is_no_lost_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,18 @@ def kinds(events: list[Event]) -> list[str]:
 WHOLE_LIFE = ["JobQueued", "JobSubmitted", "running", "succeeded"]
 
 
+async def test_reader_of_anothers_job_goes_on_to_the_archive_that_its_own_session_waits_for(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(duration=60), MemoryLedger()
+    async with open_session(backend, ledger) as owner, open_session(backend, ledger, follow=False) as other:
+        handle = await other.find((await owner.submit(make_config())).job_id)
+        assert handle is not None
+        downloading = asyncio.create_task(handle.download(tmp_path))
+        await asyncio.sleep(0)
+        events = [event async for event in handle.events(after=0)]
+        assert await downloading == tmp_path / "1.zip"
+    assert ArchiveReady in map(type, events)
+
+
 async def test_reader_that_begins_late_gets_everything_with_after_0_and_nothing_twice(office: Office) -> None:
     owner = await office.session()
     job = await (await owner.submit(make_config())).wait()

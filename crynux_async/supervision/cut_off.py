@@ -7,10 +7,33 @@ from collections.abc import Sequence
 
 import attrs
 
-from crynux_async.ledgers.base import AttemptRow, JobRow, Ledger
+from crynux_async.ledgers.base import AttemptRow, JobFilter, JobRow, Ledger
 from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.supervision.owners import is_gone
 from crynux_async.supervision.rows import CUT_OFF
+
+
+async def find_as_left(
+    ledger: Ledger, where: JobFilter, *, limit: int | None = None, newest_first: bool = False
+) -> list[JobRow]:
+    """Return jobs that a filter means, as a session would take them over, which no query of the ledger knows.
+
+    Args:
+        ledger: As for ``as_left``.
+        where: Which.
+        limit: At most so many.
+        newest_first: Whether those that were added last come first.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    states = where.states
+    if states is None or (JobState.PLANNED in states) == (JobState.UNCONFIRMED in states):
+        return await as_left(ledger, await ledger.jobs(where, limit=limit, newest_first=newest_first))
+    # Either kind is stored as planned, so that a limit counts only what is left of both.
+    wider = attrs.evolve(where, states=frozenset(states) | {JobState.PLANNED})
+    rows = await as_left(ledger, await ledger.jobs(wider, newest_first=newest_first))
+    return [row for row in rows if row.state in states][:limit]
 
 
 async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
@@ -27,7 +50,8 @@ async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
     open_ones = await ledger.attempts(job_ids=waiting, unfinished=True) if waiting else []
     cut_off = {one.job_id for one in open_ones if not _is_repeatable(one) and await _is_left(ledger, one.job_id)}
     return [
-        attrs.evolve(row, state=JobState.UNCONFIRMED, error=CUT_OFF) if row.job_id in cut_off else row for row in rows
+        attrs.evolve(row, state=JobState.UNCONFIRMED, error=CUT_OFF, error_facts={}) if row.job_id in cut_off else row
+        for row in rows
     ]
 
 
