@@ -36,7 +36,7 @@ class Line:
         self._server = server
         self.folder = folder
         self.messages = self.sent = self.cuts = 0
-        self.is_down = False
+        self.is_down = self._stays_down = False
         self.slow = 0.0
         self._before: Callable[[bytes], bool] | None = None
         self._after: Callable[[bytes], bool] | None = None
@@ -51,9 +51,15 @@ class Line:
         """Cut the line, once, when a client sends something with these bytes, before the server gets it."""
         self._before = lambda sent: message in sent
 
-    def cut_after(self, message: bytes) -> None:
-        """Cut the line, once, when the server has answered something with these bytes, before the client hears it."""
+    def cut_after(self, message: bytes, *, stays_down: bool = False) -> None:
+        """Cut the line, once, when the server has answered something with these bytes, before the client hears it.
+
+        Args:
+            message: What a client sends.
+            stays_down: Whether it takes no new connections from then on.
+        """
         self._after = lambda sent: message in sent
+        self._stays_down = stays_down
 
     def cut_at_message(self, number: int) -> None:
         """Cut the line, once, in place of a client's message with this number from now on."""
@@ -66,6 +72,7 @@ class Line:
     def cut(self) -> None:
         """Cut every connection."""
         self.cuts += 1
+        self.is_down |= self._stays_down
         self._before = self._after = None
         self._cut_at_message = self._cut_at_byte = -1
         for writer in list(self._open):

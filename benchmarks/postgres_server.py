@@ -57,11 +57,18 @@ class PostgresServer:
         query = "&".join(f"{name}={value}" for name, value in {"host": str(self.folder), **options}.items())
         return f"postgresql://postgres@/{database}?{query}"
 
-    def initialize(self) -> None:
-        """Make an empty cluster."""
+    def initialize(self, *, log_folder: Path | None = None) -> None:
+        """Make an empty cluster.
+
+        Args:
+            log_folder: Where its log of writes is; None to have it beside the data.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         _give(self.folder)
-        options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        if log_folder is not None:
+            _give(log_folder.parent)
+            options += ["--waldir", str(log_folder)]
         self._run("initdb", "-D", str(self.folder / "data"), *options)
 
     def start(self) -> None:

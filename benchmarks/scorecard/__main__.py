@@ -19,6 +19,7 @@ from benchmarks.scorecard import (
     command_line,
     download_crashes,
     downloads,
+    full_disk,
     hostile_archives,
     hostile_disks,
     leaks,
@@ -48,6 +49,7 @@ CASES: tuple[Case, ...] = (
     *sweep_crashes.CASES,
     *anywhere.CASES,
     *many_hosts.CASES,
+    *full_disk.CASES,
     *command_line.CASES,
 )
 

@@ -138,6 +138,9 @@ class LedgerWriter:
     def give_up_after(self, seconds: float) -> None:
         """Wait for a busy ledger no longer than this from now on: the session ends."""
         self._give_up_at = monotonic() + seconds
+        # One in a database may be in the middle of a commit of which it hears nothing any more.
+        give_up: Callable[[float], None] = getattr(self._ledger, "give_up_after", lambda _: None)
+        give_up(seconds)
 
     def close(self) -> None:
         """Let whoever waits for a write finish: nothing is written any more."""

@@ -132,6 +132,43 @@ async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next
         assert sum(request.method == "POST" for request in bridge.requests) == 1
 
 
+async def test_session_ends_although_the_answer_to_a_commit_never_comes_and_spills_the_task(
+    postgres: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(upkeep, "_HEAR_WISHES_EVERY", 0.2)
+    schema, spill = f"session_{secrets.token_hex(6)}", tmp_path / "spill.jsonl"
+    async with Emulator(speed=1000, unet="tiny") as bridge, line_to(postgres) as line:
+        settings = {**bridge.settings(), "close_timeout": 0.5}
+        bridge.add_fault("delay", on="create", seconds=0.3)
+        session = Session(ledger=line.url(schema=schema, spill=str(spill)), **settings)
+        await session.open()
+        job = session.submit_nowait(make_config())
+        while not any(request.method == "POST" for request in bridge.requests):
+            await asyncio.sleep(0.01)
+        line.cut_after(b"COMMIT", stays_down=True)
+        while not line.is_down:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            await session.close()
+        assert caplog.text.count("nothing is stored or sent until it is back") == 1
+        [(task_id,)] = postgres.run(f"SELECT task_id FROM {schema}.tasks")  # it had arrived, which nobody could know
+        assert f"job {job.job_id} (task {task_id}) could not be stored" in capsys.readouterr().err
+        assert json.loads(spill.read_text())["task_id"] == task_id
+        postgres.run(f"UPDATE {schema}.leases SET until = 0")  # the lease of a session that could not give it back
+        async with Session(ledger=postgres.url(schema=schema, spill=str(spill)), **settings) as after:
+            found = await after.find(job.job_id)
+            assert found is not None
+            async with asyncio.timeout(60):
+                await found
+            assert found.task_id == task_id
+        assert spill.read_text() == ""
+        assert sum(request.method == "POST" for request in bridge.requests) == 1
+
+
 async def test_archive_of_another_host_is_fetched_again_and_its_host_is_in_the_row(
     postgres: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,6 +26,7 @@ import attrs
 from sqlalchemy import ColumnElement
 from sqlalchemy.sql.expression import ClauseElement
 
+from crynux_async.clock import monotonic
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import (
     AttemptRow,
@@ -190,6 +191,11 @@ class SqlLedger(ABC):
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="crynux_async ledger close")
         await asyncio.shield(self._closing)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Ask a database that is away no longer than this, from now on, whether a commit has arrived; for who ends."""
+        if self._writer is not None:
+            self._writer.give_up_at = monotonic() + seconds
 
     async def _close(self) -> None:
         try:

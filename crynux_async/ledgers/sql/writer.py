@@ -7,7 +7,8 @@ all steps are taken, at one trip to the database. Where one is refused, the same
 savepoint, so that none takes another with it.
 
 Where the answer to a commit can get lost, each transaction leaves a random number on the owner's lease; whether it has
-arrived is found out by asking for that, and never by doing it twice.
+arrived is found out by asking for that, and never by doing it twice. Until the answer comes nothing else is written;
+who ends meanwhile is told that nobody knows.
 
 Trouble that passes (``LedgerBusyError``) is told to the requests that it hit; the writer goes on with the next ones.
 Any other trouble stops it for good: a failed fsync drops the pages that it could not write, so the next one succeeds
@@ -17,6 +18,7 @@ without having saved them (Rebello et al., "Can Applications Recover from fsync 
 import asyncio
 import copy
 import logging
+import math
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -24,6 +26,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
+from crynux_async.clock import monotonic
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
 from crynux_async.ledgers.sql import queries
 from crynux_async.ledgers.sql.connection import Connection, StepRefusedError
@@ -74,11 +77,13 @@ class Writer:
     Attributes:
         failure: Why nothing can be written any more, or None.
         lease: The number of the lease on which transactions leave their marks, or None.
+        give_up_at: Until when (of ``clock.monotonic``) a database that is away is asked whether a commit has arrived.
     """
 
     def __init__(self, connection: Connection, place: str, committed: Callable[[], None]) -> None:
         self.failure: LedgerError | None = None
         self.lease: int | None = None
+        self.give_up_at = math.inf
         self._connection = connection
         self._place = place
         self._committed = committed
@@ -235,6 +240,7 @@ class Writer:
 
         Raises:
             LedgerBusyError: It has not.
+            LedgerError: Nobody knows, and there is no more time to ask.
         """
         try:
             await committing
@@ -248,12 +254,21 @@ class Writer:
 
     async def _ask(self, lease: int) -> list[tuple[int, ...]]:
         """Return the mark on a lease, as soon as the database answers."""
+        is_said = False
         while True:
             try:
                 return await self._connection.fetch(queries.SELECT_MARK, {"id": lease})
             except Exception as error:
                 if not isinstance(self._connection.explain(error), LedgerBusyError):
                     raise
+                if self._is_closing or monotonic() >= self.give_up_at:
+                    message = (
+                        f"{self._place} went away in a commit and did not come back: whether it is stored is unknown"
+                    )
+                    raise LedgerError(message, path=self._place) from error
+                if not is_said:
+                    _log.warning("%s went away in a commit; nothing is stored or sent until it is back", self._place)
+                    is_said = True
                 await asyncio.sleep(_ASKED_AGAIN)
 
     async def _tend(self) -> None:
