@@ -11,17 +11,22 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from statistics import median
 from typing import Any
 
 import procrastinate
+import psycopg
 from procrastinate import App, PsycopgConnector
 
 from benchmarks.ledger import BACKEND, HOUR, make_job
 from benchmarks.postgres_server import PostgresServer, new_server
 from benchmarks.reporting import finish, show_table
+from crynux_async.clock import utc_now
+from crynux_async.job import Job
 from crynux_async.ledgers.base import JobChange
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
+from crynux_async.session import Session
 from crynux_async.states import JobState
 
 CALLERS = (1, 8, 64)
@@ -30,6 +35,13 @@ SECONDS = 2.0
 MANY = 100_000
 _AT_ONCE = 5000
 HEARD = 200
+AWAITED, APART = 40, 0.8  # a session looks at once, and twice a second at most
+COMMITTERS = 8
+_TALKS = {
+    "silent": ("BEGIN", "{work}", "COMMIT"),
+    "NOTIFY after the commit": ("BEGIN", "{work}", "COMMIT", "NOTIFY benchmark"),
+    "NOTIFY in the commit": ("BEGIN", "{work}", "NOTIFY benchmark", "COMMIT"),
+}
 _CHILD = "from benchmarks.ledger_postgres import main; main()"  # procrastinate minds an app in the main module
 _PEER_CONNECTIONS = 64  # one for each caller, as its documentation has it
 
@@ -166,6 +178,68 @@ async def measure_hearing(server: PostgresServer) -> dict[str, float]:
     return {"trip": median(trips), "p50": median(delays), "p99": delays[int(0.99 * len(delays))]}
 
 
+async def measure_awaiting(server: PostgresServer) -> list[float]:
+    """Return, sorted, how long after its last commit ``await job`` returns in another process, in seconds."""
+    url = server.url(schema="await")
+    ledger = PostgresLedger(url)
+    await ledger.open()
+    fence = await ledger.enter("me", seconds=HOUR)
+    names = [make_job(number).job_id for number in range(AWAITED)]
+    await ledger.add([make_job(number) for number in range(AWAITED)], fence=fence)
+    command = [sys.executable, "-c", _CHILD, "await", url, str(AWAITED), "0"]
+    child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    await child.stdout.readline()  # it waits for all of them
+    committed = {}
+    for name in names:
+        columns = {"state": JobState.SUCCEEDED, "ended_at": utc_now()}
+        await ledger.change(fence, [JobChange(job_id=name, columns=columns)])
+        committed[name] = time.monotonic()
+        await asyncio.sleep(APART)
+    returned = json.loads((await child.communicate())[0])
+    await ledger.close()
+    return sorted(returned[name] - committed[name] for name in names)
+
+
+async def await_all(url: str, count: int) -> None:
+    """Await jobs that another process follows, and print when each came back, by the machine's clock."""
+    returned: dict[str, float] = {}
+    async with Session(ledger=url, follow=False, base_url=BACKEND, api_key="k" * 44) as session:
+
+        async def returns(job: Job) -> None:
+            await job
+            returned[job.job_id] = time.monotonic()
+
+        found = [await session.find(make_job(number).job_id) for number in range(count)]
+        waiting = [asyncio.create_task(returns(job)) for job in found if job is not None]
+        await asyncio.sleep(1.0)  # until the session looks at them
+        print("waiting", flush=True)
+        await asyncio.gather(*waiting)
+    print(json.dumps(returned))
+
+
+async def measure_talking(server: PostgresServer) -> dict[str, float]:
+    """Return commits a second of some connections at once that tell nobody, tell afterwards, or tell in the commit."""
+    server.run("CREATE TABLE talk (id int PRIMARY KEY, n int)")
+    server.run(f"INSERT INTO talk SELECT n, 0 FROM generate_series(1, {COMMITTERS}) n")
+    found = {}
+    for name, statements in _TALKS.items():
+        async with AsyncExitStack() as stack:
+            connecting = (psycopg.AsyncConnection.connect(server.url(), autocommit=True) for _ in range(COMMITTERS))
+            free = [(row, await stack.enter_async_context(await each)) for row, each in enumerate(connecting, 1)]
+            commit = partial(_commit, free, statements)
+            found[name] = await _rate(commit, COMMITTERS)
+    return found
+
+
+async def _commit(free: list[tuple[int, Any]], statements: tuple[str, ...]) -> None:
+    row, raw = free.pop()
+    async with raw.pipeline():
+        for statement in statements:
+            await raw.execute(statement.format(work=f"UPDATE talk SET n = n + 1 WHERE id = {row}").encode())
+    free.append((row, raw))
+
+
 def run() -> None:
     """Measure, print, and end with a line of JSON."""
     server = new_server("fsync=on", "full_page_writes=on", "shared_buffers=128MB")
@@ -174,6 +248,7 @@ def run() -> None:
         asyncio.run(_prepare(server))
         submits = measure_submits(server)
         many, hearing = asyncio.run(measure_many(server)), asyncio.run(measure_hearing(server))
+        awaiting, talking = asyncio.run(measure_awaiting(server)), asyncio.run(measure_talking(server))
     finally:
         server.kill()
     rows = [
@@ -188,6 +263,18 @@ def run() -> None:
         ("round trip ms", "p50 ms", "p99 ms", "p99 in round trips"),
         [(1e3 * hearing["trip"], 1e3 * hearing["p50"], 1e3 * hearing["p99"], trips)],
     )
+    awaited = awaiting[int(0.99 * len(awaiting))]
+    show_table(
+        "From a commit to 'await job' in another process",
+        ("p50 ms", "p99 ms", "p99 in round trips"),
+        [(1e3 * median(awaiting), 1e3 * awaited, awaited / hearing["trip"])],
+    )
+    quiet = talking["silent"]
+    show_table(
+        f"Commits a second of {COMMITTERS} connections",
+        ("told", "commits", "ratio"),
+        [(name, rate, rate / quiet) for name, rate in talking.items()],
+    )
     finish(
         "ledger_postgres",
         {
@@ -196,6 +283,8 @@ def run() -> None:
             },
             "seconds": {name: round(value, 2) for name, value in many.items()},
             "heard_p99_round_trips": round(trips, 1),
+            "awaited_p99_round_trips": round(awaited / hearing["trip"], 1),
+            "commits_per_second": {name: round(rate) for name, rate in talking.items()},
             "peer": procrastinate.__version__,
         },
     )
@@ -212,11 +301,14 @@ async def _prepare(server: PostgresServer) -> None:
 def main() -> None:
     """Be one of several processes: measure one side, and print its rate."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger_postgres", description=__doc__)
-    parser.add_argument("side", choices=tuple(SIDES))
+    parser.add_argument("side", choices=(*SIDES, "await"))
     parser.add_argument("url")
     parser.add_argument("callers", type=int)
     parser.add_argument("first", type=int)
     options = parser.parse_args()
+    if options.side == "await":
+        asyncio.run(await_all(options.url, options.callers))
+        return
     print(json.dumps(asyncio.run(SIDES[options.side](options.url, options.callers, options.first))))
 
 
