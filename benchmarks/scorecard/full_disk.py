@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -35,7 +36,7 @@ def full_disk(_: Context) -> str:
     seen = []
     for is_log_full in (False, True):
         with _server_on_a_small_disk(is_log_full=is_log_full) as server:
-            seen.append(on_real_time(lambda world, server=server, is_log=is_log_full: _fill(world, server, is_log)))
+            seen.append(on_real_time(partial(_fill, server=server, is_log_full=is_log_full)))
     return "; ".join(seen)
 
 
@@ -74,7 +75,7 @@ def _mounted() -> Iterator[Path]:
             subprocess.run(["umount", "--lazy", place], check=True)
 
 
-async def _fill(world: World, server: PostgresServer, is_log_full: bool) -> str:
+async def _fill(world: World, *, server: PostgresServer, is_log_full: bool) -> str:
     with _heard() as said:
         async with world.session(ledger=server.url(), rate_limit=_UNLIMITED) as session:
             jobs = [session.submit_nowait(config(1))]

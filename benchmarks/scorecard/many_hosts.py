@@ -1,4 +1,4 @@
-"""Cases G1 to G6 and G8: one ledger in a real PostgreSQL server for many hosts, and everything that can happen between them.
+"""Cases G1 to G6 and G8: one ledger in a real PostgreSQL server for many hosts, and what can happen between them.
 
 The server keeps its data without fsync: what is done to it here is a crash of the server, not of its machine.
 """
