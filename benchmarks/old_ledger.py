@@ -71,6 +71,8 @@ INSERT INTO {s}.attempts (job_id, number, backend, key_id, began_at, try_number,
 SELECT job_id, 1, backend, key_id, planned_at, 1, '', 'accepted', task_id, '', id FROM {s}.jobs;
 INSERT INTO {s}.tasks (job_id, try_number, member, backend, task_id, made_at, "end", reason)
 SELECT job_id, 1, 0, backend, task_id, planned_at, '', '' FROM {s}.jobs;
+INSERT INTO {s}.steps (job_id, try_number, member, kind, arguments, planned_at, outcome)
+SELECT job_id, 1, 0, 'create', '{{}}', planned_at, '' FROM {s}.jobs;
 INSERT INTO {s}.events (job_id, number, at, kind, data)
 SELECT job_id, e, planned_at, 'Happened', '{{}}' FROM {s}.jobs, generate_series(1, {events}) e;
 VACUUM ANALYZE

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy.sql.expression import ClauseElement
 
+from benchmarks.old_ledger import fill
 from benchmarks.postgres_server import PostgresServer
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.postgres.rendering import Rendered, Renderer
@@ -23,30 +24,6 @@ pytestmark = pytest.mark.real_time
 
 ENDED, LIVE = 20_000, 200
 _NODE = re.compile(r"Seq Scan on (\w+)|Index (?:Only )?Scan(?: Backward)? using (\w+)")
-
-_FILL = """
-INSERT INTO {s}.leases (owner, until, mark) SELECT 'host ' || n, 0, 0 FROM generate_series(1, 5) n;
-INSERT INTO {s}.jobs (job_id, backend, key_id, digest, label, task_id, state, planned_at, is_seed_drawn, asked_digest,
-    "group", tags, tenant, idempotency_key, budget, is_stopped, is_sent_by_any, tries, submitted_at, ended_at, error,
-    reason, host, last_event, lease_id)
-SELECT 'job' || n, 'https://bridge.example', 'key', 'd', 'sweep' || n % 1000 || '/' || n, n::text,
-    CASE WHEN n <= {live} THEN 'running' ELSE 'downloaded' END, n * 1000000::bigint, 0, '', 'group' || n % 1000, '{{}}',
-    'tenant' || n % 1000, 'key' || n, 'budget' || n % 1000, 0, 0, 1, n, CASE WHEN n <= {live} THEN NULL ELSE n END, '',
-    '', '', 3, CASE WHEN n <= {live} THEN 1 + n % 5 END
-FROM generate_series(1, {all}) n;
-INSERT INTO {s}.configs (job_id, config) SELECT job_id, repeat('x', 600) FROM {s}.jobs;
-INSERT INTO {s}.tags (job_id, name, value) SELECT job_id, 'sweep', "group" FROM {s}.jobs;
-INSERT INTO {s}.attempts (job_id, number, backend, key_id, began_at, try_number, payload, outcome, task_id, answer,
-    last_begun)
-SELECT job_id, 1, backend, key_id, planned_at, 1, '', 'accepted', task_id, '', id FROM {s}.jobs;
-INSERT INTO {s}.tasks (job_id, try_number, member, backend, task_id, made_at, "end", reason)
-SELECT job_id, 1, 0, backend, task_id, planned_at, '', '' FROM {s}.jobs;
-INSERT INTO {s}.steps (job_id, try_number, member, kind, arguments, planned_at, outcome)
-SELECT job_id, 1, 0, 'create', '{{}}', planned_at, '' FROM {s}.jobs;
-INSERT INTO {s}.events (job_id, number, at, kind, data)
-SELECT job_id, e, planned_at, 'Happened', '{{}}' FROM {s}.jobs, generate_series(1, 3) e;
-ANALYZE
-"""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +37,7 @@ def old_ledger(postgres: PostgresServer) -> Iterator[str]:
         await ledger.close()
 
     asyncio.run(make())
-    postgres.run(*_FILL.format(s=schema, live=LIVE, all=ENDED + LIVE).split(";"))
+    fill(postgres, schema, ended=ENDED, live=LIVE, backend="https://bridge.example", key_id="key")
     yield schema
     postgres.run(f"DROP SCHEMA {schema} CASCADE")
 
