@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Awaitable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import attrs
@@ -79,8 +80,10 @@ VACUUM ANALYZE
 """
 
 
-def fill(server: PostgresServer, schema: str, *, ended: int, live: int, backend: str, key_id: str) -> None:
-    """Fill the empty tables of a ledger with jobs that have ended, one a second until now, and jobs that live.
+def fill(
+    server: PostgresServer, schema: str, *, ended: int, live: int, backend: str, key_id: str, newest: float
+) -> None:
+    """Fill the empty tables of a ledger with jobs that have ended and jobs that live, one planned each second.
 
     Args:
         server: Where it is.
@@ -89,9 +92,10 @@ def fill(server: PostgresServer, schema: str, *, ended: int, live: int, backend:
         live: How many have not; leases that are over hold them.
         backend: Whose jobs they are.
         key_id: Whose key made them.
+        newest: When the last one was planned, in seconds since 1970.
     """
     values = {"ended": ended, "all": ended + live, "events": EVENTS, "backend": backend, "key_id": key_id}
-    values |= {"now": round(time.time() * 1e6), "config": to_json(_CONFIG.to_dict())}
+    values |= {"now": round(newest * 1e6), "config": to_json(_CONFIG.to_dict())}
     server.run(*_FILL.format(s=schema, **values).split(";"))
 
 
@@ -179,7 +183,10 @@ async def measure(server: PostgresServer, ended: int, live: int) -> tuple[dict[s
         await _make(server)
         began = time.perf_counter()
         await asyncio.to_thread(
-            fill, server, SCHEMA, ended=ended, live=live, backend=settings.base_url, key_id=settings.key_id
+            partial(fill, server, SCHEMA, ended=ended, live=live),
+            backend=settings.base_url,
+            key_id=settings.key_id,
+            newest=time.time(),
         )
         seconds["fill"] = time.perf_counter() - began
         log = server.folder / "log"

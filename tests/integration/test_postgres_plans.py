@@ -37,7 +37,9 @@ def old_ledger(postgres: PostgresServer) -> Iterator[str]:
         await ledger.close()
 
     asyncio.run(make())
-    fill(postgres, schema, ended=ENDED, live=LIVE, backend="https://bridge.example", key_id="key")
+    # Long ago, so that questions about what was planned since a time are about few.
+    times = {"newest": float(ENDED + LIVE)}
+    fill(postgres, schema, ended=ENDED, live=LIVE, backend="https://bridge.example", key_id="key", **times)
     yield schema
     postgres.run(f"DROP SCHEMA {schema} CASCADE")
 
