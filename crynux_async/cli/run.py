@@ -21,6 +21,7 @@ from crynux_async.session import Session
 from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import ServiceFacts
 
 
 async def run(
@@ -45,7 +46,7 @@ async def run(
             from crynux_async.cli.relay import show_money
 
             await show_money(session, [config], console)
-        _warn(config, console)
+        _warn(config, session.service_facts, console)
         return session.submit_nowait(config, label=config_path.stem, force=force)
 
     opened = emulated_session(service) if emulated else open_session(None, service, needs_key=True)
@@ -53,9 +54,9 @@ async def run(
     return await following.follow(opened, begin, console)
 
 
-def _warn(config: FineTuneConfig, console: Console) -> None:
+def _warn(config: FineTuneConfig, service: ServiceFacts, console: Console) -> None:
     """Say what ``check`` warns of, before it is paid for."""
-    for item in advice.check(config):
+    for item in advice.check(config, service=service):
         if item.severity == "warning":
             where = f" {item.field}" if item.field else ""
             console.print(

@@ -63,6 +63,7 @@ def drop_settings(path: Path, names: Collection[str]) -> None:
 
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> None:
+    # Read first: a file that is no TOML is refused, and not made worse.
     settings_in(path)
     try:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -80,9 +81,15 @@ def _changed(text: str, values: Mapping[str, str | int | float]) -> str:
     for index, line in enumerate(lines[:end]):
         name = _name_in(line)
         if name in left:
-            lines[index] = f"{name} = {json.dumps(left.pop(name))}"
-    added = [f"{name} = {json.dumps(value)}" for name, value in left.items()]
+            lines[index] = f"{name} = {_toml(left.pop(name))}"
+    added = [f"{name} = {_toml(value)}" for name, value in left.items()]
+    # Behind a table's heading a line would belong to the table.
     return "\n".join([*lines[:end], *added, *lines[end:]]) + "\n"
+
+
+def _toml(value: str | int | float) -> str:
+    # What JSON writes is TOML, too, but for the pairs of escapes by which it would spell out an emoji.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _without(text: str, names: Collection[str]) -> str:

@@ -108,6 +108,7 @@ class ReportWriter:
             images=pictures,
             refusals=self._session.statistics().refusals,
             last_sent_at=_last_sent_at(trials),
+            mapping=self._session.service_facts.mapping,
         )
         await asyncio.to_thread(self._put, collect)
         return self._report.path

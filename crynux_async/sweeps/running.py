@@ -311,11 +311,12 @@ class SweepRun:
 
     async def _take_news(self, group: asyncio.TaskGroup) -> None:
         """Take in what happens until other jobs are to be watched, or lost ones are to be looked for."""
-        while self._waiting:
+        has_changed = False
+        # What stands behind a change is taken in first: one new watcher for all of it.
+        while self._waiting and not (has_changed and self._news.empty()):
             job = await self._next_news()
             if job is None:
-                if self._news.empty():
-                    return
+                has_changed = True
                 continue
             trial = self._waiting.get(job.job_id)
             if trial is None or not job.done:  # it was sent again since

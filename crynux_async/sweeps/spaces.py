@@ -5,6 +5,7 @@ That is what makes two runs of one script the same sweep.
 """
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -23,8 +24,6 @@ Params: TypeAlias = Mapping[str, Any]
 
 Method: TypeAlias = Literal["random", "sobol", "halton", "latin_hypercube"]
 """How ``random_search`` draws: independently, or spread out more evenly than chance would."""
-
-_LARGEST_SOBOL = 2**30
 
 
 class Space(Protocol):
@@ -255,22 +254,25 @@ def _engine(method: str, dimensions: int, seed: int) -> Callable[[int], Any]:
 
 
 def _read_csv(text: str, source: str) -> Iterator[Params]:
-    rows = csv.DictReader(text.splitlines(keepends=True))
-    for number, row in enumerate(rows, start=2):
+    # By csv alone: what else Python takes for the end of a line, such as U+2028, may stand in a cell.
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    for row in rows:
         if None in row:
-            raise ConfigError([Problem(field=f"{source}, line {number}", message="has more cells than the heading")])
+            where = f"{source}, line {rows.line_num}"
+            raise ConfigError([Problem(field=where, message="has more cells than the heading")])
         yield {name.strip(): _cell(cell) for name, cell in row.items() if cell is not None and cell.strip()}
 
 
 def _cell(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.strip()
 
 
 def _read_json_lines(text: str, source: str) -> Iterator[Params]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): JSON may hold U+2028 and its like as they are, and they end no line of it.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

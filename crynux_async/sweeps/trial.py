@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,7 @@ async def conclude(trial: Trial, at_end: AtEnd) -> None:
     Never raises for what belongs to one trial: it stands in ``trial.problem``.
     """
     trial.problem = None
-    try:
+    with _problem_kept(trial):
         folder = at_end.folder or trial.job.folder
         if trial.job.state in GOOD and folder is not None:
             path = await trial.job.download(folder, name=at_end.file_name or trial.job.file_name)
@@ -170,8 +171,13 @@ async def conclude(trial: Trial, at_end: AtEnd) -> None:
         trial.cost = await trial.job.cost()
         if trial.job.state in GOOD and at_end.objective is not None:
             trial.objective = await _objective(trial, at_end.objective)
-    except asyncio.CancelledError:
-        raise
+
+
+@contextmanager
+def _problem_kept(trial: Trial) -> Iterator[None]:
+    """Let what goes wrong with a trial in the block stand in ``trial.problem``, and end the block."""
+    try:
+        yield
     except CrynuxError as error:
         trial.problem = error
     except Exception as error:
@@ -196,15 +202,10 @@ async def remember(trial: Trial, *, read_archive: bool, objective: Callable[[Tri
     path = trial.job.path
     if path is None or not read_archive:
         return
-    try:
+    with _problem_kept(trial):
         trial._reading = await asyncio.to_thread(_read, trial, path)
         if objective is not None:
             trial.objective = await _objective(trial, objective)
-    except CrynuxError as error:
-        trial.problem = error
-    except Exception as error:
-        _log.exception("trial %d (%s)", trial.number, trial.label)
-        trial.problem = error
 
 
 def strength(trial: Trial) -> float:

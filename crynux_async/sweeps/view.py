@@ -14,6 +14,7 @@ from crynux_async.report.values import ChangedField, SweepView, TrialView, Verdi
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.trial import Trial, varied_fields
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +44,7 @@ def view_of(
     images: Mapping[Trial, Sequence[bytes]] | None = None,
     refusals: int = 0,
     last_sent_at: datetime | None = None,
+    mapping: ValueMapping = BRIDGE_MAPPING,
 ) -> SweepView:
     """Return what a page about a sweep is told.
 
@@ -53,15 +55,18 @@ def view_of(
         images: Pictures of their models, PNG or JPEG.
         refusals: Creates refused by the rate limit.
         last_sent_at: When the last create is expected to be sent, or None.
+        mapping: What their service cannot be sent, and what it is sent instead.
     """
     pictures = images or {}
     fields = varied_fields(trials)
-    everywhere = _changed(FineTuneConfig.from_dict(dict(subject.base)))
+    everywhere = _changed(FineTuneConfig.from_dict(dict(subject.base)), mapping)
     return SweepView(
         name=subject.name,
         base=mask_addresses(subject.base),
         changed=everywhere,
-        trials=[_trial(trial, fields, pictures.get(trial, ()), everywhere) for trial in trials],
+        trials=[
+            _trial(trial, fields, pictures.get(trial, ()), _own_changes(trial, everywhere, mapping)) for trial in trials
+        ],
         objective_name=subject.objective_name,
         minimize=subject.minimize,
         budget_cnx=subject.budget_cnx,
@@ -72,9 +77,12 @@ def view_of(
     )
 
 
-def _trial(
-    trial: Trial, fields: Sequence[str], images: Sequence[bytes], everywhere: Sequence[ChangedField]
-) -> TrialView:
+def _own_changes(trial: Trial, everywhere: Sequence[ChangedField], mapping: ValueMapping) -> list[ChangedField]:
+    # What all have in common is said once, at the head of the page.
+    return [each for each in _changed(trial.point.config, mapping) if each not in everywhere]
+
+
+def _trial(trial: Trial, fields: Sequence[str], images: Sequence[bytes], changed: Sequence[ChangedField]) -> TrialView:
     job, health, norms, cost = trial.job, trial.health, trial.norms, trial.cost
     return TrialView(
         number=trial.number,
@@ -96,8 +104,7 @@ def _trial(
         error="; ".join(text for text in (str(trial.error or ""), job.reason or "") if text),
         archive=str(job.path) if job.path else "",
         images=images,
-        # Said once at the head of the page, and not of every trial.
-        changed=[each for each in _changed(trial.point.config) if each not in everywhere],
+        changed=changed,
     )
 
 
@@ -118,7 +125,7 @@ def _stored_at(path: Path | None) -> datetime | None:
         return None
 
 
-def _changed(config: FineTuneConfig) -> list[ChangedField]:
+def _changed(config: FineTuneConfig, mapping: ValueMapping) -> list[ChangedField]:
     return [
         ChangedField(
             field=each.field,
@@ -127,5 +134,5 @@ def _changed(config: FineTuneConfig) -> list[ChangedField]:
             used=mask_address(each.used),
             reason=each.reason,
         )
-        for each in config.effective().differences
+        for each in config.effective(mapping=mapping).differences
     ]

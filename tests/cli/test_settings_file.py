@@ -94,3 +94,9 @@ def test_data_folder_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match="set CRYNUX_LEDGER"):
         ledger_place(None)
+
+
+def test_any_text_is_written_as_toml(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    put_settings(path, {"keys": "/home/mé/\N{FROG FACE}/keys.json"})
+    assert settings_in(path) == {"keys": "/home/mé/\N{FROG FACE}/keys.json"}

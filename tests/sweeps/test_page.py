@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from crynux_async import Session, UsageError
+from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Report, Sweep, Trial, recall
 from crynux_async.sweeps.view import Subject, view_of
+from crynux_async.training.service import BRIDGE_FACTS
 from tests.fake_backend import FakeBackend, make_config
 from tests.report.views import START, picture
 
@@ -150,3 +152,16 @@ async def test_equal_objectives_share_their_standing(tmp_path: Path) -> None:
     async with open_session(FakeBackend()) as session, sweep.run(session) as running:
         await running.wait()
     assert [row["standing"] for row in running.table.rows] == [1, 2, 2]
+
+
+async def test_page_tells_what_the_sweeps_own_service_replaces(tmp_path: Path) -> None:
+    pages = []
+    for facts in (BRIDGE_FACTS, RELAY_FACTS):
+        backend = FakeBackend()
+        backend.facts = facts
+        async with open_session(backend) as session:
+            async with Sweep("cats", make_config(adam_weight_decay=0.0)).run(session) as running:
+                await running.wait()
+            path = await running.report(tmp_path / "cats.html")
+        pages.append(await asyncio.to_thread(path.read_text, encoding="utf-8"))
+    assert ["1e-12" in page for page in pages] == [True, False]

@@ -1,6 +1,8 @@
 """A sweep sends each point once, follows it to its end, and is the same sweep whenever it is started again."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from crynux_async import (
     BudgetExceededError,
     ConfigError,
     ConflictError,
+    Job,
     JobState,
     Session,
     TransportError,
@@ -280,3 +283,27 @@ async def test_objective_that_is_no_number_ranks_nothing_and_is_told(value: floa
     assert "the objective of trial 1 is" in str(first.error)
     assert [row["standing"] for row in rows] == [None, 1]
     assert second.state == "done"
+
+
+async def test_retry_just_before_another_end_is_followed_to_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend(duration=lambda config: 10.0 * config.rank)
+    as_completed = Session.as_completed
+    retried: list[Trial] = []
+
+    async def with_retry(session: Session, jobs: Any = None) -> AsyncGenerator[Job, None]:
+        async with aclosing(as_completed(session, jobs)) as ends:
+            async for job in ends:
+                if job.job_id == running.trials[1].job.job_id and not retried:
+                    retried.extend(await running.retry([running.trials[0]]))
+                yield job
+
+    monkeypatch.setattr(Session, "as_completed", with_retry)
+    ended: list[int] = []
+    async with (
+        open_session(backend) as session,
+        ranks(4, 8, 16).run(session, on_trial=lambda trial: ended.append(trial.number)) as running,
+        asyncio.timeout(100_000),
+    ):
+        await running.wait()
+    assert [trial.number for trial in retried] == [1]
+    assert sorted(ended) == [1, 1, 2, 3]

@@ -156,3 +156,21 @@ def test_json_lines_give_back_what_was_written(tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.getbasetemp() / "written.jsonl"
     path.write_text("".join(json.dumps(point) + "\n" for point in points))
     assert listed(path) == points
+
+
+def test_list_of_points_may_hold_ends_of_lines_and_their_like(tmp_path: Path) -> None:
+    prompt = "a\u2028b\x0bc\x85d"
+    lines = tmp_path / "points.jsonl"
+    table = tmp_path / "points.csv"
+    table.write_text(f'validation_prompt\r\n"{prompt}\nand more"\r\n', encoding="utf-8", newline="")
+    assert listed(table) == [{"validation_prompt": f"{prompt}\nand more"}]
+    lines.write_text(json.dumps({"validation_prompt": "a\u2028b"}, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert listed(lines) == [{"validation_prompt": "a\u2028b"}]
+
+
+def test_line_with_too_many_cells_is_named_behind_empty_ones_and_long_cells(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text('rank\n\n"4\n"\n8,16\n', encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        listed(path)
+    assert caught.value.problems[0].field == f"{path}, line 5"
