@@ -65,6 +65,7 @@ def _called(words: list[str]) -> int:
     try:
         # Returned and not ended with, so that texts of help which nobody takes are treated as those of commands.
         return app(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.DONE
+    # Here and not by cyclopts, which would print it in a frame and end with 1, the code of a job that ended badly.
     except CycloptsError as error:
         message = f"{str(error).strip()} 'crynux-async --help' lists commands, and COMMAND --help its options"
         show_error(UsageError(message), as_json="--json" in words)

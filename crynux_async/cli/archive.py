@@ -52,6 +52,7 @@ def export(
     as_json: bool,
 ) -> Exit:
     """Write an archive's LoRA as one safetensors file and say how to use it in each program."""
+    # Before the archive is read, which may take long: a name that is taken is known at once.
     _check_out(out, overwrite=overwrite)
     config = None if config_path is None else FineTuneConfig.from_file(config_path)
     sent = None if config is None or config_path is None else _sent(config, config_path)
@@ -63,6 +64,7 @@ def export(
         base_model=base_model or (config.model_name if config else None),
         trigger=trigger,
         config=sent,
+        # A digest is of a whole config: without the seed of that training it would name another one.
         digest=config.digest() if config and sent and "seed" in sent else None,
         overwrite=overwrite,
     )
@@ -97,6 +99,7 @@ def merge(
 
 def _tell(out: Path, program: Program, *, health: Health, as_json: bool) -> None:
     """Print what is said about a written file, as it says it itself."""
+    # Read anew: what is told is what the file says, not what was meant to be in it.
     written = LoraArchive.open(out)
     exported = Exported(
         path=out,

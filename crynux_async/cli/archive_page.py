@@ -87,6 +87,7 @@ def show(console: LiteralConsole, report: Report) -> None:
     console.print_page(_what_it_is(report))
     _show_health(console, report)
     _show_norms(console, report.norms, report.health.strength)
+    # The one member of a bare file would be the file itself.
     if not report.archive.is_bare:
         _show_members(console, report.archive.members)
     if report.health.ok and (command := _export_command(report)):

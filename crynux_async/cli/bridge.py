@@ -53,6 +53,7 @@ from crynux_async.money import WEI
 from crynux_async.signing import Wallet
 from crynux_async.signing.key_files import WALLET
 
+# Days. A key lives for a year and cannot be made to live longer, only replaced: that wants some notice.
 _SOON = 30
 _MOST_PORT = 65535
 _INDENT = (0, 0, 0, 8)
@@ -115,6 +116,7 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
     findings = list(checks.check_files(files))
     try:
         bridge = open_folder(folder)
+    # Without a config there is nothing more to look at, and the files were judged without it.
     except UsageError:
         return findings
     except SettingsError as error:
@@ -123,7 +125,9 @@ async def look(folder: Path, *, as_program: bool) -> list[Finding]:
         return [*findings, *bad]
     wallet, wallet_findings = _wallet()
     run = last_run(bridge.path)
+    # As it was started last, unless its user means to start a program.
     in_container = isinstance(run, ContainerRun) and not as_program
+    # Off the event loop, as all that asks the system or docker, and may take seconds.
     docker, is_running = await asyncio.to_thread(_how_it_runs, run, in_container=in_container)
     findings += wallet_findings
     findings += checks.check_names(bridge.config)
@@ -216,6 +220,7 @@ async def open_admin(bridge: BridgeFolder, folder: Path, wallet: Wallet | None) 
 async def status(folder: Path, *, as_json: bool) -> Exit:
     """Show what a running bridge says of itself."""
     bridge = open_folder(folder)
+    # Without a wallet: whoever only looks needs no password.
     async with open_admin(bridge, folder, None) as admin:
         account, nodes, counts = await asyncio.gather(admin.account(), admin.nodes(), admin.counts())
         facts = {
@@ -270,6 +275,7 @@ def show_keys(console: LiteralConsole, keys: Sequence[BridgeKey], folder: Path) 
 
 
 def _key_facts(key: BridgeKey) -> dict[str, object]:
+    # Never the key itself: what is printed ends in logs and screenshots.
     facts = attrs.asdict(key, filter=attrs.filters.exclude("api_key"))
     return {**facts, "prefix": key.prefix, "made_at": key.made_at.isoformat(), "expires_at": key.expires_at.isoformat()}
 

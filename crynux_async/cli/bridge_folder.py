@@ -29,8 +29,11 @@ from crynux_async.signing.key_files import WALLET
 
 _PRIVATE = 0o600
 _LOOKED_AT = ("config", CONFIG_FILE, TASKS_FILE, KEY_FILE, COMPOSE_FILE, KEYS_FILE)
+# Wallet's key and API keys: what is not read cannot be shown by a finding.
 _UNREAD = (KEY_FILE, KEYS_FILE)
+# Go's MySQL driver has the address in brackets: user:password@tcp(host:port)/name.
 _MYSQL_HOST = re.compile(r"@(?:tcp)?\(([^():]+)(?::(\d+))?\)")
+# Somebody waits for the answer: what takes longer is told as not to be reached.
 _CONNECT_WAIT = 3.0
 
 
@@ -94,6 +97,7 @@ def sole_command(folder: BridgeFolder) -> Iterator[None]:
 
 def _lock(handle: int, folder: BridgeFolder) -> None:
     try:
+        # Not waited for: a start may take minutes, and the other command shows what it does.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(f"another 'bridge up' or 'down' is at work in {folder.path}; wait for its end") from error
@@ -107,6 +111,7 @@ def in_folder(advice: str, folder: Path) -> str:
 def is_wallet(path: Path) -> bool:
     """Whether a file is the one that the wallet is read from: perhaps the only copy of its key."""
     try:
+        # By the file and not by its name: a link, or another way to write the path, is the same wallet.
         return path.samefile(_wallet_path())
     except OSError:
         return False
@@ -155,6 +160,7 @@ def write_private(path: Path, content: str, mode: int = _PRIVATE) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with open(handle, "w", encoding="utf-8") as file:
+                # open() applies the umask to the mode, which may take more from it than was wished.
                 os.fchmod(file.fileno(), mode)
                 file.write(content)
         except BaseException:
@@ -172,6 +178,7 @@ def write_files(folder: Path, files: Sequence[PlannedFile]) -> None:
     """
     written: list[Path] = []
     try:
+        # For the owner alone: the wallet's key lies in one of them while the bridge starts, its database in another.
         for name in ("config", "data", "data/logs"):
             (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in files:
@@ -193,6 +200,7 @@ def database_error(folder: BridgeFolder, *, in_container: bool) -> str | None:
         place = (folder.path / config.db_connection.partition("?")[0].removeprefix("file:")).parent
         return "" if _is_writable(place) else f"{place} is no folder that can be written"
     match = _MYSQL_HOST.search(config.db_connection)
+    # Its name is known to the containers alone, so that from here nothing can be said about it.
     if in_container or match is None:
         return None
     try:

@@ -15,6 +15,7 @@ from crynux_async.errors import AuthError, QuotaError
 from crynux_async.secret import Secret
 from crynux_async.settings import Settings
 
+# As long before its end as doctor warns of it: what 'up' has just chosen is not complained of.
 _LEAST_LEFT = timedelta(days=30)
 
 
@@ -77,6 +78,7 @@ async def serving_key(admin: BridgeAdmin, own: Secret | None, rate_limit: int) -
     if own is not None and all(key.api_key != own for key in known) and await _is_accepted(admin, own):
         return ServingKey(api_key=own, rate_limit=None)  # made elsewhere: jobs belong to it all the same
     newest_first = known[::-1]
+    # The settings' key first: jobs belong to keys, and with another one their models could not be fetched.
     for key in sorted(newest_first, key=lambda key: key.api_key != own):
         if _lasts(key) and await _is_known(admin, key):
             return _serving(key)
@@ -96,6 +98,7 @@ def store(place: Path, bridge: BridgeFolder, key: ServingKey) -> None:
     }
     if bridge.config.admin_token:
         values["admin_token"] = bridge.config.admin_token.reveal()
+    # Without it a session would have to learn the limit from a refusal, which costs a minute at the default.
     if key.rate_limit is not None:
         values["rate_limit"] = key.rate_limit
     put_settings(place, values)
@@ -111,6 +114,7 @@ def replace_in_settings(bridge: BridgeFolder, old: Secret, new: BridgeKey | None
 
 
 def _replaced(bridge: BridgeFolder, old: Secret, new: BridgeKey | None) -> Iterator[Path]:
+    # Both may have it: 'up' chose one of them by what stood in the user's own that day.
     for place in dict.fromkeys((default_settings_file(), own_settings(bridge))):
         if own_key(place, bridge) != old:
             continue
@@ -134,6 +138,7 @@ async def _is_known(admin: BridgeAdmin, key: BridgeKey) -> bool:
     try:
         await admin.set_rate_limit(key.api_key, key.rate_limit)
     except AuthError as error:
+        # Else it is the wallet or its signature that is refused, and no other key would do.
         if error.field != "api_key":
             raise
         return False

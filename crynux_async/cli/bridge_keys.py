@@ -46,6 +46,7 @@ async def rotate(folder: Path, prefix: str, ledger: LedgerPlace | None) -> Exit:
     """Put a new key in the place of one, which is kept while jobs need it for their results."""
     console = open_console()
     bridge = open_folder(folder)
+    # The ledger is looked for before the bridge is asked: what cannot be counted must not be rotated.
     needed_by = _jobs_in(ledger_place(ledger), bridge)
     async with _admin(bridge, folder) as admin:
         old = _chosen(admin, prefix)
@@ -68,6 +69,7 @@ async def retire(folder: Path, ledger: LedgerPlace | None) -> Exit:
     bridge = open_folder(folder)
     needed_by = _jobs_in(ledger_place(ledger), bridge)
     async with _admin(bridge, folder) as admin:
+        # Before the deletion: afterwards nobody here knows them any more.
         retiring = [key for key in admin.list_keys() if key.is_retiring]
         kept = await admin.retire_keys(needed_by)
         heirs = {key.replaces: key for key in admin.list_keys()}

@@ -14,9 +14,11 @@ from crynux_async.cli.bridge_folder import write_private
 from crynux_async.cli.process_table import boot, group_lives, started
 from crynux_async.errors import UsageError
 
+# Longer than docker grants, which is 10 s; what has not ended by then is killed.
 _STOP_WAIT = 15.0
 _KILL_WAIT = 5.0
 _LOOK_EVERY = 0.1
+# Why a bridge has ended stands at the end, and one that ran for a year may have written a great deal.
 _TAIL_BYTES = 256 * 1024
 _DOCKER_CURE = "install docker with compose and start it, or use --binary PATH"
 _CONTAINER = "in a container\n"  # in the place of a process id
@@ -73,12 +75,14 @@ class ProgramRun:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
+                    # A session of its own: Ctrl-C in the terminal, and the terminal's end, are not for it.
                     start_new_session=True,
                 )
         except OSError as error:
             raise UsageError(f"{self._program} cannot be started: {error.strerror}") from error
         self._process = process
         self._pid_file.unlink(missing_ok=True)
+        # With the time of its start and the boot: the number alone is soon that of another process.
         write_private(self._pid_file, f"{process.pid} {started(process.pid)} {boot()}\n")
 
     def is_running(self) -> bool:
@@ -125,6 +129,7 @@ class ProgramRun:
             return ""
 
     def _ends_within(self, group: int, number: int, seconds: float) -> bool:
+        # Gone already, or another user's: whether it still runs is looked at next.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
         until = time.monotonic() + seconds
@@ -139,6 +144,7 @@ class ProgramRun:
         if self._process is not None:
             self._process.poll()  # takes note of its end, so that it does not count as alive
         pid, born, booted = self._known()
+        # After a reboot every number is another's.
         if pid is None or booted != boot():
             return None
         # While the group has a member, the system gives its number to no other program.
@@ -166,6 +172,7 @@ class ContainerRun:
 
     def start(self) -> None:
         """Start the containers anew, so that what they say begins here."""
+        # What a program has left here would be taken for this start's.
         for left in (PID_FILE, OUTPUT_FILE):
             (self._folder / left).unlink(missing_ok=True)
         write_private(self._folder / PID_FILE, _CONTAINER)

@@ -54,9 +54,11 @@ async def up(folder: Path, program: Path | None, rate_limit: int, patience: floa
     if not 0 < patience < math.inf:
         raise UsageError(f"--patience is a number of seconds, > 0, not {patience:g}", field="patience")
     bridge, wallet = open_folder(folder), Wallet.from_env()
+    # Before anything is started: with another wallet's key a bridge ends at once ("private key mismatch").
     finding = check_address(bridge.config, wallet.address)
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="blockchain.account.address")
+    # Found out before the start, which may take minutes: a settings file that cannot be read.
     place = settings_place(bridge)
     with sole_command(bridge):
         try:
@@ -95,11 +97,13 @@ async def _start(bridge: BridgeFolder, wallet: Wallet, run: BridgeRun, patience:
     finding = check_port(bridge.config, is_taken=taken, is_running=False)
     if finding.verdict is Verdict.PROBLEM:
         raise UsageError(f"{finding.sentence} {finding.cure}", field="http.port")
+    # In a container it must listen on every address to be reached; a program that does so can be reached by everybody.
     _listen_on(bridge, EVERYWHERE if isinstance(run, ContainerRun) else LOOPBACK)
     starting: asyncio.Future[None] | None = None
     try:
         with _key_file(bridge, wallet):
             starting = asyncio.ensure_future(asyncio.to_thread(run.start))
+            # Shielded: what a thread has begun goes on, and is stopped below, not left to itself.
             await asyncio.shield(starting)
             await _until_it_answers(bridge, run, patience)
     except BaseException:
@@ -124,6 +128,7 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
 
     The bridge deletes it once it has started. Where it refuses to start, or is too old to do so, the file would stay.
     """
+    # An absolute path is one inside the container, where compose mounts this folder.
     path = bridge.path / KEY_FILE if Path(bridge.config.key_file).is_absolute() else bridge.key_file
     for place in (path, bridge.key_file):
         if is_wallet(place):
@@ -134,6 +139,7 @@ def _key_file(bridge: BridgeFolder, wallet: Wallet) -> Iterator[None]:
             )
         if _is_anothers(place, bridge):
             raise UsageError(f"{place} holds the key of another wallet than this bridge's; move it to another place")
+    # A left-over of a start that was killed; both checks above let it pass.
     path.unlink(missing_ok=True)
     try:
         write_private(path, wallet.key.reveal() + "\n")
@@ -173,6 +179,7 @@ def _listen_on(bridge: BridgeFolder, host: str) -> None:
         return
     path = bridge.path / CONFIG_FILE
     text = with_host(path.read_text(encoding="utf-8"), host)
+    # Beside it and renamed: with a config that is cut short no bridge would start.
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)
     write_private(beside, text)
@@ -202,6 +209,7 @@ async def _answers(admin: BridgeAdmin) -> bool:
     try:
         await admin.nodes()
     except BackendError as error:
+        # An error with a status is an answer: it is up, whatever it thinks of the question.
         return error.status is not None
     return True
 
@@ -212,6 +220,7 @@ def _not_started(bridge: BridgeFolder, run: BridgeRun, what: str) -> Unreachable
         output = run.output()
     explained = explain(output)
     if explained:
+        # The last known cause: what was said before it may be what the bridge got over.
         last = explained[-1]
         return UnreachableError(f"{what} {last.sentence} {in_folder(last.cure, bridge.path)}")
     code = run.exit_code if isinstance(run, ProgramRun) else None
@@ -246,6 +255,7 @@ def down(folder: Path) -> Exit:
                 raise
             was_running = False  # nothing was ever started here: docker need not be there
         finally:
+            # Whatever came of the stop: a start that was killed may have left it.
             stays = _remove_key_file(bridge)
     console = open_console()
     console.print("The bridge is stopped." if was_running else "The bridge was not running.")

@@ -21,9 +21,11 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    # TOML has no word for nothing.
     if text.lower() in ("none", "null"):
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
+    # Words that people type: "cosine" without quotes is no TOML, and is meant as text.
     except tomllib.TOMLDecodeError:
         return text

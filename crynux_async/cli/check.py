@@ -98,6 +98,7 @@ def dry_run(
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     if name is not None:  # else it is the service's usual one
         job_archive_name(name, config, task_id=None, job_id=None, label=config_path.stem)
+    # With force the user knows better; the room is looked at again when bytes come.
     check_folder(out, needed=0 if force else archive_bytes(config) or 0)
     return check(config_path, changes, fee_cnx=service.fee_cnx, service=service, as_json=as_json)
 
@@ -162,6 +163,7 @@ def _changes(effective: EffectiveConfig) -> RenderableType:
 
 
 def _value(value: Any) -> str:
+    # Masked: the query of a presigned address is a credential.
     text = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(mask_address(value))
     return text if len(text) <= _VALUE_CHARS else f"{text[: _VALUE_CHARS - 1]}…"
 
@@ -208,6 +210,7 @@ def _rates(simulation: Simulation, item: Round) -> str:
 
 def _plot(simulation: Simulation) -> RenderableType | None:
     schedule = simulation.schedule
+    # A constant rate is a line, and one step no curve.
     if schedule is None or schedule.scheduler == "constant":
         return None
     steps = simulation.steps or schedule.total_steps
@@ -216,6 +219,7 @@ def _plot(simulation: Simulation) -> RenderableType | None:
     points = schedule.points(1, steps, 2 * _PLOT_WIDTH)
     top = max((rate for _, rate in points if rate == rate), default=0.0) or schedule.peak  # noqa: PLR0124  # NaN
     final = simulation.final_round
+    # What was trained before the last round began is lost: nodes do not read the weights of the round before.
     kept = 0 if final is None else round((final.first_step - 1) / steps * _PLOT_WIDTH)
     labels = [f"{top:.3g}", *[""] * (_PLOT_HEIGHT - 2), "0"]
     text = Text("Learning rate", style="bold")

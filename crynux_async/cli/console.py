@@ -36,6 +36,7 @@ class LiteralConsole(Console):
         """
         usual = self.width
         if not self.is_terminal:
+            # As wide as its longest word: a path that was broken in two cannot be copied.
             self.width = max(usual, Measurement.get(self, self.options.update(max_width=_NO_WIDTH), page).minimum)
         try:
             self.print(page, style=style, soft_wrap=False)

@@ -62,6 +62,7 @@ def pack(
             regularization=regularization,
             overwrite=overwrite,
         )
+    # Told as findings and not as an error: each has a code, a file and a cure.
     except DatasetError as error:
         if as_json:
             _print({"error": type(error).__name__, "problems": _problem_facts(error.problems)})
@@ -89,6 +90,7 @@ async def check_url(url: str, *, timeout: float, as_json: bool) -> Exit:
         facts = {"loadable": report.loadable, "name": report.name, "archive": report.archive, "bytes": report.size}
         _print({**facts, "problems": _problem_facts(report.problems)})
     else:
+        # Not every server tells it.
         known = "not known" if report.size is None else size(report.size)
         lines = (("Stored as", report.name), ("Extracted as", report.archive or "nothing"), ("Size", known))
         _show("A node's view of this address", lines, report.problems)

@@ -15,6 +15,7 @@ from crynux_async.session import Session
 from crynux_async.sweeps import Report, Sweep, SweepRun, grid
 from crynux_async.training.config import FineTuneConfig
 
+# A bridge gives a new key 1 a minute: with it six trainings would take five minutes to be sent.
 _RATE_LIMIT = 5
 _SPEED = 20.0
 _STEPS = 60
@@ -30,6 +31,7 @@ async def demo(out: Path, *, as_json: bool) -> Exit:
     console = open_console(stderr=as_json)
     report = _report(out)
     async with Emulator(speed=_SPEED, rate_limit=_RATE_LIMIT) as emulator:
+        # Not primed, as a bridge hands it out: the session has to find that out, as it would with a real one.
         key = emulator.new_key(rate_limit=_RATE_LIMIT, primed=False)
         _introduce(console)
         async with Session(**emulator.settings(api_key=key)) as session:
@@ -72,6 +74,7 @@ def _sweep(out: Path) -> Sweep:
     points = [
         *grid(rank=[4, 8], learning_rate=[1e-4, 5e-5]),
         {"rank": 16, "learning_rate": 1e-4},
+        # The emulator's word for a model that fails: one page should show what a failure looks like.
         {"rank": 8, "learning_rate": 1e-4, "model_name": f"{base.model_name}/fail"},
     ]
     return Sweep("demo", base, points=points, folder=out, name_template="{label}.zip")

@@ -17,6 +17,7 @@ from crynux_async.errors import UsageError
 if TYPE_CHECKING:
     from crynux_async.emulator.relay import RelayEmulator
 
+# The real bridge's port, and one beside it, so that both can run at once.
 _BRIDGE_PORT = 5028
 _RELAY_PORT = 5029
 _NODES = 3
@@ -81,6 +82,7 @@ async def serve_relay(options: Options, control_port: int | None, nodes: int | N
         ) from error
     port = _RELAY_PORT if options.port is None else options.port
     if nodes is None:
+        # Whoever controls a relay by hand wants its nodes to do nothing by themselves.
         nodes = _NODES if control_port is None else 0
     try:
         emulator = RelayEmulator(
@@ -149,6 +151,7 @@ def _announce_relay(emulator: "RelayEmulator", wallet: Path, *, as_json: bool) -
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
+    # Flushed: a script that reads it through a pipe waits for it while the emulator runs on.
     print(json.dumps(facts), flush=True)  # noqa: T201  # the command's output
 
 

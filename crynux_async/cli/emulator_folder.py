@@ -23,6 +23,7 @@ async def serve(folder: Path, speed: float, balance_cnx: float) -> int:
         await emulator.start()
     except OSError:
         place = f"{config.text('http.host')}:{config.text('http.port')}"
+        # Word for word what the real program says, which 'bridge up' and 'doctor' know how to explain.
         startup.log(config, "fatal", f"listen tcp {place}: bind: address already in use")
         return 1
     try:

@@ -41,6 +41,7 @@ class Exit(IntEnum):
     TIMED_OUT = 6
     LEDGER = 7
     MACHINE = 8
+    # sysexits.h: EX_SOFTWARE.
     OUR_FAULT = 70
     INTERRUPTED = 130
 
@@ -74,6 +75,7 @@ async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
         try:
             return await work
         except asyncio.CancelledError:
+            # Not ours: a fault inside that cancelled it must not look like a signal.
             if not came:
                 raise
             return signals.exit_code(came[0])
@@ -89,6 +91,7 @@ def guard(work: Callable[[], int], *, as_json: bool = False) -> int:
     code = int(Exit.DONE)
     try:
         code = _outcome(work, as_json=as_json)
+        # Here, where an error can still become an exit code: at Python's own end it would only be printed.
         sys.stdout.flush()
     except OSError as error:
         streams.discard_output()
@@ -104,6 +107,7 @@ def _outcome(work: Callable[[], int], *, as_json: bool) -> int:
     except CrynuxError as error:
         show_error(error, as_json=as_json)
         return int(exit_code(error))
+    # Of standard output alone; guard() knows what to do about it.
     except (BrokenPipeError, streams.OutputError):
         raise
     except OSError as error:

@@ -53,6 +53,7 @@ def write_csv(facts: Sequence[Mapping[str, Any]], out: TextIO) -> None:
 
 
 async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[str, Any]:
+    # Said by the ledger, and looked at here: an archive may have been moved since.
     is_there = row.path is not None and await asyncio.to_thread(Path(row.path).is_file)
     facts = {
         **row.to_dict(public=detail.is_public),

@@ -9,6 +9,7 @@ from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.session import Session
 
 _LEAST = 9  # shorter beginnings are soon those of other jobs, too
+# Fewer characters would be guessed at, not meant.
 _LEAST_GIVEN = 4
 _NAMED = 5  # jobs that are named where a beginning is that of many
 
@@ -50,6 +51,7 @@ async def find_jobs(session: Session, names: Iterable[str]) -> list[Job]:
 
 
 async def _find(session: Session, name: str) -> Job:
+    # Both: a bridge's task is a number, and a job may be called by either.
     job = await session.find(name) or await _with_task(session, name)
     if job is not None:
         return job
@@ -76,6 +78,7 @@ async def _beginning(session: Session, name: str) -> Sequence[JobRow]:
     if rows or not name.startswith("0x"):
         return rows
     every = await session.ledger.jobs(JobFilter(backend=session.service))
+    # A relay's names are hex in small letters, and are pasted from wherever.
     return [row for row in every if row.task_id is not None and row.task_id.startswith(name.lower())]
 
 

@@ -51,6 +51,7 @@ async def show_jobs(
     book = open_ledger(place)
     await book.open()
     try:
+        # Read and closed before anything is printed: a pager that waits must not hold the ledger open.
         rows = await find_as_left(book, where)
         facts = await facts_of(book, rows, detail) if as_json or as_csv else []
     finally:
@@ -92,6 +93,7 @@ async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: Ser
     console, code = open_console(), Exit.DONE
     async with open_session(ledger, service) as session:
         for job in await find_jobs(session, names):
+            # The command goes on to the next: one that cannot be given up is no reason to leave the others.
             if not may(job.state, Signal.ABANDON):
                 console.print(f"{job.job_id} is {job.state} already: there is nothing to give up")
                 continue

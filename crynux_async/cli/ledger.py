@@ -25,6 +25,7 @@ async def check(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
             "ledger": shown(place),
             "jobs": {state.value: count for state, count in (await ledger.count()).items()},
             "attempts_without_outcome": len(await ledger.attempts(unfinished=True)),
+            # Leases that have run out are those of processes that are gone.
             "sessions": [holder.fence.owner for holder in await ledger.holders() if holder.until >= now],
         }
     jobs = ", ".join(f"{count} {state}" for state, count in facts["jobs"].items()) or "no jobs"
@@ -41,6 +42,7 @@ async def migrate(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
     from crynux_async.ledgers.sql.schema import VERSION
 
     place = ledger_place(asked)
+    # Opening is what migrates.
     async with _opened(place):
         pass
     facts = {"ledger": shown(place), "version": VERSION}
@@ -62,6 +64,7 @@ async def copy(source: Path, target: str, *, as_json: bool) -> Exit:
     if not is_on_a_server(target):
         raise UsageError("the target must be postgresql://user@host/database", field="target")
     into = open_ledger(target)
+    # Imported late: a ledger in a file needs no driver of a server.
     from crynux_async.ledgers.postgres.ledger import PostgresLedger
     from crynux_async.ledgers.sqlite.ledger import SqliteLedger
     from crynux_async.ledgers.transfer import move

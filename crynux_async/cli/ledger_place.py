@@ -29,6 +29,7 @@ def ledger_place(asked: LedgerPlace | None) -> LedgerPlace:
     folder = Path(os.path.expanduser(data)) if data else user_path(".local/share", "CRYNUX_LEDGER")
     path = folder / "crynux-async" / "jobs.db"
     try:
+        # Made here: SQLite makes files and no folders.
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
@@ -68,6 +69,7 @@ def shown(place: LedgerPlace) -> str:
     """Return a place as people may see it."""
     if isinstance(place, Path):
         return str(place)
+    # Imported late: it needs psycopg, which comes with an extra.
     from crynux_async.ledgers.postgres.address import read_address
 
     return read_address(place).name

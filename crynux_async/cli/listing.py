@@ -54,6 +54,7 @@ def print_jobs(console: LiteralConsole, rows: Sequence[JobRow], now: datetime) -
         rows: The jobs, at least one.
         now: The time, aware.
     """
+    # In full off a terminal: whatever reads the list may hand a name to another command.
     names = {row.job_id: row.job_id for row in rows}
     if console.is_terminal:
         names = dict(shortest(names))
@@ -85,6 +86,7 @@ def fitted(columns: Sequence[Column], width: int) -> list[Column]:
         return list(columns)
     room = _shared_out([column.width for column in soft], max(0, free))
     if min(room) < min(_LEAST_SHOWN, *(column.width for column in soft)):
+        # The last one goes first: what names a job stands further left.
         return fitted([column for column in columns if column is not soft[-1]], width)
     widths = dict(zip((column.title for column in soft), room, strict=True))
     return [column.cut_to(widths[column.title]) if column.gives else column for column in columns]

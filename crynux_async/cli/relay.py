@@ -91,6 +91,7 @@ async def show_money(session: Session, configs: Sequence[FineTuneConfig], consol
 
 async def _surprises(session: Session, configs: Sequence[FineTuneConfig]) -> list[str]:
     """Return what will keep jobs waiting, each sentence once."""
+    # Once for each model and time-out: the outlook of two configs that share both is the same.
     by_model = {(config.model_name, config.timeout): config for config in configs}
     said = [sentence for config in by_model.values() for sentence in await session.outlook(config)]
     return list(dict.fromkeys(said))

@@ -76,6 +76,7 @@ class Outcome:
 async def resume(order: ResumeOrder) -> Exit:
     """Follow every unfinished job to its end and fetch the models that were asked for."""
     console = open_console(stderr=order.as_json)
+    # Before the session: what cannot be written is found out before anything is followed.
     if order.out is not None:
         check_folder(order.out)
     async with open_session(order.ledger, order.service) as session:
@@ -90,6 +91,7 @@ async def resume(order: ResumeOrder) -> Exit:
         finally:
             _say_what_goes_on(console, jobs, order)
         await _say_who_holds(session, console, left)
+        # Asked of the ledger again: what others were sending may have become unclear meanwhile.
         has_lost = bool(await session.history(states=[JobState.UNCONFIRMED], limit=1))
     outcome = Outcome(jobs=jobs, failed=failed, left=left, has_lost=has_lost)
     if order.as_json:
@@ -107,6 +109,7 @@ async def _unfinished(session: Session, order: ResumeOrder, console: LiteralCons
     """Return what is unfinished, whoever holds it; planned jobs are queued where they are to be sent."""
     states = UNFINISHED - {JobState.UNCONFIRMED}
     jobs = session.jobs(states)
+    # Those of other processes, too: they are waited for and taken over when their lease ends.
     jobs += [job for job in await session.history(states=states) if job not in jobs]
     # Models of which nobody has wanted anything are left where they are.
     jobs = [job for job in jobs if job.state not in GOOD or job.folder is not None or order.out is not None]
@@ -127,6 +130,7 @@ async def _wait(session: Session, jobs: Sequence[Job], order: ResumeOrder) -> li
     try:
         await session.wait_all(waiting, timeout=patience)
     except WaitTimeoutError:
+        # The user's own limit came first: that is a time-out, and no lack of patience.
         if patience == order.timeout:
             raise
     left = _held_by_others(waiting)

@@ -68,10 +68,12 @@ async def _chosen(session: Session, order: RetryOrder) -> list[Job]:
         return (await find_jobs(session, order.names))[: order.at_most]
     where = job_filter(order.states, order.label, order.tags)
     states = where.states or _ENDED_BADLY
+    # Refused before the price is shown, and not by the first job of a state that cannot be tried again.
     check_are_tried_together(states)
     found = await session.history(
         states=states, label=where.label, label_prefix=where.label_prefix, tags=dict(where.tags)
     )
+    # What was trained without a config here, an attached task, cannot be sent by anybody.
     return [job for job in found if job.config is not None][: order.at_most]
 
 

@@ -72,6 +72,7 @@ async def emulated_session(
 
     async with RelayEmulator(speed=_SPEED) as emulator:
         wallet = Wallet(Secret(emulator.new_wallet()))
+        # A proxy of the environment may be unable to reach this machine.
         settings = attrs.evolve(service.settings(), network=emulator.url, trust_env=False)
         async with Session(settings, backend="relay", wallet=wallet, ledger=ledger, price=price) as session:
             yield session

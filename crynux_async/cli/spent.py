@@ -59,6 +59,7 @@ async def _opened(ledger: LedgerPlace | None) -> AsyncIterator[Ledger]:
 
 async def _audit(ledger: LedgerPlace | None, settings: Settings) -> Audit:
     async with _opened(ledger) as book:
+        # The list is asked of the relay alone: no session is opened, which would take jobs over.
         backend = await open_backend("relay", settings)
         try:
             return await audit(backend, backend.key_id, book)

@@ -37,6 +37,7 @@ def prepare_streams() -> None:
     """Make every standard stream one that can be used."""
     for number in _STREAMS:
         _reopen(number)
+    # Python leaves them as None where the number was closed when it began.
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # for good
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # for good
     if isinstance(sys.stdout, io.TextIOWrapper):

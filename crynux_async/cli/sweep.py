@@ -124,6 +124,7 @@ async def show_preview(
     opened = (
         emulated_session(service, ledger=ledger, price=price)
         if emulated
+        # Only read: to say what would be sent, no job is taken over.
         else open_session(ledger, service, follow=False, price=price)
     )
     async with opened as session:
@@ -161,6 +162,7 @@ async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
 async def show_status(name: str, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Show where the trials of a sweep are."""
     async with _reading(ledger, name) as session:
+        # Without archives: to read a hundred takes seconds, and none of them is asked about here.
         found = await recall(session, name, read_archives=False)
     if as_json:
         print(json.dumps(_facts(name, found.table)))  # noqa: T201  # the command's output
@@ -223,12 +225,14 @@ async def show_table(name: str, ledger: LedgerPlace | None, *, as_json: bool, as
     if out is None:
         sys.stdout.write(text)
     else:
+        # In a thread: a folder on the network may take its time.
         await asyncio.to_thread(out.write_text, text, encoding="utf-8")
     return Exit.DONE
 
 
 async def write_report(name: str, report: Report, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Write the page of a sweep."""
+    # Before the archives are read, which may take long.
     report.prepare()
     async with _reading(ledger, name) as session:
         found = await recall(session, name)
@@ -320,5 +324,6 @@ def _facts(name: str, table: Table) -> dict[str, Any]:
 def _code(trials: Sequence[Trial]) -> Exit:
     if all(trial.job.state in GOOD and trial.problem is None for trial in trials):
         return Exit.DONE
+    # What may have to be paid for twice is the graver news.
     unknown = any(trial.state == "unconfirmed" for trial in trials)
     return Exit.OUTCOME_UNKNOWN if unknown else Exit.JOB_ENDED_BADLY

@@ -115,6 +115,7 @@ class SweepBoard:
                     live.update(self.view(), refresh=True)
                     await asyncio.sleep(_REFRESH)
             finally:
+                # The last view stays on the screen: it must be the last state.
                 live.update(self.view(), refresh=True)
 
     async def _lines(self) -> None:

@@ -35,6 +35,7 @@ async def while_answered(session: Session, work: Coroutine[Any, Any, T], again: 
         return await waiting
     finally:
         waiting.cancel()
+        # Its end is awaited: what it holds open is closed before the session is.
         await asyncio.gather(waiting, return_exceptions=True)
 
 
