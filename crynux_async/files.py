@@ -11,8 +11,7 @@ be synced, others answer an fsync with "invalid argument" or refuse hard links. 
 can keep is kept. A disk that fails is one.
 
 New files are made where nothing was before and through no symbolic link, so that a link which somebody planted in a
-shared folder is never written through. Everything here blocks and belongs in a thread; ``downloads/threads``
-says what else does.
+shared folder is never written through. Everything here blocks and belongs in a thread; ``threads`` says what else does.
 """
 
 import contextlib

@@ -28,9 +28,9 @@ from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.requests import OpenResult
 from crynux_async.downloads.reservations import Reservation, forget_note
-from crynux_async.downloads.threads import clean_up, in_thread, to_the_end
 from crynux_async.downloads.transfer import Shared, download
 from crynux_async.errors import CrynuxError, UsageError
+from crynux_async.threads import clean_up, in_thread, to_the_end
 
 _Key = tuple[str, Path, str]
 

@@ -13,8 +13,8 @@ from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from crynux_async.downloads.disk import RawFile
-from crynux_async.downloads.threads import to_the_end
 from crynux_async.errors import CrynuxError
+from crynux_async.threads import to_the_end
 
 GATHERED_BYTES = 3 << 18
 WORTH_A_WRITE = 1 << 16

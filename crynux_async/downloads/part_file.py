@@ -32,8 +32,8 @@ from crynux_async.downloads import disk
 from crynux_async.downloads.gathering import Gatherer
 from crynux_async.downloads.notes import NOTE_SUFFIX, PART_SUFFIX, Note, beside, draft_of_note, read_note, write_note
 from crynux_async.downloads.room import Room
-from crynux_async.downloads.threads import clean_up, in_thread, to_the_end
 from crynux_async.errors import DownloadError
+from crynux_async.threads import clean_up, in_thread, to_the_end
 
 _T = TypeVar("_T")
 

@@ -23,8 +23,8 @@ from crynux_async import files
 from crynux_async.backends.base import ResultStream, Validator
 from crynux_async.downloads.names import archive_name
 from crynux_async.downloads.requests import OpenResult
-from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import TransportError
+from crynux_async.threads import in_thread, to_the_end
 
 _log = logging.getLogger("crynux_async.downloads.shared_folder")
 

@@ -32,8 +32,8 @@ from crynux_async.downloads.part_file import PartFile, tidy_part
 from crynux_async.downloads.requests import OpenResult, Requests
 from crynux_async.downloads.reservations import Reservation
 from crynux_async.downloads.room import Room
-from crynux_async.downloads.threads import clean_up, in_thread, to_the_end
 from crynux_async.errors import ArchiveError, CorruptArchiveError, DownloadError
+from crynux_async.threads import clean_up, in_thread, to_the_end
 
 _KEPT_BYTES = 8 << 20
 

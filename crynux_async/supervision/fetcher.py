@@ -20,7 +20,6 @@ from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.requests import AskLaterError
 from crynux_async.downloads.shared_folder import SharedFolder, SharedSource
 from crynux_async.downloads.target import check_folder
-from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.settings import Settings
@@ -31,6 +30,7 @@ from crynux_async.supervision.observer import OpenResult
 from crynux_async.supervision.record import Record, StoredArchive
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.tasks import TaskViews
+from crynux_async.threads import in_thread, to_the_end
 from crynux_async.training.simulation import archive_bytes
 
 _log = logging.getLogger("crynux_async.supervision.fetcher")

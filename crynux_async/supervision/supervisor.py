@@ -22,7 +22,6 @@ import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
 from crynux_async.budgets import Budget
-from crynux_async.downloads.threads import in_thread, to_the_end
 from crynux_async.errors import CrynuxError, LedgerError, UsageError, only_error
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
@@ -55,6 +54,7 @@ from crynux_async.supervision.tasks import TaskViews
 from crynux_async.supervision.tries import SEND, STOP, Tries
 from crynux_async.supervision.upkeep import Upkeep
 from crynux_async.supervision.wishes import Wishes
+from crynux_async.threads import in_thread, to_the_end
 from crynux_async.training.config import FineTuneConfig
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from crynux_async.downloads.threads import clean_up, in_thread, to_the_end
+from crynux_async.threads import clean_up, in_thread, to_the_end
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Work in threads whose end is waited for: a thread that has begun cannot be stopped, and must not be left behind.
+"""What runs in threads, and work in them whose end is waited for: it cannot be stopped, and must not be left behind.
 
-In threads runs what blocks: the files and archives of downloads by what stands here, SQLite in a thread of its own
-(``ledgers/sqlite/connection``), and by ``asyncio.to_thread`` what takes a while in other places: a regular expression
-that advice tries out, a keystore, the key file, an objective, a page.
+In threads runs what blocks. By what stands here: the files, archives and images of downloads. SQLite has a thread of
+its own (``ledgers/sqlite/connection``), and so has a study's storage (``sweeps/optuna``). By ``asyncio.to_thread`` runs
+what takes a while in other places: a regular expression that advice tries out, a keystore, the key file, the points of
+a sweep, an objective, a page, an export, and what a command reads and asks of the system.
 """
 
 import asyncio
