@@ -208,6 +208,7 @@ def _show_norms(console: LiteralConsole, norms: Norms | str, strength: Strength 
         console.print_page(Padding(Text(norms), (0, 0, 0, 2), expand=False))
         return
     largest = max((norm for norm in norms.blocks.values() if math.isfinite(norm)), default=0.0)
+    # Beside a bar stand a block's name, a number and the gaps.
     width = max(8, min(_BAR_WIDTH, console.width - 36))
     table = _table()
     table.add_column(width=16, no_wrap=True)

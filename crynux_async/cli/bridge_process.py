@@ -193,6 +193,7 @@ class ContainerRun:
         Raises:
             UsageError: Docker could not.
         """
+        # Asked before it is stopped: afterwards nobody can tell.
         was_running = self.is_running()
         self._done("stop the bridge", "down")
         (self._folder / PID_FILE).unlink(missing_ok=True)
@@ -230,6 +231,7 @@ def docker_error() -> str:
 
 def run_to_start(folder: Path, program: Path | None) -> BridgeRun:
     """Return how a bridge is to run: as the program that is named or that runs already, or in a container."""
+    # A program that runs already goes on, even if none is named: containers beside it would want its port.
     known = ProgramRun(folder, program)
     return known if program is not None or known.is_running() else ContainerRun(folder)
 

@@ -110,6 +110,7 @@ def find(
     service: ServiceFacts = BRIDGE_FACTS,
 ) -> Findings:
     """Work out everything about a config."""
+    # With no image that trains there is nothing to work out; the advice says why.
     images = dataset if dataset is None or isinstance(dataset, int) else dataset.train_count or None
     return Findings(
         effective=config.effective(images, service.mapping),

@@ -60,6 +60,7 @@ async def serve(options: Options, rate_limit: int) -> Exit:
     await _start(emulator, f"{options.host}:{port}")
     try:
         _announce(emulator, emulator.new_key(), as_json=options.as_json)
+        # For ever: a signal cancels it, and the emulator is closed.
         await asyncio.Event().wait()
     finally:
         await emulator.close()
@@ -117,6 +118,7 @@ def _wallet_file(emulator: "RelayEmulator") -> Path:
     if path.exists():
         emulator.know_wallet(path.read_text(encoding="ascii").strip())
         return path
+    # With its mode from the start: the key must be readable for nobody else, not even for a moment.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(emulator.new_wallet() + "\n")

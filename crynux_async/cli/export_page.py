@@ -52,6 +52,7 @@ def export_facts(exported: Exported) -> dict[str, Any]:
         "family": exported.family,
         "base_model": exported.base_model,
         "trigger": exported.trigger,
+        # Each module has two: down and up.
         "lora_tensors": 2 * len(exported.modules),
         "passed_over": {program: list(modules) for program, modules in exported.left_out.items()},
         "next": {program: _next(exported, program) for program in exported.programs},

@@ -76,6 +76,7 @@ async def show_money(session: Session, configs: Sequence[FineTuneConfig], consol
         console.print(line)
     for sentence in await _surprises(session, configs):
         console.print(Text(f"Network   {sentence}", style="yellow"))
+    # Not even one could be sent. With more than that, what can be paid is sent, and the rest is told below.
     if balance < fee:
         raise QuotaError(
             f"the account has {to_cnx(balance)} CNX and a job costs {to_cnx(fee)}: send CNX from the wallet to the "

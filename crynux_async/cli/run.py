@@ -146,6 +146,7 @@ def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> Non
         return
     if STAGES[job.state] not in (Stage.FOLLOW, Stage.FETCH):
         return
+    # There this side has steps to take, and within time limits; a bridge takes all of them by itself.
     if service.relay:
         said = Text(f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on in time: ")
         console.print(said.append(f"crynux-async resume{service.option}", "bold"))

@@ -38,6 +38,7 @@ async def open_session(
         UsageError: An option does not go with the service.
     """
     settings = service.settings()
+    # Before the session, which would make the ledger and keep the job in it as rejected.
     if needs_key and not service.relay and settings.api_key is None:
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])

@@ -91,6 +91,7 @@ def _lines(found: Audit, again: str) -> Iterator[str]:
 
 
 def _orphan_lines(found: Audit, again: str) -> Iterator[str]:
+    # An orphan is paid for and unknown here: while there is an archive to fetch, adopting it saves the money.
     for orphan in found.orphans:
         cure = (
             f"adopt it: crynux-async reconcile{again} --adopt"

@@ -139,6 +139,7 @@ async def show_preview(
 async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """List the sweeps of a ledger."""
     sweeps = []
+    # One session for each service: a session sees the jobs of its own alone.
     for service in _services(await _rows(ledger)):
         async with _at(ledger, service) as session:
             found = [await recall(session, name, read_archives=False) for name in await sweep_names(session)]
@@ -251,6 +252,7 @@ def report_file(name: str) -> Path:
 
 async def _rows(ledger: LedgerPlace | None, name: str | None = None) -> list[JobRow]:
     """Return what a ledger has of the jobs of a sweep, or of all sweeps, at whichever service."""
+    # Of the ledger itself: at which service the sweep is, and so which session to open, is not known yet.
     book = open_ledger(existing_place(ledger, made_by="sweep run"))
     await book.open()
     try:
