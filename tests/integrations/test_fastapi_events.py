@@ -1,6 +1,7 @@
 """Events as server-sent events: every number once, whoever follows the job, and an end that browsers understand."""
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,17 @@ async def test_streams_of_one_caller_are_limited_and_a_closed_one_gives_its_plac
             assert refused.headers["retry-after"]
         async with EventSource(web.app, f"{path}/events") as source:
             assert source.status == 200
+
+
+async def test_thousand_streams_of_one_caller_are_cut_down_to_the_limit_that_is_set_by_itself(tmp_path: Path) -> None:
+    async with opened_web(tmp_path, backend=FakeBackend(duration=3600)) as web:
+        path = await web.submit()
+        async with AsyncExitStack() as stack:
+            asked = [stack.enter_async_context(EventSource(web.app, f"{path}/events")) for _ in range(1000)]
+            sources = await asyncio.gather(*asked)
+            # Whoever has too many open is told so, and everything else goes on.
+            assert await web.state(path) in ("planned", "running")
+    assert Counter(source.status for source in sources) == {200: Limits().streams, 429: 1000 - 200}
 
 
 async def test_streams_end_at_once_with_a_word_to_come_back_and_nothing_is_left_open(tmp_path: Path) -> None:
