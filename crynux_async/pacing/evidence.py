@@ -20,6 +20,7 @@ SELDOMER = 4
 CLOSE = 0.1
 """Part by which a limit is raised to look for a higher one: one that is closer to the truth needs none of that."""
 _TRY_CERTAIN_MINUTES = 60  # of creates at the full rate
+_MANY_REFUSED = 4  # refusals, after which a limit that seems right is not tried for the price of one more
 # Accepts since the last refusal before a burst that was seen low is doubled; if that is refused, twice as many.
 _RAISE_BURST = 256
 _RAISE_BURST_SELDOM = 16_384
@@ -298,7 +299,9 @@ def learned(evidence: Evidence, zero_at: float, error: float) -> Belief | None:
     return Belief.measured(limit, evidence.train, is_certain=False)
 
 
-def learned_wide(evidence: Evidence, zero_at: float, error: float, *, overlap: int, least_span: float) -> Belief | None:
+def learned_wide(
+    evidence: Evidence, zero_at: float, error: float, *, overlap: int, least_span: float, refusals: int
+) -> Belief | None:
     """Return what a refusal means while others were under way, or None if it says too little.
 
     Args:
@@ -307,13 +310,16 @@ def learned_wide(evidence: Evidence, zero_at: float, error: float, *, overlap: i
         error: How far that may be off, in seconds.
         overlap: How many were under way; nobody knows which of them came first.
         least_span: Seconds that the creates must have taken, the minute that fills a bucket included.
+        refusals: How many there were, those included that must follow because they are under way.
     """
     found = evidence.coupled(zero_at, error)
     if found is None or found.span < least_span:
         return None
     found = attrs.evolve(found, error=error + overlap * found.span / found.creates)
     belief = Belief.measured(found.best, max(1, int(found.best)), is_certain=False)
-    return belief.seldom_tried() if found.off <= CLOSE * found.limit else belief
+    # Where burst and limit are not the same number the limit is higher, which only a create sent early can show.
+    is_dear = refusals >= _MANY_REFUSED and found.off <= CLOSE * found.limit
+    return belief.seldom_tried() if is_dear else belief
 
 
 def revised(belief: Belief, evidence: Evidence, zero_at: float, error: float, *, overflow: float) -> Belief:

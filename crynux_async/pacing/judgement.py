@@ -159,8 +159,14 @@ def _learned(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
         belief = Belief.measured(60 / (refusal.wait + trip / 2), 1, is_certain=False)
         return attrs.evolve(before, belief=belief, is_wide_guess=False)
     least_span = _LONG_RUN if is_overlapped else FULL_AFTER
+    overlap = len(before.in_flight)
     belief = learned_wide(
-        refusal.evidence, refusal.zero_at, refusal.error, overlap=len(before.in_flight), least_span=least_span
+        refusal.evidence,
+        refusal.zero_at,
+        refusal.error,
+        overlap=overlap,
+        least_span=least_span,
+        refusals=before.refusals + overlap,
     )
     narrow_until = before.narrow_until if belief else before.evidence.count + _NARROW
     return attrs.evolve(before, belief=belief, is_wide_guess=True, narrow_until=narrow_until)
@@ -187,7 +193,10 @@ def _disputed(before: BucketSnapshot, refusal: Refusal) -> BucketSnapshot:
     is_seen_low = burst < belief.burst and (belief.is_certain or belief.trusted is not None)
     belief = belief.with_lower_burst(burst) if is_seen_low else attrs.evolve(belief, burst=burst)
     if is_early and belief.try_after is not None:
-        belief = attrs.evolve(belief, try_after=max(belief.try_after, seldomer))
+        # A try that was refused after many creates says that no higher limit is true; where others' creates had spoken
+        # against a limit that was certain, it only says that they are still there.
+        seldom = belief.seldom_tried().try_after if belief.trusted is None else None
+        belief = attrs.evolve(belief, try_after=max(belief.try_after, seldomer, seldom or 0))
     return attrs.evolve(before, belief=belief, burst_hint=hint, lessons=lessons)
 
 
@@ -222,9 +231,17 @@ def _cautious(belief: Belief, burst: int, before: BucketSnapshot, refusal: Refus
     # A few that passed at first say little of the burst where they were long under way; mostly a limit of 1 was raised.
     is_small = used.burst < _SOON and used.limit >= 2 * used.burst and not before.spacing.holds_more
     # With the right burst a limit that is a little too high is refused after many creates.
-    return attrs.evolve(belief, limit=limit, is_certain=False), 1 if is_small or (
-        lessons >= 2 and accepted < _SOON
-    ) else burst
+    if is_small or (lessons >= 2 and accepted < _SOON):
+        burst = min(burst, _least_burst(used, refusal))
+    return attrs.evolve(belief, limit=limit, is_certain=False), burst
+
+
+def _least_burst(used: Belief, refusal: Refusal) -> int:
+    """Return how many tokens a bucket of this limit holds at least, or the train before would have been refused."""
+    if refusal.evidence.opening is None:
+        return 1
+    creates, seconds = refusal.evidence.opening
+    return max(1, math.floor(creates + 1 - used.rate * (seconds + refusal.error)))
 
 
 def _seen_burst(belief: Belief, before: BucketSnapshot, refusal: Refusal) -> tuple[int, int | None]:

@@ -81,3 +81,18 @@ def test_unknown_limit_creates_that_time_out_and_took_no_token_are_no_proof_of_a
     outline = play(scene)
     assert outline.refusals <= 6  # was up to 21
     assert outline.seconds <= 1.05 * play(attrs.evolve(scene, is_told=True)).seconds
+
+
+@pytest.mark.parametrize("seed", [3, 24])
+def test_limit_that_was_guessed_because_its_burst_seemed_the_same_is_soon_found_higher(seed: int) -> None:
+    scene = drawn("unknown, any burst, jitter up to 1 s", seed)
+    told, outline = play(attrs.evolve(scene, is_told=True)), play(scene)
+    # An hour of creates went at two thirds of the limit: 1.4 of the time of who is told.
+    assert outline.seconds - outline.settled_at <= 1.1 * (told.seconds - told.settled_at)
+
+
+@pytest.mark.parametrize(("seed", "burst"), [(5, 29), (57, 13)])
+def test_burst_that_a_first_train_has_shown_is_not_forgotten_at_the_second_refusal(seed: int, burst: int) -> None:
+    scene = drawn("unknown, any burst, jitter up to 1 s", seed)
+    assert scene.burst == burst
+    assert play(scene).refusals <= 5  # 6: a burst of one was believed in, whose limit was then found too low
