@@ -21,6 +21,7 @@ from crynux_async.money import wei_of
 from crynux_async.session_jobs import SessionJobs
 from crynux_async.session_values import SessionStatistics, Spending
 from crynux_async.settings import Settings, SettingsArguments
+from crynux_async.slices import in_slices
 from crynux_async.states import JobState
 from crynux_async.supervision.adviser import Adviser
 from crynux_async.supervision.filing import FilingArguments, SharedFilingArguments, SubmitArguments, filed, storable
@@ -360,10 +361,12 @@ class Session(SessionJobs):
         labels = [given or "" for given in _one_for_each(label, chosen, "label")]
         keys = _one_for_each(idempotency_key, chosen, "idempotency_key")
         await self._require_adviser().check_all(chosen, labels, force=force)
-        records = [
-            self._planned(config, key, label=given, folder=folder, file_name=file_name, **filing)
-            for config, key, given in zip(chosen, keys, labels, strict=True)
-        ]
+
+        def planned(each: tuple[FineTuneConfig, str | None, str]) -> Record:
+            config, key, given = each
+            return self._planned(config, key, label=given, folder=folder, file_name=file_name, **filing)
+
+        records = await in_slices(planned, list(zip(chosen, keys, labels, strict=True)))
         if idempotency_key is not None:
             records = await supervisor.ask(records) if records else []
         else:

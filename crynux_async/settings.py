@@ -171,8 +171,8 @@ def _host_problem(value: Any) -> str | None:
     return f"must be a name of at most 253 visible characters, not {value!r:.60}"
 
 
-def _url_problem(value: Any) -> str | None:
-    problem = _address_problem(value)
+def _url_problem(value: Any, example: str = OFFICIAL_BRIDGE) -> str | None:
+    problem = _address_problem(value, example)
     if problem:
         return problem
     parts = urlsplit(value)
@@ -187,8 +187,11 @@ def _url_problem(value: Any) -> str | None:
 def _network_problem(value: Any) -> str | None:
     if value in RELAYS:
         return None
-    problem = _url_problem(value)
-    return problem and f"must be mainnet, staging or the address of a relay, and as an address it {problem}"
+    known = "mainnet, staging or the address of a relay"
+    if isinstance(value, str) and "://" not in value:
+        return f"must be {known} such as {RELAYS['mainnet']}, not {_shown_url(value)}"
+    problem = _url_problem(value, RELAYS["mainnet"])
+    return problem and f"must be {known}, and as an address it {problem}"
 
 
 def proxy_problem(value: Any) -> str | None:
@@ -199,7 +202,7 @@ def proxy_problem(value: Any) -> str | None:
     return _address_problem(value)
 
 
-def _address_problem(value: Any) -> str | None:
+def _address_problem(value: Any, example: str = OFFICIAL_BRIDGE) -> str | None:
     if not isinstance(value, str):
         return f"must be text, not {value!r}"
     try:
@@ -208,7 +211,7 @@ def _address_problem(value: Any) -> str | None:
     except ValueError:
         good = False
     if not good or not value.isprintable() or " " in value:
-        return f"must be an http or https address such as {OFFICIAL_BRIDGE}, not {_shown_url(value)}"
+        return f"must be an http or https address such as {example}, not {_shown_url(value)}"
     return "must end before any ? or #" if "?" in value or "#" in value else None
 
 

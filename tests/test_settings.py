@@ -126,6 +126,14 @@ def test_wrong_settings_list_every_problem_at_once(file: Callable[[str], dict[st
     assert set(problems) == {"max_pols", "ratelimit", "rate_limit", "base_url", "read_timeout", "api_key"}
 
 
+@pytest.mark.parametrize("network", ["moonnet", "ftp://relay.example"])
+def test_unknown_network_is_refused_with_the_address_of_a_relay_and_not_of_a_bridge(network: str) -> None:
+    problem = problems_of(network=network)["network"]
+    assert problem.startswith("must be mainnet, staging or the address of a relay")
+    assert "such as https://relay." in problem
+    assert "bridge" not in problem
+
+
 @pytest.mark.parametrize(
     ("wrong", "near"), [("rate_limt", "rate_limit"), ("API_KEY", "api_key"), ("baseurl", "base_url")]
 )

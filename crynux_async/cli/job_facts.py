@@ -12,6 +12,7 @@ import attrs
 
 from crynux_async.archive.lora_archive import LoraArchive
 from crynux_async.cli.board import without_reason
+from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError
 from crynux_async.job_values import cost_of
 from crynux_async.ledgers.base import JobRow, Ledger, TaskRow
@@ -49,7 +50,8 @@ def write_csv(facts: Sequence[Mapping[str, Any]], out: TextIO) -> None:
     table = csv.DictWriter(out, fieldnames=list(facts[0]))
     table.writeheader()
     for each in facts:
-        table.writerow({name: json.dumps(value) if isinstance(value, dict) else value for name, value in each.items()})
+        parts = {name: json.dumps(value) for name, value in each.items() if isinstance(value, dict | list)}
+        table.writerow({**each, **parts})
 
 
 async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[str, Any]:
@@ -61,6 +63,9 @@ async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[
         "cost": cost_of(tasks).to_dict(),
         "archive_is_there": is_there,
     }
+    if not detail.is_public:
+        beside = await asyncio.to_thread(images_beside, Path(row.path)) if row.path is not None else []
+        facts["images"] = [str(path) for path in beside]
     if detail.reads_archives:
         # Beside the loop, and one after another: each is read whole.
         facts["health"] = await asyncio.to_thread(_health, row) if is_there else None

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.units import count
 from crynux_async.clock import utc_now
+from crynux_async.downloads.images import images_beside
 from crynux_async.errors import UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
@@ -53,6 +55,7 @@ async def show_jobs(
     try:
         # Read and closed before anything is printed: a pager that waits must not hold the ledger open.
         rows = await find_as_left(book, where)
+        images = await asyncio.to_thread(_counted_images, rows)
         facts = await facts_of(book, rows, detail) if as_json or as_csv else []
     finally:
         await book.close()
@@ -61,8 +64,13 @@ async def show_jobs(
     elif as_csv:
         write_csv(facts, sys.stdout)
     else:
-        _print(rows, shown(place))
+        _print(rows, shown(place), images)
     return Exit.DONE
+
+
+def _counted_images(rows: Sequence[JobRow]) -> dict[str, int]:
+    """Return how many validation images lie beside the archives of jobs, by job."""
+    return {row.job_id: len(images_beside(Path(row.path))) for row in rows if row.path}
 
 
 def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) -> JobFilter:
@@ -175,10 +183,10 @@ def parse_states(names: Sequence[str]) -> frozenset[JobState] | None:
     return frozenset(known[name] for name in names) or None
 
 
-def _print(rows: Sequence[JobRow], place: str) -> None:
+def _print(rows: Sequence[JobRow], place: str, images: Mapping[str, int]) -> None:
     console = open_console()
     if rows:
-        print_jobs(console, rows, utc_now())
+        print_jobs(console, rows, utc_now(), images)
     else:
         console.print(f"No jobs in {place}.")
 

@@ -46,21 +46,24 @@ class Column:
         return attrs.evolve(self, cells=[_cut(cell, width, self.gives) for cell in self.cells])
 
 
-def print_jobs(console: LiteralConsole, rows: Sequence[JobRow], now: datetime) -> None:
+def print_jobs(
+    console: LiteralConsole, rows: Sequence[JobRow], now: datetime, images: Mapping[str, int] | None = None
+) -> None:
     """Print a list of jobs, and below it why some of them ended badly.
 
     Args:
         console: Where.
         rows: The jobs, at least one.
         now: The time, aware.
+        images: How many validation images lie beside the archives of jobs, by job.
     """
     # In full off a terminal: whatever reads the list may hand a name to another command.
     names = {row.job_id: row.job_id for row in rows}
     if console.is_terminal:
         names = dict(shortest(names))
-        columns = fitted(_columns(rows, names, now), console.width)
+        columns = fitted(_columns(rows, names, now, images or {}), console.width)
     else:
-        columns = _columns(rows, names, now)
+        columns = _columns(rows, names, now, images or {})
     console.print(Text(_line(columns, None), style="dim"))
     for place, row in enumerate(rows):
         line = Text(_line(columns, place))
@@ -102,7 +105,9 @@ def _shared_out(wanted: Sequence[int], free: int) -> list[int]:
     return list(given.values())
 
 
-def _columns(rows: Sequence[JobRow], names: Mapping[str, str], now: datetime) -> list[Column]:
+def _columns(
+    rows: Sequence[JobRow], names: Mapping[str, str], now: datetime, images: Mapping[str, int]
+) -> list[Column]:
     is_short = any(names[row.job_id] != row.job_id for row in rows)
     tasks = shortest_tasks(row.task_id for row in rows) if is_short else {}
     columns = [
@@ -115,6 +120,9 @@ def _columns(rows: Sequence[JobRow], names: Mapping[str, str], now: datetime) ->
         columns.append(Column(title="service", cells=[_place(row.backend) for row in rows], gives="left"))
     if any(row.label for row in rows):
         columns.append(Column(title="label", cells=[one_line(row.label) for row in rows], gives="right"))
+    if any(images.values()):
+        counts = [images.get(row.job_id, 0) for row in rows]
+        columns.append(Column(title="images", cells=[str(count or "") for count in counts], is_right=True))
     if any(row.path for row in rows):
         columns.append(Column(title="archive", cells=list(map(_archive, rows)), gives="left"))
     return columns

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option, ledger_place
 from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
@@ -26,7 +26,7 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.rows import JobFilter, JobRow
 from crynux_async.money import to_cnx
 from crynux_async.session import Session
-from crynux_async.settings import Settings
+from crynux_async.settings import RELAYS, Settings
 from crynux_async.states import GOOD, JobState
 from crynux_async.sweeps import Report, RetryAtMost, StopAfter, Sweep, SweepRun, Trial, recall, sweep_names
 from crynux_async.sweeps.notes import TAG
@@ -74,7 +74,8 @@ class RunOrder:
         """
         if self.report is None and self.images is not None:
             raise UsageError("--images is for the page: give --report, too", field="images")
-        return None if self.report is None else Report(self.report, images=self.images)
+        options = f"{self.service.paid_option}{ledger_option(self.ledger)}".strip()
+        return None if self.report is None else Report(self.report, images=self.images, options=options)
 
 
 async def run(order: RunOrder) -> Exit:
@@ -237,12 +238,21 @@ async def write_report(name: str, report: Report, ledger: LedgerPlace | None, *,
     report.prepare()
     async with _reading(ledger, name) as session:
         found = await recall(session, name)
-        path = await ReportWriter(report, found.subject, session).write(found.trials)
+        page = attrs.evolve(report, options=_options_of(session, found.trials, ledger))
+        path = await ReportWriter(page, found.subject, session).write(found.trials)
     if as_json:
         print(json.dumps({"name": name, "report": str(path)}))  # noqa: T201  # the command's output
     else:
         open_console().print(Text(str(path)))
     return Exit.DONE
+
+
+def _options_of(session: Session, trials: Sequence[Trial], ledger: LedgerPlace | None) -> str:
+    """Return what a command must be given that sends trials again: where they are, as their tasks' names tell."""
+    is_at_relay = any((trial.job.task_id or "").startswith("0x") for trial in trials)
+    network = next((name for name, address in RELAYS.items() if address == session.service), session.service)
+    service = ServiceChoice(relay=is_at_relay, network=network if is_at_relay else None)
+    return f"{service.option}{ledger_option(ledger)}".strip()
 
 
 def report_file(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Where the validation images of a model are: beside its archive, under the archive's name with numbers behind it."""
+"""Where validation images of a model are: beside its archive, under the archive's whole name with numbers behind it."""
 
 import contextlib
 import itertools
@@ -34,4 +34,5 @@ def put_images(archive: Path, images: Sequence[bytes]) -> list[Path]:
 
 
 def _image_path(archive: Path, number: int) -> Path:
-    return archive.with_name(f"{archive.stem}-{number}.png")
+    # With its suffix: "cat-2.png" would be an image of cat.zip and the beginning of a name of cat-2.zip's.
+    return archive.with_name(f"{archive.name}-{number}.png")

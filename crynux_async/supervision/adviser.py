@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import attrs
 
 from crynux_async.errors import ConfigError
+from crynux_async.slices import SLICE
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.patterns import is_quick
 from crynux_async.training.service import ServiceFacts
-
-_AT_ONCE = 200  # configs between two turns of the event loop
 
 _log = logging.getLogger("crynux_async.supervision.adviser")
 
@@ -70,7 +69,7 @@ class Adviser:
                 refused += 1
                 place = f"configs[{index}]" + (f" {label!r}" if label else "")
                 problems += [attrs.evolve(problem, field=f"{place} {problem.field}") for problem in error.problems]
-            if (index + 1) % _AT_ONCE == 0:
+            if (index + 1) % SLICE == 0:
                 await asyncio.sleep(0)
         if problems:
             raise ConfigError(problems, what=f"{refused} of {len(configs)} configs {self._refusal(force)}")

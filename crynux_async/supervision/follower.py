@@ -77,6 +77,7 @@ class Follower:
     ) -> None:
         self._backend = backend
         self._max_polls = settings.max_polls
+        self._shows_to_owners = backend.habits.needs_credential_to_look
         self._register = register
         self._spawn = spawn
         self._tasks = tasks
@@ -356,6 +357,7 @@ class Follower:
         self._missing_since.pop(record.job_id, None)
         if self._wrong_since.pop(record.job_id, None) is not None and isinstance(record.error, BackendError):
             record.error = None
+        self._has_been_shown(record)
         # While the look was under way the user gave the job up, or another process took it.
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)
@@ -372,6 +374,12 @@ class Follower:
             self._polls.running(record.job_id, monotonic(), look.again_after)
             self._came_to(record, look.stage)
             self._on_look(record, task, look)
+
+    def _has_been_shown(self, record: Record) -> None:
+        """Enter whose a task is that was only attached: sessions with another credential could not follow it."""
+        if record.config is None and not record.is_own and self._shows_to_owners and record.is_ours:
+            record.is_own = True
+            self._register.note(record)
 
     async def _remember_told(self, record: Record) -> None:
         """Find out what was told of a task before it was looked at here: no reader is told that twice."""

@@ -6,10 +6,12 @@ no task was ever made for it. So one intention is never two creates, whatever di
 was stored and not sent is PLANNED, and is sent when its key is asked for again.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from crynux_async.errors import ConflictError, SubmissionUnknownError
 from crynux_async.ledgers.base import JobRow
+from crynux_async.slices import SLICE, in_slices
 from crynux_async.states import JobState
 from crynux_async.supervision.filing import conflict
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -61,13 +63,15 @@ class Intake:
             if row.job_id in new:
                 self._enter(new[row.job_id])
         found = [new.get(row.job_id) or self._onlookers.enter(row) for row in stored]
-        clash = _first_conflict(asked, stored)
+        clash = await _first_conflict(asked, stored)
         if clash is not None:
             for row in stored:
                 if row.job_id in new:
                     self._submitter.withdraw(new[row.job_id])
             raise clash
-        for record in dict.fromkeys(found):
+        for number, record in enumerate(dict.fromkeys(found), start=1):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
             if await self._is_to_be_sent(record):
                 await self._tries.send(record)
         return found
@@ -95,10 +99,17 @@ def unconfirmed(record: Record) -> SubmissionUnknownError:
     )
 
 
-def _first_conflict(asked: Sequence[Record], stored: Sequence[JobRow]) -> ConflictError | None:
-    for new, row in zip(asked, stored, strict=True):
-        clash = conflict(new.filing.idempotency_key, row.config, new.config, asked_digest=row.asked_digest)
-        if clash is not None:
-            clash.job_id, clash.task_id = row.job_id, row.task_id
-            return clash
-    return None
+async def _first_conflict(asked: Sequence[Record], stored: Sequence[JobRow]) -> ConflictError | None:
+    clashes = await in_slices(_conflict_of, list(zip(asked, stored, strict=True)))
+    return next((clash for clash in clashes if clash is not None), None)
+
+
+def _conflict_of(pair: tuple[Record, JobRow]) -> ConflictError | None:
+    new, row = pair
+    # What was stored just now is what was asked, and needs no digest.
+    if row.job_id == new.job_id:
+        return None
+    clash = conflict(new.filing.idempotency_key, row.config, new.config, asked_digest=row.asked_digest)
+    if clash is not None:
+        clash.job_id, clash.task_id = row.job_id, row.task_id
+    return clash

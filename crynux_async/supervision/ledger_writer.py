@@ -20,6 +20,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -41,6 +42,7 @@ from crynux_async.ledgers.base import (
     TaskRow,
     WishRow,
 )
+from crynux_async.slices import in_slices
 from crynux_async.states import JobState
 from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.record import Record
@@ -249,7 +251,8 @@ class LedgerWriter:
         Raises:
             LedgerError: They could not be stored.
         """
-        rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in records]
+        make = partial(new_row, backend=self._backend, key_id=self._key_id)
+        rows = await in_slices(make, records)
         with anyio.CancelScope(shield=True):
             await self.persist(lambda: self._spending.note_limits(records))
             stored = await self.persist(lambda: self._add_rows(rows))
@@ -587,6 +590,8 @@ class LedgerWriter:
             tasks = (task,)
         events = self.events.waiting(record.job_id)
         columns = columns_of(record)
+        if record.is_own:
+            columns["key_id"] = self._key_id
         if events:
             columns["last_event"] = events[-1].number
         return JobChange(job_id=record.job_id, columns=columns, tasks=tasks, events=events, settlement=settlement)

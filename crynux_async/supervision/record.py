@@ -95,6 +95,7 @@ class Record:
         is_ours: Whether this session holds its lease; if not, it is another's, and nothing about it may be written.
         is_saved: Whether the ledger has it.
         is_resumed: Whether an earlier process planned it, so that only dates tell how old it is.
+        is_own: Whether the service, which shows tasks to their owners alone, has shown its task to this session.
     """
 
     job_id: str
@@ -117,6 +118,7 @@ class Record:
     is_ours: bool = True
     is_saved: bool = False
     is_resumed: bool = False
+    is_own: bool = False
     _audience: Audience | None = attrs.field(default=None, init=False)
 
     def __repr__(self) -> str:

@@ -1,14 +1,15 @@
 """What tasks need beyond their create: each step is a row before it is done, and is done in a slot of its own.
 
-``Stepped.next_action`` decides from what is stored and seen; nothing here knows what a step is. A step that did not
-succeed is decided anew at the next look, so that how often it was tried is never a variable that a crash forgets. A
-session that loses a job in the middle of a step finishes that one and begins no other.
+``Stepped.next_action`` decides from what is stored and seen; nothing here knows what a step is. What one look asks for
+is done one after another, each a row of its own. A step that did not succeed is decided anew at the next look, so that
+how often it was tried is never a variable that a crash forgets. A session that loses a job in the middle of a step
+finishes that one and begins no other.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import attrs
 
@@ -70,23 +71,27 @@ class Stepper:
             return
         if action is not None:
             self._busy.add(record.job_id)
-            self._spawn(self._step(record, task, action))
+            self._spawn(self._steps(record, task, look, action))
 
     def forget(self, record: Record) -> None:
         """Forget what failed of a job whose task needs nothing more here."""
         self._failures.pop(record.job_id, None)
 
-    async def _step(self, record: Record, task: Task, action: Action) -> None:
-        """Store an action, do it, and store what became of it. Whatever goes wrong concerns this job alone."""
+    async def _steps(self, record: Record, task: Task, look: Look, first: Action) -> None:
+        """Do what one look asks for: an action and those that go with it. What goes wrong concerns this job alone."""
+        action: Action | None = first
+        taken: set[tuple[str, int]] = set()
         try:
             async with self._slots:
                 # What was decided for one task is not done to another: the job may be lost meanwhile, and tried anew.
-                if record.is_ours and record.state in FOLLOWED and record.task_id == task.task_id:
-                    await self._do(record, action)
+                while action is not None and self._is_to_be_done(record, task):
+                    taken.add((action.kind, action.member))
+                    task = await self._do(record, task, action)
+                    action = self._following(task, look, taken)
         except LeaseLostError as error:
-            _log.info("%s of task %s is left to another process: %s", action.kind, record.task_id, error)
+            _log.info("%s of task %s is left to another process: %s", first.kind, record.task_id, error)
         except Exception as error:
-            self._failed(record, action.kind, error)
+            self._failed(record, first.kind if action is None else action.kind, error)
         else:
             self.forget(record)
         finally:
@@ -108,7 +113,22 @@ class Stepper:
             exc_info=error if is_first and is_bug else None,
         )
 
-    async def _do(self, record: Record, action: Action) -> None:
+    @staticmethod
+    def _is_to_be_done(record: Record, task: Task) -> bool:
+        return record.is_ours and record.state in FOLLOWED and record.task_id == task.task_id
+
+    def _following(self, task: Task, look: Look, taken: Container[tuple[str, int]]) -> Action | None:
+        """Return what the same look asks for besides what was done: both siblings of a selected task, at once.
+
+        Each waited for a look of its own once, and a second of a training that has one deadline for everything is gone
+        with each.
+        """
+        assert self._backend is not None
+        action = self._backend.next_action(task, look)
+        return None if action is None or (action.kind, action.member) in taken else action
+
+    async def _do(self, record: Record, task: Task, action: Action) -> Task:
+        """Store an action, do it, and store what became of it; return the task with it."""
         assert self._backend is not None
         # The row that is there wins: the arguments of a step that another process began are not decided again.
         stored = await self._writer.plan_step(self._row(record, action))
@@ -125,8 +145,9 @@ class Stepper:
             outcome=outcome,
         )
         if await self._writer.change(JobChange(job_id=record.job_id, steps=(done,)), news=(taken,)):
-            await self._tasks.enter(record, action_of(done))
+            task = await self._tasks.enter(record, action_of(done))
             self._tell(taken)
+        return task
 
     def _row(self, record: Record, action: Action) -> StepRow:
         return StepRow(

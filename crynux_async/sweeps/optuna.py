@@ -26,7 +26,7 @@ from crynux_async.errors import CrynuxError, SubmissionUnknownError, UsageError,
 from crynux_async.job import Job, record_of
 from crynux_async.money import to_cnx
 from crynux_async.states import GOOD, JobState
-from crynux_async.sweeps.notes import TAG
+from crynux_async.sweeps.notes import TAG, Ranking, enter_objective, enter_ranking
 from crynux_async.sweeps.pictures import pictures_beside, service_images
 from crynux_async.sweeps.points import Point, derived_seed
 from crynux_async.sweeps.running import OnTrial, call_back
@@ -129,6 +129,7 @@ class _Run:
     async def all(self, n_jobs: int) -> list[Trial]:
         # First, so that trials of a process that was killed are ended before new ones are asked for.
         self._left_over = await self._stored(self._running)
+        await self._enter_ranking()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(n_jobs):
@@ -136,6 +137,14 @@ class _Run:
         except* Exception as errors:
             raise only_error(errors) from None
         return self._finished
+
+    async def _enter_ranking(self) -> None:
+        """Let whoever sees the study as a sweep rank it as Optuna does; several directions rank nothing."""
+        directions = await self._stored(lambda: self._sweep.study.directions)
+        if len(directions) == 1:
+            minimize = directions[0].name == "MINIMIZE"
+            ranking = Ranking(objective_name="objective", minimize=minimize, is_strength=False)
+            await enter_ranking(self._session.ledger, self._sweep.study.study_name, ranking)
 
     async def _work(self) -> None:
         while (asked := await self._stored(self._next)) is not None:
@@ -167,6 +176,10 @@ class _Run:
         # Without the objective, which may be several numbers here.
         await conclude(trial, AtEnd(folder=sweep.folder, file_name=sweep.name_template))
         value = await self._value(trial)
+        if isinstance(value, int | float):
+            trial.objective = float(value)
+            # Before it is told: a trial that was told is never looked at again.
+            await enter_objective(self._session.ledger, job.job_id, trial.objective)
         # Told before its pictures are stored: where that fails, what was paid for counts all the same.
         await self._stored(partial(self._tell, asked, trial, value))
         await self._keep_images(asked, trial)
@@ -236,7 +249,7 @@ class _Run:
         except Exception as error:
             # A user's function may raise anything; the other trials have nothing to do with it.
             _log.exception("the objective of trial %d", trial.number - 1)
-            trial.problem = error
+            trial.problem = error if self._sweep.folder is not None else _without_archive(error)
             return None
 
     def _tell(self, asked: "optuna.Trial", trial: Trial, value: float | Sequence[float] | None) -> None:
@@ -271,6 +284,17 @@ class _Run:
 
     async def _stored(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._storage, call)
+
+
+def _without_archive(error: Exception) -> UsageError:
+    """Return what is said of an objective that failed where models are left at the service."""
+    said = UsageError(
+        f"the objective failed ({error!r}), and without folder= no archive is on disk: archive, health and norms of a "
+        "trial are None then; give OptunaSweep a folder",
+        field="folder",
+    )
+    said.__cause__ = error
+    return said
 
 
 def _facts(trial: Trial) -> dict[str, Any]:

@@ -51,12 +51,14 @@ class Report:
             or None for the service's validation images.
         across: The parameter whose values stand side by side in the grid of pictures, or None to choose.
         down: The parameter whose values stand below each other, or None to choose.
+        options: What the command that the page names must be given, such as "--relay --ledger cats.db".
     """
 
     path: Path = attrs.field(converter=_absolute)
     images: Pictures | None = attrs.field(default=None, converter=_source, kw_only=True)
     across: str | None = attrs.field(default=None, kw_only=True)
     down: str | None = attrs.field(default=None, kw_only=True)
+    options: str = attrs.field(default="", kw_only=True)
 
     def prepare(self) -> None:
         """Make sure that it can be written, before anything is paid for.
@@ -109,6 +111,7 @@ class ReportWriter:
             refusals=self._session.statistics().refusals,
             last_sent_at=_last_sent_at(trials),
             mapping=self._session.service_facts.mapping,
+            options=self._report.options,
         )
         await asyncio.to_thread(self._put, collect)
         return self._report.path

@@ -45,6 +45,7 @@ def view_of(
     refusals: int = 0,
     last_sent_at: datetime | None = None,
     mapping: ValueMapping = BRIDGE_MAPPING,
+    options: str = "",
 ) -> SweepView:
     """Return what a page about a sweep is told.
 
@@ -56,6 +57,7 @@ def view_of(
         refusals: Creates refused by the rate limit.
         last_sent_at: When the last create is expected to be sent, or None.
         mapping: What their service cannot be sent, and what it is sent instead.
+        options: What the command that tries failed ones again must be given.
     """
     pictures = images or {}
     fields = varied_fields(trials)
@@ -72,7 +74,7 @@ def view_of(
         budget_cnx=subject.budget_cnx,
         refusals=refusals,
         last_sent_at=last_sent_at,
-        command=f"crynux-async sweep retry {shlex.quote(subject.name)}",
+        command=" ".join(filter(None, ("crynux-async sweep retry", shlex.quote(subject.name), options))),
         written_at=written_at,
     )
 

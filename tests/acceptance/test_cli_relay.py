@@ -55,7 +55,7 @@ async def test_run_says_what_it_costs_before_it_sends_and_downloads(
     (archive,) = (tmp_path / "models").glob("j*.zip")
     assert archive.name in out.replace("\n", "")
     images = sorted((tmp_path / "models").glob("*.png"))
-    assert [image.name for image in images] == [f"{archive.stem}-{number}.png" for number in range(len(images))]
+    assert [image.name for image in images] == [f"{archive.name}-{number}.png" for number in range(len(images))]
     assert images
     assert all(image.read_bytes().startswith(b"\x89PNG") for image in images)
     assert relay.balance(CREATOR.address) == MONEY - FEE

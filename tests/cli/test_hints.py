@@ -24,10 +24,15 @@ from crynux_async.cli.resume import _say_what_goes_on as say_what_runs_on
 from crynux_async.cli.run import _say_what_goes_on
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 from crynux_async.cli.spent import _lines
+from crynux_async.cli.sweep import RunOrder, _options_of
 from crynux_async.cli.waiting import check_answers
 from crynux_async.errors import UnreachableError
+from crynux_async.settings import RELAYS
 from crynux_async.states import JobState
 from crynux_async.supervision.audit import Audit, Orphan
+from crynux_async.sweeps.view import Subject, view_of
+from tests.fake_backend import make_config
+from tests.report.views import START
 
 RELAY = PaidService(relay=True, network="https://relay.example/?a=1&b=2", fee="20")
 LEDGER = " --ledger cats.db"
@@ -136,6 +141,34 @@ def test_ledger_is_in_hints_as_it_was_given_but_for_a_password() -> None:
     assert ledger_option("postgresql://me:secret@db/jobs") == (
         " --ledger 'postgresql://me@db/jobs?schema=crynux_async'"
     )
+
+
+def test_page_of_a_sweep_names_the_command_with_service_and_ledger() -> None:
+    order = RunOrder(
+        file=Path("a.toml"), is_agreed=True, is_emulated=False, service=RELAY, force=False, retries=0, stop_after=None,
+        report=Path("a.html"), images=None, ledger="cats.db", price=None, as_json=False,
+    )  # fmt: skip
+    assert order.page is not None
+    view = view_of(
+        Subject(name="my cats", base=make_config().to_dict()), [], written_at=START, options=order.page.options
+    )
+    assert view.command == f"crynux-async sweep retry 'my cats'{PLACE} --fee 20{LEDGER}"
+
+
+@pytest.mark.parametrize(
+    ("service", "task_id", "options"),
+    [
+        (RELAYS["staging"], "0x1", "--relay --network staging --ledger cats.db"),
+        ("http://127.0.0.1:9", "0x1", "--relay --network http://127.0.0.1:9 --ledger cats.db"),
+        ("http://127.0.0.1:9", "17", "--ledger cats.db"),
+    ],
+)
+def test_page_of_a_sweep_that_is_written_later_names_where_its_jobs_are(
+    service: str, task_id: str, options: str
+) -> None:
+    trial: Any = SimpleNamespace(job=SimpleNamespace(task_id=task_id))
+    session: Any = SimpleNamespace(service=service)
+    assert _options_of(session, [trial], "cats.db") == options
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ async def test_job_is_queued_as_soon_as_it_is_accepted(relay: RelayEmulator) -> 
         assert job.progress == "queued"
 
 
+async def test_nodes_of_the_emulator_are_counted_from_the_start(relay: RelayEmulator) -> None:
+    async with relay_session(relay) as session:
+        assert not [said for said in await session.outlook(make_config()) if "active node" in said]
+
+
 async def test_selected_job_is_checked_by_three_and_run_again_for_its_archive(
     relay: RelayEmulator, tmp_path: Path
 ) -> None:
@@ -135,6 +140,25 @@ async def test_task_that_was_attached_before_its_wallet_was_there_is_attached_an
                 await session.attach(task_id)
         async with relay_session(relay, str(ledger)) as session:
             assert (await session.attach(task_id).download(tmp_path)).is_file()
+
+
+async def test_task_that_was_attached_is_not_taken_over_with_another_wallet(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "jobs.db"
+    async with relay_session(relay) as owners:
+        task_id = (await owners.submit(make_config())).task_id
+        assert task_id is not None
+    async with relay_session(relay, str(ledger)) as session:
+        job = session.attach(task_id)
+        while job.state is JobState.ATTACHED:
+            await asyncio.sleep(0.1)
+    async with strangers_session(relay, ledger) as session:
+        await asyncio.sleep(60)
+        assert session.jobs() == []
+    async with relay_session(relay, str(ledger)) as session:
+        (job,) = session.jobs()
+        assert (await job).state is JobState.SUCCEEDED
 
 
 async def test_own_task_is_not_given_up_because_the_relay_denies_it_for_a_while(relay: RelayEmulator) -> None:

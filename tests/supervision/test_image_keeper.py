@@ -39,7 +39,7 @@ def open_session(backend: Any, ledger: MemoryLedger | None = None, **settings: A
 
 
 def images_of(path: Path) -> list[Path]:
-    return [path.with_name(f"{path.stem}-{number}.png") for number in range(2)]
+    return [path.with_name(f"{path.name}-{number}.png") for number in range(2)]
 
 
 async def downloaded(session: Session, folder: Path) -> Job:
@@ -152,7 +152,7 @@ async def test_no_file_of_the_users_is_replaced_by_an_image(tmp_path: Path) -> N
         await job.download(tmp_path, name="cat.zip")
         await job.store_images()
     assert mine.read_bytes() == b"my cat"
-    assert (tmp_path / "cat-0.png").read_bytes() == PICTURE
+    assert (tmp_path / "cat.zip-0.png").read_bytes() == PICTURE
 
 
 async def test_folder_that_takes_no_images_costs_no_model(

@@ -246,3 +246,27 @@ async def test_what_was_told_of_a_task_is_not_told_again_by_whoever_takes_it_ove
         events = [event async for event in handle.events(after=0)]
     assert [event.stage for event in events if isinstance(event, JobProgressed)] == list(STAGES)
     assert sum(isinstance(event, ImagesReady) for event in events) == 1
+
+
+async def test_what_one_look_asks_for_is_done_without_another_look() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    done: list[tuple[int, int]] = []
+
+    class Pairing(StudioBackend):
+        def next_action(self, task: Task, look: Look) -> Action | None:
+            stored = {action.member: action for action in task.actions if action.kind == "pair"}
+            for member in (1, 2):
+                if member not in stored or stored[member].done_at is None:
+                    return stored.get(member) or Action(kind="pair", member=member)
+            return super().next_action(task, look)
+
+        async def act(self, task: Task, action: Action) -> str:
+            if action.kind != "pair":
+                return await super().act(task, action)
+            done.append((action.member, studio.looks))
+            return ""
+
+    async with Session(backend=Pairing(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0) as session:
+        assert (await (await session.submit(make_config()))).state is JobState.SUCCEEDED
+    (first, looks), second = done
+    assert (first, second) == (1, (2, looks))

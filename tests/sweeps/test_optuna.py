@@ -97,6 +97,29 @@ async def test_objective_that_raises_fails_its_trial_alone(caplog: pytest.LogCap
     assert [trial.state for trial in study.trials] == [States.COMPLETE, States.FAIL, States.COMPLETE]
 
 
+async def test_objective_that_fails_for_want_of_an_archive_says_that_a_folder_is_missing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    study = new_study()
+    with caplog.at_level(logging.CRITICAL, "crynux_async"):
+        async with open_session(FakeBackend(), MemoryLedger()) as session:
+            sweep = OptunaSweep(study, config_of, lambda trial: trial.norms.total)  # type: ignore[union-attr]
+            (trial,) = await sweep.optimize(session, n_trials=1)
+    assert isinstance(trial.problem, UsageError)
+    assert "give OptunaSweep a folder" in study.trials[0].user_attrs["error"]
+
+
+async def test_study_is_ranked_by_its_direction_where_it_is_seen_as_a_sweep(tmp_path: Path) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    study = optuna.create_study(study_name="cats", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
+    async with open_session(backend, ledger) as session:
+        await OptunaSweep(study, config_of, rank_of, folder=tmp_path).optimize(session, n_trials=5, n_jobs=2)
+        found = await recall(session, "cats")
+    ranked = {row["standing"]: row["objective"] for row in found.table.rows}
+    assert ranked[1] == study.best_value
+    assert found.subject.objective_name == "objective"
+
+
 async def test_study_goes_on_where_a_run_was_cut_off_at_any_moment() -> None:
     """Cancelled again and again, at another moment each time, with a new session each time: one job for each trial."""
     storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()

@@ -7,6 +7,7 @@ from typing import cast
 
 from crynux_async import NotFoundError, Session
 from crynux_async.backends.base import Task
+from crynux_async.downloads.images import images_beside, put_images
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Sweep, Trial
 from crynux_async.sweeps.pictures import pictures_beside, pictures_by, pictures_in
@@ -46,6 +47,15 @@ def test_picture_belongs_to_the_archive_whose_name_it_has_most_of(tmp_path: Path
         (tmp_path / name).write_bytes(b"%d" % number)
     found = pictures_in(tmp_path, [one, ten, one_two, moved, trial_of(None)])
     assert found == {one: [b"1", b"0"], ten: [b"2"], one_two: [b"3"]}
+
+
+def test_stored_images_of_archives_whose_names_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    cat, second = tmp_path / "cat.zip", tmp_path / "cat-2.zip"
+    for path in (cat, second):
+        put_images(path, [path.name.encode()] * 4)
+    assert images_beside(cat) == [tmp_path / f"cat.zip-{number}.png" for number in range(4)]
+    first, other = trial_of(cat), trial_of(second)
+    assert pictures_beside([first, other]) == {first: [b"cat.zip"] * 4, other: [b"cat-2.zip"] * 4}
 
 
 def test_pictures_beside_an_archive_that_was_moved_are_none(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ queued, and no two scores   cancel it: its result could not be agreed with any m
 are possible any more
 validated                   wait for the upload
 succeeded                   done: the archive can be fetched
-group succeeded             the archive cannot be fetched: run it again, which is no failure; its images are kept
+group succeeded             the archive cannot be fetched: run it again, three times, which is no failure; its images
+                            are kept
 all ended otherwise         a failure: run it again with new ids, three times, then the try has failed
 ==========================  ============================================================================================
 
@@ -44,8 +45,9 @@ from crynux_async.money import to_cnx
 REPEATS = 3
 """How many failed runs of a try are repeated."""
 
-LOST_REPEATS = 2
-"""How many runs are repeated whose archive cannot be fetched, one in a hundred: each has cost a fee."""
+LOST_REPEATS = 3
+"""How many runs are repeated whose archive cannot be fetched, one in a hundred: each has cost a fee, and as with
+failures, nobody pays without end."""
 
 _SPAREST = 30.0
 _SPARSE = 10.0

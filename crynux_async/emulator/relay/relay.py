@@ -274,6 +274,12 @@ class Relay:
                 self._running[task.sequence] = task
                 self._watch(task)
 
+    def count(self) -> None:
+        """Count nodes and tasks now, as a relay has done that was there before its clients."""
+        self.statistics.count(
+            running=len(self._running), queued=len(self._queue), nodes=self.nodes, tasks=len(self.tasks)
+        )
+
     def _look(self, now: float) -> None:
         self.statistics.catch_up(
             now, running=len(self._running), queued=len(self._queue), nodes=self.nodes, tasks=len(self.tasks)

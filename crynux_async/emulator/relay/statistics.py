@@ -65,9 +65,12 @@ class Statistics:
         """Count if it was due since the last call; nothing has changed in between."""
         counts = int((now - self._start) // _COUNT_SECONDS)
         # Counted now and then, as at the relay: what clients are shown is late.
-        if counts <= self._counts:
-            return
-        self._counts = counts
+        if counts > self._counts:
+            self._counts = counts
+            self.count(running=running, queued=queued, nodes=nodes, tasks=tasks)
+
+    def count(self, *, running: int, queued: int, nodes: NodeRegister, tasks: int) -> None:
+        """Count now."""
         self._tasks = {"total_tasks": tasks, "running_tasks": running, "queued_tasks": queued}
         self._nodes = {
             "all_nodes": nodes.count,

@@ -91,6 +91,8 @@ class World:
         if self._database is not None:
             self._take_up(self._database.load())
         self.automatic.start(options.nodes, self._start)
+        if options.nodes:
+            self._relay.count()
 
     async def close(self) -> None:
         """Stop making archives, and close the files."""

@@ -59,14 +59,12 @@ from crynux_async.ledgers.sql.requests import (
 )
 from crynux_async.ledgers.sql.steps import drop_steps, hazard_steps
 from crynux_async.ledgers.sql.writer import Work, Writer
+from crynux_async.slices import in_slices
 from crynux_async.states import JobState
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 _T = TypeVar("_T")
 
 _EVERY = JobFilter()
-_SLICE = 50  # rows between two turns of the event loop: a config takes about 0.1 ms to check
 _TRIMMED_AT_ONCE = 2000  # events in one transaction, so that others are not kept out for long
 
 
@@ -295,7 +293,7 @@ class SqlLedger(ABC):
         check_new_rows(rows, events, tasks)
         if not rows:
             return []
-        encoded = await _in_slices(encode_row, rows)
+        encoded = await in_slices(encode_row, rows)
         return await writer.write(add_request(rows, encoded, fence=fence, events=events, tasks=tasks))
 
     async def change(self, fence: Fence, changes: Sequence[JobChange]) -> list[str]:
@@ -505,9 +503,9 @@ class SqlLedger(ABC):
             rows += await self._read(select(some))
         return rows
 
-    async def _decode(self, convert: Callable[[Any], _Out], rows: Sequence[Any]) -> list[_Out]:
+    async def _decode(self, convert: Callable[[Any], _T], rows: Sequence[Any]) -> list[_T]:
         try:
-            return await _in_slices(convert, rows)
+            return await in_slices(convert, rows)
         except (TypeError, ValueError) as error:
             message = f"{self._place} holds a row that no ledger wrote: {error}"
             raise LedgerError(message, path=self._place) from error
@@ -539,13 +537,3 @@ def _decode_hazard(row: tuple[str, str]) -> tuple[str, Any]:
 
 def _decode_note(row: tuple[str]) -> Any:
     return json.loads(row[0])
-
-
-async def _in_slices(convert: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """Convert many items without keeping the event loop from its other work."""
-    converted: list[_Out] = []
-    for index, item in enumerate(items):
-        if index % _SLICE == _SLICE - 1:
-            await asyncio.sleep(0)
-        converted.append(convert(item))
-    return converted

@@ -7,7 +7,6 @@ import attrs
 import pytest
 
 from crynux_async.backends.relay.steps import (
-    LOST_REPEATS,
     REPEATS,
     End,
     Kind,
@@ -166,7 +165,7 @@ def test_run_whose_archive_is_given_to_nobody_is_no_failure() -> None:
 
 
 def test_bad_luck_is_not_paid_for_without_end() -> None:
-    words = ["W=="] * LOST_REPEATS
+    words = ["W=="] * 3
     assert where(*words).end is None
     assert where(*words, "W==").end is End.FAILED
 
