@@ -4,18 +4,45 @@ Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` 
 ``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``families``, and
 ``export`` and ``merging`` with ``naming`` and ``metadata`` (files for other programs); below them ``safetensors``,
 ``raw_numbers``, ``zip_directory`` and ``zip_members``.
+Names are loaded when they are first used: the command line needs one of them, and a session none until something comes.
 """
 
-from crynux_async.archive.families import Family
-from crynux_async.archive.health import AskedFor, Health, HealthCode, HealthProblem
-from crynux_async.archive.lora import LoraModule
-from crynux_async.archive.lora_archive import ArchiveKind, ArchiveSummary, LoraArchive, verify_archive
-from crynux_async.archive.merging import Part, merge
-from crynux_async.archive.naming import Program
-from crynux_async.archive.norms import Norms
-from crynux_async.archive.safetensors import TensorInfo
-from crynux_async.archive.strength import Strength, Verdict
-from crynux_async.archive.zip_members import ArchiveLimits, Member
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crynux_async.archive.families import Family
+    from crynux_async.archive.health import AskedFor, Health, HealthCode, HealthProblem
+    from crynux_async.archive.lora import LoraModule
+    from crynux_async.archive.lora_archive import ArchiveKind, ArchiveSummary, LoraArchive, verify_archive
+    from crynux_async.archive.merging import Part, merge
+    from crynux_async.archive.naming import Program
+    from crynux_async.archive.norms import Norms
+    from crynux_async.archive.safetensors import TensorInfo
+    from crynux_async.archive.strength import Strength, Verdict
+    from crynux_async.archive.zip_members import ArchiveLimits, Member
+
+_HOME_OF = {
+    "ArchiveKind": "lora_archive",
+    "ArchiveLimits": "zip_members",
+    "ArchiveSummary": "lora_archive",
+    "AskedFor": "health",
+    "Family": "families",
+    "Health": "health",
+    "HealthCode": "health",
+    "HealthProblem": "health",
+    "LoraArchive": "lora_archive",
+    "LoraModule": "lora",
+    "Member": "zip_members",
+    "Norms": "norms",
+    "Part": "merging",
+    "Program": "naming",
+    "Strength": "strength",
+    "TensorInfo": "safetensors",
+    "Verdict": "strength",
+    "merge": "merging",
+    "verify_archive": "lora_archive",
+}
 
 __all__ = [
     "ArchiveKind",
@@ -38,3 +65,15 @@ __all__ = [
     "merge",
     "verify_archive",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'crynux_async.archive' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"crynux_async.archive.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from crynux_async.cli.job_commands import Timeout
 from crynux_async.cli.ledger_commands import ledger_app
 from crynux_async.cli.service_choice import PaidService
 from crynux_async.cli.sweep_commands import sweep_app
-from crynux_async.datasets.caption_sources import CaptionSource
+from crynux_async.datasets.captions import CaptionSource
 from crynux_async.errors import UsageError
 from crynux_async.training.service import BRIDGE_FACTS
 

@@ -19,17 +19,45 @@ says whether a node could load it from an address. Every problem has a stable co
 How nodes read is not ours to choose: names and patterns in ``layout``, ``tables`` and ``matching`` are those of the
 ``datasets`` library. ``tests/datasets/test_node.py`` compares what is said here with that library, in the versions that
 nodes run, on generated data sets.
+
+Names are loaded when they are first used: the advice on a config needs some modules from here, and not the rest.
 """
 
-from crynux_async.datasets.caption_sources import CaptionSource
-from crynux_async.datasets.captions import CLIP_TOKENS, Caption, estimated_tokens
-from crynux_async.datasets.checking import check
-from crynux_async.datasets.packing import PackedDataset, pack
-from crynux_async.datasets.problems import CODES, DatasetError, DatasetProblem, ProblemCode, Severity
-from crynux_async.datasets.reading import Limits
-from crynux_async.datasets.report import DatasetReport, Spread
-from crynux_async.datasets.url import check_url
-from crynux_async.datasets.url_rules import UrlObservation, UrlReport, fresh_url, judge_url
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crynux_async.datasets.captions import CLIP_TOKENS, Caption, CaptionSource, estimated_tokens
+    from crynux_async.datasets.checking import check
+    from crynux_async.datasets.packing import PackedDataset, pack
+    from crynux_async.datasets.problems import CODES, DatasetError, DatasetProblem, ProblemCode, Severity
+    from crynux_async.datasets.reading import Limits
+    from crynux_async.datasets.report import DatasetReport, Spread
+    from crynux_async.datasets.url import check_url
+    from crynux_async.datasets.url_rules import UrlObservation, UrlReport, fresh_url, judge_url
+
+_HOME_OF = {
+    "CLIP_TOKENS": "captions",
+    "CODES": "problems",
+    "Caption": "captions",
+    "CaptionSource": "captions",
+    "DatasetError": "problems",
+    "DatasetProblem": "problems",
+    "DatasetReport": "report",
+    "Limits": "reading",
+    "PackedDataset": "packing",
+    "ProblemCode": "problems",
+    "Severity": "problems",
+    "Spread": "report",
+    "UrlObservation": "url_rules",
+    "UrlReport": "url_rules",
+    "check": "checking",
+    "check_url": "url",
+    "estimated_tokens": "captions",
+    "fresh_url": "url_rules",
+    "judge_url": "url_rules",
+    "pack": "packing",
+}
 
 __all__ = [
     "CLIP_TOKENS",
@@ -53,3 +81,15 @@ __all__ = [
     "judge_url",
     "pack",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'crynux_async.datasets' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"crynux_async.datasets.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

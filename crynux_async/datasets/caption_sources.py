@@ -2,12 +2,13 @@
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
 from crynux_async.datasets import sidecars
 from crynux_async.datasets.caption_rules import Captions, judge_captions
+from crynux_async.datasets.captions import CaptionSource
 from crynux_async.datasets.csv_tables import read_csv
 from crynux_async.datasets.json_tables import json_objects
 from crynux_async.datasets.layout import METADATA_NAMES, base_name, extension_of
@@ -19,9 +20,6 @@ from crynux_async.datasets.row_names import reunite
 from crynux_async.datasets.spellings import judge_near_misses
 from crynux_async.datasets.tables import Table
 from crynux_async.datasets.text_encodings import decode, guesses, in_words, is_utf8
-
-CaptionSource = Literal["auto", "txt", "csv", "jsonl"]
-"""Where pack() takes the captions from; ``auto``: from the only place where there are any."""
 
 _TABLES: Final = (".csv", ".jsonl")
 # A CSV that is packed as JSON lines may say "None" and mean it; only an empty cell is no caption.

@@ -2,10 +2,13 @@
 
 import math
 import re
-from typing import Final
+from typing import Final, Literal
 
 Caption = str | tuple[str, ...]
 """One caption, or several of which a node draws one at random each time."""
+
+CaptionSource = Literal["auto", "txt", "csv", "jsonl"]
+"""Where pack() takes the captions from; ``auto``: from the only place where there are any."""
 
 CLIP_TOKENS: Final = 77
 """What the text encoder of Stable Diffusion 1 and 2 reads, with the start and end marks; the rest is cut off."""

@@ -12,8 +12,8 @@ import attrs
 
 from crynux_async import files
 from crynux_async.datasets.caption_rules import judge_column
-from crynux_async.datasets.caption_sources import CaptionRequest, CaptionSource, find_captions, is_caption_file
-from crynux_async.datasets.captions import Caption, texts_of
+from crynux_async.datasets.caption_sources import CaptionRequest, find_captions, is_caption_file
+from crynux_async.datasets.captions import Caption, CaptionSource, texts_of
 from crynux_async.datasets.image_rules import judge_amount, judge_broken
 from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import is_visible, lay_out, split_word

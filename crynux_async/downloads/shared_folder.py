@@ -14,7 +14,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiofiles
 import attrs
@@ -22,9 +22,11 @@ import attrs
 from crynux_async import files
 from crynux_async.backends.base import ResultStream, Validator
 from crynux_async.downloads.names import archive_name
-from crynux_async.downloads.requests import OpenResult
 from crynux_async.errors import TransportError
 from crynux_async.threads import in_thread, to_the_end
+
+if TYPE_CHECKING:
+    from crynux_async.downloads.requests import OpenResult
 
 _log = logging.getLogger("crynux_async.downloads.shared_folder")
 
@@ -100,7 +102,7 @@ class SharedSource:
     """
 
     _copy: Path
-    _open_result: OpenResult
+    _open_result: "OpenResult"
     _is_used: bool = attrs.field(default=False, init=False)
     was_refused: bool = attrs.field(default=False, init=False)
 

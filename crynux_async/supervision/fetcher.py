@@ -1,5 +1,6 @@
 """Brings archives to disk: asks the transfer book, and tells register, ledger and listeners what came of it."""
 
+import importlib
 import logging
 import os
 import socket
@@ -7,17 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from crynux_async.archive.lora_archive import verify_archive
-from crynux_async.archive.zip_members import ArchiveLimits
 from crynux_async.backends.base import Backend, ResultStream, Validator
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.downloads.book import Order, TransferBook
 from crynux_async.downloads.finished import FinishedFile
 from crynux_async.downloads.names import job_archive_name
-from crynux_async.downloads.pace import DownloadOptions, Progress
-from crynux_async.downloads.requests import AskLaterError
 from crynux_async.downloads.shared_folder import SharedFolder, SharedSource
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
@@ -32,6 +28,10 @@ from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.tasks import TaskViews
 from crynux_async.threads import in_thread, to_the_end
 from crynux_async.training.simulation import archive_bytes
+
+if TYPE_CHECKING:
+    from crynux_async.downloads.book import TransferBook
+    from crynux_async.downloads.pace import Progress
 
 _log = logging.getLogger("crynux_async.supervision.fetcher")
 
@@ -78,22 +78,17 @@ class Fetcher:
         self._places = places
         self._images = images
         self._missing_since: dict[str, float] = {}
-        self._book = TransferBook(
-            spawn,
-            slots=settings.max_downloads,
-            verify=verify_archive if settings.verify_archives else None,
-            options=DownloadOptions(chunk_bytes=settings.chunk_bytes, stall_timeout=settings.read_timeout),
-            most_bytes=ArchiveLimits().file_bytes,
-        )
+        self._settings = settings
+        self._book: TransferBook | None = None
 
     @property
     def active(self) -> int:
         """How many transfers run or wait for a slot."""
-        return self._book.active
+        return self._book.active if self._book else 0
 
     def is_fetching(self, record: Record) -> bool:
         """Whether a transfer of this job runs or waits for a slot."""
-        return self._book.is_fetching(self._owner(record))
+        return self._book is not None and self._book.is_fetching(self._owner(record))
 
     async def fetch(self, record: Record, folder: Path, name: str) -> Path:
         """Return the path of a job's archive when it is whole and checked.
@@ -104,6 +99,10 @@ class Fetcher:
             UsageError: The name is not a template, no folder can be called so, or the session was closed.
             DownloadError, OwnershipError, AuthError, QuotaError, JobExpiredError: It could not be had.
         """
+        if self._book is None:
+            await in_thread(_load_what_downloads_need)
+        from crynux_async.downloads.book import Order
+
         # A task that ended and was attached anew is a new job, whose archive may be here since an earlier one.
         known = (record.archive,) if record.archive else await self._places(record)
         copy = await self._shared_copy(record, known)
@@ -120,7 +119,7 @@ class Fetcher:
             failed=partial(self._failed, record),
             on_progress=partial(self._progressed, record),
         )
-        file = await self._book.fetch(order)
+        file = await self._opened_book().fetch(order)
         if record.archive is None:
             await self._stored(record, file)
         if self._shared is not None:
@@ -155,6 +154,23 @@ class Fetcher:
                 f"taken from {copy}" if copy else "fetched again from the service",
             )
 
+    def _opened_book(self) -> "TransferBook":
+        if self._book is None:
+            from crynux_async.archive.lora_archive import verify_archive
+            from crynux_async.archive.zip_members import ArchiveLimits
+            from crynux_async.downloads.book import TransferBook
+            from crynux_async.downloads.pace import DownloadOptions
+
+            settings = self._settings
+            self._book = TransferBook(
+                self._spawn,
+                slots=settings.max_downloads,
+                verify=verify_archive if settings.verify_archives else None,
+                options=DownloadOptions(chunk_bytes=settings.chunk_bytes, stall_timeout=settings.read_timeout),
+                most_bytes=ArchiveLimits().file_bytes,
+            )
+        return self._book
+
     def _owner(self, record: Record) -> str:
         return f"{self._backend.name} task {record.task_id}"
 
@@ -186,6 +202,8 @@ class Fetcher:
     def _not_known(self, record: Record) -> CrynuxError:
         """Return what it means that the service did not know a task just now."""
         now = monotonic()
+        from crynux_async.downloads.requests import AskLaterError
+
         left = self._missing_since.setdefault(record.job_id, now) + GONE_FOR - now
         if left > 0:
             return AskLaterError("the service did not know the task just now", wait=left)
@@ -224,7 +242,7 @@ class Fetcher:
             _log.info("the note beside %s stays: %s", file.path, error)
         else:
             if record.is_ours:
-                await self._book.forget_note(file, self._owner(record))
+                await self._opened_book().forget_note(file, self._owner(record))
 
     def _failed(self, record: Record, error: Exception) -> None:
         if isinstance(error, CrynuxError):
@@ -237,7 +255,7 @@ class Fetcher:
         # Told of every error: whoever reads the job's events would wait for more of them for ever.
         self._register.tell(DownloadFailed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), message=message))
 
-    def _progressed(self, record: Record, progress: Progress) -> None:
+    def _progressed(self, record: Record, progress: "Progress") -> None:
         if self._register.is_listened_to(record):
             self._register.tell(
                 DownloadProgressed(
@@ -248,6 +266,12 @@ class Fetcher:
                     total_bytes=progress.total_bytes,
                 )
             )
+
+
+def _load_what_downloads_need() -> None:
+    """Import, in a thread, what a session that has nothing to fetch yet does without: a third of its imports."""
+    importlib.import_module("crynux_async.archive.lora_archive")
+    importlib.import_module("crynux_async.downloads.book")
 
 
 def check_target(record: Record, folder: Path, name: str, *, has_room: bool = False) -> None:

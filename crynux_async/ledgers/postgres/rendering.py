@@ -6,7 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Float
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.expression import ClauseElement, TextClause
 
@@ -20,7 +20,20 @@ class _Float(Float[float]):
     render_bind_cast = True
 
 
+class _Compiler(PGCompiler_psycopg):
+    """Renders ON CONFLICT from SQLite's form of it, which has no constraint to name."""
+
+    def visit_on_conflict_do_nothing(self, on_conflict: Any, **options: Any) -> Any:
+        on_conflict.constraint_target = None
+        return super().visit_on_conflict_do_nothing(on_conflict, **options)  # type: ignore[no-untyped-call]
+
+    def visit_on_conflict_do_update(self, on_conflict: Any, **options: Any) -> Any:
+        on_conflict.constraint_target = None
+        return super().visit_on_conflict_do_update(on_conflict, **options)  # type: ignore[no-untyped-call]
+
+
 class _Dialect(PGDialect_psycopg):
+    statement_compiler = _Compiler
     supports_statement_cache = True
     colspecs = {**PGDialect_psycopg.colspecs, Float: _Float}  # noqa: RUF012 - as its parent has it
 

@@ -31,9 +31,10 @@ from sqlalchemy import (
     update,
 )
 
-# An INSERT with ON CONFLICT; SQLite has taken this form of it over from PostgreSQL word for word.
-from sqlalchemy.dialects.postgresql import insert as insert_or
-from sqlalchemy.dialects.postgresql.dml import Insert as InsertOr
+# An INSERT with ON CONFLICT, which SQLite has taken over from PostgreSQL word for word. SQLite's, because importing
+# PostgreSQL's dialects takes four times as long, and whoever has a file for a ledger needs none of them.
+from sqlalchemy.dialects.sqlite import insert as insert_or
+from sqlalchemy.dialects.sqlite.dml import Insert as InsertOr
 
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.sql import money

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Delete, Insert, Select, Update, literal
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import ClauseElement
 
 from crynux_async.ledgers.base import Fence, JobFilter
 from crynux_async.ledgers.conformance.support import at
+from crynux_async.ledgers.postgres.rendering import Renderer
 from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.schema import metadata
 from crynux_async.states import JobState
@@ -42,7 +42,7 @@ def constants() -> Iterator[tuple[str, ClauseElement]]:
 
 
 def in_postgresql(statement: ClauseElement) -> str:
-    return " ".join(str(statement.compile(dialect=postgresql.psycopg.dialect())).split())  # type: ignore[no-untyped-call]
+    return " ".join(Renderer("public").render(statement, keep=False).sql.split())
 
 
 def test_tables_compile_for_postgresql() -> None:
