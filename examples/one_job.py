@@ -1,11 +1,10 @@
 """The public how-to's job in a dozen lines. ``--emulator`` runs it on a bridge on this machine."""
 
 import asyncio
-import contextlib
 import sys
 
 from crynux_async import FineTuneConfig, Session
-from crynux_async.testing import running_emulator
+from crynux_async.testing import emulated_session
 
 CONFIG = FineTuneConfig(
     model_name="crynux-ai/stable-diffusion-v1-5",
@@ -22,12 +21,7 @@ CONFIG = FineTuneConfig(
 
 
 async def main() -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        if "--emulator" in sys.argv:
-            bridge = await stack.enter_async_context(running_emulator(speed=60))
-            session = await stack.enter_async_context(Session(**bridge.settings()))
-        else:
-            session = await stack.enter_async_context(Session())
+    async with emulated_session(speed=60) if "--emulator" in sys.argv else Session() as session:
         job = await session.submit(CONFIG)
         print(f"task {job.task_id} is {job.state}")
         print(await job.download("models"))

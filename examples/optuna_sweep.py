@@ -7,10 +7,10 @@ import asyncio
 
 import optuna
 
-from crynux_async import FineTuneConfig, Session
-from crynux_async.emulator import Emulator
+from crynux_async import FineTuneConfig
 from crynux_async.sweeps import Trial
 from crynux_async.sweeps.optuna import OptunaSweep
+from crynux_async.testing import emulated_session
 
 
 def config_of(trial: optuna.Trial) -> FineTuneConfig:
@@ -33,7 +33,7 @@ def objective(trial: Trial) -> float:
 async def main() -> None:
     study = optuna.create_study(study_name="cats", storage="sqlite:///cats-study.db", load_if_exists=True)
     sweep = OptunaSweep(study, config_of, objective, folder="crynux-sweep")
-    async with Emulator(speed=1000) as emulator, Session(**emulator.settings()) as session:
+    async with emulated_session(speed=1000) as session:
         await sweep.optimize(session, n_trials=6, n_jobs=3, on_trial=print)
     print(study.best_trial.params, study.best_value)
 

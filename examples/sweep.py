@@ -5,9 +5,9 @@ Run it as it is: it uses an emulated service on this machine. For the real one, 
 
 import asyncio
 
-from crynux_async import FineTuneConfig, Session
-from crynux_async.emulator import Emulator
+from crynux_async import FineTuneConfig
 from crynux_async.sweeps import Sweep, Trial, grid, log_uniform, random_search
+from crynux_async.testing import emulated_session
 
 
 def strength(trial: Trial) -> float:
@@ -35,7 +35,7 @@ SWEEP = Sweep(
 
 
 async def main() -> None:
-    async with Emulator(speed=1000) as emulator, Session(**emulator.settings()) as session:
+    async with emulated_session(speed=1000) as session:
         async with SWEEP.run(session) as running:
             async for trial in running:
                 print(f"{trial.state:8} {trial.label:40} {trial.objective or 0:.4g}")

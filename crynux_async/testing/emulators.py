@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from crynux_async import Session
     from crynux_async.emulator import Emulator
     from crynux_async.emulator.relay import RelayEmulator
 
@@ -24,6 +25,19 @@ async def running_emulator(
 
     async with Emulator(speed=speed, unet=unet, **options) as emulator:
         yield emulator
+
+
+@asynccontextmanager
+async def emulated_session(**options: Any) -> "AsyncIterator[Session]":
+    """Open a session on an emulated bridge that runs meanwhile, in place of ``Session()``.
+
+    Args:
+        **options: For ``running_emulator``.
+    """
+    from crynux_async.session import Session
+
+    async with running_emulator(**options) as bridge, Session(**bridge.settings()) as session:
+        yield session
 
 
 @asynccontextmanager

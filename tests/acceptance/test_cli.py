@@ -423,3 +423,4 @@ async def test_example_runs_as_it_is_with_the_emulator(example: str, tmp_path: P
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     assert out.decode().count(".zip") == (1 if example == "one_job.py" else 12)
+    assert out.decode().count("failing  JobFailedError") == (0 if example == "one_job.py" else 1)
