@@ -5,6 +5,7 @@ Everything is started in fresh interpreters in turn, and what counts is the proc
 console, both beyond an interpreter that does nothing.
 """
 
+import asyncio
 import os
 import statistics
 import subprocess
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.reporting import finish, show_table
+from crynux_async.ledgers import open_ledger
 
 _T = TypeVar("_T")
 
-STARTS = 10
+STARTS = 7
 _REQUEST = "import crynux_async.backends.bridge.http, crynux_async.session, crynux_async.ledgers."
 IMPORTS = {
     "aiohttp": "import aiohttp",
@@ -43,7 +45,8 @@ def main() -> None:
     """Measure and print."""
     imports = _medians(IMPORTS, _import)
     with tempfile.TemporaryDirectory() as home:
-        place = {**os.environ, "HOME": home, "XDG_DATA_HOME": home, "XDG_CONFIG_HOME": home}
+        place = {**os.environ, "HOME": home, "CRYNUX_LEDGER": f"{home}/jobs.db", "CRYNUX_SETTINGS": os.devnull}
+        asyncio.run(_make_ledger(place["CRYNUX_LEDGER"]))
         commands = _medians(COMMANDS, lambda words: _run(words, place))
     bare = commands.pop("python")
     ratios = {name: seconds / imports["aiohttp"] for name, seconds in imports.items()}
@@ -68,6 +71,12 @@ def _medians(what: Mapping[str, _T], start: Callable[[_T], float]) -> dict[str, 
         for name, each in what.items():
             times[name].append(start(each))
     return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+async def _make_ledger(path: str) -> None:
+    ledger = open_ledger(path)
+    await ledger.open()
+    await ledger.close()
 
 
 def _import(statement: str) -> float:
