@@ -44,3 +44,9 @@ def test_example_runs_as_it_is_listed(
         patch.setattr(asyncio, "run", lambda main: virtual_time_run(lambda: main))
         runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
     assert re.search(SAID[example], printed := capsys.readouterr().out), printed
+
+
+def test_picture_of_a_board_shows_its_last_state_alone() -> None:
+    screen = runpy.run_path(str(ROOT / "examples" / "pictures.py"), run_name="pictures")["screen"]
+    board = "\x1b[?25l1 done\n2 to go\r\x1b[2K\x1b[1A\x1b[2K3 done\n0 to go\nReport: cats.html\n"
+    assert screen("before\n" + board) == "before\n3 done\n0 to go\nReport: cats.html"
