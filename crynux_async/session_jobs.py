@@ -242,7 +242,8 @@ class SessionJobs:
 
         A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
         between the tasks that were made before and after are asked about, with this session's own key. At the relay a
-        create is looked for under the one name that it can have.
+        create is looked for under the one name that it can have. Where several tasks or jobs are left, the archives of
+        the tasks are fetched and compared with what the jobs have asked for, and the explanation says what they tell.
 
         An orphan is a task at the relay that this library has certainly made with this wallet, that the ledger does not
         know, and of which a model may come: its ledger was lost, or is another one. Adopt it only where no other

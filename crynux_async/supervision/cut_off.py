@@ -48,7 +48,9 @@ async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
     """
     waiting = [row.job_id for row in rows if STAGES[row.state] is Stage.SUBMIT]
     open_ones = await ledger.attempts(job_ids=waiting, unfinished=True) if waiting else []
-    cut_off = {one.job_id for one in open_ones if not _is_repeatable(one) and await _is_left(ledger, one.job_id)}
+    left = [one.job_id for one in open_ones if not _is_repeatable(one) and await _is_left(ledger, one.job_id)]
+    # The answer may have come, and its process have ended in peace, between the two looks.
+    cut_off = {one.job_id for one in await ledger.attempts(job_ids=left, unfinished=True)} if left else set()
     return [
         attrs.evolve(row, state=JobState.UNCONFIRMED, error=CUT_OFF, error_facts={}) if row.job_id in cut_off else row
         for row in rows

@@ -7,9 +7,10 @@ was stored and not sent is PLANNED, and is sent when its key is asked for again.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
-from crynux_async.errors import ConflictError, SubmissionUnknownError
+from crynux_async.errors import ConflictError, LeaseLostError, SubmissionUnknownError
 from crynux_async.ledgers.base import JobRow
 from crynux_async.slices import SLICE, in_slices
 from crynux_async.states import JobState
@@ -20,6 +21,10 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.tries import Tries
+
+_log = logging.getLogger("crynux_async.supervision.intake")
+
+_TIMES = 3
 
 _NEVER_SENT = frozenset({JobState.PLANNED, JobState.REJECTED})
 
@@ -72,9 +77,25 @@ class Intake:
         for number, record in enumerate(dict.fromkeys(found), start=1):
             if number % SLICE == 0:
                 await asyncio.sleep(0)
-            if await self._is_to_be_sent(record):
-                await self._tries.send(record)
+            await self._send(record)
         return found
+
+    async def _send(self, record: Record) -> None:
+        """Have a job sent that is to be sent, by whoever holds it when that is stored."""
+        for _ in range(_TIMES):
+            try:
+                if await self._is_to_be_sent(record):
+                    await self._tries.send(record)
+            except LeaseLostError as error:
+                _log.info("asked again: %s", error)
+                await self._onlookers.catch_up((record,))
+            else:
+                return
+        raise LeaseLostError(
+            f"job {record.job_id!r} goes from one process to the next; ask again",
+            job_ids=[record.job_id],
+            job_id=record.job_id,
+        )
 
     def _enter(self, record: Record) -> None:
         if not record.is_saved:

@@ -15,6 +15,7 @@ from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, Ledger, TaskRow
 from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.accounts import Accounts
+from crynux_async.supervision.evidence import with_evidence
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
@@ -104,7 +105,9 @@ class LostCreates:
         findings = [Finding(job_id=job_id, verdict=Verdict.OPEN, explanation=_OTHER_KEY) for job_id in foreign]
         if own:
             lost = await self._with_rivals(own)
-            findings += await self._backend.find_lost(lost, known=await self._known(), at_most=at_most)
+            found = await self._backend.find_lost(lost, known=await self._known(), at_most=at_most)
+            configs = {finding.job_id: self._record(finding.job_id).config for finding in found}
+            findings += await with_evidence(self._backend, found, configs)
         return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
 
     async def price(self, *, at_most: int) -> int:

@@ -5,16 +5,19 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 
 from crynux_async import Session, SubmissionUnknownError
 from crynux_async.cli.job_facts import Detail
 from crynux_async.cli.jobs import show_jobs
 from crynux_async.clock import utc_now
-from crynux_async.ledgers.base import AttemptRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, Holder, JobChange
 from crynux_async.ledgers.conformance.support import job
+from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
+from crynux_async.supervision.cut_off import as_left
 from crynux_async.supervision.owners import Place, new_owner
 from tests.fake_backend import FakeBackend, make_config
 
@@ -71,6 +74,33 @@ async def test_create_of_a_dead_process_is_unconfirmed_through_every_handle(tmp_
         with pytest.raises(SubmissionUnknownError):
             await found
     assert backend.creates == 0
+
+
+class Answered(MemoryLedger):
+    """A ledger in which a create is answered, and its process ends, while somebody asks who holds the job."""
+
+    fence: Fence
+
+    async def holder(self, job_id: str) -> Holder | None:
+        (attempt,) = await self.attempts(job_ids=[job_id])
+        done = attrs.evolve(attempt, outcome=AttemptOutcome.ACCEPTED, task_id="7", answered_at=utc_now())
+        columns = {"state": JobState.RUNNING, "task_id": "7", "submitted_at": utc_now()}
+        await self.change(self.fence, [JobChange(job_id=job_id, columns=columns, finished=done)])
+        await self.leave(self.fence)
+        return await super().holder(job_id)
+
+
+async def test_create_that_is_answered_while_its_job_is_looked_at_is_no_lost_one() -> None:
+    await (ledger := Answered()).open()
+    row = job("j1", config=make_config(), state=JobState.PLANNED)
+    ledger.fence = await ledger.enter(new_owner(), seconds=60.0)
+    await ledger.add([row], fence=ledger.fence)
+    await ledger.begin(
+        ledger.fence,
+        AttemptRow(job_id="j1", number=1, backend=row.backend, key_id=row.key_id, began_at=utc_now()),
+    )
+    (shown,) = await as_left(ledger, [row])
+    assert shown.state is JobState.PLANNED
 
 
 async def test_create_of_a_live_process_is_no_lost_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Idempotency keys: the same key is the same job, whoever asks, whatever died in between. On virtual time."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     ConflictError,
     FineTuneConfig,
+    Job,
     JobState,
     RejectedError,
     Session,
@@ -18,7 +20,7 @@ from crynux_async import (
     UsageError,
 )
 from crynux_async.backends.base import Look, Seen
-from crynux_async.ledgers.base import AttemptOutcome, JobFilter
+from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.supervision.filing import MAX_KEY_LENGTH
@@ -44,6 +46,47 @@ async def test_same_key_asked_by_many_at_once_is_one_job() -> None:
         assert len(session.jobs()) == 10
     assert backend.creates == 10
     assert [job.config.seed for job in jobs if job.config] == [1 + n % 10 for n in range(100)]
+
+
+class Snatched(MemoryLedger):
+    """A ledger in which another session has a job as soon as it was taken here: a lease of that moment had ended."""
+
+    snatcher: Fence | None = None
+
+    async def take(self, fence: Fence, job_ids: Sequence[str]) -> list[str]:
+        taken = await super().take(fence, job_ids)
+        if self.snatcher is not None and taken:
+            snatcher, self.snatcher = self.snatcher, None
+            await self.drop(fence, taken)
+            await super().take(snatcher, taken)
+        return taken
+
+
+async def test_job_that_another_session_takes_while_it_is_asked_for_is_returned_all_the_same() -> None:
+    backend, ledger = FakeBackend(), Snatched()
+    backend.answers.append(RejectedError("not now"))
+    async with open_session(backend, ledger) as first:
+        with pytest.raises(RejectedError):
+            await first.submit(make_config(), idempotency_key="k")
+        (left,) = first.jobs()
+    async with open_session(backend, ledger) as second, open_session(backend, ledger, follow=False) as third:
+        ledger.snatcher = second._supervisor._writer.fence
+        await second.find(left.job_id)
+        asking = asyncio.create_task(third.enqueue(make_config(), idempotency_key="k"))
+        await asyncio.sleep(1)
+        assert not asking.done()
+        assert ledger.snatcher is None
+        # Nobody knows of it there; its next owner hears the wish.
+        await ledger.leave(second._supervisor._writer.fence)
+        assert await asking == left
+        await left_as_sent(third, left)
+    assert backend.creates == 2
+
+
+async def left_as_sent(session: Session, job: Job) -> None:
+    handle = await session.find(job.job_id)
+    assert handle is not None
+    assert (await handle.submitted()).task_id == "1"
 
 
 async def test_same_key_asked_from_two_sessions_is_one_job_for_both() -> None:

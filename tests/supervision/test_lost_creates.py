@@ -4,17 +4,19 @@ On virtual time.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from crynux_async import JobState, Session, SubmissionUnknownError
-from crynux_async.backends.base import Verdict
+from crynux_async import FineTuneConfig, JobState, Session, SubmissionUnknownError
+from crynux_async.backends.base import Task, Validator, Verdict
 from crynux_async.job import Job
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.supervision.upkeep import _HEAR_WISHES_EVERY
 from tests.fake_backend import FakeBackend, make_config
+from tests.small_results import FakeResult, make_archive
 
 
 def open_session(backend: FakeBackend, ledger: Any) -> Session:
@@ -22,8 +24,12 @@ def open_session(backend: FakeBackend, ledger: Any) -> Session:
 
 
 def loses_the_answer(backend: FakeBackend, seed: int) -> Callable[[], Any]:
+    return loses_the_config(backend, make_config(seed=seed))
+
+
+def loses_the_config(backend: FakeBackend, config: FineTuneConfig) -> Callable[[], Any]:
     async def lose() -> None:
-        backend.make_task(make_config(seed=seed))
+        backend.make_task(config)
         raise SubmissionUnknownError("the answer was lost")
 
     return lose
@@ -82,6 +88,60 @@ async def test_task_of_a_lost_create_that_was_decided_is_not_given_to_the_one_be
         )
         assert decided.job_id in looked_for.explanation
         assert never_made.task_id is None
+
+
+class Trained(FakeBackend):
+    """A service whose archives have the rank, and the steps, that their tasks were made with."""
+
+    @asynccontextmanager
+    async def open_result(
+        self, task: Task, *, start: int = 0, validator: Validator | None = None
+    ) -> AsyncIterator[FakeResult]:
+        self.open_results += 1
+        yield FakeResult(make_archive(rank=self.created[task.task_id].rank), start)
+
+
+ONE_MODULE = r".*down_blocks\.0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_k"
+
+
+async def test_archives_tell_which_of_two_tasks_is_whose_and_the_user_decides() -> None:
+    backend = Trained(duration=1)
+    async with open_session(backend, MemoryLedger()) as session:
+        await session.submit(make_config(seed=1))
+        lost = {}
+        for rank in (4, 64):
+            config = make_config(seed=rank, rank=rank, target_modules=ONE_MODULE)
+            backend.answers.append(loses_the_config(backend, config))
+            with pytest.raises(SubmissionUnknownError):
+                await session.submit(config, force=True)
+            lost[rank] = session.jobs()[-1]
+        await session.submit(make_config(seed=2))
+        await asyncio.sleep(60)
+        found = {each.job: each for each in await session.reconcile()}
+    for rank, own, other in ((4, "2", "3"), (64, "3", "2")):
+        said = found[lost[rank]]
+        assert (said.verdict, said.candidates) == (Verdict.AMBIGUOUS, ("2", "3"))
+        assert f"task {own} has the rank" in said.explanation
+        assert f"task {other} is not what this job has asked for" in said.explanation
+        assert f"{own} is its task" in said.explanation
+        assert lost[rank].task_id is None
+
+
+async def test_archives_of_equal_trainings_tell_nothing_apart() -> None:
+    backend = Trained(duration=1)
+    async with open_session(backend, MemoryLedger()) as session:
+        await session.submit(make_config(seed=1))
+        for seed in (2, 3):
+            config = make_config(seed=seed, target_modules=ONE_MODULE)
+            backend.answers.append(loses_the_config(backend, config))
+            with pytest.raises(SubmissionUnknownError):
+                await session.submit(config, force=True)
+        await session.submit(make_config(seed=4))
+        await asyncio.sleep(60)
+        for said in await session.reconcile():
+            assert (said.verdict, said.candidates) == (Verdict.AMBIGUOUS, ("2", "3"))
+            assert "is its task" not in said.explanation
+    assert backend.open_results == 2  # each once
 
 
 async def test_lost_create_that_another_session_holds_is_no_reason_to_take_its_task() -> None:
