@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Self
 MASK = "***"
 
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
+_QUERY = re.compile(r"\?[^\s'\"]+")
 
 
 class Secret:
@@ -79,6 +80,11 @@ def mask_query(address: str) -> str:
     """Return an address without what stands behind its question mark: a presigned link is a credential."""
     before, mark, query = address.partition("?")
     return f"{before}?{MASK}" if mark and query else address
+
+
+def mask_text(text: str) -> str:
+    """Return a text without the queries and passwords of addresses in it: a presigned link is a credential."""
+    return mask_credentials(_QUERY.sub(f"?{MASK}", text))
 
 
 def mask_address(value: Any) -> Any:

@@ -16,7 +16,7 @@ from crynux_async.archive import ArchiveKind, ArchiveSummary, Health, HealthCode
 from crynux_async.archive.families import FAMILY_TITLES, family_named
 from crynux_async.archive.members import PURPOSES, is_pickle
 from crynux_async.cli.console import LiteralConsole, one_line, open_console
-from crynux_async.cli.units import count, size
+from crynux_async.report.units import count, size
 from crynux_async.training.config import FineTuneConfig
 
 _PAGE_WIDTH = 80

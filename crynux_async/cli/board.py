@@ -13,11 +13,11 @@ from rich.text import Text
 
 from crynux_async.cli.console import one_line
 from crynux_async.cli.job_names import shortest_tasks
-from crynux_async.cli.units import duration, size
 from crynux_async.cli.waiting import said
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobProgressed, JobStateChanged
 from crynux_async.job import Job
+from crynux_async.report.units import duration, size
 from crynux_async.session import Session
 from crynux_async.states import JobState
 

@@ -16,10 +16,10 @@ from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.plot import curve
-from crynux_async.cli.units import size
 from crynux_async.downloads.names import job_archive_name
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import UsageError
+from crynux_async.report.units import size
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice

@@ -15,9 +15,9 @@ from crynux_async import datasets
 from crynux_async.cli.check import finding, verdict
 from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.units import size
 from crynux_async.datasets import CaptionSource, DatasetError, DatasetProblem, DatasetReport, Spread
 from crynux_async.datasets.problems import printable
+from crynux_async.report.units import size
 
 _SIZES_SHOWN = 4
 

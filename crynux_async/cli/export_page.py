@@ -14,7 +14,7 @@ from crynux_async.archive import Health, Program
 from crynux_async.archive.families import FAMILY_TITLES, Family
 from crynux_async.archive.naming import DIFFUSERS_SINCE, PROGRAMS, passed_over
 from crynux_async.cli.console import LiteralConsole, one_line
-from crynux_async.cli.units import count, size
+from crynux_async.report.units import count, size
 
 _SHOWN = 4
 

@@ -21,13 +21,13 @@ from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_op
 from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.cli.units import count
 from crynux_async.clock import utc_now
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import UsageError
 from crynux_async.job import Job
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
+from crynux_async.report.units import count
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState, Signal, may

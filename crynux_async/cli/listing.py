@@ -13,8 +13,8 @@ from rich.text import Text
 from crynux_async.cli.board import STYLES
 from crynux_async.cli.console import LiteralConsole, one_line
 from crynux_async.cli.job_names import shortest, shortest_tasks
-from crynux_async.cli.units import age, size
 from crynux_async.ledgers.base import JobRow
+from crynux_async.report.units import age, size
 
 _GAP = "  "
 _LEAST_SHOWN = 8  # characters of a label or path; where there is room for fewer, there is no such column

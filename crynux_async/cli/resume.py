@@ -15,13 +15,13 @@ from crynux_async.cli.jobs import bracket_facts, print_unconfirmed, show_costs
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.cli.units import count
 from crynux_async.cli.waiting import while_answered
 from crynux_async.clock import utc_now
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, WaitTimeoutError
 from crynux_async.job import Job, record_of
 from crynux_async.ledgers.base import Holder
+from crynux_async.report.units import count
 from crynux_async.session import Session
 from crynux_async.states import FOLLOWED, GOOD, UNFINISHED, JobState
 from crynux_async.supervision.owners import Place

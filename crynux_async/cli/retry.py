@@ -14,10 +14,10 @@ from crynux_async.cli.ledger_place import LedgerPlace
 from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.cli.units import count
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.money import to_cnx
+from crynux_async.report.units import count
 from crynux_async.session import Session
 from crynux_async.states import JobState
 from crynux_async.supervision.tries import check_are_tried_together

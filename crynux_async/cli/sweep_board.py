@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from crynux_async.cli.console import one_line
-from crynux_async.cli.units import duration
 from crynux_async.clock import utc_now
 from crynux_async.money import to_cnx
+from crynux_async.report.units import duration
 from crynux_async.session import Session
 from crynux_async.sweeps import SweepRun, Trial
 

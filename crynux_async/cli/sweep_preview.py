@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from crynux_async.cli.units import duration
 from crynux_async.clock import utc_now
 from crynux_async.money import to_cnx
+from crynux_async.report.units import duration
 from crynux_async.secret import mask_address
 from crynux_async.sweeps import Preview
 from crynux_async.sweeps.points import shown

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from crynux_async.cli.units import duration
 from crynux_async.errors import UnreachableError
+from crynux_async.report.units import duration
 from crynux_async.session import Session
 from crynux_async.session_values import SessionStatistics
 from crynux_async.states import FOLLOWED

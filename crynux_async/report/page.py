@@ -22,7 +22,9 @@ from crynux_async.report.values import SweepView, TrialView
 if TYPE_CHECKING:
     import jinja2
 
-_SCRIPTS = ("static/echarts.min.js", "static/sweep.js")
+SWEEP_SCRIPTS = ("echarts.min.js", "sweep.js")
+"""What draws the plots of a sweep, in order."""
+
 # The strongest alone: a row for each of a thousand models would be most of the page.
 _MOST_HEAT_ROWS = 40
 _MOST_COLUMNS = 12
@@ -41,14 +43,15 @@ def render(view: SweepView, *, images_across: str | None = None, images_down: st
     Raises:
         UsageError: jinja2 is missing.
     """
-    scripts = [_text(name) for name in _SCRIPTS]
-    template = _environment().get_template("sweep.html.j2")
+    scripts = [static_text(name) for name in SWEEP_SCRIPTS]
+    template = environment().get_template("sweep.html.j2")
     return template.render(
         view=view,
         policy=_policy(scripts),
         scripts=scripts,
-        style=_text("static/page.css"),
-        data=_embedded(_data(view)),
+        style=static_text("page.css"),
+        data=plot_data(view),
+        live=False,
         story=story,
         grid=picture_grid(view, across=images_across, down=images_down),
         heat=heat_rows(view),
@@ -113,15 +116,21 @@ def _pictures(trials: Sequence[TrialView], wanted: Mapping[str, Any]) -> list[tu
     ]
 
 
-def data_address(image: bytes) -> str:
-    """Return a picture as an address that holds it."""
+def data_address(image: bytes | str) -> str:
+    """Return a picture as an address that holds it, or the address that it is already."""
+    if isinstance(image, str):
+        return image
     # What is neither would not be shown by a browser either, whatever stood here.
     kind = "png" if image.startswith(_PNG) else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
+def plot_data(view: SweepView) -> str:
+    """Return what the plots of a sweep draw, as JSON that can stand in a script element."""
+    return _embedded(_data(view))
+
+
 def _data(view: SweepView) -> dict[str, Any]:
-    """Return what the plots draw."""
     return {
         "parameters": view.parameters,
         "objective": view.objective_name,
@@ -196,9 +205,9 @@ def _policy(scripts: Iterable[str]) -> str:
 
 
 @functools.cache
-def _text(name: str) -> str:
-    """Return a file of this folder."""
-    return importlib.resources.files("crynux_async.report").joinpath(name).read_text(encoding="utf-8")
+def static_text(name: str) -> str:
+    """Return a file that pages load or hold."""
+    return importlib.resources.files("crynux_async.report").joinpath("static", name).read_text(encoding="utf-8")
 
 
 def require_templates() -> None:
@@ -207,11 +216,16 @@ def require_templates() -> None:
     Raises:
         UsageError: jinja2 is missing.
     """
-    _environment()
+    environment()
 
 
 @functools.cache
-def _environment() -> "jinja2.Environment":
+def environment() -> "jinja2.Environment":
+    """Return what renders the templates.
+
+    Raises:
+        UsageError: jinja2 is missing.
+    """
     try:
         import jinja2
     except ImportError as error:

@@ -55,7 +55,7 @@ class TrialView:
         stored_at: When its archive was safe on disk, or None.
         error: What went wrong and what to do, or "".
         archive: Where its archive is, or "".
-        images: Pictures of its model, as PNG or JPEG files.
+        images: Pictures of its model, as PNG or JPEG files, or addresses of some.
         changed: Fields of which something else is trained than was asked, beside those of the whole sweep.
     """
 
@@ -77,7 +77,7 @@ class TrialView:
     stored_at: datetime | None = None
     error: str = ""
     archive: str = ""
-    images: Sequence[bytes] = ()
+    images: Sequence[bytes | str] = ()
     changed: Sequence[ChangedField] = ()
 
     @property

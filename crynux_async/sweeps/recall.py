@@ -1,16 +1,17 @@
 """A sweep as its ledger remembers it, where the script or file that described it is not at hand."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from crynux_async.errors import UsageError
 from crynux_async.job import Job, record_of
+from crynux_async.states import STAGES, Stage
 from crynux_async.sweeps.notes import SCOPE, TAG, Ranking, objective_of, ranking_of
 from crynux_async.sweeps.points import Point
 from crynux_async.sweeps.table import Table, table_of
-from crynux_async.sweeps.trial import Trial, remember, strength
+from crynux_async.sweeps.trial import Known, Trial, remember, strength
 from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
 
@@ -59,28 +60,38 @@ async def sweep_names(session: "Session") -> list[str]:
     return list(dict.fromkeys(name for job in jobs if (name := record_of(job).filing.tags.get(TAG))))
 
 
-async def recall(session: "Session", name: str, *, read_archives: bool = True) -> RememberedSweep:
+async def recall(
+    session: "Session",
+    name: str,
+    *,
+    read_archives: bool = True,
+    tenant: str | None = None,
+    known: MutableMapping[str, Known] | None = None,
+) -> RememberedSweep:
     """Return what the ledger remembers of a sweep.
 
     Args:
         session: On the ledger; open.
         name: The sweep's name.
         read_archives: Whether to read the archives that are on disk, which takes about 50 ms for each.
+        tenant: Whose jobs; None for everybody's. What the ledger has under the sweep's name alone is nobody's then, and
+            is left out: the first job stands for its base, and nothing is ranked.
+        known: What earlier calls have found out about jobs that are over; what this one finds is put in.
 
     Raises:
         UsageError: The ledger knows no such sweep.
         LedgerError: The ledger cannot be read.
     """
     # A task that was only attached has none: nobody here knows what it trains.
-    jobs = [job for job in await session.history(tags={TAG: name}) if job.config is not None]
+    jobs = [job for job in await session.history(tags={TAG: name}, tenant=tenant) if job.config is not None]
     if not jobs:
-        known = ", ".join(map(repr, await sweep_names(session))) or "none"
-        raise UsageError(f"this ledger has no sweep {name!r} at {session.service}; it has {known}", field="name")
-    base = await _base_of(name, jobs, session)
+        others = ", ".join(map(repr, await sweep_names(session))) or "none"
+        raise UsageError(f"this ledger has no sweep {name!r} at {session.service}; it has {others}", field="name")
+    base = _first_config(jobs) if tenant is not None else await _base_of(name, jobs, session)
     trials = [Trial(point, job) for point, job in zip(points_of(name, base, jobs), jobs, strict=True)]
     for trial in trials:
-        await remember(trial, read_archive=read_archives)
-    ranking = await ranking_of(session.ledger, name)
+        await _remember(trial, known if known is not None else {}, read_archive=read_archives)
+    ranking = await ranking_of(session.ledger, name) if tenant is None else None
     if ranking is not None:
         for trial in trials:
             trial.objective = await objective_of(session.ledger, trial.job.job_id)
@@ -93,7 +104,22 @@ async def _base_of(name: str, jobs: Iterable[Job], session: "Session") -> Mappin
     if note is not None:
         base: Mapping[str, Any] = note["base"]
         return base
+    return _first_config(jobs)
+
+
+def _first_config(jobs: Iterable[Job]) -> Mapping[str, Any]:
     return next(job.config.to_dict() for job in jobs if job.config is not None)
+
+
+async def _remember(trial: Trial, known: MutableMapping[str, Known], *, read_archive: bool) -> None:
+    """Enter what is known of a trial; of one that is over nothing changes any more but by another try."""
+    found = known.get(trial.job.job_id)
+    if found is not None and found.tries == trial.job.tries and found.state is trial.job.state:
+        trial.recall(found)
+        return
+    await remember(trial, read_archive=read_archive)
+    if STAGES[trial.job.state] is Stage.OVER:
+        known[trial.job.job_id] = trial.known
 
 
 async def known_trials(

@@ -67,6 +67,25 @@ class Reading:
     norms: "Norms | None"
 
 
+@attrs.frozen(kw_only=True)
+class Known:
+    """What is known of a trial that is over, so that it need not be read again.
+
+    Attributes:
+        state: Of its job.
+        tries: How many tries that had had.
+        cost: What its tasks cost.
+        reading: What its archive says, or None.
+        problem: What was wrong with the archive, or None.
+    """
+
+    state: JobState
+    tries: int
+    cost: Cost | None
+    reading: Reading | None
+    problem: Exception | None
+
+
 @attrs.define(eq=False, repr=False)
 class Trial:
     """One point of a sweep, its job, and once it has ended what came of it.
@@ -139,6 +158,16 @@ class Trial:
     def norms(self) -> "Norms | None":
         """How strongly its LoRA changes the UNet, once that is on disk; needs numpy."""
         return self._reading.norms if self._reading else None
+
+    @property
+    def known(self) -> Known:
+        """What is known of it now, for ``recall``."""
+        job = self.job
+        return Known(state=job.state, tries=job.tries, cost=self.cost, reading=self._reading, problem=self.problem)
+
+    def recall(self, known: Known) -> None:
+        """Enter what was known of it."""
+        self.cost, self._reading, self.problem = known.cost, known.reading, known.problem
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ import attrs
 from crynux_async.archive import Health, HealthCode
 from crynux_async.money import WEI
 from crynux_async.report.values import ChangedField, SweepView, TrialView, Verdict
-from crynux_async.secret import mask_address, mask_addresses
+from crynux_async.secret import mask_address, mask_addresses, mask_text
 from crynux_async.sweeps.trial import Trial, varied_fields
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
@@ -41,11 +41,12 @@ def view_of(
     trials: Sequence[Trial],
     *,
     written_at: datetime,
-    images: Mapping[Trial, Sequence[bytes]] | None = None,
+    images: Mapping[Trial, Sequence[bytes | str]] | None = None,
     refusals: int = 0,
     last_sent_at: datetime | None = None,
     mapping: ValueMapping = BRIDGE_MAPPING,
     options: str = "",
+    public: bool = False,
 ) -> SweepView:
     """Return what a page about a sweep is told.
 
@@ -53,11 +54,12 @@ def view_of(
         subject: The sweep.
         trials: Its trials.
         written_at: Now.
-        images: Pictures of their models, PNG or JPEG.
+        images: Pictures of their models, PNG or JPEG, or addresses of some.
         refusals: Creates refused by the rate limit.
         last_sent_at: When the last create is expected to be sent, or None.
         mapping: What their service cannot be sent, and what it is sent instead.
         options: What the command that tries failed ones again must be given.
+        public: Leave out what concerns nobody outside: paths, commands, and messages that may hold hosts.
     """
     pictures = images or {}
     fields = varied_fields(trials)
@@ -67,16 +69,23 @@ def view_of(
         base=mask_addresses(subject.base),
         changed=everywhere,
         trials=[
-            _trial(trial, fields, pictures.get(trial, ()), _own_changes(trial, everywhere, mapping)) for trial in trials
+            _trial(
+                trial, fields, pictures.get(trial, ()), _own_changes(trial, everywhere, mapping), public=public
+            )
+            for trial in trials
         ],
         objective_name=subject.objective_name,
         minimize=subject.minimize,
         budget_cnx=subject.budget_cnx,
         refusals=refusals,
         last_sent_at=last_sent_at,
-        command=" ".join(filter(None, ("crynux-async sweep retry", shlex.quote(subject.name), options))),
+        command="" if public else _command(subject.name, options),
         written_at=written_at,
     )
+
+
+def _command(name: str, options: str) -> str:
+    return " ".join(filter(None, ("crynux-async sweep retry", shlex.quote(name), options)))
 
 
 def _own_changes(trial: Trial, everywhere: Sequence[ChangedField], mapping: ValueMapping) -> list[ChangedField]:
@@ -84,7 +93,14 @@ def _own_changes(trial: Trial, everywhere: Sequence[ChangedField], mapping: Valu
     return [each for each in _changed(trial.point.config, mapping) if each not in everywhere]
 
 
-def _trial(trial: Trial, fields: Sequence[str], images: Sequence[bytes], changed: Sequence[ChangedField]) -> TrialView:
+def _trial(
+    trial: Trial,
+    fields: Sequence[str],
+    images: Sequence[bytes | str],
+    changed: Sequence[ChangedField],
+    *,
+    public: bool,
+) -> TrialView:
     job, health, norms, cost = trial.job, trial.health, trial.norms, trial.cost
     return TrialView(
         number=trial.number,
@@ -103,11 +119,17 @@ def _trial(trial: Trial, fields: Sequence[str], images: Sequence[bytes], changed
         sent_at=job.submitted_at,
         noticed_at=job.ended_at,
         stored_at=_stored_at(job.path),
-        error="; ".join(text for text in (str(trial.error or ""), job.reason or "") if text),
-        archive=str(job.path) if job.path else "",
+        error=_public_error(trial) if public else "; ".join(filter(None, (str(trial.error or ""), job.reason or ""))),
+        archive=str(job.path) if job.path and not public else "",
         images=images,
         changed=changed,
     )
+
+
+def _public_error(trial: Trial) -> str:
+    if trial.problem is not None:
+        return "its archive could not be used"
+    return mask_text(trial.job.reason or "")
 
 
 def _verdict(health: "Health | None") -> Verdict:

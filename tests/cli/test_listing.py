@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from crynux_async.cli.listing import Column, fitted
-from crynux_async.cli.units import age
+from crynux_async.report.units import age
 
 NAMES = Column(title="job", cells=["j12345678", "j87654321"])
 STATES = Column(title="state", cells=["running", "downloaded"])

@@ -121,7 +121,7 @@ class EventSource:
         while (piece := await self._pieces.get()) is not None:
             fields = dict(line.split(": ", 1) for line in piece.decode().splitlines() if line and line[0] != ":")
             if "data" in fields:
-                number = int(fields["id"]) if "id" in fields else None
+                number = int(fields["id"]) if fields.get("id", "").isdecimal() else None
                 return SentEvent(fields.get("event", "message"), number, json.loads(fields["data"]))
         return None
 

@@ -5,21 +5,47 @@ Source: RFC 9110, sections 13 (conditional requests), 14 (ranges) and 15.5.11 (4
 
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import anyio.to_thread
+import attrs
 from fastapi import Request
 from fastapi.responses import FileResponse, Response
 
 from crynux_async.archive import LoraArchive, Program
 from crynux_async.integrations.fastapi.problems import ProblemError
 from crynux_async.job import Job
-from crynux_async.ledgers.rows import shown_config
+from crynux_async.ledgers.rows import JobRow, shown_config
 from crynux_async.states import STAGES, JobState, Stage
+from crynux_async.training.config import FineTuneConfig
 
 # A bridge's task is looked at every 5 s at most: sooner there is hardly news.
 _LOOK_AGAIN = {"Retry-After": "5"}
 # A browser may keep it and asks each time; a cache that callers share would give one tenant's model to another.
 _NO_CACHES = "private, no-cache"
+
+
+@attrs.frozen(kw_only=True)
+class StoredModel:
+    """What is needed of a job to hand out its model.
+
+    Attributes:
+        path: Where its archive is, or None.
+        state: How the job stands.
+        name: What its files are called, without an ending.
+        config: What was trained, or None where that is not known.
+    """
+
+    path: Path | None
+    state: JobState
+    name: str
+    config: FineTuneConfig | None
+
+    @classmethod
+    def of(cls, job: Job | JobRow) -> Self:
+        """Return what is needed of a job."""
+        path = None if job.path is None else Path(job.path)
+        return cls(path=path, state=job.state, name=job.task_id or job.job_id, config=job.config)
 
 
 async def archive_response(job: Job, request: Request) -> Response:
@@ -29,7 +55,16 @@ async def archive_response(job: Job, request: Request) -> Response:
         ProblemError: There is none here: 409 with the state, and with Retry-After while one may come; 410 when it is
             gone.
     """
-    return _file(_archive_path(job), request, f"{job.task_id or job.job_id}.zip", "application/zip")
+    return archive_file(StoredModel.of(job), request)
+
+
+def archive_file(model: StoredModel, request: Request) -> Response:
+    """Return an archive as it came from the service.
+
+    Raises:
+        ProblemError: As of ``archive_response``.
+    """
+    return _file(_archive_path(model), request, f"{model.name}.zip", "application/zip")
 
 
 async def export_response(job: Job, request: Request, program: Program = "all") -> Response:
@@ -39,25 +74,35 @@ async def export_response(job: Job, request: Request, program: Program = "all") 
         ProblemError: As of ``archive_response``.
         ArchiveError: The LoRA cannot be expressed in a file for this program.
     """
-    archive = _archive_path(job)
+    return await export_file(StoredModel.of(job), request, program)
+
+
+async def export_file(model: StoredModel, request: Request, program: Program = "all") -> Response:
+    """Return a LoRA as one safetensors file for a program.
+
+    Raises:
+        ProblemError: As of ``archive_response``.
+        ArchiveError: As of ``export_response``.
+    """
+    archive = _archive_path(model)
     # Beside the archive: the same archive and program always give the same bytes, for every worker.
     path = archive.with_name(f"{archive.stem}.{program}.safetensors")
     if not path.is_file():
-        await anyio.to_thread.run_sync(partial(_export, job, archive, path, program))
-    return _file(path, request, f"{job.task_id or job.job_id}.{program}.safetensors", "application/octet-stream")
+        await anyio.to_thread.run_sync(partial(_export, model.config, archive, path, program))
+    return _file(path, request, f"{model.name}.{program}.safetensors", "application/octet-stream")
 
 
-def _archive_path(job: Job) -> Path:
-    if job.path is not None:
-        if not job.path.is_file():
+def _archive_path(model: StoredModel) -> Path:
+    if model.path is not None:
+        if not model.path.is_file():
             raise ProblemError(410, "gone", "It was here, and was deleted.")
-        return job.path
-    if job.state is JobState.EXPIRED:
-        raise ProblemError(410, "gone", "The training service has deleted it.", state=job.state.value)
-    may_come = STAGES[job.state] is not Stage.OVER
+        return model.path
+    if model.state is JobState.EXPIRED:
+        raise ProblemError(410, "gone", "The training service has deleted it.", state=model.state.value)
+    may_come = STAGES[model.state] is not Stage.OVER
     detail = "There is no archive yet." if may_come else "There is no archive, and none will come by itself."
     headers = _LOOK_AGAIN if may_come else {}
-    raise ProblemError(409, "no-archive", detail, headers=headers, state=job.state.value)
+    raise ProblemError(409, "no-archive", detail, headers=headers, state=model.state.value)
 
 
 def _file(path: Path, request: Request, name: str, media_type: str) -> Response:
@@ -76,8 +121,7 @@ def _is_known(request: Request, tag: str) -> bool:
     return tag in known or "*" in known
 
 
-def _export(job: Job, archive: Path, path: Path, program: Program) -> None:
-    config = job.config
+def _export(config: FineTuneConfig | None, archive: Path, path: Path, program: Program) -> None:
     LoraArchive.open(archive).export(
         path,
         program=program,

@@ -15,10 +15,13 @@ from fastapi import params as fastapi_params
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.integrations.fastapi.callers import Caller
 from crynux_async.integrations.fastapi.limits import Admission, Limits
+from crynux_async.integrations.fastapi.page.routes import make_page
+from crynux_async.integrations.fastapi.page.sources import viewer_of_caller
 from crynux_async.integrations.fastapi.problems import ProblemError
 from crynux_async.integrations.fastapi.routes import make_router
 from crynux_async.integrations.fastapi.shutdown import calling_at_shutdown
 from crynux_async.integrations.fastapi.streams import Streams
+from crynux_async.report.page import require_templates
 from crynux_async.session import Session
 from crynux_async.settings import SettingsArguments
 from crynux_async.supervision.filing import SubmitArguments
@@ -168,6 +171,22 @@ class Crynux:
             UsageError: Nobody has said who may come in.
         """
         return make_router(prefix, self.dependencies, body_bytes=self._limits.body_bytes)
+
+    def page(self, path: str = "/board", *, name: str = "Jobs") -> APIRouter:
+        """Return the watching page, to be included in the application: every job as it goes, read-only.
+
+        It shows a caller what the routes over jobs show them, and needs the extra ``report``.
+
+        Args:
+            path: Where the board is.
+            name: What it is called.
+
+        Raises:
+            UsageError: Nobody has said who may come in, or jinja2 is missing.
+        """
+        # Here, and not at the first look: whoever starts the application is to hear what is missing.
+        require_templates()
+        return make_page(path, name, [*self.dependencies, Depends(viewer_of_caller)])
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

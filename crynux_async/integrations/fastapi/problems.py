@@ -7,7 +7,6 @@ Source: RFC 9457, Problem Details for HTTP APIs.
 """
 
 import json
-import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,11 +19,10 @@ from starlette.types import Receive, Scope
 
 from crynux_async import errors
 from crynux_async.errors import ConfigError, ConflictError, CrynuxError, RateLimitedError, SettingsError, UsageError
-from crynux_async.secret import MASK, mask_credentials
+from crynux_async.secret import mask_text
 
 MEDIA_TYPE = "application/problem+json"
 
-_QUERY = re.compile(r"\?[^\s'\"]+")
 # RFC 9110, sections 15.3.5 and 15.4.5: these have no body, and servers refuse to send one.
 _WITHOUT_BODY = frozenset({204, 304})
 # Fields of a call that a caller over the web gives: what is wrong with them is told in the library's own words.
@@ -187,11 +185,6 @@ def told(error: CrynuxError) -> dict[str, str]:
     return {"kind": kind.name, "detail": kind.detail}
 
 
-def without_secrets(text: str) -> str:
-    """Return a text without the queries and passwords of addresses in it: a presigned link is a credential."""
-    return mask_credentials(_QUERY.sub(f"?{MASK}", text))
-
-
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what a route's schema says of the statuses with which it may answer a problem."""
     return {status: {"description": _MEANINGS[status], "content": {MEDIA_TYPE: _CONTENT}} for status in statuses}
@@ -223,7 +216,7 @@ def _kind_of(error: CrynuxError) -> _Kind:
 def _entries(error: CrynuxError) -> Iterable[dict[str, str]]:
     if isinstance(error, ConfigError):
         for problem in error.problems:
-            yield _entry(problem.field, without_secrets(problem.message))
+            yield _entry(problem.field, mask_text(problem.message))
     elif isinstance(error, ConflictError):
         # Not the values: whoever has guessed a key must not learn what was asked under it.
         for field in error.differences:

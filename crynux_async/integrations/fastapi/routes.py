@@ -16,9 +16,10 @@ from crynux_async.integrations.fastapi.answers import AbandonAnswer, AdviceAnswe
 from crynux_async.integrations.fastapi.archives import archive_response, export_response
 from crynux_async.integrations.fastapi.callers import CallerDep, JobDep
 from crynux_async.integrations.fastapi.configs import ConfigDep, FineTuneConfigBody
-from crynux_async.integrations.fastapi.problems import ProblemRoute, responses, without_secrets
+from crynux_async.integrations.fastapi.problems import ProblemRoute, responses
 from crynux_async.integrations.fastapi.streams import EventsDep
 from crynux_async.ledgers.rows import shown_config
+from crynux_async.secret import mask_text
 from crynux_async.states import FOLLOWED, JobState
 from crynux_async.supervision.filing import MAX_KEY_LENGTH
 from crynux_async.training import advice
@@ -217,4 +218,4 @@ def _tags(given: Sequence[str]) -> dict[str, str]:
 
 def _advice(item: advice.Advice) -> AdviceAnswer:
     texts = {name: getattr(item, name) for name in ("code", "severity", "field", "title", "action")}
-    return AdviceAnswer(**texts, message=without_secrets(item.message))
+    return AdviceAnswer(**texts, message=mask_text(item.message))

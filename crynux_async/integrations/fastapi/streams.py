@@ -5,18 +5,19 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import anyio
 from fastapi import Depends, Header, Query
 from fastapi.sse import ServerSentEvent
 
-from crynux_async.events import Event
 from crynux_async.integrations.fastapi.answers import EventAnswer
 from crynux_async.integrations.fastapi.callers import CallerDep, JobDep
 from crynux_async.integrations.fastapi.problems import ProblemError
 from crynux_async.job import Job, record_of
 from crynux_async.states import STAGES, Stage
+
+T = TypeVar("T")
 
 RETRY_MILLISECONDS = 1000
 """After how long a browser comes back when a stream was cut."""
@@ -44,7 +45,7 @@ class Streams:
         for scope in self._waiting:
             scope.cancel()
 
-    async def follow(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    async def follow(self, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """Yield events until there are no more, or the streams are ended."""
         async with aclosing(events):
             while not self.is_ended:
@@ -53,7 +54,7 @@ class Streams:
                     return
                 yield event
 
-    async def _next(self, events: AsyncGenerator[Event, None]) -> Event | None:
+    async def _next(self, events: AsyncGenerator[T, None]) -> T | None:
         # The scope is around the waiting alone: one that is left while a generator yields belongs to another task then.
         with anyio.CancelScope() as scope:
             self._waiting.add(scope)

@@ -1,11 +1,19 @@
 "use strict";
 (() => {
+let ending = new AbortController();
+let openJobs = new Set();
+let isBrushed = () => false;
+let dispose = () => {};
+function start() {
+  const signal = ending.signal;
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const rows = [...document.querySelectorAll("#trials tbody tr")];
   const rowOf = new Map(rows.map((row) => [Number(row.dataset.trial), row]));
   const charts = [];
   let brushed = null;
+  isBrushed = () => brushed !== null;
+  dispose = () => charts.forEach(({ chart }) => chart.dispose());
 
   // Table: search, filter, sort.
   const search = document.getElementById("search"), filter = document.getElementById("filter");
@@ -43,16 +51,21 @@
   const headings = [...document.querySelectorAll("#trials thead th")];
   headings.forEach((heading, column) => {
     if (heading.textContent.trim() === "strength") return;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...heading.childNodes);
-    heading.append(button);
+    let button = heading.querySelector("button");
+    if (!button) {
+      button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      heading.append(button);
+    }
     button.addEventListener("click", () => {
       const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       headings.forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
       sortBy(column, direction);
-    });
+    }, { signal });
+    const sorted = heading.getAttribute("aria-sort");
+    if (sorted) sortBy(column, sorted === "ascending" ? 1 : -1);
   });
   // A trial opens its job.
   function openJob(row) {
@@ -77,10 +90,16 @@
     const row = button.closest("tr");
     if (opened.has(row)) { opened.get(row).remove(); opened.delete(row); } else openJob(row);
     button.setAttribute("aria-expanded", String(opened.has(row)));
-  });
+    openJobs = new Set([...opened.keys()].map((each) => each.dataset.trial));
+  }, { signal });
+  for (const row of rows) {
+    if (!openJobs.has(row.dataset.trial)) continue;
+    openJob(row);
+    row.querySelector("button.job").setAttribute("aria-expanded", "true");
+  }
 
-  search.addEventListener("input", show);
-  filter.addEventListener("change", show);
+  search.addEventListener("input", show, { signal });
+  filter.addEventListener("change", show, { signal });
   document.querySelector(".tools").hidden = false;
   show();
 
@@ -102,7 +121,7 @@
     document.addEventListener(kind, (event) => {
       const marked = event.target.closest?.("[data-trial]");
       if (marked) light(Number(marked.dataset.trial));
-    });
+    }, { signal });
   }
 
   // Pictures open large.
@@ -114,7 +133,7 @@
       large.alt = small.alt;
       dialog.querySelector("p").textContent = small.alt;
       dialog.showModal();
-    });
+    }, { signal });
   }
 
   // Plots.
@@ -197,6 +216,7 @@
     const none = series.getRawIndicesByActiveState("inactive").length === 0;
     brushed = none ? null : new Set(kept.map((index) => models[index].number));
     show();
+    if (none) document.dispatchEvent(new Event("page:free"));
   });
   const measure = measures.at(-1);
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -213,6 +233,7 @@
       return [place(group[Math.floor(group.length / 2)]), mean(group.map((trial) => trial[measure[0]]))];
     });
   }
+  document.getElementById("effects").replaceChildren();
   if (measure) {
     for (const name of data.parameters) {
       const box = document.createElement("div");
@@ -242,7 +263,17 @@
   }
   follow();
   function follow() {
-    for (const kind of ["resize", "beforeprint"]) addEventListener(kind, () => charts.forEach(({ chart }) => chart.resize()));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(({ chart, options }) => chart.setOption(options(), true)));
+    for (const kind of ["resize", "beforeprint"]) addEventListener(kind, () => charts.forEach(({ chart }) => chart.resize()), { signal });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(({ chart, options }) => chart.setOption(options(), true)), { signal });
   }
+}
+// On a page that goes on: anew whenever it has changed, but not under the hands of whoever drags along an axis.
+document.addEventListener("page:before", (event) => { if (isBrushed()) event.preventDefault(); });
+document.addEventListener("page:after", () => {
+  ending.abort();
+  dispose();
+  ending = new AbortController();
+  start();
+});
+start();
 })();
