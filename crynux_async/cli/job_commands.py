@@ -17,12 +17,14 @@ Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 _AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 _Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+_Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
+_Open = Annotated[bool, Parameter(name="--open", negative="--no-open")]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
 
 def add_to(app: App) -> None:
     """Add the commands."""
-    for command in (jobs, resume, cancel, abandon, retry, reconcile, spent):
+    for command in (jobs, board, resume, cancel, abandon, retry, reconcile, spent):
         app.command(command)
 
 
@@ -55,6 +57,22 @@ def jobs(
     detail = Detail(is_public=public, reads_archives=health)
     work = jobs_command.show_jobs(ledger, state or [], label, tag or [], as_json=json, as_csv=csv, detail=detail)
     return execute(work, as_json=json)
+
+
+def board(*, ledger: str | None = None, port: _Port = 0, open_: _Open = True) -> int:
+    """Show all jobs and sweeps in a browser, as they go. It only reads: nothing is sent, followed or changed.
+
+    It listens on this machine alone, and lets in who has the token in the address that it prints. From another machine:
+    ssh -L 8700:127.0.0.1:8700 HOST crynux-async board --port 8700.
+
+    Args:
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
+        port: Port to listen on; 0 for any that is free.
+        open_: Open the address in the browser of this desktop, where there is one.
+    """
+    from crynux_async.cli import web_board
+
+    return execute(web_board.serve(ledger, port=port, opens_browser=open_))
 
 
 def resume(

@@ -4,4 +4,5 @@
 - ``reader``: reads what a page shows, and has it rendered.
 - ``renderings``: pages that many look at are rendered once. ``streams``: a page anew whenever something has changed.
 - ``routes``: its addresses, under whatever dependencies say who may. ``security``: what browsers are told to refuse.
+- ``stand_alone``: the same pages in a program of its own, on loopback, for whoever has its token.
 """
