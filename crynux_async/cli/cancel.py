@@ -15,10 +15,10 @@ from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.report.units import count
 from crynux_async.errors import CrynuxError
 from crynux_async.job import Job
 from crynux_async.money import to_cnx
+from crynux_async.report.units import count
 from crynux_async.states import FOLLOWED, JobState
 
 
