@@ -35,14 +35,34 @@ def opened_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened_page(browser: Any, address: str, **options: Any) -> Iterator[Any]:
-    """Give a page; the test fails where the page logs an error, breaks its policy or asks anybody for anything."""
-    context = browser.new_context(offline=True, **options)
+def opened_page(
+    browser: Any, address: str, *, server: str = "", passes_over: str = "", **options: Any
+) -> Iterator[Any]:
+    """Give a page; the test fails where the page logs an error, breaks its policy or asks anybody else for anything.
+
+    Args:
+        browser: Opens it.
+        address: Of the page.
+        server: What the addresses begin with that it may ask, or "" for a page that may ask nobody.
+        passes_over: Which errors are expected, by a text in them.
+        **options: Of the browser's context.
+    """
+    context = browser.new_context(offline=not server, **options)
     page = context.new_page()
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+
+    def log(message: Any) -> None:
+        is_expected = bool(passes_over) and passes_over in message.text
+        if message.type in ("error", "warning") and not is_expected:
+            problems.append(message.text)
+
+    def asked(request: Any) -> None:
+        if not _is_local(request.url) and not (server and request.url.startswith(f"{server}/")):
+            problems.append(request.url)
+
+    page.on("console", log)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url) if not _is_local(request.url) else None)
+    page.on("request", asked)
     try:
         page.goto(address)
         yield page

@@ -33,4 +33,5 @@ crynux = Crynux(
 )
 app = FastAPI(lifespan=crynux.lifespan)
 app.include_router(crynux.router())
+app.include_router(crynux.page())
 app.add_middleware(NamesWorker)

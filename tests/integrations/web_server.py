@@ -18,7 +18,7 @@ import attrs
 _ADDRESS = re.compile(rb"running on (http://127\.0\.0\.1:\d+)")
 _ROOT = Path(__file__).parents[2]
 _AGAIN = 0.05  # a browser waits a second
-_WORKER = """
+WORKER = """
 import socket, sys, uvicorn
 server = uvicorn.Server(uvicorn.Config(sys.argv[1], access_log=False))
 server.run(sockets=[socket.socket(fileno=int(sys.argv[2]))])
@@ -112,7 +112,7 @@ class Workers:
     async def start(self) -> Process:
         """Start one more; it answers when it has ``begun``."""
         number = self._socket.fileno()
-        arguments = ["-c", _WORKER, self._application, str(number)]
+        arguments = ["-c", WORKER, self._application, str(number)]
         worker = running(*arguments, environment=self._environment, pass_fds=[number])
         return await self._stack.enter_async_context(worker)
 
