@@ -1,7 +1,8 @@
-"""A web application around fine-tuning: ``python examples/fastapi_app.py --emulator``, then http://127.0.0.1:8000/docs.
+"""A web application around fine-tuning: ``python examples/fastapi_app.py --emulator``, http://127.0.0.1:8000/board.
 
-Callers sign in with a token (``Authorization: Bearer ann-token``), and each sees their own jobs alone. Two workers know
-the same jobs. Without ``--emulator`` it uses the bridge and the key of your settings.
+Callers sign in with a name and a password (``curl -u ann:ann-token``), for which a browser asks by itself, and each
+sees their own jobs alone: at /board as they go, at /docs as an API. Two workers know the same jobs. Without
+``--emulator`` it uses the bridge and the key of your settings.
 """
 
 import asyncio
@@ -16,21 +17,21 @@ from typing import Annotated
 
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from crynux_async.emulator import Emulator
 from crynux_async.integrations.fastapi import CallerDep, ConfigDep, Crynux, JobAnswer, Limits
 
-TOKENS = {"ann-token": "ann", "bob-token": "bob"}  # yours are in a database
+PASSWORDS = {"ann": "ann-token", "bob": "bob-token"}  # yours are in a database, and hashed
 FOLDER = Path(os.environ.get("APP_FOLDER", "fastapi-app"))
 
 
-def customer(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> str:
+def customer(sent: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> str:
     """Say who asks; whoever is nobody does not come in."""
-    for token, name in TOKENS.items():
-        if sent is not None and secrets.compare_digest(sent.credentials.encode(), token.encode()):
-            return name
-    raise HTTPException(401, "sign in first", headers={"WWW-Authenticate": "Bearer"})
+    expected = PASSWORDS.get(sent.username, secrets.token_hex())
+    if not secrets.compare_digest(sent.password.encode(), expected.encode()):
+        raise HTTPException(401, "sign in first", headers={"WWW-Authenticate": "Basic"})
+    return sent.username
 
 
 FOLDER.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,7 @@ crynux = Crynux(
 )
 app = FastAPI(title="Fine-tuning", lifespan=crynux.lifespan)
 app.include_router(crynux.router(prefix="/jobs"))
+app.include_router(crynux.page(path="/board"))
 
 
 @app.post("/portraits", dependencies=crynux.dependencies, status_code=202)
