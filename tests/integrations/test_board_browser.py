@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from crynux_async.ledgers.base import JobRow
+from crynux_async.report.board import TROUBLED
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 from tests.browser import needs_browser, opened_browser, opened_page
@@ -177,14 +178,9 @@ def test_thousand_jobs_are_paged_filtered_and_searched(browser: Any, full: Site)
         page.get_by_role("link", name="Older").click()
         assert page.locator("table.list tbody tr").first.inner_text().startswith("job 949")
         page.get_by_role("link", name="trouble", exact=True).click()
-        states = set(page.locator("table.list .state").all_inner_texts())
-        assert {re.sub(r"^\W+", "", state) for state in states} == {
-            "unconfirmed",
-            "stalled",
-            "rejected",
-            "failed",
-            "expired",
-        }
+        states = {re.sub(r"^\W+", "", text) for text in page.locator("table.list .state").all_inner_texts()}
+        # The site's own session may have found out more of those that were stalled.
+        assert {"failed", "rejected", "expired"} <= states <= {state.value for state in TROUBLED}
         page.get_by_label("Search the jobs").fill("job 99")
         page.get_by_label("Search the jobs").press("Enter")
         page.get_by_role("link", name="all", exact=True).click()
@@ -211,4 +207,4 @@ def test_page_is_whole_and_says_so_where_scripts_do_not_run(browser: Any, full: 
     with opened_page(browser, f"{full.url}{LAST}", server=full.url, java_script_enabled=False) as page:
         assert page.get_by_role("img", name=re.compile("Learning rate, cosine")).count() == 1
         assert page.get_by_role("img", name="Validation picture 1").count() == 1
-        assert page.get_by_text("This page stands still without its script").is_visible()
+        assert page.locator("noscript p").is_visible()
