@@ -69,9 +69,7 @@ def view_of(
         base=mask_addresses(subject.base),
         changed=everywhere,
         trials=[
-            _trial(
-                trial, fields, pictures.get(trial, ()), _own_changes(trial, everywhere, mapping), public=public
-            )
+            _trial(trial, fields, pictures.get(trial, ()), _own_changes(trial, everywhere, mapping), public=public)
             for trial in trials
         ],
         objective_name=subject.objective_name,

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,8 @@ class Site:
         """Submit a job, and return its name."""
         body = json.dumps({**GOOD, **changes}).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/jobs?label={label}&tag=sweep:cats", body, headers)
+        query = urllib.parse.urlencode({"label": label, "tag": "sweep:cats"})
+        request = urllib.request.Request(f"{self.url}/jobs?{query}", body, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return str(json.load(answer)["job_id"])
 

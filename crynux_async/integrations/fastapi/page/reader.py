@@ -39,6 +39,7 @@ from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.recall import recall
 from crynux_async.sweeps.trial import Known, Trial
 from crynux_async.sweeps.view import Subject, view_of
+from crynux_async.training.service import ValueMapping
 
 _MOST_EVENTS = 100
 _MOST_READINGS = 256
@@ -109,7 +110,8 @@ class Reader:
             found = await recall(session, name, tenant=viewer.tenant, known=known)
             # To the minute: a page that says when it was made would be another one at every look.
             minute = utc_now().replace(second=0, microsecond=0)
-            collect = partial(_sweep_view, found.subject, found.trials, base=base, written_at=minute)
+            mapping = viewer.source.facts_of(newest[0]).mapping
+            collect = partial(_sweep_view, found.subject, found.trials, mapping, base=base, written_at=minute)
             view = await asyncio.to_thread(collect)
         self._forget()
         return view
@@ -147,9 +149,11 @@ def _read(path: Path, row: JobRow) -> _Reading:
         return _Reading(health=health, norms=None)
 
 
-def _sweep_view(subject: Subject, trials: Sequence[Trial], *, base: str, written_at: datetime) -> SweepView:
+def _sweep_view(
+    subject: Subject, trials: Sequence[Trial], mapping: ValueMapping, *, base: str, written_at: datetime
+) -> SweepView:
     images = {trial: _addresses(trial.job, base) for trial in trials if trial.job.path is not None}
-    return view_of(subject, trials, written_at=written_at, images=images, public=True)
+    return view_of(subject, trials, written_at=written_at, images=images, mapping=mapping, public=True)
 
 
 def _addresses(job: Job, base: str) -> list[str]:
