@@ -17,7 +17,9 @@ from crynux_async.cli.console import open_console
 from crynux_async.errors import (
     ArchiveError,
     BackendError,
+    BudgetExceededError,
     ConfigError,
+    ConflictError,
     CrynuxError,
     DownloadError,
     JobError,
@@ -50,6 +52,9 @@ _CODES: tuple[tuple[type[CrynuxError], Exit], ...] = (
     (ConfigError, Exit.USAGE),
     (SettingsError, Exit.USAGE),
     (UsageError, Exit.USAGE),
+    # Refused before anything was sent, by what the user has said himself.
+    (ConflictError, Exit.USAGE),
+    (BudgetExceededError, Exit.USAGE),
     (SubmissionUnknownError, Exit.OUTCOME_UNKNOWN),
     (WaitTimeoutError, Exit.TIMED_OUT),
     (JobError, Exit.JOB_ENDED_BADLY),

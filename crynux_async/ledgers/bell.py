@@ -10,11 +10,6 @@ class Bell:
         self.number = 1
         self._waiting: set[asyncio.Future[None]] = set()
 
-    @property
-    def has_waiters(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._waiting)
-
     def ring(self) -> None:
         """Count a change and wake everybody."""
         self.number += 1

@@ -210,16 +210,16 @@ async def test_nothing_is_listened_to_while_nobody_waits() -> None:
     async with open_session(backend, ledger) as owner, open_session(backend, ledger, follow=False) as other:
         handle = await found(other, await owner.submit(make_config()))
         await asyncio.sleep(7)
-        assert not ledger._bell.has_waiters
+        assert not ledger._bell._waiting
         waiting = asyncio.create_task(handle.wait())
         await asyncio.sleep(7)
-        assert ledger._bell.has_waiters
+        assert ledger._bell._waiting
         waiting.cancel()
         await asyncio.sleep(7)
-        assert not ledger._bell.has_waiters
+        assert not ledger._bell._waiting
         await handle.wait()
         await asyncio.sleep(7)
-        assert not ledger._bell.has_waiters
+        assert not ledger._bell._waiting
 
 
 async def test_all_handles_on_one_job_show_the_same(office: Office) -> None:
