@@ -6,6 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Float
+from sqlalchemy.dialects.postgresql.base import PGDDLCompiler
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.expression import ClauseElement, TextClause
@@ -32,7 +33,17 @@ class _Compiler(PGCompiler_psycopg):
         return super().visit_on_conflict_do_update(on_conflict, **options)  # type: ignore[no-untyped-call]
 
 
+class _DdlCompiler(PGDDLCompiler):
+    """Renders indexes with the condition that the schema gives them as SQLite's."""
+
+    def visit_create_index(self, create: Any, *arguments: Any, **options: Any) -> Any:
+        chosen = create.element.dialect_options
+        chosen["postgresql"]["where"] = chosen["sqlite"]["where"]
+        return super().visit_create_index(create, *arguments, **options)  # type: ignore[no-untyped-call]
+
+
 class _Dialect(PGDialect_psycopg):
+    ddl_compiler = _DdlCompiler
     statement_compiler = _Compiler
     supports_statement_cache = True
     colspecs = {**PGDialect_psycopg.colspecs, Float: _Float}  # noqa: RUF012 - as its parent has it

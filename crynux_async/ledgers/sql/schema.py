@@ -75,8 +75,8 @@ def _job(*, primary_key: bool = False) -> Column[str]:
 
 
 def _index(name: str, *columns: str, where: str = "") -> Index:
-    condition = text(where) if where else None
-    return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+    # Not as PostgreSQL's option, too: it would load that dialect in every process. Its rendering takes it from here.
+    return Index(name, *columns, sqlite_where=text(where) if where else None)
 
 
 meta = Table(

@@ -1,5 +1,7 @@
 """The tables and statements are PostgreSQL's as well as SQLite's."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +51,23 @@ def test_tables_compile_for_postgresql() -> None:
     for table in metadata.sorted_tables:
         assert "CREATE TABLE" in in_postgresql(CreateTable(table))
         assert all(in_postgresql(CreateIndex(index)).startswith("CREATE INDEX") for index in table.indexes)
+
+
+def test_index_of_some_rows_is_one_of_these_rows_in_postgresql_too() -> None:
+    indexes = [index for table in metadata.sorted_tables for index in table.indexes]
+    conditions = {index: index.dialect_options["sqlite"]["where"] for index in indexes}
+    partial = [index for index in indexes if conditions[index] is not None]
+    assert len(partial) > 5
+    for index in partial:
+        assert in_postgresql(CreateIndex(index)).endswith(f"WHERE {conditions[index]}")
+
+
+def test_ledger_in_a_file_loads_nothing_of_postgresqls() -> None:
+    program = (
+        "import sys, crynux_async.ledgers.sqlite.ledger; print([name for name in sys.modules if 'postgres' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_text_compares_byte_by_byte_in_postgresql() -> None:
