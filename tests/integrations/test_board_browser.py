@@ -92,19 +92,20 @@ def test_page_comes_back_by_itself_when_its_server_was_restarted(browser: Any, s
 
 
 def test_sweep_goes_on_with_its_plots_and_keeps_what_its_reader_has_chosen(browser: Any, site: Site) -> None:
-    site.submit("rank 4", rank=4)
+    for rank in (4, 8):
+        site.submit(f"rank {rank}", rank=rank)
     sweep = f"{site.url}/board/sweep?name=cats"
     with opened_page(browser, sweep, server=site.url, viewport=WIDE) as page:
-        page.locator("#trials tr.done").wait_for(timeout=LONG)
-        page.locator("#parallel svg, #when svg").first.wait_for(timeout=LONG)
+        page.locator("#trials tr.done").nth(1).wait_for(timeout=LONG)
+        page.locator("#effects svg").first.wait_for(timeout=LONG)
         page.get_by_label("Search the trials").fill("j")
         page.get_by_role("button", name="‖BA‖").click()
-        site.submit("rank 8", rank=8)
-        page.locator("#trials tr.done").nth(1).wait_for(timeout=LONG)
+        site.submit("rank 16", rank=16)
+        page.locator("#trials tr.done").nth(2).wait_for(timeout=LONG)
         assert page.get_by_label("Search the trials").input_value() == "j"
         assert page.locator("th[aria-sort=ascending]").inner_text().startswith("‖BA‖")
-        page.locator("#effects svg").first.wait_for(timeout=LONG)
-        assert page.locator("#count").inner_text() == "2 of 2"
+        assert page.locator("#count").inner_text() == "3 of 3"
+        page.locator("#parallel svg").wait_for(timeout=LONG)
 
 
 def rows_of_every_kind() -> list[JobRow]:

@@ -30,7 +30,8 @@
   }
 
   // A new page in the place of the old one: what is the same stays, with its focus and its selection.
-  const keyOf = (node) => node.nodeType !== 1 ? "" : node.id || node.dataset.key || node.dataset.trial || "";
+  const keyOf = (node) => node.nodeType !== 1 ? ""
+    : node.id || node.dataset.key || node.dataset.trial || node.getAttribute("aria-labelledby") || "";
   const kept = new Set(["open", "title", "aria-expanded"]);
   function morph(old, fresh) {
     if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return; }

@@ -12,8 +12,10 @@ from crynux_async.integrations.fastapi.streams import RETRY_MILLISECONDS
 from crynux_async.report.live import Rendered
 
 _EVERY = 1.0
-_MOST_OF_THE_TIME = 0.05
-"""The part of the time that rendering may take for one page."""
+_MOST_OF_THE_TIME = 0.25
+"""The part of the time that rendering may take for one page: a sweep whose archives are read anew takes seconds."""
+
+_LONGEST = 10.0
 
 Get = Callable[[int], Awaitable[Rendered]]
 """Renders a page that shows a change of the ledger."""
@@ -43,4 +45,4 @@ async def _pages(viewer: Viewer, get: Get, have: str) -> AsyncGenerator[Rendered
         if page.version != have:
             have = page.version
             yield page
-        await anyio.sleep(max(_EVERY, (monotonic() - began) / _MOST_OF_THE_TIME))
+        await anyio.sleep(min(_LONGEST, max(_EVERY, (monotonic() - began) / _MOST_OF_THE_TIME)))
