@@ -19,6 +19,7 @@ from crynux_async.errors import ConfigError, Problem
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.spaces import Params
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 Derive: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Makes further fields of a point from those that it has, such as a warm-up from a length."""
@@ -98,7 +99,13 @@ class Points:
 
 
 def plan(
-    name: str, base: FineTuneConfig, changes: Iterable[Params], *, repeats: int = 1, derive: Derive | None = None
+    name: str,
+    base: FineTuneConfig,
+    changes: Iterable[Params],
+    *,
+    repeats: int = 1,
+    derive: Derive | None = None,
+    mapping: ValueMapping = BRIDGE_MAPPING,
 ) -> Points:
     """Return the points of a sweep.
 
@@ -108,6 +115,7 @@ def plan(
         changes: What each point changes.
         repeats: How often each is trained, >= 1, each time with a seed of its own unless the config gives one.
         derive: Makes further fields of a point from its own.
+        mapping: What the service cannot be sent, which decides what trains the same.
     """
     good: list[Point] = []
     broken: list[BrokenPoint] = []
@@ -135,7 +143,7 @@ def plan(
             )
             for repeat in range(1, repeats + 1)
         )
-    return Points(good=good, broken=broken, twice=twice, alike=_alike(good))
+    return Points(good=good, broken=broken, twice=twice, alike=_alike(good, mapping))
 
 
 def derived_seed(name: str, repeat: int) -> int:
@@ -174,17 +182,17 @@ def _seeded(config: FineTuneConfig, name: str, repeat: int) -> FineTuneConfig:
     return config.with_seed(derived_seed(name, repeat)) if config.seed_was_drawn else config
 
 
-def _alike(points: Iterable[Point]) -> list[list[int]]:
+def _alike(points: Iterable[Point], mapping: ValueMapping) -> list[list[int]]:
     """Return the places of different points that train the same."""
     groups: defaultdict[object, list[int]] = defaultdict(list)
     for point in points:
         # Repeats train different things by their seeds, which is what they are for.
         if point.repeat == 1:
-            groups[_training(point.config)].append(point.number)
+            groups[_training(point.config, mapping)].append(point.number)
     return [places for places in groups.values() if len(places) > 1]
 
 
-def _training(config: FineTuneConfig) -> tuple[object, ...]:
-    """Return what decides the weights, to compare: ``digest()`` without the hash, which nobody stores here."""
-    values = config.effective().training().values()
+def _training(config: FineTuneConfig, mapping: ValueMapping) -> tuple[object, ...]:
+    """Return what decides the weights at one service, to compare; nobody stores it."""
+    values = config.effective(mapping=mapping).training().values()
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)

@@ -92,7 +92,7 @@ class Preview:
 async def preview(sweep: "Sweep", session: "Session") -> Preview:
     """Return what running a sweep in a session would do (see ``Sweep.preview``)."""
     # In threads: to plan a thousand points takes two seconds, and to judge them one.
-    points = await asyncio.to_thread(sweep.plan)
+    points = await asyncio.to_thread(sweep.plan, session.service_facts.mapping)
     known = await session.history(group=sweep.name)
     states = {record_of(job).filing.idempotency_key: job.state for job in known}
     # Rejected ones were never paid for, and the next run sends them: they are new.

@@ -19,6 +19,7 @@ from crynux_async.sweeps.spaces import Params
 from crynux_async.sweeps.trial import AtEnd, Trial, absolute, strength
 from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 if TYPE_CHECKING:
     from crynux_async.session import Session
@@ -98,9 +99,13 @@ class Sweep:
     objective: Callable[[Trial], float] | None = attrs.field(default=None, kw_only=True)
     direction: Direction | None = attrs.field(default=None, validator=_check_direction, kw_only=True)
 
-    def plan(self) -> Points:
-        """Return every point, with what is wrong with some."""
-        return plan(self.name, self.base, self.points, repeats=self.repeats, derive=self.derive)
+    def plan(self, mapping: ValueMapping = BRIDGE_MAPPING) -> Points:
+        """Return every point, with what is wrong with some.
+
+        Args:
+            mapping: What the service cannot be sent, which decides what trains the same; by default a bridge's.
+        """
+        return plan(self.name, self.base, self.points, repeats=self.repeats, derive=self.derive, mapping=mapping)
 
     def asked(self) -> dict[str, Any]:
         """Return what the sweep's name stands for in a ledger: the base that was asked, as JSON values.

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from crynux_async import Session
+from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli.sweep_preview import facts_of, print_preview
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Sweep, grid
@@ -99,6 +100,16 @@ async def test_preview_names_points_that_train_the_same_or_are_asked_twice() -> 
         found = await Sweep("cats", base, points=points).preview(session)
     assert dict(found.points.twice) == {2: 1}
     assert [list(places) for places in found.points.alike] == [[3, 4]]
+
+
+async def test_points_that_train_the_same_at_a_bridge_alone_are_not_told_as_alike_at_the_relay() -> None:
+    # A bridge makes 1 of a warm-up of 0; the relay passes it on.
+    points = [{"lr_warmup_steps": 0}, {"lr_warmup_steps": 1}]
+    backend = FakeBackend()
+    backend.facts = RELAY_FACTS
+    async with open_session(backend, MemoryLedger()) as session:
+        found = await Sweep("cats", make_config(lr_scheduler="cosine"), points=points).preview(session)
+    assert found.points.alike == []
 
 
 async def test_preview_says_what_is_used_in_place_of_what_was_asked_each_kind_once() -> None:
