@@ -1,6 +1,7 @@
 """Who may come in, and what they see: tenants never meet, whatever they guess, and each has its limits."""
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from fastapi.routing import APIRoute
 
 from crynux_async import UsageError
 from crynux_async.integrations.fastapi import JobAnswer, JobDep, Limits, ProblemRoute
-from tests.fake_backend import FakeBackend
+from crynux_async.integrations.fastapi.limits import Admission
+from tests.fake_backend import FakeBackend, make_config
 from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, known_customer, opened_web
 
 ANN = {"X-Customer": "ann"}
@@ -122,6 +124,21 @@ async def test_waiting_jobs_of_each_tenant_are_limited_and_a_key_that_was_let_in
     assert all(answer.headers["retry-after"] for answer in refused)
     assert (again.status_code, again.headers["location"]) == (202, accepted[0].headers["location"])
     assert other.status_code == 202
+
+
+async def test_tenants_that_have_left_leave_nothing_behind(tmp_path: Path) -> None:
+    async with opened_web(tmp_path, **tenants()) as web:
+        admission = Admission(web.crynux.session, Limits(queued=3))
+        before = _locks()
+        for number in range(50):
+            async with admission.job(f"tenant {number}", make_config(), None):
+                assert _locks() == before + 1
+        assert _locks() == before
+
+
+def _locks() -> int:
+    gc.collect()
+    return sum(isinstance(thing, asyncio.Lock) for thing in gc.get_objects())
 
 
 async def test_spending_of_each_tenant_is_limited(tmp_path: Path) -> None:

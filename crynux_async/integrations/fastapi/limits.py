@@ -1,11 +1,12 @@
 """What one tenant may have at a time, so that none of them can take everything."""
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -68,7 +69,8 @@ class Admission:
         self._session = session
         self._limits = limits
         self._streams: Counter[str | None] = Counter()
-        self._queues: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Whoever waits in a queue holds it; one without anybody is gone, or every name that ever came would be kept.
+        self._queues: WeakValueDictionary[str | None, asyncio.Lock] = WeakValueDictionary()
 
     @contextmanager
     def stream(self, tenant: str | None) -> Iterator[None]:
@@ -105,7 +107,8 @@ class Admission:
             yield
             return
         # One after another, or all that ask at once would see the same number.
-        async with self._queues[tenant]:
+        queue = self._queues.setdefault(tenant, asyncio.Lock())
+        async with queue:
             if key is None or await self._session.find(idempotency_key=key, tenant=tenant or "") is None:
                 await self._check_queue(tenant, self._limits.queued)
                 await self._check_spend(tenant, config)
