@@ -75,7 +75,7 @@ def is_over(record: Record, event: Event | None) -> bool:
     """Whether nothing more happens to a job by itself after its newest event."""
     if STAGES[record.state] is Stage.FETCH:
         return record.wanted is None or isinstance(event, DownloadFailed)
-    return record.done
+    return record.done and not record.is_cut_off
 
 
 def _present(record: Record) -> JobStateChanged:

@@ -54,6 +54,7 @@ class Intake:
         self._writer = writer
         self._submitter = submitter
         self._tries = tries
+        self._storing: dict[str, Record] = {}
 
     async def ask(self, asked: Sequence[Record]) -> list[Record]:
         """Return the jobs that the keys of new records stand for, in their order, when they are durable and queued.
@@ -62,11 +63,18 @@ class Intake:
             ConflictError: A key stands for something else already; none of the new jobs is sent.
             LedgerError: They could not be stored; none is sent.
         """
-        stored = await self._writer.add(asked)
         new = {record.job_id: record for record in asked}
-        for row in stored:
-            if row.job_id in new:
-                self._enter(new[row.job_id])
+        self._storing |= new
+        try:
+            stored = await self._writer.add(asked)
+            # Whoever asks at once may read a row before the one who has stored it: there is one record of it all the
+            # same, or the job would be queued twice.
+            for row in stored:
+                if row.job_id in self._storing:
+                    self._enter(self._storing[row.job_id])
+        finally:
+            for job_id in new:
+                del self._storing[job_id]
         found = [new.get(row.job_id) or self._onlookers.enter(row) for row in stored]
         clash = await _first_conflict(asked, stored)
         if clash is not None:
@@ -77,7 +85,12 @@ class Intake:
         for number, record in enumerate(dict.fromkeys(found), start=1):
             if number % SLICE == 0:
                 await asyncio.sleep(0)
-            await self._send(record)
+            if record.job_id in new and record.is_ours and record.state is JobState.PLANNED:
+                # It was stored as one to be sent just now; to write that again would make a thousand callers wait for
+                # one another.
+                self._submitter.enqueue(record)
+            else:
+                await self._send(record)
         return found
 
     async def _send(self, record: Record) -> None:
@@ -104,6 +117,8 @@ class Intake:
 
     async def _is_to_be_sent(self, record: Record) -> bool:
         """Whether a job that was asked for is to be sent now: nothing was ever paid for it, and it waits for nobody."""
+        if record.is_ours and record.queue_number:
+            return False
         if record.state in _NEVER_SENT:
             return True
         return record.state is JobState.ABANDONED and not await self._tries.was_sent(record)

@@ -137,6 +137,11 @@ class Record:
         return self.state not in GOOD and (self.done or self.state is JobState.STALLED or self.error is not None)
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether its process has ended in the middle of its create, and no other has taken it over and said so yet."""
+        return self.state is JobState.UNCONFIRMED and self.ended_at is None
+
+    @property
     def reason(self) -> str:
         """Why it ended without a model as far as the service tells, or ""."""
         return self.error.reason if isinstance(self.error, JobError) else ""

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+import anyio
 import attrs
 
 from crynux_async.backends.base import Backend
@@ -81,6 +82,8 @@ class TakeOver:
         self._sends_planned = sends_planned
         self._looks = 0
         self._known: set[int] = set()
+        self._may_be_left = False
+        self._taking = anyio.Lock()
         self.grants: dict[str, Callable[[Record, WishRow], Awaitable[None]]] = {}
 
     async def release_the_dead(self) -> None:
@@ -101,8 +104,14 @@ class TakeOver:
         present = {holder.fence.number for holder in await self._ledger.holders() if holder.until > now}
         # To claim is a write, of which a ledger bears few: only where somebody has left.
         has_left, self._known = self._known - present, present
+        # Everybody takes a share when somebody leaves; what one of them did not take, who may just have begun or cannot
+        # follow it, is anybody's at the next call, and not only after some more lease.
         if has_left:
+            self._may_be_left = True
             await self.run()
+        elif self._may_be_left:
+            await self._claim(None)
+            self._may_be_left = False
 
     async def run(self) -> None:
         """Take in a fair share of the unfinished jobs that nobody holds (any more), and give back what is too much.
@@ -113,10 +122,15 @@ class TakeOver:
         await self._give_back(surplus_of(total, followers, mine))
         room = room_for(total, followers, mine, self._looks)
         self._looks += 1
-        rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room, key_ids=self._key_ids)
-        if rows:
-            await self._take_all_in(rows)
-            _log.info("took over %d unfinished jobs", len(rows))
+        await self._claim(room)
+
+    async def _claim(self, room: int | None) -> None:
+        """Take in so many unfinished jobs that nobody holds, or all of them."""
+        async with self._taking:
+            rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room, key_ids=self._key_ids)
+            if rows:
+                await self._take_all_in(rows)
+                _log.info("took over %d unfinished jobs", len(rows))
 
     async def _standing(self) -> tuple[int, int, int]:
         """Return how many unfinished jobs there are, how many sessions follow jobs, and how many this one holds."""
@@ -153,10 +167,12 @@ class TakeOver:
         Raises:
             LedgerError: It could not be taken or read.
         """
-        if await self._writer.take(record.job_id):
-            row = await self._ledger.get(record.job_id)
-            assert row is not None, "a job that was taken is there"
-            await self._take_all_in([row])
+        # One after another: whoever took a job in twice would take its create, sent in between, for cut off.
+        async with self._taking:
+            if not record.is_ours and await self._writer.take(record.job_id):
+                row = await self._ledger.get(record.job_id)
+                assert row is not None, "a job that was taken is there"
+                await self._take_all_in([row])
         return record.is_ours
 
     async def grant_wishes(self) -> None:

@@ -14,12 +14,14 @@ from crynux_async import (
     FineTuneConfig,
     Job,
     JobState,
+    JobStateChanged,
     RejectedError,
     Session,
     SubmissionUnknownError,
     UsageError,
 )
 from crynux_async.backends.base import Look, Seen
+from crynux_async.job import record_of
 from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
@@ -515,3 +517,76 @@ async def test_submits_with_shared_keys_from_four_sessions_on_one_file_make_one_
     assert backend.creates == len(backend.created) == 20
     assert {job.task_id for job in jobs} == set(backend.created)
     assert all(len({job.job_id for job in jobs[first : first + 10]}) == 1 for first in range(0, 200, 10))
+
+
+class Late(MemoryLedger):
+    """A ledger whose answers come late where a test says so: the named method's calls, by their number from 1."""
+
+    def __init__(self, method: str, *late: int) -> None:
+        super().__init__()
+        self._method = method
+        self._late = late
+        self._calls = 0
+
+    async def _answer(self, method: str) -> None:
+        if method == self._method:
+            self._calls += 1
+            await asyncio.sleep(1.0 if self._calls in self._late else 0)
+
+    async def add(self, *arguments: Any, **options: Any) -> Any:
+        stored = await super().add(*arguments, **options)
+        await self._answer("add")
+        return stored
+
+    async def get(self, job_id: str) -> Any:
+        row = await super().get(job_id)
+        await self._answer("get")
+        return row
+
+
+async def states_of(job: Job) -> list[str]:
+    return [str(event.state) async for event in job.events(after=0) if isinstance(event, JobStateChanged)]
+
+
+async def test_planned_job_that_many_ask_for_at_once_in_the_next_session_is_taken_once_and_sent_once() -> None:
+    backend, ledger = FakeBackend(round_trip=10), Late("get", 2)
+    async with open_session(backend, ledger, rate_limit=1, rate_burst=1) as first:
+        await first.submit(make_config(seed=1))
+        left = await first.enqueue(make_config(seed=2), idempotency_key="k")
+    async with open_session(backend, ledger, follow=False) as second:
+        asks = [second.enqueue(make_config(seed=2), idempotency_key="k") for _ in range(5)]
+        jobs = await asyncio.gather(*asks)
+        assert {job.job_id for job in jobs} == {left.job_id}
+        # The second one to read the row does so when the first one's create is under way, which is no lost one.
+        assert await states_of(jobs[0]) == ["running", "succeeded"]
+    assert backend.creates == 2
+
+
+async def test_key_whose_row_is_read_by_another_caller_before_its_own_hears_of_it_is_one_job() -> None:
+    backend, ledger = FakeBackend(round_trip=10), Late("add", 1)
+    async with open_session(backend, ledger) as session:
+        asks = [session.enqueue(make_config(), idempotency_key="k") for _ in range(2)]
+        one, other = await asyncio.gather(*asks)
+        assert record_of(one) is record_of(other)
+        assert await states_of(one) == ["running", "succeeded"]
+        assert [attempt.number for attempt in await ledger.attempts()] == [1]
+    assert backend.creates == 1
+
+
+async def test_caller_with_a_key_is_told_when_its_job_is_stored_whatever_else_is_being_written() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with open_session(backend, ledger, rate_limit=1, rate_burst=1) as session:
+        await session.submit(make_config(seed=1))
+        change, is_free = ledger.change, asyncio.Event()
+
+        async def held_up(*arguments: Any) -> list[str]:
+            await is_free.wait()
+            return await change(*arguments)
+
+        ledger.change = held_up  # type: ignore[method-assign]
+        for _ in range(2):
+            job = await asyncio.wait_for(session.enqueue(make_config(seed=2), idempotency_key="k"), timeout=5)
+            assert job.state is JobState.PLANNED
+        is_free.set()
+        await job.submitted()
+    assert backend.creates == 2

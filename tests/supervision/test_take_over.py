@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
+import crynux_async.supervision.cut_off as cut_off_module
 import crynux_async.supervision.gates as gates_module
 import crynux_async.supervision.take_over as take_over_module
 from benchmarks.scorecard.severing import Severable
@@ -733,3 +734,50 @@ async def test_retry_of_a_job_that_ended_in_an_earlier_session_makes_another_tas
         assert found is not None
         await (await found.retry()).submitted()
         assert (found.task_id, backend.creates) == ("2", 2)
+
+
+async def test_events_of_a_job_that_was_cut_off_end_when_its_next_owner_has_said_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    way = Severable(ledger)
+    backend.answers.append(asyncio.Event().wait)
+    victim = open_session(backend, way)
+    await victim.open()
+    left = await victim.enqueue(make_config(), idempotency_key="k")
+    await asyncio.sleep(1)
+    fence = victim._supervisor._writer.fence
+    await way.sever(victim)
+    for module in (cut_off_module, take_over_module):
+        monkeypatch.setattr(module, "is_gone", lambda owner: owner == fence.owner)
+    async with open_session(backend, ledger, follow=False) as onlooker:
+        job = await onlooker.find(left.job_id)
+        assert job is not None
+        assert job.state is JobState.UNCONFIRMED
+        events = job.events(after=0)
+        told: list[Any] = []
+
+        async def read() -> None:
+            told.extend([event async for event in events])
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(10)
+        assert not reading.done()
+        async with open_session(backend, ledger):
+            await asyncio.wait_for(reading, timeout=5)
+    assert [event.number for event in told] == list(range(1, len(told) + 1))
+    assert told[-1].state is JobState.UNCONFIRMED
+
+
+async def test_what_others_do_not_take_of_a_leavers_jobs_is_taken_a_moment_later() -> None:
+    backend, ledger = FakeBackend(duration=3600), MemoryLedger()
+    leaver = open_session(backend, ledger)
+    await leaver.open()
+    async with open_session(backend, ledger), open_session(backend, ledger) as attentive:
+        await asyncio.gather(*(leaver.submit(make_config(seed=seed)) for seed in range(1, 7)))
+        await attentive.take_over()
+        await leaver.close()
+        await attentive.take_over()
+        assert len(attentive.jobs()) == 3
+        await attentive.take_over()
+        assert len(attentive.jobs()) == 6

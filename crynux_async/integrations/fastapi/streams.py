@@ -84,7 +84,8 @@ def resume_after(
 
 def is_told(job: Job, known: int) -> bool:
     """Whether nothing more happens to a job by itself behind an event."""
-    return STAGES[job.state] is Stage.OVER and known >= record_of(job).last_event
+    record = record_of(job)
+    return STAGES[record.state] is Stage.OVER and known >= record.last_event and not record.is_cut_off
 
 
 async def open_events(
