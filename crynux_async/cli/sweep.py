@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import attrs
 from rich.console import Console
 from rich.text import Text
 
+from crynux_async.backends.reading import ReadBackend, facts_behind
 from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option, ledger_place
@@ -141,8 +142,9 @@ async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     """List the sweeps of a ledger."""
     sweeps = []
     # One session for each service: a session sees the jobs of its own alone.
-    for service in _services(await _rows(ledger)):
-        async with _at(ledger, service) as session:
+    rows = await _rows(ledger)
+    for service in _services(rows):
+        async with _at(ledger, rows, service) as session:
             found = [await recall(session, name, read_archives=False) for name in await sweep_names(session)]
         sweeps += [(service, each) for each in found]
     if as_json:
@@ -277,21 +279,24 @@ def _services(rows: Sequence[JobRow]) -> list[str]:
     return list(reversed(dict.fromkeys(row.backend for row in reversed(rows))))
 
 
-def _at(ledger: LedgerPlace | None, service: str) -> Session:
+def _at(ledger: LedgerPlace | None, rows: Iterable[JobRow], service: str) -> Session:
     """Return a session that only reads what the ledger has of a service, whichever: nothing is asked of it."""
-    return Session(base_url=service, ledger=ledger_place(ledger), follow=False)
+    key_id = next(row.key_id for row in rows if row.backend == service)
+    backend = ReadBackend(name=service, facts=facts_behind(key_id))
+    return Session(backend=backend, ledger=ledger_place(ledger), follow=False)
 
 
 @asynccontextmanager
 async def _reading(ledger: LedgerPlace | None, name: str) -> AsyncIterator[Session]:
     """Open a session where a sweep is: at the service of the settings if it is there, or where it was last."""
-    services = _services(await _rows(ledger, name))
+    rows = await _rows(ledger, name)
+    services = _services(rows)
     if not services:
         known = ", ".join(dict.fromkeys(repr(row.tags[TAG]) for row in await _rows(ledger))) or "none"
         raise UsageError(f"this ledger has no sweep {name!r}; it has {known}", field="name")
     usual = Settings.load().base_url
     service = usual if usual in services else services[-1]
-    async with _at(ledger, service) as session:
+    async with _at(ledger, rows, service) as session:
         yield session
 
 

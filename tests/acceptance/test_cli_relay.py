@@ -71,7 +71,8 @@ name = "cats"
 folder = "models"
 direction = "maximize"
 
-[base]{CONFIG}
+[base]{CONFIG}adam_weight_decay = 0.0
+
 [[grid]]
 rank = [2, 4]
 """
@@ -100,6 +101,8 @@ async def test_sweep_says_what_it_costs_and_its_page_has_the_validation_images(
     code, out, err = await run_cli("sweep", "report", "cats", "--out", "b.html", env=plain, cwd=tmp_path)
     assert code == 0, err
     assert (tmp_path / "b.html").read_text().count("data:image/png") == len(images)
+    # What a bridge would be sent in place of a warm-up of 0 is no news of a relay.
+    assert "the bridge would" not in (tmp_path / "b.html").read_text()
 
 
 async def test_task_that_the_ledger_does_not_know_is_named_with_the_command_that_adopts_it(

@@ -9,10 +9,11 @@ from pathlib import Path
 import attrs
 
 from crynux_async.archive import Health, LoraArchive, Norms
+from crynux_async.backends.reading import is_wallet
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError, UsageError
-from crynux_async.integrations.fastapi.page.sources import Viewer, is_wallet
+from crynux_async.integrations.fastapi.page.sources import Viewer
 from crynux_async.job import Job
 from crynux_async.ledgers.rows import AttemptRow, EventRow, JobRow
 from crynux_async.report.board import (
@@ -69,6 +70,7 @@ class Reader:
         rows = await _board_rows(viewer, selection)
         pace, source = None, viewer.source
         waiting = rows.planned[0] if rows.planned else None
+        # No rate limit holds up what a wallet creates.
         if waiting is not None and not is_wallet(waiting.key_id):
             attempts = await _attempts(viewer, waiting)
             pace = Pace.of(attempts, now=utc_now(), seconds=monotonic(), limit=source.limit, burst=source.burst)
@@ -106,11 +108,11 @@ class Reader:
             return None
         service = newest[0].backend
         known = self._known.setdefault((viewer.tenant, f"{service} {name}"), {})
-        async with viewer.source.open_session(service) as session:
+        async with viewer.source.open_session(newest[0]) as session:
             found = await recall(session, name, tenant=viewer.tenant, known=known)
             # To the minute: a page that says when it was made would be another one at every look.
             minute = utc_now().replace(second=0, microsecond=0)
-            mapping = viewer.source.facts_of(newest[0]).mapping
+            mapping = session.service_facts.mapping
             collect = partial(_sweep_view, found.subject, found.trials, mapping, base=base, written_at=minute)
             view = await asyncio.to_thread(collect)
         self._forget()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import attrs
 from fastapi import Depends, Request
 
-from crynux_async.backends.relay.arguments import RELAY_FACTS
+from crynux_async.backends.reading import facts_behind
 from crynux_async.errors import UsageError
 from crynux_async.integrations.fastapi.callers import CallerDep
 from crynux_async.integrations.fastapi.limits import Admission
@@ -15,10 +15,10 @@ from crynux_async.integrations.fastapi.streams import Streams
 from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.ledgers.rows import JobRow
 from crynux_async.session import Session
-from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
+from crynux_async.training.service import ServiceFacts
 
-OpenSession = Callable[[str], AbstractAsyncContextManager[Session]]
-"""Opens a session that reads what a ledger has of a service."""
+OpenSession = Callable[[JobRow], AbstractAsyncContextManager[Session]]
+"""Opens a session that reads what a ledger has of a job's service."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,7 @@ class Source:
         """Return the ledger of an open session, with the jobs of its service."""
 
         @asynccontextmanager
-        async def same(_service: str) -> AsyncIterator[Session]:
+        async def same(_row: JobRow) -> AsyncIterator[Session]:
             yield session
 
         return cls(
@@ -64,12 +64,7 @@ class Source:
         """Return what the service of a job does with configs."""
         if self.facts is not None:
             return self.facts
-        return RELAY_FACTS if is_wallet(row.key_id) else BRIDGE_FACTS
-
-
-def is_wallet(key_id: str) -> bool:
-    """Whether a credential is a wallet, whose creates no rate limit holds up."""
-    return key_id.startswith("0x")
+        return facts_behind(row.key_id)
 
 
 @attrs.frozen(kw_only=True)

@@ -19,12 +19,14 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from crynux_async.backends.reading import ReadBackend, facts_behind
 from crynux_async.integrations.fastapi.page import security
 from crynux_async.integrations.fastapi.page.routes import make_page
 from crynux_async.integrations.fastapi.page.sources import Source, Viewer
 from crynux_async.integrations.fastapi.shutdown import calling_at_shutdown
 from crynux_async.integrations.fastapi.streams import Streams
 from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.rows import JobRow
 from crynux_async.report.live import render_problem
 from crynux_async.report.page import require_templates
 from crynux_async.session import Session
@@ -100,12 +102,13 @@ class Opened:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def session(self, service: str) -> AsyncIterator[Session]:
-        """Give a session at a service, which is opened when it is first needed and not closed before the end."""
-        if service not in self._sessions:
-            session = Session(base_url=service, ledger=self._place, follow=False)
-            self._sessions[service] = await self._stack.enter_async_context(session)
-        yield self._sessions[service]
+    async def session(self, row: JobRow) -> AsyncIterator[Session]:
+        """Give a session at a job's service, which is opened when it is first needed and not closed before the end."""
+        if row.backend not in self._sessions:
+            service = ReadBackend(name=row.backend, facts=facts_behind(row.key_id))
+            session = Session(backend=service, ledger=self._place, follow=False)
+            self._sessions[row.backend] = await self._stack.enter_async_context(session)
+        yield self._sessions[row.backend]
 
 
 @attrs.frozen(kw_only=True)
