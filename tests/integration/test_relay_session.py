@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import ConfigError, JobFailedError, JobState, OwnershipError, Session
+from crynux_async import ConfigError, JobFailedError, JobProgressed, JobState, OwnershipError, Session
 from crynux_async.clock import monotonic
 from crynux_async.emulator.relay import RelayEmulator, Status
 from tests.relay_lab import CREATOR, FEE, SELECTED_SEED, STRANGER
@@ -39,6 +39,15 @@ async def test_job_is_queued_as_soon_as_it_is_accepted(relay: RelayEmulator) -> 
     async with relay_session(relay) as session:
         job = await session.submit(make_config())
         assert job.progress == "queued"
+
+
+async def test_run_that_no_node_took_is_never_told_to_be_scored(tmp_path: Path) -> None:
+    async with relay_with_money(nodes=0) as relay, relay_session(relay, str(tmp_path / "jobs.db")) as session:
+        job = await session.submit(make_config())
+        with pytest.raises(JobFailedError):
+            await job
+        stages = [event.stage async for event in job.events(after=0) if isinstance(event, JobProgressed)]
+        assert (len(relay.tasks), stages) == (4, ["queued"])
 
 
 async def test_nodes_of_the_emulator_are_counted_from_the_start(relay: RelayEmulator) -> None:

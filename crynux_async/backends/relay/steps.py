@@ -175,14 +175,17 @@ class Run:
 
     @property
     def stage(self) -> Stage:
-        """How far it is; of a group, how far the member is that it waits for."""
+        """How far it is; of a group, how far the member is that it waits for.
+
+        One that has ended without a result is where the run after it begins: its node may never have come to a score.
+        """
         statuses = [task.status for task in self.members.values()]
         if any(status in _WINNERS for status in statuses):
             return Stage.UPLOADED
         if any(status in _UPLOADING for status in statuses):
             return Stage.VALIDATED
         open_ones = [status for status in statuses if status not in ENDED]
-        if Status.QUEUED in open_ones or not statuses:
+        if Status.QUEUED in open_ones or not open_ones:
             return Stage.QUEUED
         return Stage.STARTED if any(status in _WAITING for status in open_ones) else Stage.SCORED
 

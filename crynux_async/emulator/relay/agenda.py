@@ -48,4 +48,5 @@ def next_tick(when: float, *, start: float, interval: float) -> float:
     """
     # Rounded first: seconds since 1970 have too few digits left to hit a round exactly.
     rounds = max(1, math.ceil(round((when - start) / interval, 6)))
-    return start + rounds * interval
+    # What is rounded away must not be lost: whatever is looked at before it is due is not looked at again.
+    return max(when, start + rounds * interval)

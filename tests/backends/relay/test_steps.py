@@ -207,7 +207,8 @@ def test_next_run_that_is_refused_ends_the_try() -> None:
     ("word", "stage"),
     [("q", Stage.QUEUED), ("s", Stage.STARTED), ("r", Stage.SCORED), ("e", Stage.SCORED), ("v", Stage.VALIDATED),
      ("+", Stage.UPLOADED), ("sqq", Stage.QUEUED), ("rss", Stage.STARTED), ("rrr", Stage.SCORED),
-     ("tss", Stage.STARTED), ("V==", Stage.VALIDATED), ("W==", Stage.UPLOADED)],
+     ("tss", Stage.STARTED), ("V==", Stage.VALIDATED), ("W==", Stage.UPLOADED),
+     ("t", Stage.QUEUED), ("c", Stage.QUEUED), ("nnn", Stage.QUEUED), ("inn", Stage.QUEUED)],
 )  # fmt: skip
 def test_stage_is_how_far_the_run_is(word: str, stage: Stage) -> None:
     assert run(word).stage is stage

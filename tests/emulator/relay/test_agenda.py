@@ -23,3 +23,8 @@ def test_what_comes_up_on_the_way_is_done_as_well() -> None:
 @pytest.mark.parametrize(("when", "expected"), [(100.0, 102.0), (101.0, 102.0), (102.0, 102.0), (102.5, 104.0)])
 def test_loop_comes_round_every_two_seconds_from_its_start(when: float, expected: float) -> None:
     assert next_tick(when, start=100.0, interval=2.0) == expected
+
+
+def test_round_that_is_met_all_but_exactly_is_never_before_its_time() -> None:
+    due = 1767226380.0000002
+    assert due <= next_tick(due, start=1767225600.0, interval=2.0) < due + 0.001
