@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from crynux_async.datasets.problems import CODES as DATASET_CODES
 from crynux_async.datasets.problems import Severity, has_error, in_order
 from crynux_async.errors import ConfigError, Problem, UsageError
 from crynux_async.training.advice import source_rules, training_rules, value_rules
@@ -114,8 +115,6 @@ def _is_unsendable(item: Advice) -> bool:
 
 
 def _from_report(report: "DatasetReport") -> list[Advice]:
-    from crynux_async.datasets.problems import CODES as DATASET_CODES
-
     return [
         Advice(
             code=problem.code,

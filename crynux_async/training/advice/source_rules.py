@@ -22,6 +22,7 @@ from crynux_async.training.base_models import name_fault, other_kind
 def judge_model(case: Case) -> Iterator[Advice]:
     """Judge the base model by its name: nothing else is known of it here."""
     name = case.config.model_name
+    # A name that nobody can have says nothing of what the model would be: one of the two is told.
     fault, other = name_fault(name, "model"), other_kind(name)
     if fault:
         yield advise("CX124", "model_name", f"{shown(name)} cannot be the name of a model on Hugging Face. {fault}")
@@ -50,6 +51,7 @@ def judge_model(case: Case) -> Iterator[Advice]:
 
 def judge_dataset(case: Case) -> Iterator[Advice]:
     """Judge where the data set comes from, without asking there."""
+    # Of two that were given only the name is left here: no address is sent beside it.
     name, url = case.config.dataset_name, case.config.dataset_url
     if url is None:
         fault = name_fault(name or "", "data set")
@@ -107,12 +109,14 @@ def _judge_signature(parts: SplitResult, case: Case) -> Iterator[Advice]:
     if signature is None:
         return
     text = explain_signature(signature)
+    # Every round that is repeated loads the data set anew, the last one long after the first.
     longest = case.simulation.longest_failure
     if signature.seconds is not None and signature.seconds < longest:
         text = f"{text} The last try may begin up to {in_words(longest)} after the job was made."
     yield advise("CX127", "dataset_url", text, severity="error" if signature.is_for_one_method else None)
 
 
+# Thousands of configs of a sweep have one address.
 @functools.lru_cache(maxsize=256)
 def _split(url: str) -> SplitResult:
     return urlsplit(url)

@@ -67,6 +67,7 @@ def judge_rounds(case: Case) -> Iterator[Advice]:
         f"{final.steps:,} of {counted(final.last_step, 'step')}{_rates(known.schedule, final)}. {lost}"
     )
     yield advise("CX201", field, text)
+    # Rounds are of one length but for the last, which trains the rest: few expect that the rest is all they get.
     if final.steps < FEW_STEPS or 2 * final.steps < max(item.steps for item in known.rounds):
         text = f"Round {final.number}, the last, trains only {counted(final.steps, 'step')}, and they are the result."
         yield advise("CX202", field, text)
@@ -81,6 +82,7 @@ def _rates(schedule: Schedule | None, final: Round) -> str:
 
 
 def _judge_excess(case: Case, field: str) -> Iterator[Advice]:
+    # The worst one stands for all: what one advice says must fit into a line.
     longest = max(case.simulation.rounds, key=lambda item: item.steps - item.asked_steps)
     if longest.steps > longest.asked_steps:
         text = (
@@ -96,6 +98,7 @@ def judge_length(case: Case) -> Iterator[Advice]:
     if known.steps is None and case.images is None:
         text = "How many steps and rounds there are depends on the number of images, which is not known here."
         yield advise("CX205", None, text)
+    # Where the only step changes nothing at all, that is said by CX209.
     if known.steps is not None and known.steps < FEW_STEPS and not _is_untrained(case):
         yield advise("CX204", None, f"The job has only {counted(known.steps, 'optimizer step')}.")
     at_once = config.batch_size * config.gradient_accumulation_steps
@@ -121,6 +124,7 @@ def judge_learning_rate(case: Case) -> Iterator[Advice]:
             f"It goes down to {POLYNOMIAL_END:g}, so it cannot begin at {peak:g}. Training stops before the first step."
         )
         yield advise("CX207", "learning_rate", text)
+    # "constant" has no warm-up, however long a one was asked for.
     elif schedule is None or case.config.lr_scheduler == "constant":
         return
     elif is_polynomial and schedule.warmup_steps == schedule.total_steps:
@@ -147,6 +151,7 @@ def _judge_peak(peak: float) -> Iterator[Advice]:
 
 
 def _is_untrained(case: Case) -> bool:
+    # Warm-ups count from step 0, whose rate is 0. Source: diffusers optimization.py, current_step / num_warmup_steps.
     final, schedule = case.simulation.final_round, case.simulation.schedule
     return final is not None and schedule is not None and final.steps == 1 and schedule.at(final.first_step) == 0
 
@@ -158,6 +163,7 @@ def judge_cost(case: Case) -> Iterator[Advice]:
         text = f"Each round costs {case.service.fee_cnx:g} CNX; how many there are depends on the data set."
     else:
         up_to = "" if case.simulation.is_complete or most == 1 else "at most "
+        # Fifteen digits: three rounds of 0.1 CNX are not 0.30000000000000004.
         fees = f"{counted(most, 'round')} of {case.service.fee_cnx:g} CNX: {cost:,.15g} CNX"
         text = f"{up_to}{fees}, from {case.service.account}."
     yield advise("CX401", None, f"{text[0].upper()}{text[1:]} Failed rounds are refunded.")

@@ -28,6 +28,7 @@ def judge_targets(case: Case) -> Iterator[Advice]:
     selection = select(case.config.target_modules, base_model(case.config.model_name).family or "1.x")
     if selection.outcome != "known":
         yield _unread(case.config.target_modules, selection)
+    # One layer of a wrong kind stops peft, whatever else was named: so this comes before what is missing.
     elif selection.unsuitable:
         named = _unsuitable(case.config.target_modules, selection.unsuitable)
         text = (
@@ -41,6 +42,7 @@ def judge_targets(case: Case) -> Iterator[Advice]:
             "text is a regular expression for the whole name. Training stops before the first step."
         )
         yield advise("CX102", "target_modules", text)
+    # peft is silent about an entry that matches nothing, as long as another one matches something.
     elif selection.unmatched:
         text = f"No layer of the UNet matches {_named(selection.unmatched)}: silently left out."
         yield advise("CX104", "target_modules", text)
@@ -91,6 +93,7 @@ def judge_differences(case: Case) -> Iterator[Advice]:
             yield advise("CX110", change.field, text)
         elif change.sent != change.asked and change.sent is not None:
             yield advise("CX108", change.field, f"{change.asked!r} is sent as {change.sent!r}: {change.reason}.")
+        # A length that nobody gave follows from others, and surprises nobody.
         elif change.asked is not None:
             used = "not used" if change.used is None else f"used as {change.used!r}"
             yield advise("CX109", change.field, f"{shown(change.asked)} is {used}: {change.reason}.")
@@ -101,6 +104,8 @@ def judge_precision(case: Case) -> Iterator[Advice]:
     if case.config.mixed_precision == "bf16":
         text = "The LoRA and the optimizer's state are kept in bfloat16 (8 bits of precision): small updates get lost."
         yield advise("CX113", "mixed_precision", text)
+    # accelerate keeps the first precision for as long as its process lives, and a node's worker trains task after task
+    # in one process. Nearly all of them ask for fp16. Source: accelerate state.py, AcceleratorState.
     if case.config.mixed_precision != "fp16":
         text = (
             "A node's worker that has trained with another precision before fails the first attempt, silently, until "
@@ -123,6 +128,7 @@ def judge_images(case: Case) -> Iterator[Advice]:
 
 
 def _all_square(case: Case) -> bool:
+    # Without a report nothing is known of the images, and some may be anything.
     sizes = case.report.sizes if case.report else {}
     return bool(sizes) and all(width == height for width, height in sizes)
 
@@ -131,6 +137,7 @@ def judge_family(case: Case) -> Iterator[Advice]:
     """Judge what the base model was made for: its prediction, and the size of its images."""
     config, model = case.config, base_model(case.config.model_name)
     asked = config.prediction_type
+    # Where nothing is asked for, the training code goes by what the model itself says, which is right.
     if asked is not None and model.prediction_type not in {None, asked}:
         text = (
             f"{config.model_name!r} predicts {model.prediction_type}, and would be trained towards {asked}: the LoRA "
