@@ -18,13 +18,13 @@ def ledger_place(asked: LedgerPlace | None) -> LedgerPlace:
 
     Raises:
         SettingsError: The user has no home.
-        UsageError: The data folder cannot be made.
+        UsageError: The data folder cannot be made, or what was asked for is the address of something else.
     """
     if asked is not None:
-        return asked if is_on_a_server(str(asked)) else Path(asked)
+        return _place(os.fspath(asked))
     named = os.environ.get("CRYNUX_LEDGER", "").strip()
     if named:
-        return named if is_on_a_server(named) else Path(os.path.expanduser(named))
+        return _place(os.path.expanduser(named))
     data = os.environ.get("XDG_DATA_HOME", "").strip()
     folder = Path(os.path.expanduser(data)) if data else user_path(".local/share", "CRYNUX_LEDGER")
     path = folder / "crynux-async" / "jobs.db"
@@ -36,6 +36,17 @@ def ledger_place(asked: LedgerPlace | None) -> LedgerPlace:
             f"{path.parent} cannot be made ({error.strerror}); set CRYNUX_LEDGER", field="ledger"
         ) from error
     return path
+
+
+def _place(text: str) -> LedgerPlace:
+    if is_on_a_server(text):
+        return text
+    if "://" not in text:
+        return Path(text)
+    # Imported late: it brings all that a ledger in a file needs.
+    from crynux_async.ledgers.sqlite.file import sqlite_path
+
+    return sqlite_path(text)
 
 
 def existing_place(asked: LedgerPlace | None, *, made_by: str = "run") -> LedgerPlace:

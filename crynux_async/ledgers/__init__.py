@@ -46,8 +46,9 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
 
 def is_on_a_server(where: str) -> bool:
     """Whether a text is the address of a ledger in PostgreSQL, which may hold a password, and no path."""
-    scheme, found, _ = where.partition("://")
-    return bool(found) and scheme.partition("+")[0] in ("postgresql", "postgres")
+    # Also with a slash too few: what has a password in it must not be taken for the name of a file, and shown.
+    scheme, found, _ = where.partition(":")
+    return bool(found) and scheme.lower().partition("+")[0] in ("postgresql", "postgres")
 
 
 def _postgres_ledger(where: str) -> "Ledger":

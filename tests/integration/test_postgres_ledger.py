@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -102,6 +103,25 @@ async def test_newer_ledger_is_refused_with_both_versions(where: str, postgres: 
         await PostgresLedger(where).open()
 
 
+async def test_ledger_of_version_2_becomes_what_a_new_one_is(where: str, postgres: PostgresServer) -> None:
+    schema = schema_of(where)
+    columns = f"""
+        SELECT table_name, column_name, data_type, is_nullable, column_default, collation_name
+        FROM information_schema.columns WHERE table_schema = '{schema}' ORDER BY 1, 2
+    """
+    async with opened(where) as ledger:
+        await ledger.add([job("a")])
+        (row,) = await ledger.jobs()
+    new = postgres.run(columns)
+    postgres.run(
+        f"ALTER TABLE {schema}.jobs DROP COLUMN error_facts",
+        f"UPDATE {schema}.meta SET value = '2' WHERE name = 'version'",
+    )
+    async with opened(where) as ledger:
+        assert await ledger.jobs() == [row]
+    assert postgres.run(columns) == new
+
+
 async def test_schema_of_another_program_is_left_alone(where: str, postgres: PostgresServer) -> None:
     postgres.run(f"CREATE SCHEMA {schema_of(where)}", f"CREATE TABLE {schema_of(where)}.jobs (id int)")
     with pytest.raises(LedgerError, match="tables of another program"):
@@ -138,6 +158,22 @@ async def test_server_that_is_not_there_is_told_without_the_password(caplog: pyt
         texts += [repr(chain), str(chain)]
         chain = chain.__cause__ or chain.__context__
     assert not any("s3cr3t" in text for text in texts)
+
+
+async def test_password_is_in_no_variable_of_a_traceback(postgres: PostgresServer) -> None:
+    ledger = PostgresLedger(postgres.url("no_database").replace("postgres@", "postgres:s3cr3t@"))
+    with pytest.raises(LedgerBusyError, match="no_database") as caught:
+        await ledger.open()
+    shown: list[str] = []
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        shown += [repr(vars(chain)), repr(getattr(chain, "pgconn", None))]
+        chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
+    trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    while trace is not None:
+        shown += [repr(frame.locals) for frame in trace.stack if "tests" not in frame.filename]
+        trace = trace.__cause__ or (None if trace.__suppress_context__ else trace.__context__)
+    assert not [text for text in shown if "s3cr3t" in text]
 
 
 # What docs/many-hosts.md prints.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from crynux_async.cli.ledger_place import existing_place, ledger_place
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.memory import MemoryLedger
@@ -58,6 +59,33 @@ def test_open_ledger_with_a_ledger_is_that_one() -> None:
 def test_open_ledger_at_no_place_is_a_usage_error(where: Any) -> None:
     with pytest.raises(UsageError):
         open_ledger(where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "mysql://ann:s3cr3t@host/jobs",
+        "mysql://ann:s3/cr3t@host/jobs?password=s3cr3t",
+        "postgresql:/ann:s3cr3t@host/jobs",
+        "postgres:ann:s3cr3t@host/jobs",
+    ],
+)
+def test_address_that_is_no_place_is_refused_without_its_password(where: str) -> None:
+    for named in (open_ledger, lambda text: open_ledger(existing_place(text))):
+        with pytest.raises(UsageError) as caught:
+            named(where)
+        assert "cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["POSTGRESQL://host/jobs", "Postgres://host/jobs"])
+def test_scheme_of_an_address_is_read_in_any_case(where: str) -> None:
+    assert isinstance(open_ledger(where), PostgresLedger)
+
+
+def test_command_line_takes_the_address_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ledger_place(f"sqlite:///{tmp_path}/jobs.db") == tmp_path / "jobs.db"
+    monkeypatch.setenv("CRYNUX_LEDGER", "sqlite:///jobs.db")
+    assert ledger_place(None) == Path("jobs.db")
 
 
 @pytest.mark.parametrize("where", ["postgresql://host/jobs", "postgresql+psycopg://host/jobs", "postgres://host/jobs"])

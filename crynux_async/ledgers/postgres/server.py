@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.adapt import Dumper
 
@@ -57,9 +58,7 @@ class Server:
             psycopg.Error: It cannot be made.
             LedgerError: The server is too old, or keeps its texts in another encoding than UTF-8.
         """
-        raw: Raw = await AsyncConnection.connect(
-            **self.address.parameters, autocommit=True, cursor_factory=AsyncRawCursor
-        )
+        raw = await self._raw_connection()
         try:
             raw.adapters.register_dumper(int, _WholeNumber)
             self._check(raw)
@@ -68,6 +67,17 @@ class Server:
             await raw.close()
             raise
         return raw
+
+    async def _raw_connection(self) -> Raw:
+        try:
+            return await AsyncConnection.connect(
+                **self.address.parameters, autocommit=True, cursor_factory=AsyncRawCursor
+            )
+        except psycopg.Error as error:
+            # What psycopg raises holds the password twice, in ``pgconn`` and in the variables of its frames, which
+            # some programs show or send away with a traceback.
+            failed = type(error)(*error.args)
+        raise failed
 
     async def refuse_shared_sessions(self) -> None:
         """Find out whether a pooler gives one session of the server to several of its clients, by turns.

@@ -56,7 +56,10 @@ def explain(error: Exception, place: str) -> LedgerError:
         message = f"{place} is read-only (a standby?), and nothing was stored; it works again when it takes writes"
         return LedgerBusyError(message, path=place)
     if _passes(error, state):
-        message = f"{place} cannot be used now, and nothing was stored: {what}; it works again when that has passed"
+        message = (
+            f"{place} cannot be used now, and nothing was stored: {what}; it works again when that has passed or is "
+            "put right"
+        )
         return LedgerBusyError(message, path=place)
     if is_refusal(error):
         message = f"{place} was changed by another process at the same moment, and nothing was stored: {what}"

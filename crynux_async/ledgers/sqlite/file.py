@@ -45,9 +45,11 @@ def sqlite_path(where: str | os.PathLike[str]) -> Path:
             break
     # A name such as ":memory:" would be taken by SQLite for a ledger that is gone with its connection.
     if not text or "\0" in text or "://" in text or text.startswith((":memory:", "file:")):
+        scheme, is_address, _ = text.partition("://")
+        shown = f"{scheme}://..." if is_address else text  # the address of another database may hold a password
         raise UsageError(
-            f"{where!r} is no place for a ledger: give a path, 'sqlite:///jobs.db', or None to remember jobs only as "
-            "long as the process lives"
+            f"{shown!r} is no place for a ledger: give a path, 'sqlite:///jobs.db', 'postgresql://user@host/database', "
+            "or None to remember jobs only as long as the process lives"
         )
     return Path(text)
 
