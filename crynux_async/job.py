@@ -251,6 +251,7 @@ class Job:
             JobExpiredError: The service has deleted the task.
             WaitTimeoutError: ``timeout`` is over; the job goes on.
             UsageError: The session was closed; the task goes on.
+            LedgerError: The ledger of a job that another process follows cannot be read.
             CrynuxError: It was never accepted: whatever ``submitted()`` raises.
         """
         record = self._record

@@ -112,6 +112,7 @@ class LedgerWriter:
         self.spill = Spill(getattr(ledger, "spill", None), backend)
         self.events = EventLog(keeps_all=keeps_events)
         self._flushing = anyio.Lock()
+        self._renewing = anyio.Lock()
         self._latest = utc_now()
         self._trouble: LedgerBusyError | None = None
         self._give_up_at = math.inf
@@ -159,17 +160,16 @@ class LedgerWriter:
 
     async def renew(self) -> None:
         """Hold the jobs for another lease, and let go of those that were lost meanwhile."""
-        # Fewer jobs than were held mean that some were taken while this process slept (case S13); which, the ledger
-        # says.
-        held = await self._ledger.renew(self.fence, seconds=self._lease)
-        if held is None:
-            _log.warning("the lease is gone: this process was away for too long, or was taken for dead")
-            self._held = 0
-            await self.enter()
-            self._lose(self._register.select())
-        elif held < self._held:
-            still = await self._ledger.held(self.fence)
-            self._lose(record for record in self._register.select() if record.job_id not in still)
+        # One at a time: where two find the lease gone, the second would lose what was stored under the first's new one.
+        async with self._renewing:
+            held = await self._ledger.renew(self.fence, seconds=self._lease)
+            if held is None:
+                _log.warning("the lease is gone: this process was away for too long, or was taken for dead")
+                self._held = 0
+                await self.enter()
+                self._lose(self._register.select())
+            elif held < self._held:
+                await self._lose_what_is_not_held()
 
     async def claim(
         self,
@@ -632,6 +632,13 @@ class LedgerWriter:
         record = self._register.get(change.job_id)
         if record is not None:
             self.events.drop(record)
+
+    async def _lose_what_is_not_held(self) -> None:
+        """Lose what was taken while this process slept (case S13); which jobs those are, the ledger says."""
+        # Chosen before it is asked: a job that is stored meanwhile is ours, and not in the answer.
+        mine = [record for record in self._register.select() if record.is_ours and record.is_saved]
+        still = await self._ledger.held(self.fence)
+        self._lose(record for record in mine if record.job_id not in still)
 
     def _lose_named(self, job_ids: Iterable[str]) -> None:
         self._lose(filter(None, map(self._register.get, job_ids)))

@@ -178,13 +178,20 @@ class TakeOver:
     async def grant_wishes(self) -> None:
         """Do what others wish of jobs that this session holds."""
         for wish in await self._writer.wishes():
-            record = self._register.get(wish.job_id)
-            if record is None or not record.is_ours:
-                continue
             try:
-                await self._grant(record, wish)
+                record = self._register.get(wish.job_id) or await self._remembered(wish.job_id)
+                if record is not None and record.is_ours:
+                    await self._grant(record, wish)
             except LedgerError as error:
                 _log.error("the wish %r for job %s is not granted: %s", wish.kind, wish.job_id, error)
+
+    async def _remembered(self, job_id: str) -> Record | None:
+        """Return the record of a job that this session holds and has forgotten, because it ended long ago."""
+        row, holder = await self._ledger.get(job_id), await self._ledger.holder(job_id)
+        if row is None or holder is None or not self._is_me(holder):
+            return None
+        await self._take_all_in([row])
+        return self._register.get(job_id)
 
     async def _take_all_in(self, rows: Sequence[JobRow]) -> None:
         attempts = await self._attempts_of(rows)

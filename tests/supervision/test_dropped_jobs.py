@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crynux_async import Job, JobState, Session
-from crynux_async.errors import UsageError
+from crynux_async.errors import JobFailedError, UsageError
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import FakeBackend, make_config
 
@@ -92,3 +92,18 @@ async def test_job_that_nobody_holds_is_not_the_session_s_any_more() -> None:
         await end_many(session, KEPT + MORE)
         with pytest.raises(UsageError, match=first):
             session.job(first)
+
+
+async def test_job_that_its_session_has_forgotten_is_sent_again_for_another() -> None:
+    backend, ledger = FakeBackend(duration=1.0), MemoryLedger()
+    async with open_session(backend, ledger) as first:
+        job_id = (await first.submit(make_config(seed=5, model_name="somebody/fail"))).job_id
+        await end_many(first, KEPT + MORE)
+        assert job_id not in {job.job_id for job in first.jobs()}
+        async with open_session(backend, ledger) as second:
+            job = await second.find(job_id)
+            assert job is not None
+            await asyncio.wait_for(job.retry(), 60)
+            with pytest.raises(JobFailedError):
+                await asyncio.wait_for(job.wait(), 60)
+    assert [config.seed for config in backend.received].count(5) == 3  # one of the many others has this seed, too

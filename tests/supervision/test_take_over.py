@@ -781,3 +781,53 @@ async def test_what_others_do_not_take_of_a_leavers_jobs_is_taken_a_moment_later
         assert len(attentive.jobs()) == 3
         await attentive.take_over()
         assert len(attentive.jobs()) == 6
+
+
+class SlowToAnswer(MemoryLedger):
+    """Answers as one does under load: what was stored while it answers is not in the answer."""
+
+    async def renew(self, fence: Fence, *, seconds: float) -> int | None:
+        held = await super().renew(fence, seconds=seconds)
+        return held - 1 if held else held
+
+    async def held(self, fence: Fence) -> set[str]:
+        found = await super().held(fence)
+        await asyncio.sleep(5)
+        return found
+
+
+async def test_job_that_is_stored_while_the_ledger_is_asked_what_is_held_is_not_lost() -> None:
+    async with open_session(FakeBackend(duration=600), SlowToAnswer()) as session:
+        await session.submit(make_config(seed=1))
+        await asyncio.sleep(RENEW + 2)
+        await session.submit(make_config(seed=2))
+        await session.wait_all(timeout=3600)
+        assert session.statistics().jobs == {JobState.SUCCEEDED: 2}
+
+
+class AnswersTogether(MemoryLedger):
+    """Says of two renewals at once what it says of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+
+    async def renew(self, fence: Fence, *, seconds: float) -> int | None:
+        held = await super().renew(fence, seconds=seconds)
+        if held is None:
+            await self.may_answer.wait()
+        return held
+
+
+async def test_lease_that_is_found_gone_twice_at_once_is_made_anew_once() -> None:
+    ledger = AnswersTogether()
+    async with open_session(FakeBackend(duration=600), ledger) as session:
+        (mine,) = await ledger.holders()
+        await ledger.leave(mine.fence)
+        submitting = asyncio.create_task(session.submit(make_config()))
+        await asyncio.sleep(RENEW + 1)  # the session renews by itself meanwhile
+        ledger.may_answer.set()
+        await submitting
+        assert len(await ledger.holders()) == 1
+        await session.wait_all(timeout=3600)
+        assert session.statistics().jobs == {JobState.SUCCEEDED: 1}
