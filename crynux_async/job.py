@@ -146,6 +146,12 @@ class Job:
         return archive.path if archive else None
 
     @property
+    def host(self) -> str | None:
+        """The host that has the archive at ``path``, by its name or what ``host=`` calls it; None where not known."""
+        archive = self._record.archive
+        return (archive.host or None) if archive else None
+
+    @property
     def total_bytes(self) -> int | None:
         """Size of the archive in bytes, once it is downloaded."""
         archive = self._record.archive

@@ -8,6 +8,7 @@ import hashlib
 import ipaddress
 import math
 import os
+import socket
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
@@ -360,6 +361,11 @@ class Settings:
         problems = list(_problems(self))
         if problems:
             raise SettingsError(problems)
+
+    @property
+    def host_name(self) -> str:
+        """What this host is called where a ledger says who has an archive."""
+        return self.host or socket.gethostname()
 
     @property
     def key_id(self) -> str:

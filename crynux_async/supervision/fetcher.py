@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -69,7 +68,7 @@ class Fetcher:
         self._backend = backend
         self._ask_for_result = open_result
         self._register = register
-        self._host = settings.host or socket.gethostname()
+        self._host = settings.host_name
         self._shared = SharedFolder(Path(settings.archives)) if settings.archives else None
         self._tasks = tasks
         self._spawn = spawn

@@ -1,6 +1,8 @@
 """Archives and exports over HTTP: whole, in parts, by tag, and a plain word while there is none. On virtual time."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,52 @@ async def test_archive_that_was_deleted_is_gone(tmp_path: Path) -> None:
     for answer in answers:
         assert answer.status_code == 410
         assert str(tmp_path) not in answer.text
+
+
+@asynccontextmanager
+async def two_hosts(folder: Path) -> AsyncIterator[tuple[Web, Web]]:
+    """Run an application on two hosts with one ledger, each with a folder of its own."""
+    backend, ledger = FakeBackend(), folder / "jobs.db"
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    async with (
+        opened_web(folder / "one", backend=backend, ledger=ledger, host="one") as one,
+        opened_web(folder / "two", backend=backend, ledger=ledger, host="two") as two,
+    ):
+        yield one, two
+
+
+async def archive_elsewhere(one: Web, two: Web) -> tuple[Web, str]:
+    """Return a host, and the path there of an archive that only the other one has."""
+    path = await finished_archive(one)
+    job = await one.crynux.session.find(path.split("/")[-2])
+    assert job is not None
+    assert job.path is not None
+    job.path.rename(job.path.with_name("kept"))  # where hosts share no disk, the other one does not see it
+    return (two if job.host == "one" else one), path
+
+
+async def test_archive_of_another_host_is_brought_from_the_service(tmp_path: Path) -> None:
+    async with two_hosts(tmp_path) as (one, two):
+        there, path = await archive_elsewhere(one, two)
+        answers = [await there.client.get(path) for _ in range(2)]
+        job = await there.crynux.session.find(path.split("/")[-2])
+        assert job is not None
+        assert (job.host, job.path) == (there.crynux.web.host, there.crynux.web.folder / "1.zip")
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, one.backend.archive)] * 2
+    assert one.backend.open_results == 2
+
+
+async def test_archive_of_another_host_that_takes_its_time_is_asked_for_again(tmp_path: Path) -> None:
+    async with two_hosts(tmp_path) as (one, two):
+        there, path = await archive_elsewhere(one, two)
+        one.backend.may_download.clear()
+        waits = [await there.client.get(path), await there.client.get(path.replace("archive", "export"))]
+        one.backend.may_download.set()
+        answer = await there.client.get(path)
+    for wait in waits:
+        assert (wait.status_code, wait.headers["retry-after"], wait.json()["state"]) == (409, "5", "downloaded")
+    assert (answer.status_code, answer.content) == (200, one.backend.archive)
 
 
 async def test_export_is_one_safetensors_file_for_a_program_without_the_query_of_the_data_set(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Source: RFC 9110, sections 13 (conditional requests), 14 (ranges) and 15.5.11 (410 Gone).
 """
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from crynux_async.training.config import FineTuneConfig
 
 # A bridge's task is looked at every 5 s at most: sooner there is hardly news.
 _LOOK_AGAIN = {"Retry-After": "5"}
+_WITHIN = 5.0  # seconds; proxies give up on a silent request after 30 to 60
 # A browser may keep it and asks each time; a cache that callers share would give one tenant's model to another.
 _NO_CACHES = "private, no-cache"
 
@@ -46,6 +48,28 @@ class StoredModel:
         """Return what is needed of a job."""
         path = None if job.path is None else Path(job.path)
         return cls(path=path, state=job.state, name=job.task_id or job.job_id, config=job.config)
+
+
+async def bring_here(job: Job, folder: Path, host: str) -> None:
+    """Bring an archive that another host has to this one, from the shared folder or from the service.
+
+    Args:
+        job: The job.
+        folder: Where archives are on this host.
+        host: What this host is called.
+
+    Raises:
+        ProblemError: 409 with Retry-After, where it takes longer; what has come is kept for the next request.
+        CrynuxError: It cannot be had any more.
+    """
+    if job.path is None or job.host in (None, host) or await anyio.to_thread.run_sync(job.path.is_file):
+        return
+    try:
+        async with asyncio.timeout(_WITHIN):
+            await job.download(folder)
+    except TimeoutError as error:
+        detail = "It is on another host, and on its way to this one."
+        raise ProblemError(409, "no-archive", detail, headers=_LOOK_AGAIN, state=job.state.value) from error
 
 
 async def archive_response(job: Job, request: Request) -> Response:
@@ -95,7 +119,7 @@ async def export_file(model: StoredModel, request: Request, program: Program = "
 def _archive_path(model: StoredModel) -> Path:
     if model.path is not None:
         if not model.path.is_file():
-            raise ProblemError(410, "gone", "It was here, and was deleted.")
+            raise ProblemError(410, "gone", "It was deleted, or is on another host.")
         return model.path
     if model.state is JobState.EXPIRED:
         raise ProblemError(410, "gone", "The training service has deleted it.", state=model.state.value)

@@ -59,6 +59,11 @@ class Web:
     limits: Limits
     folder: Path
 
+    @property
+    def host(self) -> str:
+        """What this host is called where a ledger says who has an archive."""
+        return self.session.settings.host_name
+
     def filing(
         self, tenant: str | None, *, label: str = "", group: str = "", tags: Mapping[str, str] | None = None
     ) -> SubmitArguments:

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field
 from crynux_async.archive import Program
 from crynux_async.errors import SubmissionUnknownError
 from crynux_async.integrations.fastapi.answers import AbandonAnswer, AdviceAnswer, CheckAnswer, JobAnswer, JobPage
-from crynux_async.integrations.fastapi.archives import archive_response, export_response
+from crynux_async.integrations.fastapi.archives import archive_response, bring_here, export_response
 from crynux_async.integrations.fastapi.callers import CallerDep, JobDep
 from crynux_async.integrations.fastapi.configs import ConfigDep, FineTuneConfigBody
 from crynux_async.integrations.fastapi.problems import ProblemRoute, responses
@@ -109,13 +109,15 @@ async def stream_events(events: EventsDep) -> AsyncIterator[ServerSentEvent]:
         yield event
 
 
-async def get_archive(job: JobDep, request: Request) -> Response:
+async def get_archive(caller: CallerDep, job: JobDep, request: Request) -> Response:
     """Return the archive as it came from the training service."""
+    await bring_here(job, caller.web.folder, caller.web.host)
     return await archive_response(job, request)
 
 
-async def get_export(job: JobDep, request: Request, program: Program = "all") -> Response:
+async def get_export(caller: CallerDep, job: JobDep, request: Request, program: Program = "all") -> Response:
     """Return the LoRA as one safetensors file that programs load."""
+    await bring_here(job, caller.web.folder, caller.web.host)
     return await export_response(job, request, program)
 
 
