@@ -14,6 +14,7 @@ from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import is_on_a_server, open_ledger
 from crynux_async.ledgers.base import Ledger
+from crynux_async.report.units import count
 
 
 async def check(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
@@ -23,15 +24,16 @@ async def check(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
         now = utc_now()
         facts: dict[str, Any] = {
             "ledger": shown(place),
-            "jobs": {state.value: count for state, count in (await ledger.count()).items()},
+            "jobs": {state.value: number for state, number in (await ledger.count()).items()},
             "attempts_without_outcome": len(await ledger.attempts(unfinished=True)),
             # Leases that have run out are those of processes that are gone.
             "sessions": [holder.fence.owner for holder in await ledger.holders() if holder.until >= now],
         }
-    jobs = ", ".join(f"{count} {state}" for state, count in facts["jobs"].items()) or "no jobs"
+    jobs = ", ".join(f"{number} {state}" for state, number in facts["jobs"].items()) or "no jobs"
+    open_creates = count(facts["attempts_without_outcome"], "create")
     lines = [
         f"{facts['ledger']} can be used: {jobs}",
-        f"{facts['attempts_without_outcome']} creates without an outcome, {len(facts['sessions'])} sessions at work",
+        f"{open_creates} without an outcome, {count(len(facts['sessions']), 'session')} at work",
         *facts["sessions"],
     ]
     return _said(facts, "\n".join(lines), as_json=as_json)
@@ -72,7 +74,7 @@ async def copy(source: Path, target: str, *, as_json: bool) -> Exit:
     assert isinstance(into, PostgresLedger)
     rows = await move(SqliteLedger(source), into)
     facts = {"source": str(source), "target": into.place, "rows": dict(rows)}
-    counts = ", ".join(f"{count} {name}" for name, count in rows.items() if count) or "nothing"
+    counts = ", ".join(f"{number} {name}" for name, number in rows.items() if number) or "nothing"
     said = f"{source} was moved to {into.place} ({counts}); the file opens no more"
     return _said(facts, said, as_json=as_json)
 
