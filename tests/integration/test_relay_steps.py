@@ -121,6 +121,21 @@ async def test_waiting_group_is_cancelled_as_a_whole(relay: RelayEmulator, backe
     assert spent(relay) == 0
 
 
+async def test_cancel_of_a_group_that_is_partly_with_nodes_says_when_the_rest_comes_back() -> None:
+    async with relay_with_money(nodes=1) as relay:
+        relay.put_seed(SELECTED_SEED)
+        backend = relay_backend(relay)
+        task = await created(backend)
+        for member in (1, 2):
+            await backend.act(task, Action(kind="create", member=member))
+        await asyncio.sleep(5)
+        said = await backend.cancel(task)
+        assert said == "30 CNX are refunded; 15 CNX more once the time-out ends what nodes have already"
+        await asyncio.sleep(610)
+        assert spent(relay) == 0
+        await backend.close()
+
+
 async def test_started_task_cannot_be_cancelled_and_what_happens_is_said(
     relay: RelayEmulator, backend: RelayBackend
 ) -> None:

@@ -44,7 +44,7 @@ from crynux_async.backends.relay.steps import (
     progress,
     spread,
 )
-from crynux_async.backends.relay.tasks import AbortReason, RelayTask, Status
+from crynux_async.backends.relay.tasks import ENDED, AbortReason, RelayTask, Status
 from crynux_async.backends.relay.tries import action_of, last_run, runs_of, stored_action
 from crynux_async.backends.relay.wire import CreateRequest, PayloadError, is_commitment
 from crynux_async.errors import ConfigError, NotFoundError, Problem, RejectedError, UsageError
@@ -258,7 +258,10 @@ class RelayBackend:
         cancelled = [member for member in run.members.values() if _is_cancelled(member)]
         if not waiting or not cancelled:
             raise RejectedError(_why_not_cancelled(run), task_id=task.task_id)
-        return f"{to_cnx(sum(member.fee for member in cancelled))} CNX are refunded"
+        # Nobody validates them any more, so the relay ends them by their time-out.
+        running = sum(member.fee for member in run.members.values() if member.status not in ENDED)
+        later = f"; {to_cnx(running)} CNX more once the time-out ends what nodes have already" if running else ""
+        return f"{to_cnx(sum(member.fee for member in cancelled))} CNX are refunded{later}"
 
     async def images(self, task: Task) -> Sequence[bytes]:
         """Return the validation images of a try as PNG files, in order.
