@@ -30,9 +30,19 @@ async def find_as_left(
     states = where.states
     if states is None or (JobState.PLANNED in states) == (JobState.UNCONFIRMED in states):
         return await as_left(ledger, await ledger.jobs(where, limit=limit, newest_first=newest_first))
-    # Either kind is stored as planned, so that a limit counts only what is left of both.
-    wider = attrs.evolve(where, states=frozenset(states) | {JobState.PLANNED})
-    rows = await as_left(ledger, await ledger.jobs(wider, newest_first=newest_first))
+    under_way = {one.job_id for one in await ledger.attempts(backend=where.backend, unfinished=True)}
+    if JobState.PLANNED in states:
+        # Of a hundred thousand planned jobs only as many can fall out as have a create without an outcome.
+        more = None if limit is None else limit + len(under_way)
+        found = await ledger.jobs(where, limit=more, newest_first=newest_first)
+    else:
+        stored = await ledger.jobs(where, limit=limit, newest_first=newest_first)
+        named = under_way if where.job_ids is None else under_way.intersection(where.job_ids)
+        both = attrs.evolve(
+            where, job_ids={*named, *(row.job_id for row in stored)}, states={*states, JobState.PLANNED}
+        )
+        found = await ledger.jobs(both, newest_first=newest_first)
+    rows = await as_left(ledger, found)
     return [row for row in rows if row.state in states][:limit]
 
 

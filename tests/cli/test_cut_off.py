@@ -12,12 +12,12 @@ from crynux_async import Session, SubmissionUnknownError
 from crynux_async.cli.job_facts import Detail
 from crynux_async.cli.jobs import show_jobs
 from crynux_async.clock import utc_now
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, Holder, JobChange
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, Holder, JobChange, JobFilter, JobRow
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
-from crynux_async.supervision.cut_off import as_left
+from crynux_async.supervision.cut_off import as_left, find_as_left
 from crynux_async.supervision.owners import Place, new_owner
 from tests.fake_backend import FakeBackend, make_config
 
@@ -116,3 +116,36 @@ async def test_create_at_a_relay_stays_planned_because_it_is_the_same_one_when_i
     place = tmp_path / "jobs.db"
     await begun(place, _DEAD, key_id="0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf")
     assert [state for state, _ in await shown(place, capsys)] == ["planned"]
+
+
+class Counting(SqliteLedger):
+    """A ledger that counts the jobs that are read from it."""
+
+    read = 0
+
+    async def jobs(
+        self, where: JobFilter | None = None, *, limit: int | None = None, newest_first: bool = False
+    ) -> list[JobRow]:
+        rows = await super().jobs(where, limit=limit, newest_first=newest_first)
+        self.read += len(rows)
+        return rows
+
+
+async def test_page_of_many_planned_jobs_reads_no_more_of_them_than_it_shows(tmp_path: Path) -> None:
+    place = tmp_path / "jobs.db"
+    cut_off = await begun(place, _DEAD)
+    await (ledger := Counting(place)).open()
+    names = [f"p{number:03}" for number in range(300)]
+    await ledger.add([job(name, backend="https://bridge.example", state=JobState.PLANNED) for name in names])
+    await ledger.add([job("u", backend="https://bridge.example", state=JobState.UNCONFIRMED)])
+
+    async def page(state: JobState, *, newest_first: bool = False) -> list[str]:
+        where = JobFilter(states={state}, backend="https://bridge.example")
+        return [row.job_id for row in await find_as_left(ledger, where, limit=5, newest_first=newest_first)]
+
+    assert await page(JobState.PLANNED) == names[:5]
+    assert await page(JobState.PLANNED, newest_first=True) == names[:-6:-1]
+    assert await page(JobState.UNCONFIRMED) == [cut_off, "u"]
+    assert await page(JobState.UNCONFIRMED, newest_first=True) == ["u", cut_off]
+    assert ledger.read < 20
+    await ledger.close()
