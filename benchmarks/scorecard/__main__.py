@@ -30,6 +30,7 @@ from benchmarks.scorecard import (
     shared_gate,
     submission,
     sweep_crashes,
+    web_workers,
 )
 from benchmarks.scorecard.case import Case, Context, Result, SkippedError, Verdict
 
@@ -51,6 +52,7 @@ CASES: tuple[Case, ...] = (
     *many_hosts.CASES,
     *full_disk.CASES,
     *command_line.CASES,
+    *web_workers.CASES,
 )
 
 

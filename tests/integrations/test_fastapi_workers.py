@@ -1,12 +1,17 @@
-"""Real uvicorn with two workers on one ledger: nothing is paid twice, nothing is lost, whatever ends when."""
+"""Real uvicorn with two workers on one ledger: nothing is paid twice, nothing is lost, whatever ends when.
+
+``CRYNUX_TEST_WEB_KEYS=100`` asks 500 times for 100 jobs; without it there are fewer, so that all tests stay quick.
+"""
 
 import asyncio
 import io
 import os
 import random
+import secrets
 import signal
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,10 +19,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from benchmarks.postgres_server import PostgresServer
 from crynux_async.emulator import Emulator
 from crynux_async.testing import running_emulator
 from tests.integrations.web_lab import GOOD
-from tests.integrations.web_server import Reader, Workers, ask_until_answered, running_server
+from tests.integrations.web_server import Process, Reader, Workers, ask_until_answered, running_server
 
 pytestmark = pytest.mark.real_time
 
@@ -39,48 +45,80 @@ async def submit(client: aiohttp.ClientSession, url: str, key: int) -> tuple[int
     return key, answer.headers["location"]
 
 
-async def test_kill_and_restart_in_the_middle_pay_nothing_twice_and_lose_nothing(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the workers remember jobs."""
+    if request.param == "sqlite":
+        return str(tmp_path / "jobs.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"web_{secrets.token_hex(8)}"
+    server.run(f"CREATE DATABASE {name}")
+    return server.url(name)
+
+
+async def test_kills_and_restarts_in_the_middle_pay_nothing_twice_and_lose_nothing(tmp_path: Path, ledger: str) -> None:
     async with AsyncExitStack() as stack:
-        bridge = await stack.enter_async_context(running_emulator(speed=30, rate_limit=6000))
-        client = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
-        )
-        workers = Workers("tests.integrations.web_app:app", environment(bridge, tmp_path), stack)
-        first, second = await workers.start(), await workers.start()
-        await first.begun()
-        await second.begun()
-        asks = [key for key in range(KEYS) for _ in range(ASKS_PER_KEY)]
-        random.Random(1).shuffle(asks)
-        asking = [asyncio.create_task(submit(client, workers.url, key)) for key in asks]
-        await next(asyncio.as_completed(asking))
-        first.process.kill()
-        third = await workers.start()
-        paths = dict(await asyncio.gather(*asking))
-        assert len(set(paths.values())) == KEYS
-        readers = {path: [Reader(), Reader()] for path in paths.values()}
+        bridge = await stack.enter_async_context(running_emulator(rate_limit=6000))
+        # Tasks run on until everything has been cut that is to be cut.
+        bridge.add_fault("word", on="status", text="running", count=None)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        client = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        where = {**environment(bridge, tmp_path), "WEB_LEDGER": ledger}
+        workers = Workers("tests.integrations.web_app:app", where, stack)
+        first, second, third = [await workers.start() for _ in range(3)]
+        for worker in (first, second, third):
+            await worker.begun()
+        paths = await submitted(client, workers.url, first)
+        readers = {path: [Reader(), Reader()] for path in paths}
         met = [reader for pair in readers.values() for reader in pair]
         reading = asyncio.gather(
             *(reader.read(client, f"{workers.url}{path}/events") for path, pair in readers.items() for reader in pair)
         )
-        while not all(reader.workers for reader in met):
-            await asyncio.sleep(0.02)
+        await every(met, lambda reader: len(reader.workers) > 0)
+        fourth = await workers.start()
+        await fourth.begun()
+        third.process.kill()
         await second.stop()
+        await every(met, lambda reader: reader.cuts > 0)
+        fifth = await workers.start()
+        await fifth.begun()
+        bridge.clear_faults()
         await reading
-        ends = {path: (await get_json(client, workers.url + path))["state"] for path in paths.values()}
-        for path in paths.values():
-            if ends[path] == "downloaded":
-                await check_archive(client, workers.url + path)
-        await third.stop()
+        ends = {path: (await get_json(client, workers.url + path))["state"] for path in paths}
+        have_one = [workers.url + path for path, state in ends.items() if state == "downloaded"]
+        served_by = await asyncio.gather(*(check_archive(client, url) for url in have_one for _ in range(4)))
+        await fourth.stop()
+        await fifth.stop()
         made = [entry.seed for entry in bridge.journal if entry.accepted]
-        logs = second.log + third.log
-    assert b"Traceback" not in logs
+        logs = second.log + fourth.log + fifth.log
+    assert b"Traceback" not in logs, logs.decode()
     assert set(ends.values()) <= {"downloaded", "unconfirmed"}, Counter(ends.values())
+    assert have_one
     # The seed tells the configs apart: each was paid for once at most.
     assert len(made) == len(set(made)) <= KEYS
-    for pair in readers.values():
+    for path, pair in readers.items():
         assert pair[0].numbers == pair[1].numbers == list(range(1, len(pair[0].numbers) + 1))
-    assert sum(reader.cuts for reader in met) > 0
-    assert len(set().union(*(reader.workers for reader in met))) >= 2
+        assert pair[0].states[-1] == pair[1].states[-1] == ends[path]
+    assert len(set().union(*(reader.workers for reader in met))) >= 3
+    assert len(set(served_by)) == 2
+
+
+async def submitted(client: aiohttp.ClientSession, url: str, victim: Process) -> list[str]:
+    """Ask for every job several times at once while a worker is killed, and return their paths."""
+    asks = [key for key in range(KEYS) for _ in range(ASKS_PER_KEY)]
+    random.Random(1).shuffle(asks)
+    asking = [asyncio.create_task(submit(client, url, key)) for key in asks]
+    await next(asyncio.as_completed(asking))
+    victim.process.kill()
+    paths = dict(await asyncio.gather(*asking))
+    assert len(set(paths.values())) == KEYS
+    return list(paths.values())
+
+
+async def every(readers: list[Reader], has: Callable[[Reader], bool]) -> None:
+    """Wait until something can be said of every reader, or it has come to the end."""
+    while not all(has(reader) or reader.is_over for reader in readers):
+        await asyncio.sleep(0.02)
 
 
 async def get_json(client: aiohttp.ClientSession, url: str) -> Any:
@@ -89,11 +127,13 @@ async def get_json(client: aiohttp.ClientSession, url: str) -> Any:
         return await answer.json()
 
 
-async def check_archive(client: aiohttp.ClientSession, url: str) -> None:
+async def check_archive(client: aiohttp.ClientSession, url: str) -> str:
+    """Fetch an archive whole, and return which worker has given it."""
     async with client.get(f"{url}/archive") as answer:
         assert answer.status == 200
         body = await answer.read()
     assert zipfile.ZipFile(io.BytesIO(body)).testzip() is None
+    return answer.headers["x-worker"]
 
 
 @pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])

@@ -132,29 +132,35 @@ class Reader:
         states: Which the events told.
         cuts: How often the stream was cut.
         workers: Which processes have answered.
+        is_over: Whether nothing more happens to the job.
     """
 
     numbers: list[int] = attrs.field(factory=list)
     states: list[str] = attrs.field(factory=list)
     cuts: int = 0
     workers: set[str] = attrs.field(factory=set)
+    is_over: bool = False
 
     async def read(self, client: aiohttp.ClientSession, url: str) -> None:
         """Read until nothing more happens to the job."""
-        while True:
-            headers = {"Last-Event-ID": str(self.numbers[-1])} if self.numbers else {}
-            try:
-                async with client.get(url, headers=headers) as answer:
-                    if answer.status == 204:
-                        return
-                    answer.raise_for_status()
-                    self.workers.add(answer.headers["x-worker"])
-                    if await self._take(answer):
-                        return
-            except aiohttp.ClientError:
-                pass
-            self.cuts += 1
-            await asyncio.sleep(_AGAIN)
+        while not self.is_over:
+            self.is_over = await self._read_on(client, url)
+            if not self.is_over:
+                self.cuts += 1
+                await asyncio.sleep(_AGAIN)
+
+    async def _read_on(self, client: aiohttp.ClientSession, url: str) -> bool:
+        """Read until the stream is cut, and return whether nothing more happens to the job."""
+        headers = {"Last-Event-ID": str(self.numbers[-1])} if self.numbers else {}
+        try:
+            async with client.get(url, headers=headers) as answer:
+                if answer.status == 204:
+                    return True
+                answer.raise_for_status()
+                self.workers.add(answer.headers["x-worker"])
+                return await self._take(answer)
+        except aiohttp.ClientError:
+            return False
 
     async def _take(self, answer: aiohttp.ClientResponse) -> bool:
         name = ""

@@ -1,4 +1,8 @@
-"""Who asks, and what they may see: the parts that routes, and handlers of your own, are made of."""
+"""Who asks, and what they may see: the parts that routes, and handlers of your own, are made of.
+
+Dependencies are ``async`` also where they wait for nothing: FastAPI calls any other one in a thread, which takes longer
+than what they do.
+"""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +48,7 @@ class Caller:
         return job
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """Return who asks, as ``crynux.dependencies`` have found out.
 
     Raises:
@@ -66,7 +70,7 @@ CallerDep = Annotated[Caller, Depends(caller_of)]
 """Who asks."""
 
 
-def _session(caller: CallerDep) -> Session:
+async def _session(caller: CallerDep) -> Session:
     return caller.web.session
 
 

@@ -21,7 +21,7 @@ class FineTuneConfigBody(RootModel[dict[str, Any]]):
     model_config = ConfigDict(json_schema_extra=_describe)
 
 
-def config_from(body: FineTuneConfigBody) -> FineTuneConfig:
+async def config_from(body: FineTuneConfigBody) -> FineTuneConfig:
     """Return the config in a request's body.
 
     Raises:

@@ -245,11 +245,11 @@ class Crynux:
                 "limits.spend needs a price: the service tells none; give Crynux(price=...)", field="price"
             )
 
-    def _any_caller(self, request: Request) -> None:
+    async def _any_caller(self, request: Request) -> None:
         request.state.crynux_caller = Caller(web=self.web, tenant=None)
 
-    def _caller_by_tenant(self, tenant: Callable[..., Any]) -> Callable[..., None]:
-        def know_caller(request: Request, name: Annotated[Any, Depends(tenant)]) -> None:
+    def _caller_by_tenant(self, tenant: Callable[..., Any]) -> Callable[..., Any]:
+        async def know_caller(request: Request, name: Annotated[Any, Depends(tenant)]) -> None:
             if not isinstance(name, str) or not name or "\0" in name:
                 # "" is what jobs without a tenant have: whoever has no name must not see those.
                 raise ProblemError(403, "nobody", "It is not known who asks.")

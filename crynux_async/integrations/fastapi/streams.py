@@ -65,7 +65,7 @@ class Streams:
         return None
 
 
-def resume_after(
+async def resume_after(
     job: JobDep,
     last_event_id: Annotated[int | None, Header(ge=0, le=_MOST, description="Where a browser comes back.")] = None,
     after: Annotated[int, Query(ge=0, le=_MOST, description="The number of the last event that is known.")] = 0,
