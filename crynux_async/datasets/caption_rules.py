@@ -10,7 +10,8 @@ import attrs
 
 from crynux_async.datasets.captions import CLIP_TOKENS, Caption, caption_of, estimated_tokens, texts_of
 from crynux_async.datasets.json_tables import has_half_character
-from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
+from crynux_async.wording import counted
 
 CAPTION_KINDS: Final = ("text", "list", "nothing")
 """The kinds of columns (``tables.Table``) whose values can be captions."""

@@ -14,12 +14,13 @@ from crynux_async.datasets.json_tables import json_objects
 from crynux_async.datasets.layout import METADATA_NAMES, base_name, extension_of
 from crynux_async.datasets.matching import match, nearest
 from crynux_async.datasets.metadata_rules import header_hint, judge_matching
-from crynux_async.datasets.problems import DatasetProblem, counted, has_error, named, problem
+from crynux_async.datasets.problems import DatasetProblem, has_error, named, problem
 from crynux_async.datasets.reading import SeenFile
 from crynux_async.datasets.row_names import reunite
 from crynux_async.datasets.spellings import judge_near_misses
 from crynux_async.datasets.tables import Table
 from crynux_async.datasets.text_encodings import decode, guesses, in_words, is_utf8
+from crynux_async.wording import counted
 
 _TABLES: Final = (".csv", ".jsonl")
 # A CSV that is packed as JSON lines may say "None" and mean it; only an empty cell is no caption.

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from crynux_async.datasets.images import ImageFacts
-from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
 from crynux_async.datasets.reading import SeenFile
+from crynux_async.wording import counted
 
 FEW_IMAGES: Final = 5
 """Below this many train images a warning is given."""

@@ -11,8 +11,9 @@ from typing import Final
 import attrs
 
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, METADATA_NAMES, Layout, base_name, extension_of, loader_of
-from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
 from crynux_async.datasets.reading import Columns, SeenFile
+from crynux_async.wording import counted
 
 _TABLE_LOADERS: Final = ("parquet", "arrow")
 # NUM_EXAMPLES_FOR_FEATURES_INFERENCE of packaged_modules/webdataset.

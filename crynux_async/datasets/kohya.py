@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
+from crynux_async.wording import counted
 
 # At most three digits: a folder such as 20240131_dog is dated, not repeated.
 _REPEATS: Final = re.compile(r"([1-9][0-9]{0,2})_(.+)")

@@ -6,8 +6,9 @@ from typing import Final
 
 from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, Layout, base_name, extension_of, is_visible
-from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
 from crynux_async.datasets.spellings import judge_names
+from crynux_async.wording import counted
 
 _LOADERS: Final = frozenset(("imagefolder", "parquet", "arrow", "zip", "webdataset"))
 _NO_LOADER: Final = "A node finds nothing that it can load"

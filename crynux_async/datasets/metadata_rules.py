@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from crynux_async.datasets.caption_rules import CAPTION_KINDS, Captions, judge_captions, judge_column
 from crynux_async.datasets.layout import IMAGE_EXTENSIONS, extension_of
 from crynux_async.datasets.matching import Matching, match
-from crynux_async.datasets.problems import DatasetProblem, counted, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
 from crynux_async.datasets.row_names import reunite
 from crynux_async.datasets.spellings import in_words, lookalikes
 from crynux_async.datasets.tables import Table
+from crynux_async.wording import counted
 
 
 def judge_metadata(

@@ -284,8 +284,3 @@ def named(files: Sequence[str]) -> str:
     """A few of the files, and how many more there are."""
     shown = ", ".join(files[:_SHOWN])
     return shown if len(files) <= _SHOWN else f"{shown} and {len(files) - _SHOWN} more"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 image", "2 images"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -22,9 +22,9 @@ from crynux_async.report.board_values import (
     Trouble,
 )
 from crynux_async.report.job_words import NO_REASON, is_queued, line_of
-from crynux_async.report.story import counted
 from crynux_async.secret import mask_text
 from crynux_async.states import ENDED, FOLLOWED, STAGES, UNFETCHED, JobState, Stage
+from crynux_async.wording import counted
 
 MOST_RUNNING = 30
 """Jobs under way that the board shows one by one."""

@@ -12,6 +12,7 @@ from crynux_async.ledgers.rows import EventRow, JobRow
 from crynux_async.report.board_values import EventLine, JobLine, Tone
 from crynux_async.secret import mask_text
 from crynux_async.states import JobState
+from crynux_async.wording import counted
 
 SWEEP_TAG = "sweep"
 """The tag with the name of the sweep that a job belongs to."""
@@ -150,7 +151,7 @@ def event_line(row: EventRow) -> EventLine:
         state = JobState(data["state"])
         says, tone = f"{state}", TONES[state]
     elif row.kind == "JobQueued":
-        says = f"queued behind {data.get('position', 0):,} others" if data.get("position") else "queued, and next"
+        says = f"queued behind {counted(data['position'], 'other')}" if data.get("position") else "queued, and next"
     elif row.kind == "JobProgressed":
         says = f"the service says: {data.get('stage', '')}"
     elif row.kind == "StepTaken":

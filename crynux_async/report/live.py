@@ -25,6 +25,7 @@ from crynux_async.report.page import environment, heat_rows, picture_grid, plot_
 from crynux_async.report.units import duration
 from crynux_async.report.values import SweepView
 from crynux_async.states import JobState
+from crynux_async.wording import counted
 
 if TYPE_CHECKING:
     import jinja2
@@ -130,7 +131,7 @@ def board_lead(view: BoardView) -> str:
     parts = [f"{running:,} training" if running else "", f"{view.queued:,} waiting" if view.queued else ""]
     parts += [f"{fetched:,} at the service, not yet here" if fetched else ""]
     said = ", ".join(filter(None, parts)) or "nothing under way"
-    return f"{story.counted(view.total, 'job')}: {said}."
+    return f"{counted(view.total, 'job')}: {said}."
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from crynux_async.errors import UsageError
 from crynux_async.report import story
 from crynux_async.report.values import SweepView, TrialView
+from crynux_async.wording import counted
 
 if TYPE_CHECKING:
     import jinja2
@@ -243,4 +244,5 @@ def environment() -> "jinja2.Environment":
     environment.filters["exact"] = exact
     environment.filters["norm"] = shown_norm
     environment.filters["moment"] = story.shown_time
+    environment.globals["counted"] = counted
     return environment

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from crynux_async.report.values import ChangedField, SweepView, TrialView
+from crynux_async.wording import counted
 
 _TIME = "%Y-%m-%d %H:%M"
 
@@ -96,11 +97,6 @@ def best(view: SweepView) -> TrialView | None:
     """Return the trial with the best objective, or None where there is none."""
     ranked = [trial for trial in view.trials if trial.objective is not None]
     return (min if view.minimize else max)(ranked, key=lambda trial: trial.objective or 0.0) if ranked else None
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 trial", "2 trials"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def money(cnx: float | None) -> str:

@@ -58,11 +58,6 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 step", "2,000 steps"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def shown(value: object) -> str:
     """Return the beginning of a value as it stands in a message."""
     text = repr(mask_address(value))

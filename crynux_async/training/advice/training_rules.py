@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from crynux_async.training.advice.case import Case, counted, in_words
+from crynux_async.training.advice.case import Case, in_words
 from crynux_async.training.advice.codes import Advice, advise
 from crynux_async.training.base_models import base_model
 from crynux_async.training.schedules import POLYNOMIAL_END, Schedule
 from crynux_async.training.simulation import MAX_ROUNDS, Round, archive_bytes
+from crynux_async.wording import counted
 
 FEW_STEPS = 50
 """Optimizer steps below which a LoRA has hardly learned anything."""
