@@ -225,7 +225,7 @@ async def test_pictures_beside_the_archive_are_shown_and_served(tmp_path: Path) 
         path = await web.submit(params={"tag": "sweep:cats"})
         await web.finished(path)
         archive = next((tmp_path / "models").glob("*.zip"))
-        archive.with_name(f"{archive.stem}-0.png").write_bytes(b"\x89PNG picture")
+        archive.with_name(f"{archive.name}-0.png").write_bytes(b"\x89PNG picture")
         at = path.replace("/jobs", "/board/jobs")
         page, sweep = (await web.client.get(at)).text, (await web.client.get("/board/sweep?name=cats")).text
         picture = await web.client.get(f"{at}/images/0")
