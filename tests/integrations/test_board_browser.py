@@ -144,7 +144,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with emulated_bridge(speed=60) as bridge, site_of(folder, bridge) as site:
         archive = folder / "999.zip"
         archive.write_bytes(make_archive())
-        (folder / "999-0.png").write_bytes(picture())
+        (folder / "999.zip-0.png").write_bytes(picture())
         *others, last = rows_of_every_kind()
         model = {"state": JobState.DOWNLOADED, "path": str(archive), "total_bytes": archive.stat().st_size}
         site.add([*others, attrs.evolve(last, **model)])

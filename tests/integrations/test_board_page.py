@@ -314,7 +314,7 @@ async def test_list_is_paged_filtered_and_searched(tmp_path: Path) -> None:
             re.findall(r'data-key="(\w+)"', (await web.client.get(f"/board?search={text}")).text.partition("list")[2])
             for text in ("job 77", "1078", f"j{79:032x}")
         ]
-    assert "1000 jobs" in first
+    assert "1,000 jobs" in first
     assert len(re.findall("data-key", first.partition('<table class="list">')[2])) == 50
     assert len(first) < 120_000
     assert seen == [f"j{number:032x}" for number in range(10, 1001, 10)]
