@@ -22,6 +22,8 @@ from crynux_async.states import JobState
 
 _OF_THE_ROW = frozenset({"job_id", "task_id", "reason"})
 
+_OF_A_PROBLEM = frozenset(attrs.fields_dict(Problem))
+
 _LONGEST = 4096  # characters: an answer may have 64 KiB, and a page of jobs is read whole
 
 _ERRORS: Mapping[JobState, type[CrynuxError]] = {
@@ -78,5 +80,12 @@ def _stored(value: Any) -> Any:
 
 def _read(name: str, value: Any) -> Any:
     if name == "problems":
-        return tuple(Problem(**each) for each in value)
+        return tuple(_problem(each) for each in (value if isinstance(value, list) else [value]))
     return tuple(value) if isinstance(value, list) else value
+
+
+def _problem(value: Any) -> Problem:
+    # Rows of a later version are read as far as they can be: one of them must not keep a whole listing from its reader.
+    stored = value if isinstance(value, Mapping) else {"message": value}
+    known = {name: str(each) for name, each in stored.items() if name in _OF_A_PROBLEM}
+    return Problem(**{"field": "", "message": "", **known})

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_asyncio
 
@@ -19,6 +20,7 @@ from crynux_async import (
     JobAbandonedError,
     JobFailedError,
     JobState,
+    OwnershipError,
     ProtocolError,
     QuotaError,
     RejectedError,
@@ -51,13 +53,13 @@ class Office:
         self.backend = FakeBackend(duration=60)
         self.shared = MemoryLedger()
         self._file = folder / "jobs.db"
-        self._stack = stack
+        self.stack = stack
 
     def ledger(self) -> Ledger:
         return self.shared if self.kind == "memory" else SqliteLedger(self._file)
 
     async def session(self, **arguments: Any) -> Session:
-        return await self._stack.enter_async_context(open_session(self.backend, self.ledger(), **arguments))
+        return await self.stack.enter_async_context(open_session(self.backend, self.ledger(), **arguments))
 
 
 @pytest_asyncio.fixture(params=["memory", "sqlite"])
@@ -183,6 +185,37 @@ async def test_error_of_another_sessions_job_is_the_same_error(office: Office, e
     assert type(heard) is type(error)
     assert str(heard) == str(own)
     assert vars(heard) == vars(own)
+
+
+@pytest.mark.parametrize(
+    ("stored", "problems"),
+    [
+        ([{"field": "rank", "message": "too large", "hint": "try 8"}], (Problem(field="rank", message="too large"),)),
+        ([{"message": "too large"}], (Problem(field="", message="too large"),)),
+        (["too large"], (Problem(field="", message="too large"),)),
+        ("too large", (Problem(field="", message="too large"),)),
+    ],
+    ids=["a field more", "a field less", "no fields", "no list"],
+)
+async def test_error_of_a_later_version_does_not_keep_a_listing_from_its_reader(
+    office: Office, stored: Any, problems: tuple[Problem, ...]
+) -> None:
+    office.backend.answers.append(ConfigError([Problem(field="rank", message="too large")]))
+    async with open_session(office.backend, office.ledger()) as first:
+        job = await first.enqueue(make_config())
+        with pytest.raises(ConfigError):
+            await job.submitted()
+    ledger = office.ledger()
+    await ledger.open()
+    (row,) = await ledger.jobs()
+    later = attrs.evolve(row, job_id="later", last_event=0, error_facts={**row.error_facts, "problems": stored})
+    await ledger.add([later])
+    await ledger.close()
+    session = await office.session(follow=False)
+    errors = {each.job_id: each.error for each in await session.history()}
+    assert errors.keys() == {job.job_id, "later"}
+    assert isinstance(errors["later"], ConfigError)
+    assert (str(errors["later"]), errors["later"].problems) == (row.error, problems)
 
 
 async def test_error_of_a_budget_is_the_same_in_the_next_process() -> None:
@@ -338,6 +371,37 @@ async def test_transfer_of_another_session_is_waited_for_and_not_made_twice(offi
     office.backend.may_download.set()
     assert await theirs == await ours == tmp_path / "1.zip"
     assert office.backend.open_results == 1
+
+
+async def test_job_of_another_credential_is_awaited_and_its_model_refused_at_once(
+    office: Office, tmp_path: Path
+) -> None:
+    owner = await office.session()
+    job = await owner.submit(make_config())
+    rotated = FakeBackend()
+    rotated.key_id = "another-key"
+    other = await office.stack.enter_async_context(open_session(rotated, office.ledger(), follow=False))
+    handle = await found(other, job)
+    for state in (JobState.RUNNING, JobState.SUCCEEDED):
+        with pytest.raises(OwnershipError, match=r"another credential \(fake-key\)") as caught:
+            await handle.download(tmp_path / "theirs")
+        assert (caught.value.job_id, caught.value.task_id) == (job.job_id, "1")
+        assert (handle.state, handle.folder) == (state, None)  # refused without a wait, and nothing is wanted now
+        await handle.wait()
+    # The one that may have it was not kept from it, and what it has brought is there for all.
+    assert await job.download(tmp_path) == tmp_path / "1.zip"
+    assert await (await found(other, job)).download(tmp_path) == tmp_path / "1.zip"
+    assert office.backend.open_results == 1
+
+
+async def test_task_that_was_attached_is_followed_with_any_credential(office: Office) -> None:
+    task_id = office.backend.make_task(make_config())
+    async with open_session(office.backend, office.ledger()) as first:
+        attached = first.attach(task_id)
+        await asyncio.sleep(1)
+    office.backend.key_id = "another-key"
+    (job,) = (await office.session()).jobs()
+    assert (job.job_id, (await job).state) == (attached.job_id, JobState.SUCCEEDED)
 
 
 async def test_model_that_was_fetched_long_ago_is_found_by_a_script_that_was_started_again(
