@@ -24,7 +24,14 @@ from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.slices import in_slices
 from crynux_async.states import JobState
 from crynux_async.supervision.adviser import Adviser
-from crynux_async.supervision.filing import FilingArguments, SharedFilingArguments, SubmitArguments, filed, storable
+from crynux_async.supervision.filing import (
+    FilingArguments,
+    SharedFilingArguments,
+    SubmitArguments,
+    aware,
+    filed,
+    storable,
+)
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
 from crynux_async.supervision.intake import unconfirmed
@@ -461,10 +468,11 @@ class Session(SessionJobs):
 
         Raises:
             LedgerError: The ledger cannot be read.
-            UsageError: The session is not open.
+            UsageError: The session is not open, or the time has no time zone.
         """
         supervisor = self._open_supervisor()
-        held, spent = await supervisor.spent(JobFilter(backend=supervisor.backend.name, since=since, group=group))
+        where = JobFilter(backend=supervisor.backend.name, since=aware(since, "since"), group=group)
+        held, spent = await supervisor.spent(where)
         return Spending(held=held, spent=spent)
 
     async def balance(self) -> int | None:

@@ -18,7 +18,7 @@ from crynux_async.money import to_cnx
 from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.audit import Audit, Orphan
-from crynux_async.supervision.filing import storable
+from crynux_async.supervision.filing import aware, storable
 from crynux_async.supervision.record import Record, new_job_id
 from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.supervision.tries import check_are_tried_together
@@ -177,7 +177,7 @@ class SessionJobs:
             group=group,
             tags=tags or {},
             tenant=tenant,
-            since=since,
+            since=aware(since, "since"),
             before=before,
         )
         found = await supervisor.find(where, limit=limit, newest_first=newest_first)

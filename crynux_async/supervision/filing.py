@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict
@@ -59,6 +60,19 @@ class SubmitArguments(FilingArguments, total=False):
 
 MAX_KEY_LENGTH = 512
 """Characters of an idempotency key: databases keep it in an index, whose entries are small."""
+
+
+def aware(value: datetime | None, field: str) -> datetime | None:
+    """Return a time as it is.
+
+    Raises:
+        UsageError: It has no time zone.
+    """
+    if value is not None and value.utcoffset() is None:
+        raise UsageError(
+            f"{field} must be a time with a time zone, such as datetime.now(UTC), not {value!r}", field=field
+        )
+    return value
 
 
 def storable(text: object, field: str) -> str:

@@ -1,6 +1,7 @@
 """Budgets: what may be spent together, whichever sessions send, and what becomes of what was held. On virtual time."""
 
 import asyncio
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -98,6 +99,14 @@ async def test_task_that_has_ended_counts_as_spent() -> None:
         assert (spending.held, spending.spent) == (0, 2 * CNX)
         assert (await session.spent(group="dogs")).spent == 0
     assert await held_and_spent(ledger) == (0, 2)
+
+
+async def test_time_without_a_zone_is_refused_in_words() -> None:
+    async with open_session(FakeBackend(), MemoryLedger()) as session:
+        for ask in (session.spent, session.history):
+            with pytest.raises(UsageError, match="time zone") as caught:
+                await ask(since=datetime(2026, 1, 2))  # noqa: DTZ001
+            assert caught.value.field == "since"
 
 
 @pytest.mark.parametrize(
