@@ -293,12 +293,9 @@ class Job:
         Raises:
             UsageError: No archive could come to this folder, or be called so; said at once.
             DownloadError: The archive could not be brought to disk; what arrived is kept.
-            OwnershipError, AuthError, QuotaError: The key may not have it; said at once where the ledger knows that
-                the task was made with another one.
+            OwnershipError, AuthError, QuotaError: The key may not have it.
             CrynuxError: Whatever ``wait()`` raises.
         """
-        # Before anything is asked of whoever holds it: to take the job from the one that may fetch it helps nobody.
-        await self._supervisor.fetcher.check_may_have(self._record)
         if self._record.state not in GOOD:  # there may be hours in which to mend it
             await self._supervisor.check_target(self._record, Path(folder), name, has_room=True)
         # Before the wait, so that the next process fetches the model should this one die while it waits.

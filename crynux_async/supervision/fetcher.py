@@ -15,14 +15,7 @@ from crynux_async.downloads.finished import FinishedFile
 from crynux_async.downloads.names import job_archive_name
 from crynux_async.downloads.shared_folder import SharedFolder, SharedSource
 from crynux_async.downloads.target import check_folder
-from crynux_async.errors import (
-    CrynuxError,
-    DownloadError,
-    JobExpiredError,
-    LedgerError,
-    NotFoundError,
-    OwnershipError,
-)
+from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
@@ -95,24 +88,6 @@ class Fetcher:
     def is_fetching(self, record: Record) -> bool:
         """Whether a transfer of this job runs or waits for a slot."""
         return self._book is not None and self._book.is_fetching(self._owner(record))
-
-    async def check_may_have(self, record: Record) -> None:
-        """Refuse a job whose archive could never come here, because its task was made with another credential.
-
-        Raises:
-            OwnershipError: It was, and no archive of it is known.
-        """
-        was_sent_here = record.is_ours and not record.is_resumed
-        # Whoever has the right credential may leave a copy in the shared folder at any time.
-        if record.task_id is None or was_sent_here or record.archive is not None or self._shared is not None:
-            return
-        owner = await self._tasks.owner(record)
-        if owner is not None and not await self._places(record):
-            message = (
-                f"{record!r} was made with another credential ({owner}), and its model is handed out to that one "
-                "alone: download it in a session that has it; wait() and events() work in any"
-            )
-            raise OwnershipError(message, job_id=record.job_id, task_id=record.task_id)
 
     async def fetch(self, record: Record, folder: Path, name: str) -> Path:
         """Return the path of a job's archive when it is whole and checked.

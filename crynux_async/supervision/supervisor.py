@@ -22,7 +22,7 @@ import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
 from crynux_async.budgets import Budget
-from crynux_async.errors import CrynuxError, LedgerError, OwnershipError, UsageError, only_error
+from crynux_async.errors import CrynuxError, LedgerError, UsageError, only_error
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
@@ -566,21 +566,9 @@ class Supervisor:
 
     async def _fetch_wanted(self, record: Record, wanted: Wanted) -> None:
         try:
-            await self.fetcher.check_may_have(record)
-        except OwnershipError as error:
-            _log.info("left to whoever may fetch it: %s", error)
-            await self._let_go(record)
-            return
-        try:
             await self.fetcher.fetch(record, wanted.folder, wanted.name)
         except CrynuxError as error:
             _log.warning("download of task %s: %s", record.task_id, error)
-
-    async def _let_go(self, record: Record) -> None:
-        try:
-            await self._writer.let_go([record])
-        except LedgerError as error:
-            _log.warning("%r stays with this session until it is closed: %s", record, error)
 
     async def _drain(self) -> None:
         """Wait for the answers of the creates and for the images under way, for a bounded time."""

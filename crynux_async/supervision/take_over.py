@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import anyio
@@ -127,18 +127,10 @@ class TakeOver:
     async def _claim(self, room: int | None) -> None:
         """Take in so many unfinished jobs that nobody holds, or all of them."""
         async with self._taking:
-            # Not in one: whoever took a model that another credential must fetch would keep it from that one.
-            may_all_be_followed = not self._backend.habits.needs_credential_to_look
-            await self._take_free(_SHARED, (), room, None if may_all_be_followed else self._own_keys)
-            await self._take_free((), UNFETCHED, room, self._own_keys)
-
-    async def _take_free(
-        self, states: Collection[JobState], wanted: Collection[JobState], room: int | None, keys: frozenset[str] | None
-    ) -> None:
-        rows = await self._writer.claim(states, wanted, room, key_ids=keys)
-        if rows:
-            await self._take_all_in(rows)
-            _log.info("took over %d unfinished jobs", len(rows))
+            rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room, key_ids=self._key_ids)
+            if rows:
+                await self._take_all_in(rows)
+                _log.info("took over %d unfinished jobs", len(rows))
 
     async def _standing(self) -> tuple[int, int, int]:
         """Return how many unfinished jobs there are, how many sessions follow jobs, and how many this one holds."""
@@ -156,9 +148,10 @@ class TakeOver:
         return holder.fence == self._writer.fence
 
     @property
-    def _own_keys(self) -> frozenset[str]:
-        """Whose models can be fetched here; of a task that was attached nobody knows that."""
-        return frozenset({self._backend.key_id, ""})
+    def _key_ids(self) -> frozenset[str] | None:
+        """Whose jobs can be followed here; of a task that was attached nobody knows that."""
+        backend = self._backend
+        return frozenset({backend.key_id, ""}) if backend.habits.needs_credential_to_look else None
 
     async def _give_back(self, count: int) -> None:
         """Give back the newest of the jobs that only need to be followed, where anybody can follow them."""

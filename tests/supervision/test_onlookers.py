@@ -16,12 +16,10 @@ from crynux_async import (
     BudgetExceededError,
     ConfigError,
     CrynuxError,
-    DownloadFailed,
     Job,
     JobAbandonedError,
     JobFailedError,
     JobState,
-    OwnershipError,
     ProtocolError,
     QuotaError,
     RejectedError,
@@ -372,47 +370,6 @@ async def test_transfer_of_another_session_is_waited_for_and_not_made_twice(offi
     office.backend.may_download.set()
     assert await theirs == await ours == tmp_path / "1.zip"
     assert office.backend.open_results == 1
-
-
-async def test_job_of_another_credential_is_awaited_and_its_model_refused_at_once(
-    office: Office, tmp_path: Path
-) -> None:
-    owner = await office.session()
-    job = await owner.submit(make_config())
-    rotated = FakeBackend()
-    rotated.key_id = "another-key"
-    other = await office.stack.enter_async_context(open_session(rotated, office.ledger(), follow=False))
-    handle = await found(other, job)
-    for state in (JobState.RUNNING, JobState.SUCCEEDED):
-        with pytest.raises(OwnershipError, match=r"another credential \(fake-key\)") as caught:
-            await handle.download(tmp_path / "theirs")
-        assert (caught.value.job_id, caught.value.task_id) == (job.job_id, "1")
-        assert (handle.state, handle.folder) == (state, None)  # refused without a wait, and nothing is wanted now
-        await handle.wait()
-    # The one that may have it was not kept from it, and what it has brought is there for all.
-    assert await job.download(tmp_path) == tmp_path / "1.zip"
-    assert await (await found(other, job)).download(tmp_path) == tmp_path / "1.zip"
-    assert office.backend.open_results == 1
-
-
-async def test_model_that_another_session_followed_is_fetched_by_itself_where_the_credential_is(
-    office: Office, tmp_path: Path
-) -> None:
-    async with open_session(office.backend, office.ledger()) as first:
-        job = await first.submit(make_config(), folder=tmp_path)
-    rotated = FakeBackend(duration=60)
-    rotated.key_id = "another-key"
-    rotated.created, rotated.created_at = office.backend.created, office.backend.created_at
-    rotated.result_error = OwnershipError("invalid api key", field="api_key")
-    other = await office.stack.enter_async_context(open_session(rotated, office.ledger()))
-    handle = await found(other, job)
-    await handle
-    await asyncio.sleep(RENEW)
-    owner = await office.session()  # while the other is there
-    await asyncio.sleep(4 * RENEW)  # what is more than a share is taken at every third look
-    assert (await found(owner, job)).path == tmp_path / "1.zip"
-    told = [event async for event in handle.events(after=0)]
-    assert [event for event in told if isinstance(event, DownloadFailed)] == []
 
 
 async def test_task_that_was_attached_is_followed_with_any_credential(office: Office) -> None:
