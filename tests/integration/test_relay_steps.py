@@ -231,7 +231,7 @@ async def test_images_are_those_of_the_group_where_no_archive_ever_comes(
     assert look.seen is Seen.FAILED
     assert len(await backend.images(task)) == 2
     why = "the network checked it, and the relay gives the archives of checked tasks to nobody"
-    assert look.reason == f"runs 1 to 3: {why}; it has cost 45 CNX"
+    assert look.reason == f"runs 1 to 4: {why}; it has cost 60 CNX"
     assert spent(relay) == 3 * FEE
 
 
