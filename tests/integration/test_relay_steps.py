@@ -232,7 +232,7 @@ async def test_images_are_those_of_the_group_where_no_archive_ever_comes(
     assert len(await backend.images(task)) == 2
     why = "the network checked it, and the relay gives the archives of checked tasks to nobody"
     assert look.reason == f"runs 1 to 4: {why}; it has cost 60 CNX"
-    assert spent(relay) == 3 * FEE
+    assert spent(relay) == 4 * FEE
 
 
 async def test_images_of_a_task_that_has_none_yet_are_not_found(backend: RelayBackend) -> None:
