@@ -176,11 +176,17 @@ class Reader:
 
 
 async def ask_until_answered(client: aiohttp.ClientSession, method: str, url: str, **options: Any) -> Any:
-    """Ask as a client that tries again whenever the connection breaks; return the answer, its body read."""
+    """Ask as a client that tries again whenever the connection breaks, or the ledger is said to be away for a while.
+
+    Returns:
+        The answer, its body read.
+    """
     while True:
         try:
             async with client.request(method, url, **options) as answer:
                 await answer.read()
-                return answer
+                if answer.status != 503:
+                    return answer
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            await asyncio.sleep(_AGAIN)
+            pass
+        await asyncio.sleep(_AGAIN)
