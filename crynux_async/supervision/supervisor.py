@@ -125,6 +125,7 @@ class Supervisor:
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
         self._make_drivers(gate, doors_of(backend, self.accounts, self._writer.task_ended, ear))
         self._make_dealings(sends_planned=sends_planned)
+        self._make_upkeep()
 
     def _make_drivers(self, gate: Gate, doors: Doors) -> None:
         """Make who drives jobs: submit, follow, fetch."""
@@ -217,6 +218,11 @@ class Supervisor:
             hand_on=self.hand_on,
         )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
+        self._writer.on_lost = self._lost_to_another
+        self._writer.on_saved = self.submitter.look_again
+
+    def _make_upkeep(self) -> None:
+        """Make who tells users what happens, and who keeps the session among others."""
         self.register.on_event = self._writer.enter_event
         is_closed = lambda: self._closed  # noqa: E731  # one for both
         reader = EventReader(self._ledger, self._writer.events, is_closed)
@@ -230,8 +236,6 @@ class Supervisor:
             follower=self.follower,
             follows=self._follows,
         )
-        self._writer.on_lost = self._lost_to_another
-        self._writer.on_saved = self.submitter.look_again
 
     def hand_on(self, record: Record, *, look_after: float | None = None, progress: str = "") -> None:
         """Give a job to whoever drives it next: submit, then follow, then fetch.
