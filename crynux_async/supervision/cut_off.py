@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from crynux_async.ledgers.base import AttemptRow, JobFilter, JobRow, Ledger
+from crynux_async.backends.reading import is_wallet
+from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.supervision.owners import is_gone
 from crynux_async.supervision.rows import CUT_OFF
@@ -58,7 +59,9 @@ async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
     """
     waiting = [row.job_id for row in rows if STAGES[row.state] is Stage.SUBMIT]
     open_ones = await ledger.attempts(job_ids=waiting, unfinished=True) if waiting else []
-    left = [one.job_id for one in open_ones if not _is_repeatable(one) and await _is_left(ledger, one.job_id)]
+    # A wallet's create is the same one however often it is sent: it goes on where it was cut off.
+    doubtful = [one.job_id for one in open_ones if not is_wallet(one.key_id)]
+    left = [job_id for job_id in doubtful if await _is_left(ledger, job_id)]
     # The answer may have come, and its process have ended in peace, between the two looks.
     cut_off = {one.job_id for one in await ledger.attempts(job_ids=left, unfinished=True)} if left else set()
     return [
@@ -70,8 +73,3 @@ async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
 async def _is_left(ledger: Ledger, job_id: str) -> bool:
     holder = await ledger.holder(job_id)
     return holder is None or is_gone(holder.fence.owner)
-
-
-def _is_repeatable(attempt: AttemptRow) -> bool:
-    # The credential of a relay is a wallet, whose create is the same one however often it is sent.
-    return attempt.key_id.startswith("0x")
