@@ -4,11 +4,11 @@
 Names are loaded when they are first used, so importing the package costs next to nothing.
 """
 
-import importlib
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crynux_async.lazy import loader_of
 from crynux_async.version import __version__
 
 if TYPE_CHECKING:
@@ -163,12 +163,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'crynux_async' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"crynux_async.{_HOME_OF.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader_of(__name__, {name: _HOME_OF.get(name, "errors") for name in __all__})
 
 
 def __dir__() -> list[str]:

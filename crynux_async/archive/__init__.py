@@ -7,8 +7,9 @@ Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` 
 Names are loaded when they are first used: the command line needs one of them, and a session none until something comes.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from crynux_async.lazy import loader_of
 
 if TYPE_CHECKING:
     from crynux_async.archive.families import Family
@@ -67,12 +68,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'crynux_async.archive' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"crynux_async.archive.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader_of(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:

@@ -23,8 +23,9 @@ nodes run, on generated data sets.
 Names are loaded when they are first used: the advice on a config needs some modules from here, and not the rest.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from crynux_async.lazy import loader_of
 
 if TYPE_CHECKING:
     from crynux_async.datasets.captions import CLIP_TOKENS, Caption, CaptionSource, estimated_tokens
@@ -83,12 +84,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'crynux_async.datasets' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"crynux_async.datasets.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader_of(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:

@@ -15,8 +15,9 @@ Pure: nothing here waits, and nothing knows a session. Data flows down this list
 The names below can be imported from here, and are loaded when they are first used.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from crynux_async.lazy import loader_of
 
 if TYPE_CHECKING:
     from crynux_async.training.config import EffectiveConfig, FineTuneConfig
@@ -88,12 +89,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'crynux_async.training' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"crynux_async.training.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader_of(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:
