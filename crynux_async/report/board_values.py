@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 
+from crynux_async.report.values import ConfigField
 from crynux_async.states import JobState
 
 Tone: TypeAlias = Literal["good", "busy", "waiting", "trouble", "quiet"]
@@ -214,25 +215,6 @@ class EventLine:
 
 
 @attrs.frozen(kw_only=True)
-class FieldLine:
-    """One field of a config, at each station of its way.
-
-    Attributes:
-        field: Its name.
-        asked: What was asked.
-        sent: What is sent, or None where it is left out.
-        used: What the training uses, or None where it uses none.
-        reason: Why they differ, or "".
-    """
-
-    field: str
-    asked: Any
-    sent: Any
-    used: Any
-    reason: str
-
-
-@attrs.frozen(kw_only=True)
 class Curve:
     """A learning rate over the steps of a job.
 
@@ -327,7 +309,7 @@ class JobView:
     held: int = 0
     events: Sequence[EventLine] = ()
     missed: int = 0
-    fields: Sequence[FieldLine] = ()
+    fields: Sequence[ConfigField] = ()
     curve: Curve | None = None
     rounds: str = ""
     advice: Sequence[AdviceLine] = ()

@@ -8,8 +8,9 @@ from crynux_async.archive import Health, Norms
 from crynux_async.archive.naming import PROGRAMS
 from crynux_async.job_values import cost_of
 from crynux_async.ledgers.rows import EventRow, JobRow, TaskRow
-from crynux_async.report.board_values import AdviceLine, ArchiveView, Curve, FieldLine, JobView
+from crynux_async.report.board_values import AdviceLine, ArchiveView, Curve, JobView
 from crynux_async.report.job_words import event_line, line_of, sentence_of
+from crynux_async.report.values import ConfigField
 from crynux_async.secret import mask_address, mask_text
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
@@ -148,12 +149,12 @@ def _facts(row: JobRow) -> Iterator[tuple[str, str]]:
     yield from ((name, text) for name, text in facts.items() if text)
 
 
-def _fields(config: FineTuneConfig, service: ServiceFacts) -> list[FieldLine]:
+def _fields(config: FineTuneConfig, service: ServiceFacts) -> list[ConfigField]:
     """Return every field, those first of which something else is used than was asked."""
     effective = config.effective(mapping=service.mapping)
     changed = {each.field for each in effective.differences}
     lines = [
-        FieldLine(
+        ConfigField(
             field=each.field,
             asked=mask_address(each.asked),
             sent=mask_address(each.sent),

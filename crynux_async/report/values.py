@@ -14,15 +14,15 @@ Verdict: TypeAlias = Literal["", "untrained", "faint", "usual", "strong", "diver
 
 
 @attrs.frozen(kw_only=True)
-class ChangedField:
-    """A field of which something else is trained than was asked.
+class ConfigField:
+    """One field of a config, at each station of its way.
 
     Attributes:
         field: Its name.
         asked: What was asked.
-        sent: What was sent.
+        sent: What is sent, or None where it is left out.
         used: What the training uses, or None where it uses none.
-        reason: Why.
+        reason: Why they differ, or "".
     """
 
     field: str
@@ -78,7 +78,7 @@ class TrialView:
     error: str = ""
     archive: str = ""
     images: Sequence[bytes | str] = ()
-    changed: Sequence[ChangedField] = ()
+    changed: Sequence[ConfigField] = ()
 
     @property
     def minutes(self) -> float | None:
@@ -110,7 +110,7 @@ class SweepView:
 
     name: str
     base: Mapping[str, Any]
-    changed: Sequence[ChangedField] = ()
+    changed: Sequence[ConfigField] = ()
     trials: Sequence[TrialView]
     objective_name: str = ""
     minimize: bool = False

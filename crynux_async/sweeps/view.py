@@ -10,7 +10,7 @@ import attrs
 
 from crynux_async.archive import Health, HealthCode
 from crynux_async.money import WEI
-from crynux_async.report.values import ChangedField, SweepView, TrialView, Verdict
+from crynux_async.report.values import ConfigField, SweepView, TrialView, Verdict
 from crynux_async.secret import mask_address, mask_addresses, mask_text
 from crynux_async.sweeps.trial import Trial, varied_fields
 from crynux_async.training.config import FineTuneConfig
@@ -86,7 +86,7 @@ def _command(name: str, options: str) -> str:
     return " ".join(filter(None, ("crynux-async sweep retry", shlex.quote(name), options)))
 
 
-def _own_changes(trial: Trial, everywhere: Sequence[ChangedField], mapping: ValueMapping) -> list[ChangedField]:
+def _own_changes(trial: Trial, everywhere: Sequence[ConfigField], mapping: ValueMapping) -> list[ConfigField]:
     # What all have in common is said once, at the head of the page.
     return [each for each in _changed(trial.point.config, mapping) if each not in everywhere]
 
@@ -95,7 +95,7 @@ def _trial(
     trial: Trial,
     fields: Sequence[str],
     images: Sequence[bytes | str],
-    changed: Sequence[ChangedField],
+    changed: Sequence[ConfigField],
     *,
     public: bool,
 ) -> TrialView:
@@ -147,9 +147,9 @@ def _stored_at(path: Path | None) -> datetime | None:
         return None
 
 
-def _changed(config: FineTuneConfig, mapping: ValueMapping) -> list[ChangedField]:
+def _changed(config: FineTuneConfig, mapping: ValueMapping) -> list[ConfigField]:
     return [
-        ChangedField(
+        ConfigField(
             field=each.field,
             asked=mask_address(each.asked),
             sent=mask_address(each.sent),

@@ -13,6 +13,7 @@ from benchmarks.postgres_line import line_to
 from benchmarks.postgres_server import PostgresServer
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
+from crynux_async.job import Job
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.pacing.gate import LedgerGate
 from crynux_async.pacing.token_bucket import Outcome, TokenBucket
@@ -103,6 +104,16 @@ async def test_gate_of_a_host_whose_own_clock_is_elsewhere_goes_by_the_servers(
     await ledger.close()
 
 
+async def create_under_way(bridge: Emulator, session: Session) -> Job:
+    """Open a session, and return a job whose create has been sent and not answered yet."""
+    bridge.add_fault("delay", on="create", seconds=0.3)
+    await session.open()
+    job = session.submit_nowait(make_config())
+    while not any(request.method == "POST" for request in bridge.requests):
+        await asyncio.sleep(0.01)
+    return job
+
+
 async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next_session(
     postgres: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,12 +121,8 @@ async def test_task_that_could_not_be_stored_is_spilled_and_followed_by_the_next
     schema, spill = f"session_{secrets.token_hex(6)}", tmp_path / "spill.jsonl"
     async with Emulator(speed=1000, unet="tiny") as bridge, line_to(postgres) as line:
         settings = {**bridge.settings(), "close_timeout": 0.5}
-        bridge.add_fault("delay", on="create", seconds=0.3)
         session = Session(ledger=line.url(schema=schema, spill=str(spill)), **settings)
-        await session.open()
-        job = session.submit_nowait(make_config())
-        while not any(request.method == "POST" for request in bridge.requests):
-            await asyncio.sleep(0.01)
+        job = await create_under_way(bridge, session)
         line.is_down = True
         line.cut()
         await session.close()
@@ -143,12 +150,8 @@ async def test_session_ends_although_the_answer_to_a_commit_never_comes_and_spil
     schema, spill = f"session_{secrets.token_hex(6)}", tmp_path / "spill.jsonl"
     async with Emulator(speed=1000, unet="tiny") as bridge, line_to(postgres) as line:
         settings = {**bridge.settings(), "close_timeout": 0.5}
-        bridge.add_fault("delay", on="create", seconds=0.3)
         session = Session(ledger=line.url(schema=schema, spill=str(spill)), **settings)
-        await session.open()
-        job = session.submit_nowait(make_config())
-        while not any(request.method == "POST" for request in bridge.requests):
-            await asyncio.sleep(0.01)
+        job = await create_under_way(bridge, session)
         line.cut_after(b"COMMIT", stays_down=True)
         while not line.is_down:
             await asyncio.sleep(0.01)
