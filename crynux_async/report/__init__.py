@@ -5,6 +5,6 @@ markup and ``static`` the plot library (Apache ECharts) with its licence. Nothin
 """
 
 from crynux_async.report.page import render
-from crynux_async.report.values import ConfigField, SweepView, TrialView
+from crynux_async.report.values import SweepView, TrialView
 
-__all__ = ["ConfigField", "SweepView", "TrialView", "render"]
+__all__ = ["SweepView", "TrialView", "render"]

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from crynux_async.report.values import ConfigField
 from crynux_async.states import JobState
+from crynux_async.training.effective import EffectiveField
 
 Tone: TypeAlias = Literal["good", "busy", "waiting", "trouble", "quiet"]
 """How a state is coloured: the same meaning on every page."""
@@ -309,7 +309,7 @@ class JobView:
     held: int = 0
     events: Sequence[EventLine] = ()
     missed: int = 0
-    fields: Sequence[ConfigField] = ()
+    fields: Sequence[EffectiveField] = ()
     curve: Curve | None = None
     rounds: str = ""
     advice: Sequence[AdviceLine] = ()

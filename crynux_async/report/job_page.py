@@ -4,16 +4,19 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import attrs
+
 from crynux_async.archive import Health, Norms
 from crynux_async.archive.naming import PROGRAMS
 from crynux_async.job_values import cost_of
 from crynux_async.ledgers.rows import EventRow, JobRow, TaskRow
 from crynux_async.report.board_values import AdviceLine, ArchiveView, Curve, JobView
 from crynux_async.report.job_words import event_line, line_of, sentence_of
-from crynux_async.report.values import ConfigField
-from crynux_async.secret import mask_address, mask_text
+from crynux_async.report.values import shown_field
+from crynux_async.secret import mask_text
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.effective import EffectiveField
 from crynux_async.training.service import ServiceFacts
 from crynux_async.training.simulation import Simulation, simulate
 
@@ -149,20 +152,11 @@ def _facts(row: JobRow) -> Iterator[tuple[str, str]]:
     yield from ((name, text) for name, text in facts.items() if text)
 
 
-def _fields(config: FineTuneConfig, service: ServiceFacts) -> list[ConfigField]:
+def _fields(config: FineTuneConfig, service: ServiceFacts) -> list[EffectiveField]:
     """Return every field, those first of which something else is used than was asked."""
     effective = config.effective(mapping=service.mapping)
     changed = {each.field for each in effective.differences}
-    lines = [
-        ConfigField(
-            field=each.field,
-            asked=mask_address(each.asked),
-            sent=mask_address(each.sent),
-            used=mask_address(each.used),
-            reason=each.reason if each.field in changed else "",
-        )
-        for each in effective.fields
-    ]
+    lines = [shown_field(each if each.field in changed else attrs.evolve(each, reason="")) for each in effective.fields]
     given = [line for line in lines if line.asked is not None or line.reason]
     return sorted(given, key=lambda line: not line.reason)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from crynux_async.report.values import ConfigField, SweepView, TrialView
+from crynux_async.report.values import SweepView, TrialView
+from crynux_async.training.effective import EffectiveField
 from crynux_async.wording import counted
 
 _TIME = "%Y-%m-%d %H:%M"
@@ -80,7 +81,7 @@ def job_facts(trial: TrialView) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
-def _changed(each: ConfigField) -> str:
+def _changed(each: EffectiveField) -> str:
     return f"asked {each.asked}, sent {each.sent}, used {each.used}: {each.reason}"
 
 

@@ -6,30 +6,14 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from crynux_async.secret import mask_address
+from crynux_async.training.effective import EffectiveField
+
 TrialState: TypeAlias = Literal["waiting", "running", "done", "failed", "unconfirmed", "stopped"]
 """Where a trial is, as far as a reader of the page is concerned."""
 
 Verdict: TypeAlias = Literal["", "untrained", "faint", "usual", "strong", "diverged", "damaged"]
 """What the weights say of a training."""
-
-
-@attrs.frozen(kw_only=True)
-class ConfigField:
-    """One field of a config, at each station of its way.
-
-    Attributes:
-        field: Its name.
-        asked: What was asked.
-        sent: What is sent, or None where it is left out.
-        used: What the training uses, or None where it uses none.
-        reason: Why they differ, or "".
-    """
-
-    field: str
-    asked: Any
-    sent: Any
-    used: Any
-    reason: str
 
 
 @attrs.frozen(kw_only=True)
@@ -78,7 +62,7 @@ class TrialView:
     error: str = ""
     archive: str = ""
     images: Sequence[bytes | str] = ()
-    changed: Sequence[ConfigField] = ()
+    changed: Sequence[EffectiveField] = ()
 
     @property
     def minutes(self) -> float | None:
@@ -110,7 +94,7 @@ class SweepView:
 
     name: str
     base: Mapping[str, Any]
-    changed: Sequence[ConfigField] = ()
+    changed: Sequence[EffectiveField] = ()
     trials: Sequence[TrialView]
     objective_name: str = ""
     minimize: bool = False
@@ -139,3 +123,9 @@ class SweepView:
     def held_cnx(self) -> float:
         """CNX held for trials that run."""
         return sum(trial.held_cnx for trial in self.trials)
+
+
+def shown_field(field: EffectiveField) -> EffectiveField:
+    """Return a field of a config as pages show it: without the secret parts of addresses."""
+    masked = {name: mask_address(getattr(field, name)) for name in ("asked", "sent", "used")}
+    return attrs.evolve(field, **masked)

@@ -10,10 +10,11 @@ import attrs
 
 from crynux_async.archive import Health, HealthCode
 from crynux_async.money import WEI
-from crynux_async.report.values import ConfigField, SweepView, TrialView, Verdict
-from crynux_async.secret import mask_address, mask_addresses, mask_text
+from crynux_async.report.values import SweepView, TrialView, Verdict, shown_field
+from crynux_async.secret import mask_addresses, mask_text
 from crynux_async.sweeps.trial import Trial, varied_fields
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.effective import EffectiveField
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 
@@ -86,7 +87,7 @@ def _command(name: str, options: str) -> str:
     return " ".join(filter(None, ("crynux-async sweep retry", shlex.quote(name), options)))
 
 
-def _own_changes(trial: Trial, everywhere: Sequence[ConfigField], mapping: ValueMapping) -> list[ConfigField]:
+def _own_changes(trial: Trial, everywhere: Sequence[EffectiveField], mapping: ValueMapping) -> list[EffectiveField]:
     # What all have in common is said once, at the head of the page.
     return [each for each in _changed(trial.point.config, mapping) if each not in everywhere]
 
@@ -95,7 +96,7 @@ def _trial(
     trial: Trial,
     fields: Sequence[str],
     images: Sequence[bytes | str],
-    changed: Sequence[ConfigField],
+    changed: Sequence[EffectiveField],
     *,
     public: bool,
 ) -> TrialView:
@@ -147,14 +148,5 @@ def _stored_at(path: Path | None) -> datetime | None:
         return None
 
 
-def _changed(config: FineTuneConfig, mapping: ValueMapping) -> list[ConfigField]:
-    return [
-        ConfigField(
-            field=each.field,
-            asked=mask_address(each.asked),
-            sent=mask_address(each.sent),
-            used=mask_address(each.used),
-            reason=each.reason,
-        )
-        for each in config.effective(mapping=mapping).differences
-    ]
+def _changed(config: FineTuneConfig, mapping: ValueMapping) -> list[EffectiveField]:
+    return [shown_field(each) for each in config.effective(mapping=mapping).differences]

@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from crynux_async.report import ConfigField, story
+from crynux_async.report import story
+from crynux_async.training.effective import EffectiveField
 from tests.report.views import START, failed, trial, view
 
 
@@ -38,7 +39,9 @@ def test_best_trial_is_a_figure_with_its_name() -> None:
 
 
 def test_job_says_what_is_known_and_leaves_out_the_rest() -> None:
-    changed = ConfigField(field="lr_warmup_steps", asked=0, sent=1, used=1, reason="the bridge takes no 0")
+    changed = EffectiveField(
+        field="lr_warmup_steps", asked=0, sent=1, used=1, is_ignored=False, reason="the bridge takes no 0"
+    )
     facts = dict(story.job_facts(failed(3, changed=[changed], archive="", noticed_at=None)))
     assert facts["what went wrong"] == "the network gave up after four attempts"
     assert facts["lr_warmup_steps, not as it was asked"] == "asked 0, sent 1, used 1: the bridge takes no 0"
