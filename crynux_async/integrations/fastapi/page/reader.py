@@ -192,9 +192,7 @@ async def _board_rows(viewer: Viewer, selection: Selection) -> BoardRows:
         page=[left.get(row.job_id, row) for row in page],
         last_events=await _last_events(viewer, running),
         sweeps={name: await ledger.count(viewer.filter(tags={TAG: name})) for name in latest_sweeps(latest, TAG)},
-        is_attended=any(
-            holder.until >= utc_now() and may_follow(holder.fence.owner) for holder in await ledger.holders()
-        ),
+        is_attended=await _is_attended(viewer),
     )
 
 
