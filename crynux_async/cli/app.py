@@ -241,6 +241,7 @@ def run(
     name: str | None = None,
     timeout: Timeout = None,
     service: PaidService = _PAID_BRIDGE,
+    ledger: str | None = None,
     emulator: _Emulator = False,
     dry_run: _Flag = False,
     force: _Flag = False,
@@ -257,6 +258,7 @@ def run(
         timeout: Seconds to wait at most; the task goes on after that.
         service: Where it is sent. At the relay this command must run until the job ends: somebody has to validate the
             training, or it is lost (and refunded).
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         emulator: Use an emulated bridge (or relay) on this machine instead of a real one.
         dry_run: Show what would be trained, like check, look at the folder and the name, and send nothing.
         force: Send it even if it cannot work.
@@ -274,7 +276,16 @@ def run(
     from crynux_async.cli import run as run_command
 
     work = run_command.run(
-        config, set_ or [], out, name, timeout, service=service, emulated=emulator, force=force, as_json=json
+        config,
+        set_ or [],
+        out,
+        name,
+        timeout,
+        service=service,
+        ledger=ledger,
+        emulated=emulator,
+        force=force,
+        as_json=json,
     )
     return execute(work, as_json=json)
 
@@ -288,6 +299,7 @@ def download(
     name: str | None = None,
     timeout: Timeout = None,
     service: PaidService = _PAID_BRIDGE,
+    ledger: str | None = None,
     json: _Json = False,
 ) -> int:
     """Follow a task that the service has already, and download its model when it is there.
@@ -298,11 +310,13 @@ def download(
         name: File name; may hold {task_id}, and is {task_id}.zip if not given; {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
         service: Where it is.
+        ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON on standard output, progress on standard error.
     """
     from crynux_async.cli import run as run_command
 
-    return execute(run_command.download(task_id, out, name, timeout, service=service, as_json=json), as_json=json)
+    work = run_command.download(task_id, out, name, timeout, service=service, ledger=ledger, as_json=json)
+    return execute(work, as_json=json)
 
 
 @app.command

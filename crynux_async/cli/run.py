@@ -13,6 +13,7 @@ from crynux_async.cli.board import Board, as_facts
 from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.console import LiteralConsole, one_line, open_console
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.waiting import while_answered
@@ -32,6 +33,7 @@ async def run(
     timeout: float | None,
     *,
     service: ServiceChoice,
+    ledger: LedgerPlace | None,
     emulated: bool,
     force: bool,
     as_json: bool,
@@ -49,8 +51,8 @@ async def run(
         _warn(config, session.service_facts, console)
         return session.submit_nowait(config, label=config_path.stem, force=force)
 
-    opened = emulated_session(service) if emulated else open_session(None, service, needs_key=True)
-    following = _Following(out=out, name=name, timeout=timeout, service=service, as_json=as_json)
+    opened = emulated_session(service, ledger=ledger) if emulated else open_session(ledger, service, needs_key=True)
+    following = _Following(out=out, name=name, timeout=timeout, service=service, ledger=ledger, as_json=as_json)
     return await following.follow(opened, begin, console)
 
 
@@ -65,15 +67,22 @@ def _warn(config: FineTuneConfig, service: ServiceFacts, console: Console) -> No
 
 
 async def download(
-    task_id: str, out: Path, name: str | None, timeout: float | None, *, service: ServiceChoice, as_json: bool
+    task_id: str,
+    out: Path,
+    name: str | None,
+    timeout: float | None,
+    *,
+    service: ServiceChoice,
+    ledger: LedgerPlace | None,
+    as_json: bool,
 ) -> Exit:
     """Follow a task that the service has already and download its model."""
 
     async def begin(session: Session) -> Job:
         return session.attach(task_id)
 
-    following = _Following(out=out, name=name, timeout=timeout, service=service, as_json=as_json)
-    opened = open_session(None, service, needs_key=True)
+    following = _Following(out=out, name=name, timeout=timeout, service=service, ledger=ledger, as_json=as_json)
+    opened = open_session(ledger, service, needs_key=True)
     return await following.follow(opened, begin, open_console(stderr=as_json))
 
 
@@ -85,6 +94,7 @@ class _Following:
     name: str | None
     timeout: float | None
     service: ServiceChoice
+    ledger: LedgerPlace | None
     as_json: bool
 
     async def follow(
@@ -108,13 +118,13 @@ class _Following:
         finally:
             # After the session: closing it awaits a create under way, and a task may have come of that.
             if job is not None:
-                _say_what_goes_on(job, console, self.service)
+                _say_what_goes_on(job, console, self.service, self.ledger)
         return Exit.DONE
 
     async def _show(self, session: Session, job: Job, console: LiteralConsole) -> None:
         async with _repeats_shown(self.service, console), Board(session, console, [job]).shown():
             downloading = job.download(self.out, name=self.name, timeout=self.timeout)
-            await while_answered(session, downloading, self.service.option)
+            await while_answered(session, downloading, f"{self.service.option}{ledger_option(self.ledger)}")
         if self.service.relay:
             from crynux_async.cli.relay import show_end
 
@@ -136,11 +146,12 @@ async def _repeats_shown(service: ServiceChoice, console: Console) -> AsyncItera
         yield
 
 
-def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> None:
+def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice, ledger: LedgerPlace | None) -> None:
     """Tell the number of a task that is left running: without it a paid model cannot be found again."""
+    place = ledger_option(ledger)
     if job.state is JobState.PLANNED:
-        go_on = f"crynux-async resume --send{service.paid_option}"
-        give_up = f"crynux-async abandon {job.job_id}{service.option}"
+        go_on = f"crynux-async resume --send{service.paid_option}{place}"
+        give_up = f"crynux-async abandon {job.job_id}{service.option}{place}"
         said = Text(f"Job {job.job_id} is planned. To go on: ").append(go_on, "bold")
         console.print(said.append(". To give it up: ").append(give_up, "bold"))
         return
@@ -149,7 +160,7 @@ def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice) -> Non
     # There this side has steps to take, and within time limits; a bridge takes all of them by itself.
     if service.relay:
         said = Text(f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on in time: ")
-        console.print(said.append(f"crynux-async resume{service.option}", "bold"))
+        console.print(said.append(f"crynux-async resume{service.option}{place}", "bold"))
         return
     said = Text(f"Task {job.task_id} is {job.state} at the bridge. To go on: ")
-    console.print(said.append(f"crynux-async download {job.task_id}{service.option}", "bold"))
+    console.print(said.append(f"crynux-async download {job.task_id}{service.option}{place}", "bold"))

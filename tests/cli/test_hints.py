@@ -3,14 +3,16 @@
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from cyclopts import App
 from rich.console import Console
 
 import crynux_async.cli
@@ -96,18 +98,28 @@ def test_relay_and_network_are_in_what_is_said_of_unconfirmed_creates() -> None:
 
 def test_relay_and_network_are_in_what_is_said_of_a_job_that_is_left() -> None:
     shown = console()
-    _say_what_goes_on(job(JobState.PLANNED), shown, RELAY)
+    _say_what_goes_on(job(JobState.PLANNED), shown, RELAY, None)
     assert f"crynux-async resume --send{PLACE} --fee 20. To give it up: crynux-async abandon j1{PLACE}\n" in printed(
         shown
     )
     shown = console()
-    _say_what_goes_on(job(JobState.RUNNING), shown, RELAY)
+    _say_what_goes_on(job(JobState.RUNNING), shown, RELAY, None)
     assert f"in time: crynux-async resume{PLACE}\n" in printed(shown)
+
+
+def test_ledger_is_in_what_is_said_of_a_job_that_is_left() -> None:
+    shown = console()
+    _say_what_goes_on(job(JobState.PLANNED), shown, ServiceChoice(), "cats.db")
+    assert f"resume --send{LEDGER}. To give it up: crynux-async abandon j1{LEDGER}\n" in printed(shown)
+    for service, go_on in ((RELAY, f"resume{PLACE}{LEDGER}\n"), (ServiceChoice(), f"download 0x1{LEDGER}\n")):
+        shown = console()
+        _say_what_goes_on(job(JobState.RUNNING), shown, service, "cats.db")
+        assert printed(shown).endswith(f"crynux-async {go_on}")
 
 
 def test_bridge_needs_no_option() -> None:
     shown = console()
-    _say_what_goes_on(job(JobState.RUNNING), shown, ServiceChoice())
+    _say_what_goes_on(job(JobState.RUNNING), shown, ServiceChoice(), None)
     assert printed(shown).endswith("To go on: crynux-async download 0x1\n")
 
 
@@ -176,8 +188,23 @@ def test_page_of_a_sweep_that_is_written_later_names_where_its_jobs_are(
 )
 def test_commands_take_what_hints_carry(command: str) -> None:
     is_paid = command in ("resume --send", "retry j1")
-    _, bound, _ = app.parse_args(
-        shlex.split(command + (RELAY.paid_option if is_paid else RELAY.option)), exit_on_error=False
-    )
+    options = f"{RELAY.paid_option if is_paid else RELAY.option}{LEDGER}"
+    _, bound, _ = app.parse_args(shlex.split(command + options), exit_on_error=False)
     service = bound.arguments["service"]
-    assert (service.relay, service.network) == (True, RELAY.network)
+    assert (service.relay, service.network, bound.arguments["ledger"]) == (True, RELAY.network, "cats.db")
+
+
+def test_every_command_about_jobs_at_a_service_takes_a_ledger() -> None:
+    found = {" ".join(name): signature(command) for name, command in commands(app)}
+    about_jobs = {name for name, known in found.items() if "service" in known.parameters}
+    assert {"run", "download", "resume", "cancel", "sweep run"} <= about_jobs
+    assert {name for name in about_jobs if "ledger" not in found[name].parameters} == set()
+
+
+def commands(part: App, *names: str) -> Iterator[tuple[tuple[str, ...], Callable[..., object]]]:
+    """Yield the names of every command of a part of the command line, and what it calls."""
+    if part.default_command is not None:
+        yield names, part.default_command
+    for name in part:
+        if not name.startswith("-"):
+            yield from commands(part[name], *names, name)

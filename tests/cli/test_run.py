@@ -12,6 +12,7 @@ from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
 from crynux_async.errors import JobExpiredError, WaitTimeoutError
+from crynux_async.session import Session
 
 
 @pytest_asyncio.fixture
@@ -29,7 +30,7 @@ async def test_download_of_an_unknown_task_exits_with_1_once_the_service_has_sai
 ) -> None:
     began = monotonic()
     with pytest.raises(JobExpiredError) as caught:
-        await run.download("4711", tmp_path, "{task_id}.zip", None, service=ServiceChoice(), as_json=False)
+        await run.download("4711", tmp_path, "{task_id}.zip", None, service=ServiceChoice(), ledger=None, as_json=False)
     assert exit_code(caught.value) is Exit.JOB_ENDED_BADLY
     assert monotonic() - began >= 60
 
@@ -38,5 +39,16 @@ async def test_download_of_an_unknown_task_that_is_given_up_earlier_exits_with_6
     bridge: Emulator, tmp_path: Path
 ) -> None:
     with pytest.raises(WaitTimeoutError, match="did not know the task") as caught:
-        await run.download("4711", tmp_path, "{task_id}.zip", 30.0, service=ServiceChoice(), as_json=False)
+        await run.download("4711", tmp_path, "{task_id}.zip", 30.0, service=ServiceChoice(), ledger=None, as_json=False)
     assert exit_code(caught.value) is Exit.TIMED_OUT
+
+
+async def test_ledger_that_was_asked_for_has_the_task_and_the_usual_one_is_not_made(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    place = tmp_path / "other.db"
+    with pytest.raises(WaitTimeoutError):
+        await run.download("4711", tmp_path, None, 1.0, service=ServiceChoice(), ledger=str(place), as_json=False)
+    async with Session(**bridge.settings(), ledger=place, follow=False) as session:
+        assert [job.task_id for job in await session.history()] == ["4711"]
+    assert not (tmp_path / "jobs.db").exists()

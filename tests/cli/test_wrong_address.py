@@ -35,7 +35,9 @@ async def server(answer: Callable[[], web.Response]) -> AsyncIterator[str]:
 def order(folder: Path) -> Awaitable[Exit]:
     path = folder / "job.toml"
     path.write_text(CONFIG)
-    return run(path, [], folder, None, None, service=PaidService(), emulated=False, force=False, as_json=False)
+    return run(
+        path, [], folder, None, None, service=PaidService(), ledger=None, emulated=False, force=False, as_json=False
+    )
 
 
 @pytest.mark.parametrize(
