@@ -515,6 +515,7 @@ class Session(SessionJobs):
             limit_per_minute=bucket.limit_per_minute if bucket else None,
             silent_for=supervisor.reach.silent_for,
             trouble=supervisor.reach.trouble,
+            is_rate_limited=bucket is not None,
         )
 
     def limit_changed(self, key_id: str, limit_per_minute: float) -> None:

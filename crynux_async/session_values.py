@@ -25,6 +25,7 @@ class SessionStatistics:
         limit_per_minute: The rate limit, given or learned, or None while it is not known.
         silent_for: Seconds since the first request without an answer that counts since the last one with one, or None.
         trouble: What was wrong with the last of them, for people, or "".
+        is_rate_limited: Whether the service limits creates at all.
     """
 
     jobs: dict[JobState, int]
@@ -38,6 +39,7 @@ class SessionStatistics:
     silent_for: float | None = None
     trouble: str = ""
     poll_delay: float = 0.0
+    is_rate_limited: bool = True
 
 
 @attrs.frozen(kw_only=True)

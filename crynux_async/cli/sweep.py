@@ -27,9 +27,10 @@ from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.rows import JobFilter, JobRow
 from crynux_async.money import to_cnx
 from crynux_async.session import Session
-from crynux_async.settings import RELAYS, Settings
+from crynux_async.settings import Settings
 from crynux_async.states import GOOD, JobState
 from crynux_async.sweeps import Report, RetryAtMost, StopAfter, Sweep, SweepRun, Trial, recall, sweep_names
+from crynux_async.sweeps.again import service_options
 from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.page import ReportWriter
 from crynux_async.sweeps.running import OnFailure
@@ -240,7 +241,7 @@ async def write_report(name: str, report: Report, ledger: LedgerPlace | None, *,
     report.prepare()
     async with _reading(ledger, name) as session:
         found = await recall(session, name)
-        page = attrs.evolve(report, options=_options_of(session, found.trials, ledger))
+        page = attrs.evolve(report, options=_options_of(session, ledger))
         path = await ReportWriter(page, found.subject, session).write(found.trials)
     if as_json:
         print(json.dumps({"name": name, "report": str(path)}))  # noqa: T201  # the command's output
@@ -249,12 +250,9 @@ async def write_report(name: str, report: Report, ledger: LedgerPlace | None, *,
     return Exit.DONE
 
 
-def _options_of(session: Session, trials: Sequence[Trial], ledger: LedgerPlace | None) -> str:
-    """Return what a command must be given that sends trials again: where they are, as their tasks' names tell."""
-    is_at_relay = any((trial.job.task_id or "").startswith("0x") for trial in trials)
-    network = next((name for name, address in RELAYS.items() if address == session.service), session.service)
-    service = ServiceChoice(relay=is_at_relay, network=network if is_at_relay else None)
-    return f"{service.option}{ledger_option(ledger)}".strip()
+def _options_of(session: Session, ledger: LedgerPlace | None) -> str:
+    """Return what a command must be given that sends trials again: where they are, with the ledger as it was given."""
+    return f"{' '.join(service_options(session))}{ledger_option(ledger)}".strip()
 
 
 def report_file(name: str) -> Path:

@@ -17,6 +17,7 @@ from crynux_async.clock import utc_now
 from crynux_async.money import to_cnx
 from crynux_async.report.units import duration
 from crynux_async.session import Session
+from crynux_async.session_values import SessionStatistics
 from crynux_async.sweeps import SweepRun, Trial
 
 _REFRESH = 0.5
@@ -36,6 +37,14 @@ def counted(states: Iterable[str]) -> dict[str, int]:
 
 def _until(when: datetime) -> str:
     return duration(max(0.0, (when - utc_now()).total_seconds()))
+
+
+def _rate(statistics: SessionStatistics) -> Iterator[str]:
+    """Say how many creates a minute go, where anything limits them."""
+    if statistics.limit_per_minute is not None:
+        yield f"{statistics.limit_per_minute:g} creates a minute"
+    elif statistics.is_rate_limited:
+        yield "rate limit not known yet"
 
 
 class SweepBoard:
@@ -85,10 +94,8 @@ class SweepBoard:
     def _clock(self) -> str:
         statistics = self._session.statistics()
         passed = f"{duration((utc_now() - self._began_at).total_seconds())} so far"
-        limit = statistics.limit_per_minute
-        rate = "rate limit not known yet" if limit is None else f"{limit:g} creates a minute"
         last = next((trial for trial in reversed(self._running.trials) if trial.state in _UNDER_WAY), None)
-        return ", ".join([passed, rate, *self._outlook(last)])
+        return ", ".join([passed, *_rate(statistics), *self._outlook(last)])
 
     def _outlook(self, last: Trial | None) -> Iterator[str]:
         """Say when the last trial is sent and ends, as far as is known: they are sent in order."""

@@ -18,6 +18,7 @@ from crynux_async.files import new_file
 from crynux_async.report import SweepView, render
 from crynux_async.report.page import require_templates
 from crynux_async.states import GOOD, JobState
+from crynux_async.sweeps.again import options_of
 from crynux_async.sweeps.pictures import Pictures, pictures_beside, pictures_by, pictures_in, service_images
 from crynux_async.sweeps.trial import Trial
 from crynux_async.sweeps.view import Subject, view_of
@@ -51,14 +52,15 @@ class Report:
             or None for the service's validation images.
         across: The parameter whose values stand side by side in the grid of pictures, or None to choose.
         down: The parameter whose values stand below each other, or None to choose.
-        options: What the command that the page names must be given, such as "--relay --ledger cats.db".
+        options: What the command that the page names must be given, such as "--relay --ledger cats.db"; None for what
+            the session itself tells.
     """
 
     path: Path = attrs.field(converter=_absolute)
     images: Pictures | None = attrs.field(default=None, converter=_source, kw_only=True)
     across: str | None = attrs.field(default=None, kw_only=True)
     down: str | None = attrs.field(default=None, kw_only=True)
-    options: str = attrs.field(default="", kw_only=True)
+    options: str | None = attrs.field(default=None, kw_only=True)
 
     def prepare(self) -> None:
         """Make sure that it can be written, before anything is paid for.
@@ -111,7 +113,7 @@ class ReportWriter:
             refusals=self._session.statistics().refusals,
             last_sent_at=_last_sent_at(trials),
             mapping=self._session.service_facts.mapping,
-            options=self._report.options,
+            options=options_of(self._session) if self._report.options is None else self._report.options,
         )
         await asyncio.to_thread(self._put, collect)
         return self._report.path

@@ -46,7 +46,7 @@ def view_of(
     refusals: int = 0,
     last_sent_at: datetime | None = None,
     mapping: ValueMapping = BRIDGE_MAPPING,
-    options: str = "",
+    options: str | None = None,
     public: bool = False,
 ) -> SweepView:
     """Return what a page about a sweep is told.
@@ -59,7 +59,7 @@ def view_of(
         refusals: Creates refused by the rate limit.
         last_sent_at: When the last create is expected to be sent, or None.
         mapping: What their service cannot be sent, and what it is sent instead.
-        options: What the command that tries failed ones again must be given.
+        options: What the command that tries failed ones again must be given; None where there is no such command.
         public: Leave out what concerns nobody outside: paths, commands, and messages that may hold hosts.
     """
     pictures = images or {}
@@ -78,7 +78,7 @@ def view_of(
         budget_cnx=subject.budget_cnx,
         refusals=refusals,
         last_sent_at=last_sent_at,
-        command="" if public else _command(subject.name, options),
+        command="" if public or options is None else _command(subject.name, options),
         written_at=written_at,
     )
 

@@ -80,6 +80,7 @@ class ServiceFacts:
         has_validation_images: Whether it hands the validation images out.
         retention: Seconds that a result is kept after the job has ended, or None for ever.
         takes_rounds: Whether a job may be a chain of rounds.
+        option: What a command must be given whose jobs are there, or "" where it goes there by itself.
     """
 
     mapping: ValueMapping = attrs.field(factory=ValueMapping)
@@ -91,6 +92,7 @@ class ServiceFacts:
     has_validation_images: bool
     retention: float | None
     takes_rounds: bool = True
+    option: str = ""
 
     def longest_round(self, timeout: float) -> float:
         """Return the seconds in the queue and on a node after which the service gives up on a round.

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import crynux_async.cli
 from crynux_async.backends.base import OwnTask, Payment
+from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli.app import app
 from crynux_async.cli.console import open_console
 from crynux_async.cli.jobs import print_unconfirmed
@@ -33,6 +34,7 @@ from crynux_async.settings import RELAYS
 from crynux_async.states import JobState
 from crynux_async.supervision.audit import Audit, Orphan
 from crynux_async.sweeps.view import Subject, view_of
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 from tests.fake_backend import make_config
 from tests.report.views import START
 
@@ -168,19 +170,18 @@ def test_page_of_a_sweep_names_the_command_with_service_and_ledger() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "task_id", "options"),
+    ("service", "facts", "options"),
     [
-        (RELAYS["staging"], "0x1", "--relay --network staging --ledger cats.db"),
-        ("http://127.0.0.1:9", "0x1", "--relay --network http://127.0.0.1:9 --ledger cats.db"),
-        ("http://127.0.0.1:9", "17", "--ledger cats.db"),
+        (RELAYS["staging"], RELAY_FACTS, "--relay --network staging --ledger cats.db"),
+        ("http://127.0.0.1:9", RELAY_FACTS, "--relay --network http://127.0.0.1:9 --ledger cats.db"),
+        ("http://127.0.0.1:9", BRIDGE_FACTS, "--ledger cats.db"),
     ],
 )
 def test_page_of_a_sweep_that_is_written_later_names_where_its_jobs_are(
-    service: str, task_id: str, options: str
+    service: str, facts: ServiceFacts, options: str
 ) -> None:
-    trial: Any = SimpleNamespace(job=SimpleNamespace(task_id=task_id))
-    session: Any = SimpleNamespace(service=service)
-    assert _options_of(session, [trial], "cats.db") == options
+    session: Any = SimpleNamespace(service=service, service_facts=facts)
+    assert _options_of(session, "cats.db") == options
 
 
 @pytest.mark.parametrize(

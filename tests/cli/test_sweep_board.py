@@ -54,3 +54,12 @@ async def test_bar_has_a_line_of_its_own_so_that_nothing_of_the_counts_is_cut_of
         board = seen(session, running).splitlines()
     assert board[0].strip() == "━" * 60
     assert board[1].strip() == "4 done"
+
+
+async def test_board_speaks_of_a_rate_limit_only_where_there_is_one() -> None:
+    for is_limited in (True, False):
+        backend = FakeBackend(duration=600.0)
+        backend.is_rate_limited = is_limited
+        async with Session(backend=backend, api_key="k" * 44) as session, kinds(1, 5).run(session) as running:
+            await asyncio.sleep(60.0)
+            assert ("rate limit not known yet" in seen(session, running)) is is_limited

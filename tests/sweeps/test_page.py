@@ -1,6 +1,7 @@
 """The page of a sweep is written while it runs, whole each time, and fails before anything is paid for."""
 
 import asyncio
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Report, Sweep, Trial, recall
 from crynux_async.sweeps.view import Subject, view_of
-from crynux_async.training.service import BRIDGE_FACTS
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 from tests.fake_backend import FakeBackend, make_config
 from tests.report.views import START, picture
 
@@ -165,3 +166,35 @@ async def test_page_tells_what_the_sweeps_own_service_replaces(tmp_path: Path) -
             path = await running.report(tmp_path / "cats.html")
         pages.append(await asyncio.to_thread(path.read_text, encoding="utf-8"))
     assert ["1e-12" in page for page in pages] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "options"),
+    [
+        (BRIDGE_FACTS, {}, ""),
+        (RELAY_FACTS, {}, " --relay --network https://relay.example"),
+        (RELAY_FACTS, {"fee": 20.5}, " --relay --network https://relay.example --fee 20.5"),
+    ],
+)
+async def test_page_of_a_script_names_the_command_that_tries_again_with_all_that_it_needs(
+    tmp_path: Path, facts: ServiceFacts, settings: dict[str, Any], options: str
+) -> None:
+    backend = FakeBackend()
+    backend.name, backend.facts = "https://relay.example", facts
+    failing = Sweep("cats", make_config(model_name="x/fail"))
+    place = tmp_path / "my jobs.db"
+    session = Session(backend=backend, ledger=place, api_key="k" * 44, rate_limit=6000, **settings)
+    async with session, failing.run(session, report=tmp_path / "cats.html") as running:
+        await running.wait()
+    said = html.unescape((tmp_path / "cats.html").read_text(encoding="utf-8"))
+    assert f"crynux-async sweep retry cats{options} --ledger '{place}' tries failed ones again." in said
+
+
+async def test_page_of_a_session_without_a_ledger_names_no_command_that_could_not_find_its_jobs(tmp_path: Path) -> None:
+    failing = Sweep("cats", make_config(model_name="x/fail"))
+    async with open_session(FakeBackend()) as session, failing.run(session) as running:
+        await running.wait()
+        page = await running.report(tmp_path / "cats.html")
+    text = page.read_text(encoding="utf-8")
+    assert states(page) == ["failed"]
+    assert "sweep retry" not in text

@@ -32,6 +32,7 @@ RELAY_FACTS = ServiceFacts(
     has_validation_images=True,
     retention=None,
     takes_rounds=False,
+    option="--relay",
 )
 """What the relay adds to a training: nothing that is sent is changed, and three failures are repeated."""
 
