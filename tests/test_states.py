@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crynux_async.cli.board import STYLES
+from crynux_async.cli.listing import STYLES
 from crynux_async.states import (
     ENDED,
     FOLLOWED,

@@ -12,7 +12,6 @@ from cyclopts import App, CycloptsError, Parameter
 
 import crynux_async
 from crynux_async.archive.naming import Program
-from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli import job_commands
 from crynux_async.cli.bridge_commands import bridge_app
 from crynux_async.cli.exits import Exit, execute, guard, show_error
@@ -110,6 +109,7 @@ def check(
         relay: As the relay takes it: nothing is replaced, and a job is one round.
         json: Print everything as JSON on standard output.
     """
+    from crynux_async.backends.relay.arguments import RELAY_FACTS
     from crynux_async.cli import check as check_command
 
     def work() -> Exit:
@@ -265,6 +265,7 @@ def run(
         json: Print the result as JSON on standard output, progress on standard error.
     """
     if dry_run:
+        from crynux_async.backends.relay.arguments import RELAY_FACTS
         from crynux_async.cli import check as check_command
 
         def look() -> Exit:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from crynux_async.cli.console import one_line
 from crynux_async.cli.job_names import shortest_tasks
+from crynux_async.cli.listing import STYLES
 from crynux_async.cli.waiting import said
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobProgressed, JobStateChanged
@@ -21,19 +22,6 @@ from crynux_async.report.units import duration, size
 from crynux_async.session import Session
 from crynux_async.states import JobState
 
-STYLES = {
-    JobState.PLANNED: "dim",
-    JobState.ATTACHED: "dim cyan",
-    JobState.RUNNING: "cyan",
-    JobState.SUCCEEDED: "green",
-    JobState.DOWNLOADED: "bold green",
-    JobState.STALLED: "yellow",
-    JobState.UNCONFIRMED: "bold yellow",
-    JobState.REJECTED: "bold red",
-    JobState.FAILED: "bold red",
-    JobState.EXPIRED: "red",
-    JobState.ABANDONED: "dim",
-}
 _REFRESH = 0.25
 _BEAT = 1.0
 _LINE_EVERY = 60.0  # off a terminal: silence looks like a hang
@@ -191,27 +179,3 @@ def summary(jobs: Sequence[Job]) -> dict[str, int]:
     for job in jobs:
         counts[str(job.state)] = counts.get(str(job.state), 0) + 1
     return counts
-
-
-def as_facts(job: Job) -> dict[str, str | int | None]:
-    """Return what a program wants to know of a job."""
-
-    def iso(when: datetime | None) -> str | None:
-        return when.isoformat() if when else None
-
-    return {
-        "job_id": job.job_id,
-        "label": job.label,
-        "task_id": job.task_id,
-        "state": str(job.state),
-        "path": str(job.path) if job.path else None,
-        "error": without_reason(str(job.error), job.reason or "") if job.error else None,
-        "reason": job.reason or None,
-        "submitted_at": iso(job.submitted_at),
-        "ended_at": iso(job.ended_at),
-    }
-
-
-def without_reason(error: str, reason: str) -> str:
-    """Return an error's text without the reason at its end, which stands beside it."""
-    return error.removesuffix(f": {reason}") if reason else error

@@ -1,6 +1,5 @@
 """What the command's exit codes mean, and the one place that turns errors into them."""
 
-import asyncio
 import contextlib
 import errno
 import json
@@ -72,10 +71,14 @@ def exit_code(error: CrynuxError) -> Exit:
 
 def execute(work: Coroutine[Any, Any, int], *, as_json: bool = False) -> int:
     """Run a command that waits and return its exit code; see :func:`guard`."""
+    import asyncio
+
     return guard(lambda: asyncio.run(_stoppable(work)), as_json=as_json)
 
 
 async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
+    import asyncio
+
     with signals.cancelled_by_signals() as came:
         try:
             return await work

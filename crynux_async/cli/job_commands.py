@@ -144,9 +144,9 @@ def abandon(job: list[str], /, *, service: ServiceChoice = _BRIDGE, ledger: str 
         service: Where the jobs are.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
-    from crynux_async.cli import jobs as jobs_command
+    from crynux_async.cli import abandon as abandon_command
 
-    return execute(jobs_command.abandon(ledger, job, service))
+    return execute(abandon_command.abandon(ledger, job, service))
 
 
 def retry(
@@ -213,9 +213,11 @@ def reconcile(
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """
-    from crynux_async.cli import jobs as jobs_command
+    from crynux_async.cli import reconcile as reconcile_command
 
-    return execute(jobs_command.reconcile(ledger, service, at_most=at_most, adopt=adopt, as_json=json), as_json=json)
+    return execute(
+        reconcile_command.reconcile(ledger, service, at_most=at_most, adopt=adopt, as_json=json), as_json=json
+    )
 
 
 def spent(*, service: ServiceChoice = _BRIDGE, ledger: str | None = None, json: _Json = False) -> int:

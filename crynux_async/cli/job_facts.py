@@ -5,17 +5,19 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
 
-from crynux_async.archive.lora_archive import LoraArchive
-from crynux_async.cli.board import without_reason
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError
 from crynux_async.job_values import cost_of
 from crynux_async.ledgers.base import JobRow, Ledger, TaskRow
+
+if TYPE_CHECKING:
+    from crynux_async.job import Job
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +75,8 @@ async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[
 
 
 def _health(row: JobRow) -> dict[str, Any]:
+    from crynux_async.archive.lora_archive import LoraArchive  # a list that reads no archive is there sooner without it
+
     assert row.path is not None
     try:
         health = LoraArchive.open(row.path).health(row.config)
@@ -80,3 +84,27 @@ def _health(row: JobRow) -> dict[str, Any]:
         return {"ok": False, "verdict": "", "problems": [str(error)]}
     verdict = health.strength.verdict if health.strength else ""
     return {"ok": health.ok, "verdict": verdict, "problems": [problem.message for problem in health.problems]}
+
+
+def as_facts(job: "Job") -> dict[str, str | int | None]:
+    """Return what a program wants to know of a job."""
+
+    def iso(when: datetime | None) -> str | None:
+        return when.isoformat() if when else None
+
+    return {
+        "job_id": job.job_id,
+        "label": job.label,
+        "task_id": job.task_id,
+        "state": str(job.state),
+        "path": str(job.path) if job.path else None,
+        "error": without_reason(str(job.error), job.reason or "") if job.error else None,
+        "reason": job.reason or None,
+        "submitted_at": iso(job.submitted_at),
+        "ended_at": iso(job.ended_at),
+    }
+
+
+def without_reason(error: str, reason: str) -> str:
+    """Return an error's text without the reason at its end, which stands beside it."""
+    return error.removesuffix(f": {reason}") if reason else error

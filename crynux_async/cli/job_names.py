@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from crynux_async.errors import UsageError
-from crynux_async.job import Job
 from crynux_async.ledgers.base import JobFilter, JobRow
-from crynux_async.session import Session
+
+if TYPE_CHECKING:  # a list is read without a session, and is there sooner without its modules
+    from crynux_async.job import Job
+    from crynux_async.session import Session
 
 _LEAST = 9  # shorter beginnings are soon those of other jobs, too
 # Fewer characters would be guessed at, not meant.
@@ -37,7 +40,7 @@ def _common(one: str, other: str) -> int:
     return next((place for place, (mine, its) in pairs if mine != its), min(len(one), len(other)))
 
 
-async def find_jobs(session: Session, names: Iterable[str]) -> list[Job]:
+async def find_jobs(session: "Session", names: Iterable[str]) -> "list[Job]":
     """Return the jobs that are meant, whatever has become of them, each once.
 
     Args:
@@ -50,7 +53,7 @@ async def find_jobs(session: Session, names: Iterable[str]) -> list[Job]:
     return list(dict.fromkeys([await _find(session, name) for name in names]))
 
 
-async def _find(session: Session, name: str) -> Job:
+async def _find(session: "Session", name: str) -> "Job":
     # Both: a bridge's task is a number, and a job may be called by either.
     job = await session.find(name) or await _with_task(session, name)
     if job is not None:
@@ -63,14 +66,14 @@ async def _find(session: Session, name: str) -> Job:
     return job
 
 
-async def _with_task(session: Session, name: str) -> Job | None:
+async def _with_task(session: "Session", name: str) -> "Job | None":
     try:
         return await session.find(task_id=name)
     except UsageError:  # no task of this service can be called so
         return None
 
 
-async def _beginning(session: Session, name: str) -> Sequence[JobRow]:
+async def _beginning(session: "Session", name: str) -> Sequence[JobRow]:
     """Return the jobs whose name, or whose task at a relay, begins so."""
     if len(name) < _LEAST_GIVEN:
         return []
@@ -82,7 +85,7 @@ async def _beginning(session: Session, name: str) -> Sequence[JobRow]:
     return [row for row in every if row.task_id is not None and row.task_id.startswith(name.lower())]
 
 
-async def _refusal(session: Session, name: str, rows: Sequence[JobRow]) -> str:
+async def _refusal(session: "Session", name: str, rows: Sequence[JobRow]) -> str:
     if rows:
         named = ", ".join(row.job_id for row in rows[:_NAMED])
         return f"{len(rows)} jobs are called {name!r} at the beginning: {named}{' ...' if len(rows) > _NAMED else ''}"

@@ -10,12 +10,25 @@ import attrs
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from crynux_async.cli.board import STYLES
 from crynux_async.cli.console import LiteralConsole, one_line
 from crynux_async.cli.job_names import shortest, shortest_tasks
 from crynux_async.ledgers.base import JobRow
 from crynux_async.report.units import age, size
+from crynux_async.states import JobState
 
+STYLES = {
+    JobState.PLANNED: "dim",
+    JobState.ATTACHED: "dim cyan",
+    JobState.RUNNING: "cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.DOWNLOADED: "bold green",
+    JobState.STALLED: "yellow",
+    JobState.UNCONFIRMED: "bold yellow",
+    JobState.REJECTED: "bold red",
+    JobState.FAILED: "bold red",
+    JobState.EXPIRED: "red",
+    JobState.ABANDONED: "dim",
+}
 _GAP = "  "
 _LEAST_SHOWN = 8  # characters of a label or path; where there is room for fewer, there is no such column
 

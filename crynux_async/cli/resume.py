@@ -6,13 +6,15 @@ from datetime import datetime
 from pathlib import Path
 
 import attrs
+from rich.console import Console
 from rich.text import Text
 
-from crynux_async.cli.board import Board, as_facts, summary
+from crynux_async.cli.board import Board, summary
 from crynux_async.cli.console import LiteralConsole, one_line, open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.jobs import bracket_facts, print_unconfirmed, show_costs
+from crynux_async.cli.job_facts import as_facts
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
+from crynux_async.cli.reconcile import bracket_facts, print_unconfirmed
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.waiting import while_answered
@@ -114,10 +116,19 @@ async def _unfinished(session: Session, order: ResumeOrder, console: LiteralCons
     # Models of which nobody has wanted anything are left where they are.
     jobs = [job for job in jobs if job.state not in GOOD or job.folder is not None or order.out is not None]
     planned = [job for job in jobs if order.send and job.state is JobState.PLANNED]
-    await show_costs(session, planned, order.service, console)
+    await _show_costs(session, planned, order.service, console)
     for job in planned:
         await job.retry()
     return jobs
+
+
+async def _show_costs(session: Session, jobs: Sequence[Job], service: ServiceChoice, console: Console) -> None:
+    """Say what jobs will cost one's own wallet, before they are sent."""
+    configs = [job.config for job in jobs if job.config is not None]
+    if service.relay and configs:
+        from crynux_async.cli.relay import show_money
+
+        await show_money(session, configs, console)
 
 
 async def _wait(session: Session, jobs: Sequence[Job], order: ResumeOrder) -> list[Job]:

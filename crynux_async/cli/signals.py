@@ -1,6 +1,5 @@
 """The signals that end a command as Ctrl-C does: it cleans up, and says how to go on."""
 
-import asyncio
 import signal
 import sys
 from collections.abc import Iterator
@@ -40,6 +39,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def cancelled_by_signals() -> Iterator[list[int]]:
     """Let SIGTERM and SIGHUP cancel this task; yields the numbers of those that came."""
+    import asyncio  # here, as in exits: commands that wait for nothing start sooner without it
+
     task, loop, came = asyncio.current_task(), asyncio.get_running_loop(), list[int]()
 
     def end(number: int) -> None:

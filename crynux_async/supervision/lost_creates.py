@@ -15,7 +15,6 @@ from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, Ledger, TaskRow
 from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.accounts import Accounts
-from crynux_async.supervision.evidence import with_evidence
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
@@ -107,6 +106,9 @@ class LostCreates:
             lost = await self._with_rivals(own)
             found = await self._backend.find_lost(lost, known=await self._known(), at_most=at_most)
             configs = {finding.job_id: self._record(finding.job_id).config for finding in found}
+            # Here: it reads archives, and sessions that lose no create start sooner without what that needs.
+            from crynux_async.supervision.evidence import with_evidence
+
             findings += await with_evidence(self._backend, found, configs)
         return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
 

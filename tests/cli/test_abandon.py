@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from crynux_async.cli.abandon import abandon
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.jobs import abandon
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger

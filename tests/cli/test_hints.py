@@ -20,8 +20,8 @@ from crynux_async.backends.base import OwnTask, Payment
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.cli.app import app
 from crynux_async.cli.console import open_console
-from crynux_async.cli.jobs import print_unconfirmed
 from crynux_async.cli.ledger_place import ledger_option
+from crynux_async.cli.reconcile import print_unconfirmed
 from crynux_async.cli.resume import ResumeOrder
 from crynux_async.cli.resume import _say_what_goes_on as say_what_runs_on
 from crynux_async.cli.run import _say_what_goes_on

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.jobs import reconcile
+from crynux_async.cli.reconcile import reconcile
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.emulator import Emulator
 from crynux_async.errors import SubmissionUnknownError

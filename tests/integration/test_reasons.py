@@ -10,8 +10,7 @@ import pytest
 
 from crynux_async import FineTuneConfig, Job, JobFailedError, Session
 from crynux_async.backends.bridge.reasons import ReasonDesk
-from crynux_async.cli.board import as_facts
-from crynux_async.cli.job_facts import Detail
+from crynux_async.cli.job_facts import Detail, as_facts
 from crynux_async.cli.jobs import show_jobs
 from crynux_async.emulator import Emulator, Owner
 from crynux_async.errors import SettingsError

@@ -1,0 +1,48 @@
+"""What commands load: each starts as soon as what it needs itself is there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crynux_async.cli.ledger_commands import migrate
+
+_PROGRAM = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from crynux_async.cli import main
+main()
+"""
+
+
+def loaded_by(words: list[str], home: Path) -> set[str]:
+    """Return the names of the modules that a command has loaded at its end."""
+    place = {**os.environ, "HOME": str(home), "CRYNUX_SETTINGS": os.devnull, "CRYNUX_LEDGER": str(home / "jobs.db")}
+    ended = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *words], env=place, capture_output=True, text=True, check=True
+    )
+    return set(ended.stderr.split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
+def test_what_only_prints_loads_nothing_that_waits_or_trains(words: list[str], tmp_path: Path) -> None:
+    loaded = loaded_by(words, tmp_path)
+
+    assert "crynux_async.cli.app" in loaded
+    assert not loaded & {"asyncio", "aiohttp", "sqlalchemy", "crynux_async.session", "crynux_async.training.config"}
+
+
+def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> None:
+    assert migrate(ledger=str(tmp_path / "jobs.db")) == 0
+
+    loaded = loaded_by(["jobs", "--json"], tmp_path)
+
+    assert "crynux_async.ledgers.sqlite.ledger" in loaded
+    assert not loaded & {
+        "aiohttp",
+        "crynux_async.session",
+        "crynux_async.archive.lora_archive",
+        "crynux_async.report.page",
+    }
