@@ -293,9 +293,13 @@ class Job:
         Raises:
             UsageError: No archive could come to this folder, or be called so; said at once.
             DownloadError: The archive could not be brought to disk; what arrived is kept.
-            OwnershipError, AuthError, QuotaError: The key may not have it.
+            OwnershipError: The task was made with another key, which this session does not have; said at once where the
+                ledger knows that, with the key's fingerprint.
+            AuthError, QuotaError: The key may not have it.
             CrynuxError: Whatever ``wait()`` raises.
         """
+        # Before anything is asked of whoever holds it: to take the job from the one that may fetch it helps nobody.
+        await self._supervisor.check_may_have(self._record, Path(folder), name)
         if self._record.state not in GOOD:  # there may be hours in which to mend it
             await self._supervisor.check_target(self._record, Path(folder), name, has_room=True)
         # Before the wait, so that the next process fetches the model should this one die while it waits.
@@ -366,8 +370,10 @@ class Job:
         """Send the job (again), because the user says so; returns the job when that is durable, before it is sent.
 
         One that was planned and never sent is queued. One that ended badly, or whose outcome is unknown, gets another
-        try, which is paid for; where an unknown one was created after all, both are. Its names and its key stay. A job
-        that another process holds is sent by that one, which hears of it within seconds.
+        try, which is paid for; where an unknown one was created after all, both are. Its names and its idempotency key
+        stay. A job that another process holds is sent by that one, which hears of it within seconds. It is sent with
+        the API key (at the relay, the wallet) of the session that sends it, whichever an earlier try was made with,
+        and its model is handed out to that one.
 
         Args:
             timeout: Seconds that one round may take on a node from now on, at least as many as before: what is trained

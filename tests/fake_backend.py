@@ -87,7 +87,7 @@ class FakeBackend:
         self.closed = False
         self.archive = make_archive()
         self.result_error: Exception | None = None
-        self.open_results = 0
+        self.open_results = self.results_asked = 0
 
     def normal_task_id(self, given: str | int) -> str:
         text = str(given).strip()
@@ -157,6 +157,7 @@ class FakeBackend:
     async def open_result(
         self, task: Task, *, start: int = 0, validator: Validator | None = None
     ) -> AsyncIterator[FakeResult]:
+        self.results_asked += 1
         await asyncio.sleep(self.round_trip)
         if self.result_error is not None:
             raise self.result_error

@@ -21,7 +21,7 @@ Theory of operation, the life of one try:
 Everything else that a service may be able to do is a small protocol of its own below; ``isinstance`` asks for it.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
@@ -299,6 +299,17 @@ class Prepares(Protocol):
             AuthError, QuotaError: The credential is not accepted.
             RateLimitedError, UnreachableError, TransportError, ServerError, ProtocolError: Not now; call it again.
         """
+
+
+@runtime_checkable
+class KeepsCredentials(Protocol):
+    """A service at which results of earlier credentials can be opened, too, such as those of keys that were replaced.
+
+    Without this, a session takes it that the service hands out results to the credential alone that created the task.
+    """
+
+    async def kept_key_ids(self) -> Collection[str]:
+        """Return the fingerprints of the other credentials whose results ``open_result`` can open now."""
 
 
 @runtime_checkable

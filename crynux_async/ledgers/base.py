@@ -140,6 +140,8 @@ class Ledger(Protocol):
         states: Collection[JobState],
         wanted: Collection[JobState] = (),
         key_ids: Collection[str] | None = None,
+        wanted_key_ids: Collection[str] | None = None,
+        spared: Collection[str] = (),
         at_most: int | None = None,
     ) -> list[JobRow]:
         """Take jobs of a backend that nobody holds (any more), and return them in the order in which they were added.
@@ -152,7 +154,10 @@ class Ledger(Protocol):
             states: Jobs in one of these.
             wanted: Jobs in one of these as well, where an archive is wanted (``folder``): a month-old ledger is full of
                 jobs that succeeded and of which nothing more is wanted.
-            key_ids: Only jobs of these credentials; "" stands for tasks that were attached. None for those of all.
+            key_ids: Of those in ``states`` only jobs of these credentials; "" stands for tasks that were attached. None
+                for those of all.
+            wanted_key_ids: Likewise of those in ``wanted``.
+            spared: Names of jobs that are left alone, some hundreds at most.
             at_most: How many, > 0; None for all.
 
         Raises:

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from crynux_async.backends.base import Backend, ResultStream, Validator
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.downloads.finished import FinishedFile
+from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.downloads.names import job_archive_name
 from crynux_async.downloads.shared_folder import SharedFolder, SharedSource
 from crynux_async.downloads.target import check_folder
-from crynux_async.errors import CrynuxError, DownloadError, JobExpiredError, LedgerError, NotFoundError
+from crynux_async.errors import (
+    CrynuxError,
+    DownloadError,
+    JobExpiredError,
+    LedgerError,
+    NotFoundError,
+    OwnershipError,
+)
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
+from crynux_async.files import resolve
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
+from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.follower import GONE_FOR
 from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.observer import OpenResult
@@ -43,6 +52,7 @@ class Fetcher:
         settings: Limits and time-outs.
         register: Learns what is on disk.
         tasks: Shows tasks to the backend.
+        credentials: Knows what this session cannot open.
         open_result: Asks the backend for a result.
         spawn: Starts a task.
         save: Stores what changed about jobs, or raises LedgerError.
@@ -58,6 +68,7 @@ class Fetcher:
         register: JobRegister,
         tasks: TaskViews,
         *,
+        credentials: Credentials,
         open_result: OpenResult,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         save: Callable[[], Awaitable[None]],
@@ -71,6 +82,7 @@ class Fetcher:
         self._host = settings.host_name
         self._shared = SharedFolder(Path(settings.archives)) if settings.archives else None
         self._tasks = tasks
+        self._credentials = credentials
         self._spawn = spawn
         self._save = save
         self._save_later = save_later
@@ -89,6 +101,37 @@ class Fetcher:
         """Whether a transfer of this job runs or waits for a slot."""
         return self._book is not None and self._book.is_fetching(self._owner(record))
 
+    async def check_may_have(self, record: Record, folder: Path, name: str) -> None:
+        """Refuse a job whose archive could never come here, because its task was made with another credential.
+
+        Raises:
+            OwnershipError: It was, and there is no archive of it that could be used.
+        """
+        was_planned_here = record.is_ours and not record.is_resumed and record.config is not None
+        # What this session holds and sends is sent with its own credential, whoever planned it.
+        if was_planned_here or (record.is_ours and record.task_id is None):
+            return
+        needed = await self._credentials.needed_for(record)
+        if needed is not None and not await self._is_at_hand(record, folder, name):
+            message = (
+                f"{record!r} was made with another credential ({needed:.16}), and its model is handed out to that one "
+                "alone: download it in a session that has it; wait() and events() work in any"
+            )
+            raise OwnershipError(message, job_id=record.job_id, task_id=record.task_id)
+
+    async def _is_at_hand(self, record: Record, folder: Path, name: str) -> bool:
+        """Whether a job's archive is where it is asked for already, or in the shared folder."""
+        if record.task_id is None:
+            return False
+        known = await self._known(record)
+        files = [FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known]
+        is_there = partial(_is_among, files, folder, file_name(record, name))
+        return await self._shared_copy(record, known) is not None or await to_the_end(in_thread(is_there))
+
+    async def _known(self, record: Record) -> tuple[StoredArchive, ...]:
+        """Return where a job's archive was put; one whose task ended and was attached anew may have an earlier one."""
+        return (record.archive,) if record.archive else await self._places(record)
+
     async def fetch(self, record: Record, folder: Path, name: str) -> Path:
         """Return the path of a job's archive when it is whole and checked.
 
@@ -102,8 +145,7 @@ class Fetcher:
             await in_thread(_load_what_downloads_need)
         from crynux_async.downloads.book import Order
 
-        # A task that ended and was attached anew is a new job, whose archive may be here since an earlier one.
-        known = (record.archive,) if record.archive else await self._places(record)
+        known = await self._known(record)
         copy = await self._shared_copy(record, known)
         await self._tell_where_it_is(record, known, copy)
         open_result = partial(self._open_result, record)
@@ -271,6 +313,14 @@ def _load_what_downloads_need() -> None:
     """Import, in a thread, what a session that has nothing to fetch yet does without: a third of its imports."""
     importlib.import_module("crynux_async.archive.lora_archive")
     importlib.import_module("crynux_async.downloads.book")
+
+
+def _is_among(known: Sequence[FinishedFile], folder: Path, name: str) -> bool:
+    """Whether one of the known files is where it is asked for, or a file with the same bytes; blocks."""
+    try:
+        return find_finished(resolve(folder), name, known) is not None
+    except (ValueError, RuntimeError, OSError):
+        return False  # no folder can be called so, and whoever makes it says why
 
 
 def check_target(record: Record, folder: Path, name: str, *, has_room: bool = False) -> None:

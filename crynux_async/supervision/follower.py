@@ -20,6 +20,7 @@ from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.accounts import Accounts
+from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.reach import Reach
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
@@ -69,6 +70,7 @@ class Follower:
         spawn: Spawn,
         *,
         tasks: TaskViews,
+        credentials: Credentials,
         accounts: Accounts,
         reach: Reach,
         on_look: OnLook,
@@ -81,6 +83,7 @@ class Follower:
         self._register = register
         self._spawn = spawn
         self._tasks = tasks
+        self._credentials = credentials
         self._accounts = accounts
         self._reach = reach
         self._on_look = on_look
@@ -308,7 +311,7 @@ class Follower:
 
     async def _is_not_ours(self, record: Record, error: OwnershipError) -> bool:
         """Tell whoever waits that a job's task is another credential's, and return whether that is certain."""
-        owner = await self._tasks.owner(record)
+        owner = await self._credentials.needed_for(record)
         # A task that was seen or made here is ours and paid for, whatever the service says of it now.
         is_new = record.state is JobState.ATTACHED and not record.is_resumed
         if not is_new and owner is None:

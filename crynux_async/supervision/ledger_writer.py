@@ -178,6 +178,8 @@ class LedgerWriter:
         at_most: int | None,
         *,
         key_ids: Collection[str] | None = None,
+        wanted_key_ids: Collection[str] | None = None,
+        spared: Collection[str] = (),
     ) -> list[JobRow]:
         """Take jobs that nobody holds (any more), and return their rows.
 
@@ -185,12 +187,21 @@ class LedgerWriter:
             states: Those in one of these,
             wanted: and those in one of these whose archive is wanted.
             at_most: How many, >= 0; None for all.
-            key_ids: Only jobs of these credentials; None for those of all.
+            key_ids: Of those in ``states``, only jobs of these credentials; None for those of all.
+            wanted_key_ids: Likewise, of those in ``wanted``.
+            spared: Names of jobs that are left alone.
         """
         if at_most == 0:
             return []
         rows = await self._ledger.claim(
-            self.fence, backend=self._backend, states=states, wanted=wanted, key_ids=key_ids, at_most=at_most
+            self.fence,
+            backend=self._backend,
+            states=states,
+            wanted=wanted,
+            key_ids=key_ids,
+            wanted_key_ids=wanted_key_ids,
+            spared=spared,
+            at_most=at_most,
         )
         self._held += len(rows)
         return rows

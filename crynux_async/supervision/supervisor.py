@@ -22,7 +22,7 @@ import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
 from crynux_async.budgets import Budget
-from crynux_async.errors import CrynuxError, LedgerError, UsageError, only_error
+from crynux_async.errors import LedgerError, UsageError, only_error
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.settings import Settings
@@ -31,6 +31,8 @@ from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.audit import Audit, audit
 from crynux_async.supervision.chores import Chores
+from crynux_async.supervision.credentials import Credentials
+from crynux_async.supervision.errands import Errands
 from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
@@ -120,6 +122,7 @@ class Supervisor:
             keeps_events=keeps_events,
         )
         self._tasks = TaskViews(backend, ledger)
+        self._credentials = Credentials(backend, ledger)
         tell_of_step = partial(self.register.tell, is_stored=True)
         self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn, tell=tell_of_step)
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
@@ -148,6 +151,7 @@ class Supervisor:
             self.register,
             self._spawn,
             tasks=self._tasks,
+            credentials=self._credentials,
             accounts=self.accounts,
             reach=self.reach,
             on_look=self._stepper.looked,
@@ -161,6 +165,7 @@ class Supervisor:
             self._settings,
             self.register,
             self._tasks,
+            credentials=self._credentials,
             open_result=doors.open_result,
             spawn=self._spawn,
             save=self._writer.flush,
@@ -191,6 +196,7 @@ class Supervisor:
             writer=self._writer,
             submitter=self.submitter,
             lost=self._lost,
+            credentials=self._credentials,
             hand_on=self.hand_on,
             sends_planned=sends_planned,
         )
@@ -216,6 +222,9 @@ class Supervisor:
             abilities=self.abilities,
             spawn=self._spawn,
             hand_on=self.hand_on,
+        )
+        self._errands = Errands(
+            self.fetcher, self._credentials, writer=self._writer, take_to_fetch=self._wishes.take_to_fetch
         )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
         self._writer.on_lost = self._lost_to_another
@@ -259,7 +268,7 @@ class Supervisor:
             self.follower.follow(record, look_after, progress)
         elif stage is Stage.FETCH and record.wanted is not None and (record.is_resumed or record.wanted.is_standing):
             if not self.fetcher.is_fetching(record):
-                self._spawn(self._fetch_wanted(record, record.wanted))
+                self._spawn(self._errands.fetch_wanted(record, record.wanted))
         elif stage is Stage.OVER:
             self._tasks.forget(record)
 
@@ -455,10 +464,17 @@ class Supervisor:
     async def fetch(self, record: Record, wanted: Wanted) -> Path:
         """Bring a job's archive to disk, taking the job from whoever has it."""
         self.check_open()
-        if not record.is_ours:
-            await self._wishes.take_to_fetch(record)
-            self.want(record, wanted.folder, wanted.name)
-        return await self.fetcher.fetch(record, wanted.folder, wanted.name)
+        return await self._errands.fetch(record, wanted, partial(self.want, record, wanted.folder, wanted.name))
+
+    async def check_may_have(self, record: Record, folder: Path, name: str | None) -> None:
+        """Refuse a job whose archive could never come here.
+
+        Raises:
+            OwnershipError: Its task was made with another credential.
+            UsageError: The session is closed.
+        """
+        self.check_open()
+        await self.fetcher.check_may_have(record, folder, name or self.backend.habits.file_name)
 
     async def store_images(self, record: Record, archive: Path) -> list[Path]:
         """Return the validation images beside a job's archive, in order, storing them unless they are there."""
@@ -567,12 +583,6 @@ class Supervisor:
             for row in rows
             if row.path and row.total_bytes
         )
-
-    async def _fetch_wanted(self, record: Record, wanted: Wanted) -> None:
-        try:
-            await self.fetcher.fetch(record, wanted.folder, wanted.name)
-        except CrynuxError as error:
-            _log.warning("download of task %s: %s", record.task_id, error)
 
     async def _drain(self) -> None:
         """Wait for the answers of the creates and for the images under way, for a bounded time."""

@@ -24,6 +24,7 @@ from crynux_async.ledgers.base import (
     WishRow,
 )
 from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
+from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.event_rows import row_of
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
@@ -51,6 +52,7 @@ class TakeOver:
         writer: Holds the lease.
         submitter: Knows which creates of this session are under way.
         lost: Adopts tasks.
+        credentials: Knows what this session can open.
         hand_on: Called with each job that is this session's from now on.
         sends_planned: Whether jobs that may be sent by any session, and were not sent yet, are sent by this one.
 
@@ -68,6 +70,7 @@ class TakeOver:
         writer: LedgerWriter,
         submitter: Submitter,
         lost: LostCreates,
+        credentials: Credentials,
         hand_on: HandOn,
         sends_planned: bool,
     ) -> None:
@@ -77,6 +80,7 @@ class TakeOver:
         self._writer = writer
         self._submitter = submitter
         self._lost = lost
+        self._credentials = credentials
         self._hand_on = hand_on
         self._onlookers = onlookers
         self._sends_planned = sends_planned
@@ -127,7 +131,17 @@ class TakeOver:
     async def _claim(self, room: int | None) -> None:
         """Take in so many unfinished jobs that nobody holds, or all of them."""
         async with self._taking:
-            rows = await self._writer.claim(UNFINISHED - UNFETCHED, UNFETCHED, room, key_ids=self._key_ids)
+            openable = await self._credentials.openable()
+            # Whoever took a model that another credential must fetch would keep it from that one.
+            followable = openable if self._backend.habits.needs_credential_to_look else None
+            rows = await self._writer.claim(
+                _SHARED,
+                UNFETCHED,
+                room,
+                key_ids=followable,
+                wanted_key_ids=openable,
+                spared=self._credentials.refused,
+            )
             if rows:
                 await self._take_all_in(rows)
                 _log.info("took over %d unfinished jobs", len(rows))
@@ -146,12 +160,6 @@ class TakeOver:
     def _is_me(self, holder: Holder) -> bool:
         # To ask the system whether an owner lives costs more than all else that a session does three times a lease.
         return holder.fence == self._writer.fence
-
-    @property
-    def _key_ids(self) -> frozenset[str] | None:
-        """Whose jobs can be followed here; of a task that was attached nobody knows that."""
-        backend = self._backend
-        return frozenset({backend.key_id, ""}) if backend.habits.needs_credential_to_look else None
 
     async def _give_back(self, count: int) -> None:
         """Give back the newest of the jobs that only need to be followed, where anybody can follow them."""
@@ -220,6 +228,9 @@ class TakeOver:
                 self._register.add(known)
             self._refresh(known, row, is_cut_off=is_cut_off)
             known.is_ours = True
+            # Whoever has it fetches it, as the one before would have done: nobody need be waiting for it here any more.
+            if known.wanted is not None:
+                known.wanted = attrs.evolve(known.wanted, is_standing=True)
             record = known
         else:
             record = record_from_row(row, is_ours=True, is_cut_off=is_cut_off)

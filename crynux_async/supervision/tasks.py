@@ -3,9 +3,8 @@
 import attrs
 
 from crynux_async.backends.base import Action, Backend, Stepped, Task
-from crynux_async.errors import LedgerError
 from crynux_async.events import ImagesReady, JobProgressed
-from crynux_async.ledgers.base import JobFilter, Ledger, StepRow
+from crynux_async.ledgers.base import Ledger, StepRow
 from crynux_async.supervision.event_rows import event_of
 from crynux_async.supervision.record import Record
 
@@ -80,15 +79,6 @@ class TaskViews:
         events = [event for event in map(event_of, rows) if event.task_id == record.task_id]
         stages = [event.stage for event in events if isinstance(event, JobProgressed)]
         return stages[-1] if stages else "", any(isinstance(event, ImagesReady) for event in events)
-
-    async def owner(self, record: Record) -> str | None:
-        """Return with which other credential a job's task was made, as far as the ledger knows."""
-        try:
-            rows = await self._ledger.jobs(JobFilter(backend=self._backend.name, task_id=record.task_id))
-        except LedgerError:
-            return None
-        owners = {row.key_id for row in rows} - {""}
-        return None if self._backend.key_id in owners else next(iter(owners), None)
 
     def forget(self, record: Record) -> None:
         """Forget a job whose task has ended."""

@@ -19,6 +19,7 @@ from crynux_async.ledgers.base import Fence, Holder, JobRow
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.session import Session
+from crynux_async.settings import Settings
 from crynux_async.states import JobState
 from tests.fake_backend import make_config
 
@@ -65,7 +66,8 @@ async def remember(folder: Path, rows: Sequence[JobRow], *, held_for: float | No
 
 def running(bridge: Emulator, task_id: str, **changes: object) -> JobRow:
     row = job(f"job{task_id}", backend=bridge.url, task_id=task_id, config=make_config(), state=JobState.RUNNING)
-    return attrs.evolve(row, submitted_at=utc_now(), planned_at=utc_now(), **changes)
+    now, key_id = utc_now(), Settings.load().key_id
+    return attrs.evolve(row, key_id=key_id, submitted_at=now, planned_at=now, **changes)
 
 
 async def test_job_under_the_lease_of_a_process_that_is_gone_is_waited_for_and_taken_over(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import FineTuneConfig, JobState, Session
+from crynux_async import DownloadFailed, FineTuneConfig, JobState, Session
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.cli import bridge_keys, bridge_up
 from crynux_async.cli.bridge_folder import open_folder
@@ -117,6 +117,28 @@ async def test_model_of_a_replaced_key_is_fetched_with_that_key(home: Path, fold
     assert path.is_file()
     await bridge_keys.retire(folder, None)
     assert prefix not in prefixes(folder)
+
+
+async def test_wanted_model_of_a_replaced_key_is_fetched_by_itself_where_the_key_is_kept(
+    home: Path, folder: Path
+) -> None:
+    async with Session(Settings.load(), ledger=home / "jobs.db") as session:
+        job_id = (await session.submit(CONFIG, folder=home / "out")).job_id
+    (prefix,) = prefixes(folder)
+    await bridge_keys.rotate(folder, prefix, None)
+    elsewhere = Settings.load(keys=str(home / "other.json"))
+    async with Session(elsewhere, ledger=home / "jobs.db") as stranger:
+        job = await stranger.find(job_id)
+        assert job is not None
+        await job.wait()
+        with pytest.raises(OwnershipError, match=r"made with another credential \([0-9a-f]{16}\)"):
+            await job.download(home / "out")
+    async with Session(Settings.load(), ledger=home / "jobs.db") as session:
+        job = await session.find(job_id)
+        assert job is not None
+        told = [event async for event in job.events(after=0)]
+        assert [event for event in told if isinstance(event, DownloadFailed)] == []
+        assert job.state is JobState.DOWNLOADED
 
 
 async def test_model_of_a_key_that_is_nowhere_stays_refused(home: Path, folder: Path) -> None:

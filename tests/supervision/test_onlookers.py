@@ -1,7 +1,7 @@
 """Handles on the jobs of other sessions: found, awaited, fetched and given up from anywhere. On virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from crynux_async import (
     BudgetExceededError,
     ConfigError,
     CrynuxError,
+    DownloadFailed,
     Job,
     JobAbandonedError,
     JobFailedError,
     JobState,
+    OwnershipError,
     ProtocolError,
     QuotaError,
     RejectedError,
@@ -57,8 +59,33 @@ class Office:
     def ledger(self) -> Ledger:
         return self.shared if self.kind == "memory" else SqliteLedger(self._file)
 
-    async def session(self, **arguments: Any) -> Session:
-        return await self.stack.enter_async_context(open_session(self.backend, self.ledger(), **arguments))
+    async def session(self, *, backend: FakeBackend | None = None, **arguments: Any) -> Session:
+        session = open_session(backend or self.backend, self.ledger(), **arguments)
+        return await self.stack.enter_async_context(session)
+
+    def refused(self, key_id: str = "another-key") -> FakeBackend:
+        """Return the same service as another credential sees it, to which it hands out nothing."""
+        seen = FakeBackend(duration=self.backend.duration)
+        seen.key_id = key_id
+        seen.created, seen.created_at = self.backend.created, self.backend.created_at
+        seen.result_error = OwnershipError("invalid api key", field="api_key")
+        return seen
+
+    def rotated(self) -> FakeBackend:
+        """Return the same service with a new credential beside which the old one is kept."""
+        seen = Keeping(duration=self.backend.duration)
+        seen.key_id, seen.kept = "new-key", {self.backend.key_id}
+        seen.created, seen.created_at = self.backend.created, self.backend.created_at
+        return seen
+
+
+class Keeping(FakeBackend):
+    """One that opens results of credentials that were replaced."""
+
+    kept: Collection[str] = ()
+
+    async def kept_key_ids(self) -> Collection[str]:
+        return self.kept
 
 
 @pytest_asyncio.fixture(params=["memory", "sqlite"])
@@ -370,6 +397,126 @@ async def test_transfer_of_another_session_is_waited_for_and_not_made_twice(offi
     office.backend.may_download.set()
     assert await theirs == await ours == tmp_path / "1.zip"
     assert office.backend.open_results == 1
+
+
+async def test_job_of_another_credential_is_awaited_and_its_model_refused_at_once(
+    office: Office, tmp_path: Path
+) -> None:
+    owner = await office.session()
+    job = await owner.submit(make_config())
+    foreign = office.refused()
+    other = await office.session(backend=foreign, follow=False)
+    handle = await found(other, job)
+    for state in (JobState.RUNNING, JobState.SUCCEEDED):
+        began = monotonic()
+        with pytest.raises(OwnershipError, match=r"another credential \(fake-key\)") as caught:
+            await handle.download(tmp_path / "theirs")
+        assert (caught.value.job_id, caught.value.task_id) == (job.job_id, "1")
+        assert monotonic() - began < 1
+        assert (handle.state, handle.folder) == (state, None)  # and nothing is wanted now
+        await handle.wait()
+    # The one that may have it was not kept from it, and what it has brought is there for all.
+    assert await job.download(tmp_path) == tmp_path / "1.zip"
+    assert await (await found(other, job)).download(tmp_path) == tmp_path / "1.zip"
+    # What is asked for elsewhere would have to come from the service.
+    with pytest.raises(OwnershipError, match=r"another credential \(fake-key\)"):
+        await (await found(other, job)).download(tmp_path / "theirs")
+    assert (office.backend.results_asked, foreign.results_asked) == (1, 0)
+    told = [event async for event in handle.events(after=0)]
+    assert [event for event in told if isinstance(event, DownloadFailed)] == []
+
+
+async def test_download_that_began_before_the_job_was_sent_is_refused_when_it_shows_with_which_credential(
+    office: Office, tmp_path: Path
+) -> None:
+    foreign = office.refused()
+    async with open_session(foreign, office.ledger(), rate_limit=1) as first:
+        await first.submit(make_config(seed=1))
+        planned = await first.enqueue(make_config(seed=2))
+    other = await office.session(backend=foreign, follow=False)
+    waiting = asyncio.create_task((await found(other, planned)).download(tmp_path))
+    await asyncio.sleep(1)
+    owner = await office.session(follow=False)
+    job = await found(owner, planned)
+    await (await job.retry())  # it sends the job with its own credential
+    await asyncio.sleep(2 * RENEW)
+    assert waiting.done()
+    with pytest.raises(OwnershipError, match=r"another credential \(fake-key\)"):
+        await waiting
+    assert await job.download(tmp_path) == tmp_path / f"{job.task_id}.zip"
+
+
+@pytest.mark.parametrize("order", ["there before", "comes later"])
+async def test_model_that_another_session_follows_is_fetched_where_the_credential_is(
+    office: Office, tmp_path: Path, order: str
+) -> None:
+    async with open_session(office.backend, office.ledger()) as first:
+        job = await first.submit(make_config(), folder=tmp_path)
+    foreign = office.refused()
+    owner: Session | None = None
+    if order == "there before":
+        other = await office.session(backend=foreign)
+        assert [each.job_id for each in other.jobs()] == [job.job_id]
+        owner = await office.session()
+    else:
+        other = await office.session(backend=foreign)
+    handle = await found(other, job)
+    assert (await handle).state is JobState.SUCCEEDED
+    await asyncio.sleep(RENEW)
+    owner = owner or await office.session()
+    await asyncio.sleep(4 * RENEW)  # what is more than a share is taken at every third look
+    assert (await found(owner, job)).path == tmp_path / "1.zip"
+    told = [event async for event in handle.events(after=0)]
+    assert [event for event in told if isinstance(event, DownloadFailed)] == []
+    assert office.backend.open_results == 1
+
+
+async def test_model_of_a_job_that_was_given_away_for_fairness_comes_back_to_whoever_planned_it(
+    office: Office, tmp_path: Path
+) -> None:
+    owner = await office.session()
+    jobs = await owner.submit_many([make_config(seed=seed) for seed in range(1, 7)], folder=tmp_path)
+    for job in jobs:
+        await job.submitted()
+    foreign = office.refused()
+    office.backend.duration = foreign.duration = 3600
+    other = await office.session(backend=foreign)
+    await asyncio.sleep(10 * RENEW)
+    assert other.jobs(), "it follows some of them"
+    await owner.wait_all(jobs)
+    await asyncio.sleep(10 * RENEW)
+    assert sorted(path.name for path in tmp_path.glob("*.zip")) == [f"{number}.zip" for number in range(1, 7)]
+    assert {job.state for job in jobs} == {JobState.DOWNLOADED}
+
+
+async def test_credential_that_was_replaced_and_is_kept_still_opens_its_models(office: Office, tmp_path: Path) -> None:
+    async with open_session(office.backend, office.ledger()) as first:
+        wanted = await first.submit(make_config(seed=1), folder=tmp_path)
+        other = await first.submit(make_config(seed=2))
+    rotated = office.rotated()
+    session = await office.session(backend=rotated)
+    await session.wait_all()
+    assert await (await found(session, other)).download(tmp_path) == tmp_path / "2.zip"
+    await asyncio.sleep(1)
+    assert (await found(session, wanted)).path == tmp_path / "1.zip"
+
+
+async def test_model_of_an_attached_task_is_tried_once_by_whoever_may_not_have_it(
+    office: Office, tmp_path: Path
+) -> None:
+    task_id = office.backend.make_task(make_config())
+    foreign = office.refused()
+    other = await office.session(backend=foreign)
+    handle = other.attach(task_id)
+    with pytest.raises(OwnershipError, match="invalid api key"):
+        await handle.download(tmp_path)
+    asked = foreign.results_asked
+    await asyncio.sleep(4 * RENEW)
+    assert foreign.results_asked == asked == 1
+    owner = await office.session()
+    await asyncio.sleep(4 * RENEW)
+    assert (await found(owner, handle)).path == tmp_path / "1.zip"
+    assert await handle.download(tmp_path) == tmp_path / "1.zip"
 
 
 async def test_task_that_was_attached_is_followed_with_any_credential(office: Office) -> None:

@@ -1,7 +1,7 @@
 """A Crynux bridge as a ``Backend``: text in, text out, and the bridge's own rules behind it."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 
@@ -54,7 +54,8 @@ class BridgeBackend:
     """The Crynux bridge at ``settings.base_url``. Must be made inside a running event loop.
 
     It can prepare keys (``Prepares``), find lost creates (``FindsLostCreates``), say prices (``HasPrices``) and, on
-    one's own bridge, why a task failed (``TellsReasons``).
+    one's own bridge, open results of keys that were replaced (``KeepsCredentials``) and tell why a task failed
+    (``TellsReasons``).
 
     Args:
         settings: Address, key, timeouts, proxy and limits.
@@ -179,6 +180,10 @@ class BridgeBackend:
             with suppress(OwnershipError, AuthError, QuotaError):
                 return await opened(client)
         raise refusal
+
+    async def kept_key_ids(self) -> Collection[str]:
+        """Return the fingerprints of the other keys of this bridge that the key file has."""
+        return await self._kept_keys.key_ids()
 
     async def prepare(self, turnstile: Turnstile) -> float | None:
         """Make a key that was never used known to the bridge, unless the settings forbid it."""

@@ -30,15 +30,11 @@ class KeptKeys:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: dict[Secret, BridgeClient] = {}
+        self._told = ""
 
     async def clients(self) -> AsyncIterator[BridgeClient]:
         """Yield a client for each key in the key file but the settings' own, those made last first."""
-        try:
-            keys = await asyncio.to_thread(self._keys)
-        except SettingsError as error:
-            _log.warning("replaced keys cannot be used: %s", error)
-            return
-        for key in keys:
+        for key in await self._readable():
             if key not in self._clients:
                 self._clients[key] = BridgeClient(attrs.evolve(self._settings, api_key=key))
             yield self._clients[key]
@@ -47,6 +43,23 @@ class KeptKeys:
         """Release every connection."""
         for client in self._clients.values():
             await client.close()
+
+    async def key_ids(self) -> frozenset[str]:
+        """Return the fingerprints of the keys in the key file but the settings' own."""
+        return frozenset(attrs.evolve(self._settings, api_key=key).key_id for key in await self._readable())
+
+    async def _readable(self) -> list[Secret]:
+        """Return the keys, or none where they cannot be read."""
+        try:
+            keys = await asyncio.to_thread(self._keys)
+        except SettingsError as error:
+            # They are asked for all day: told once, and again when it is something else.
+            if str(error) != self._told:
+                _log.warning("replaced keys cannot be used: %s", error)
+            self._told = str(error)
+            return []
+        self._told = ""
+        return keys
 
     def _keys(self) -> list[Secret]:
         place = Path(self._settings.keys) if self._settings.keys else usual_book()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
 from crynux_async.errors import LeaseLostError
 from crynux_async.ledgers.base import LEASE_MEMORY, Fence, Holder
@@ -91,13 +92,39 @@ async def claim_takes_only_what_the_credentials_may_follow(make: LedgerFactory) 
 
         async def claimed(desk: Desk, key_ids: Collection[str] | None) -> list[str]:
             found = await desk.ledger.claim(
-                desk.fence, backend=BACKEND, states=_FOLLOWED, wanted=[JobState.SUCCEEDED], key_ids=key_ids
+                desk.fence,
+                backend=BACKEND,
+                states=_FOLLOWED,
+                wanted=[JobState.SUCCEEDED],
+                key_ids=key_ids,
+                wanted_key_ids=key_ids,
             )
             return names(found)
 
         require_equal(await claimed(one, []), [], "a claim for no credential")
         require_equal(await claimed(one, ["mine", ""]), ["a", "c"], "the jobs of one credential")
         require_equal(await claimed(two, None), ["b", "d"], "what is left for all")
+
+
+async def claim_tells_who_may_follow_from_who_may_fetch(make: LedgerFactory) -> None:
+    """Where following needs no credential and fetching does, what is only wanted stays free for whoever has it."""
+    wanted: dict[str, Any] = {"state": JobState.SUCCEEDED, "folder": "/models", "file_name": "a.zip"}
+    rows = [
+        job("a", key_id="theirs", state=JobState.RUNNING, task_id="1"),
+        job("b", key_id="theirs", task_id="2", **wanted),
+        job("c", key_id="mine", task_id="3", **wanted),
+        job("d", key_id="", config=None, task_id="4", **wanted),
+        job("e", key_id="mine", task_id="5", state=JobState.SUCCEEDED),
+    ]
+    async with desks(make) as (one, two):
+        await one.ledger.add(rows)
+        asked: dict[str, Any] = {"backend": BACKEND, "states": _FOLLOWED, "wanted": [JobState.SUCCEEDED]}
+        mine = await one.ledger.claim(one.fence, **asked, wanted_key_ids=["mine", ""])
+        require_equal(names(mine), ["a", "c", "d"], "all that runs, and the models of one credential")
+        spared = await two.ledger.claim(two.fence, **asked, spared=["b", "z"])
+        require_equal(names(spared), [], "what is left and was to be left alone")
+        theirs = await two.ledger.claim(two.fence, **asked, key_ids=["mine"], wanted_key_ids=["theirs"], spared=["z"])
+        require_equal(names(theirs), ["b"], "the models of the other credential")
 
 
 async def claim_takes_no_more_than_it_is_told(make: LedgerFactory) -> None:
@@ -299,6 +326,7 @@ LEASE_CHECKS: tuple[LedgerCheck, ...] = (
     claim_takes_what_is_free_and_asked_for,
     claim_takes_what_is_wanted_of_other_states,
     claim_takes_only_what_the_credentials_may_follow,
+    claim_tells_who_may_follow_from_who_may_fetch,
     claim_takes_no_more_than_it_is_told,
     lease_keeps_others_away_until_it_ends,
     lease_that_ended_comes_back_by_renewing,

@@ -148,6 +148,8 @@ class MemoryLedger:
         states: Collection[JobState],
         wanted: Collection[JobState] = (),
         key_ids: Collection[str] | None = None,
+        wanted_key_ids: Collection[str] | None = None,
+        spared: Collection[str] = (),
         at_most: int | None = None,
     ) -> list[JobRow]:
         """Take jobs of a backend that nobody holds (any more)."""
@@ -155,8 +157,13 @@ class MemoryLedger:
             lease = self._table.lease(fence)
             free = self._table.free(self._clock(), backend, states, wanted)
             # A lease that is over is free for all, its owner included; what he has is not taken anew.
-            others = (entry for entry in free if entry.lease is not lease)
-            mine = (entry for entry in others if key_ids is None or entry.row.key_id in key_ids)
+            others = (entry for entry in free if entry.lease is not lease and entry.row.job_id not in spared)
+            mine = (
+                entry
+                for entry in others
+                if (entry.row.state in states and _is_of(entry.row, key_ids))
+                or (entry.row.state in wanted and entry.row.folder is not None and _is_of(entry.row, wanted_key_ids))
+            )
             taken = list(islice(mine, at_most))
             for entry in taken:
                 self._table.give(entry, lease)
@@ -469,6 +476,10 @@ class MemoryLedger:
             raise not_held(settlement)
         budget = attrs.evolve(known, held=known.held - settlement.released, spent=known.spent + settlement.spent)
         undo.put(self._budgets, settlement.budget, budget)
+
+
+def _is_of(row: JobRow, key_ids: Collection[str] | None) -> bool:
+    return key_ids is None or row.key_id in key_ids
 
 
 def _check_values(change: JobChange) -> None:

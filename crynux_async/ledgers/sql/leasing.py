@@ -7,6 +7,7 @@ a number of this machine or a function of the server.
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
+import attrs
 from sqlalchemy import ColumnElement, literal, update
 
 from crynux_async.errors import LedgerError
@@ -21,6 +22,25 @@ _MICROSECONDS = 1_000_000
 
 MOST_PARAMETERS = 500
 """So many names are put into one statement at most."""
+
+
+def _kept(values: Collection[str] | None) -> Collection[str] | None:
+    return None if values is None else frozenset(values)  # the caller's own may change before it is this one's turn
+
+
+@attrs.frozen(kw_only=True)
+class Chosen:
+    """Which free jobs are claimed.
+
+    Attributes:
+        states: Those in one of these.
+        key_ids: Only those of these credentials; None for those of all.
+        is_wanted: Whether only those whose archive is wanted.
+    """
+
+    states: Collection[str]
+    key_ids: Collection[str] | None = attrs.field(converter=_kept)
+    is_wanted: bool
 
 
 async def enter(connection: Connection, owner: str, *, now: ColumnElement[int], seconds: float) -> tuple[Fence, bool]:
@@ -73,9 +93,9 @@ async def claim(
     *,
     now: ColumnElement[int],
     backend: str,
-    states: Collection[str],
-    wanted: Collection[str],
-    key_ids: Collection[str] | None,
+    followed: Chosen,
+    wanted: Chosen,
+    spared: Collection[str],
     at_most: int | None,
 ) -> tuple[list[tuple[Any, ...]], bool]:
     """Give free jobs to a lease, and return the columns of those jobs.
@@ -85,10 +105,17 @@ async def claim(
     """
     await require_lease(connection, fence)
     free: set[int] = set()
-    for chosen, is_wanted in ((states, False), (wanted, True)):
-        if chosen:
+    for chosen in (followed, wanted):
+        if chosen.states:
             for select in queries.select_free(
-                fence, now, backend=backend, states=chosen, is_wanted=is_wanted, key_ids=key_ids, at_most=at_most
+                fence,
+                now,
+                backend=backend,
+                states=chosen.states,
+                is_wanted=chosen.is_wanted,
+                key_ids=chosen.key_ids,
+                spared=spared,
+                at_most=at_most,
             ):
                 free |= {number for (number,) in await connection.fetch(select)}
     taken = sorted(free)[:at_most]

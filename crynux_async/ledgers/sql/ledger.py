@@ -253,6 +253,8 @@ class SqlLedger(ABC):
         states: Collection[JobState],
         wanted: Collection[JobState] = (),
         key_ids: Collection[str] | None = None,
+        wanted_key_ids: Collection[str] | None = None,
+        spared: Collection[str] = (),
         at_most: int | None = None,
     ) -> list[JobRow]:
         """Take jobs of a backend that nobody holds (any more)."""
@@ -261,9 +263,9 @@ class SqlLedger(ABC):
             fence=fence,
             now=self.now(),
             backend=backend,
-            states=frozenset(states),
-            wanted=frozenset(wanted),
-            key_ids=None if key_ids is None else frozenset(key_ids),
+            followed=leasing.Chosen(states=tuple(states), key_ids=key_ids, is_wanted=False),
+            wanted=leasing.Chosen(states=tuple(wanted), key_ids=wanted_key_ids, is_wanted=True),
+            spared=tuple(spared),
             at_most=at_most,
         )
         return await self._decode(decode_job, await self.alone(work))

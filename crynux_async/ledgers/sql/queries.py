@@ -141,6 +141,7 @@ def select_free(
     states: Collection[str],
     is_wanted: bool,
     key_ids: Collection[str] | None,
+    spared: Collection[str] = (),
     at_most: int | None,
 ) -> list[Select[Any]]:
     """Return the SELECTs of the numbers of jobs that a fence may take; what others are about to take is left out.
@@ -153,6 +154,8 @@ def select_free(
         found = found.where(jobs.c.folder.is_not(None))
     if key_ids is not None:
         found = found.where(jobs.c.key_id.in_(list(key_ids)))
+    if spared:
+        found = found.where(jobs.c.job_id.not_in(list(spared)))
     found = found.order_by(jobs.c.id).limit(at_most).with_for_update(of=jobs, skip_locked=True)
     return [found.where(jobs.c.lease_id.is_(None)), found.where(jobs.c.lease_id.in_(ended))]
 

@@ -11,9 +11,11 @@ import attrs
 import pytest
 
 from crynux_async.backends.bridge import key_book
+from crynux_async.backends.bridge.kept_keys import KeptKeys
 from crynux_async.backends.bridge.key_book import BridgeKey, KeyBook
 from crynux_async.errors import SettingsError
 from crynux_async.secret import Secret
+from crynux_async.settings import Settings
 
 BRIDGE = "http://127.0.0.1:5028"
 
@@ -121,3 +123,26 @@ def test_key_shows_its_prefix_alone() -> None:
 
 def _killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.real_time
+async def test_kept_keys_are_named_by_their_fingerprints_and_a_damaged_file_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book, own = KeyBook(tmp_path / "keys.json"), key("own")
+    settings = Settings(base_url=BRIDGE, api_key=own.api_key, keys=str(book.path))
+    kept = KeptKeys(settings)
+    for each in (key("first"), own, key("elsewhere", bridge="http://other")):
+        book.put(each)
+    first = attrs.evolve(settings, api_key=key("first").api_key).key_id
+    assert await kept.key_ids() == {first}
+    whole = book.path.read_bytes()
+    book.path.write_bytes(whole[:-20])
+    with caplog.at_level("WARNING", "crynux_async.backends.bridge"):
+        assert [await kept.key_ids() for _ in range(3)] == [frozenset()] * 3
+        assert len(caplog.records) == 1
+        book.path.write_bytes(whole)
+        assert await kept.key_ids() == {first}
+        book.path.write_bytes(whole[:-20])
+        await kept.key_ids()
+        assert len(caplog.records) == 2
