@@ -17,7 +17,8 @@ class Cost:
     """What the tasks of a job cost, in wei (10**-18 CNX).
 
     Attributes:
-        held: What tasks whose cost is not known yet may cost at most, >= 0.
+        held: What tasks whose cost is not known yet may cost at most, >= 0. Of a job that was given up while a node
+            worked on it, until the relay has given it back by itself, and a session has seen that.
         spent: What tasks did cost, >= 0.
         refunded: What was held for tasks beyond what they did cost, >= 0: given back, or never taken. At the relay
             up to three fees are held of which one is paid, so its own list of refunds may have less.

@@ -249,6 +249,8 @@ class SessionJobs:
         know, and of which a model may come: its ledger was lost, or is another one. Adopt it only where no other
         session follows it: a failed run would be repeated, and paid for, by both.
 
+        What the relay has given back by itself for jobs that were given up is entered, too (``job.cost()``).
+
         Args:
             at_most: Tasks to look at for each job; where more would have to be looked at, it is left alone.
             adopt: Follow orphans from now on, as jobs of their own, each with the config that the relay shows.
@@ -267,6 +269,7 @@ class SessionJobs:
             )
             for finding, record in await supervisor.look_for_lost(at_most=at_most)
         ]
+        await supervisor.settle_costs()
         if isinstance(supervisor.backend, ListsPayments):
             # Behind the creates: a task that was just found has a job now, and is no orphan.
             orphans = (await supervisor.audit()).orphans

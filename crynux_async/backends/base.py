@@ -458,6 +458,19 @@ class HasPrices(Protocol):
 
 
 @runtime_checkable
+class RefundsLate(Protocol):
+    """A service that gives money back by itself for what its owner has given up, once it notices."""
+
+    async def final_cost(self, task: Task) -> int | None:
+        """Return what a try that nobody follows any more has cost, in wei, or None while some may still come back.
+
+        Raises:
+            NotFoundError: The service does not have it (any more), so that nobody can tell.
+            BackendError: It could not be asked; ask again later.
+        """
+
+
+@runtime_checkable
 class HasOutlook(Protocol):
     """A service that can tell before a create what will keep it waiting."""
 

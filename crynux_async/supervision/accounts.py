@@ -4,11 +4,12 @@ Nothing here decides anything, and no trouble with it ever keeps a job from its 
 """
 
 import logging
+from collections.abc import Awaitable
 
-from crynux_async.backends.base import Backend, HasPrices, Look, Seen, Task, TellsReasons
+from crynux_async.backends.base import Backend, HasPrices, Look, RefundsLate, Seen, Task, TellsReasons
 from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, JobAbandonedError, JobError, JobExpiredError, JobFailedError
-from crynux_async.states import Signal
+from crynux_async.states import JobState, Signal
 from crynux_async.supervision.rows import TaskEnd
 from crynux_async.training.config import FineTuneConfig
 
@@ -31,6 +32,7 @@ class Accounts:
         self._habits = backend.habits
         self._prices = backend if isinstance(backend, HasPrices) else None
         self._reasons = backend if isinstance(backend, TellsReasons) else None
+        self._refunds = backend if isinstance(backend, RefundsLate) else None
         self._last_price: int | None = None
 
     def price(self, config: FineTuneConfig | None) -> int | None:
@@ -58,8 +60,19 @@ class Accounts:
             reason = await self._reason(task)
         if look.seen is Seen.CANCELLED:
             reason = f"{CANCELLED}: {reason}" if reason else CANCELLED
-        spent = await self._spent(task, look)
-        return TaskEnd(task_id=task.task_id, at=utc_now(), word=look.seen.value, reason=reason, spent=spent)
+        if look.seen is Seen.CANCELLED and self._refunds is not None:
+            # Of a group, what a node has already runs on, and is given back later.
+            spent = await self._told(task, self._refunds.final_cost(task))
+            is_open = spent is None
+        else:
+            spent, is_open = await self._spent(task, look), False
+        word = look.seen.value
+        return TaskEnd(task_id=task.task_id, at=utc_now(), word=word, reason=reason, spent=spent, is_open=is_open)
+
+    def given_up(self, task_id: str) -> TaskEnd:
+        """Return how a task ended that nobody follows any more, because its user has given it up."""
+        is_open = self._refunds is not None
+        return TaskEnd(task_id=task_id, at=utc_now(), word=str(JobState.ABANDONED), is_open=is_open)
 
     def deleted(self, task_id: str) -> TaskEnd:
         """Return how a task ended that the service does not know any more: nobody can tell what it did cost."""
@@ -84,8 +97,12 @@ class Accounts:
         return ""
 
     async def _spent(self, task: Task, look: Look) -> int | None:
+        return None if self._prices is None else await self._told(task, self._prices.spent(task, look))
+
+    @staticmethod
+    async def _told(task: Task, asked: Awaitable[int | None]) -> int | None:
         try:
-            return None if self._prices is None else await self._prices.spent(task, look)
+            return await asked
         except BackendError as error:
             _log.info("what task %s did cost cannot be asked: %s", task.task_id, error)
         except Exception:

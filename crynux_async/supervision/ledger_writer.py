@@ -119,6 +119,7 @@ class LedgerWriter:
         self._is_closed = False
         self.on_lost: Callable[[Record], None] = lambda _: None
         self.on_saved: Callable[[], None] = lambda: None
+        self.on_open: Callable[[Record], None] = lambda _: None
 
     @property
     def fence(self) -> Fence:
@@ -224,6 +225,8 @@ class LedgerWriter:
     def task_ended(self, record: Record, end: TaskEnd) -> None:
         """Store how a job's task ended, in one step with the job's new state."""
         self._ends[record.job_id] = end
+        if end.is_open:
+            self.on_open(record)
 
     async def save_new(self) -> None:
         """Store every job that the ledger does not have yet, a few writes for all of them together.
@@ -597,7 +600,10 @@ class LedgerWriter:
         tasks: tuple[TaskRow, ...] = ()
         settlement: Settlement | None = None
         if ended is not None:
-            task, settlement = settled(record, ended, self._ends[record.job_id].entered_in(ended))
+            end = self._ends[record.job_id]
+            task = end.entered_in(ended)
+            if not end.is_open:  # else all of it stays held until its cost is known
+                task, settlement = settled(record, ended, task)
             tasks = (task,)
         events = self.events.waiting(record.job_id)
         columns = columns_of(record)

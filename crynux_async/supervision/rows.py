@@ -59,6 +59,7 @@ class TaskEnd:
         word: What was seen, such as "succeeded".
         reason: Why, or "".
         spent: What it did cost, in wei, or None where that is not known.
+        is_open: Whether the service may still give something back by itself, so that the cost is entered later.
     """
 
     task_id: str
@@ -66,6 +67,7 @@ class TaskEnd:
     word: str
     reason: str = ""
     spent: int | None = None
+    is_open: bool = False
 
     def entered_in(self, row: TaskRow) -> TaskRow:
         """Return the row of the task with its end."""

@@ -93,7 +93,7 @@ def settled(record: Record, before: TaskRow, after: TaskRow) -> tuple[TaskRow, S
         after: The task with its end.
     """
     budget, fee = record.filing.budget, before.fee
-    if budget is None or fee is None or before.ended_at is not None:
+    if budget is None or fee is None or before.spent is not None:
         return after, None
     spent = fee if after.spent is None else min(fee, after.spent)
     return attrs.evolve(after, spent=spent), Settlement(budget=budget.name, released=fee, spent=spent)

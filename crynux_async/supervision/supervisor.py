@@ -40,6 +40,7 @@ from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.hearing import Hearing
 from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.intake import Intake
+from crynux_async.supervision.late_costs import LateCosts
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.observer import Doors, Ear, doors_of
@@ -220,15 +221,25 @@ class Supervisor:
             submitter=self.submitter,
             fetcher=self.fetcher,
             abilities=self.abilities,
+            accounts=self.accounts,
             spawn=self._spawn,
             hand_on=self.hand_on,
         )
         self._errands = Errands(
             self.fetcher, self._credentials, writer=self._writer, take_to_fetch=self._wishes.take_to_fetch
         )
+        self._late_costs = LateCosts(
+            self.backend,
+            self._ledger,
+            self.onlookers,
+            writer=self._writer,
+            take_over=self._take_over,
+            looks_back=self._follows,
+        )
         self._take_over.grants |= {SEND: self._tries.grant, STOP: self._tries.grant_stop, **self._wishes.grants}
         self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
+        self._writer.on_open = self._late_costs.note
 
     def _make_upkeep(self) -> None:
         """Make who tells users what happens, and who keeps the session among others."""
@@ -287,6 +298,7 @@ class Supervisor:
                     self.onlookers.run,
                     self._upkeep.keep_leases,
                     self._upkeep.hear_wishes,
+                    self._late_costs.run,
                     self._chores.warn,
                     self._chores.trim_events,
                 ):
@@ -515,6 +527,14 @@ class Supervisor:
         self.check_open()
         await self._writer.persist(self._writer.flush)
         return await self.onlookers.find(where, limit=limit, newest_first=newest_first)
+
+    async def settle_costs(self) -> None:
+        """Enter what tries have cost that were given up, as far as that is certain by now.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        await self._late_costs.settle_all()
 
     async def audit(self) -> Audit:
         """Hold what the ledger has of money against the service's own list."""

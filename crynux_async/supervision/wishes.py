@@ -9,17 +9,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from crynux_async import errors
-from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, CrynuxError, UsageError
 from crynux_async.ledgers.base import JobChange, Ledger, WishRow
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.abilities import Abilities
+from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.ledger_writer import ANSWERS, LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
-from crynux_async.supervision.rows import TaskEnd
 from crynux_async.supervision.submitter import HandOn, Spawn, Submitter
 from crynux_async.supervision.take_over import TakeOver
 
@@ -47,6 +46,7 @@ class Wishes:
         submitter: Knows what is being sent.
         fetcher: Knows what is being fetched.
         abilities: Cancels jobs.
+        accounts: Knows what the end of a job means for money.
         spawn: Starts a task that outlives its caller.
         hand_on: Called with each job that was given up.
     """
@@ -62,6 +62,7 @@ class Wishes:
         submitter: Submitter,
         fetcher: Fetcher,
         abilities: Abilities,
+        accounts: Accounts,
         spawn: Spawn,
         hand_on: HandOn,
     ) -> None:
@@ -73,6 +74,7 @@ class Wishes:
         self._submitter = submitter
         self._fetcher = fetcher
         self._abilities = abilities
+        self._accounts = accounts
         self._spawn = spawn
         self._hand_on = hand_on
         self._cancelling: set[int] = set()
@@ -83,9 +85,14 @@ class Wishes:
         return {ABANDON: self._grant_abandon, CANCEL: self._grant_cancel, LET_GO: self._grant_let_go}
 
     def give_up(self, record: Record) -> None:
-        """Give a job of this session up. What its task may cost counts as spent: nobody will hear of its end."""
-        if record.filing.budget is not None and record.task_id is not None and record.state in FOLLOWED:
-            self._writer.task_ended(record, TaskEnd(task_id=record.task_id, at=utc_now(), word=str(JobState.ABANDONED)))
+        """Give a job of this session up.
+
+        On a budget, what its task may cost counts as spent, unless the service tells later what came back.
+        """
+        if record.task_id is not None and record.state in FOLLOWED:
+            end = self._accounts.given_up(record.task_id)
+            if end.is_open or record.filing.budget is not None:
+                self._writer.task_ended(record, end)
         self._register.learn(record, Signal.ABANDON)
         self._hand_on(record)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crynux_async import JobState, Session, UsageError
-from crynux_async.emulator.relay import RelayEmulator
+from crynux_async import Job, JobState, Session, UsageError
+from crynux_async.budgets import Budget
+from crynux_async.emulator.relay import RelayEmulator, Status
 from crynux_async.errors import CrynuxError
 from tests.fake_backend import FakeBackend
 from tests.relay_lab import CREATOR, FEE, SELECTED_SEED
@@ -54,6 +55,97 @@ async def test_everything_adds_up_after_jobs_of_every_kind(tmp_path: Path) -> No
     assert [cost.spent // FEE for cost in costs] == [1, 2, 0, 0, 1]
     assert found.spent == sum(cost.spent for cost in costs) == gone
     assert (found.held, found.orphans, found.foreign) == (0, (), ())
+
+
+@pytest.mark.parametrize("is_budgeted", [False, True])
+async def test_job_that_is_given_up_while_a_node_works_costs_nothing_once_the_relay_has_ended_it(
+    relay: RelayEmulator, is_budgeted: bool
+) -> None:
+    budget = Budget("cats", cnx=100) if is_budgeted else None
+    async with relay_session(relay, budget=budget) as session:
+        job = await session.submit(make_config())
+        await given_up(relay, job)
+        await asyncio.sleep(30)
+        assert (await job.cost()).held == 3 * FEE
+        asked = len(relay.requests)
+        await asyncio.sleep(700)  # its time-out, and a tenth of that
+        assert relay.balance(CREATOR.address) == MONEY
+        cost = await job.cost()
+        assert (cost.held, cost.spent, cost.refunded) == (0, 0, 3 * FEE)
+        assert len(relay.requests) - asked < 30
+        spending = await session.spent()
+        assert (spending.held, spending.spent) == (0, 0)
+        if is_budgeted:
+            row = await session.ledger.budget("cats")
+            assert row is not None
+            assert (row.held, row.spent) == (0, 0)
+        asked = len(relay.requests)
+        await asyncio.sleep(3600)
+        assert len(relay.requests) == asked
+
+
+async def test_group_that_is_cancelled_in_part_is_settled_when_the_rest_has_come_back() -> None:
+    async with relay_with_money(nodes=1) as relay, relay_session(relay) as session:
+        relay.put_seed(SELECTED_SEED)
+        relay.order("silent")
+        job = await session.submit(make_config())
+        while job.progress is None or len(relay.tasks) < 3 or not relay_started(relay):
+            await asyncio.sleep(1)
+        said = await job.cancel()
+        assert said == "30 CNX are refunded; 15 CNX more once the time-out ends what nodes have already"
+        assert (await job.cost()).held == 3 * FEE
+        await asyncio.sleep(1000)
+        assert relay.balance(CREATOR.address) == MONEY
+        cost = await job.cost()
+        assert (cost.held, cost.spent, cost.refunded) == (0, 0, 3 * FEE)
+
+
+def relay_started(relay: RelayEmulator) -> bool:
+    return any(task.status == Status.STARTED for task in relay.tasks.values())
+
+
+@pytest.mark.parametrize("reconciles", [False, True])
+async def test_what_came_back_after_the_session_was_closed_is_entered_by_the_next_one(
+    relay: RelayEmulator, tmp_path: Path, reconciles: bool
+) -> None:
+    ledger = str(tmp_path / "jobs.db")
+    async with relay_session(relay, ledger) as session:
+        await given_up(relay, await session.submit(make_config()))
+    await asyncio.sleep(700)
+    async with relay_session(relay, ledger, follow=not reconciles) as session:
+        (job,) = await session.history()
+        if reconciles:
+            assert (await job.cost()).held == 3 * FEE
+            await session.reconcile()
+        else:
+            await asyncio.sleep(5)
+        cost = await job.cost()
+    assert (cost.held, cost.spent, cost.refunded) == (0, 0, 3 * FEE)
+
+
+async def test_job_that_was_tried_again_is_settled_for_the_try_that_was_given_up(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    async with relay_session(relay, str(tmp_path / "jobs.db")) as session:
+        job = await session.submit(make_config())
+        await given_up(relay, job)
+        await job.retry()
+        await job
+        assert (await job.cost()).held == 3 * FEE
+    await asyncio.sleep(700)
+    async with relay_session(relay, str(tmp_path / "jobs.db")) as session:
+        await session.reconcile()
+        (job,) = await session.history()
+        cost = await job.cost()
+    assert (cost.held, cost.spent, cost.refunded) == (0, FEE, 5 * FEE)
+
+
+async def given_up(relay: RelayEmulator, job: Job) -> None:
+    """Give a job up while a node works on it, of which nothing more is heard."""
+    relay.order("silent")
+    while job.progress != "started":
+        await asyncio.sleep(1)
+    job.abandon()
 
 
 async def test_running_job_is_held(relay: RelayEmulator) -> None:

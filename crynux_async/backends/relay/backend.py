@@ -70,8 +70,9 @@ class RelayBackend:
     """The relay at ``settings.base_url``. Must be made inside a running event loop.
 
     It has steps (``Stepped``), cancels (``Cancels``), hands out validation images (``HasImages``), knows why a task
-    failed (``TellsReasons``), what it costs (``HasPrices``), what was ever paid (``ListsPayments``), what the
-    network is like (``HasOutlook``), and where the task of a lost create is (``FindsLostCreates``).
+    failed (``TellsReasons``), what it costs (``HasPrices``) and did cost after all (``RefundsLate``), what was ever
+    paid (``ListsPayments``), what the network is like (``HasOutlook``), and where the task of a lost create is
+    (``FindsLostCreates``).
 
     Args:
         settings: Address of the relay, fee of each task, timeouts, proxy and connections; an API key is not used.
@@ -305,6 +306,18 @@ class RelayBackend:
     async def spent(self, task: Task, look: Look) -> int | None:
         """Return the wei that a try has cost so far: what was refunded is not counted."""
         return progress(runs_of(task, look.facts[_RUN].run)).spent
+
+    async def final_cost(self, task: Task) -> int | None:
+        """Return the wei that a try has cost that nobody validates any more; None until the relay has ended all of it.
+
+        Raises:
+            NotFoundError, OwnershipError, AuthError, UnreachableError, TransportError, ServerError, ProtocolError: As
+                ``look``.
+        """
+        run = (await self._reader.read(task)).run
+        if any(member.status not in ENDED for member in run.members.values()):
+            return None
+        return progress(runs_of(task, run)).spent
 
     async def payments(self) -> Sequence[Payment]:
         """Return every payment of the wallet with its refund, the newest first; the list is up to 10 s late."""
