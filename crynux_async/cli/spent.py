@@ -22,6 +22,7 @@ from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.money import to_cnx
 from crynux_async.settings import Settings
 from crynux_async.supervision.audit import Audit, Orphan, audit
+from crynux_async.wording import counted
 
 
 async def spent(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
@@ -77,7 +78,8 @@ def _lines(found: Audit, again: str) -> Iterator[str]:
     yield f"{to_cnx(found.spent)} CNX are gone for jobs of this ledger, {to_cnx(found.held)} CNX of them for what runs"
     others = sum(payment.gone for payment in found.foreign)
     if found.foreign:
-        yield f"{to_cnx(others)} CNX are gone for {len(found.foreign)} tasks of other programs, or deleted since"
+        tasks = counted(len(found.foreign), "task")
+        yield f"{to_cnx(others)} CNX are gone for {tasks} of other programs, or deleted since"
     for mismatch in found.mismatches:
         yield (
             f"{mismatch.job_id}: the ledger has {to_cnx(mismatch.known)} CNX and the relay {to_cnx(mismatch.listed)} "

@@ -17,6 +17,7 @@ from crynux_async.event_stream import EventStream
 from crynux_async.events import Event, JobStateChanged, JobSubmitted
 from crynux_async.states import ENDED, STAGES, UNFETCHED, UNFINISHED, JobState, Signal, Stage, advance, may
 from crynux_async.supervision.record import Record, StoredArchive
+from crynux_async.wording import counted
 
 _log = logging.getLogger("crynux_async.supervision.register")
 
@@ -283,7 +284,7 @@ class JobRegister:
                     yield ended.popleft()
                 if waiting and self._closed:
                     raise UsageError(
-                        f"the session is closed, so the end of {len(waiting)} jobs cannot be seen any more"
+                        f"the session is closed, so the end of {counted(len(waiting), 'job')} cannot be seen any more"
                     )
                 if waiting:
                     wake.clear()

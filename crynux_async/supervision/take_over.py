@@ -35,6 +35,7 @@ from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import CUT_OFF, lost_attempt, record_from_row, restore
 from crynux_async.supervision.shares import room_for, surplus_of
 from crynux_async.supervision.submitter import HandOn, Submitter
+from crynux_async.wording import counted
 
 _SHARED = UNFINISHED - UNFETCHED
 
@@ -90,12 +91,14 @@ class TakeOver:
         self._taking = anyio.Lock()
         self.grants: dict[str, Callable[[Record, WishRow], Awaitable[None]]] = {}
 
-    async def release_the_dead(self) -> None:
-        """Give back what processes hold that have certainly ended, without waiting for the end of their leases."""
-        for holder in await self._ledger.holders():
-            # Only what has certainly ended: the lease of a process that is slow ends by itself (see ``owners``).
-            if not self._is_me(holder) and is_gone(holder.fence.owner):
-                await self._ledger.leave(holder.fence)
+    async def begin(self) -> None:
+        """Take in a share of what earlier processes have left, and of what those hold that have certainly ended.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        self._may_be_left = await self._has_anybody_left()
+        await self.run()
 
     async def hear_leavers(self) -> None:
         """Go on with what processes have left that were there at the last call, or that have certainly ended.
@@ -103,19 +106,31 @@ class TakeOver:
         Raises:
             LedgerError: The ledger cannot be read or written.
         """
-        await self.release_the_dead()
-        now = utc_now()
-        present = {holder.fence.number for holder in await self._ledger.holders() if holder.until > now}
         # To claim is a write, of which a ledger bears few: only where somebody has left.
-        has_left, self._known = self._known - present, present
         # Everybody takes a share when somebody leaves; what one of them did not take, who may just have begun or cannot
         # follow it, is anybody's at the next call, and not only after some more lease.
-        if has_left:
+        if await self._has_anybody_left():
             self._may_be_left = True
             await self.run()
         elif self._may_be_left:
             await self._claim(None)
             self._may_be_left = False
+
+    async def _has_anybody_left(self) -> bool:
+        """Whether the jobs of a process have become free since the last call, or, at the first one, do so now.
+
+        What processes hold that have certainly ended is given back here, without waiting for the end of their leases.
+        """
+        is_freed = False
+        for holder in await self._ledger.holders():
+            # Only what has certainly ended: the lease of a process that is slow ends by itself (see ``owners``).
+            if not self._is_me(holder) and is_gone(holder.fence.owner):
+                await self._ledger.leave(holder.fence)
+                is_freed = True
+        now = utc_now()
+        present = {holder.fence.number for holder in await self._ledger.holders() if holder.until > now}
+        has_left, self._known = self._known - present, present
+        return is_freed or bool(has_left)
 
     async def run(self) -> None:
         """Take in a fair share of the unfinished jobs that nobody holds (any more), and give back what is too much.
@@ -144,7 +159,7 @@ class TakeOver:
             )
             if rows:
                 await self._take_all_in(rows)
-                _log.info("took over %d unfinished jobs", len(rows))
+                _log.info("took over %s", counted(len(rows), "unfinished job"))
 
     async def _standing(self) -> tuple[int, int, int]:
         """Return how many unfinished jobs there are, how many sessions follow jobs, and how many this one holds."""
@@ -166,8 +181,9 @@ class TakeOver:
         if count and not self._backend.habits.needs_credential_to_look:
             followed = [record for record in self._register.select(FOLLOWED) if record.is_ours and record.is_saved]
             given = followed[-count:]
-            await self._writer.let_go(given)
-            _log.info("gave %d of %d jobs to other sessions", len(given), len(followed))
+            if given:
+                await self._writer.let_go(given)
+                _log.info("gave %d of %s to other sessions", len(given), counted(len(followed), "job"))
 
     async def take(self, record: Record) -> bool:
         """Take a certain job where nobody holds it, and return whether it is this session's now.

@@ -56,8 +56,7 @@ class Upkeep:
         await self._writer.read_back()
         self._follower.restore(await self._ledger.load_hazards(self._backend.name))
         if self._follows:
-            await self._take_over.release_the_dead()
-            await self._take_over.run()
+            await self._take_over.begin()
 
     async def keep_leases(self) -> None:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""

@@ -17,6 +17,7 @@ from crynux_async.errors import LedgerBusyError, LedgerError
 from crynux_async.ledgers.base import GateRow, JobFilter
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, attempt, happened, job
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
+from crynux_async.ledgers.sql import writer
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
 from crynux_async.ledgers.sql.schema import metadata
@@ -299,6 +300,31 @@ async def test_hosts_that_ask_with_the_same_keys_in_another_order_make_one_job_f
             first, second = await asyncio.gather(one.add(tagged), two.add(other))
             assert {row.job_id for row in first} == {row.job_id for row in second}
         assert len(await one.jobs()) == 150
+
+
+async def test_many_callers_who_ask_two_hosts_with_the_same_keys_keep_neither_waiting(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first collision is told, and not tried again.
+    monkeypatch.setattr(writer, "_COLLISIONS", 1)
+    async with opened(where) as one, opened(where) as two:
+        for count in range(3):
+            rows = [job(f"{count} {number}", idempotency_key=f"{count} {number}") for number in range(60)]
+            others = [attrs.evolve(row, job_id=f"{row.job_id} again") for row in reversed(rows)]
+            asks = [*(one.add([row]) for row in rows), *(two.add([row]) for row in others)]
+            told = await asyncio.gather(*asks)
+            assert len({row.job_id for (row,) in told}) == 60
+        assert len(await one.jobs()) == 180
+
+
+async def test_keys_that_are_there_are_no_trouble_that_the_driver_logs(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [job(f"job {number}", idempotency_key=f"key {number}") for number in range(100)]
+    again = [attrs.evolve(row, job_id=f"{row.job_id} again") for row in rows]
+    async with opened(where) as ledger:
+        assert await ledger.add(rows) == await ledger.add(again) == rows
+    assert [record.getMessage() for record in caplog.records if record.name == "psycopg"] == []
 
 
 async def test_events_of_one_host_are_refused_to_another_that_lost_the_job(where: str) -> None:

@@ -1,6 +1,7 @@
 """Routes over jobs: queued, listed, shown, sent again, given up. On virtual time."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from crynux_async import FineTuneConfig, UsageError
+from crynux_async import FineTuneConfig, LedgerBusyError, UsageError
 from crynux_async.integrations.fastapi import Crynux, JobAnswer, JobDep, ProblemRoute, SessionDep
+from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.training.fields import field_names
 from tests.fake_backend import FakeBackend
 from tests.integrations.web_lab import GOOD, PROBLEM, opened_web
@@ -49,6 +51,25 @@ async def test_same_key_is_the_same_job_and_another_config_under_it_a_conflict_w
     assert "topsecret" not in other.text
     assert "16" not in other.text.replace(first.rsplit("/", 1)[-1], "")  # the job's name may have it by chance
     assert web.backend.creates <= 1
+
+
+class Away(MemoryLedger):
+    """Cannot be read."""
+
+    async def jobs(self, *_: Any, **__: Any) -> Any:
+        raise LedgerBusyError("db.example cannot be used now: the database system is shutting down")
+
+
+async def test_ledger_that_is_away_is_told_as_that_and_why_is_in_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="crynux_async")
+    async with opened_web(tmp_path, ledger=Away()) as web:
+        answer = await web.client.get("/jobs/j1")
+    assert (answer.status_code, answer.headers["content-type"], answer.headers["retry-after"]) == (503, PROBLEM, "5")
+    assert "db.example" not in answer.text
+    said = "GET '/jobs/j1' is answered 503: db.example cannot be used now: the database system is shutting down"
+    assert said in caplog.messages
 
 
 async def test_key_whose_create_has_an_unknown_outcome_gives_its_job_back_and_sends_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 
 import crynux_async.supervision.cut_off as cut_off_module
 import crynux_async.supervision.gates as gates_module
+import crynux_async.supervision.owners as owners_module
 import crynux_async.supervision.take_over as take_over_module
 from benchmarks.scorecard.severing import Severable
 from crynux_async import (
@@ -781,6 +782,50 @@ async def test_what_others_do_not_take_of_a_leavers_jobs_is_taken_a_moment_later
         assert len(attentive.jobs()) == 3
         await attentive.take_over()
         assert len(attentive.jobs()) == 6
+
+
+async def killed_with_jobs(
+    backend: FakeBackend, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Awaitable[None]]:
+    """Open a session that follows six jobs, and return what kills its process."""
+    way = Severable(ledger)
+    victim = open_session(backend, way)
+    await victim.open()
+    await asyncio.gather(*(victim.submit(make_config(seed=seed)) for seed in range(1, 7)))
+    fence = victim._supervisor._writer.fence
+
+    async def kill() -> None:
+        await way.sever(victim)
+        for module in (cut_off_module, owners_module, take_over_module):
+            monkeypatch.setattr(module, "is_gone", lambda owner: owner == fence.owner)
+
+    return kill
+
+
+async def test_jobs_of_a_process_that_is_killed_before_another_has_looked_are_taken_at_its_first_look(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend, ledger = FakeBackend(duration=3600), MemoryLedger()
+    kill = await killed_with_jobs(backend, ledger, monkeypatch)
+    caplog.set_level(logging.INFO, logger="crynux_async")
+    async with open_session(backend, ledger) as attentive:
+        await kill()
+        await attentive.take_over()
+        assert len(attentive.jobs(JobState.RUNNING)) == 6
+    assert "took over 6 unfinished jobs" in caplog.messages
+
+
+async def test_what_a_session_that_begins_leaves_of_the_dead_is_taken_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, ledger = FakeBackend(duration=3600), MemoryLedger()
+    kill = await killed_with_jobs(backend, ledger, monkeypatch)
+    async with open_session(backend, ledger):
+        await kill()
+        async with open_session(backend, ledger) as attentive:
+            assert len(attentive.jobs(JobState.RUNNING)) == 3
+            await attentive.take_over()
+            assert len(attentive.jobs(JobState.RUNNING)) == 6
 
 
 class SlowToAnswer(MemoryLedger):

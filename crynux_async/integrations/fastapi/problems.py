@@ -7,6 +7,7 @@ Source: RFC 9457, Problem Details for HTTP APIs.
 """
 
 import json
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ from crynux_async.errors import ConfigError, ConflictError, CrynuxError, RateLim
 from crynux_async.secret import mask_text
 
 MEDIA_TYPE = "application/problem+json"
+
+_FAULT_OF_SERVER = 500
+
+_log = logging.getLogger("crynux_async.integrations.fastapi")
 
 # RFC 9110, sections 15.3.5 and 15.4.5: these have no body, and servers refuse to send one.
 _WITHOUT_BODY = frozenset({204, 304})
@@ -138,15 +143,19 @@ class _LimitedRequest(Request):
         return self._body
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
     """Answer an error of this library, of validation or of HTTP with problem details.
 
     ``app.add_exception_handler(CrynuxError, answer_error)`` does it for handlers that are no ``ProblemRoute``.
 
     Args:
+        request: What was asked.
         error: A ``CrynuxError``, ``RequestValidationError`` or ``HTTPException``; any other is raised again.
     """
     problem = problem_of(error)
+    if isinstance(error, CrynuxError) and problem.status_code >= _FAULT_OF_SERVER:
+        # Whoever asks is told the kind alone; what has happened is for whoever runs this.
+        _log.info("%s %r is answered %d: %s", request.method, request.url.path, problem.status_code, error)
     headers = {**(problem.headers or {})}
     if problem.status_code in _WITHOUT_BODY:
         return Response(status_code=problem.status_code, headers=headers)

@@ -12,11 +12,13 @@ A connection that is found dead before anything was asked of it is made anew, on
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncCursor
+from psycopg.errors import PipelineAborted
 from psycopg.pq import TransactionStatus
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.expression import ClauseElement
@@ -92,7 +94,7 @@ class PostgresConnection:
         self._is_commit_open = True
         cursor, notify = self._raw.cursor(), self._raw.cursor()
         try:
-            async with asyncio.timeout(ANSWER_WITHIN), self._raw.pipeline():
+            async with asyncio.timeout(ANSWER_WITHIN), self._together():
                 await cursor.execute("COMMIT", prepare=False)
                 await notify.execute("SELECT pg_notify($1, '')", [self._server.channel])
         except Exception as error:
@@ -192,7 +194,7 @@ class PostgresConnection:
         """Begin a transaction and do all steps in it; raises unless every one of them was taken."""
         cursors: list[_Cursor] = []
         try:
-            async with asyncio.timeout(ANSWER_WITHIN), self._raw.pipeline():
+            async with asyncio.timeout(ANSWER_WITHIN), self._together():
                 await self._raw.execute("BEGIN")
                 self._is_in_transaction = True
                 for step in steps:
@@ -206,6 +208,23 @@ class PostgresConnection:
         for step, cursor in zip(steps, cursors, strict=True):
             if step.is_exact and cursor.rowcount != len(step.rows):
                 raise StepRefusedError(step)
+
+    @asynccontextmanager
+    async def _together(self) -> AsyncIterator[None]:
+        """A block whose statements go out together; raises what the server has refused first."""
+        refusal: psycopg.Error | None = None
+        try:
+            async with self._raw.pipeline():
+                try:
+                    yield
+                except psycopg.Error as error:
+                    # Where a pipeline is left by an error, psycopg logs that nothing was done behind the refused
+                    # statement, for every idempotency key that is asked for twice.
+                    refusal = error
+        except psycopg.Error as error:
+            refusal = refusal or _first(error)
+        if refusal is not None:
+            raise refusal
 
     async def _send(self, cursor: _Cursor, step: Step) -> None:
         rendered = self._server.renderer.render(step.statement, keep=True)
@@ -247,6 +266,12 @@ class PostgresConnection:
             if self._raw.closed:
                 self._is_in_transaction = False
                 self._raw = await self._server.connect()
+
+
+def _first(error: psycopg.Error) -> psycopg.Error:
+    """Return what was refused, where the end of a pipeline raises that nothing was done behind it."""
+    before = error.__context__
+    return before if isinstance(error, PipelineAborted) and isinstance(before, psycopg.Error) else error
 
 
 def _refused(steps: Sequence[Step], cursors: Sequence[_Cursor]) -> Step:

@@ -40,11 +40,14 @@ class Request(Generic[_T]):
         steps: What is done.
         result: What the caller hears where all steps are taken.
         apart: Does it alone, where a step is refused, behind a savepoint; returns the result, or raises what to tell.
+        meets: Where it meets writes of others, who wait until its transaction ends: writes of one transaction are done
+            in this order, or two hosts would wait for each other, until the server undoes what one of them did.
     """
 
     steps: Sequence[Step]
     result: _T
     apart: Callable[[Connection], Awaitable[_T]]
+    meets: tuple[str, ...] = ()
 
 
 def plain_request(steps: Sequence[Step]) -> Request[None]:
@@ -86,7 +89,8 @@ def add_request(
             for row, columns in zip(rows, encoded, strict=True)
         ]
 
-    return Request(steps, list(rows), apart)
+    keys = [(row.backend, row.tenant, row.idempotency_key) for row in rows if row.idempotency_key is not None]
+    return Request(steps, list(rows), apart, meets=min(keys, default=()))
 
 
 def change_request(fence: Fence, changes: Sequence[JobChange]) -> Request[list[str]]:

@@ -170,7 +170,7 @@ class Writer:
         # One fsync for all that wait: 64 callers get an order of magnitude more commits a second than one.
         writes = [request for request in self._queue if isinstance(request, _Write)]
         self._queue = deque(request for request in self._queue if isinstance(request, _Alone))
-        return [*writes]
+        return [*sorted(writes, key=lambda write: write.request.meets)]
 
     async def _do_alone(self, request: _Alone) -> None:
         if request.done.cancelled():
