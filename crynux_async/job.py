@@ -28,6 +28,7 @@ from crynux_async.job_values import Cost, JobTask, cost_of, task_from
 from crynux_async.states import GOOD, JobState
 
 if TYPE_CHECKING:
+    from crynux_async.supervision.hearing import Reading
     from crynux_async.supervision.record import Record
     from crynux_async.supervision.supervisor import Supervisor
     from crynux_async.training.config import FineTuneConfig
@@ -447,6 +448,20 @@ def handle_on(record: "Record", supervisor: "Supervisor") -> Job:
 def record_of(job: Job) -> "Record":
     """Return what the library keeps of a job."""
     return job._record
+
+
+def reading_of(job: Job, after: int) -> "Reading":
+    """Return a block in which a job's events are read, for who holds thousands of readers open.
+
+    Args:
+        job: The job.
+        after: The number of the last event that is known, 0 for all.
+
+    Raises:
+        UsageError: The session is closed.
+    """
+    job._supervisor.check_open()
+    return job._supervisor.hearing.reading(job._record, after)
 
 
 def _failure(record: "Record") -> CrynuxError:

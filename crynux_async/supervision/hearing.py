@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iter
 from contextlib import aclosing, contextmanager
 
 from crynux_async.events import Event
-from crynux_async.supervision.event_reader import EventReader
+from crynux_async.supervision.event_reader import Bookmark, EventReader
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
@@ -48,11 +48,13 @@ class Hearing:
 
     async def events(self, record: Record, after: int | None) -> AsyncGenerator[Event, None]:
         """Yield the events of a job, whoever holds it: those behind a number, and then what comes."""
-        await self._onlookers.catch_up((record,))
-        with record.heard(), self.watching((record,)):
-            async with aclosing(self._reader.read(record, after)) as events:
-                async for event in events:
-                    yield event
+        async with self.reading(record, after), aclosing(self._reader.read(record, after)) as events:
+            async for event in events:
+                yield event
+
+    def reading(self, record: Record, after: int | None) -> "Reading":
+        """Return a block in which somebody reads the events of a job, whoever holds it."""
+        return Reading(record, self._reader.bookmark(record, after), self._onlookers)
 
     async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
         """Yield each of ``records`` once when nothing more can be seen of its task, whoever follows it."""
@@ -64,3 +66,27 @@ class Hearing:
                     yield record
         finally:
             self._onlookers.let_be()
+
+
+class Reading:
+    """A block in which somebody reads the events of one job, with their place in them.
+
+    No generator, because thousands of readers wait: each open one would take as much as all of the rest.
+    """
+
+    __slots__ = ("_onlookers", "bookmark", "record")
+
+    def __init__(self, record: Record, bookmark: Bookmark, onlookers: Onlookers) -> None:
+        self.record = record
+        self.bookmark = bookmark
+        self._onlookers = onlookers
+
+    async def __aenter__(self) -> Bookmark:
+        await self._onlookers.catch_up((self.record,))
+        self.record.begin_reading()
+        self._onlookers.watch((self.record,))
+        return self.bookmark
+
+    async def __aexit__(self, *_: object) -> None:
+        self.record.end_reading()
+        self._onlookers.let_be()

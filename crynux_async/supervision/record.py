@@ -7,7 +7,7 @@ Users never hold a record; a ``Job`` is a handle on one. A hundred thousand reco
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -169,13 +169,33 @@ class Record:
     @contextmanager
     def heard(self) -> Iterator[None]:
         """A block in which somebody reads this job's events."""
-        audience = self._audience = self._audience or Audience()
-        audience.readers += 1
-        audience.has_been_heard = True
+        self.begin_reading()
         try:
             yield
         finally:
-            audience.readers -= 1
+            self.end_reading()
+
+    def begin_reading(self) -> None:
+        """Enter one reader more of this job's events."""
+        audience = self._audience = self._audience or Audience()
+        audience.readers += 1
+        audience.has_been_heard = True
+
+    def end_reading(self) -> None:
+        """Enter one reader less."""
+        assert self._audience is not None, "somebody reads"
+        self._audience.readers -= 1
+
+    def call(self, waiter: "asyncio.Future[None]") -> None:
+        """Have a waiter woken at the next change of the job."""
+        audience = self._audience = self._audience or Audience()
+        audience.waiters.append(waiter)
+
+    def do_not_call(self, waiter: "asyncio.Future[None]") -> None:
+        """Forget a waiter that is woken otherwise, or waits no more."""
+        if self._audience is not None:
+            with suppress(ValueError):  # it was called meanwhile
+                self._audience.waiters.remove(waiter)
 
     def call_readers(self) -> None:
         """Let every reader look for more events."""
@@ -206,13 +226,12 @@ class Record:
             while not condition():
                 check_open()
                 waiter = asyncio.get_running_loop().create_future()
-                waiters = audience.waiters
-                waiters.append(waiter)
+                self.call(waiter)
                 try:
                     await waiter
                 except asyncio.CancelledError:
                     # Or a caller who times out a thousand times on one job leaves a thousand waiters behind.
-                    waiters.remove(waiter)
+                    self.do_not_call(waiter)
                     raise
         finally:
             audience.waiting -= 1

@@ -3,11 +3,14 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from crynux_async import OwnershipError
 from crynux_async.integrations.fastapi import Limits
+from crynux_async.job import record_of
 from tests.fake_backend import FakeBackend
 from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, SentEvent, opened_web
 
@@ -105,15 +108,39 @@ async def test_streams_of_one_caller_are_limited_and_a_closed_one_gives_its_plac
             assert source.status == 200
 
 
-async def test_thousand_streams_of_one_caller_are_cut_down_to_the_limit_that_is_set_by_itself(tmp_path: Path) -> None:
+async def test_streams_of_one_caller_are_cut_down_to_the_limit_that_is_set_by_itself(tmp_path: Path) -> None:
     async with opened_web(tmp_path, backend=FakeBackend(duration=3600)) as web:
         path = await web.submit()
         async with AsyncExitStack() as stack:
-            asked = [stack.enter_async_context(EventSource(web.app, f"{path}/events")) for _ in range(1000)]
+            asked = [stack.enter_async_context(EventSource(web.app, f"{path}/events")) for _ in range(250)]
             sources = await asyncio.gather(*asked)
             # Whoever has too many open is told so, and everything else goes on.
             assert await web.state(path) in ("planned", "running")
-    assert Counter(source.status for source in sources) == {200: Limits().streams, 429: 1000 - 200}
+    assert Counter(source.status for source in sources) == {200: Limits().streams, 429: 250 - 200}
+
+
+async def test_browser_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with opened_web(tmp_path, backend=FakeBackend(duration=3600), limits=Limits(streams=1)) as web:
+        path = await web.submit()
+        async with EventSource(web.app, f"{path}/events") as source:
+            assert await source.next() is not None
+            before = web.crynux.session.jobs()[0]
+            await source.leave()
+            assert not record_of(before).is_heard
+            async with EventSource(web.app, f"{path}/events") as again:
+                assert again.status == 200
+
+
+async def test_silent_stream_has_a_heartbeat_so_that_no_proxy_cuts_it(tmp_path: Path) -> None:
+    async with opened_web(tmp_path, backend=FakeBackend(duration=100)) as web:
+        path = await web.submit()
+        async with EventSource(web.app, f"{path}/events") as source:
+            events = await source.rest()
+    times = [datetime.fromisoformat(event.data["at"]).timestamp() for event in events[:-1]]
+    silences = [later - earlier for earlier, later in pairwise(times)]
+    assert max(silences) > 30
+    assert source.comments == ["events", *["heartbeat"] * sum(int(silence // 15) for silence in silences)]
+    assert numbers(events) == list(range(1, len(events)))
 
 
 async def test_streams_end_at_once_with_a_word_to_come_back_and_nothing_is_left_open(tmp_path: Path) -> None:

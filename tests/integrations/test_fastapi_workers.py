@@ -73,8 +73,13 @@ async def test_kills_and_restarts_in_the_middle_pay_nothing_twice_and_lose_nothi
         paths = await submitted(client, workers.url, first)
         readers = {path: [Reader(), Reader()] for path in paths}
         met = [reader for pair in readers.values() for reader in pair]
+        # Every job is read at both of the workers that are left.
         reading = asyncio.gather(
-            *(reader.read(client, f"{workers.url}{path}/events") for path, pair in readers.items() for reader in pair)
+            *(
+                reader.read(client, f"{worker.own_url}{path}/events", f"{workers.url}{path}/events")
+                for path, pair in readers.items()
+                for reader, worker in zip(pair, (second, third), strict=True)
+            )
         )
         await every(met, lambda reader: len(reader.workers) > 0)
         fourth = await workers.start()
@@ -87,8 +92,10 @@ async def test_kills_and_restarts_in_the_middle_pay_nothing_twice_and_lose_nothi
         bridge.clear_faults()
         await reading
         ends = {path: (await get_json(client, workers.url + path))["state"] for path in paths}
-        have_one = [workers.url + path for path, state in ends.items() if state == "downloaded"]
-        served_by = await asyncio.gather(*(check_archive(client, url) for url in have_one for _ in range(4)))
+        have_one = [path for path, state in ends.items() if state == "downloaded"]
+        served_by = await asyncio.gather(
+            *(check_archive(client, worker.own_url + path) for path in have_one for worker in (fourth, fifth))
+        )
         await fourth.stop()
         await fifth.stop()
         made = [entry.seed for entry in bridge.journal if entry.accepted]

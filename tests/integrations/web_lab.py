@@ -103,6 +103,8 @@ class EventSource:
         }
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._begun = asyncio.Event()
+        self._left = asyncio.Event()
+        self.comments: list[str] = []
         self.status = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -116,10 +118,18 @@ class EventSource:
         self._task.cancel()  # what a server does when the browser goes away
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def leave(self) -> None:
+        """Close the connection, and wait until the application has heard of it."""
+        assert self._task is not None
+        self._left.set()
+        await self._task
+
     async def next(self) -> SentEvent | None:
         """Return the next event that is no comment, or None at the end of the stream."""
         while (piece := await self._pieces.get()) is not None:
-            fields = dict(line.split(": ", 1) for line in piece.decode().splitlines() if line and line[0] != ":")
+            lines = [line for line in piece.decode().splitlines() if line]
+            self.comments += [line[2:] for line in lines if line[0] == ":"]
+            fields = dict(line.split(": ", 1) for line in lines if line[0] != ":")
             if "data" in fields:
                 number = int(fields["id"]) if fields.get("id", "").isdecimal() else None
                 return SentEvent(fields.get("event", "message"), number, json.loads(fields["data"]))
@@ -134,8 +144,8 @@ class EventSource:
 
     async def _run(self) -> None:
         async def receive() -> dict[str, Any]:
-            await asyncio.Event().wait()
-            raise AssertionError
+            await self._left.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":

@@ -21,7 +21,7 @@ _AGAIN = 0.05  # a browser waits a second
 WORKER = """
 import socket, sys, uvicorn
 server = uvicorn.Server(uvicorn.Config(sys.argv[1], access_log=False))
-server.run(sockets=[socket.socket(fileno=int(sys.argv[2]))])
+server.run(sockets=[socket.socket(fileno=int(number)) for number in sys.argv[2:]])
 """
 
 
@@ -32,10 +32,12 @@ class Process:
     Attributes:
         process: It.
         log: What it has said.
+        own_url: Where a worker alone answers, or "".
     """
 
     process: asyncio.subprocess.Process
     log: bytearray
+    own_url: str = ""
 
     async def wait_for(self, words: bytes, times: int = 1) -> None:
         """Wait until the log says something so many times."""
@@ -96,6 +98,9 @@ async def running_server(
 class Workers:
     """Workers of one server that a test starts and ends one by one: each has the same listening socket.
 
+    Which of them takes a connection there is the kernel's choice, and may be the same one for all: so each has another
+    socket of its own, too.
+
     Args:
         application: What they run.
         environment: What they find in theirs.
@@ -111,10 +116,13 @@ class Workers:
 
     async def start(self) -> Process:
         """Start one more; it answers when it has ``begun``."""
-        number = self._socket.fileno()
-        arguments = ["-c", WORKER, self._application, str(number)]
-        worker = running(*arguments, environment=self._environment, pass_fds=[number])
-        return await self._stack.enter_async_context(worker)
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as own:
+            numbers = [self._socket.fileno(), own.fileno()]
+            arguments = ["-c", WORKER, self._application, *map(str, numbers)]
+            worker = running(*arguments, environment=self._environment, pass_fds=numbers)
+            started = await self._stack.enter_async_context(worker)
+            started.own_url = f"http://127.0.0.1:{own.getsockname()[1]}"
+        return started
 
 
 async def _listen(process: asyncio.subprocess.Process, log: bytearray) -> None:
@@ -141,10 +149,16 @@ class Reader:
     workers: set[str] = attrs.field(factory=set)
     is_over: bool = False
 
-    async def read(self, client: aiohttp.ClientSession, url: str) -> None:
-        """Read until nothing more happens to the job."""
+    async def read(self, client: aiohttp.ClientSession, first: str, url: str) -> None:
+        """Read until nothing more happens to the job.
+
+        Args:
+            client: Asks.
+            first: The address to begin at.
+            url: The address to come back to.
+        """
         while not self.is_over:
-            self.is_over = await self._read_on(client, url)
+            self.is_over = await self._read_on(client, url if self.cuts else first)
             if not self.is_over:
                 self.cuts += 1
                 await asyncio.sleep(_AGAIN)

@@ -131,6 +131,40 @@ async def test_reader_goes_on_to_an_end_that_was_heard_of_while_it_read() -> Non
     assert [event.number for event in events] == [1]
 
 
+async def test_readers_that_are_called_together_read_what_is_new_once() -> None:
+    ledger = MemoryLedger()
+    elsewhere = Elsewhere(ledger, await ledger.enter("another", seconds=9000))
+    await elsewhere.add("a")
+    record = Record(job_id="a", planned_at=utc_now(), state=JobState.RUNNING, is_ours=False)
+    reads: list[int] = []
+
+    class Slow:
+        async def events(self, job_id: str, *, after: int) -> list[EventRow]:
+            reads.append(after)
+            await asyncio.sleep(1)
+            return await ledger.events(job_id, after=after)
+
+    reader = EventReader(Slow(), EventLog(keeps_all=True), lambda: False)  # type: ignore[arg-type]  # all it calls
+
+    async def numbers() -> list[int]:
+        with record.heard():
+            return [event.number async for event in reader.read(record, 0)]
+
+    reading = [asyncio.create_task(numbers()) for _ in range(20)]
+    gives_up = asyncio.create_task(numbers())
+    await asyncio.sleep(2)
+    assert reads == [0]
+    await elsewhere.move(a=JobState.SUCCEEDED)
+    record.state, record.last_event = JobState.SUCCEEDED, 1
+    record.call_readers()
+    await asyncio.sleep(0.5)
+    # The one that reads for all of them is cancelled: the others read for themselves.
+    reading[0].cancel()
+    gives_up.cancel()
+    assert await asyncio.gather(*reading[1:]) == [[1]] * 19
+    assert reads == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "change",
     [

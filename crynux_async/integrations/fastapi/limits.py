@@ -79,16 +79,28 @@ class Admission:
         Raises:
             ProblemError: There is none left.
         """
-        if self._limits.streams is not None and self._streams[tenant] >= self._limits.streams:
-            raise ProblemError(429, "streams", "Too many event streams are open; close some.", headers=_SOON)
-        self._streams[tenant] += 1
+        self.enter_stream(tenant)
         try:
             yield
         finally:
-            self._streams[tenant] -= 1
-            # A tenant without streams leaves nothing behind, or every name that ever came would be kept.
-            if not self._streams[tenant]:
-                del self._streams[tenant]
+            self.leave_stream(tenant)
+
+    def enter_stream(self, tenant: str | None) -> None:
+        """Take a place for one event stream.
+
+        Raises:
+            ProblemError: There is none left.
+        """
+        if self._limits.streams is not None and self._streams[tenant] >= self._limits.streams:
+            raise ProblemError(429, "streams", "Too many event streams are open; close some.", headers=_SOON)
+        self._streams[tenant] += 1
+
+    def leave_stream(self, tenant: str | None) -> None:
+        """Give a place back."""
+        self._streams[tenant] -= 1
+        # A tenant without streams leaves nothing behind, or every name that ever came would be kept.
+        if not self._streams[tenant]:
+            del self._streams[tenant]
 
     @asynccontextmanager
     async def job(self, tenant: str | None, config: FineTuneConfig, key: str | None) -> AsyncIterator[None]:

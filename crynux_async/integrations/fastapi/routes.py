@@ -1,13 +1,12 @@
 """Every route over jobs. Each is a few lines over the parts, as a handler of your own would be."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.params import Depends
-from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AwareDatetime, Field
 
 from crynux_async.archive import Program
@@ -31,6 +30,24 @@ _EPOCH, _FAR = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC
 
 _Name = Annotated[str, Query(max_length=_MAX_NAME)]
 _Tags = Annotated[list[Annotated[str, Field(pattern="^[^:]+:", max_length=_MAX_NAME)]], Query(max_length=32)]
+
+# Source: OpenAPI 3.2, section 4.14.4, server-sent events.
+_STREAM: dict[str, Any] = {
+    "description": "Its events, as they come",
+    "content": {
+        "text/event-stream": {
+            "itemSchema": {
+                "type": "object",
+                "properties": {
+                    "data": {"type": "string"},
+                    "event": {"type": "string"},
+                    "id": {"type": "string"},
+                    "retry": {"type": "integer", "minimum": 0},
+                },
+            }
+        }
+    },
+}
 
 
 async def submit_job(
@@ -99,14 +116,13 @@ async def show_job(job: JobDep) -> JobAnswer:
     return JobAnswer.of(job)
 
 
-async def stream_events(events: EventsDep) -> AsyncIterator[ServerSentEvent]:
+async def stream_events(events: EventsDep) -> Response:
     """Tell what happened to a job, and then what happens, as server-sent events.
 
     The event's number is its `id`, so that a browser goes on where it was. An event named `end` says that nothing more
     happens by itself; one named `reconnect`, that this process stops and another one goes on.
     """
-    async for event in events:
-        yield event
+    return events.response()
 
 
 async def get_archive(caller: CallerDep, job: JobDep, request: Request) -> Response:
@@ -174,8 +190,8 @@ def make_router(prefix: str, dependencies: Sequence[Depends], *, body_bytes: int
         f"{one}/events",
         stream_events,
         methods=["GET"],
-        response_class=EventSourceResponse,
-        responses={204: {"description": "Nothing more happens to it"}, **responses(404, 429)},
+        response_class=Response,
+        responses={200: _STREAM, 204: {"description": "Nothing more happens to it"}, **responses(404, 429)},
     )
     _add_file(router, f"{one}/archive", get_archive, "application/zip")
     _add_file(router, f"{one}/export", get_export, "application/octet-stream")
