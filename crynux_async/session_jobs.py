@@ -237,7 +237,9 @@ class SessionJobs:
             for job in (self.job(create.job_id),)
         ]
 
-    async def reconcile(self, *, at_most: int = 50, adopt: bool = False) -> list[Reconciled]:
+    async def reconcile(
+        self, *, at_most: int = 50, adopt: bool = False, evidence_bytes: int = 1 << 30
+    ) -> list[Reconciled]:
         """Look for the tasks of unconfirmed jobs, and at the relay for orphans, and return what was found of each.
 
         A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
@@ -254,6 +256,8 @@ class SessionJobs:
         Args:
             at_most: Tasks to look at for each job; where more would have to be looked at, it is left alone.
             adopt: Follow orphans from now on, as jobs of their own, each with the config that the relay shows.
+            evidence_bytes: So many bytes of archives are fetched at most where several tasks are left, >= 0; an archive
+                that is larger than what is left of it is left out, and the explanation says so.
 
         Raises:
             UsageError: The service gives no way to look, or the session is not open.
@@ -267,7 +271,7 @@ class SessionJobs:
                 candidates=tuple(finding.candidates),
                 explanation=finding.explanation,
             )
-            for finding, record in await supervisor.look_for_lost(at_most=at_most)
+            for finding, record in await supervisor.look_for_lost(at_most=at_most, evidence_bytes=evidence_bytes)
         ]
         await supervisor.settle_costs()
         if isinstance(supervisor.backend, ListsPayments):
@@ -277,7 +281,7 @@ class SessionJobs:
         return found
 
     async def reconcile_requests(self, *, at_most: int = 50) -> int:
-        """Return how many requests ``reconcile()`` would make at most to find lost creates, before it makes any.
+        """Return how many requests ``reconcile()`` would make at most for lost creates, before it makes any.
 
         Args:
             at_most: As in ``reconcile()``.

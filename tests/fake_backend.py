@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from crynux_async.backends.base import (
     Turnstile,
     Validator,
 )
-from crynux_async.backends.bridge.brackets import find_lost, search_requests
+from crynux_async.backends.bridge.brackets import candidates, find_lost, search_requests
 from crynux_async.backends.bridge.wire import RemoteStatus
 from crynux_async.clock import monotonic
 from crynux_async.errors import NotFoundError, UsageError
@@ -175,6 +175,9 @@ class FakeBackend:
                 await asyncio.sleep(self.round_trip)
             self.fresh = False
         return None
+
+    def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
+        return candidates(create, at_most=at_most)
 
     def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
         return search_requests(lost, known=known, at_most=at_most)

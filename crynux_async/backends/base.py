@@ -21,7 +21,7 @@ Theory of operation, the life of one try:
 Everything else that a service may be able to do is a small protocol of its own below; ``isinstance`` asks for it.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
@@ -398,15 +398,25 @@ class Finding:
 class FindsLostCreates(Protocol):
     """A service on which the task of a create of unknown outcome can be found."""
 
+    def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
+        """Yield the ids that the task of a lost create can have by its place alone, whoever has them.
+
+        ``known`` of the other methods need name no other tasks than these. It may be many: they are not asked for
+        beyond the first that leave more than ``at_most`` without a job.
+        """
+
     def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
-        """Return how many requests ``find_lost`` will make at most with the same arguments."""
+        """Return how many requests looking takes at most with the same arguments.
+
+        That is ``find_lost``, and one request for the archive of each task that it may leave to choose from.
+        """
 
     async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
         """Look for the tasks of lost creates, and return what was found of each that is wanted, in the same order.
 
         Args:
             lost: All that are lost with this credential, so that no task is given to two of them.
-            known: Task ids that belong to other jobs.
+            known: Those of ``candidates`` that belong to other jobs; of more than can be looked at, the first ones.
             at_most: Tasks to look at for each lost create, >= 0.
         """
 

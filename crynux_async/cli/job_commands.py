@@ -17,6 +17,7 @@ Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 _AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 _Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+_Bytes = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 _Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
 _Open = Annotated[bool, Parameter(name="--open", negative="--no-open")]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
@@ -196,6 +197,7 @@ def retry(
 def reconcile(
     *,
     at_most: _Count = 50,
+    evidence_bytes: _Bytes = 1 << 30,
     service: ServiceChoice = _BRIDGE,
     adopt: _Flag = False,
     ledger: str | None = None,
@@ -208,6 +210,7 @@ def reconcile(
 
     Args:
         at_most: Tasks to look at for each job; where there are more between the two numbers, it is left alone.
+        evidence_bytes: Bytes of archives to fetch at most where several tasks are left, to tell which is whose.
         service: Where the jobs are.
         adopt: Put such tasks into the ledger, so that they are followed; only where no other ledger has them.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
@@ -216,7 +219,10 @@ def reconcile(
     from crynux_async.cli import reconcile as reconcile_command
 
     return execute(
-        reconcile_command.reconcile(ledger, service, at_most=at_most, adopt=adopt, as_json=json), as_json=json
+        reconcile_command.reconcile(
+            ledger, service, at_most=at_most, evidence_bytes=evidence_bytes, adopt=adopt, as_json=json
+        ),
+        as_json=json,
     )
 
 

@@ -14,19 +14,25 @@ from crynux_async.cli.job_facts import as_facts
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.report.units import count
+from crynux_async.report.units import count, size
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
 
 
 async def reconcile(
-    ledger: LedgerPlace | None, service: ServiceChoice, *, at_most: int, adopt: bool, as_json: bool
+    ledger: LedgerPlace | None,
+    service: ServiceChoice,
+    *,
+    at_most: int,
+    evidence_bytes: int,
+    adopt: bool,
+    as_json: bool,
 ) -> Exit:
     """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
     console = open_console(stderr=as_json)
     async with open_session(ledger, service) as session:
-        await _say_price(session, console, at_most)
-        looked_for = await session.reconcile(at_most=at_most, adopt=adopt)
+        await _say_price(session, console, at_most, evidence_bytes)
+        looked_for = await session.reconcile(at_most=at_most, adopt=adopt, evidence_bytes=evidence_bytes)
         lost = await session.unconfirmed()
     for each in looked_for:
         name = each.job.job_id if each.job else each.candidates[0]
@@ -50,10 +56,14 @@ async def reconcile(
     return Exit.DONE
 
 
-async def _say_price(session: Session, console: Console, at_most: int) -> None:
+async def _say_price(session: Session, console: Console, at_most: int, evidence_bytes: int) -> None:
     requests = await session.reconcile_requests(at_most=at_most)
     if requests:
         console.print(f"Looking takes up to {count(requests, 'request')}; --at-most bounds the tasks for each job.")
+        console.print(
+            f"Where several tasks are left, their archives are fetched, {size(evidence_bytes)} at most; "
+            "--evidence-bytes bounds that."
+        )
 
 
 def print_unconfirmed(

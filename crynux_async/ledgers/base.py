@@ -280,6 +280,9 @@ class Ledger(Protocol):
     async def tasks(self, job_ids: Collection[str]) -> list[TaskRow]:
         """Return every task that was ever made for certain jobs, by job, try and member."""
 
+    async def known_tasks(self, backend: str, task_ids: Collection[str]) -> set[str]:
+        """Return those of these tasks of a backend that any job has, newest or earlier."""
+
     async def steps(self, job_ids: Collection[str]) -> list[StepRow]:
         """Return the steps of certain jobs in the order in which they were planned."""
 

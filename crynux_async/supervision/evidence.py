@@ -47,8 +47,16 @@ class _Evidence:
     fits: bool | None = None
 
 
+@attrs.define
+class _Allowance:
+    """How many bytes may still be fetched, of how many."""
+
+    whole: int
+    left: int
+
+
 async def with_evidence(
-    backend: Backend, findings: Sequence[Finding], configs: Mapping[str, FineTuneConfig | None]
+    backend: Backend, findings: Sequence[Finding], configs: Mapping[str, FineTuneConfig | None], *, at_most_bytes: int
 ) -> list[Finding]:
     """Return findings that say of each task that may be a job's whether its archive is what the job has asked for.
 
@@ -56,38 +64,56 @@ async def with_evidence(
         backend: Has the archives; each is fetched once, into a folder that goes again.
         findings: What was found.
         configs: What each job has asked for, by its name.
+        at_most_bytes: So many bytes of archives are fetched at most, >= 0; what is left out is said.
     """
+    allowance = _Allowance(at_most_bytes, at_most_bytes)
     unclear = [finding for finding in findings if finding.verdict is Verdict.AMBIGUOUS and finding.candidates]
     told: dict[str, dict[str, _Evidence]] = {finding.job_id: {} for finding in unclear}
     with tempfile.TemporaryDirectory(prefix="crynux-evidence-") as folder:
         for task_id in sorted({task_id for finding in unclear for task_id in finding.candidates}):
             jobs = [finding.job_id for finding in unclear if task_id in finding.candidates]
-            path = await _fetched(backend, task_id, Path(folder))
+            path = await _fetched(backend, task_id, Path(folder), allowance)
             for job_id in jobs:
                 told[job_id][task_id] = await _said(path, configs.get(job_id))
     return [_completed(finding, told.get(finding.job_id, {})) for finding in findings]
 
 
-async def _fetched(backend: Backend, task_id: str, folder: Path) -> Path | None:
-    """Return the archive of a task on disk, or None where it cannot be had (any more)."""
+async def _fetched(backend: Backend, task_id: str, folder: Path, allowance: _Allowance) -> Path | _Evidence:
+    """Return the archive of a task on disk, or what is to be said where it is not there."""
+    if allowance.left <= 0:
+        return _too_large(allowance)
     path = folder / "candidate.zip"
     try:
         async with backend.open_result(Task(task_id=task_id)) as result:
+            total = result.validator.total_bytes
+            # What is announced as too large costs nothing; what announces nothing is read as far as it may be.
+            if total is not None and total > allowance.left:
+                return _too_large(allowance, total)
             file = await to_the_end(in_thread(path.open, "wb"))
             try:
                 async for chunk in result.chunks(_CHUNK_BYTES):
+                    allowance.left -= len(chunk)
+                    if allowance.left < 0:
+                        return _too_large(allowance)
                     await to_the_end(in_thread(file.write, chunk))
             finally:
                 await clean_up(file.close)
     except (BackendError, OSError) as error:
         _log.info("the archive of task %s tells nothing: %s", task_id, error)
-        return None
+        return _Evidence(text="cannot be compared")
     return path
 
 
-async def _said(path: Path | None, config: FineTuneConfig | None) -> _Evidence:
+def _too_large(allowance: _Allowance, total: int | None = None) -> _Evidence:
+    size = "" if total is None else f" of {total:,} bytes"
+    return _Evidence(text=f"{size} was not fetched: evidence_bytes={allowance.whole} bounds that".strip())
+
+
+async def _said(path: Path | _Evidence, config: FineTuneConfig | None) -> _Evidence:
     """Return what an archive says of whether a job's task has made it."""
-    if path is None or config is None:
+    if isinstance(path, _Evidence):
+        return path
+    if config is None:
         return _Evidence(text="cannot be compared")
     try:
         health = await to_the_end(in_thread(lambda: LoraArchive.open(path).health(config)))

@@ -7,12 +7,13 @@ backend knows what that order means for ids, and how to look (``FindsLostCreates
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import islice
 
 import attrs
 
 from crynux_async.backends.base import Backend, Finding, FindsLostCreates, LostCreate, Verdict
 from crynux_async.errors import LedgerError, UsageError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, JobFilter, Ledger, TaskRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, Ledger, TaskRow
 from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.ledger_writer import LedgerWriter
@@ -25,6 +26,8 @@ from crynux_async.supervision.stored_errors import columns_of_error
 # Creates that share a bracket lie close together; the margin is for clocks that were set.
 _RIVALS_WITHIN = timedelta(days=7)
 _OTHER_KEY = "it was sent with another API key or wallet, which alone can tell its task from others: look with that one"
+
+_ASKED_AT_ONCE = 500  # tasks
 
 _log = logging.getLogger("crynux_async.supervision.lost_creates")
 
@@ -89,11 +92,12 @@ class LostCreates:
         """Return the lost creates of this session's unconfirmed jobs."""
         return await lost_creates(self._ledger, (await self._unconfirmed()).values())
 
-    async def look_for(self, *, at_most: int) -> list[tuple[Finding, Record]]:
+    async def look_for(self, *, at_most: int, evidence_bytes: int) -> list[tuple[Finding, Record]]:
         """Look for the tasks of lost creates, store what was found, and return it; found jobs run from now on.
 
         Args:
             at_most: Tasks to look at for each of them.
+            evidence_bytes: So many bytes of archives are fetched at most.
 
         Raises:
             UsageError: The service gives no way to look.
@@ -104,12 +108,13 @@ class LostCreates:
         findings = [Finding(job_id=job_id, verdict=Verdict.OPEN, explanation=_OTHER_KEY) for job_id in foreign]
         if own:
             lost = await self._with_rivals(own)
-            found = await self._backend.find_lost(lost, known=await self._known(), at_most=at_most)
+            known = await self._known(self._backend, (one for one in lost if one.is_wanted), at_most)
+            found = await self._backend.find_lost(lost, known=known, at_most=at_most)
             configs = {finding.job_id: self._record(finding.job_id).config for finding in found}
             # Here: it reads archives, and sessions that lose no create start sooner without what that needs.
             from crynux_async.supervision.evidence import with_evidence
 
-            findings += await with_evidence(self._backend, found, configs)
+            findings += await with_evidence(self._backend, found, configs, at_most_bytes=evidence_bytes)
         return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
 
     async def price(self, *, at_most: int) -> int:
@@ -118,7 +123,8 @@ class LostCreates:
         if not own or not isinstance(self._backend, FindsLostCreates):
             return 0
         lost = await lost_creates(self._ledger, own.values())
-        return self._backend.search_requests(lost, known=await self._known(), at_most=at_most)
+        known = await self._known(self._backend, lost, at_most)
+        return self._backend.search_requests(lost, known=known, at_most=at_most)
 
     async def adopt(self, record: Record, attempt: AttemptRow, task_id: str, *, granted: Sequence[int] = ()) -> None:
         """Take a task for the one that a create of a job has made.
@@ -188,12 +194,19 @@ class LostCreates:
         lost = {job_id: lost_attempt(attempts, self._record(job_id).tries) for job_id, attempts in by_job.items()}
         return {job_id: attempt for job_id, attempt in lost.items() if attempt is not None}
 
-    async def _known(self) -> frozenset[str]:
-        """Return every task of this service that any job in the ledger has."""
-        rows = await self._ledger.jobs(JobFilter(backend=self._backend.name))
-        earlier = await self._ledger.tasks([row.job_id for row in rows if row.tries > 1])
-        newest = (row.task_id for row in rows if row.task_id is not None)
-        return frozenset((*newest, *(task.task_id for task in earlier)))
+    async def _known(self, backend: FindsLostCreates, lost: Iterable[LostCreate], at_most: int) -> frozenset[str]:
+        """Return which tasks that may be those of lost creates belong to other jobs.
+
+        Of more than can be looked at, only the first ones are asked for: they are left alone, however many they are.
+        """
+        known: set[str] = set()
+        for create in lost:
+            unknown, left = 0, iter(backend.candidates(create, at_most=at_most))
+            while unknown <= at_most and (some := tuple(islice(left, _ASKED_AT_ONCE))):
+                taken = await self._ledger.known_tasks(self._backend.name, some)
+                unknown += len(some) - len(taken)
+                known |= taken
+        return frozenset(known)
 
     async def _settle(self, finding: Finding) -> Finding:
         """Store what one finding means, and return the finding, or what became of it instead."""

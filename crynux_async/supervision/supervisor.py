@@ -497,9 +497,9 @@ class Supervisor:
         """Return the creates of this session's jobs whose outcome is not known."""
         return await self._lost.all()
 
-    async def look_for_lost(self, *, at_most: int) -> list[tuple[Finding, Record]]:
+    async def look_for_lost(self, *, at_most: int, evidence_bytes: int) -> list[tuple[Finding, Record]]:
         """Look for the tasks of lost creates; those that are found are followed from now on."""
-        found = await self._lost.look_for(at_most=at_most)
+        found = await self._lost.look_for(at_most=at_most, evidence_bytes=evidence_bytes)
         for _, record in found:
             self.hand_on(record)
         return found

@@ -1,6 +1,7 @@
 """``reconcile``: what looking costs is said before it is done."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from crynux_async.emulator import Emulator
 from crynux_async.errors import SubmissionUnknownError
 from crynux_async.session import Session
 from tests.fake_backend import make_config
+
+_OPTIONS: dict[str, Any] = {"evidence_bytes": 1_000_000, "adopt": False, "as_json": False}
 
 
 async def test_price_in_requests_is_said_first_and_kept_and_nothing_is_asked_beyond_the_bound(
@@ -31,10 +34,14 @@ async def test_price_in_requests_is_said_first_and_kept_and_nothing_is_asked_bey
                     await other.submit(make_config(seed=seed))
             await session.submit(make_config(seed=3))
         before = len(bridge.requests)
-        assert await reconcile(place, ServiceChoice(), at_most=2, adopt=False, as_json=False) is Exit.DONE
+        assert await reconcile(place, ServiceChoice(), at_most=2, **_OPTIONS) is Exit.DONE
         assert (len(bridge.requests) - before, "Looking" in capsys.readouterr().out) == (0, False)
-        assert await reconcile(place, ServiceChoice(), at_most=50, adopt=False, as_json=False) is Exit.DONE
-        first = capsys.readouterr().out.splitlines()[0]
+        assert await reconcile(place, ServiceChoice(), at_most=50, **_OPTIONS) is Exit.DONE
+        first, second = capsys.readouterr().out.splitlines()[:2]
     # Three numbers, and what decides is at most two questions about each.
     assert first == "Looking takes up to 6 requests; --at-most bounds the tasks for each job."
+    assert (
+        second
+        == "Where several tasks are left, their archives are fetched, 1.0 MB at most; --evidence-bytes bounds that."
+    )
     assert 0 < len(bridge.requests) - before <= 6

@@ -61,6 +61,8 @@ ASKED_ALL_THE_TIME: dict[str, ClauseElement] = {
     "claim what has ended of a credential": free(is_wanted=False, key_ids=["", "key"])[1],
     "claim wanted archives of a credential that nobody holds": free(is_wanted=True, key_ids=["", "key"])[0],
     "claim wanted archives of a credential, of leases that ended": free(is_wanted=True, key_ids=["", "key"])[1],
+    "tasks that jobs have": queries.select_newest_tasks(BACKEND, ["1", "2"]),
+    "tasks that jobs have or had": queries.select_all_tasks(BACKEND, ["1", "2"]),
     "read what was claimed": queries.SELECT_SPAN,
     "give what was claimed": statements.TAKE_JOBS,
     "take certain jobs": queries.select_takable(["a", "b"], NOW),

@@ -4,15 +4,17 @@ On virtual time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 
 from crynux_async import FineTuneConfig, JobState, Session, SubmissionUnknownError
 from crynux_async.backends.base import Task, Validator, Verdict
 from crynux_async.job import Job
+from crynux_async.ledgers.base import JobFilter
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.supervision.upkeep import _HEAR_WISHES_EVERY
 from tests.fake_backend import FakeBackend, make_config
@@ -93,12 +95,17 @@ async def test_task_of_a_lost_create_that_was_decided_is_not_given_to_the_one_be
 class Trained(FakeBackend):
     """A service whose archives have the rank, and the steps, that their tasks were made with."""
 
+    announces = True
+
     @asynccontextmanager
     async def open_result(
         self, task: Task, *, start: int = 0, validator: Validator | None = None
     ) -> AsyncIterator[FakeResult]:
         self.open_results += 1
-        yield FakeResult(make_archive(rank=self.created[task.task_id].rank), start)
+        result = FakeResult(make_archive(rank=self.created[task.task_id].rank), start)
+        if not self.announces:
+            result.validator = attrs.evolve(result.validator, total_bytes=None)
+        yield result
 
 
 ONE_MODULE = r".*down_blocks\.0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_k"
@@ -125,6 +132,63 @@ async def test_archives_tell_which_of_two_tasks_is_whose_and_the_user_decides() 
         assert f"task {other} is not what this job has asked for" in said.explanation
         assert f"{own} is its task" in said.explanation
         assert lost[rank].task_id is None
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_archives_that_are_too_large_are_not_fetched_and_that_is_said(
+    is_announced: bool,
+) -> None:
+    backend = Trained(duration=1)
+    size = len(make_archive(rank=4))
+    backend.announces = is_announced
+    async with open_session(backend, MemoryLedger()) as session:
+        await session.submit(make_config(seed=1))
+        for seed in (2, 3):
+            config = make_config(seed=seed, rank=4, target_modules=ONE_MODULE)
+            backend.answers.append(loses_the_config(backend, config))
+            with pytest.raises(SubmissionUnknownError):
+                await session.submit(config, force=True)
+        await session.submit(make_config(seed=4))
+        await asyncio.sleep(60)
+        # Room for one of them, which is compared, and not for the other.
+        for said in await session.reconcile(evidence_bytes=size + size // 2):
+            assert (said.verdict, said.candidates) == (Verdict.AMBIGUOUS, ("2", "3"))
+            assert "task 2 has the rank" in said.explanation
+            assert f"was not fetched: evidence_bytes={size + size // 2} bounds that" in said.explanation
+            assert (f"task 3 of {size:,} bytes was" in said.explanation) is is_announced
+            assert "is its task" not in said.explanation
+        backend.open_results = 0
+        for said in await session.reconcile(evidence_bytes=0):
+            assert said.explanation.count("was not fetched: evidence_bytes=0 bounds that") == 2
+        assert backend.open_results == 0
+
+
+async def test_other_jobs_tasks_are_asked_for_by_name_and_no_row_is_read() -> None:
+    class Asked(MemoryLedger):
+        """Notes which rows and tasks are asked for."""
+
+        async def jobs(self, where: Any = None, **options: Any) -> Any:
+            assert where not in (None, JobFilter(backend=backend.name)), "every row is read"
+            return await super().jobs(where, **options)
+
+        async def known_tasks(self, backend: str, task_ids: Collection[str]) -> set[str]:
+            asked.append(len(task_ids))
+            return await super().known_tasks(backend, task_ids)
+
+    asked: list[int] = []
+    backend = FakeBackend(duration=1)
+    async with open_session(backend, Asked()) as session:
+        await session.submit(make_config(seed=1))
+        backend.answers.append(SubmissionUnknownError("no answer"))
+        with pytest.raises(SubmissionUnknownError):
+            await session.submit(make_config(seed=2))
+        for number in range(3000):  # of other users of the bridge
+            backend.make_task(make_config(seed=number + 10))
+        await session.submit(make_config(seed=3))
+        await asyncio.sleep(60)
+        (said,) = await session.reconcile(at_most=50)
+    assert "3000 numbers lie in its bracket" in said.explanation
+    assert asked == [500]  # more than can be looked at is not asked for
 
 
 async def test_archives_of_equal_trainings_tell_nothing_apart() -> None:

@@ -1,7 +1,7 @@
 """A Crynux bridge as a ``Backend``: text in, text out, and the bridge's own rules behind it."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 
@@ -19,7 +19,7 @@ from crynux_async.backends.base import (
     Validator,
 )
 from crynux_async.backends.bridge import wire
-from crynux_async.backends.bridge.brackets import find_lost, search_requests
+from crynux_async.backends.bridge.brackets import candidates, find_lost, search_requests
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.kept_keys import KeptKeys
 from crynux_async.backends.bridge.keys import prepare_key
@@ -188,6 +188,10 @@ class BridgeBackend:
     async def prepare(self, turnstile: Turnstile) -> float | None:
         """Make a key that was never used known to the bridge, unless the settings forbid it."""
         return await prepare_key(self._client, turnstile) if self._settings.prime_key else None
+
+    def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
+        """Yield the numbers between those around a lost create."""
+        return candidates(create, at_most=at_most)
 
     def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
         """Return how many requests ``find_lost`` will make at most with the same arguments."""

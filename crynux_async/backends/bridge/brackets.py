@@ -26,7 +26,7 @@ from crynux_async.backends.bridge.wire import RemoteStatus
 from crynux_async.clock import utc_now
 from crynux_async.errors import NotFoundError
 
-_MOST_REQUESTS_EACH = 2  # one for a byte of the result, and where there is none, one for the status
+_MOST_REQUESTS_EACH = 2  # one for a byte of the result; where there is none, one for the status, else for the archive
 _GAP = 20  # so many numbers in a row that no task has: the sequence has not come further (failed inserts leave holes)
 
 
@@ -54,23 +54,25 @@ class Bracket:
     above: int | None
     below: int | None
 
-    def numbers(self, known: frozenset[str], at_most: int) -> list[int]:
-        """Return the numbers to look at, those nearest to the known end first; those of other jobs are left out."""
+    def span(self, at_most: int) -> range:
+        """Return the numbers in it, those nearest to the known end first; where only one end is known, so many."""
         if self.above is None and self.below is None:
-            return []
+            return range(0)
         if self.above is None:
             assert self.below is not None
             # Downwards: the lost task was made shortly before the first that is known.
-            found: Iterable[int] = range(self.below - 1, max(0, self.below - 1 - at_most), -1)
-        else:
-            end = self.above + 1 + at_most if self.below is None else self.below
-            found = range(self.above + 1, end)
-        return [number for number in found if str(number) not in known]
+            return range(self.below - 1, max(0, self.below - 1 - at_most), -1)
+        return range(self.above + 1, self.above + 1 + at_most if self.below is None else self.below)
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether both ends are known."""
-        return self.above is not None and self.below is not None
+    def size(self, known: frozenset[str], at_most: int) -> int:
+        """Return how many numbers in it belong to no other job."""
+        span = self.span(at_most)
+        # Others use the bridge, too, so that millions may lie in it: none of them is written down.
+        return len(span) - sum(int(number) in span for number in known)
+
+    def numbers(self, known: frozenset[str], at_most: int) -> list[int]:
+        """Return the numbers to look at, those nearest to the known end first; those of other jobs are left out."""
+        return [number for number in self.span(at_most) if str(number) not in known]
 
 
 def bracket_of(lost: LostCreate) -> Bracket:
@@ -80,6 +82,11 @@ def bracket_of(lost: LostCreate) -> Bracket:
         above=max(map(int, lost.before), default=None),
         below=min(map(int, lost.after), default=None),
     )
+
+
+def candidates(lost: LostCreate, *, at_most: int) -> Iterable[str]:
+    """Yield the numbers in the bracket of a lost create, unless it may still be under way."""
+    return map(str, bracket_of(lost).span(at_most)) if lost.is_closed else ()
 
 
 def search_requests(lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
@@ -145,10 +152,9 @@ def _worth_asking(lost: LostCreate, known: frozenset[str], at_most: int) -> list
     if not lost.is_closed or not lost.is_wanted:
         return []
     bracket = bracket_of(lost)
-    numbers = bracket.numbers(known, at_most)
     # All or nothing: half a bracket can neither find a task nor prove that there is none.
     # Where an end is missing, ``numbers`` stops at ``at_most`` by itself.
-    return [] if bracket.is_bounded and len(numbers) > at_most else numbers
+    return [] if bracket.size(known, at_most) > at_most else bracket.numbers(known, at_most)
 
 
 def judge(
@@ -170,14 +176,14 @@ def judge(
             "no other task is known, so there is no number to look at; the next job that is accepted "
             "gives one: submit it, then look again",
         )
-    numbers = bracket.numbers(known, at_most)
-    if bracket.is_bounded and len(numbers) > at_most:
+    size = bracket.size(known, at_most)
+    if size > at_most:
         return _open(
             lost,
-            f"{len(numbers)} numbers lie in its bracket, more than at_most={at_most}; "
-            f"at_most={len(numbers)} looks at all of them with {_MOST_REQUESTS_EACH * len(numbers)} requests "
-            "at most",
+            f"{size} numbers lie in its bracket, more than at_most={at_most}; "
+            f"at_most={size} looks at all of them with {_MOST_REQUESTS_EACH * size} requests at most",
         )
+    numbers = bracket.numbers(known, at_most)
     asked = {number: standings[number] for number in numbers if number in standings}
     return _judge_asked(lost, others, asked, at_most=at_most, now=now)
 

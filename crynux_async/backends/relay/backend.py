@@ -1,6 +1,6 @@
 """The relay as a ``Backend``: tries are read, decided upon and acted on, all with the signature of one wallet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -339,6 +339,10 @@ class RelayBackend:
     async def recognise(self, task_id: str) -> OwnTask | None:
         """Return what a task is that this library has made with this wallet: its nonce tells, without any ledger."""
         return await self._own_tasks.recognise(task_id)
+
+    def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
+        """Return nothing: each create knows the one name that its task can have, and no other job can have it."""
+        return ()
 
     def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
         """Return how many requests ``find_lost`` will make: one for each create, which knows its task's name."""

@@ -19,6 +19,7 @@ from crynux_async.ledgers.conformance.support import (
     job,
     require_equal,
     require_error,
+    task,
 )
 from crynux_async.states import JobState
 
@@ -124,6 +125,19 @@ async def definite_outcome_is_final(make: LedgerFactory) -> None:
         require_equal(row and row.task_id, "5", "the task of the job")
 
 
+async def known_tasks_are_those_that_jobs_have_or_had(make: LedgerFactory) -> None:
+    """Of the tasks that are asked about, those of the backend that any job has, newest or earlier, however many."""
+    rows = [job("a", task_id="1"), job("b", backend=OTHER_BACKEND, task_id="2"), job("c", task_id="3"), job("d")]
+    async with desk(make) as me:
+        await me.ledger.add(rows, fence=me.fence)
+        await me.change("c", tasks=[task("c", "3"), task("c", "4", 2)], columns={"task_id": "4", "tries": 2})
+        asked = [str(number) for number in range(2000)]
+        require_equal(await me.ledger.known_tasks(BACKEND, asked), {"1", "3", "4"}, "tasks that jobs have or had")
+        require_equal(await me.ledger.known_tasks(BACKEND, ["3", "2"]), {"3"}, "tasks of the backend among two")
+        require_equal(await me.ledger.known_tasks(OTHER_BACKEND, ["1", "2"]), {"2"}, "tasks of the other backend")
+        require_equal(await me.ledger.known_tasks(BACKEND, []), set(), "no tasks among none")
+
+
 async def neighbours_are_what_was_answered_before_and_begun_after(make: LedgerFactory) -> None:
     """Creates that overlap the lost one bound nothing, and neither do other backends; nearer ones come first."""
     lost = attempt("x")
@@ -193,6 +207,7 @@ ATTEMPT_CHECKS: tuple[LedgerCheck, ...] = (
     attempt_is_begun_once,
     attempt_and_job_are_finished_in_one_step,
     definite_outcome_is_final,
+    known_tasks_are_those_that_jobs_have_or_had,
     neighbours_are_what_was_answered_before_and_begun_after,
     neighbours_name_what_overlaps_without_an_end,
     neighbours_do_not_believe_the_clock,

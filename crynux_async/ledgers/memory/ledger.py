@@ -300,6 +300,10 @@ class MemoryLedger:
         """Return every task that was ever made for certain jobs, by job, try and member."""
         return ordered_tasks(self._entries(job_ids))
 
+    async def known_tasks(self, backend: str, task_ids: Collection[str]) -> set[str]:
+        """Return those of these tasks of a backend that any job has."""
+        return {task_id for task_id in task_ids if self._table.by_task(backend, task_id)}
+
     async def steps(self, job_ids: Collection[str]) -> list[StepRow]:
         """Return the steps of certain jobs in the order in which they were planned."""
         return ordered_steps(self._entries(job_ids))

@@ -374,6 +374,14 @@ class SqlLedger(ABC):
         numbered = await self._read_in_chunks(queries.select_tasks, job_ids)
         return await self._decode(queries.read_task, _in_order(numbered))
 
+    async def known_tasks(self, backend: str, task_ids: Collection[str]) -> set[str]:
+        """Return those of these tasks of a backend that any job has."""
+        found: set[str] = set()
+        for select in (queries.select_newest_tasks, queries.select_all_tasks):
+            rows = await self._read_in_chunks(functools.partial(select, backend), task_ids)
+            found.update(task_id for (task_id,) in rows)
+        return found
+
     async def steps(self, job_ids: Collection[str]) -> list[StepRow]:
         """Return the steps of certain jobs in the order in which they were planned."""
         numbered = await self._read_in_chunks(queries.select_steps, job_ids)

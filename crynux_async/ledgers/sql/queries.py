@@ -243,6 +243,16 @@ def select_tasks(job_ids: Collection[str]) -> Select[Any]:
     return found.where(tasks.c.job_id.in_(list(job_ids))).order_by(jobs.c.id, tasks.c.try_number, tasks.c.member)
 
 
+def select_newest_tasks(backend: str, task_ids: Collection[str]) -> Select[Any]:
+    """Return the SELECT of those of these tasks of a backend that are the newest of a job."""
+    return select(jobs.c.task_id).where(jobs.c.backend == backend, jobs.c.task_id.in_(list(task_ids)))
+
+
+def select_all_tasks(backend: str, task_ids: Collection[str]) -> Select[Any]:
+    """Return the SELECT of those of these tasks of a backend that were ever made for a job."""
+    return select(tasks.c.task_id).where(tasks.c.backend == backend, tasks.c.task_id.in_(list(task_ids)))
+
+
 def select_steps(job_ids: Collection[str]) -> Select[Any]:
     """Return the SELECT of steps with their numbers behind their columns, in the order in which they were planned."""
     found = select(*_columns(steps, STEP_COLUMNS), steps.c.id).where(steps.c.job_id.in_(list(job_ids)))

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crynux_async.backends.base import Finding, LostCreate, Verdict
-from crynux_async.backends.bridge.brackets import Standing, bracket_of, find_lost, judge, search_requests
+from crynux_async.backends.bridge.brackets import Standing, bracket_of, candidates, find_lost, judge, search_requests
 from crynux_async.backends.bridge.wire import RemoteStatus
 from crynux_async.clock import utc_now
 from crynux_async.errors import NotFoundError
@@ -77,6 +79,25 @@ async def test_task_that_another_job_has_is_not_a_candidate() -> None:
     bridge = Bridge({10: Standing.OURS, 11: Standing.OURS})
     [finding] = await find(bridge, lost(), known=frozenset({"10"}))
     assert (finding.verdict, finding.task_id) == (Verdict.FOUND, "11")
+
+
+async def test_bracket_of_millions_of_numbers_is_measured_and_not_written_down() -> None:
+    create = lost(before=["9"], after=[str(10**15)])
+    bridge = Bridge({})
+    [finding] = await find(bridge, create, known=frozenset({"5", "11", "12"}))
+    assert (finding.verdict, bridge.requests) == (Verdict.OPEN, 0)
+    assert f"{10**15 - 12} numbers lie in its bracket" in finding.explanation
+    assert list(islice(candidates(create, at_most=50), 3)) == ["10", "11", "12"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ids"),
+    [(["9"], ["12"], ["10", "11"]), (["9"], [], ["10", "11", "12"]), ([], ["4"], ["3", "2", "1"]), ([], [], [])],
+)
+def test_candidates_are_the_numbers_that_may_be_looked_at(before: list[str], after: list[str], ids: list[str]) -> None:
+    create = lost(before=before, after=after, began_at=NOW)
+    assert list(candidates(create, at_most=3)) == ids
+    assert list(candidates(attrs.evolve(create, is_closed=False), at_most=3)) == []
 
 
 async def test_two_lost_creates_in_one_bracket_get_no_task_and_hear_of_both() -> None:
