@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from crynux_async.datasets.archives import ENDINGS, ending_of
 from crynux_async.datasets.hosts import is_private
 from crynux_async.datasets.links import (
+    Signature,
     explain_page,
     explain_signature,
     has_login,
@@ -61,18 +62,31 @@ def judge_dataset(case: Case) -> Iterator[Advice]:
         text = "Nodes load it without a login; private, gated and scripted ones, or such without a train split, fail."
         yield advise("CX121", "dataset_name", text)
         return
-    parts = _split(url)
-    yield from _judge_file(unquote(parts.path.rpartition("/")[2]))
-    yield from _judge_host(parts)
-    yield from _judge_signature(parts, case)
-    page = page_of(parts)
-    if page:
-        yield advise("CX128", "dataset_url", explain_page(page), severity=None if page.is_certain else "warning")
+    of_file_and_host, signature, of_page = _judge_address(url)
+    yield from of_file_and_host
+    if signature is not None:
+        yield _judge_signature(signature, case)
+    yield from of_page
     text = (
         "Every round loads it from there. A node that has loaded this address before uses what it got then, without a "
         "word."
     )
     yield advise("CX120", "dataset_url", text)
+
+
+# Thousands of configs of a sweep have one address.
+@functools.lru_cache(maxsize=256)
+def _judge_address(url: str) -> tuple[tuple[Advice, ...], Signature | None, tuple[Advice, ...]]:
+    """Return what an address alone tells: of its file and its host, of a signature, and of a page."""
+    parts = urlsplit(url)
+    of_file_and_host = (*_judge_file(unquote(parts.path.rpartition("/")[2])), *_judge_host(parts))
+    return of_file_and_host, signature_of(parts), tuple(_judge_page(parts))
+
+
+def _judge_page(parts: SplitResult) -> Iterator[Advice]:
+    page = page_of(parts)
+    if page:
+        yield advise("CX128", "dataset_url", explain_page(page), severity=None if page.is_certain else "warning")
 
 
 def _judge_file(name: str) -> Iterator[Advice]:
@@ -104,19 +118,10 @@ def _judge_host(parts: SplitResult) -> Iterator[Advice]:
         yield advise("CX126", "dataset_url", text)
 
 
-def _judge_signature(parts: SplitResult, case: Case) -> Iterator[Advice]:
-    signature = signature_of(parts)
-    if signature is None:
-        return
+def _judge_signature(signature: Signature, case: Case) -> Advice:
     text = explain_signature(signature)
     # Every round that is repeated loads the data set anew, the last one long after the first.
     longest = case.simulation.longest_failure
     if signature.seconds is not None and signature.seconds < longest:
         text = f"{text} The last try may begin up to {in_words(longest)} after the job was made."
-    yield advise("CX127", "dataset_url", text, severity="error" if signature.is_for_one_method else None)
-
-
-# Thousands of configs of a sweep have one address.
-@functools.lru_cache(maxsize=256)
-def _split(url: str) -> SplitResult:
-    return urlsplit(url)
+    return advise("CX127", "dataset_url", text, severity="error" if signature.is_for_one_method else None)
