@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,37 @@ async def test_table_is_the_same_in_csv_and_json(tmp_path: Path) -> None:
     assert lines[2]["params.rank"] == 8
     assert lines[4]["state"] == "failed"
     assert lines[0]["archive"].endswith(".zip")
+
+
+async def test_table_in_pandas_has_numbers_to_compute_with_and_nothing_where_nothing_is_known(tmp_path: Path) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    backend, ledger = FakeBackend(), MemoryLedger()
+    await run_cats(backend, ledger, tmp_path)
+    async with open_session(backend, ledger) as session:
+        table = table_of((await recall(session, "cats")).trials)
+    frame = table.to_pandas()
+    assert list(frame.columns) == list(table.columns)
+    assert frame["params.rank"].tolist() == [4, 4, 8, 8, 8, 8]
+    done = frame[frame["state"] == "done"]
+    norms = [row["norm"] for row in table.rows if row["state"] == "done"]
+    assert done["norm"].max() == max(norms)
+    assert done.groupby("params.rank")["norm"].count().to_dict() == {4: 2, 8: 2}
+    assert frame["norm"].isna().tolist() == [False] * 4 + [True] * 2
+    assert frame["archive"].isna().tolist() == [False] * 4 + [True] * 2
+    assert frame["objective"].isna().all()
+
+
+def test_table_of_no_trials_has_its_columns_in_pandas_too() -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    table = table_of([])
+    frame = table.to_pandas()
+    assert (list(frame.columns), len(frame)) == (list(table.columns), 0)
+
+
+def test_table_without_pandas_says_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match=r"pip install pandas, or use to_csv\(\)"):
+        table_of([]).to_pandas()
 
 
 async def test_page_shows_every_trial_and_its_pictures(tmp_path: Path) -> None:
