@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import attrs
 import psycopg
 import pytest
@@ -324,6 +325,27 @@ async def test_keys_that_are_there_are_no_trouble_that_the_driver_logs(
     again = [attrs.evolve(row, job_id=f"{row.job_id} again") for row in rows]
     async with opened(where) as ledger:
         assert await ledger.add(rows) == await ledger.add(again) == rows
+    assert [record.getMessage() for record in caplog.records if record.name == "psycopg"] == []
+
+
+async def test_reader_that_is_cut_off_leaves_the_connection_to_the_next_and_the_driver_logs_nothing(
+    where: str, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(where) as ledger, await psycopg.AsyncConnection.connect(postgres.url()) as other:
+        reads = ledger.database.reads
+        ((number,),) = await reads.command("SELECT pg_backend_pid()")
+        await other.execute("SELECT pg_advisory_xact_lock(%s)", [number])
+        with anyio.CancelScope() as scope:
+            asyncio.get_running_loop().call_soon(scope.cancel)
+            await reads.command("SELECT pg_advisory_lock($1)", number)
+        assert scope.cancelled_caught
+        await other.rollback()
+        assert await reads.command("SELECT pg_backend_pid()") == [(number,)]
+        await other.execute("SELECT pg_advisory_xact_lock_shared(1)")
+        with anyio.CancelScope() as scope:
+            asyncio.get_running_loop().call_soon(scope.cancel)
+            await reads.command("SELECT pg_advisory_xact_lock(1)")
+        assert scope.cancelled_caught
     assert [record.getMessage() for record in caplog.records if record.name == "psycopg"] == []
 
 

@@ -126,6 +126,23 @@ async def test_write_on_a_connection_that_died_while_it_was_idle_is_done(postgre
             assert len(await ledger.events("a")) == number
 
 
+async def test_many_readers_whose_connection_dies_while_they_wait_for_it_are_all_answered(
+    postgres: PostgresServer, schema: str
+) -> None:
+    async with opened(postgres.url(schema=schema)) as (ledger, _):
+        reads = ledger.database.reads
+        ((number,),) = await reads.command("SELECT pg_backend_pid()")
+        async with await psycopg.AsyncConnection.connect(postgres.url(), autocommit=True) as other:
+            await other.execute("SELECT pg_advisory_lock(%s)", [number])
+            first = asyncio.create_task(reads.command("SELECT pg_advisory_lock($1)", number))
+            reading = [asyncio.create_task(ledger.get("a")) for _ in range(500)]
+            await asyncio.sleep(0)  # they stand in line now
+            await other.execute("SELECT pg_terminate_backend(%s)", [number])
+            assert [row and row.job_id for row in await asyncio.gather(*reading)] == ["a"] * 500
+            with pytest.raises(psycopg.OperationalError):
+                await first
+
+
 async def test_connection_cut_at_every_message_of_a_submit_stores_everything_once(
     postgres: PostgresServer, schema: str
 ) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -54,6 +55,7 @@ class PostgresConnection:
         self._connecting = asyncio.Lock()
         self._is_in_transaction = False
         self._is_commit_open = False
+        self._asked: set[asyncio.Task[Any]] = set()
 
     @property
     def leaves_marks(self) -> bool:
@@ -67,6 +69,9 @@ class PostgresConnection:
 
     async def close(self) -> None:
         """Let go of the server; a transaction that is open is undone."""
+        for task in self._asked:  # of callers that were cut off
+            task.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
         await self._raw.close()
 
     async def write(self, steps: Sequence[Step]) -> None:
@@ -137,7 +142,7 @@ class PostgresConnection:
             cursor = await self._execute(rendered.sql, rendered.fill(rows[0] if rows else {}))
             return cursor.rowcount
         cursor = self._raw.cursor()
-        await self._answered(cursor.executemany(rendered.sql, list(map(rendered.fill, rows))))
+        await self._answered(partial(cursor.executemany, rendered.sql, list(map(rendered.fill, rows))))
         return cursor.rowcount
 
     async def insert(self, statement: ClauseElement, row: Row) -> int:
@@ -234,12 +239,27 @@ class PostgresConnection:
             await cursor.executemany(rendered.sql, list(map(rendered.fill, step.rows)))
 
     async def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> _Cursor:
-        return await self._answered(self._raw.execute(sql, parameters or None))
+        return await self._answered(partial(self._raw.execute, sql, parameters or None))
 
-    async def _answered(self, asking: Awaitable[_T]) -> _T:
+    async def _answered(self, asking: Callable[[], Awaitable[_T]]) -> _T:
+        """Wait for an answer; where whoever waits is cut off, it comes all the same, before the one to the next."""
+        # Cut off in the middle, psycopg would have the server cancel the query, through a connection of its own; and,
+        # cut off in that, as cancel scopes do, log it and close this connection.
+        task = asyncio.create_task(self._in_time(asking))
+        self._asked.add(task)
+        task.add_done_callback(self._forget)
+        await asyncio.wait([task])
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._asked.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, because nobody may be left to see it
+
+    async def _in_time(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
-                return await asking
+                return await asking()
         except TimeoutError as error:
             await self._dropped_if_silent(error)
             raise
@@ -252,10 +272,12 @@ class PostgresConnection:
     async def _again_if_dead(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         """Ask outside of a transaction; where the connection turns out to be dead, connect and ask once more."""
         await self._reconnect()
+        asked = self._raw
         try:
             return await asking()
         except psycopg.Error:
-            if not self._raw.closed:
+            # Of many readers that wait for one that dies, the first connects anew: the others have another one by now.
+            if not asked.closed:
                 raise
         await self._reconnect()
         return await asking()
