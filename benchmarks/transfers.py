@@ -16,15 +16,22 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 MODULE = "benchmarks.transfers"
 PATH = "/v1/images/models/{}/result"
 AT_ONCE = 4
+LINK, LINK_BYTES_PER_SECOND = 3, 100e6
+"""The result that comes over a link of so many bytes a second, and not as fast as loopback."""
 _KEY = "a-key-that-the-file-server-does-not-look-at="
 _TICK = 0.005
 _MEBIBYTE = 1 << 20
+_LINK_PIECE = 1 << 18
 
 
 @attrs.frozen(kw_only=True)
@@ -133,7 +140,7 @@ def with_aiohttp(task: Task) -> list[float]:
 
 def with_crynux_async(task: Task) -> list[float]:
     """Use the real backend and download engine."""
-    from crynux_async.archive import verify_archive
+    from crynux_async.archive.arriving import ArchiveVerifier
     from crynux_async.backends.base import Task
     from crynux_async.backends.bridge.backend import BridgeBackend
     from crynux_async.downloads.book import check_slots
@@ -142,7 +149,8 @@ def with_crynux_async(task: Task) -> list[float]:
 
     async def fetch_all() -> None:
         backend = BridgeBackend(Settings(base_url=task.url, api_key=_KEY, trust_env=False))
-        verify, shared = verify_archive if task.verify else None, Shared(check_slots=check_slots())  # as a session has
+        verify = ArchiveVerifier() if task.verify else None
+        shared = Shared(check_slots=check_slots())  # as a session has
 
         async def fetch(number: int) -> None:
             target = task.target(number)
@@ -208,12 +216,27 @@ def serve(folder: Path, port: int) -> None:
     """Serve ``N.zip`` of a folder as result N, as the bridge does, until terminated."""
     from aiohttp import web
 
-    async def result(request: web.Request) -> web.FileResponse:
-        return web.FileResponse(folder / f"{request.match_info['number']}.zip")
+    async def result(request: web.Request) -> web.StreamResponse:
+        path = folder / f"{request.match_info['number']}.zip"
+        return await _over_a_link(request, path) if path.stem == str(LINK) else web.FileResponse(path)
 
     app = web.Application()
     app.router.add_get(PATH.format("{number:[0-9]+}"), result)
     web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+
+
+async def _over_a_link(request: "web.Request", path: Path) -> "web.StreamResponse":
+    """Send a file as fast as a link does."""
+    from aiohttp import web
+
+    data = await asyncio.to_thread(path.read_bytes)
+    response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+    await response.prepare(request)
+    began = time.perf_counter()
+    for sent in range(0, len(data), _LINK_PIECE):
+        await asyncio.sleep(began + sent / LINK_BYTES_PER_SECOND - time.perf_counter())
+        await response.write(data[sent : sent + _LINK_PIECE])
+    return response
 
 
 async def _at_once(task: Task, fetch: Callable[[int], Awaitable[None]]) -> None:
@@ -253,7 +276,7 @@ def _import_all() -> None:
     import anyio
     import httpx  # noqa: F401
 
-    import crynux_async.archive
+    import crynux_async.archive.arriving
     import crynux_async.backends.bridge.backend
     import crynux_async.downloads.book  # noqa: F401
 

@@ -28,6 +28,7 @@ from crynux_async.archive.zip_members import ArchiveLimits, Member, read_at
 
 _END = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\5\6"
+_LOCAL_SIGNATURE = b"PK\3\4"
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -280,7 +281,7 @@ def _read_local(file: io.FileIO, entry: _Entry, directory: int) -> int:
     signature, version, flags, method, time, date, crc, packed, size, name_length, extra_length = fields
     tail = read_at(file, entry.header + _LOCAL.size, name_length + extra_length)
     same = (signature, flags, method, (time, date), tail[:name_length]) == (
-        b"PK\3\4",
+        _LOCAL_SIGNATURE,
         entry.flags,
         entry.method,
         entry.stamp,
@@ -294,6 +295,42 @@ def _read_local(file: io.FileIO, entry: _Entry, directory: int) -> int:
     if not later and (crc, packed, size) != (entry.crc32, entry.packed, entry.size):
         raise ValueError(f"{entry.name} announces two sizes or two checksums")
     return entry.header + _LOCAL.size + len(tail)
+
+
+def member_at(file: io.FileIO, position: int, limits: ArchiveLimits) -> Member | None:
+    """Return what the header at ``position`` says of the member behind it, before the directory is there.
+
+    Args:
+        file: The ZIP, or the beginning of one.
+        position: Where the last member ended.
+        limits: What is accepted.
+
+    Returns:
+        The member; to be believed when the directory says the same. None where only the directory can tell.
+
+    Raises:
+        ValueError: When it is no member that :func:`read_directory` would accept.
+    """
+    fields = _LOCAL.unpack(read_at(file, position, _LOCAL.size))
+    signature, version, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
+    if signature != _LOCAL_SIGNATURE or flags & _HAS_DESCRIPTOR:
+        return None
+    if name_length > limits.name_bytes or extra_length > _EXTRA_BYTES:
+        return None
+    tail = read_at(file, position + _LOCAL.size, name_length + extra_length)
+    name = _plain_name(tail[:name_length], limits)
+    _check_kind(name, version & 0xFF, flags, method, 0)
+    size, packed = _widen(name, tail[name_length:], [size, packed])
+    member = Member(
+        name=name,
+        size_bytes=size,
+        packed_bytes=packed,
+        crc32=crc,
+        deflated=method == _DEFLATED,
+        offset_bytes=position + _LOCAL.size + len(tail),
+    )
+    is_small_enough = size <= min(limits.member_bytes, _MOST_RATIO * packed)
+    return member if is_small_enough and (member.deflated or size == packed) else None
 
 
 def _read_descriptor(file: io.FileIO, entry: _Entry, position: int, end: int) -> int:

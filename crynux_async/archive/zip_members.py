@@ -10,13 +10,13 @@ import io
 import os
 import stat
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 from attrs import validators
 
+from crynux_async.archive.inflate import INFLATE_ERRORS, Inflater, crc32, new_inflater
 from crynux_async.errors import ArchiveError
 
 PIECE_BYTES = 256 * 1024
@@ -102,7 +102,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except zlib.error as error:
+    except INFLATE_ERRORS as error:
         raise ArchiveError(f"{path}: a member's packed bytes are damaged: {error}") from error
     except RecursionError as error:
         raise ArchiveError(f"{path}: its JSON is nested too deeply") from error
@@ -180,8 +180,7 @@ class MemberStream:
         self._packed_left = member.packed_bytes
         self._pending = b""
         self._crc32 = 0
-        # Negative for deflate without zlib's header, as a ZIP has it.
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if member.deflated else None
+        self._inflater = new_inflater() if member.deflated else None
 
     def copy(self) -> "MemberStream":
         """Return a stream that is as far as this one, and goes on by itself."""
@@ -203,7 +202,7 @@ class MemberStream:
 
         Raises:
             ValueError: When the packed bytes end too early.
-            zlib.error: When they are damaged.
+            Exception: One of INFLATE_ERRORS, when they are damaged.
         """
         wanted = min(at_most, PIECE_BYTES, self.member.size_bytes - self.position)
         if not wanted:
@@ -212,7 +211,7 @@ class MemberStream:
         if not data:
             raise ValueError(f"{self.member.name} ends after {self.position} of {self.member.size_bytes} bytes")
         self.position += len(data)
-        self._crc32 = zlib.crc32(data, self._crc32)
+        self._crc32 = crc32(data, self._crc32)
         return data
 
     def exactly(self, file: io.FileIO, count: int) -> bytes:
@@ -249,7 +248,7 @@ class MemberStream:
 
         Raises:
             ValueError: When size or checksum are not as announced, or packed bytes are left over.
-            zlib.error: When the packed bytes are damaged.
+            Exception: One of INFLATE_ERRORS, when the packed bytes are damaged.
         """
         if self._inflater is None:
             self._drain_stored(file)
@@ -273,17 +272,19 @@ class MemberStream:
             count = file.readinto(buffer[:wanted]) or 0
             if not count:
                 raise ValueError("was cut short while it was read")
-            self._crc32 = zlib.crc32(buffer[:count], self._crc32)
+            self._crc32 = crc32(buffer[:count], self._crc32)
             self.position += count
             self._source += count
             self._packed_left -= count
 
-    def _end_deflate(self, file: io.FileIO, inflater: "zlib._Decompress") -> None:
+    def _end_deflate(self, file: io.FileIO, inflater: Inflater) -> None:
         while not inflater.eof:
             # One byte of room is enough to see a member that is longer than it says.
             if inflater.decompress(self._pending, 1):
                 raise ValueError(f"{self.member.name} is longer than the {self.member.size_bytes} bytes it announces")
-            self._pending = inflater.unconsumed_tail or self._packed(file, _PACKED_BYTES)
+            # In two steps: where the next bytes cannot be read yet, this goes on later without the last ones.
+            self._pending = inflater.unconsumed_tail
+            self._pending = self._pending or self._packed(file, _PACKED_BYTES)
             if not self._pending and not inflater.eof:
                 raise ValueError(f"the packed bytes of {self.member.name} have no end")
         self._pending += inflater.unused_data

@@ -24,6 +24,7 @@ import anyio
 import attrs
 
 from crynux_async import files
+from crynux_async.downloads.checking import Verify
 from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.downloads.pace import DownloadOptions, Progress
 from crynux_async.downloads.requests import OpenResult
@@ -90,7 +91,7 @@ class TransferBook:
         spawn: Spawn,
         *,
         slots: int,
-        verify: Callable[[Path], object] | None,
+        verify: Verify | None,
         options: DownloadOptions | None = None,
         most_bytes: int | None = None,
     ) -> None:

@@ -12,13 +12,13 @@ import filecmp
 import hashlib
 import itertools
 import os
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import attrs
 
 from crynux_async import files
+from crynux_async.downloads.checking import Verify
 from crynux_async.downloads.part_file import PartFile
 from crynux_async.errors import ArchiveError, DownloadError
 
@@ -36,7 +36,7 @@ class _Seen:
 
 async def check(
     part: PartFile,
-    verify: Callable[[Path], object] | None,
+    verify: Verify | None,
     slots: AbstractAsyncContextManager[object],
 ) -> None:
     """Check the length, then run ``verify`` on the file in a thread.

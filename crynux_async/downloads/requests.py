@@ -6,7 +6,7 @@ See ``transfer`` for the theory.
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -54,6 +54,7 @@ class Requests:
     """The requests of one download.
 
     Attributes:
+        on_growth: Called with the part file after each piece.
         made: How many there were.
         must_restart: Whether the next request is for the whole result, whatever is on disk.
         failures: Requests in a row that brought nothing new.
@@ -66,6 +67,7 @@ class Requests:
     options: DownloadOptions
     meter: Meter
     most_bytes: int | None
+    on_growth: Callable[[PartFile], None]
     must_restart: bool = False
     made: int = 0
     failures: int = 0
@@ -203,6 +205,7 @@ class Requests:
                     await gatherer.make_room()
                 pace.add(now, len(piece))
                 self.meter.add(now, len(piece), received, part.total_bytes)
+                self.on_growth(part)
                 due = patience.when()
                 if due is None or due - now < _LATEST_CALL * stall:
                     patience.reschedule(monotonic() + stall)

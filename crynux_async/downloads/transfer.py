@@ -20,13 +20,13 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import attrs
 
 from crynux_async.clock import monotonic
 from crynux_async.downloads import final_name
+from crynux_async.downloads.checking import Check, Slots, Verify
 from crynux_async.downloads.pace import DownloadOptions, Meter, Progress
 from crynux_async.downloads.part_file import PartFile, tidy_part
 from crynux_async.downloads.requests import OpenResult, Requests
@@ -36,9 +36,6 @@ from crynux_async.errors import ArchiveError, CorruptArchiveError, DownloadError
 from crynux_async.threads import clean_up, in_thread, to_the_end
 
 _KEPT_BYTES = 8 << 20
-
-Slots = AbstractAsyncContextManager[object]
-"""What bounds how many do something at once, such as a semaphore; entered again and again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,7 +79,7 @@ async def download(
     open_result: OpenResult,
     target: str | Path | Reservation,
     *,
-    verify: Callable[[Path], object] | None,
+    verify: Verify | None,
     options: DownloadOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     refetch: int = 1,
@@ -100,7 +97,8 @@ async def download(
     Args:
         open_result: Where the bytes come from.
         target: The final name, in a folder that is made if it is not there; or one that is taken with the first slot.
-        verify: Raises ArchiveError when a complete file is not good; called in a thread. None checks the length only.
+        verify: Raises ArchiveError when a complete file is not good; called in a thread. One that can begin while the
+            file grows does so. None checks the length only.
         options: How patient to be.
         on_progress: Called on the loop at most every 0.2 seconds, and at the end.
         refetch: How often, >= 0, to fetch everything once more when ``verify`` finds the file damaged.
@@ -125,10 +123,11 @@ async def download(
     path, owner = (target, target.owner) if isinstance(target, Reservation) else (Path(target), owner)
     place = _Place(target=path, owner=owner, adopt=adopt, options=options, room=shared.room)
     meter = Meter(report=on_progress)
-    requests = Requests(open_result=open_result, options=options, most_bytes=most_bytes, meter=meter)
-    copies = _Copies(
-        requests=requests, verify=verify, check_slots=shared.check_slots, refetch=refetch, keep_note=keep_note
+    check = Check(verify, shared.check_slots)
+    requests = Requests(
+        open_result=open_result, options=options, most_bytes=most_bytes, meter=meter, on_growth=check.grew
     )
+    copies = _Copies(requests=requests, check=check, refetch=refetch, keep_note=keep_note)
     part = await _visit(place, copies, shared.slots)
     return DownloadedFile(
         path=part.path,
@@ -210,8 +209,7 @@ class _Copies:
     """
 
     requests: Requests
-    verify: Callable[[Path], object] | None
-    check_slots: Slots
+    check: Check
     refetch: int
     keep_note: bool
     refused: list[tuple[ArchiveError, str]] = attrs.field(factory=list, init=False)
@@ -223,11 +221,12 @@ class _Copies:
             CorruptArchiveError: No copy was good, or this one is undamaged and not what it should be.
         """
         while True:
-            pause = await self.requests.fetch(part)
+            async with self.check.visiting(part):
+                pause = await self.requests.fetch(part)
             if pause is not None:
                 return pause
             try:
-                await final_name.check(part, self.verify, self.check_slots)
+                await final_name.check(part, self.check.verify(), self.check.slots)
             except ArchiveError as error:
                 await self._refuse(part, error)
             else:

@@ -197,7 +197,7 @@ class Fetcher:
 
     def _opened_book(self) -> "TransferBook":
         if self._book is None:
-            from crynux_async.archive.lora_archive import verify_archive
+            from crynux_async.archive.arriving import ArchiveVerifier
             from crynux_async.archive.zip_members import ArchiveLimits
             from crynux_async.downloads.book import TransferBook
             from crynux_async.downloads.pace import DownloadOptions
@@ -206,7 +206,7 @@ class Fetcher:
             self._book = TransferBook(
                 self._spawn,
                 slots=settings.max_downloads,
-                verify=verify_archive if settings.verify_archives else None,
+                verify=ArchiveVerifier() if settings.verify_archives else None,
                 options=DownloadOptions(chunk_bytes=settings.chunk_bytes, stall_timeout=settings.read_timeout),
                 most_bytes=ArchiveLimits().file_bytes,
             )
