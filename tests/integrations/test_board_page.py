@@ -176,12 +176,15 @@ async def test_page_names_no_path_host_key_or_query(tmp_path: Path) -> None:
         await ledger.add(troubled)
         at = ["/board", "/board/sweep?name=cats", *(f"/board/jobs/{each.job_id}" for each in troubled)]
         pages = [await web.client.get(each) for each in at]
-        gone = await web.client.get(f"/board/jobs/{troubled[2].job_id}/archive")
+        files = [f"/board/jobs/{troubled[2].job_id}/{name}" for name in ("archive", "export")]
+        elsewhere = [await web.client.get(each) for each in files]
     assert "pictures.zip?***" in pages[2].text
-    for text in [*(page.text for page in pages), gone.text]:
+    for text in [page.text for page in (*pages, *elsewhere)]:
         for secret in (str(tmp_path), "bridge.internal", "k" * 44, "secretquery", "machine-7", "fake-key"):
             assert secret not in text
-    assert gone.status_code == 410
+    for answer in elsewhere:
+        assert answer.status_code == 409
+        assert "It is on another host." in answer.text
 
 
 async def test_page_says_what_is_known_of_a_failure_and_no_more(tmp_path: Path) -> None:

@@ -36,18 +36,26 @@ class StoredModel:
         state: How the job stands.
         name: What its files are called, without an ending.
         config: What was trained, or None where that is not known.
+        is_elsewhere: Whether another host has it.
     """
 
     path: Path | None
     state: JobState
     name: str
     config: FineTuneConfig | None
+    is_elsewhere: bool = False
 
     @classmethod
-    def of(cls, job: Job | JobRow) -> Self:
-        """Return what is needed of a job."""
+    def of(cls, job: Job | JobRow, *, host: str | None = None) -> Self:
+        """Return what is needed of a job.
+
+        Args:
+            job: The job.
+            host: What this host is called; None where the archive was brought to it before, if there is one.
+        """
         path = None if job.path is None else Path(job.path)
-        return cls(path=path, state=job.state, name=job.task_id or job.job_id, config=job.config)
+        name, is_elsewhere = job.task_id or job.job_id, bool(host and job.host and job.host != host)
+        return cls(path=path, state=job.state, name=name, config=job.config, is_elsewhere=is_elsewhere)
 
 
 async def bring_here(job: Job, folder: Path, host: str) -> None:
@@ -76,8 +84,8 @@ async def archive_response(job: Job, request: Request) -> Response:
     """Return a job's archive as it came from the service.
 
     Raises:
-        ProblemError: There is none here: 409 with the state, and with Retry-After while one may come; 410 when it is
-            gone.
+        ProblemError: There is none here: 409 with the state, and with Retry-After while one may come; 410 when it was
+            deleted.
     """
     return archive_file(StoredModel.of(job), request)
 
@@ -118,9 +126,11 @@ async def export_file(model: StoredModel, request: Request, program: Program = "
 
 def _archive_path(model: StoredModel) -> Path:
     if model.path is not None:
-        if not model.path.is_file():
-            raise ProblemError(410, "gone", "It was deleted, or is on another host.")
-        return model.path
+        if model.path.is_file():  # also another host's, where both have mounted its folder
+            return model.path
+        if model.is_elsewhere:
+            raise ProblemError(409, "elsewhere", "It is on another host.", state=model.state.value)
+        raise ProblemError(410, "gone", "It was deleted.")
     if model.state is JobState.EXPIRED:
         raise ProblemError(410, "gone", "The training service has deleted it.", state=model.state.value)
     may_come = STAGES[model.state] is not Stage.OVER

@@ -245,11 +245,15 @@ def _add_stream(router: APIRouter, at: str, pages: Pages, page_of: Callable[...,
 
 
 def _add_files(router: APIRouter) -> None:
+    async def model(viewer: Viewer, job_id: str) -> StoredModel:
+        # Not brought here, as the routes over jobs do: whoever looks at a page changes nothing.
+        return StoredModel.of(await known(viewer, job_id), host=viewer.source.host)
+
     async def archive(viewer: ViewerDep, request: Request, job_id: str) -> Response:
-        return archive_file(StoredModel.of(await known(viewer, job_id)), request)
+        return archive_file(await model(viewer, job_id), request)
 
     async def export(viewer: ViewerDep, request: Request, job_id: str, program: Program = "all") -> Response:
-        return await export_file(StoredModel.of(await known(viewer, job_id)), request, program)
+        return await export_file(await model(viewer, job_id), request, program)
 
     async def image(viewer: ViewerDep, job_id: str, number: int) -> Response:
         row = await known(viewer, job_id)

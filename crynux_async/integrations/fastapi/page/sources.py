@@ -32,6 +32,7 @@ class Source:
         burst: Creates at once where that is known, or None.
         facts: What the service does with configs, or None to tell it from each job.
         open_session: Opens a session that reads the ledger.
+        host: What this host is called where the ledger says who has an archive.
         shows_commands: Whether whoever looks has the command line at hand.
     """
 
@@ -41,6 +42,7 @@ class Source:
     burst: int | None
     facts: ServiceFacts | None
     open_session: OpenSession
+    host: str
     shows_commands: bool = False
 
     @classmethod
@@ -58,6 +60,7 @@ class Source:
             burst=session.settings.rate_burst,
             facts=session.service_facts,
             open_session=same,
+            host=session.settings.host_name,
         )
 
     def facts_of(self, row: JobRow) -> ServiceFacts:

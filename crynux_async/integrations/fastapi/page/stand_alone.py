@@ -61,6 +61,7 @@ def stand_alone(ledger: str | Path, settings: Settings, *, port: int, token: str
                 burst=settings.rate_burst,
                 facts=None,
                 open_session=opened.session,
+                host=settings.host_name,
                 shows_commands=True,
             )
             with calling_at_shutdown(streams.end):
