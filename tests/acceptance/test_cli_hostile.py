@@ -27,7 +27,7 @@ pytestmark = pytest.mark.real_time
 HOSTILE = ["[red]x[", "[bold]", ":bomb:", "x" * 200, "two\nlines", "\x1b[31mred\x1b[0m"]
 
 
-@pytest.mark.parametrize("name", ["[red]:bomb:[x", "x" * 200, "two\nlines", "\x1b[31mred\x1b[0m"])
+@pytest.mark.parametrize("name", ["x" * 200, "[red]:bomb:[x two\nlines \x1b[31mred\x1b[0m"])
 async def test_hostile_name_of_a_config_and_its_folder_is_printed_as_it_is(
     name: str, bridge: Emulator, tmp_path: Path
 ) -> None:
@@ -50,11 +50,11 @@ async def test_hostile_name_of_a_config_and_its_folder_is_printed_as_it_is(
     assert (code, one_line(f"Wrote {name}/out.safetensors") in out) == (0, True), err
 
 
-@pytest.mark.parametrize("name", ["[/]", "\x1b[31mred\x1b[0m"])
 @pytest.mark.parametrize("command", [["check"], ["inspect"], ["jobs", "--state"], ["retry"], ["explain"], ["jobs"]])
 async def test_hostile_argument_is_named_in_the_error_as_it_is(
-    command: list[str], name: str, bridge: Emulator, tmp_path: Path
+    command: list[str], bridge: Emulator, tmp_path: Path
 ) -> None:
+    name = "[/]\x1b[31mred\x1b[0m"
     await (ledger := SqliteLedger(tmp_path / "jobs.db")).open()
     await ledger.close()
     code, out, err = await run_cli(*command, name, env=environment(bridge), cwd=tmp_path)
