@@ -1,8 +1,13 @@
-"""Cases Q1 to Q3: processes that die at random moments of a sweep, alone, four at once, and under Optuna."""
+"""Cases Q1 to Q5: processes that die in a sweep.
+
+At random moments, alone, four at once, and under Optuna; then, alone and four at once, at every statement of its start:
+from the opening of the session until all points are queued.
+"""
 
 import asyncio
 import json
 import random
+import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +23,7 @@ from benchmarks.scorecard.warm import Program
 from crynux_async.archive import verify_archive
 
 _KILLS = 10
+_ALL_WITH_SEEDS = 20
 _LATEST = 1.5  # seconds after which a process is killed at the latest: an undisturbed sweep takes about so long
 
 
@@ -49,6 +55,44 @@ async def _killed(context: Context, *, processes: int) -> str:
     return (
         f"{kills} kills of {processes} at once: no point was trained twice, every good task has its archive, {unclear} "
         f" of {POINTS * context.seeds} trials ended unconfirmed, retry sent the {len(FAILING)} that failed"
+    )
+
+
+def killed_at_its_start(context: Context) -> str:
+    """Q4: a sweep whose process is killed at every statement of its start, and started again."""
+    return asyncio.run(_killed_at_its_start(context, processes=1))
+
+
+def four_killed_at_its_start(context: Context) -> str:
+    """Q5: four processes start one sweep, and each is killed at another statement of its start."""
+    return asyncio.run(_killed_at_its_start(context, processes=4))
+
+
+async def _killed_at_its_start(context: Context, *, processes: int) -> str:
+    """Die at every statement of a start, or with few seeds at some of them, each time with a ledger of its own."""
+    async with scene(context.folder / "counted") as here:
+        models = context.folder / "counted" / "models"
+        out = (await warm.run(_program(here, models, "--die-at", "0"), env=here.env)).out
+        total: int = json.loads(out.splitlines()[0])["statements"]
+    moments = range(1, total + 1, max(1, _ALL_WITH_SEEDS // context.seeds))
+    unclear = 0
+    for at in moments:
+        async with scene(context.folder / str(at)) as here:
+            models = context.folder / str(at) / "models"
+            # One behind the other, so that what one has begun is what the next one meets.
+            dying = [_program(here, models, "--die-at", str(at + place)) for place in range(processes)]
+            ended = await asyncio.gather(*(warm.run(program, env=here.env) for program in dying))
+            alive = [each for each in ended if each.code != -signal.SIGKILL]
+            # What another process has begun makes the start of the next one shorter, so that it may come to the end.
+            assert len(alive) < processes, f"nobody died at statement {at} of {total}"
+            assert all(each.code == 0 for each in alive), f"killed at {at}: {[each.err for each in alive]}"
+            try:
+                unclear += _check(here, await _run(here, models))
+            except AssertionError as error:
+                raise AssertionError(f"killed at statement {at} of {total}: {error}") from error
+    return (
+        f"{len(moments)} of {total} statements, {processes} at once: no point was trained twice, every good task has "
+        f"its archive, {unclear} of {POINTS * len(moments)} trials ended unconfirmed"
     )
 
 
@@ -141,4 +185,6 @@ CASES = (
     Case(name="Q1", fault="a sweep killed at random moments", run=one_killed),
     Case(name="Q2", fault="one sweep by four processes, killed", run=four_killed),
     Case(name="Q3", fault="an Optuna study killed at random moments", run=study_killed),
+    Case(name="Q4", fault="a sweep killed at each statement of its start", run=killed_at_its_start),
+    Case(name="Q5", fault="its start by four processes, killed", run=four_killed_at_its_start),
 )
