@@ -1,15 +1,18 @@
 """Reading the events of one job: what is stored of it, then what comes, from whichever process."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from crynux_async.clock import utc_now
+from crynux_async.errors import LedgerBusyError
 from crynux_async.events import DownloadFailed, Event, EventsMissed, JobStateChanged
-from crynux_async.ledgers.base import Ledger
+from crynux_async.ledgers.base import EventRow, Ledger
 from crynux_async.states import STAGES, Stage
 from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.event_rows import event_of
 from crynux_async.supervision.record import Record
+
+_TRY_AGAIN = 1.0
 
 
 class EventReader:
@@ -58,8 +61,22 @@ class EventReader:
         Raises:
             LedgerError: It cannot be read.
         """
-        rows = await self._ledger.events(record.job_id, after=number - 1, limit=1)
+        rows = await self._rows(lambda: self._ledger.events(record.job_id, after=number - 1, limit=1))
         return event_of(rows[0]) if rows and rows[0].number == number else None
+
+    async def _rows(self, read: Callable[[], Awaitable[list[EventRow]]]) -> list[EventRow]:
+        """Return stored events as soon as they can be read: a server that restarts ends no reader.
+
+        Raises:
+            LedgerError: They cannot be read (any more).
+        """
+        while True:
+            try:
+                return await read()
+            except LedgerBusyError:
+                if self._is_closed():
+                    raise
+            await asyncio.sleep(_TRY_AGAIN)
 
     async def events(self, record: Record, after: int) -> tuple[Event, ...]:
         """Return the stored events of a job behind a number. Readers who are called together read them once.
@@ -76,7 +93,7 @@ class EventReader:
         answer = self._asked[key] = asyncio.get_running_loop().create_future()
         found = None
         try:
-            rows = await self._ledger.events(record.job_id, after=after)
+            rows = await self._rows(lambda: self._ledger.events(record.job_id, after=after))
             found = tuple(map(event_of, rows))
             return found
         finally:

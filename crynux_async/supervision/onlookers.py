@@ -7,11 +7,13 @@ reads those rows again whose state is another one; whoever waits is told as if t
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
 from crynux_async.clock import monotonic
+from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.states import JobState
 from crynux_async.supervision.cut_off import find_as_left
@@ -19,7 +21,10 @@ from crynux_async.supervision.record import OnlookerRecord, Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import record_from_row, restore
 
+_log = logging.getLogger("crynux_async.supervision.onlookers")
+
 _LOOK_EVERY = 0.5
+_TRY_AGAIN = 1.0
 _ASK_AGAIN = 30.0
 _LOOKS_TAKE = 10  # a look that takes a while is followed by so many times as long without one
 
@@ -41,6 +46,7 @@ class Onlookers:
         self._records: WeakValueDictionary[str, OnlookerRecord] = WeakValueDictionary()
         self._watched: dict[str, Record] = {}
         self._regrouped = asyncio.Event()
+        self._is_in_trouble = False
 
     def get(self, job_id: str) -> Record | None:
         """Return the record of a job, held here or not, or None."""
@@ -120,10 +126,21 @@ class Onlookers:
                 self._regrouped.clear()
                 await self._regrouped.wait()
                 heard = 0
-            heard = await self._next_change(heard)
-            # Only now: whoever comes while rows are read, or before the next wait, is looked at in the next round.
-            self._regrouped.clear()
-            took = await self._look()
+            try:
+                heard = await self._next_change(heard)
+                # Only now: whoever comes while rows are read, or before the next wait, is looked at in the next round.
+                self._regrouped.clear()
+                took = await self._look()
+            except LedgerError as error:
+                if not self._is_in_trouble:
+                    _log.warning("what others do cannot be read now; it is tried again: %s", error)
+                self._is_in_trouble = True
+                heard = 0  # what is written meanwhile is looked at as soon as it can be read
+                await asyncio.sleep(_TRY_AGAIN)
+                continue
+            if self._is_in_trouble:
+                _log.warning("what others do can be read again")
+                self._is_in_trouble = False
             await asyncio.sleep(max(_LOOK_EVERY, _LOOKS_TAKE * took))
 
     async def _next_change(self, heard: int) -> int:

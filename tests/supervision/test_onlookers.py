@@ -1,6 +1,7 @@
 """Handles on the jobs of other sessions: found, awaited, fetched and given up from anywhere. On virtual time."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from crynux_async import (
     JobAbandonedError,
     JobFailedError,
     JobState,
+    LedgerBusyError,
     OwnershipError,
     ProtocolError,
     QuotaError,
@@ -44,6 +46,55 @@ RENEW = LEASE / 3
 
 def open_session(backend: FakeBackend, ledger: Any, **arguments: Any) -> Session:
     return Session(backend=backend, ledger=ledger, api_key="k" * 44, **{"rate_limit": 6000, **arguments})
+
+
+class Away(MemoryLedger):
+    """A server that cannot be read for a while."""
+
+    is_away = False
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise LedgerBusyError("the database system is starting up")
+
+    async def jobs(self, *arguments: Any, **options: Any) -> Any:
+        self._answer()
+        return await super().jobs(*arguments, **options)
+
+    async def events(self, *arguments: Any, **options: Any) -> Any:
+        self._answer()
+        return await super().events(*arguments, **options)
+
+
+async def test_whoever_waits_for_anothers_job_bears_a_ledger_that_is_away_and_the_log_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend, ledger = FakeBackend(duration=60), Away()
+    async with open_session(backend, ledger) as owner, open_session(backend, ledger, follow=False) as onlooker:
+        theirs = await onlooker.find((await owner.submit(make_config())).job_id)
+        assert theirs is not None
+        told: list[Any] = []
+
+        async def wait() -> None:
+            await theirs
+
+        async def read() -> None:
+            told.extend([event async for event in theirs.events(after=0)])
+
+        waiting = [asyncio.create_task(wait()), asyncio.create_task(read())]
+        await asyncio.sleep(1)
+        ledger.is_away = True
+        await asyncio.sleep(300)
+        assert not any(task.done() for task in waiting)
+        ledger.is_away = False
+        await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    assert (theirs.state, told[-1].state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+    assert [event.number for event in told] == list(range(1, len(told) + 1))
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == [
+        "what others do cannot be read now; it is tried again: the database system is starting up",
+        "what others do can be read again",
+    ]
 
 
 class Office:
