@@ -118,6 +118,24 @@ async def test_model_that_cannot_be_fetched_is_said_and_its_damaged_copy_is_kept
     assert [path.name for path in (tmp_path / "out").iterdir() if "corrupt" in path.name] == [f"{task_id}.zip.corrupt"]
 
 
+async def test_model_of_another_key_is_left_to_that_key_and_said_at_once(
+    bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (task_id,) = await made(bridge)
+    row = running(bridge, task_id, folder=str(tmp_path / "out"), file_name="{task_id}.zip")
+    await remember(tmp_path, [attrs.evolve(row, key_id="0011223344556677")])
+    for _ in range(2):  # while it runs, and when it has a model
+        assert await resume(ordered(tmp_path)) is Exit.DOWNLOAD
+        (facts,) = json.loads(capsys.readouterr().out)["jobs"]
+        assert facts["state"] == "succeeded"
+        assert "made with another credential (0011223344556677)" in str(facts["error"])
+    assert not [each for each in bridge.requests if each.path.endswith(f"/{task_id}/result")]
+    await (ledger := SqliteLedger(tmp_path / "jobs.db")).open()
+    (left,) = await ledger.jobs()
+    assert (left.folder, left.error, await ledger.holder(left.job_id)) == (str(tmp_path / "out"), "", None)
+    await ledger.close()
+
+
 async def test_job_that_failed_is_an_exit_code_of_its_own(
     bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
