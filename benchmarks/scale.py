@@ -1,9 +1,10 @@
 """What thousands of jobs cost: ``python -m benchmarks.scale [--quick] [--turns N]``.
 
-Memory, CPU, speed and patience of one process that follows up to 100,000 jobs, none of which ends. Every measurement is
-a process of its own; where several clients are compared they take turns. *In process* means a fake bridge that answers
-at once, so that only this library (or a bare task for each job) is measured; over HTTP all clients ask the same server,
-which is another process. Memory is the growth of the resident set per job, configs included where there are any.
+Memory, CPU, speed and patience of one process that follows up to 100,000 jobs, none of which ends, and what is left in
+it of 100,000 that have ended. Every measurement is a process of its own; where several clients are compared they take
+turns. *In process* means a fake bridge that answers at once, so that only this library (or a bare task for each job) is
+measured; over HTTP all clients ask the same server, which is another process. Memory is the growth of the resident set
+per job, configs included where there are any.
 
 The peers are what one would write by hand: a task for each job that asks and sleeps, with aiohttp or httpx; and for
 speed, 100 loops that ask without pause.
@@ -27,6 +28,7 @@ from crynux_async.emulator.nodes.weights import Lora
 from crynux_async.emulator.nodes.zip_files import Member, write_zip
 
 SIZES = (1_000, 10_000, 100_000)
+MONTHS_BYTES = 4_000_000  # what the allocator keeps, and the pages of a larger file; 40 bytes for each of 100,000
 BYTES_ALL, BYTES_POLLING, GROWTH, SPEED, LAG_MS, RESUME_SECONDS = 2_000, 600, 1.3, 0.85, 20.0, 5.0
 ARCHIVE_MIB = 64
 FILE_JOBS = 500
@@ -54,6 +56,7 @@ def main() -> int:
     turns = options.turns or (2 if options.quick else 3)
     began = time.perf_counter()
     results: dict[str, Any] = {"memory": memory(sizes), "hour": hours(sizes), "ledger": ledgers()}
+    results["months"] = months(sizes[-1])
     with tempfile.TemporaryDirectory(prefix="scale-benchmark-") as folder:
         archive = Path(folder) / "archive.zip"
         make_archive(archive)
@@ -116,6 +119,21 @@ def ledgers() -> dict[str, dict[str, Figures]]:
     return {**rows, "submitted to a file": {str(FILE_JOBS): submitted}}
 
 
+def months(size: int) -> dict[str, Figures]:
+    """Measure what jobs that have ended leave behind in a session with 1,000 live ones."""
+    rows = {
+        "none has ended": run("months", 0, 0),
+        f"{size:,} ended before": run("months", size, 0),
+        f"{size:,} end meanwhile": run("months", 0, size),
+    }
+    show_table(
+        "A session with 1,000 live jobs, on a file",
+        ("jobs that have ended", "MB of it", "MB that grew", "CPU us for each that ended"),
+        [(name, row["bytes"] / 1e6, row["grown"] / 1e6, row["cpu_us"]) for name, row in rows.items()],
+    )
+    return rows
+
+
 def crowds(url: str) -> dict[str, dict[str, Figures]]:
     """Compare memory and CPU of clients that follow many jobs over HTTP."""
     rows = {
@@ -168,10 +186,21 @@ def lags(url: str) -> dict[str, Figures]:
     return rows
 
 
+def _over(alone: Figures) -> float:
+    """Return how many MB a session may have that has seen many jobs end: as many as one that has not, and some room."""
+    return (alone["bytes"] + MONTHS_BYTES) / 1e6
+
+
 def problems(results: dict[str, Any], sizes: Sequence[int]) -> Iterator[str]:
     """Yield what is not as it should be."""
     least, most = str(sizes[0]), str(sizes[-1])
+    alone, *old = results["months"].values()
     figures = [
+        (
+            "MB of 1,000 live jobs where many have ended",
+            max(one["bytes"] + one["grown"] for one in old) / 1e6,
+            _over(alone),
+        ),
         ("bytes a job, all included", results["memory"][most]["bytes"], BYTES_ALL),
         ("bytes a job, polling alone", results["memory"][most]["polling_bytes"], BYTES_POLLING),
         (

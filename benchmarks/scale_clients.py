@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 
 from benchmarks.scale_server import FIRST_SUCCESS
 from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Seen, Task, Validator
@@ -47,6 +48,8 @@ HOUR = 3600.0
 HOUR_INTERVAL = 240
 AT_ONCE = 100
 WARM_UP_JOBS = 200
+LIVE_JOBS = BATCH = 1000
+WARM_UP_BATCHES = 3
 LAG_POLL_RATE = 200.0  # the default of Settings
 FAST = {"max_poll_rate": 1e9, "min_poll_interval": 1e-3, "poll_delay": 1e-9}
 RUNNING = Look(seen=Seen.RUNNING)
@@ -241,6 +244,65 @@ def resume(count: int, place: str) -> Figures:
 
     with tempfile.TemporaryDirectory(prefix="scale-benchmark-") as folder:
         return asyncio.run(work(MemoryLedger() if place == "memory" else SqliteLedger(Path(folder) / "jobs.db")))
+
+
+class EndingBackend(InstantBackend):
+    """One whose first tasks run for ever; all others have a model when they are looked at."""
+
+    async def look(self, task: Task) -> Look:
+        look = await super().look(task)
+        return look if int(task.task_id) <= LIVE_JOBS else Look(seen=Seen.SUCCEEDED)
+
+
+def months(ended_before: int, ended_meanwhile: int) -> Figures:
+    """Follow some live jobs on a file in which many have ended, while many more come from other processes and end.
+
+    The first thousands are warm-up: what grows behind them would grow for ever.
+    """
+
+    async def work(place: Path) -> Figures:
+        other = SqliteLedger(place)
+        await other.open()
+        for first in range(0, ended_before, BATCH):
+            await other.add([ended_row(first + number) for number in range(min(BATCH, ended_before - first))])
+        await other.add([running_row(number) for number in range(1, LIVE_JOBS + 1)])
+        before = resident()
+        settings = make_settings(max_poll_rate=BATCH, max_polls=AT_ONCE)
+        async with Session(settings, ledger=place, backend=EndingBackend()) as session:
+            for number in range(1, WARM_UP_BATCHES + 1):
+                await _end_batch(session, other, number)
+            warm, began = resident(), time.process_time()
+            for number in range(WARM_UP_BATCHES + 1, WARM_UP_BATCHES + 1 + ended_meanwhile // BATCH):
+                await _end_batch(session, other, number)
+            cpu, grown = time.process_time() - began, resident() - warm
+            assert session.statistics().jobs[JobState.RUNNING] == LIVE_JOBS
+        await other.close()
+        cpu_us = cpu / ended_meanwhile * 1e6 if ended_meanwhile else 0.0
+        return {"bytes": warm - before, "grown": grown, "cpu_us": cpu_us}
+
+    with tempfile.TemporaryDirectory(prefix="scale-benchmark-") as folder:
+        figures: Figures = virtual_time_run(lambda: work(Path(folder) / "jobs.db"))
+    return figures
+
+
+async def _end_batch(session: Session, other: Ledger, number: int) -> None:
+    """Let another process leave jobs that end at the first look, and wait for their ends without a handle on them."""
+    ended = session.statistics().jobs.get(JobState.SUCCEEDED, 0) + BATCH
+    fence = await other.enter("another", seconds=HOUR)
+    await other.add([running_row(number * BATCH + each) for each in range(1, BATCH + 1)], fence=fence)
+    await session.take_over()  # it is there
+    await other.leave(fence)
+    await session.take_over()  # it has left
+    while session.statistics().jobs.get(JobState.SUCCEEDED, 0) < ended:
+        await asyncio.sleep(0.5)
+
+
+def ended_row(number: int) -> JobRow:
+    """Return a job that has a model which was fetched long ago."""
+    row = running_row(10_000_000 + number)
+    return attrs.evolve(
+        row, state=JobState.DOWNLOADED, ended_at=row.submitted_at, folder="/models", path="/models/a.zip"
+    )
 
 
 def running_row(number: int) -> JobRow:
@@ -457,6 +519,7 @@ PROGRAMS: dict[str, Callable[..., Figures]] = {
     "queue": lambda count: queue(int(count)),
     "hour": lambda count: hour(int(count)),
     "hour_of_tasks": lambda count: hour_of_tasks(int(count)),
+    "months": lambda before, meanwhile: months(int(before), int(meanwhile)),
     "resume": lambda count, place: resume(int(count), place),
     "rate": rate,
     "crowd": crowd,
