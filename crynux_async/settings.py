@@ -301,7 +301,7 @@ class Settings:
         max_poll_rate: Status requests a second over all jobs, > 0.
         connect_timeout: To connect, TLS included.
         request_timeout: For a whole create or status request.
-        unreachable_timeout: For how long a bridge that cannot be reached is tried again before a submit fails.
+        unreachable_timeout: For how long to keep trying a bridge that cannot be reached before a submit fails.
         read_timeout: Without a single byte of a download.
         close_timeout: For creates under way when a session is closed, whose outcome is unknown after that, and for
             validation images.

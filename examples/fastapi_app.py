@@ -27,7 +27,7 @@ FOLDER = Path(os.environ.get("APP_FOLDER", "fastapi-app"))
 
 
 def customer(sent: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> str:
-    """Say who asks; whoever is nobody does not come in."""
+    """Return who asks; nobody else gets in."""
     expected = PASSWORDS.get(sent.username, secrets.token_hex())
     if not secrets.compare_digest(sent.password.encode(), expected.encode()):
         raise HTTPException(401, "sign in first", headers={"WWW-Authenticate": "Basic"})
@@ -49,7 +49,7 @@ app.include_router(crynux.page(path="/board"))
 
 @app.post("/portraits", dependencies=crynux.dependencies, status_code=202)
 async def submit_portrait(config: ConfigDep, caller: CallerDep) -> JobAnswer:
-    """Train with what portraits need: a handler of your own is made of the same parts."""
+    """Train with what portraits need: your own handlers are made of the same parts."""
     filing = caller.web.filing(caller.tenant, group="portraits")
     return JobAnswer.of(await caller.web.session.enqueue(config.evolve(center_crop=True, rank=16), **filing))
 

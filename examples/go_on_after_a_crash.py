@@ -1,6 +1,6 @@
 """A session is left while its jobs run; the next one on the same ledger goes on, and every model arrives.
 
-Run it as it is: it uses an emulated service on this machine. For the real one, open ``Session(ledger="jobs.db")``.
+Run it as is: it uses an emulated service on this machine. For the real one, open ``Session(ledger="jobs.db")``.
 """
 
 import asyncio

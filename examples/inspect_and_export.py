@@ -1,4 +1,4 @@
-"""A job, what came of it, and a file for diffusers. ``--emulator`` runs it on a bridge on this machine."""
+"""A job, its result, and a file for diffusers. ``--emulator`` runs it on a bridge on this machine."""
 
 import asyncio
 import sys

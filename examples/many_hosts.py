@@ -1,6 +1,6 @@
 """Two hosts and one ledger: one submits, the other knows the job, hears of its end and fetches the model.
 
-Run it as it is: it uses an emulated service and a file on this machine. With the address of a PostgreSQL database the
+Run it as is: it uses an emulated service and a file on this machine. With the address of a PostgreSQL database the
 hosts may be two machines: python examples/many_hosts.py postgresql://app@db.example/crynux
 """
 

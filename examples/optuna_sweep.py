@@ -1,6 +1,6 @@
 """Optuna chooses what to train next; a study that is started again goes on with the jobs that it has.
 
-Run it as it is: it uses an emulated service on this machine. It needs 'crynux-async[optuna]'.
+Run it as is: it uses an emulated service on this machine. It needs 'crynux-async[optuna]'.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ def config_of(trial: optuna.Trial) -> FineTuneConfig:
 
 
 def objective(trial: Trial) -> float:
-    """Return what Optuna makes small: here how far the model is from a norm of 0.1."""
+    """Return what Optuna minimizes: here how far the model is from a norm of 0.1."""
     assert trial.norms is not None
     return abs(trial.norms.total - 0.1)
 

@@ -1,6 +1,6 @@
 """A sweep whose page shows what each model paints: the same prompt and noise, rank across, learning rate down.
 
-Run it as it is: the service is emulated, and a pipeline in miniature with random weights paints noise, on any machine.
+Run it as is: the service is emulated, and a pipeline in miniature with random weights paints noise, on any machine.
 With the name of a base model it paints in earnest: python preview_images.py crynux-ai/stable-diffusion-v1-5
 It needs 'crynux-async[archive,report]', torch, diffusers, transformers, accelerate and peft.
 """

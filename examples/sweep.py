@@ -1,6 +1,6 @@
 """A sweep that can be started again and again: what is done is done, and only what is missing is sent.
 
-Run it as it is: it uses an emulated service on this machine. For the real one, open ``Session(ledger="jobs.db")``.
+Run it as is: it uses an emulated service on this machine. For the real one, open ``Session(ledger="jobs.db")``.
 """
 
 import asyncio

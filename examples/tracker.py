@@ -1,6 +1,6 @@
 """Each trial of a sweep is written into a tracker when it ends: here a CSV file, yours in the same place.
 
-Run it as it is: it uses an emulated service on this machine. docs/sweeps.md has the function for Weights & Biases and
+Run it as is: it uses an emulated service on this machine. docs/sweeps.md has the function for Weights & Biases and
 for MLflow.
 """
 
