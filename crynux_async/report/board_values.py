@@ -192,6 +192,11 @@ class BoardView:
         """How many jobs there are."""
         return sum(self.counts.values())
 
+    @property
+    def training(self) -> int:
+        """How many jobs train as far as is known; what is stalled is most probably lost, and counts as trouble."""
+        return self.count(JobState.RUNNING, JobState.ATTACHED)
+
     def count(self, *states: JobState) -> int:
         """Return how many jobs are in any of these states."""
         return sum(self.counts.get(state, 0) for state in states)

@@ -127,10 +127,14 @@ def board_lead(view: BoardView) -> str:
     """Return the sentence under the heading of the board."""
     if not view.total:
         return "No job yet. The first one shows up here as soon as it is queued."
-    running, fetched = view.count(JobState.RUNNING, JobState.STALLED, JobState.ATTACHED), view.count(JobState.SUCCEEDED)
-    parts = [f"{running:,} training" if running else "", f"{view.queued:,} waiting" if view.queued else ""]
-    parts += [f"{fetched:,} at the service, not yet here" if fetched else ""]
-    said = ", ".join(filter(None, parts)) or "nothing under way"
+    counts = {
+        "training": view.training,
+        "stalled": view.count(JobState.STALLED),
+        "waiting": view.queued,
+        "at the service, not yet here": view.count(JobState.SUCCEEDED),
+    }
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    said = ", ".join(parts) or "nothing under way"
     return f"{counted(view.total, 'job')}: {said}."
 
 

@@ -104,7 +104,7 @@ def test_jobs_that_wait_for_somebody_are_not_in_the_queue() -> None:
 def test_lead_says_how_many_do_what() -> None:
     counts = {JobState.RUNNING: 2, JobState.STALLED: 1, JobState.SUCCEEDED: 1, JobState.DOWNLOADED: 5}
     assert board_lead(board_of(BoardRows(counts=counts), Selection(), now=NOW)) == (
-        "9 jobs: 3 training, 1 at the service, not yet here."
+        "9 jobs: 2 training, 1 stalled, 1 at the service, not yet here."
     )
     assert board_lead(board_of(BoardRows(counts={JobState.DOWNLOADED: 1}), Selection(), now=NOW)) == (
         "1 job: nothing under way."
