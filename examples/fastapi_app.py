@@ -20,7 +20,8 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from crynux_async.emulator import Emulator
-from crynux_async.integrations.fastapi import CallerDep, ConfigDep, Crynux, JobAnswer, Limits
+from crynux_async.errors import CrynuxError
+from crynux_async.integrations.fastapi import CallerDep, ConfigDep, Crynux, JobAnswer, Limits, answer_error
 
 PASSWORDS = {"ann": "ann-token", "bob": "bob-token"}  # yours are in a database, and hashed
 FOLDER = Path(os.environ.get("APP_FOLDER", "fastapi-app"))
@@ -43,6 +44,7 @@ crynux = Crynux(
     limits=Limits(streams=20, queued=100),
 )
 app = FastAPI(title="Fine-tuning", lifespan=crynux.lifespan)
+app.add_exception_handler(CrynuxError, answer_error)  # what handlers of your own raise, as the routes answer it
 app.include_router(crynux.router(prefix="/jobs"))
 app.include_router(crynux.page(path="/board"))
 

@@ -33,6 +33,9 @@ async def test_example_trains_what_a_customer_asks_for_and_shows_it_to_nobody_el
         answer = await client.post("/portraits", json=GOOD, headers=ann)
         job = json.loads(await answer.read())
         assert (answer.status, job["group"], job["config"]["rank"]) == (202, "portraits", 16)
+        wrong = await client.post("/portraits", json={**GOOD, "rank": -1}, headers=ann)
+        said = json.loads(await wrong.read())
+        assert (wrong.status, [entry["field"] for entry in said["errors"]]) == (422, ["rank"])
         async with client.get(f"/jobs/{job['job_id']}/events", headers=ann) as stream:
             assert b'"state":"downloaded"' in await stream.read()
         other = await client.get(f"/jobs/{job['job_id']}", headers=bob)
