@@ -29,6 +29,7 @@ _DAY, _SECOND = 86_400, 1_000_000  # in seconds, and in microseconds
 _LARGEST = 2**63 - 1  # databases keep signed integers of 64 bits
 _TOO_MUCH = 2**60 * WEI  # wei; the sum of a few amounts must fit into 64 bits of whole CNX
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_CONFIG_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _FIXED = ("job_id", "digest", "tenant", "idempotency_key")
 _EMPTY: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}
 
@@ -140,7 +141,7 @@ def _outcome(value: Any) -> str:
 def _config(value: Any) -> str:
     if not isinstance(value, FineTuneConfig):
         raise TypeError("must be a FineTuneConfig")
-    return json.dumps(value.to_dict(), ensure_ascii=False, separators=(",", ":"))
+    return _CONFIG_ENCODER.encode(value.to_dict())
 
 
 def _json(value: Any) -> str:
@@ -372,16 +373,17 @@ def decode_job(values: Sequence[Any]) -> JobRow:
     """
     pairs = zip(JOB_COLUMNS.items(), values, strict=True)
     data = {name: value if kind.decode is None else kind.decode(value) for (name, kind), value in pairs}
-    data["config"], remark = read_config(data["config"])
+    data["config"], remark = read_config(data["config"], is_seed_drawn=data["is_seed_drawn"])
     data["error"] = "; ".join(filter(None, (data["error"], remark)))
     return JobRow(**data)
 
 
-def read_config(text: str | None) -> tuple[FineTuneConfig | None, str]:
+def read_config(text: str | None, *, is_seed_drawn: bool) -> tuple[FineTuneConfig | None, str]:
     """Return a stored config, or None and why it cannot be read.
 
     Args:
         text: The JSON text, or None where the job has no config.
+        is_seed_drawn: Whether nobody gave its seed.
     """
     if text is None:
         return None, ""
@@ -390,9 +392,12 @@ def read_config(text: str | None) -> tuple[FineTuneConfig | None, str]:
         # over.
         fields: dict[str, Any] = json.loads(text)
         values = map(_one_of, map(_hashable, fields.values()))
-        return FineTuneConfig(**dict(zip(fields, values, strict=True))), ""
+        config = FineTuneConfig(**dict(zip(fields, values, strict=True)))
     except (TypeError, ValueError):
         return None, f"its config cannot be read by this version of crynux_async: {_why(text)}"
+    # Or whoever asks again without a seed is told that the seed is another one.
+    object.__setattr__(config, "seed_was_drawn", is_seed_drawn)
+    return config, ""
 
 
 def _hashable(value: Any) -> Any:

@@ -53,6 +53,17 @@ async def test_same_key_is_the_same_job_and_another_config_under_it_a_conflict_w
     assert web.backend.creates <= 1
 
 
+async def test_conflict_at_another_worker_names_no_seed_that_nobody_gave(tmp_path: Path) -> None:
+    asked = {name: value for name, value in GOOD.items() if name != "seed"}
+    key = {"Idempotency-Key": "order-1"}
+    async with opened_web(tmp_path) as one, opened_web(tmp_path, backend=one.backend) as other:
+        path = await one.submit(asked, headers=key)
+        assert await other.submit(asked, headers=key) == path
+        refused = await other.client.post("/jobs", json={**asked, "rank": 16}, headers=key)
+    assert refused.status_code == 409
+    assert [entry["field"] for entry in refused.json()["errors"]] == ["rank"]
+
+
 class Away(MemoryLedger):
     """Cannot be read."""
 
