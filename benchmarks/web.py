@@ -84,7 +84,9 @@ async def posts_per_second(url: str) -> float:
         nonlocal done
         while time.perf_counter() < ends:
             headers = {"Idempotency-Key": secrets.token_hex(8)}
-            async with client.post(f"{url}/jobs", json=CONFIG, headers=headers) as answer:
+            # Another config each time: what is worked out of one is no help for the next.
+            config = {**CONFIG, "seed": secrets.randbelow(2**32 - 1) + 1}
+            async with client.post(f"{url}/jobs", json=config, headers=headers) as answer:
                 assert answer.status == 202, await answer.text()
                 await answer.read()
             done += 1

@@ -1,5 +1,6 @@
 """Which hosts other people's machines cannot reach."""
 
+import functools
 import ipaddress
 import re
 import socket
@@ -33,6 +34,8 @@ _IDEOGRAPHIC_STOP: Final = "\u3002"
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
+# Many data sets lie on few hosts.
+@functools.lru_cache(maxsize=256)
 def is_private(host: str) -> bool:
     """Whether a host is this machine, one of a private network or nobody's: by its address, or by its name alone.
 

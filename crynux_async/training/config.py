@@ -13,7 +13,8 @@ import functools
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -222,7 +223,7 @@ class FineTuneConfig(ConfigFields):
         the training as what is seen of it. What the bridge cannot be sent counts as what it is sent, whoever trains:
         digests are stored, and a stored one stays what it is.
         """
-        return _sha256(self.effective().training())
+        return _digest(self)
 
     def asked_digest(self) -> str:
         """Return a digest of what was asked for: equal for configs of the same values, whatever becomes of them.
@@ -313,7 +314,16 @@ def config_converter() -> "cattrs.Converter":
         name: override(struct_hook=functools.partial(_structure, kind)) for name, kind in field_kinds().items()
     }
     converter.register_structure_hook(FineTuneConfig, make_dict_structure_fn(FineTuneConfig, converter, **hooks))
+    converter.register_unstructure_hook(FineTuneConfig, functools.partial(_unstructure, attrgetter(*field_names())))
     return converter
+
+
+def _unstructure(values_of: Callable[[object], tuple[object, ...]], config: FineTuneConfig) -> dict[str, object]:
+    # The values are plain ones but for a tuple of modules; what cattrs makes looks at the type of each.
+    values = dict(zip(field_names(), values_of(config), strict=True))
+    if isinstance(config.target_modules, tuple):
+        values["target_modules"] = list(config.target_modules)
+    return values
 
 
 def _structure(kind: Kind, value: Any, _: Any) -> Any:
@@ -342,15 +352,23 @@ def _structure_problems(error: "cattrs.ClassValidationError", data: Mapping[str,
 
 def _copied(config: _Config) -> _Config:
     """Return a copy that is not checked again; ``copy.copy`` goes by way of a dict and takes far longer."""
-    copied = object.__new__(type(config))
-    for name in _slots():
-        object.__setattr__(copied, name, getattr(config, name))
+    copied, keep = object.__new__(type(config)), object.__setattr__
+    names, values_of = _slots()
+    for name, value in zip(names, values_of(config), strict=True):
+        keep(copied, name, value)
     return copied
 
 
 @functools.cache
-def _slots() -> tuple[str, ...]:
-    return tuple(attribute.name for attribute in attrs.fields(FineTuneConfig))
+def _slots() -> tuple[tuple[str, ...], Callable[[object], tuple[object, ...]]]:
+    names = tuple(attribute.name for attribute in attrs.fields(FineTuneConfig))
+    return names, attrgetter(*names)
+
+
+# A job that is submitted over the web is asked for it when it is stored and when it is shown.
+@functools.lru_cache(maxsize=256)
+def _digest(config: FineTuneConfig) -> str:
+    return _sha256(config.effective().training())
 
 
 def _sha256(values: Mapping[str, object]) -> str:

@@ -187,7 +187,8 @@ def _number_problem(low: float, high: float, above: bool, remark: str, value: An
 def _text_problem(value: Any) -> str | None:
     if not isinstance(value, str):
         return f"must be text, not {_shown(value)}"
-    if any("\ud800" <= char <= "\udfff" for char in value):  # they have no UTF-8, and JSON readers replace them
+    # They have no UTF-8, and JSON readers replace them.
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
         return f"must be whole characters, not halves of them: {_shown(value)}"
     return None if value.strip() else "must not be empty"
 

@@ -13,8 +13,8 @@ from crynux_async.archive import Program
 from crynux_async.errors import SubmissionUnknownError
 from crynux_async.integrations.fastapi.answers import AbandonAnswer, AdviceAnswer, CheckAnswer, JobAnswer, JobPage
 from crynux_async.integrations.fastapi.archives import archive_response, bring_here, export_response
-from crynux_async.integrations.fastapi.callers import CallerDep, JobDep
-from crynux_async.integrations.fastapi.configs import ConfigDep, FineTuneConfigBody
+from crynux_async.integrations.fastapi.callers import CallerDep, JobDep, caller_of
+from crynux_async.integrations.fastapi.configs import ConfigDep, FineTuneConfigBody, config_from
 from crynux_async.integrations.fastapi.problems import ProblemRoute, responses
 from crynux_async.integrations.fastapi.streams import EventsDep
 from crynux_async.ledgers.rows import shown_config
@@ -52,10 +52,8 @@ _STREAM: dict[str, Any] = {
 
 async def submit_job(
     *,
-    config: ConfigDep,
-    caller: CallerDep,
+    body: FineTuneConfigBody,
     request: Request,
-    response: Response,
     idempotency_key: Annotated[
         str | None,
         Header(min_length=1, max_length=MAX_KEY_LENGTH, description="Asked again, it is the same job."),
@@ -63,8 +61,10 @@ async def submit_job(
     label: _Name = "",
     group: _Name = "",
     tag: _Tags = [],  # noqa: B006  # FastAPI copies defaults
-) -> JobAnswer:
+) -> Response:
     """Queue a config. When this answers, the job is durable, and whichever worker lives sends it."""
+    # Called, and no dependencies as in the other routes: FastAPI takes longer to resolve one than it takes to run.
+    config, caller = await config_from(body), await caller_of(request)
     web, tenant = caller.web, caller.tenant
     # A job with a key is sent by any session that stands for it, and one without only by its own: so each gets one.
     key = idempotency_key or secrets.token_hex(16)
@@ -75,8 +75,9 @@ async def submit_job(
     except SubmissionUnknownError as error:
         # What the same key is answered for a job that runs: this job, whose state says the rest.
         job = await caller.job(error.job_id or "")
-    response.headers["Location"] = f"{request.url.path.rstrip('/')}/{job.job_id}"
-    return JobAnswer.of(job)
+    place = {"Location": f"{request.url.path.rstrip('/')}/{job.job_id}"}
+    # As bytes: FastAPI would check once more what was checked as it was made.
+    return Response(JobAnswer.of(job).model_dump_json(), 202, place, "application/json")
 
 
 async def list_jobs(
@@ -179,7 +180,9 @@ def make_router(prefix: str, dependencies: Sequence[Depends], *, body_bytes: int
         prefix=prefix, dependencies=list(dependencies), route_class=route, tags=["jobs"], responses=common
     )
     one = "/{job_id}"
-    router.add_api_route("", submit_job, methods=["POST"], status_code=202, responses=_submitted())
+    router.add_api_route(
+        "", submit_job, methods=["POST"], status_code=202, response_model=JobAnswer, responses=_submitted()
+    )
     router.add_api_route("", list_jobs, methods=["GET"], responses=responses(404))
     # In the way of no job: nothing is posted to a job itself.
     router.add_api_route("/check", check_config, methods=["POST"], responses=responses(400, 413))

@@ -186,6 +186,8 @@ class EventStream(Response):
                     await _send(send, _encoded(event))
                 if bookmark.is_up_to_date:
                     await self._pause(send, streams)
+        if self._is_left:
+            return
         # Without an id, so that the number of the last event stays what the browser says when it comes back.
         name = RECONNECT if streams.is_ended else END
         await _send(send, format_sse_event(event=name, data_str="{}", retry=RETRY_MILLISECONDS))
