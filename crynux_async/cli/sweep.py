@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crynux_async.backends.reading import ReadBackend, facts_behind
-from crynux_async.cli.console import one_line, open_console
+from crynux_async.cli.console import LiteralConsole, one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option, ledger_place
 from crynux_async.cli.questions import agrees
@@ -76,7 +76,9 @@ class RunOrder:
         """
         if self.report is None and self.images is not None:
             raise UsageError("--images is for the page: give --report, too", field="images")
-        options = f"{self.service.paid_option}{ledger_option(self.ledger)}".strip()
+        # Of an emulated run that remembers nothing, no command could find the jobs: the session knows that.
+        asks_session = self.is_emulated and self.ledger is None
+        options = None if asks_session else f"{self.service.paid_option}{ledger_option(self.ledger)}".strip()
         return None if self.report is None else Report(self.report, images=self.images, options=options)
 
 
@@ -102,7 +104,7 @@ def _running_session(order: RunOrder) -> AbstractAsyncContextManager[Session]:
     return open_session(order.ledger, order.service, needs_key=True, price=order.price)
 
 
-async def _is_wanted(console: Console, sweep: Sweep, session: Session, order: RunOrder) -> bool:
+async def _is_wanted(console: LiteralConsole, sweep: Sweep, session: Session, order: RunOrder) -> bool:
     """Show what will be done, and ask where there is somebody to ask; what a wallet pays is shown to everybody."""
     asks = console.is_terminal and not order.is_agreed
     if not asks and not order.service.relay:
@@ -323,7 +325,9 @@ def _print_failures(console: Console, trials: Sequence[Trial]) -> None:
     for trial in trials:
         if trial.state in ("failed", "unconfirmed"):
             reason = trial.job.reason or trial.error or "the service gives no reason"
-            console.print(one_line(f"  {trial.number} {trial.label}: {trial.state}: {reason}"))
+            text = one_line(f"  {trial.number} {trial.label}: {trial.state}: {reason}")
+            # A line each in a log, where nothing is cut; on a terminal no word is.
+            console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def _print_best(console: Console, table: Table) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
+from crynux_async.cli.console import LiteralConsole
 from crynux_async.clock import utc_now
 from crynux_async.money import to_cnx
 from crynux_async.report.units import duration
@@ -19,24 +20,29 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _MOST_NAMED = 8
 
 
-def print_preview(console: Console, found: Preview) -> None:
+def print_preview(console: LiteralConsole, found: Preview) -> None:
     """Print it for a person, in a few lines."""
     console.print(Text.assemble((found.name, "bold"), f": {_counts(found)}"))
     for line in _lines(found):
-        console.print(Text(f"  {line}"))
+        _print_below(console, Text(line))
     for said in found.advice:
         if said.advice.severity == "note":
             continue  # what is good to know of one config is what 'check' is for
         style = _STYLES[said.advice.severity]
         text = f"{said.advice.message} {said.advice.action}"
-        head = f"  {said.advice.code} {said.advice.severity}"
-        console.print(Text.assemble((head, style), f" ({_named(said.points)}): {text}"))
+        head = f"{said.advice.code} {said.advice.severity}"
+        _print_below(console, Text.assemble((head, style), f" ({_named(said.points)}): {text}"))
     for broken in found.points.broken:
         for problem in broken.problems:
             text = f" {problem.field}: {problem.message}"
-            console.print(Text.assemble((f"  point {broken.number}", "bold red"), text))
+            _print_below(console, Text.assemble((f"point {broken.number}", "bold red"), text))
     if found.conflict is not None:
-        console.print(Text(f"  {found.conflict}", style="bold red"))
+        _print_below(console, Text(str(found.conflict), style="bold red"))
+
+
+def _print_below(console: LiteralConsole, text: Text) -> None:
+    """Print a sentence below the name of the sweep: its words wrapped, all of its lines with the same margin."""
+    console.print_page(Padding(text, (0, 0, 0, 2), expand=False))
 
 
 def facts_of(found: Preview) -> dict[str, Any]:

@@ -169,6 +169,15 @@ def test_page_of_a_sweep_names_the_command_with_service_and_ledger() -> None:
     assert view.command == f"crynux-async sweep retry 'my cats'{PLACE} --fee 20{LEDGER}"
 
 
+def test_page_of_an_emulated_sweep_that_nobody_remembers_asks_the_session_for_its_command() -> None:
+    order = RunOrder(
+        file=Path("a.toml"), is_agreed=True, is_emulated=True, service=PaidService(), force=False, retries=0,
+        stop_after=None, report=Path("a.html"), images=None, ledger=None, price=None, as_json=False,
+    )  # fmt: skip
+    assert order.page is not None
+    assert order.page.options is None
+
+
 @pytest.mark.parametrize(
     ("service", "facts", "options"),
     [

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from crynux_async import Session
 from crynux_async.backends.relay.arguments import RELAY_FACTS
+from crynux_async.cli.console import open_console
 from crynux_async.cli.sweep_preview import facts_of, print_preview
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.sweeps import Sweep, grid
+from crynux_async.sweeps import Preview, Sweep, grid
 from tests.fake_backend import FakeBackend, make_config
 
 
@@ -121,6 +120,22 @@ async def test_preview_says_what_is_used_in_place_of_what_was_asked_each_kind_on
     assert (warmup.value.asked, warmup.value.used, list(warmup.points)) == (0, 1, [2, 3])
     (listed,) = [each for each in facts_of(found)["effective"] if each["field"] == "lr_warmup_steps"]
     assert (listed["asked"], listed["used"], listed["points"]) == (0, 1, [2, 3])
-    console = Console(file=io.StringIO(), width=200)
+    assert "lr_warmup_steps=0 is used as 1: " in printed(found, width=200)
+
+
+async def test_preview_on_a_narrow_terminal_breaks_no_word() -> None:
+    async with open_session(FakeBackend(), MemoryLedger()) as session:
+        found = await Sweep("cats", make_config(resolution=768), points=[{"rank": 4}, {"rank": -1}]).preview(session)
+    narrow = printed(found, width=40)
+    assert narrow.split() == printed(found, width=1000).split()
+    lines = narrow.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert len(lines) > 5
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def printed(found: Preview, *, width: int) -> str:
+    console = open_console()
+    console.file, console.width = io.StringIO(), width
     print_preview(console, found)
-    assert "lr_warmup_steps=0 is used as 1: " in console.file.getvalue()  # type: ignore[attr-defined]
+    return console.file.getvalue()
