@@ -381,7 +381,7 @@ class Job:
                 stays the same. None leaves it.
 
         Raises:
-            UsageError: The job runs or has a model, its config is not known, or the time-out cannot be changed so.
+            UsageError: The job runs or has a model, its config is not known, or the timeout cannot be changed so.
             LedgerError: It could not be stored; nothing is sent.
         """
         await self._supervisor.retry(self._record, timeout=timeout)
@@ -390,7 +390,7 @@ class Job:
     def abandon(self) -> None:
         """Stop caring about the job: not sent if it waits to be sent, not followed any more otherwise.
 
-        A task that runs goes on: at a bridge it is paid for; at the relay it is refunded at its time-out, unless it is
+        A task that runs goes on: at a bridge it is paid for; at the relay it is refunded at its timeout, unless it is
         validated already. Another process that holds the job does it as soon as it hears of it.
 
         Raises:

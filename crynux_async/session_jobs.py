@@ -204,8 +204,8 @@ class SessionJobs:
 
         Raises:
             UsageError: Jobs of a state cannot be sent all together, or one of the jobs runs, has a model or no config,
-                or the time-out cannot be changed so; none is sent.
-            ConfigError: No config can have such a time-out; none is sent.
+                or the timeout cannot be changed so; none is sent.
+            ConfigError: No config can have such a timeout; none is sent.
             LedgerError: Not all could be stored; those before are sent.
         """
         supervisor = self._open_supervisor()

@@ -425,7 +425,7 @@ CASES = (
     Case(name="S2", fault="create cut after every byte of request and answer", run=cut_everywhere),
     Case(name="S3", fault="no name, refused, no TLS, connecting hangs", run=not_reached),
     Case(name="S4", fault="strange answers after the task was made", run=strange_answers),
-    Case(name="S5", fault="cancel, time-out, failing sibling, Ctrl-C while creating", run=cancellations.cancelled),
+    Case(name="S5", fault="cancel, timeout, failing sibling, Ctrl-C while creating", run=cancellations.cancelled),
     Case(name="S6", fault="ledger's disk is full", run=submit_crashes.full_disk),
     Case(name="S7", fault="EIO on fsync and fdatasync", run=submit_crashes.failing_sync),
     Case(name="S8", fault="ledger's log cut at every frame", run=torn_logs.torn_log),

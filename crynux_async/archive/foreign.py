@@ -1,6 +1,6 @@
 """Safetensors files that are no LoRA of Stable Diffusion 1.x or 2.x, told apart by the names in their headers.
 
-People keep all their models in one folder. Being told that a tensor is no part of a UNet LoRA helps nobody who has
+People keep all their models in one folder. Being told that a tensor is not part of a UNet LoRA helps nobody who has
 given a checkpoint by mistake; so a file that is refused is looked at once more, for what it is.
 
 Source: names as kohya-ss sd-scripts, LyCORIS, peft, diffusers and the checkpoints themselves write them.

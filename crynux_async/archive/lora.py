@@ -102,7 +102,7 @@ def pair_modules(
         The modules by name, in the order in which the file first names them; unchangeable.
 
     Raises:
-        ValueError: When a tensor is no part of a UNet LoRA, has no partner or one whose shape or dtype does not fit.
+        ValueError: When a tensor is not part of a UNet LoRA, has no partner or one whose shape or dtype does not fit.
     """
     downs: dict[str, str] = {}
     ups: dict[str, str] = {}
@@ -135,7 +135,7 @@ def module_of_alpha(tensor: str) -> str:
     """
     module = path_of(tensor.removesuffix(ALPHA))
     if module is None:
-        raise ValueError(f"the tensor {tensor[:200]!r} is no part of a UNet LoRA")
+        raise ValueError(f"the tensor {tensor[:200]!r} is not part of a UNet LoRA")
     return module
 
 
@@ -157,7 +157,7 @@ def _split(tensor: str, *, written: str | None = None) -> tuple[str, bool]:
         # removeprefix and removesuffix do not say whether there was anything to remove.
         if tensor == f"{_PREFIX}{module}{suffix}" and _is_path(module):
             return module, is_down
-    raise ValueError(f"the tensor {(written or tensor)[:200]!r} is no part of a UNet LoRA")
+    raise ValueError(f"the tensor {(written or tensor)[:200]!r} is not part of a UNet LoRA")
 
 
 def _is_path(module: str) -> bool:
@@ -170,7 +170,7 @@ def _pair(
 ) -> LoraModule:
     a, b = tensors[down], tensors[up]
     if len(a.shape) < 2:
-        raise ValueError(f"the shape of {down} is no matrix's")
+        raise ValueError(f"the shape of {down} is not a matrix's")
     rank = a.shape[0]
     if len(a.shape) != len(b.shape) or b.shape[1] != rank or any(size != 1 for size in b.shape[2:]):
         raise ValueError(f"the shapes of {name} do not fit: {list(a.shape)} and {list(b.shape)}")

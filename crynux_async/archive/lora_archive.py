@@ -465,7 +465,7 @@ class LoraArchive:
             more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
             why = "no LoRA came out of this training (test networks answer so when they only pretend to train)"
             if FINISH not in names and STEP not in names:
-                why = "it is no result of a training"
+                why = "it is not the result of a training"
             raise ArchiveError(f"{self.path}: holds no {WEIGHTS}, only {', '.join(names[:_NAMES_SHOWN])}{more}: {why}")
         return member
 
@@ -487,7 +487,7 @@ def _is_bare(file: io.FileIO, size: int) -> bool:
 def _directory(file: io.FileIO, size: int, limits: ArchiveLimits) -> dict[str, Member]:
     what = recognise_file(read_at(file, 0, min(size, BEGINNING_BYTES)))
     if what is not None:
-        raise ValueError(f"is no archive and no safetensors file but {what}")
+        raise ValueError(f"is neither an archive nor a safetensors file but {what}")
     return read_directory(file, limits)
 
 

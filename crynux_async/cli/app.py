@@ -33,8 +33,9 @@ app = App(
     help_epilogue=(
         "Exit codes: 0 done, 1 a job ended badly or its model is worthless, 2 usage, config or settings, 3 the bridge "
         "refused or could not be reached, 4 the outcome of a create is unknown, 5 a download failed or an archive "
-        "cannot be read, 6 waiting timed out, 7 the ledger cannot be used, 8 standard output or "
-        "a file of this machine cannot be used, 70 a fault of this program, 130 interrupted, 143 ended by SIGTERM."
+        "cannot be read, 6 waiting timed out or another process holds a job, 7 the ledger cannot be used, 8 standard "
+        "output or a file on this machine cannot be used, 70 a bug in this program, 130 interrupted, 143 ended by "
+        "SIGTERM."
     ),
     version=crynux_async.__version__,
     version_flags=["--version"],
@@ -96,7 +97,7 @@ def check(
     relay: _Flag = False,
     json: _Json = False,
 ) -> int:
-    """Show what would be trained, what it costs, and what cannot work or will surprise; nothing is sent.
+    """Show what would be trained, what it costs, and what cannot work or will surprise you; nothing is sent.
 
     The exit code is 0 when it can work, and 2 when it cannot.
 
@@ -124,7 +125,7 @@ def check(
 
 @app.command
 def explain(*codes: str, json: _Json = False) -> int:
-    """Say what is behind a code: what happens, an example, what to do, and where the rule comes from.
+    """Explain a code: what happens, an example, what to do, and where the rule comes from.
 
     Args:
         codes: Codes such as CX201, or their beginning, such as CX2, for a list; all of them if not given.
@@ -193,7 +194,7 @@ def pack(
         out: The archive to write, ending in .zip, outside of the folder.
         captions: Where to take the captions from.
         caption_column: The table's column that holds them.
-        encoding: What captions are in that are not UTF-8, such as cp1252; they are converted.
+        encoding: The encoding of captions that are not UTF-8, such as cp1252; they are converted.
         regularization: Pack the images of folders such as reg/1_dog, too.
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.
@@ -217,7 +218,7 @@ def pack(
 
 @_dataset.command
 def check_url(url: str, /, *, timeout: float = 30.0, json: _Json = False) -> int:
-    """Ask an address what a node would ask, and say whether a node could load a data set from there.
+    """Send an address the requests of a node, and say whether a node could load a data set from there.
 
     The exit code is 0 when it could, and 2 when it could not.
 
@@ -256,8 +257,8 @@ def run(
         name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}. {task_id}.zip if not given, and
             {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
-        service: Where it is sent. At the relay this command must run until the job ends: somebody has to validate the
-            training, or it is lost (and refunded).
+        service: Where the job is sent. At the relay this command must run until the job ends: somebody has to validate
+            the training, or it is lost (and refunded).
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         emulator: Use an emulated bridge (or relay) on this machine instead of a real one.
         dry_run: Show what would be trained, like check, look at the folder and the name, and send nothing.
@@ -303,7 +304,7 @@ def download(
     ledger: str | None = None,
     json: _Json = False,
 ) -> int:
-    """Follow a task that the service has already, and download its model when it is there.
+    """Follow a task that the service already has, and download its model when it is ready.
 
     Args:
         task_id: The task's id at the bridge, or its commitment at the relay.
@@ -349,15 +350,15 @@ def export(
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     json: _Json = False,
 ) -> int:
-    """Write the LoRA of a downloaded archive as one safetensors file that is loaded whole, and say how it is used.
+    """Write the LoRA of a downloaded archive as one safetensors file that loads completely, and say how to use it.
 
     Args:
         archive: The archive that was downloaded.
         out: The file to write; its name ends in .safetensors.
-        program: What loads it: all is one file for diffusers, ComfyUI, AUTOMATIC1111 and kohya's sd-scripts.
-        base_model: The model that the LoRA was trained on; put on record in the file.
+        program: What will load it: all makes one file for diffusers, ComfyUI, AUTOMATIC1111 and kohya's sd-scripts.
+        base_model: The model that the LoRA was trained on; recorded in the file.
         trigger: The words of the captions that bring out what was trained; web UIs offer them for the prompt.
-        config: TOML or JSON file with what was trained; put on record in the file, the data set's address included.
+        config: TOML or JSON file with what was trained; recorded in the file, the data set's address included.
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.
     """
@@ -396,9 +397,9 @@ def merge(
     Args:
         archives: Archives that were downloaded, or .safetensors files.
         out: The file to write; its name ends in .safetensors.
-        weight: By how much each counts, once for each in their order; 1 where none is given.
-        program: What loads it: all is one file for diffusers, ComfyUI, AUTOMATIC1111 and kohya's sd-scripts.
-        base_model: The model that the LoRAs need; put on record in the file.
+        weight: How much an archive counts; given once for each, in their order. All count 1 if it is not given.
+        program: What will load it: all makes one file for diffusers, ComfyUI, AUTOMATIC1111 and kohya's sd-scripts.
+        base_model: The model that the LoRAs need; recorded in the file.
         trigger: The words that bring out what was trained; by default those of the files, one after another.
         overwrite: Replace a file of that name.
         json: Print the result as JSON on standard output.

@@ -1,4 +1,4 @@
-"""The commands about a bridge of one's own, and what they say about themselves."""
+"""The commands about your own bridge, and what they say about themselves."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def bridge_app() -> App:
     )
     for command in (init, doctor, up, down, logs, status, proxy):
         app.command(command)
-    keys = App(name="keys", help="The bridge's API keys, each named by how it begins.")
+    keys = App(name="keys", help="The bridge's API keys, each named by its first characters.")
     keys.command(list_keys, name="list")
     for key_command in (create, rotate, retire, delete, limits):
         keys.command(key_command)
@@ -60,13 +60,13 @@ def init(
 
 
 def doctor(folder: Path, /, *, program: _Flag = False, json: _Json = False) -> int:
-    """Look at everything that keeps a bridge from starting or endangers its money, with a cure for each.
+    """Check everything that keeps a bridge from starting or endangers its money, with a remedy for each.
 
     The exit code is 0 when it can start, and 2 when it cannot.
 
     Args:
         folder: The bridge's folder.
-        program: It is to run as a program, so docker is not needed.
+        program: The bridge will run as a program, so Docker is not needed.
         json: Print the findings as JSON.
     """
     from crynux_async.cli import bridge
@@ -109,7 +109,7 @@ def down(folder: Path, /) -> int:
 
 
 def logs(folder: Path, /, *, lines: int = 40) -> int:
-    """Show the end of what the bridge has said since its start, and explain what is known about it.
+    """Show the last lines that the bridge has logged since its start, and explain those that are known.
 
     Args:
         folder: The bridge's folder.
@@ -121,7 +121,7 @@ def logs(folder: Path, /, *, lines: int = 40) -> int:
 
 
 def status(folder: Path, /, *, json: _Json = False) -> int:
-    """Show balance, how many rounds it pays for, nodes, tasks, and keys with their last day.
+    """Show the balance, how many rounds it pays for, nodes, tasks, and keys with their last day.
 
     Args:
         folder: The bridge's folder.
@@ -133,7 +133,7 @@ def status(folder: Path, /, *, json: _Json = False) -> int:
 
 
 def proxy(folder: Path | None = None, /) -> int:
-    """Print a reverse proxy's configuration that lets other machines use jobs, and nothing else of a bridge.
+    """Print a reverse proxy's configuration that lets other machines use the bridge for jobs, and for nothing else.
 
     Args:
         folder: The bridge's folder, for its port.
@@ -169,11 +169,11 @@ def create(folder: Path, /, *, rate_limit: int = 60, use_limit: int = -1, json: 
 
 
 def rotate(folder: Path, key: _Key, /, *, ledger: str | None = None) -> int:
-    """Put a new key in the place of one, which is kept as long as jobs need it for their results.
+    """Replace a key by a new one; the old one is kept as long as jobs need it for their results.
 
     Args:
         folder: The bridge's folder.
-        key: How the key begins.
+        key: The first characters of the key.
         ledger: Where the jobs are; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
     from crynux_async.cli import bridge_keys
@@ -194,11 +194,11 @@ def retire(folder: Path, /, *, ledger: str | None = None) -> int:
 
 
 def delete(folder: Path, key: _Key, /, *, force: _Flag = False, ledger: str | None = None) -> int:
-    """Delete a key; results of its jobs can be fetched by nobody after that.
+    """Delete a key; after that nobody can fetch the results of its jobs.
 
     Args:
         folder: The bridge's folder.
-        key: How the key begins.
+        key: The first characters of the key.
         force: Delete it even if jobs need it.
         ledger: Where the jobs are; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
     """
@@ -212,7 +212,7 @@ def limits(folder: Path, key: _Key, /, *, rate_limit: int | None = None, use_lim
 
     Args:
         folder: The bridge's folder.
-        key: How the key begins.
+        key: The first characters of the key.
         rate_limit: Creates a minute.
         use_limit: LLM calls in all; -1 for no limit.
     """

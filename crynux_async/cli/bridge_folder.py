@@ -71,7 +71,7 @@ def open_folder(path: Path) -> BridgeFolder:
     try:
         text = (absolute / CONFIG_FILE).read_text(encoding="utf-8")
     except UnicodeError as error:
-        raise SettingsError([Problem(field=CONFIG_FILE, message="is no text in UTF-8")]) from error
+        raise SettingsError([Problem(field=CONFIG_FILE, message="is not text in UTF-8")]) from error
     except OSError as error:
         raise UsageError(
             f"{absolute / CONFIG_FILE} cannot be read ({error.strerror}); make the bridge's folder with "
@@ -198,7 +198,7 @@ def database_error(folder: BridgeFolder, *, in_container: bool) -> str | None:
     config = folder.config
     if config.db_driver == "sqlite":
         place = (folder.path / config.db_connection.partition("?")[0].removeprefix("file:")).parent
-        return "" if _is_writable(place) else f"{place} is no folder that can be written"
+        return "" if _is_writable(place) else f"{place} is not a folder that can be written"
     match = _MYSQL_HOST.search(config.db_connection)
     # Its name is known to the containers alone, so that from here nothing can be said about it.
     if in_container or match is None:

@@ -51,7 +51,7 @@ async def rotate(folder: Path, prefix: str, ledger: LedgerPlace | None) -> Exit:
     async with _admin(bridge, folder) as admin:
         old = _chosen(admin, prefix)
         rotation = await admin.rotate_key(old.api_key, needed_by)
-    console.print(f"The key {rotation.key.prefix}... takes the place of {old.prefix}....")
+    console.print(f"The key {rotation.key.prefix}... replaces {old.prefix}....")
     if rotation.is_deleted:
         console.print(f"{old.prefix}... is deleted.")
     else:

@@ -268,7 +268,7 @@ def _said(folder: Path) -> str:
     """Return the end of what a bridge has said, "" where none was ever started."""
     path = folder.absolute()
     if not path.is_dir():
-        raise UsageError(f"{folder} is no folder; name that of a bridge", field="folder")
+        raise UsageError(f"{folder} is not a folder; name that of a bridge", field="folder")
     try:
         return last_run(path).output()
     except UsageError:
@@ -284,7 +284,7 @@ def logs(folder: Path, lines: int) -> Exit:
     for line in output.splitlines()[-lines:] if lines > 0 else ():
         console.print(line, style="dim")
     if not output.strip():
-        console.print("The bridge has said nothing yet.")
+        console.print("The bridge has logged nothing yet.")
     for known in explain(output):
         said = f": {known.sentence}\n-> {in_folder(known.cure, folder)}"
         console.print_page(Text.assemble("\n", (known.name, "bold"), said))

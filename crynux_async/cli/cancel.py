@@ -61,7 +61,7 @@ async def _meaning(job: Job, service: ServiceChoice) -> str:
     if job.state is JobState.PLANNED:
         return "is not sent yet, so it costs nothing"
     if job.state not in FOLLOWED:
-        return f"is {job.state}, so there is nothing to cancel and nothing comes back"
+        return f"is {job.state}, so there is nothing to cancel and nothing to refund"
     if not service.relay:
         return "its task runs at the bridge, which cancels none: it goes on and is paid for"
     cost = await job.cost()

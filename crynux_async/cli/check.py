@@ -278,8 +278,8 @@ def verdict(severities: Iterable[str], *, is_known: bool = True) -> Text:
         text = "Whether this works is not known: not everything in the data set was looked at."
         return Text(text, style="bold yellow")
     if counts["warning"]:
-        return Text(f"This works, but not as one would think: {', '.join(parts)}.", style="bold yellow")
-    return Text("Nothing stands against it." + (f" {', '.join(parts)}." if parts else ""), style="bold green")
+        return Text(f"This works, but not as one would expect: {', '.join(parts)}.", style="bold yellow")
+    return Text("No problem was found." + (f" {', '.join(parts)}." if parts else ""), style="bold green")
 
 
 def as_facts(found: Findings) -> dict[str, Any]:

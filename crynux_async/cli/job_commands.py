@@ -49,7 +49,7 @@ def jobs(
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print everything that is known of them as JSON.
         csv: Print everything that is known of them as a table for other programs.
-        public: With --json or --csv, leave out what is nobody's business: paths, host, credential and budget.
+        public: With --json or --csv, leave out what is private: paths, host, credential and budget.
         health: With --json or --csv, read every archive that is here and tell whether its model is healthy.
     """
     from crynux_async.cli import jobs as jobs_command
@@ -63,8 +63,8 @@ def jobs(
 def board(*, ledger: str | None = None, port: _Port = 0, open_: _Open = True) -> int:
     """Show all jobs and sweeps in a browser, as they go. It only reads: nothing is sent, followed or changed.
 
-    It listens on this machine alone, and lets in who has the token in the address that it prints. From another machine:
-    ssh -L 8700:127.0.0.1:8700 HOST crynux-async board --port 8700.
+    It listens on this machine alone, and lets in whoever has the token in the address that it prints. From another
+    machine: ssh -L 8700:127.0.0.1:8700 HOST crynux-async board --port 8700.
 
     Args:
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
@@ -88,7 +88,7 @@ def resume(
 ) -> int:
     """Go on with every unfinished job: follow it to its end, and fetch the models that were asked for.
 
-    Jobs that another process holds are waited for, and taken over when its lease ends. The exit code is 4 when the
+    It waits for jobs that another process holds, and takes them over when its lease ends. The exit code is 4 when the
     outcome of a create is unknown, 1 when a job ended badly, 5 when a model could not be fetched, 6 when something is
     left to another process.
 
@@ -119,10 +119,10 @@ def cancel(
     ledger: str | None = None,
     json: _Json = False,
 ) -> int:
-    """Call jobs back: what was not sent is not sent, and a task that waits for a node at the relay is refunded.
+    """Cancel jobs: what was not sent is not sent, and a task that waits for a node at the relay is refunded.
 
-    It says first what that costs and gives back and, on a terminal, asks. A task that a node has goes on, as every task
-    at a bridge does; the exit code is then that of the first one which could not be cancelled.
+    It says first what that costs and refunds and, on a terminal, asks. A task that a node has goes on, as every task at
+    a bridge does; the exit code is then that of the first job that could not be cancelled.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
@@ -161,10 +161,10 @@ def retry(
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
 ) -> int:
-    """Send jobs again, each as another try of the same job: by name, or by what they have come to.
+    """Send jobs again, each as another try of the same job: by name, or by state.
 
-    It says first what that costs and, on a terminal, asks. Where a named job whose create has an unknown outcome was
-    created after all, both are paid for; by state none of those is meant.
+    It says first what that costs and, on a terminal, asks. A job whose create has an unknown outcome is sent again only
+    if it is named; if it was created after all, both tries are paid for.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
@@ -173,7 +173,7 @@ def retry(
         label: Only jobs with this label; 'grid/*' for all whose label begins with "grid/".
         tag: Only jobs with this tag, as name=value; may be given again.
         at_most: How many jobs at most, the oldest first.
-        timeout: Seconds that one round may take on a node from now on; may be raised and not cut.
+        timeout: Seconds that one round may take on a node from now on; may be raised, not lowered.
         yes: Do not ask.
         service: Where the jobs are.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
@@ -203,7 +203,7 @@ def reconcile(
     ledger: str | None = None,
     json: _Json = False,
 ) -> int:
-    """Look for the tasks of jobs whose create has an unknown outcome, only where they must be.
+    """Look for the tasks of jobs whose create has an unknown outcome, only where they can be.
 
     At a bridge that is between two numbers, at the relay under one name. The relay also tells of tasks that were paid
     for and that the ledger does not know, because it was lost.
@@ -227,7 +227,7 @@ def reconcile(
 
 
 def spent(*, service: ServiceChoice = _BRIDGE, ledger: str | None = None, json: _Json = False) -> int:
-    """Show what all jobs have cost. With --relay the ledger is held against the relay's own list, to the wei.
+    """Show what all jobs have cost. With --relay the ledger is compared with the relay's own list, to the wei.
 
     The exit code is 0 when everything adds up, and 1 when something is left to be explained.
 

@@ -88,7 +88,7 @@ async def _beginning(session: "Session", name: str) -> Sequence[JobRow]:
 async def _refusal(session: "Session", name: str, rows: Sequence[JobRow]) -> str:
     if rows:
         named = ", ".join(row.job_id for row in rows[:_NAMED])
-        return f"{len(rows)} jobs are called {name!r} at the beginning: {named}{' ...' if len(rows) > _NAMED else ''}"
+        return f"{len(rows)} jobs begin with {name!r}: {named}{' ...' if len(rows) > _NAMED else ''}"
     elsewhere = await session.ledger.jobs(JobFilter(job_id_prefix=name), limit=1) if len(name) >= _LEAST_GIVEN else []
     if elsewhere:
         place = elsewhere[0].backend

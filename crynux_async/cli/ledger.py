@@ -75,7 +75,7 @@ async def copy(source: Path, target: str, *, as_json: bool) -> Exit:
     rows = await move(SqliteLedger(source), into)
     facts = {"source": str(source), "target": into.place, "rows": dict(rows)}
     counts = ", ".join(f"{number} {name}" for name, number in rows.items() if number) or "nothing"
-    said = f"{source} was moved to {into.place} ({counts}); the file opens no more"
+    said = f"{source} was moved to {into.place} ({counts}); the file cannot be opened any more"
     return _said(facts, said, as_json=as_json)
 
 

@@ -21,7 +21,7 @@ def ledger_app() -> App:
 
 
 def check(*, ledger: str | None = None, json: _Json = False) -> int:
-    """Say whether a ledger can be used, what is in it, and who is at work on it.
+    """Say whether a ledger can be used, what is in it, and who is using it.
 
     Args:
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
@@ -36,7 +36,7 @@ def migrate(*, ledger: str | None = None, json: _Json = False) -> int:
     """Make the tables of a new ledger, or bring those of an older one up to date.
 
     Sessions do so by themselves where their role may; run this once as the owner of a PostgreSQL database whose
-    sessions have lesser rights. A role "app" then needs no more than:
+    sessions have fewer rights. A role "app" then needs no more than:
 
     GRANT USAGE ON SCHEMA crynux_async TO app;
 
@@ -68,10 +68,10 @@ def trim(*, days: _Days = 30, keep: _Count = 1000, ledger: str | None = None, js
 
 
 def copy(source: Path, target: str, /, *, json: _Json = False) -> int:
-    """Move a ledger from a file into an empty one in PostgreSQL; the file opens no more.
+    """Move a ledger from a file into an empty one in PostgreSQL; the file cannot be opened after that.
 
     Args:
-        source: The file; nobody may be at work on it.
+        source: The file; nobody may be using it.
         target: postgresql://user@host/database, with ?schema=... where that is not crynux_async.
         json: Print the result as JSON on standard output.
     """

@@ -59,7 +59,7 @@ async def reconcile(
 async def _say_price(session: Session, console: Console, at_most: int, evidence_bytes: int) -> None:
     requests = await session.reconcile_requests(at_most=at_most)
     if requests:
-        console.print(f"Looking takes up to {count(requests, 'request')}; --at-most bounds the tasks for each job.")
+        console.print(f"Looking takes up to {count(requests, 'request')}; --at-most limits the tasks for each job.")
         console.print(
             f"Where several tasks are left, their archives are fetched, {size(evidence_bytes)} at most; "
             "--evidence-bytes bounds that."

@@ -68,7 +68,7 @@ async def show_money(session: Session, configs: Sequence[FineTuneConfig], consol
     most, balance = sum(session.price(config) or 0 for config in configs), await session.balance() or 0
     each = "" if count == 1 else f", {count:,} jobs of {to_cnx(fee)} CNX each"
     lines = [
-        f"Costs     {to_cnx(count * fee)} CNX{each}; what fails comes back.",
+        f"Costs     {to_cnx(count * fee)} CNX{each}; what fails is refunded.",
         f"Holds     up to {to_cnx(most)} CNX: one job in a hundred is checked by three nodes, and run again.",
         f"Balance   {to_cnx(balance)} CNX",
     ]
@@ -86,13 +86,13 @@ async def show_money(session: Session, configs: Sequence[FineTuneConfig], consol
     if balance < count * fee:
         console.print(f"The balance suffices for {balance // fee:,} of {count:,} jobs.", style="yellow")
     elif balance < most:
-        said = "The balance does not suffice for a job that is checked: its run ends by the time-out and is refunded."
+        said = "The balance does not suffice for a job that is checked: its run ends by the timeout and is refunded."
         console.print(Text(said, style="yellow"))
 
 
 async def _surprises(session: Session, configs: Sequence[FineTuneConfig]) -> list[str]:
     """Return what will keep jobs waiting, each sentence once."""
-    # Once for each model and time-out: the outlook of two configs that share both is the same.
+    # Once for each model and timeout: the outlook of two configs that share both is the same.
     by_model = {(config.model_name, config.timeout): config for config in configs}
     said = [sentence for config in by_model.values() for sentence in await session.outlook(config)]
     return list(dict.fromkeys(said))

@@ -141,7 +141,7 @@ async def _wait(session: Session, jobs: Sequence[Job], order: ResumeOrder) -> li
     try:
         await session.wait_all(waiting, timeout=patience)
     except WaitTimeoutError:
-        # The user's own limit came first: that is a time-out, and no lack of patience.
+        # The user's own limit came first: that is a timeout, and no lack of patience.
         if patience == order.timeout:
             raise
     left = _held_by_others(waiting)
@@ -191,7 +191,7 @@ def held_text(holder: Holder, names: Sequence[str], now: datetime) -> str:
     seconds = max(0.0, (holder.until - now).total_seconds())
     return (
         f"{count(len(names), 'job')} held by {who} ({', '.join(names)}): its lease ends in {seconds:.0f} s, at "
-        f"{holder.until:%H:%M:%S} UTC, unless it lives and renews it; bound the waiting with --patience"
+        f"{holder.until:%H:%M:%S} UTC, unless it lives and renews it; limit the waiting with --patience"
     )
 
 

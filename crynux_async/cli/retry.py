@@ -81,7 +81,7 @@ def _more_time(job: Job, order: RetryOrder) -> FineTuneConfig | None:
     """Return a job's config with the time that was asked for, or None where it has as much already.
 
     Raises:
-        ConfigError: No config can have such a time-out.
+        ConfigError: No config can have such a timeout.
     """
     if order.timeout is None or job.config is None or order.timeout <= job.config.timeout:
         return None

@@ -16,7 +16,7 @@ _Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 
 def sweep_app() -> App:
     """Return the commands under ``sweep``."""
-    app = App(name="sweep", help="Run a set of points, once each, through any crash; see what came of it.")
+    app = App(name="sweep", help="Run a set of points, once each, through any crash; see the results.")
     for command in (run, preview, list_, status, retry, stop, table, report):
         app.command(command, name=command.__name__.rstrip("_"))
     return app
@@ -40,7 +40,7 @@ def run(
 ) -> int:
     """Send what is missing of a sweep, follow all of it, and bring its archives to disk.
 
-    Started again, after a crash too, it is the same sweep: nothing is sent twice. On a terminal it shows first what
+    Started again, even after a crash, it is the same sweep: nothing is sent twice. On a terminal it shows first what
     will be done, and asks. The exit code is 0 only if every trial has its model.
 
     Args:
@@ -49,7 +49,7 @@ def run(
         emulator: Run on an emulated service on this machine: no account, no GPU, no money.
         service: Where the jobs are sent; what a relay costs is shown first.
         force: Send points that cannot work, too.
-        retry: How often a failed trial is sent again by itself.
+        retry: How often a failed trial is sent again automatically.
         stop_after: Send nothing more once so many trials have failed.
         report: Keep a page about it up to date in this file while the sweep runs.
         images: Folder with pictures of the models for the page, named like their archives.

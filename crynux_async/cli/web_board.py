@@ -65,9 +65,7 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((_HOST, port))
     except OSError as error:
-        message = (
-            f"port {port} cannot be listened on ({error.strerror}); give another one, or none for any that is free"
-        )
+        message = f"cannot listen on port {port} ({error.strerror}); give another one, or none for any that is free"
         raise UsageError(message, field="port") from error
 
 

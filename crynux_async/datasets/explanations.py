@@ -70,8 +70,8 @@ _FILE: Final[Mapping[str, Explanation]] = {
         source="crynux_async.datasets.Limits",
     ),
     "CX304": _of_download(
-        "A node extracts whatever is there, wherever it points to; links and devices end elsewhere than meant."
-        " Some stop it, and so does a name that its disk cannot hold.",
+        "A node extracts whatever is there, wherever it points to; links and devices lead elsewhere. Some stop it, and "
+        "so does a name that its disk cannot hold.",
         "../cats/0.png in a ZIP, a link in a tar",
     ),
     "CX305": _of_layout("The loader finds no file that it knows, and stops.", "a folder with notes.docx only"),
@@ -80,8 +80,8 @@ _FILE: Final[Mapping[str, Explanation]] = {
         "0.png, metadata.jsonl and more.zip in one folder",
     ),
     "CX307": _of_metadata(
-        "Beside metadata the loader opens every ZIP and takes its images for images without a row; a damaged one "
-        "stops it just so.",
+        "Beside metadata the loader opens every ZIP and treats its images as images without a row; a damaged one stops "
+        "it as well.",
         "images.zip beside metadata.jsonl",
     ),
     "CX308": _of_layout(
@@ -89,7 +89,7 @@ _FILE: Final[Mapping[str, Explanation]] = {
         "data-00000-of-00001.arrow, dataset_info.json, state.json",
     ),
     "CX309": _of_layout(
-        "'::' separates two addresses for the loader, which looks for another file then. A backslash is a letter.",
+        "'::' separates two addresses for the loader, which looks elsewhere then. A backslash is part of a name.",
         "cat::1.png; train\\0.png in a ZIP of an old Windows program",
     ),
     "CX310": _of_layout(
@@ -119,7 +119,7 @@ _FILE: Final[Mapping[str, Explanation]] = {
         "A file whose name tells its split twice is found twice, and counts twice in every epoch.", "train/train_1.png"
     ),
     "CX318": _of_layout(
-        "The loader knows each extension in small and in capital letters, and leaves out any mixture without a word.",
+        "The loader knows each extension in lower case and in upper case, and leaves out any mixture without a word.",
         "IMG_1.Jpg",
     ),
     "CX319": _of_layout("The loader has no such extension in its list, and leaves the file out.", "IMG_1.HEIC"),
@@ -130,7 +130,7 @@ _CAPTIONS: Final[Mapping[str, Explanation]] = {
         "Without metadata there is no column of captions: training looks for it and stops.", "a folder of images only"
     ),
     "CX321": _of_layout(
-        "A loader for text finds the .txt files as frequent as the images, takes them, and there is no image.",
+        "There are as many .txt files as images, so the loader takes them for a data set of texts, without any image.",
         "0.png with 0.txt, 1.png with 1.txt",
     ),
     "CX322": _of_metadata(
@@ -157,13 +157,13 @@ _CAPTIONS: Final[Mapping[str, Explanation]] = {
         '{"file_name": "0.png", "text": null}, or None in a CSV',
     ),
     "CX328": _of_training(
-        "A column has one kind of value. Numbers, truths and times are no text, and training stops.",
+        "A column has one kind of value. Numbers, booleans and times are not text, and training stops.",
         '"text": 5 in every row, or "2024-01-31" in every row, which Arrow takes for times',
     ),
     "CX329": _of_training("It is trained as a picture of nothing in particular.", '{"file_name": "0.png", "text": ""}'),
     "CX330": _of_metadata("The last row of an image wins.", "two rows for 0.png"),
     "CX331": _of_metadata(
-        "pandas takes words such as None, NA and null for nothing, and its version 3 makes loading fail.",
+        "pandas reads words such as None, NA and null as missing values, and its version 3 makes loading fail.",
         "metadata.csv with the caption NA",
     ),
     "CX333": Explanation(
@@ -197,8 +197,8 @@ _CAPTIONS: Final[Mapping[str, Explanation]] = {
 
 _IMAGES: Final[Mapping[str, Explanation]] = {
     "CX340": _of_training(
-        "Pillow 10.0.1 opens, loads and converts each image when a step draws it; what it cannot stops the training in "
-        "its middle.",
+        "Pillow 10.0.1 opens, loads and converts each image when a step draws it; one that it cannot read stops the "
+        "training midway.",
         "a cut JPEG, an AVIF or HTML page named .png, a Git LFS pointer",
     ),
     "CX341": _of_training("It is enlarged to the resolution, and its blur is learned.", "a 200x200 image at 512"),
@@ -235,7 +235,7 @@ _PACKING: Final[Mapping[str, Explanation]] = {
 _ADDRESS: Final[Mapping[str, Explanation]] = {
     "CX350": _of_download("Nodes load http:// and https:// and nothing else.", "s3://bucket/cats.zip, ipfs://..."),
     "CX351": _of_download(
-        "A node asks just so, and fails just so.", "a host that is down, a certificate that has ended"
+        "A node sends the same request, and fails in the same way.", "a host that is down, an expired certificate"
     ),
     "CX352": _of_download(
         "Nodes ask with HEAD for the file's name before they GET it, and stop unless it succeeds.",
@@ -243,7 +243,7 @@ _ADDRESS: Final[Mapping[str, Explanation]] = {
     ),
     "CX353": _of_download("Nodes log in nowhere.", "a private file"),
     "CX354": _of_download("A node extracts by the ending.", "cats.tgz, my.data-v1.0"),
-    "CX355": _of_download("A node loads folders, and no single file.", "https://.../train.parquet"),
+    "CX355": _of_download("A node loads folders, not single files.", "https://.../train.parquet"),
     "CX356": _of_download(
         "Where a name has no dot a node goes by the first eight bytes, which tell of ZIP, gzip, bzip2 and xz only.",
         "a plain tar named cats",
@@ -267,7 +267,7 @@ _ADDRESS: Final[Mapping[str, Explanation]] = {
     ),
     "CX363": _of_download("What a node will find stands further inside.", "a compressed file named cats"),
     "CX365": _of_download(
-        "A signature holds for a time, and often for GET alone. Nodes ask with HEAD first, and the last of four "
+        "A signature is valid for a time, and often for GET alone. Nodes ask with HEAD first, and the last of four "
         "tries may begin many hours after the job was made.",
         "https://.../cats.zip?X-Amz-Expires=3600&X-Amz-Signature=...",
     ),

@@ -67,7 +67,7 @@ def _keys(head: str) -> Set[str]:
     if settings is None:
         return frozenset()
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ValueError("it is no mapping of names to values")
+        raise ValueError("it is not a mapping of names to values")
     return settings.keys()
 
 

@@ -125,7 +125,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX341": _warning("image smaller than the resolution", "It is enlarged: use a larger one or less resolution."),
         "CX342": _warning("image not square", "Crop it yourself, or set center_crop so that the crop is not random."),
         "CX343": _warning("same image more than once", "Remove the copies, unless the image is meant to weigh more."),
-        "CX344": _warning("very few images", "Add more: a model learns such a set by heart."),
+        "CX344": _warning("very few images", "Add more: a model overfits on so few, and learns them by heart."),
         "CX345": _error("image too large", "Scale it down: nodes refuse to open it."),
         "CX346": _note("transparent image", "Transparency is dropped: put the image on a background of your choice."),
         "CX347": _warning("more than 8 bits a channel", "Save it with 8 bits: nodes clip what is brighter to white."),
@@ -150,8 +150,8 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX362": _note("needed until the end", "Keep the file in place until the job has ended: every round loads it."),
         "CX363": _warning("cannot be told from here", "Give the address a name that ends in .zip."),
         # CX364 is with those of packing, and CX367 is about metadata.
-        "CX365": _warning("address that runs out", "Use an address without an end, or one that outlasts every try."),
-        "CX366": _error("page about a file", "Use the address of the file itself, and ask it with check-url."),
+        "CX365": _warning("address that expires", "Use an address that never expires, or one that outlasts every try."),
+        "CX366": _error("page about a file", "Use the address of the file itself, and check it with check-url."),
     }
 )
 """Every code that check(), pack() and check_url() report."""

@@ -29,7 +29,7 @@ from crynux_async.errors import (
 
 # A GET is free to repeat. What is not here (a key refused, a task not found, a full disk) no repeating mends.
 _ASK_AGAIN = (UnreachableError, TransportError, ServerError, ProtocolError, RangeError, RateLimitedError)
-_LATEST_CALL = 0.95  # of a time-out must be left; setting it anew for every piece costs more than reading the piece
+_LATEST_CALL = 0.95  # of a timeout must be left; setting it anew for every piece costs more than reading the piece
 
 
 class AskLaterError(TransportError):
@@ -216,7 +216,7 @@ class Requests:
         message = f"more than the announced {part.total_bytes} bytes of {part.path.name} came"
         # Once may be damage on the way.
         if self.overruns > 1:
-            raise DownloadError(f"{message}, twice; the service is not right about its size")
+            raise DownloadError(f"{message}, twice; the service is wrong about its size")
         raise TransportError(message)
 
     def _require_all(self, part: PartFile) -> None:

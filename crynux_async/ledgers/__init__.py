@@ -41,7 +41,7 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
         return SqliteLedger(where)
     if callable(getattr(where, "begin", None)) and callable(getattr(where, "claim", None)):
         return where
-    raise UsageError(f"{where!r:.100} is no ledger: give a path, 'sqlite:///jobs.db', None or a Ledger")
+    raise UsageError(f"{where!r:.100} is not a ledger: give a path, 'sqlite:///jobs.db', None or a Ledger")
 
 
 def is_on_a_server(where: str) -> bool:

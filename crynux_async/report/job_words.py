@@ -55,8 +55,8 @@ _SENTENCES: Mapping[JobState, str] = MappingProxyType(
         JobState.PLANNED: "It waits for its turn. Nothing is paid yet.",
         JobState.UNCONFIRMED: "It was sent and the answer was lost: its task may exist and be paid for. It is not sent "
         "again by itself; look for its task first.",
-        JobState.ATTACHED: "It was named by its task, of which the training service has said nothing yet.",
-        JobState.REJECTED: "The training service refused it. Nothing is paid. Change what it asks for.",
+        JobState.ATTACHED: "It follows an existing task, of which the training service has said nothing yet.",
+        JobState.REJECTED: "The training service refused it. Nothing is paid. Change its config.",
         JobState.RUNNING: "The training service runs it.",
         JobState.STALLED: "It runs longer than any healthy job can, so it is most probably lost. It is still watched.",
         JobState.SUCCEEDED: "Its model is at the training service, and is not here yet.",
@@ -165,7 +165,7 @@ _EVENTS: Mapping[str, tuple[str, Tone]] = MappingProxyType(
     {
         "JobQueued": ("queued", "waiting"),
         "JobSubmitted": ("accepted; from here on it is paid for", "busy"),
-        "JobProgressed": ("it has come further", "busy"),
+        "JobProgressed": ("it has made progress", "busy"),
         "StepTaken": ("a step was taken", "busy"),
         "ImagesReady": ("pictures of the model are there", "good"),
         "DownloadProgressed": ("the archive is being fetched", "busy"),

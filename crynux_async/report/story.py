@@ -33,7 +33,7 @@ def lead(view: SweepView) -> str:
     what = " × ".join(view.parameters) or "one config"
     said = f"{counted(len(view.trials), 'trial')} of {what}" + (f" on {model}" if model else "")
     started = min((trial.sent_at for trial in view.trials if trial.sent_at), default=None)
-    begun = f" Started {shown_time(started)}," if started else " Nothing is sent yet,"
+    begun = f" Started {shown_time(started)}," if started else " Nothing has been sent yet,"
     return f"{said}.{begun} written {shown_time(view.written_at)}."
 
 
@@ -134,8 +134,8 @@ def _shared_by(failed: Sequence[TrialView], view: SweepView) -> str:
     for name in view.parameters:
         values = {_key(trial.params.get(name)) for trial in failed}
         if len(values) == 1 and values.isdisjoint(_key(trial.params.get(name)) for trial in good):
-            return f" All of them have {name} {failed[0].params.get(name)}, which no good one has."
-    return " Good ones share every single value with them."
+            return f" All of them have {name} {failed[0].params.get(name)}, which no successful one has."
+    return " No single value sets them apart from the successful ones."
 
 
 def _unconfirmed(view: SweepView) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _divergence(view: SweepView) -> Iterator[str]:
 def _untrained(view: SweepView) -> Iterator[str]:
     untrained = [trial for trial in view.trials if trial.verdict == "untrained"]
     if untrained:
-        yield f"{counted(len(untrained), 'model')} came back untrained: the weights are still those of the start."
+        yield f"{counted(len(untrained), 'model')} came back untrained: the weights are still the initial ones."
 
 
 def _budget(view: SweepView) -> Iterator[str]:

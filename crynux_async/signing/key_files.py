@@ -162,7 +162,7 @@ def _parse_keystore(path: Path | str, text: str) -> dict[str, Any]:
     try:
         store = json.loads(text)
     except (ValueError, RecursionError) as error:
-        refuse("wallet", f"{path} is not JSON, so it is no keystore", error)
+        refuse("wallet", f"{path} is not JSON, so it is not a keystore", error)
     # Names in any letter case, as eth_keyfile takes them.
     version = {str(name).lower(): value for name, value in store.items()}.get("version") if _is_object(store) else None
     if version != _VERSION:

@@ -104,7 +104,7 @@ class Accounts:
         try:
             return await asked
         except BackendError as error:
-            _log.info("what task %s did cost cannot be asked: %s", task.task_id, error)
+            _log.info("what task %s cost cannot be asked: %s", task.task_id, error)
         except Exception:
-            _log.exception("what task %s did cost", task.task_id)
+            _log.exception("what task %s cost", task.task_id)
         return None

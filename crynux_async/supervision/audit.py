@@ -126,7 +126,7 @@ async def audit(backend: Backend, key_id: str, ledger: Ledger) -> Audit:
         LedgerError: The ledger cannot be read.
     """
     if not isinstance(backend, ListsPayments):
-        raise UsageError(f"{backend.name} lists no payments, so there is nothing to hold the ledger against")
+        raise UsageError(f"{backend.name} lists no payments, so there is nothing to compare the ledger with")
     # The list first: what is made after it was read is in the ledger and not missed in the list.
     payments = {payment.task_id: payment for payment in await backend.payments()}
     tries, mine = await _known(backend, backend.name, key_id, ledger)

@@ -99,7 +99,7 @@ async def _fetched(backend: Backend, task_id: str, folder: Path, allowance: _All
             finally:
                 await clean_up(file.close)
     except (BackendError, OSError) as error:
-        _log.info("the archive of task %s tells nothing: %s", task_id, error)
+        _log.info("the archive of task %s is no evidence: %s", task_id, error)
         return _Evidence(text="cannot be compared")
     return path
 

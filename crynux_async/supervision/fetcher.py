@@ -49,7 +49,7 @@ class Fetcher:
 
     Args:
         backend: Who hands out the results.
-        settings: Limits and time-outs.
+        settings: Limits and timeouts.
         register: Learns what is on disk.
         tasks: Shows tasks to the backend.
         credentials: Knows what this session cannot open.

@@ -140,12 +140,12 @@ class LateCosts:
             spent = await self._service.final_cost(_shown(task, steps))
             return spent is not None and await self._enter(task, spent)
         except NotFoundError:
-            _log.info("what task %s did cost is not known to the service any more", task.task_id)
+            _log.info("the service does not know any more what task %s cost", task.task_id)
             return True
         except (BackendError, LedgerError) as error:
-            _log.info("what task %s did cost is asked again later: %s", task.task_id, error)
+            _log.info("what task %s cost is asked again later: %s", task.task_id, error)
         except Exception:
-            _log.exception("what task %s did cost", task.task_id)
+            _log.exception("what task %s cost", task.task_id)
         return False
 
     async def _enter(self, task: TaskRow, spent: int) -> bool:

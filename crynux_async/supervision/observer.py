@@ -149,7 +149,7 @@ class Ear:
         try:
             return tell(*arguments)
         except Exception:
-            _log.exception("who watches the session cannot cope with %s", arguments)
+            _log.exception("the session's observer failed at %s", arguments)
             return None
 
 

@@ -81,7 +81,7 @@ class Submitter:
 
     Args:
         backend: Where to send them.
-        settings: Limits and time-outs.
+        settings: Limits and timeouts.
         register: Learns what becomes of them.
         writer: Remembers what is sent.
         accounts: Knows what it may cost.

@@ -73,7 +73,7 @@ class Supervisor:
 
     Args:
         backend: Who runs the tasks.
-        settings: Limits, intervals and time-outs.
+        settings: Limits, intervals and timeouts.
         ledger: Where jobs are remembered; open.
         gate: Decides when creates may be sent.
         follows: Whether it takes jobs over that nobody holds.

@@ -94,12 +94,12 @@ class Tries:
 
         Args:
             records: The jobs, each once.
-            timeout: The config's time-out from now on; None leaves it.
+            timeout: The config's timeout from now on; None leaves it.
             keeps_longer: Whether a job that has more time already keeps it; if not, that is an error.
 
         Raises:
-            UsageError: One of them cannot be sent, or cannot have this time-out; none is sent.
-            ConfigError: No config can have such a time-out; none is sent.
+            UsageError: One of them cannot be sent, or cannot have this timeout; none is sent.
+            ConfigError: No config can have such a timeout; none is sent.
             LedgerError: Not all could be stored.
         """
         seen = {record.job_id: Sight.of(record) for record in records}
@@ -120,12 +120,12 @@ class Tries:
 
         Args:
             record: The job.
-            timeout: The config's time-out from now on, not shorter than before; None leaves it.
+            timeout: The config's timeout from now on, not shorter than before; None leaves it.
 
         Raises:
             UsageError: The job runs or has a model, its config is not known, a create of it is under way, or the
-                time-out cannot be changed so.
-            ConfigError: No config can have such a time-out.
+                timeout cannot be changed so.
+            ConfigError: No config can have such a timeout.
             LedgerError: It could not be stored; nothing is sent.
         """
         check_may_be_sent(record)
@@ -314,7 +314,7 @@ def check_are_tried_together(states: Iterable[JobState]) -> None:
 
 
 def lengthened(record: Record, timeout: int | None, submitter: Submitter | None = None) -> FineTuneConfig | None:
-    """Return a job's config with a longer time-out, or None where it stays as it is.
+    """Return a job's config with a longer timeout, or None where it stays as it is.
 
     Args:
         record: The job, which has a config.
@@ -322,7 +322,7 @@ def lengthened(record: Record, timeout: int | None, submitter: Submitter | None 
         submitter: Knows whose create can only be repeated as it was; None where that is no matter yet.
 
     Raises:
-        ConfigError: No config can have such a time-out.
+        ConfigError: No config can have such a timeout.
         UsageError: It is shorter than before, or the job is or will be sent with what it has.
     """
     assert record.config is not None
@@ -332,7 +332,7 @@ def lengthened(record: Record, timeout: int | None, submitter: Submitter | None 
     facts = {"field": "timeout", "job_id": record.job_id}
     if timeout < record.config.timeout:
         # Shorter ones end a training in the middle that was asked for whole.
-        message = f"the time-out of {record!r} is {record.config.timeout} s and may only be raised, not to {timeout} s"
+        message = f"the timeout of {record!r} is {record.config.timeout} s and may only be raised, not to {timeout} s"
         raise UsageError(message, **facts)
     if submitter is not None and submitter.is_fixed(record):
         raise UsageError(f"{record!r} can only be sent as it was before: a create of it has no known outcome", **facts)
@@ -340,7 +340,7 @@ def lengthened(record: Record, timeout: int | None, submitter: Submitter | None 
 
 
 def _longer(record: Record, timeout: int | None) -> int | None:
-    """Return a time-out that another session wishes, or None where the job has that much by now."""
+    """Return a timeout that another session wishes, or None where the job has that much by now."""
     config = record.config
     return timeout if timeout is not None and config is not None and timeout > config.timeout else None
 

@@ -22,7 +22,7 @@ def read(path: str | Path) -> dict[str, Any]:
     data = _read(source)
     unknown = sorted(set(data) - _KEYS)
     if unknown:
-        raise _problem(source, unknown[0], f"is no word of a sweep; those are {', '.join(sorted(_KEYS))}")
+        raise _problem(source, unknown[0], f"is not a key of a sweep; the keys are {', '.join(sorted(_KEYS))}")
     if not isinstance(data.get("base"), dict):
         raise _problem(source, "base", "is missing: a table [base] with what is trained")
     plain = {key: data[key] for key in _PLAIN if key in data}
@@ -99,7 +99,7 @@ def _naming(source: Path, where: str, make: Callable[[], _T]) -> _T:
 
 
 def _problem(source: Path, field: str, message: str) -> ConfigError:
-    return ConfigError([Problem(field=f"{source}: {field}", message=message)], what="this is no sweep")
+    return ConfigError([Problem(field=f"{source}: {field}", message=message)], what="this is not a sweep")
 
 
 _LISTS: Mapping[str, Callable[[Path, Mapping[str, Any]], Iterable[Params]]] = {

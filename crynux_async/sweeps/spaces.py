@@ -192,7 +192,7 @@ def listed(path: str | Path) -> list[Params]:
     reader = _READERS.get(source.suffix.lower())
     if reader is None:
         names = ", ".join(_READERS)
-        raise UsageError(f"{source} is no list of points: its name must end in one of {names}", field="points")
+        raise UsageError(f"{source} is not a list of points: its name must end in one of {names}", field="points")
     try:
         # Excel puts a byte order mark before the first letter: it would be part of the first field's name.
         text = source.read_text(encoding="utf-8-sig")

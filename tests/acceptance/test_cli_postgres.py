@@ -55,7 +55,7 @@ async def test_ledger_of_one_machine_moves_to_a_server_and_is_checked_there(
     code, out, err = await run_cli("ledger", "copy", "here.db", target, "--json", env=env, cwd=tmp_path)
     assert (code, json.loads(out)["rows"]["jobs"]) == (0, 1), err
     code, _, err = await run_cli("jobs", env=env, cwd=tmp_path)
-    assert (code, "opens no more" in " ".join(err.split())) == (7, True)
+    assert (code, "cannot be opened any more" in " ".join(err.split())) == (7, True)
     code, out, _ = await run_cli("ledger", "check", "--ledger", target, "--json", env=env, cwd=tmp_path)
     facts = json.loads(out)
     assert (code, facts["jobs"], facts["attempts_without_outcome"], facts["sessions"]) == (0, {"downloaded": 1}, 0, [])

@@ -186,7 +186,7 @@ async def test_retry_says_what_it_costs_before_it_sends(
     (job,) = json.loads(out)
     code, out, err = await run_cli("retry", job["job_id"], "--relay", env=env, cwd=tmp_path)
     assert code == 0, err
-    assert out.splitlines()[0] == "Costs     15 CNX; what fails comes back."
+    assert out.splitlines()[0] == "Costs     15 CNX; what fails is refunded."
     assert f"{job['job_id']} was sent as task 0x" in " ".join(out.split())
 
 

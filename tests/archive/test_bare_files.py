@@ -212,7 +212,7 @@ def test_zip_without_a_training_names_a_few_of_its_files(tmp_path: Path) -> None
     with zipfile.ZipFile(tmp_path / "cats.zip", "w") as archive:
         for number in range(60):
             archive.writestr(f"{number:04}.png", b"x")
-    with pytest.raises(ArchiveError, match=r"0007\.png and 52 more: it is no result of a training$"):
+    with pytest.raises(ArchiveError, match=r"0007\.png and 52 more: it is not the result of a training$"):
         LoraArchive.open(tmp_path / "cats.zip").verify()
 
 
@@ -224,8 +224,8 @@ def test_zip_without_a_training_names_a_few_of_its_files(tmp_path: Path) -> None
         (kohya(("F32", [1, 1], f32(1.0)), MODULE), "should be one number"),
         ({alpha_name(ENCODER): ("F32", [], f32(1.0)), **pair()}, "belong to no module"),
         ({**pair(), halves(MODULE, "kohya")[0]: next(iter(pair().values()))}, "both naming styles"),
-        ({"a.alpha": ("F32", [], f32(1.0)), **pair()}, "no part of a UNet LoRA"),
-        ({next(iter(pair())): ("F32", [], f32(1.0)), list(pair())[1]: list(pair().values())[1]}, "no matrix"),
+        ({"a.alpha": ("F32", [], f32(1.0)), **pair()}, "not part of a UNet LoRA"),
+        ({next(iter(pair())): ("F32", [], f32(1.0)), list(pair())[1]: list(pair().values())[1]}, "not a matrix"),
     ],
     ids=str,
 )
@@ -334,5 +334,5 @@ def test_text_encoder_of_which_nothing_is_said_is_refused(tmp_path: Path) -> Non
 
 def test_tensor_that_is_refused_is_named_as_the_file_has_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", {"model.diffusion_model.x": ("F32", [1], f32(1.0))})
-    with pytest.raises(ArchiveError, match=r"the tensor 'model\.diffusion_model\.x' is no part"):
+    with pytest.raises(ArchiveError, match=r"the tensor 'model\.diffusion_model\.x' is not part"):
         LoraArchive.open(path).verify()

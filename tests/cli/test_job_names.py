@@ -45,7 +45,7 @@ async def test_job_that_is_named_twice_is_one(session: Session) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("jaaaa", "2 jobs are called 'jaaaa' at the beginning: jaaaa1111aa, jaaaa2222aa"),
+        ("jaaaa", "2 jobs begin with 'jaaaa': jaaaa1111aa, jaaaa2222aa"),
         ("jaa", "no job is called jaa"),
         ("jcccc", "jcccc is a job of https://elsewhere.example and not of"),
         ("99", "no job is called 99"),

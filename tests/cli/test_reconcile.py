@@ -39,7 +39,7 @@ async def test_price_in_requests_is_said_first_and_kept_and_nothing_is_asked_bey
         assert await reconcile(place, ServiceChoice(), at_most=50, **_OPTIONS) is Exit.DONE
         first, second = capsys.readouterr().out.splitlines()[:2]
     # Three numbers, and what decides is at most two questions about each.
-    assert first == "Looking takes up to 6 requests; --at-most bounds the tasks for each job."
+    assert first == "Looking takes up to 6 requests; --at-most limits the tasks for each job."
     assert (
         second
         == "Where several tasks are left, their archives are fetched, 1.0 MB at most; --evidence-bytes bounds that."

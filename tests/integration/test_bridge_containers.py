@@ -181,11 +181,11 @@ def test_logs_where_nothing_was_ever_started_need_no_docker(
     monkeypatch.setenv("PATH", str(home / "empty"))
     capsys.readouterr()
     assert bridge_up.logs(folder, 10) == Exit.DONE
-    assert capsys.readouterr().out == "The bridge has said nothing yet.\n"
+    assert capsys.readouterr().out == "The bridge has logged nothing yet.\n"
 
 
 def test_logs_of_a_folder_that_is_not_there_do_not_blame_docker(home: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder") as caught:
+    with pytest.raises(UsageError, match="is not a folder") as caught:
         bridge_up.logs(home / "mistyped", 10)
     assert caught.value.field == "folder"
 

@@ -586,7 +586,7 @@ async def test_doctor_goes_on_where_the_compose_file_is_odd(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe", "is no text in UTF-8"),
+        (b"\xff\xfe", "is not text in UTF-8"),
         (b"a: &a {b: *a}", "holds itself"),
         (b"http: {port: \xc2\xb2}", "must be a port"),
         (b"task: {default_sd_finetune_task_fee_cnx: .inf}", "must be a number >= 0"),

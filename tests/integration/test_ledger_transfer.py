@@ -76,7 +76,7 @@ async def test_ledger_that_moved_is_whole_and_its_numbers_go_on(
 async def test_source_opens_no_more_and_says_where_it_is(where: str, tmp_path: Path) -> None:
     await fill(SqliteLedger(tmp_path / "jobs.db"))
     await move(SqliteLedger(tmp_path / "jobs.db"), PostgresLedger(where))
-    with pytest.raises(LedgerError, match=r"moved to postgresql://.*schema=move_.*opens no more"):
+    with pytest.raises(LedgerError, match=r"moved to postgresql://.*schema=move_.*cannot be opened any more"):
         await SqliteLedger(tmp_path / "jobs.db").open()
 
 
@@ -85,7 +85,7 @@ async def test_session_that_opened_the_source_before_it_was_moved_does_not_enter
     early = SqliteLedger(tmp_path / "jobs.db")
     await early.open()
     await move(SqliteLedger(tmp_path / "jobs.db"), PostgresLedger(where))
-    with pytest.raises(LedgerError, match="opens no more"):
+    with pytest.raises(LedgerError, match="cannot be opened any more"):
         await early.enter("me", seconds=60)
     await early.close()
 
@@ -128,7 +128,7 @@ async def test_copy_that_was_cut_off_is_begun_anew_and_done_twice_changes_nothin
     with pytest.raises(LedgerError, match="ended early: cut off; do it again"):
         await move(SqliteLedger(path), PostgresLedger(where))
     monkeypatch.undo()
-    with pytest.raises(LedgerError, match="opens no more"):
+    with pytest.raises(LedgerError, match="cannot be opened any more"):
         await SqliteLedger(path).open()
     first = await move(SqliteLedger(path), PostgresLedger(where))
     assert first["jobs"] == len(NAMES) + 1

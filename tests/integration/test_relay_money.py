@@ -68,7 +68,7 @@ async def test_job_that_is_given_up_while_a_node_works_costs_nothing_once_the_re
         await asyncio.sleep(30)
         assert (await job.cost()).held == 3 * FEE
         asked = len(relay.requests)
-        await asyncio.sleep(700)  # its time-out, and a tenth of that
+        await asyncio.sleep(700)  # its timeout, and a tenth of that
         assert relay.balance(CREATOR.address) == MONEY
         cost = await job.cost()
         assert (cost.held, cost.spent, cost.refunded) == (0, 0, 3 * FEE)
@@ -92,7 +92,7 @@ async def test_group_that_is_cancelled_in_part_is_settled_when_the_rest_has_come
         while job.progress is None or len(relay.tasks) < 3 or not relay_started(relay):
             await asyncio.sleep(1)
         said = await job.cancel()
-        assert said == "30 CNX are refunded; 15 CNX more once the time-out ends what nodes have already"
+        assert said == "30 CNX are refunded; 15 CNX more once the timeout ends what nodes have already"
         assert (await job.cost()).held == 3 * FEE
         await asyncio.sleep(1000)
         assert relay.balance(CREATOR.address) == MONEY

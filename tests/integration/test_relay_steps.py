@@ -130,7 +130,7 @@ async def test_cancel_of_a_group_that_is_partly_with_nodes_says_when_the_rest_co
             await backend.act(task, Action(kind="create", member=member))
         await asyncio.sleep(5)
         said = await backend.cancel(task)
-        assert said == "30 CNX are refunded; 15 CNX more once the time-out ends what nodes have already"
+        assert said == "30 CNX are refunded; 15 CNX more once the timeout ends what nodes have already"
         await asyncio.sleep(610)
         assert spent(relay) == 0
         await backend.close()
@@ -141,7 +141,7 @@ async def test_started_task_cannot_be_cancelled_and_what_happens_is_said(
 ) -> None:
     task = await created(backend)
     await asyncio.sleep(5)
-    with pytest.raises(RejectedError, match=r"abandon the job.*by its time-out at \d\d:\d\d UTC, and refunds it"):
+    with pytest.raises(RejectedError, match=r"abandon the job.*by its timeout at \d\d:\d\d UTC, and refunds it"):
         await backend.cancel(task)
     await asyncio.sleep(600)
     assert spent(relay) == 0

@@ -111,7 +111,7 @@ async def test_board_shows_what_is_left_of_every_service_and_changes_nothing(tmp
             await asyncio.sleep(0.1)
         asked = list(bridge.requests)
     assert "4 jobs" in board.text
-    assert "Nobody is at work on these jobs" not in board.text  # nothing waits: all of them were stopped
+    assert "Nobody is working on these jobs" not in board.text  # nothing waits: all of them were stopped
     assert "trials" in sweep.text
     assert "It is not to be sent until somebody asks for it again." in job.text
     assert await rows(place) == before
@@ -124,7 +124,7 @@ async def test_queue_that_nobody_sends_is_told_with_what_to_type(tmp_path: Path)
         session.submit_nowait(FineTuneConfig(**GOOD), label="waits")
     async with opened_board(place) as client:
         board = (await client.get("/board")).text
-    assert "Nobody is at work on these jobs" in board
+    assert "Nobody is working on these jobs" in board
     assert "crynux-async resume" in board
 
 

@@ -15,7 +15,7 @@ def test_lead_names_what_was_searched_and_when_it_began() -> None:
 
 
 def test_sweep_of_which_nothing_is_sent_says_so() -> None:
-    assert "Nothing is sent yet" in story.lead(view(trial(1, state="waiting", sent_at=None)))
+    assert "Nothing has been sent yet" in story.lead(view(trial(1, state="waiting", sent_at=None)))
 
 
 def test_tiles_tell_how_far_it_is_and_what_it_costs() -> None:
@@ -53,13 +53,13 @@ def test_failures_with_something_in_common_name_it() -> None:
     bad = {"rank": 64, "lr_scheduler": "cosine"}
     [note] = story.notes(view(trial(1), trial(2), failed(3, params=bad), failed(4, params=bad), command="retry"))
     assert note.startswith("2 trials failed: the network gave up after four attempts.")
-    assert "All of them have rank 64, which no good one has." in note
+    assert "All of them have rank 64, which no successful one has." in note
     assert note.endswith("retry tries failed ones again.")
 
 
 def test_failures_that_share_their_values_with_good_ones_say_so() -> None:
     [note] = story.notes(view(trial(1), trial(2), failed(3, params=trial(1).params), failed(4, params=trial(2).params)))
-    assert "Good ones share every single value with them." in note
+    assert "No single value sets them apart from the successful ones." in note
 
 
 def test_failure_without_a_reason_is_told_as_such() -> None:

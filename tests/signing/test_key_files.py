@@ -148,7 +148,7 @@ def test_keystore_without_a_part_is_damaged(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", ["", "{", "not JSON", "[" * 5000])
 def test_keystore_that_is_no_json_is_refused(tmp_path: Path, content: str) -> None:
     path = private(tmp_path / "keystore", content)
-    assert "is not JSON, so it is no keystore" in str(refusal(Wallet.from_keystore, path, "testpassword"))
+    assert "is not JSON, so it is not a keystore" in str(refusal(Wallet.from_keystore, path, "testpassword"))
 
 
 def test_environment_names_a_key_file(tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def read_made_key(answer: Answer) -> MadeKey:
     match data:
         case {"api_key": str(key), "expires_at": int() | float() as expires} if _KEY.fullmatch(key):
             return MadeKey(api_key=Secret(key), expires_at=_time(expires))
-    raise ProtocolError("no bridge answers a new key so; is base_url right?", status=answer.status, url=answer.url)
+    message = "no bridge answers a new key like this; is base_url right?"
+    raise ProtocolError(message, status=answer.status, url=answer.url)
 
 
 def read_account(answer: Answer) -> RelayAccount:
@@ -321,7 +322,7 @@ def _change(key: Secret, name: str, value: str | int) -> AdminCall:
 def _path(key: Secret) -> str:
     """Return the path of a key. A text under 8 characters crashes the bridge's handler, so only whole keys pass."""
     if not _KEY.fullmatch(key.reveal()):
-        raise UsageError("that is no key of a bridge: a key has 44 characters, of which the last is =", field="api_key")
+        raise UsageError("that is not a bridge's key: a key has 44 characters, of which the last is =", field="api_key")
     return f"{_API_KEY}/{quote(key.reveal(), safe='=')}"
 
 
@@ -344,4 +345,4 @@ def _refusal(answer: Answer) -> tuple[str, str] | None:
 
 
 def _not_understood(answer: Answer) -> BackendError:
-    return ProtocolError("no bridge answers so; is base_url right?", **answer.facts)
+    return ProtocolError("no bridge answers like this; is base_url right?", **answer.facts)

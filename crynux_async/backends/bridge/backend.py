@@ -44,7 +44,7 @@ _SEEN: Mapping[str, Look] = MappingProxyType(
 _HABITS = Habits(
     failure=(
         "the network gave up after four attempts. A bridge gives the reason to its owner alone; the usual ones are a "
-        "data set that nodes cannot load, a wrong column name, too little memory and a time-out that is too short"
+        "data set that nodes cannot load, a wrong column name, too little memory and a timeout that is too short"
     ),
     deletion="the bridge does not know this task (any more): it deletes tasks 7 days after their end by default",
 )

@@ -120,7 +120,7 @@ def check_names(config: BridgeConfig) -> Iterator[Finding]:
         yield Finding(
             what="names",
             verdict=Verdict.NOTE,
-            sentence=f"{name} in {CONFIG_FILE} is no name that a bridge knows, and is ignored.",
+            sentence=f"{name} in {CONFIG_FILE} is not a name that a bridge knows, and is ignored.",
             cure="Correct or remove it.",
         )
 
@@ -134,7 +134,7 @@ def check_address(config: BridgeConfig, wallet: str | None) -> Finding:
     """
     said = config.address
     if not is_address(said):
-        return _problem("address", f"blockchain.account.address is no address: {said!r}.", _write_address(wallet))
+        return _problem("address", f"blockchain.account.address is not an address: {said!r}.", _write_address(wallet))
     if wallet is not None and said.lower() != wallet.lower():
         return _problem(
             "address",

@@ -90,7 +90,7 @@ _KNOWN = (
         "bad config",
         r"Error reading config file",
         "The bridge cannot use its config.yml.",
-        "Read the words behind 'Error reading config file'; 'crynux-async bridge doctor FOLDER' names what is wrong.",
+        "Read what follows 'Error reading config file'; 'crynux-async bridge doctor FOLDER' names what is wrong.",
     ),
     _known(
         "wrong admin token",

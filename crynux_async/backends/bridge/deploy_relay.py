@@ -41,7 +41,7 @@ async def _asked(http: HttpClient, wallet: Wallet | None) -> RelayFacts:
     now = _data(await http.send(Request(path="/v1/now")))
     seconds = now.get("now") if isinstance(now, dict) else None
     if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 <= seconds < _LATEST:
-        return RelayFacts(error="what answers there is no relay")
+        return RelayFacts(error="what answers there is not a relay")
     skew = round(seconds - utc_now().timestamp())
     return RelayFacts(skew=skew) if wallet is None else await _balance(http, wallet, skew)
 

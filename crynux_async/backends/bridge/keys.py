@@ -31,7 +31,7 @@ async def prepare_key(client: BridgeClient, turnstile: Turnstile) -> float | Non
     """
     if not await client.key_is_fresh():
         return None
-    _log.info("the key was never used: sending one create that is bound to be refused, so that results can be had")
+    _log.info("the key was never used: sending one create that will be refused, so that results can be downloaded")
     # It costs a token like any create, so it must pass the gate like any create.
     async with turnstile():
         await client.prime_key()

@@ -137,7 +137,7 @@ def read_courses(answer: Answer) -> dict[str, Course]:
 
 
 def _no_traces(answer: Answer) -> ProtocolError:
-    return ProtocolError("no bridge answers traces so; is base_url right?", status=200, url=answer.url)
+    return ProtocolError("no bridge answers traces like this; is base_url right?", status=200, url=answer.url)
 
 
 def _course_if_readable(trace: Mapping[str, Any]) -> Course | None:

@@ -35,7 +35,7 @@ def environment_proxy(base_url: str) -> str | None:
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     problem = proxy_problem(proxy)
     if problem is not None:
-        message = f"{names[0].upper()}_PROXY {problem}; mend it, give proxy=..., or trust_env=0"
+        message = f"{names[0].upper()}_PROXY {problem}; correct it, give proxy=..., or trust_env=0"
         raise SettingsError([Problem(field="proxy", message=message)])
     return proxy
 

@@ -228,7 +228,7 @@ def read_balance(body: bytes) -> int:
     data = _data(body)
     # A failed group validation makes the shown balance too high until a restart: then it may be below zero.
     if not isinstance(data, str) or not _is_digits(data.removeprefix("-")):
-        raise AnswerError(f"the balance is no number of wei: {data!r}")
+        raise AnswerError(f"the balance is not a number of wei: {data!r}")
     return int(data)
 
 
@@ -313,7 +313,7 @@ def difference(task: RelayTask, request: CreateRequest, address: str) -> str:
         "commitment": (task.commitment, request.commitment),
         "nonce": (task.nonce, request.nonce),
         "fee": (task.fee, request.fee),
-        "time-out": (task.timeout, request.timeout),
+        "timeout": (task.timeout, request.timeout),
     }
     for name, (shown, sent) in compared.items():
         if shown != sent:
@@ -370,7 +370,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _whole(entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise AnswerError(f"{name} is no whole number: {value!r}")
+        raise AnswerError(f"{name} is not a whole number: {value!r}")
     return value
 
 
@@ -378,7 +378,7 @@ def _time(entry: Mapping[str, Any]) -> datetime:
     try:
         return datetime.fromtimestamp(_whole(entry, "created_at"), UTC)
     except (OverflowError, OSError, ValueError) as error:
-        raise AnswerError(f"created_at is no time: {entry['created_at']}") from error
+        raise AnswerError(f"created_at is not a time: {entry['created_at']}") from error
 
 
 def _is_digits(text: str) -> bool:

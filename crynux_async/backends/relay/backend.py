@@ -125,7 +125,7 @@ class RelayBackend:
         text = str(given).strip().lower()
         if not is_commitment(text):
             raise UsageError(
-                f"a task of the relay is called by its commitment, 0x and 64 hexadecimal digits, not {given!r:.60}",
+                f"a task of the relay is named by its commitment, 0x and 64 hexadecimal digits, not {given!r:.60}",
                 field="task_id",
             )
         return text
@@ -251,7 +251,7 @@ class RelayBackend:
             NotFoundError, UnreachableError, TransportError, ServerError, ProtocolError: It was not cancelled, as far
                 as is known.
         """
-        # Only what waits can be cancelled: what a node has runs on until its time-out.
+        # Only what waits can be cancelled: what a node has runs on until its timeout.
         waiting = [member for member in (await self._reader.read(task)).run.members.values() if _is_queued(member)]
         for member in waiting:
             await self._actions.cancel(member)
@@ -259,9 +259,9 @@ class RelayBackend:
         cancelled = [member for member in run.members.values() if _is_cancelled(member)]
         if not waiting or not cancelled:
             raise RejectedError(_why_not_cancelled(run), task_id=task.task_id)
-        # Nobody validates them any more, so the relay ends them by their time-out.
+        # Nobody validates them any more, so the relay ends them by their timeout.
         running = sum(member.fee for member in run.members.values() if member.status not in ENDED)
-        later = f"; {to_cnx(running)} CNX more once the time-out ends what nodes have already" if running else ""
+        later = f"; {to_cnx(running)} CNX more once the timeout ends what nodes have already" if running else ""
         return f"{to_cnx(sum(member.fee for member in cancelled))} CNX are refunded{later}"
 
     async def images(self, task: Task) -> Sequence[bytes]:
@@ -379,5 +379,5 @@ def _why_not_cancelled(run: Run) -> str:
     when = f" at {datetime.fromtimestamp(deadline, UTC):%H:%M} UTC" if deadline else ""
     return (
         "a node has it already, and what runs cannot be stopped; abandon the job, so that nobody validates it: then "
-        f"the relay ends it by its time-out{when}, and refunds it"
+        f"the relay ends it by its timeout{when}, and refunds it"
     )

@@ -64,4 +64,4 @@ def refusal_in(answer: Answer) -> Refusal:
         raise ServerError(f"the relay, or a proxy before it, has trouble: {answer.summary}", **answer.facts)
     where = f" It points to {answer.location}." if answer.location else ""
     # A page or a redirect stands where the relay should be: asking again cannot mend the address.
-    raise ProtocolError(f"this is no relay's answer: {answer.summary}.{where}", is_lasting=True, **answer.facts)
+    raise ProtocolError(f"this is not a relay's answer: {answer.summary}.{where}", is_lasting=True, **answer.facts)

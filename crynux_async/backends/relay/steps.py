@@ -359,7 +359,7 @@ def _wanted(runs: Sequence[Run], last: Run) -> Iterator[Step]:
     if last.missing and first.status not in ENDED and first.status is not Status.ERROR_REPORTED:
         yield from (Step(kind=Kind.CREATE, member=member) for member in last.missing)
         return
-    # Before the validation: what waits could hold it up for as long as its time-out.
+    # Before the validation: what waits could hold it up for as long as its timeout.
     yield from _cancels(last)
     if _can_be_validated(last):
         yield Step(kind=Kind.VALIDATE, member=last.first)

@@ -195,28 +195,28 @@ def read_time(value: Any) -> datetime | None:
 def _text(data: Mapping[str, Any], name: str) -> str:
     value = data.get(name)
     if not isinstance(value, str):
-        raise TaskError(f"{name} is no text: {value!r}")
+        raise TaskError(f"{name} is not text: {value!r}")
     return value
 
 
 def _texts(data: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = data.get(name)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise TaskError(f"{name} is no list of texts: {value!r}")
+        raise TaskError(f"{name} is not a list of texts: {value!r}")
     return tuple(value)
 
 
 def _whole(data: Mapping[str, Any], name: str) -> int:
     value = data.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TaskError(f"{name} is no whole number: {value!r}")
+        raise TaskError(f"{name} is not a whole number: {value!r}")
     return value
 
 
 def _fee(data: Mapping[str, Any]) -> int:
     text = _text(data, "task_fee")
     if not (text.isascii() and text.isdigit()):
-        raise TaskError(f"task_fee is no number of wei: {text!r}")
+        raise TaskError(f"task_fee is not a number of wei: {text!r}")
     return int(text)
 
 

@@ -13,7 +13,7 @@ from crynux_async.emulator.http.answers import Answer
 
 End = Literal["fin", "rst", "stall"]
 
-# Often enough that no client's read time-out ever sees silence.
+# Often enough that no client's read timeout ever sees silence.
 _STEPS_PER_SECOND = 4
 # A linger of zero seconds: closing drops what is unsent and sends a reset.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)

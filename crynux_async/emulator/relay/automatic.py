@@ -99,7 +99,7 @@ class AutomaticNodes:
         self._conducts[task.sequence] = conduct
         if conduct == "reports_error":
             self._after(now, _REPORT_SECONDS, lambda when: self._report_error(task, when))
-        # A node that cannot load its data set says nothing: its creator sees the time-out alone.
+        # A node that cannot load its data set says nothing: its creator sees the timeout alone.
         elif conduct != "silent":
             seconds = self._network.round_overhead + work.global_step * self._network.seconds_per_step
             self._after(now, seconds, lambda when: self._report_score(task, work, when))

@@ -174,7 +174,7 @@ CREATE = Input(
         "required_gpu_vram", "task_version", "task_size", "task_fee", "timeout",
     ),
     required=("task_id_commitment", "task_args", "nonce", "task_model_ids", "task_version", *_SIGNED_LAST),
-    # Go's omitempty: a time-out of 0 is not in what is signed, and one that is signed as 0 is a stranger's.
+    # Go's omitempty: a timeout of 0 is not in what is signed, and one that is signed as 0 is a stranger's.
     omitted=("timeout",),
 )  # fmt: skip
 """The create of a task."""

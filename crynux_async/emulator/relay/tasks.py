@@ -15,7 +15,7 @@ FINE_TUNING = 2
 """The type of a fine-tuning task; 0 makes images and 1 is for language models."""
 
 QUEUE_SECONDS = 180.0
-"""How much longer than its own time-out a task may wait in the queue."""
+"""How much longer than its own timeout a task may wait in the queue."""
 
 
 class Status(IntEnum):
@@ -135,7 +135,7 @@ class Task:
     def deadline(self) -> float | None:
         """When it is aborted unless it gets further; None once it has ended."""
         if self.status is Status.QUEUED:
-            # The time-out counts in the queue as well, and begins anew when a node has taken the task.
+            # The timeout counts in the queue as well, and begins anew when a node has taken the task.
             return self.created + QUEUE_SECONDS + self.timeout
         # Validated is still running: an upload that is late ends the task, and the fee goes back.
         if self.status in RUNNING and self.started is not None:

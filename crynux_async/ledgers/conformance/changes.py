@@ -87,14 +87,14 @@ async def change_is_made_whole_or_not_at_all(make: LedgerFactory) -> None:
 
 
 async def config_changes_only_in_what_does_not_train(make: LedgerFactory) -> None:
-    """A new try may have a longer time-out; what is trained stays what was asked."""
+    """A new try may have a longer timeout; what is trained stays what was asked."""
     async with desk(make, "a") as me:
         row = await me.ledger.get("a")
         assert row is not None
         assert isinstance(row.config, FineTuneConfig)
         longer = row.config.evolve(timeout=7200)
         await me.change("a", columns={"config": longer, "tries": 2})
-        require_equal(await me.ledger.get("a"), job("a", config=longer, tries=2), "a job with a longer time-out")
+        require_equal(await me.ledger.get("a"), job("a", config=longer, tries=2), "a job with a longer timeout")
         other = me.change("a", columns={"config": row.config.evolve(rank=128)})
         await require_error(other, "a config that trains something else")
         await me.ledger.add([job("bare", config=None, digest="")], fence=me.fence)

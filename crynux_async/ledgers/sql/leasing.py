@@ -68,7 +68,7 @@ def require_here(moved: Sequence[tuple[Any, ...]]) -> None:
         LedgerError: It was.
     """
     for (place,) in moved:
-        raise LedgerError(f"this ledger was moved to {place} and opens no more; name that one", path=place)
+        raise LedgerError(f"this ledger was moved to {place} and cannot be opened any more; use that one", path=place)
 
 
 async def renew(

@@ -193,7 +193,7 @@ def _hold_step(fence: Fence, change: JobChange) -> Step:
 def _config_steps(name: str, columns: Mapping[str, Any]) -> Iterator[Step]:
     if "config" in columns:
         config = columns["config"]
-        # Compared by the statement itself: a config may change in its time-out, never in what it trains.
+        # Compared by the statement itself: a config may change in its timeout, never in what it trains.
         digest = "" if config is None else config.digest()
         row = {"key_job_id": name, "key_digest": digest, "set_config": encode_changes({"config": config})["config"]}
         refusal = "the config of a job cannot change in what it trains"

@@ -48,8 +48,8 @@ def sqlite_path(where: str | os.PathLike[str]) -> Path:
         scheme, is_address, _ = text.partition("://")
         shown = f"{scheme}://..." if is_address else text  # the address of another database may hold a password
         raise UsageError(
-            f"{shown!r} is no place for a ledger: give a path, 'sqlite:///jobs.db', 'postgresql://user@host/database', "
-            "or None to remember jobs only as long as the process lives"
+            f"{shown!r} is not a place for a ledger: give a path, 'sqlite:///jobs.db', "
+            "'postgresql://user@host/database', or None to remember jobs only as long as the process lives"
         )
     return Path(text)
 

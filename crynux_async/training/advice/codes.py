@@ -25,7 +25,7 @@ class AdviceCode:
     """One kind of advice.
 
     Attributes:
-        severity: ``error``: it cannot work. ``warning``: it works, but not as one would think. ``note``: good to know.
+        severity: ``error``: it cannot work. ``warning``: it works, but not as one would expect. ``note``: good to know.
         title: What it is, in a few words.
         action: What to do about it, in a sentence.
         source: Where the rule comes from.
@@ -130,12 +130,12 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "secret in the address", "Use an address that needs none, and change what was in it.", _DOWNLOAD
         ),
         "CX127": _warning(
-            "address that runs out",
-            "Use an address without an end, or one that outlasts every try; ask it with `dataset check-url`.",
+            "address that expires",
+            "Use an address that never expires, or one that outlasts every try; check it with `dataset check-url`.",
             f"{_DOWNLOAD} (HEAD, then GET)",
         ),
         "CX128": _error(
-            "page about a file", "Use the address of the file itself, and ask it with `dataset check-url`.", _DOWNLOAD
+            "page about a file", "Use the address of the file itself, and check it with `dataset check-url`.", _DOWNLOAD
         ),
         "CX129": _warning("prediction_type of another family", "Leave it out: then it is the base model's own."),
         "CX130": _note(
@@ -144,14 +144,14 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "model cards of stable-diffusion-v1-5 (512), 2-base (512), 2 and 2-1 (768)",
         ),
         "CX131": _warning(
-            "noise_offset beyond use",
+            "noise_offset far beyond the usual",
             "Use 0, or 0.05 to 0.1 for darker and brighter pictures.",
             _GUIDES,
         ),
         # What is trained.
         "CX201": _warning("every round but the last is lost", _ONE_ROUND),
         "CX202": _warning("short last round", _ONE_ROUND),
-        "CX203": _warning("rounds longer than asked for", "Reckon with it, or make the job one round."),
+        "CX203": _warning("rounds longer than asked for", "Allow for it in the timeout, or make the job one round."),
         "CX204": _warning("very few steps", "Set max_train_steps, or more epochs, or a smaller batch_size."),
         "CX205": _note(
             "length depends on the data set", "Check with the data set or its number of images, or set max_train_steps."
@@ -171,7 +171,7 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "Make batch_size * gradient_accumulation_steps at most the number of images.",
         ),
         "CX211": _warning(
-            "learning rate far from what AdamW bears",
+            "learning rate far from what suits AdamW",
             "Use 1e-4, or from 5e-5 to 1e-3: a rate of 1.0 is for Prodigy and D-Adaptation, which nodes do not have.",
             f"{_TRAINING} (torch.optim.AdamW); Kingma and Ba, Adam (2015), section 2.1: how long a step is",
         ),
@@ -214,7 +214,7 @@ class Advice:
 
     Attributes:
         code: The stable code, a key of ``CODES`` or of ``crynux_async.datasets.CODES``.
-        severity: ``error``: it cannot work. ``warning``: it works, but not as one would think. ``note``: good to know.
+        severity: ``error``: it cannot work. ``warning``: it works, but not as one would expect. ``note``: good to know.
         field: The field that it is about, or None.
         title: What it is, in a few words.
         message: What will happen.

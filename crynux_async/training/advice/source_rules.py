@@ -59,7 +59,7 @@ def judge_dataset(case: Case) -> Iterator[Advice]:
         if fault:
             text = f"{shown(name)} cannot be the name of a data set on Hugging Face. {fault}"
             yield advise("CX125", "dataset_name", text)
-        text = "Nodes load it without a login; private, gated and scripted ones, or such without a train split, fail."
+        text = "Nodes load it without a login; one that is private, gated, scripted or without a train split fails."
         yield advise("CX121", "dataset_name", text)
         return
     of_file_and_host, signature, of_page = _judge_address(url)
@@ -93,8 +93,8 @@ def _judge_file(name: str) -> Iterator[Advice]:
     # A name without a dot is told by its first bytes, which nobody knows here.
     if "." in name and not ending_of(name):
         text = (
-            f"By its name, nodes take {shown(name)} for no archive ({', '.join(ENDINGS)}), and load no other file. "
-            "Training stops before the first step, unless the server gives the file another name: if `dataset "
+            f"By its name, nodes do not take {shown(name)} for an archive ({', '.join(ENDINGS)}), and load nothing "
+            "else. Training stops before the first step, unless the server gives the file another name: if `dataset "
             "check-url` says so, send it with force."
         )
         yield advise("CX118", "dataset_url", text)
@@ -114,7 +114,7 @@ def _judge_host(parts: SplitResult) -> Iterator[Advice]:
         yield advise("CX126", "dataset_url", text)
     secrets = secrets_beside_signature(parts)
     if secrets:
-        text = f"Its parameter {', '.join(secrets)} goes to every node that takes part, and is no secret then."
+        text = f"Its parameter {', '.join(secrets)} goes to every node that takes part, and is not a secret then."
         yield advise("CX126", "dataset_url", text)
 
 

@@ -122,14 +122,18 @@ def judge_learning_rate(case: Case) -> Iterator[Advice]:
     peak = case.simulation.peak
     if is_polynomial and peak <= POLYNOMIAL_END:
         text = (
-            f"It goes down to {POLYNOMIAL_END:g}, so it cannot begin at {peak:g}. Training stops before the first step."
+            f"The rate falls to {POLYNOMIAL_END:g}, so it cannot begin at {peak:g}. Training stops before the first "
+            "step."
         )
         yield advise("CX207", "learning_rate", text)
     # "constant" has no warm-up, however long a one was asked for.
     elif schedule is None or case.config.lr_scheduler == "constant":
         return
     elif is_polynomial and schedule.warmup_steps == schedule.total_steps:
-        text = f"It divides by the steps after the warm-up, and there are none: step {schedule.total_steps:,} fails."
+        text = (
+            "The scheduler divides by the number of steps after the warm-up, which is 0: step "
+            f"{schedule.total_steps:,} fails."
+        )
         yield advise("CX208", "lr_warmup_steps", text)
     elif _is_untrained(case):
         text = "The only step is the first of the warm-up, which has learning rate 0."
@@ -235,7 +239,7 @@ def judge_size(case: Case) -> Iterator[Advice]:
     if largest > size:
         about += f" ({largest / 1e6:,.1f} MB on Stable Diffusion 2.x)"
     text = (
-        f"{about} with the optimizer's state, and the relay may take {UPLOAD_BYTES / 1e6:.1f} MB: then no round can "
-        "deliver what it trained."
+        f"{about} with the optimizer's state, and the relay may take no more than {UPLOAD_BYTES / 1e6:.1f} MB: then no "
+        "round can deliver what it trained."
     )
     yield advise("CX405", "rank", text)

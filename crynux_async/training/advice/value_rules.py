@@ -32,8 +32,8 @@ def judge_targets(case: Case) -> Iterator[Advice]:
     elif selection.unsuitable:
         named = _unsuitable(case.config.target_modules, selection.unsuitable)
         text = (
-            f"{named} also names what is no linear or convolution layer, such as {selection.unsuitable[0]}. Training "
-            "stops before the first step."
+            f"{named} also names what is not a linear or convolution layer, such as {selection.unsuitable[0]}. "
+            "Training stops before the first step."
         )
         yield advise("CX103", "target_modules", text)
     elif not selection.trained:
@@ -159,7 +159,9 @@ def _judge_resolution(asked: int, own: int | None) -> Iterator[Advice]:
     if asked < smallest:
         what = "the LoRA learns coarse pictures without detail, and carries them into every size that is rendered"
     else:
-        what = "it learns crops of what it knows as a whole: things get doubled, and time and memory go with the pixels"
+        what = (
+            "it learns crops of what it knows as a whole: things get doubled, and time and memory grow with the pixels"
+        )
     is_very_far = asked * 2 < smallest or asked > largest * 2
     yield advise(
         "CX130",

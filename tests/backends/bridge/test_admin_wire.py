@@ -81,7 +81,7 @@ def test_role_that_opens_nothing_is_not_sent(role: str) -> None:
 @pytest.mark.parametrize("key", ["", "abcd", KEY.reveal()[:-1], KEY.reveal() + "=", "/" * 43 + "=", "a" * 44])
 def test_text_that_is_no_key_is_not_sent_because_the_bridge_crashes_on_it(key: str) -> None:
     for call in (lambda k: wire.add_role(k, "chat"), wire.delete_key, lambda k: wire.set_rate_limit(k, 1)):
-        with pytest.raises(UsageError, match="that is no key of a bridge"):
+        with pytest.raises(UsageError, match="that is not a bridge's key"):
             call(Secret(key))
 
 

@@ -30,7 +30,7 @@ def relay(now: Any, balance: Any = "0") -> Any:
 async def test_time_that_is_none_is_no_relays(now: Any) -> None:
     async with serving(relay(now)) as server:
         facts = await ask_relay(f"http://{server.host}", WALLET, SETTINGS)
-    assert (facts.skew, facts.error) == (None, "what answers there is no relay")
+    assert (facts.skew, facts.error) == (None, "what answers there is not a relay")
 
 
 @pytest.mark.parametrize("balance", ["²", "9" * 5000, "٣", "-1", "1.5", "", 5, None])

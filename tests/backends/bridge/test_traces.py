@@ -152,7 +152,7 @@ def test_trace_that_lacks_parts_is_read_as_far_as_it_goes() -> None:
 
 @pytest.mark.parametrize("content", [b"<html>", {"data": None}, {"data": 5}, {}, [], {"data": ["x"]}])
 def test_answer_of_another_form_is_no_bridges(content: Any) -> None:
-    with pytest.raises(ProtocolError, match="no bridge answers traces so"):
+    with pytest.raises(ProtocolError, match="no bridge answers traces like this"):
         read_courses(answer(200, content))
 
 

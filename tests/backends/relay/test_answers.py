@@ -204,7 +204,7 @@ def test_task_that_was_asked_for_differs_in_nothing() -> None:
         ({"creator": "0xD"}, "creator"),
         ({"nonce": "0x" + "ce" * 32}, "nonce"),
         ({"task_fee": "0"}, "fee"),
-        ({"timeout": 601}, "time-out"),
+        ({"timeout": 601}, "timeout"),
         ({"task_args": task_args(seed=43)}, "arguments"),
     ],
 )
