@@ -23,6 +23,7 @@ from crynux_async.supervision.record import Record, new_job_id
 from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.wording import counted
 
 
 class SessionJobs:
@@ -63,7 +64,9 @@ class SessionJobs:
                     pass
         except TimeoutError:
             waiting = sum(not job.done for job in chosen)
-            raise WaitTimeoutError(f"{waiting} of {len(chosen)} jobs have not ended after {timeout:g} s") from None
+            raise WaitTimeoutError(
+                f"not ended after {timeout:g} s: {waiting} of {counted(len(chosen), 'job')}"
+            ) from None
         return chosen
 
     def jobs(self, state: JobState | Iterable[JobState] | None = None) -> list[Job]:

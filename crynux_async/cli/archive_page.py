@@ -16,8 +16,9 @@ from crynux_async.archive import ArchiveKind, ArchiveSummary, Health, HealthCode
 from crynux_async.archive.families import FAMILY_TITLES, family_named
 from crynux_async.archive.members import PURPOSES, is_pickle
 from crynux_async.cli.console import LiteralConsole, one_line, open_console
-from crynux_async.report.units import count, size
+from crynux_async.report.units import size
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.wording import counted
 
 _PAGE_WIDTH = 80
 _BAR_WIDTH = 40
@@ -155,7 +156,7 @@ def _rows(report: Report) -> Iterator[_Row]:
         asked=_asked_steps(config) if config else "",
         is_wrong=HealthCode.STEPS_SHORT in codes,
     )
-    tensors = f" in {count(summary.tensors, 'tensor')} of {count(len(modules), 'module')}"
+    tensors = f" in {counted(summary.tensors, 'tensor')} of {counted(len(modules), 'module')}"
     yield _Row(
         name="weights", found=f"{summary.parameters:,}", more=f"{tensors}, {summary.dtype or 'of several types'}"
     )
@@ -175,14 +176,14 @@ def _asked_modules(config: FineTuneConfig) -> str:
 
 def _asked_steps(config: FineTuneConfig) -> str:
     if config.max_train_steps is None:
-        return count(config.max_train_epochs or 1, "epoch")
+        return counted(config.max_train_epochs or 1, "epoch")
     return f"{config.max_train_steps:,}"
 
 
 def _show_health(console: LiteralConsole, report: Report) -> None:
     problems = report.health.problems
     if problems:
-        _heading(console, "Health", count(len(problems), "problem"), "bold red")
+        _heading(console, "Health", counted(len(problems), "problem"), "bold red")
     else:
         _heading(console, "Health", "good", "bold green")
         agrees = ", and nothing contradicts the config" if report.config else ""
@@ -253,7 +254,7 @@ def _norm(value: float) -> Text:
 
 
 def _show_members(console: LiteralConsole, members: Mapping[str, Member]) -> None:
-    _heading(console, "Members", f"{len(members)} files", "dim")
+    _heading(console, "Members", counted(len(members), "file"), "dim")
     table = _table()
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)

@@ -18,8 +18,8 @@ from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import CrynuxError
 from crynux_async.job import Job
 from crynux_async.money import to_cnx
-from crynux_async.report.units import count
 from crynux_async.states import FOLLOWED, JobState
+from crynux_async.wording import counted
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +40,7 @@ async def cancel(order: CancelOrder) -> Exit:
         jobs = await find_jobs(session, order.names)
         for job in jobs:
             console.print(Text(f"{job.job_id}: {await _meaning(job, order.service)}"))
-        question = f"Cancel {count(len(jobs), 'job')}?"
+        question = f"Cancel {counted(len(jobs), 'job')}?"
         if console.is_terminal and not order.is_agreed and not await agrees(console, question):
             return Exit.USAGE
         code, facts = Exit.DONE, []

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.sweep_board import SweepBoard, counted
+from crynux_async.cli.sweep_board import SweepBoard, counts_of
 from crynux_async.emulator import Emulator
 from crynux_async.errors import UsageError
 from crynux_async.report.units import size
@@ -93,7 +93,7 @@ def _introduce(console: LiteralConsole) -> None:
 def _conclude(console: LiteralConsole, running: SweepRun, refusals: int, report: Report | None) -> None:
     paths = [trial.job.path for trial in running.trials if trial.job.path is not None]
     total = sum(path.stat().st_size for path in paths)
-    states = ", ".join(f"{n} {state}" for state, n in counted(trial.state for trial in running.trials).items())
+    states = ", ".join(f"{n} {state}" for state, n in counts_of(trial.state for trial in running.trials).items())
     folder = paths[0].parent if paths else Path()
     console.print(Text.assemble((f"\n{states}.", "bold"), f" {size(total)} in {folder}/, every byte checked."))
     console.print_page(

@@ -14,7 +14,8 @@ from crynux_async.archive import Health, Program
 from crynux_async.archive.families import FAMILY_TITLES, Family
 from crynux_async.archive.naming import DIFFUSERS_SINCE, PROGRAMS, passed_over
 from crynux_async.cli.console import LiteralConsole, one_line
-from crynux_async.report.units import count, size
+from crynux_async.report.units import size
+from crynux_async.wording import counted
 
 _SHOWN = 4
 
@@ -65,7 +66,7 @@ def show_export(console: LiteralConsole, exported: Exported) -> None:
     path = exported.path
     for problem in exported.health.problems:
         console.print_page(Text.assemble(("Warning  ", "bold yellow"), f"{problem.code}: {problem.message}"))
-    about = f", {size(path.stat().st_size)}: {count(len(exported.modules), 'module')}"
+    about = f", {size(path.stat().st_size)}: {counted(len(exported.modules), 'module')}"
     family = f" for {FAMILY_TITLES[exported.family]}" if exported.family else ""
     console.print(Text.assemble("Wrote ", (one_line(str(path)), "bold"), about, family))
     for program in exported.programs:

@@ -14,7 +14,7 @@ from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import is_on_a_server, open_ledger
 from crynux_async.ledgers.base import Ledger
-from crynux_async.report.units import count
+from crynux_async.wording import counted
 
 
 async def check(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
@@ -30,10 +30,10 @@ async def check(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
             "sessions": [holder.fence.owner for holder in await ledger.holders() if holder.until >= now],
         }
     jobs = ", ".join(f"{number} {state}" for state, number in facts["jobs"].items()) or "no jobs"
-    open_creates = count(facts["attempts_without_outcome"], "create")
+    open_creates = counted(facts["attempts_without_outcome"], "create")
     lines = [
         f"{facts['ledger']} can be used: {jobs}",
-        f"{open_creates} without an outcome, {count(len(facts['sessions']), 'session')} at work",
+        f"{open_creates} without an outcome, {counted(len(facts['sessions']), 'session')} at work",
         *facts["sessions"],
     ]
     return _said(facts, "\n".join(lines), as_json=as_json)

@@ -14,9 +14,10 @@ from crynux_async.cli.job_facts import as_facts
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
-from crynux_async.report.units import count, size
+from crynux_async.report.units import size
 from crynux_async.session import Session
 from crynux_async.session_values import Reconciled, Unconfirmed
+from crynux_async.wording import counted
 
 
 async def reconcile(
@@ -59,7 +60,7 @@ async def reconcile(
 async def _say_price(session: Session, console: Console, at_most: int, evidence_bytes: int) -> None:
     requests = await session.reconcile_requests(at_most=at_most)
     if requests:
-        console.print(f"Looking takes up to {count(requests, 'request')}; --at-most limits the tasks for each job.")
+        console.print(f"Looking takes up to {counted(requests, 'request')}; --at-most limits the tasks for each job.")
         console.print(
             f"Where several tasks are left, their archives are fetched, {size(evidence_bytes)} at most; "
             "--evidence-bytes bounds that."

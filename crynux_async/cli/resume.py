@@ -23,10 +23,10 @@ from crynux_async.downloads.target import check_folder
 from crynux_async.errors import CrynuxError, WaitTimeoutError
 from crynux_async.job import Job, record_of
 from crynux_async.ledgers.base import Holder
-from crynux_async.report.units import count
 from crynux_async.session import Session
 from crynux_async.states import FOLLOWED, GOOD, UNFINISHED, JobState
 from crynux_async.supervision.owners import Place
+from crynux_async.wording import counted
 
 
 @attrs.frozen(kw_only=True)
@@ -190,7 +190,7 @@ def held_text(holder: Holder, names: Sequence[str], now: datetime) -> str:
     who = "another process" if place is None else f"process {place.pid} on {place.host}"
     seconds = max(0.0, (holder.until - now).total_seconds())
     return (
-        f"{count(len(names), 'job')} held by {who} ({', '.join(names)}): its lease ends in {seconds:.0f} s, at "
+        f"{counted(len(names), 'job')} held by {who} ({', '.join(names)}): its lease ends in {seconds:.0f} s, at "
         f"{holder.until:%H:%M:%S} UTC, unless it lives and renews it; limit the waiting with --patience"
     )
 

@@ -17,11 +17,11 @@ from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.money import to_cnx
-from crynux_async.report.units import count
 from crynux_async.session import Session
 from crynux_async.states import JobState
 from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.wording import counted
 
 _ENDED_BADLY = (JobState.FAILED, JobState.EXPIRED, JobState.REJECTED)
 
@@ -98,7 +98,7 @@ async def _show_price(
 
         await show_money(session, known, console)
     elif known:
-        console.print(Text(f"{count(len(known), 'job')} to send again: {_price(session, known)}"))
+        console.print(Text(f"{counted(len(known), 'job')} to send again: {_price(session, known)}"))
 
 
 def _price(session: Session, configs: Sequence[FineTuneConfig]) -> str:

@@ -19,7 +19,7 @@ from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_op
 from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
-from crynux_async.cli.sweep_board import SweepBoard, counted
+from crynux_async.cli.sweep_board import SweepBoard, counts_of
 from crynux_async.cli.sweep_preview import facts_of, print_preview
 from crynux_async.downloads.names import archive_name
 from crynux_async.errors import UsageError
@@ -35,6 +35,7 @@ from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.page import ReportWriter
 from crynux_async.sweeps.running import OnFailure
 from crynux_async.sweeps.table import Table
+from crynux_async.wording import counted
 
 
 @attrs.frozen(kw_only=True)
@@ -152,7 +153,7 @@ async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
         sweeps += [(service, each) for each in found]
     if as_json:
         facts = [
-            {"name": each.name, "service": service, **counted(trial.state for trial in each.trials)}
+            {"name": each.name, "service": service, **counts_of(trial.state for trial in each.trials)}
             for service, each in sweeps
         ]
         print(json.dumps(facts))  # noqa: T201  # the command's output
@@ -214,7 +215,8 @@ async def stop(name: str, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     if as_json:
         print(json.dumps({"name": name, "unsent": len(waiting)}))  # noqa: T201  # the command's output
     else:
-        open_console().print(f"{len(waiting)} trials stay unsent until the sweep is run or retried again.")
+        left = counted(len(waiting), "trial")
+        open_console().print(f"Left unsent until the sweep is run or retried again: {left}.")
     return Exit.DONE
 
 
@@ -316,7 +318,7 @@ async def _follow(session: Session, running: SweepRun, console: Console, *, as_j
 
 def _said(trials: Sequence[Trial]) -> str:
     return (
-        ", ".join(f"{count} {state}" for state, count in counted(trial.state for trial in trials).items())
+        ", ".join(f"{count} {state}" for state, count in counts_of(trial.state for trial in trials).items())
         or "no trials"
     )
 
@@ -337,7 +339,7 @@ def _print_best(console: Console, table: Table) -> None:
 
 
 def _facts(name: str, table: Table) -> dict[str, Any]:
-    return {"name": name, **counted(row["state"] for row in table.rows), "trials": list(map(dict, table.rows))}
+    return {"name": name, **counts_of(row["state"] for row in table.rows), "trials": list(map(dict, table.rows))}
 
 
 def _code(trials: Sequence[Trial]) -> Exit:

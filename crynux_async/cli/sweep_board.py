@@ -29,7 +29,7 @@ _ORDER = ("done", "running", "waiting", "failed", "unconfirmed", "stopped")
 _STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "unconfirmed": "bold yellow"}
 
 
-def counted(states: Iterable[str]) -> dict[str, int]:
+def counts_of(states: Iterable[str]) -> dict[str, int]:
     """Return how many trials are where, without the zeros."""
     counts = Counter(states)
     return {state: counts[state] for state in _ORDER if counts[state]}
@@ -75,7 +75,7 @@ class SweepBoard:
     def view(self) -> Group:
         """Return what is shown now."""
         trials = self._running.trials
-        counts = counted(trial.state for trial in trials)
+        counts = counts_of(trial.state for trial in trials)
         over = sum(count for state, count in counts.items() if state not in _UNDER_WAY)
         styled = [(f"{count} ", (state, _STYLES.get(state, "dim")), "  ") for state, count in counts.items()]
         failed = [trial for trial in trials if trial.state == "failed"][-_FAILURES_SHOWN:]
@@ -89,7 +89,7 @@ class SweepBoard:
         )
 
     def _counts(self) -> dict[str, int]:
-        return counted(trial.state for trial in self._running.trials)
+        return counts_of(trial.state for trial in self._running.trials)
 
     def _clock(self) -> str:
         statistics = self._session.statistics()

@@ -17,11 +17,6 @@ def age(seconds: float) -> str:
     return duration(max(0.0, seconds)) if days < 2 else f"{days} d"
 
 
-def count(number: int, thing: str) -> str:
-    """Return a number of things: 1 module, 1,280 modules."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def size(count: int) -> str:
     """Return bytes as people write them: 9.1 MB."""
     value = float(count)

@@ -2,15 +2,21 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from crynux_async import OwnershipError
+from crynux_async.clock import monotonic
+from crynux_async.events import Event
 from crynux_async.integrations.fastapi import Limits
 from crynux_async.job import record_of
+from crynux_async.supervision.event_reader import Bookmark
 from tests.fake_backend import FakeBackend
 from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, SentEvent, opened_web
 
@@ -155,6 +161,28 @@ async def test_streams_end_at_once_with_a_word_to_come_back_and_nothing_is_left_
             late = await stack.enter_async_context(EventSource(web.app, f"{path}/events"))
             assert [event.name for event in await late.rest()] == ["reconnect"]
     assert {events[-1].name for events in ends} == {"reconnect"}
+
+
+async def test_stream_that_is_ended_while_it_reads_waits_for_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened_web(tmp_path, backend=FakeBackend(duration=3600)) as web:
+        path = await web.submit()
+        await web.crynux.session.jobs()[0].submitted()
+        more = Bookmark.more
+
+        async def ended_meanwhile(self: Bookmark) -> Sequence[Event]:
+            events = await more(self)
+            web.crynux.end_streams()
+            return events
+
+        monkeypatch.setattr(Bookmark, "more", ended_meanwhile)
+        before = monotonic()
+        async with EventSource(web.app, f"{path}/events") as source:
+            events = await source.rest()
+    assert events[-1].name == "reconnect"
+    assert source.comments == ["events"]
+    assert monotonic() - before < 1
 
 
 async def test_reader_of_a_job_that_is_sent_again_hears_of_the_new_try(tmp_path: Path) -> None:

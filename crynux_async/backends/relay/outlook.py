@@ -11,6 +11,7 @@ from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.backends.relay.client import RelayClient
 from crynux_async.clock import monotonic
 from crynux_async.errors import BackendError
+from crynux_async.wording import counted
 
 _log = logging.getLogger("crynux_async.backends.relay.outlook")
 
@@ -48,7 +49,8 @@ class Network:
         if not self.nodes.active:
             yield f"the relay counts no active node (yet): a task waits for {minutes:.0f} min at most, and is refunded"
         elif self.waiting > self.nodes.active - self.nodes.busy:
-            yield f"{self.waiting:,} tasks wait, and {self.nodes.busy:,} of {self.nodes.active:,} nodes are busy"
+            busy = f"{self.nodes.busy:,} of {counted(self.nodes.active, 'node')}"
+            yield f"waiting: {counted(self.waiting, 'task')}; busy: {busy}"
 
 
 class Outlook:

@@ -195,6 +195,9 @@ class EventStream(Response):
 
     async def _pause(self, send: Send, streams: Streams) -> None:
         """Wait for the job to change, the streams to end, or the browser to leave; send a heartbeat meanwhile."""
+        # What came while events were read woke nobody: nothing is waited for where it is over already.
+        if streams.is_ended or self._is_left:
+            return
         record = record_of(self._events.job)
         loop = asyncio.get_running_loop()
         heartbeat = loop.call_later(_HEARTBEAT, self._beat)

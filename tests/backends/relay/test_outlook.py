@@ -53,7 +53,7 @@ def test_network_without_nodes_says_that_the_money_comes_back() -> None:
 
 def test_queue_that_is_longer_than_the_free_nodes_is_said() -> None:
     (said,) = attrs.evolve(WELL, waiting=4).surprises(MODEL, 600)
-    assert said == "4 tasks wait, and 2 of 5 nodes are busy"
+    assert said == "waiting: 4 tasks; busy: 2 of 5 nodes"
 
 
 def test_answers_that_are_none_are_refused() -> None:
