@@ -149,7 +149,7 @@ def _headline(found: Findings, name: str) -> Text:
 
 def _changes(effective: EffectiveConfig) -> RenderableType:
     if not effective.differences:
-        return Text("Every value is sent and used as it is.", style="dim")
+        return Text("Every value is sent and used as given.", style="dim")
     rows = [("Value", "asked", "sent", "used")]
     for change in effective.differences:
         sent = "left out" if change.sent is None else _value(change.sent)

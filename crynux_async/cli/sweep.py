@@ -191,7 +191,7 @@ async def retry(
         found = await recall(session, name, read_archives=False)
         chosen = [trial for trial in found.trials if trial.state in ("failed", "stopped")]
         if not chosen:
-            console.print("Nothing of it has failed or was stopped.")
+            console.print("No trial of it has failed or was stopped.")
             return _code(found.trials)
         question = f"Send {len(chosen)} again{_price_of(session, chosen)}?"
         if console.is_terminal and not is_agreed and not await agrees(console, question):

@@ -265,7 +265,10 @@ _ADDRESS: Final[Mapping[str, Explanation]] = {
     "CX362": _of_download(
         "Every round runs on another node, which loads it anew.", "a file that is removed after an hour"
     ),
-    "CX363": _of_download("What a node will find stands further inside.", "a compressed file named cats"),
+    "CX363": _of_download(
+        "A node reads all of it; this check sees the beginning, which does not show a tar inside.",
+        "a compressed file named cats",
+    ),
     "CX365": _of_download(
         "A signature is valid for a time, and often for GET alone. Nodes ask with HEAD first, and the last of four "
         "tries may begin many hours after the job was made.",

@@ -114,7 +114,7 @@ def explain_signature(signature: Signature) -> str:
     ends = "" if signature.seconds is None else f", {signature.seconds:,} s after it was made"
     text = f"It is signed and expires{ends}; every try of every round loads it anew."
     if signature.is_for_one_method:
-        return f"{text} It holds for one method, and nodes ask with HEAD before they GET: one of the two is refused."
+        return f"{text} It is valid for one method, and nodes ask with HEAD before they GET: one of the two is refused."
     return f"{text} Nodes ask with HEAD first, which some hosts refuse for an address that is signed for GET."
 
 

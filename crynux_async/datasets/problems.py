@@ -148,7 +148,7 @@ CODES: Final[Mapping[str, ProblemCode]] = MappingProxyType(
         "CX360": _warning("secret in the address", "Nodes and the network see it: use an address without one."),
         "CX361": _note("nodes keep what an address gave them", "Use a new address for new content: fresh_url()."),
         "CX362": _note("needed until the end", "Keep the file in place until the job has ended: every round loads it."),
-        "CX363": _warning("cannot be told from here", "Give the address a name that ends in .zip."),
+        "CX363": _warning("may not be an archive", "Give the address a name that ends in .zip."),
         # CX364 is with those of packing, and CX367 is about metadata.
         "CX365": _warning("address that expires", "Use an address that never expires, or one that outlasts every try."),
         "CX366": _error("page about a file", "Use the address of the file itself, and check it with check-url."),

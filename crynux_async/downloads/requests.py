@@ -134,7 +134,7 @@ class Requests:
                     await self._place(part, stream, start)
                     await self._copy(part, stream, patience)
         except TimeoutError as error:
-            raise TransportError(f"not a byte came for {self.options.stall_timeout:g} seconds") from error
+            raise TransportError(f"not a byte arrived for {self.options.stall_timeout:g} seconds") from error
         except RangeError as error:
             await self._answer_out_of_range(part, error)
             raise
@@ -213,7 +213,7 @@ class Requests:
     def _refuse_overrun(self, part: PartFile) -> None:
         self.overruns += 1
         self.start_over()
-        message = f"more than the announced {part.total_bytes} bytes of {part.path.name} came"
+        message = f"more than the announced {part.total_bytes} bytes of {part.path.name} arrived"
         # Once may be damage on the way.
         if self.overruns > 1:
             raise DownloadError(f"{message}, twice; the service is wrong about its size")

@@ -207,7 +207,9 @@ class TakeOver:
                 if record is not None and record.is_ours:
                     await self._grant(record, wish)
             except LedgerError as error:
-                _log.error("the wish %r for job %s is not granted: %s", wish.kind, wish.job_id, error)
+                _log.error(
+                    "another process asked for %r of job %s, which cannot be done: %s", wish.kind, wish.job_id, error
+                )
 
     async def _remembered(self, job_id: str) -> Record | None:
         """Return the record of a job that this session holds and has forgotten, because it ended long ago."""

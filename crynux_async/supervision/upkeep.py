@@ -88,7 +88,7 @@ class Upkeep:
             try:
                 await self._take_over.grant_wishes()
             except LedgerError as error:
-                _log.info("what others wish cannot be read now: %s", error)
+                _log.info("what other processes ask for cannot be read now: %s", error)
 
     async def save_hazards(self) -> None:
         """Store what was learned of how long jobs take."""

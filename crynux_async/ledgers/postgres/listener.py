@@ -63,9 +63,9 @@ class Listener:
             try:
                 await self._listen()
             except _EXPECTED as error:
-                _log.debug("%s: nothing is heard of others' writes: %s", self._server.address.name, error)
+                _log.debug("%s: this process is not told of others' writes: %s", self._server.address.name, error)
             except Exception:  # an error that nobody has thought of must not end the hearing for good
-                _log.exception("%s: nothing is heard of others' writes", self._server.address.name)
+                _log.exception("%s: this process is not told of others' writes", self._server.address.name)
             await asyncio.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
