@@ -20,6 +20,7 @@ import pytest_asyncio
 import crynux_async
 from crynux_async.emulator import Emulator
 from crynux_async.signing import Wallet
+from tests.command_line import environment, run_cli, start
 
 pytestmark = pytest.mark.real_time
 
@@ -43,35 +44,6 @@ def config(tmp_path: Path) -> Path:
 async def bridge() -> AsyncIterator[Emulator]:
     async with Emulator(speed=1000, rate_limit=60) as emulator:
         yield emulator
-
-
-def environment(bridge: Emulator | None = None, **more: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
-    clean |= {
-        "COLUMNS": "80",
-        "PYTHONWARNINGS": "error",
-        "CRYNUX_MIN_POLL_INTERVAL": "0.2",
-        "CRYNUX_POLL_DELAY": "0.000001",
-        "HOME": "/nonexistent",
-        "CRYNUX_LEDGER": "jobs.db",
-    }
-    if bridge is not None:
-        clean |= {"CRYNUX_BASE_URL": bridge.url, "CRYNUX_API_KEY": bridge.new_key()}
-    return clean | more
-
-
-async def start(*arguments: str, env: dict[str, str], cwd: Path) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "crynux_async.cli", *arguments, cwd=cwd, env=env, stdout=PIPE, stderr=PIPE
-    )
-
-
-async def run_cli(*arguments: str, env: dict[str, str], cwd: Path) -> tuple[int, str, str]:
-    process = await start(*arguments, env=env, cwd=cwd)
-    async with asyncio.timeout(60):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def test_version_is_the_packages_version(tmp_path: Path) -> None:

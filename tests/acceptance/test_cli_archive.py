@@ -16,8 +16,8 @@ from crynux_async.archive import LoraArchive
 from crynux_async.cli.app import app
 from crynux_async.emulator import Emulator
 from crynux_async.training.config import FineTuneConfig
-from tests.acceptance.test_cli import environment, run_cli
 from tests.archive_files import RESULT, UNFINISHED, members, pair, write_zip
+from tests.command_line import environment, run_cli
 
 pytestmark = pytest.mark.real_time
 
@@ -165,10 +165,11 @@ def test_inspect_of_mixed_names_says_what_diffusers_would_leave_out(cli: Cli, tm
 
 async def test_inspect_without_numpy_says_how_to_get_the_norms(tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ImportError")
-    code, out, err = await process(tmp_path, "inspect", RESULT)
+    without = {"PYTHONPATH": str(tmp_path)}
+    code, out, err = await process(tmp_path, "inspect", RESULT, **without)
     assert (code, err) == (0, "")
     assert "pip install 'crynux-async[archive]'" in out
-    _, out, _ = await process(tmp_path, "inspect", RESULT, "--json")
+    _, out, _ = await process(tmp_path, "inspect", RESULT, "--json", **without)
     assert strict(out)["norms"] is None
 
 

@@ -1,9 +1,7 @@
 """What a user sees before paying: ``check``, ``run --dry-run`` and ``dataset``, as typed."""
 
 import json
-import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from crynux_async.emulator import Emulator
+from tests.command_line import call, environment
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -20,10 +19,7 @@ HOW_TO = Path(__file__).parent.parent / "data" / "howto.json"
 
 
 def run_cli(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
-    clean |= {"COLUMNS": "80", "PYTHONWARNINGS": "error", "HOME": "/nonexistent", "PYTHONIOENCODING": "utf-8", **env}
-    command = [sys.executable, "-m", "crynux_async.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=60, check=False)
+    return call(*map(str, arguments), env=environment(**env), cwd=cwd)
 
 
 def facts(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
 from crynux_async.supervision.record import new_job_id
-from tests.acceptance.test_cli import CONFIG, bridge, environment, run_cli
+from tests.acceptance.test_cli import CONFIG, bridge
+from tests.command_line import environment, run_cli
 from tests.fake_backend import make_config
 
 __all__ = ["bridge"]

@@ -17,7 +17,8 @@ from crynux_async.emulator import Emulator
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
-from tests.acceptance.test_cli import bridge, config, environment, run_cli, start
+from tests.acceptance.test_cli import bridge, config
+from tests.command_line import environment, run_cli, start
 from tests.fake_backend import make_config
 
 __all__ = ["bridge", "config"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from crynux_async.emulator import Emulator
-from tests.acceptance.test_cli import bridge, config, environment, run_cli, start
+from tests.acceptance.test_cli import bridge, config
+from tests.command_line import environment, run_cli, start
 
 __all__ = ["bridge", "config"]
 

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.postgres_server import PostgresServer
 from crynux_async.emulator import Emulator
-from tests.acceptance.test_cli import bridge, config, environment, run_cli
+from tests.acceptance.test_cli import bridge, config
+from tests.command_line import environment, run_cli
 
 __all__ = ["bridge", "config"]
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from crynux_async.emulator.relay import CNX, RelayEmulator
-from tests.acceptance.test_cli import environment, run_cli, start
+from tests.command_line import environment, run_cli, start
 from tests.relay_lab import CREATOR, CREATOR_KEY, FEE, SELECTED_SEED
 
 pytestmark = pytest.mark.real_time

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from crynux_async.emulator import Emulator
-from tests.acceptance.test_cli import environment, run_cli
+from tests.command_line import environment, run_cli
 
 pytestmark = pytest.mark.real_time
 
