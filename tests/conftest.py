@@ -37,6 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="crynux-pg-")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes share the tests: more than there are processors, for many wait for other programs."""
+    return 3 * (os.cpu_count() or 1) // 2 or 1
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and FOLDER in os.environ:
         PostgresServer(Path(os.environ[FOLDER]) / "server").kill()
