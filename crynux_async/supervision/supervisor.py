@@ -129,6 +129,7 @@ class Supervisor:
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
         self._make_drivers(gate, doors_of(backend, self.accounts, self._writer.task_ended, ear))
         self._make_dealings(sends_planned=sends_planned)
+        self._make_helpers()
         self._make_upkeep()
 
     def _make_drivers(self, gate: Gate, doors: Doors) -> None:
@@ -176,7 +177,7 @@ class Supervisor:
         )
 
     def _make_dealings(self, *, sends_planned: bool) -> None:
-        """Make who deals with users, with other sessions and with what earlier ones left."""
+        """Make who deals with other sessions and with what earlier ones left, and who takes jobs in."""
         self.abilities = Abilities(
             self.backend,
             self._tasks,
@@ -212,6 +213,9 @@ class Supervisor:
         self._intake = Intake(
             self.register, self.onlookers, writer=self._writer, submitter=self.submitter, tries=self._tries
         )
+
+    def _make_helpers(self) -> None:
+        """Make who does for jobs what is asked for besides: wishes of others, models, costs that come late."""
         self._wishes = Wishes(
             self._ledger,
             self.register,
