@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 from crynux_async.emulator import Emulator
 
 _MOST_SECONDS = 60
+_HEAD_BYTES = 4
 _LOADED = (
     "crynux_async.cli.app",
     "crynux_async.cli.archive",
@@ -101,88 +103,77 @@ class _Parent:
     """The process that the commands are forked off; it ends with this one."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="crynux-cli-")
-        self._address = f"{self._folder.name}/socket"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, self._address],
-            cwd=Path(__file__).parents[1],
-            env=environment(),
-            stdin=subprocess.PIPE,  # closed when this process ends, however it does
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline(), "what the commands are forked off did not start"
+        self._orders, theirs = socket.socketpair()
+        self._one_at_a_time = threading.Lock()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                cwd=Path(__file__).parents[1],
+                env=environment(),
+                pass_fds=[theirs.fileno()],
+            )
 
     def run(self, arguments: tuple[str, ...], env: Mapping[str, str], cwd: Path, out: int, err: int) -> int:
         """Run a command, and return its exit code, negative where a signal ended it."""
         order = json.dumps({"arguments": arguments, "env": dict(env), "cwd": str(cwd)}).encode()
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(self._address)
-            line.settimeout(_MOST_SECONDS)
-            socket.send_fds(line, [len(order).to_bytes(4, "big")], [out, err])
-            line.sendall(order)
-            with line.makefile("r") as answers:
-                pid = int(answers.readline())
-                try:
-                    return os.waitstatus_to_exitcode(int(answers.readline()))
-                except TimeoutError:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                    raise
+        mine, theirs = socket.socketpair()
+        with mine, theirs, mine.makefile("r") as answers:
+            with self._one_at_a_time:
+                head = len(order).to_bytes(_HEAD_BYTES, "big")
+                socket.send_fds(self._orders, [head], [theirs.fileno(), out, err])
+                self._orders.sendall(order)
+            theirs.close()
+            pid = int(answers.readline())
+            mine.settimeout(_MOST_SECONDS)
+            try:
+                return os.waitstatus_to_exitcode(int(answers.readline()))
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                raise
 
 
-def _serve(address: str) -> dict[str, Any]:
+def _serve(orders: socket.socket) -> dict[str, Any]:
     """Fork for every order that comes, and return in the forked process what it is to do."""
     for name in _LOADED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(64)
-        _end_with_parent()
-        os.write(1, b"ready\n")
-        # Nobody waits for those who carry orders out.
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Nobody waits for those who carry orders out.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with orders:
         while True:
-            line, _ = listener.accept()
+            head, lines, _, _ = socket.recv_fds(orders, _HEAD_BYTES, 3)
+            if not head:  # who gives them has ended
+                sys.exit()
+            length = int.from_bytes(head, "big")
+            order: dict[str, Any] = json.loads(orders.recv(length, socket.MSG_WAITALL))
             if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                listener.close()
-                return _carry_out(line)
-            line.close()
+                break
+            for line in lines:
+                os.close(line)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _carry_out(order, *lines)
+    return order
 
 
-def _end_with_parent() -> None:
-    """Leave a process behind that ends this one when its standard input does."""
-    here = os.getpid()
-    if os.fork() == 0:
-        os.read(0, 1)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(here, signal.SIGTERM)
-        os._exit(0)
-
-
-def _carry_out(line: socket.socket) -> dict[str, Any]:
-    head, (out, err), _, _ = socket.recv_fds(line, 4, 2)
-    with line.makefile("rb") as orders:
-        order: dict[str, Any] = json.loads(orders.read(int.from_bytes(head, "big")))
+def _carry_out(order: Mapping[str, Any], answers: int, out: int, err: int) -> None:
+    """Return in one more process, which is the command; this one waits for its end and tells it."""
     if (pid := os.fork()) != 0:
-        line.sendall(f"{pid}\n".encode())
-        line.sendall(f"{os.waitpid(pid, 0)[1]}\n".encode())
+        os.write(answers, f"{pid}\n".encode())
+        os.write(answers, f"{os.waitpid(pid, 0)[1]}\n".encode())
         os._exit(0)
-    line.close()
     nothing = os.open(os.devnull, os.O_RDONLY)
     for here, there in ((nothing, 0), (out, 1), (err, 2)):
         os.dup2(here, there)
         os.close(here)
+    os.close(answers)
     os.environ.clear()
     os.environ.update(order["env"])
     os.chdir(order["cwd"])
-    return order
 
 
 if __name__ == "__main__":
-    _order = _serve(sys.argv[1])
+    _order = _serve(socket.socket(fileno=int(sys.argv[1])))
     sys.argv = ["crynux-async", *_order["arguments"]]
     importlib.import_module("crynux_async.cli").main()
