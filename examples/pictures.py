@@ -18,7 +18,7 @@ from rich.text import Text
 WIDTH = 100
 EXAMPLES = Path(__file__).resolve().parent
 CRYNUX = [sys.executable, "-m", "crynux_async.cli"]
-SWEEP = ["sweep", "run", str(EXAMPLES / "sweep.toml"), "--emulator", "--yes", "--report", "sweep.html"]
+SWEEP = ["sweep", "run", "sweep.toml", "--emulator", "--yes", "--report", "sweep.html"]
 COMMANDS = {
     "demo": ("crynux-async demo", ["demo"]),
     "check": ("crynux-async check job.toml --set rank=2000", ["check", "job.toml", "--set", "rank=2000"]),
@@ -59,6 +59,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as home:
         place = Path(home)
         (place / "job.toml").write_text(JOB)
+        shutil.copy(EXAMPLES / "sweep.toml", place)  # its models go beside it
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CRYNUX_")}
         environment |= {"HOME": home, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH)}
         for name, (title, words) in COMMANDS.items():
