@@ -214,3 +214,16 @@ async def test_archive_of_another_host_is_taken_from_the_folder_that_both_mount(
             second = await found.download(tmp_path / "second")
         assert sum(request.path.endswith("/result") for request in bridge.requests) == asked
     assert second.read_bytes() == (tmp_path / "gone.zip").read_bytes()
+
+
+async def test_session_that_asks_for_a_known_key_first_goes_on_with_new_ones(postgres: PostgresServer) -> None:
+    where = postgres.url(schema=f"session_{secrets.token_hex(6)}")
+    async with Emulator(speed=1000, unet="tiny") as bridge:
+        settings = bridge.settings()
+        async with Session(ledger=where, **settings) as before:
+            known = await before.submit(make_config(), idempotency_key="known")
+        async with Session(ledger=where, **settings) as after:
+            again = await after.submit(make_config(), idempotency_key="known")
+            new = await after.submit(make_config(), idempotency_key="new")
+        assert again.job_id == known.job_id
+        assert new.task_id not in {None, known.task_id}

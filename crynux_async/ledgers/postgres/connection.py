@@ -38,6 +38,11 @@ _log = logging.getLogger("crynux_async.ledgers")
 ANSWER_WITHIN = 60.0
 """Seconds after which a server that says nothing counts as away."""
 
+# Where a statement was run before without being prepared, psycopg does not notice that preparing it failed because one
+# before it in its pipeline was refused, and calls it by a name that the server has never heard. So what goes out
+# together is another text than what goes out alone.
+_TOGETHER = " "
+
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR, TransactionStatus.ACTIVE)
 
 
@@ -101,7 +106,7 @@ class PostgresConnection:
         try:
             async with asyncio.timeout(ANSWER_WITHIN), self._together():
                 await cursor.execute("COMMIT", prepare=False)
-                await notify.execute("SELECT pg_notify($1, '')", [self._server.channel])
+                await notify.execute("SELECT pg_notify($1, '')", [self._server.channel], prepare=True)
         except Exception as error:
             if cursor.statusmessage != "COMMIT":
                 await self._dropped_if_silent(error)
@@ -233,10 +238,11 @@ class PostgresConnection:
 
     async def _send(self, cursor: _Cursor, step: Step) -> None:
         rendered = self._server.renderer.render(step.statement, keep=True)
+        sql = rendered.sql + _TOGETHER
         if len(step.rows) == 1:
-            await cursor.execute(rendered.sql, rendered.fill(step.rows[0]), prepare=True)
+            await cursor.execute(sql, rendered.fill(step.rows[0]), prepare=True)
         else:
-            await cursor.executemany(rendered.sql, list(map(rendered.fill, step.rows)))
+            await cursor.executemany(sql, list(map(rendered.fill, step.rows)))
 
     async def _execute(self, sql: str, parameters: Sequence[Any] = ()) -> _Cursor:
         return await self._answered(partial(self._raw.execute, sql, parameters or None))
