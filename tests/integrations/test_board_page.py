@@ -284,6 +284,26 @@ async def test_streams_of_pages_count_and_end_with_the_process(tmp_path: Path) -
             assert await source.next() is None
 
 
+async def test_stream_that_finds_no_place_is_refused_before_it_begins(tmp_path: Path) -> None:
+    async with opened_web(tmp_path, limits=Limits(streams=1)) as opened:
+        web = paged(opened)
+        async with EventSource(web.app, "/board/stream") as source:
+            assert await source.next() is not None
+            refused = await web.client.get("/board/stream")
+        async with EventSource(web.app, "/board/stream") as source:
+            assert source.status == 200
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "10"
+
+
+@pytest.mark.parametrize("at", ["/board/stream?before=jx", "/board/sweep/stream?name=x", "/board/jobs/jx/stream"])
+async def test_stream_of_what_is_not_there_is_refused_before_it_begins(tmp_path: Path, at: str) -> None:
+    async with opened_web(tmp_path, limits=Limits(streams=1)) as opened:
+        web = paged(opened)
+        answers = [await web.client.get(at) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [404, 404]
+
+
 async def test_page_knows_its_address_wherever_it_is_mounted(tmp_path: Path) -> None:
     async with opened_web(tmp_path) as opened:
         outer = FastAPI()

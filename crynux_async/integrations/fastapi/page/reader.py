@@ -103,12 +103,12 @@ class Reader:
         Raises:
             LedgerError: The ledger cannot be read.
         """
-        newest = await viewer.source.ledger.jobs(viewer.filter(tags={TAG: name}), limit=1, newest_first=True)
-        if not newest:
+        newest = await viewer.newest_of_sweep(name)
+        if newest is None:
             return None
-        service = newest[0].backend
+        service = newest.backend
         known = self._known.setdefault((viewer.tenant, f"{service} {name}"), {})
-        async with viewer.source.open_session(newest[0]) as session:
+        async with viewer.source.open_session(newest) as session:
             found = await recall(session, name, tenant=viewer.tenant, known=known)
             # To the minute: a page that says when it was made would be another one at every look.
             minute = utc_now().replace(second=0, microsecond=0)

@@ -2,6 +2,7 @@
 
 import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,8 +105,8 @@ class Pages:
         base = _base(request)
 
         async def make() -> Rendered:
-            if selection.before and await viewer.find(selection.before) is None:
-                raise ProblemError(404, "unknown-job", "There is no such job.")
+            if selection.before:
+                await known(viewer, selection.before)
             frame = self._frame(request, base, self._name)
             view = await self._reader.board(viewer, selection)
             return await anyio.to_thread.run_sync(render_board, view, frame)
@@ -130,7 +131,7 @@ class Pages:
         async def make() -> Rendered:
             view = await self._reader.sweep(viewer, name, base)
             if view is None:
-                raise ProblemError(404, "unknown-sweep", "There is no such sweep.")
+                raise _unknown_sweep()
             frame = self._frame(request, base, name, here=name)
             frame = attrs.evolve(frame, scripts=SWEEP_SCRIPTS)
             return await anyio.to_thread.run_sync(render_sweep, view, frame)
@@ -185,6 +186,20 @@ async def known(viewer: Viewer, job_id: str) -> JobRow:
     return row
 
 
+def _unknown_sweep() -> ProblemError:
+    return ProblemError(404, "unknown-sweep", "There is no such sweep.")
+
+
+async def _hold_place(viewer: ViewerDep) -> AsyncIterator[None]:
+    """Hold one of the viewer's places for open streams until the response is over.
+
+    Raises:
+        ProblemError: There is none left.
+    """
+    with nullcontext() if viewer.admission is None else viewer.admission.stream(viewer.tenant):
+        yield
+
+
 async def _selection(show: _Show = "all", search: _Text = "", before: _Text = "") -> Selection:
     return Selection(show=show, search=search.strip(), before=before)
 
@@ -213,7 +228,10 @@ def make_page(path: str, name: str, dependencies: Sequence[Depends]) -> APIRoute
         page = pages.sweep(viewer, request, name)
         return await pages.html(viewer, page, policy=security.WITH_STYLES)
 
+    # What cannot be shown is refused here: an answer that has begun can only break off, and browsers ask for it again.
     async def board_page(viewer: ViewerDep, request: Request, selection: _SelectionDep) -> Page:
+        if selection.before:
+            await known(viewer, selection.before)
         return pages.board(viewer, request, selection)
 
     async def job_page(viewer: ViewerDep, request: Request, job_id: str) -> Page:
@@ -221,6 +239,8 @@ def make_page(path: str, name: str, dependencies: Sequence[Depends]) -> APIRoute
         return pages.job(viewer, request, job_id)
 
     async def sweep_page(viewer: ViewerDep, request: Request, name: _Text) -> Page:
+        if await viewer.newest_of_sweep(name) is None:
+            raise _unknown_sweep()
         return pages.sweep(viewer, request, name)
 
     for at, endpoint, page in (
@@ -241,7 +261,8 @@ def _add_stream(router: APIRouter, at: str, pages: Pages, page_of: Callable[...,
         async for event in pages.stream(viewer, request, page):
             yield event
 
-    router.add_api_route(at, follow, methods=["GET"], response_class=EventSourceResponse)
+    place = [Depends(_hold_place)]
+    router.add_api_route(at, follow, methods=["GET"], response_class=EventSourceResponse, dependencies=place)
 
 
 def _add_files(router: APIRouter) -> None:

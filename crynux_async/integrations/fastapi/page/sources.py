@@ -15,6 +15,7 @@ from crynux_async.integrations.fastapi.streams import Streams
 from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.ledgers.rows import JobRow
 from crynux_async.session import Session
+from crynux_async.sweeps.notes import TAG
 from crynux_async.training.service import ServiceFacts
 
 OpenSession = Callable[[JobRow], AbstractAsyncContextManager[Session]]
@@ -93,6 +94,11 @@ class Viewer:
     async def find(self, job_id: str) -> JobRow | None:
         """Return a job that may be seen, or None."""
         found = await self.source.ledger.jobs(self.filter(job_ids=(job_id,)), limit=1)
+        return found[0] if found else None
+
+    async def newest_of_sweep(self, name: str) -> JobRow | None:
+        """Return the newest job of a sweep that may be seen, or None where there is no such sweep."""
+        found = await self.source.ledger.jobs(self.filter(tags={TAG: name}), limit=1, newest_first=True)
         return found[0] if found else None
 
 

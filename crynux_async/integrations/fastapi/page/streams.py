@@ -1,7 +1,7 @@
 """A page anew whenever something has changed, as server-sent events."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 
 import anyio
 from fastapi.sse import ServerSentEvent
@@ -22,18 +22,17 @@ Get = Callable[[int], Awaitable[Rendered]]
 
 
 async def stream(viewer: Viewer, get: Get, have: str) -> AsyncGenerator[ServerSentEvent, None]:
-    """Send a page whenever it shows something else, within the viewer's limit of open streams.
+    """Send a page whenever it shows something else.
 
     Args:
         viewer: Who looks.
         get: Renders the page.
         have: The version that the browser has.
     """
-    with nullcontext() if viewer.admission is None else viewer.admission.stream(viewer.tenant):
-        yield ServerSentEvent(comment="pages", retry=RETRY_MILLISECONDS)
-        async with aclosing(viewer.streams.follow(_pages(viewer, get, have))) as pages:
-            async for page in pages:
-                yield ServerSentEvent(event="page", raw_data=page.message, id=page.version)
+    yield ServerSentEvent(comment="pages", retry=RETRY_MILLISECONDS)
+    async with aclosing(viewer.streams.follow(_pages(viewer, get, have))) as pages:
+        async for page in pages:
+            yield ServerSentEvent(event="page", raw_data=page.message, id=page.version)
 
 
 async def _pages(viewer: Viewer, get: Get, have: str) -> AsyncGenerator[Rendered, None]:
