@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 
+import anyio
 import attrs
 
 from crynux_async.backends.base import Backend, RefundsLate, Task
@@ -61,6 +62,7 @@ class LateCosts:
         self._looks_back = looks_back
         self._open: dict[str, tuple[float, float]] = {}  # since when, and when it is asked about next
         self._has_new = asyncio.Event()
+        self._settling = anyio.Lock()
 
     def note(self, record: Record) -> None:
         """Ask from now on what the tries of a job have cost after all."""
@@ -83,6 +85,7 @@ class LateCosts:
             except LedgerError as error:
                 _log.info("what was given up is asked about later: %s", error)
                 await asyncio.sleep(_FIRST_LOOK_AFTER)
+                continue
             self._has_new.clear()
             next_at = min((at for _, at in self._open.values()), default=None)
             try:
@@ -114,6 +117,11 @@ class LateCosts:
         """Ask about jobs, and forget those of which nothing is left to be asked."""
         if not job_ids:
             return
+        # A try that is entered by two at once would give its budget back twice what it holds.
+        async with self._settling:
+            await self._settle_alone(job_ids)
+
+    async def _settle_alone(self, job_ids: Sequence[str]) -> None:
         noted = {job_id: self._open.get(job_id) for job_id in job_ids}
         await self._writer.persist(self._writer.flush)
         jobs = {job.job_id: job for job in await self._ledger.jobs(JobFilter(job_ids=job_ids))}
@@ -154,11 +162,13 @@ class LateCosts:
         is_taken = not record.is_ours
         if is_taken and not await self._take_over.take(record):
             return False  # its owner asks as well
-        end = attrs.evolve(
-            task, spent=spent, ended_at=task.ended_at or self._writer.date(task.made_at), end=task.end or record.state
-        )
-        row, settlement = settled(record, task, end)
-        await self._writer.change(JobChange(job_id=task.job_id, tasks=(row,), settlement=settlement))
+        # While the service was asked, another session may have had the job and entered it.
+        known = next(row for row in await self._ledger.tasks([task.job_id]) if row.task_id == task.task_id)
+        if known.spent is None:
+            date = known.ended_at or self._writer.date(known.made_at)
+            end = attrs.evolve(known, spent=spent, ended_at=date, end=known.end or record.state)
+            row, settlement = settled(record, known, end)
+            await self._writer.change(JobChange(job_id=task.job_id, tasks=(row,), settlement=settlement))
         if is_taken:
             await self._writer.let_go([record])
         return True

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from crynux_async import Job, JobState, Session, UsageError
 from crynux_async.budgets import Budget
 from crynux_async.emulator.relay import RelayEmulator, Status
-from crynux_async.errors import CrynuxError
+from crynux_async.errors import CrynuxError, LedgerBusyError
+from crynux_async.ledgers.base import JobFilter, JobRow
+from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import FakeBackend
 from tests.relay_lab import CREATOR, FEE, SELECTED_SEED
 from tests.relay_sessions import MONEY, make_config, relay_session, relay_with_money
@@ -138,6 +141,52 @@ async def test_job_that_was_tried_again_is_settled_for_the_try_that_was_given_up
         (job,) = await session.history()
         cost = await job.cost()
     assert (cost.held, cost.spent, cost.refunded) == (0, FEE, 5 * FEE)
+
+
+async def test_sessions_that_ask_at_once_give_a_budget_back_once_what_it_holds(
+    relay: RelayEmulator, tmp_path: Path
+) -> None:
+    ledger, budget = str(tmp_path / "jobs.db"), Budget("cats", cnx=100)
+    async with relay_session(relay, ledger, budget=budget) as session:
+        await given_up(relay, await session.submit(make_config()))
+    await asyncio.sleep(700)
+    async with (
+        relay_session(relay, ledger, budget=budget, follow=False) as first,
+        relay_session(relay, ledger, follow=False) as second,
+    ):
+        relay.order("silent")
+        await first.submit(make_config(seed=2))
+        await asyncio.gather(first.reconcile(), first.reconcile(), second.reconcile(), second.reconcile())
+        row = await first.ledger.budget("cats")
+    assert row is not None
+    assert (row.held, row.spent) == (3 * FEE, 0)  # what the second job holds
+
+
+class UnreadableOnce(MemoryLedger):
+    """Reads no list of jobs that were given up, the first time that it is asked for one."""
+
+    is_away = True
+
+    async def jobs(self, where: JobFilter | None = None, **options: Any) -> list[JobRow]:
+        if self.is_away and where is not None and where.states == (JobState.ABANDONED,):
+            self.is_away = False
+            raise LedgerBusyError("away")
+        return await super().jobs(where, **options)
+
+
+async def test_what_an_earlier_session_left_is_asked_about_when_the_ledger_is_there_again(relay: RelayEmulator) -> None:
+    ledger = UnreadableOnce()
+    ledger.is_away = False
+    async with relay_session(relay, ledger) as session:
+        job = await session.submit(make_config())
+        await given_up(relay, job)
+    await asyncio.sleep(700)
+    ledger.is_away = True
+    async with relay_session(relay, ledger) as session:
+        await asyncio.sleep(60)
+        (job,) = await session.history()
+        assert not ledger.is_away
+        assert (await job.cost()).held == 0
 
 
 async def given_up(relay: RelayEmulator, job: Job) -> None:
