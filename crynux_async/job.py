@@ -394,7 +394,7 @@ class Job:
         validated already. Another process that holds the job does it as soon as it hears of it.
 
         Raises:
-            UsageError: The session is closed, and does not hold the job.
+            UsageError: The session is closed, and does not hold the job; or this is not its event loop.
         """
         self._supervisor.abandon(self._record)
 

@@ -845,7 +845,9 @@ async def test_session_used_on_another_loop_of_another_thread_says_so_at_once(
             await asyncio.to_thread(lambda use=use: asyncio.run(use()))
     with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
         await asyncio.to_thread(session.submit_nowait, make_config())
-    assert backend.creates == 1
+    with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
+        await asyncio.to_thread(job.abandon)
+    assert (backend.creates, job.state) == (1, JobState.RUNNING)
 
 
 async def test_submit_many_with_bad_configs_names_all_of_them_and_queues_none(session: Session) -> None:

@@ -197,12 +197,17 @@ def held_text(holder: Holder, names: Sequence[str], now: datetime) -> str:
 
 def _say_what_goes_on(console: LiteralConsole, jobs: Sequence[Job], order: ResumeOrder) -> None:
     """Tell the numbers of the tasks that are left running when waiting ends early."""
-    tasks = [job.task_id for job in jobs if job.task_id and job.state in FOLLOWED]
-    if tasks:
-        are = "s are" if len(tasks) > 1 else " is"
-        again = f"crynux-async resume{order.again}"
-        said = f"The task{are} at the {order.service.place} still: {', '.join(tasks)}. To go on: "
-        console.print(Text(said).append(again, "bold"))
+    left = [job for job in jobs if job.task_id and job.state in FOLLOWED]
+    seen = [job.task_id for job in left if job.task_id and job.state is not JobState.ATTACHED]
+    # Nothing is said to be at a service that has not said so.
+    unseen = [job.task_id for job in left if job.task_id and job.state is JobState.ATTACHED]
+    place, said = order.service.place, []
+    if seen:
+        said.append(f"The task{'s are' if len(seen) > 1 else ' is'} at the {place} still: {', '.join(seen)}.")
+    if unseen:
+        said.append(f"Not seen at the {place} yet: {', '.join(unseen)}.")
+    if said:
+        console.print(Text(f"{' '.join(said)} To go on: ").append(f"crynux-async resume{order.again}", "bold"))
 
 
 def _facts(job: Job, failed: Mapping[str, CrynuxError]) -> dict[str, object]:

@@ -163,5 +163,7 @@ def _say_what_goes_on(job: Job, console: Console, service: ServiceChoice, ledger
         said = Text(f"Task {job.task_id} is {job.state} at the relay, and is lost unless somebody goes on in time: ")
         console.print(said.append(f"crynux-async resume{service.option}{place}", "bold"))
         return
-    said = Text(f"Task {job.task_id} is {job.state} at the bridge. To go on: ")
+    is_heard_of = job.state is not JobState.ATTACHED
+    fact = f"Task {job.task_id} is {job.state} at the bridge" if is_heard_of else f"Task {job.task_id} was not seen yet"
+    said = Text(f"{fact}. To go on: ")
     console.print(said.append(f"crynux-async download {job.task_id}{service.option}{place}", "bold"))

@@ -397,8 +397,9 @@ class Supervisor:
         """Stop caring about a job, because the user says so: at once, or as soon as its owner hears of it.
 
         Raises:
-            UsageError: The session is closed.
+            UsageError: The session is closed, or this is not its event loop.
         """
+        self._check_loop()
         if record.is_ours:
             self._wishes.give_up(record)
         else:

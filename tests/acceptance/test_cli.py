@@ -301,9 +301,10 @@ async def test_waiting_that_ends_during_a_create_names_the_task_that_comes_of_it
 async def test_download_of_an_unknown_task_says_that_the_service_does_not_know_it(
     bridge: Emulator, tmp_path: Path
 ) -> None:
-    code, _, err = await run_cli("download", "4711", "--timeout", "2", env=environment(bridge), cwd=tmp_path)
+    code, out, err = await run_cli("download", "4711", "--timeout", "2", env=environment(bridge), cwd=tmp_path)
     assert code == 6
     assert "did not know the task" in " ".join(err.split())
+    assert "Task 4711 was not seen yet. To go on: crynux-async download 4711" in out
 
 
 async def test_emulator_prints_an_address_and_a_key_that_work(config: Path, tmp_path: Path) -> None:

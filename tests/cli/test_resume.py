@@ -98,6 +98,17 @@ async def test_job_of_another_process_is_left_when_patience_ends_and_the_code_sa
     assert f"The task is at the bridge still: {other}." in said.err
 
 
+async def test_task_of_which_nothing_was_heard_is_not_said_to_be_at_the_bridge(
+    bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unseen = attrs.evolve(running(bridge, "4711"), state=JobState.ATTACHED)
+    await remember(tmp_path, [unseen], held_for=86400)
+    assert await resume(ordered(tmp_path, patience=5.0)) is Exit.TIMED_OUT
+    said = capsys.readouterr().err
+    assert "Not seen at the bridge yet: 4711. To go on: crynux-async resume" in said
+    assert "at the bridge still" not in said
+
+
 async def test_time_that_is_over_before_patience_is_a_time_out(bridge: Emulator, tmp_path: Path) -> None:
     (task_id,) = await made(bridge)
     await remember(tmp_path, [running(bridge, task_id)], held_for=86400)
