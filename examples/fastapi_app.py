@@ -21,7 +21,15 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from crynux_async.emulator import Emulator
 from crynux_async.errors import CrynuxError
-from crynux_async.integrations.fastapi import CallerDep, ConfigDep, Crynux, JobAnswer, Limits, answer_error
+from crynux_async.integrations.fastapi import (
+    CallerDep,
+    ConfigDep,
+    Crynux,
+    JobAnswer,
+    Limits,
+    ProblemError,
+    answer_error,
+)
 
 PASSWORDS = {"ann": "ann-token", "bob": "bob-token"}  # yours are in a database, and hashed
 FOLDER = Path(os.environ.get("APP_FOLDER", "fastapi-app"))
@@ -44,7 +52,8 @@ crynux = Crynux(
     limits=Limits(streams=20, queued=100),
 )
 app = FastAPI(title="Fine-tuning", lifespan=crynux.lifespan)
-app.add_exception_handler(CrynuxError, answer_error)  # what handlers of your own raise, as the routes answer it
+for error in (CrynuxError, ProblemError):  # what handlers of your own raise, as the routes answer it
+    app.add_exception_handler(error, answer_error)
 app.include_router(crynux.router(prefix="/jobs"))
 app.include_router(crynux.page(path="/board"))
 

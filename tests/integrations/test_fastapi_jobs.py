@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from crynux_async import FineTuneConfig, LedgerBusyError, UsageError
-from crynux_async.integrations.fastapi import Crynux, JobAnswer, JobDep, ProblemRoute, SessionDep
+from crynux_async import CrynuxError, FineTuneConfig, LedgerBusyError, UsageError
+from crynux_async.integrations.fastapi import (
+    ConfigDep,
+    Crynux,
+    JobAnswer,
+    JobDep,
+    ProblemError,
+    ProblemRoute,
+    SessionDep,
+    answer_error,
+)
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.training.fields import field_names
 from tests.fake_backend import FakeBackend
@@ -250,6 +259,29 @@ async def test_handlers_of_ones_own_take_the_same_parts(tmp_path: Path) -> None:
         missing = await web.client.get("/mine/j0")
     assert shown.json()["job_id"] == path.rpartition("/")[2]
     assert (missing.status_code, missing.headers["content-type"]) == (404, PROBLEM)
+
+
+async def test_plain_handlers_of_an_application_answer_errors_as_the_routes_do(tmp_path: Path) -> None:
+    async with opened_web(tmp_path) as web:
+        for error in (CrynuxError, ProblemError):
+            web.app.add_exception_handler(error, answer_error)
+
+        @web.app.get("/mine/{job_id}")
+        async def mine(job: JobDep) -> JobAnswer:
+            return JobAnswer.of(job)
+
+        @web.app.post("/mine")
+        async def checked(config: ConfigDep) -> str:
+            return config.digest()
+
+        pairs = [
+            (await web.client.get(f"{at}/j0"), await web.client.post(wrong, json={**GOOD, "rank": 0}))
+            for at, wrong in (("/mine", "/mine"), ("/jobs", "/jobs/check"))
+        ]
+    (own, own_config), (routes, routes_config) = pairs
+    assert (own.status_code, own_config.status_code) == (404, 422)
+    assert {answer.headers["content-type"] for answer in (own, own_config)} == {PROBLEM}
+    assert (own.json(), own_config.json()) == (routes.json(), routes_config.json())
 
 
 async def test_lifespan_can_be_entered_again_and_composes_with_another(tmp_path: Path) -> None:
