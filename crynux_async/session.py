@@ -610,7 +610,8 @@ class Session(SessionJobs):
         """Return the record of a new job.
 
         Raises:
-            UsageError: A name cannot be kept, or a budget is to pay what nobody knows the price of.
+            UsageError: A name cannot be kept, that of the archive is not a template, or a budget is to pay what nobody
+                knows the price of.
         """
         job_id, budget = new_job_id(), budget or self._budget
         if budget is not None and self.price(config) is None:

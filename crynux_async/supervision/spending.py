@@ -27,7 +27,7 @@ class Spending:
         self._ledger = ledger
         self._accounts = accounts
         self._own = budget
-        self._noted: set[Budget] = set()
+        self._newest: dict[str, int] = {}  # the limits that this session has noted, by the names of their budgets
 
     async def note_limits(self, records: Iterable[Record]) -> None:
         """Remember the limits of the budgets of new jobs.
@@ -35,10 +35,11 @@ class Spending:
         Raises:
             LedgerError: They cannot be stored.
         """
-        for budget in {record.filing.budget for record in records} - self._noted:
-            if budget is not None and budget.limit is not None:
-                await self._ledger.put_note(_SCOPE, budget.name, {"limit": str(budget.limit)})
-                self._noted.add(budget)
+        for budget in {record.filing.budget for record in records}:
+            if budget is None or budget.limit is None or self._newest.get(budget.name) == budget.limit:
+                continue
+            await self._ledger.put_note(_SCOPE, budget.name, {"limit": str(budget.limit)})
+            self._newest[budget.name] = budget.limit
 
     async def reservation(self, record: Record) -> Reservation | None:
         """Return what is to be held for a try, or None for a job without a budget.
@@ -74,6 +75,9 @@ class Spending:
         return Settlement(budget=budget.name, released=amount, spent=0)
 
     async def _limit(self, budget: Budget) -> int | None:
+        # A job that was asked for before the limit was raised is sent for the new one.
+        if budget.name in self._newest:
+            return self._newest[budget.name]
         if budget.limit is not None:
             return budget.limit
         if self._own is not None and self._own.name == budget.name and self._own.limit is not None:

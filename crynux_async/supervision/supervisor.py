@@ -34,7 +34,7 @@ from crynux_async.supervision.chores import Chores
 from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.errands import Errands
 from crynux_async.supervision.event_reader import EventReader
-from crynux_async.supervision.fetcher import Fetcher, check_target
+from crynux_async.supervision.fetcher import Fetcher, check_target, file_name
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.hearing import Hearing
@@ -425,8 +425,14 @@ class Supervisor:
         return wanted
 
     def want_from_the_start(self, record: Record, folder: Path, name: str | None) -> None:
-        """Have the archive of a new job fetched as soon as there is one, without anybody waiting for it."""
+        """Have the archive of a new job fetched as soon as there is one, without anybody waiting for it.
+
+        Raises:
+            UsageError: The name is not a template.
+        """
         record.wanted = self._wanted(folder, name, is_standing=True)
+        # Now: when the archive is there, the job has been paid for.
+        file_name(record, record.wanted.name)
 
     def forecast(self, configs: Sequence[FineTuneConfig]) -> Forecast:
         """Return when new jobs would be sent and end, were they queued now."""

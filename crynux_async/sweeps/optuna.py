@@ -13,6 +13,7 @@ that is what every storage bears.
 import asyncio
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,8 @@ class OptunaSweep:
     Args:
         study: Has a name; the same name is the same sweep.
         config_of: Makes the config of an ``optuna.Trial`` by its ``suggest_`` methods; called in a thread, and again
-            after a crash: the same trial must give the same config.
+            after a crash: the same trial must give the same config. ``optuna.TrialPruned`` says that there is nothing
+            to train: the trial is told as pruned, and nothing is sent.
         objective: Returns what Optuna is told, from a finished trial; called in a thread.
         folder: Where archives are put, or None to leave them at the service.
         name_template: File name of an archive, as in ``Job.download``.
@@ -161,11 +163,15 @@ class _Run:
     def _next(self) -> "optuna.Trial | None":
         if self._left_over:
             return self._left_over.pop(0)
-        known = len(self._sweep.study.get_trials(deepcopy=False))
-        return self._sweep.study.ask() if known < self._n_trials else None
+        # Those that enqueue_trial() has made wait to be asked for: they are the first that ask() returns.
+        known = self._sweep.study.get_trials(deepcopy=False)
+        begun = sum(trial.state.name != "WAITING" for trial in known)
+        return self._sweep.study.ask() if begun < self._n_trials else None
 
     async def _carry_out(self, asked: "optuna.Trial") -> None:
-        point = await self._stored(partial(self._bind, asked))
+        point = await self._stored(partial(self._bind_or_prune, asked))
+        if point is None:
+            return
         try:
             job = await self._ended(await self._job_of(point))
         except SubmissionUnknownError as error:
@@ -176,7 +182,8 @@ class _Run:
         # Without the objective, which may be several numbers here.
         await conclude(trial, AtEnd(folder=sweep.folder, file_name=sweep.name_template))
         value = await self._value(trial)
-        if isinstance(value, int | float):
+        # Optuna takes NaN and fails the trial; it ranks nothing, and is no JSON.
+        if isinstance(value, int | float) and math.isfinite(value):
             trial.objective = float(value)
             # Before it is told: a trial that was told is never looked at again.
             await enter_objective(self._session.ledger, job.job_id, trial.objective)
@@ -185,6 +192,16 @@ class _Run:
         await self._keep_images(asked, trial)
         self._finished.append(trial)
         await call_back(self._on_trial, trial)
+
+    def _bind_or_prune(self, asked: "optuna.Trial") -> Point | None:
+        """Bind a trial, or tell it pruned and return None where ``config_of`` wants nothing trained for it."""
+        import optuna
+
+        try:
+            return self._bind(asked)
+        except optuna.TrialPruned:  # of the user's own, as any objective of Optuna's may raise it
+            self._sweep.study.tell(asked, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
+            return None
 
     def _bind(self, asked: "optuna.Trial") -> Point:
         """Store what is trained for a trial and under which key, once, and return it."""

@@ -256,6 +256,10 @@ def _engine(method: str, dimensions: int, seed: int) -> Callable[[int], Any]:
 def _read_csv(text: str, source: str) -> Iterator[Params]:
     # By csv alone: what else Python takes for the end of a line, such as U+2028, may stand in a cell.
     rows = csv.DictReader(io.StringIO(text, newline=""))
+    heading = [name.strip() for name in rows.fieldnames or ()]
+    twice = next((name for name in heading if name and heading.count(name) > 1), None)
+    if twice is not None:  # only the last column of that name would count, and the others not even be missed
+        raise ConfigError([Problem(field=f"{source}, line 1", message=f"has two columns {twice!r}")])
     for row in rows:
         if None in row:
             where = f"{source}, line {rows.line_num}"

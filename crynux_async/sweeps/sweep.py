@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import attrs
 
 from crynux_async.errors import UsageError
+from crynux_async.money import wei_of
 from crynux_async.sweeps import definition, preview, running
 from crynux_async.sweeps.notes import Ranking
 from crynux_async.sweeps.page import Report, ReportWriter
@@ -47,6 +48,17 @@ def _check_repeats(_: Any, __: Any, repeats: int) -> None:
 def _check_direction(_: Any, __: Any, direction: Any) -> None:
     if direction not in ("minimize", "maximize", None):
         raise UsageError(f"direction is 'minimize' or 'maximize', not {direction!r:.40}", field="direction")
+
+
+def _check_points(_: Any, __: Any, points: tuple[Any, ...]) -> None:
+    wrong = next((point for point in points if not isinstance(point, Mapping)), None)
+    if wrong is not None:
+        raise UsageError(f"a point is a dict of fields, such as {{'rank': 4}}, not {wrong!r:.40}", field="points")
+
+
+def _check_budget(_: Any, __: Any, budget_cnx: float | None) -> None:
+    if budget_cnx is not None:
+        wei_of(budget_cnx, "budget_cnx")
 
 
 def _kept(points: Iterable[Params]) -> tuple[Params, ...]:
@@ -89,10 +101,10 @@ class Sweep:
 
     name: str = attrs.field(validator=_check_name)
     base: FineTuneConfig
-    points: Sequence[Params] = attrs.field(default=({},), converter=_kept, kw_only=True)
+    points: Sequence[Params] = attrs.field(default=({},), converter=_kept, validator=_check_points, kw_only=True)
     folder: Path | None = attrs.field(default=None, converter=absolute, kw_only=True)
     name_template: str | None = attrs.field(default=None, kw_only=True)
-    budget_cnx: float | None = attrs.field(default=None, kw_only=True)
+    budget_cnx: float | None = attrs.field(default=None, validator=_check_budget, kw_only=True)
     repeats: int = attrs.field(default=1, validator=_check_repeats, kw_only=True)
     derive: Derive | None = attrs.field(default=None, kw_only=True)
     tags: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)

@@ -112,9 +112,18 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"name": ""}, "name"), ({"name": "a\nb"}, "name"), ({"name": "x" * 101}, "name"), ({"repeats": 0}, "repeats")],
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"name": "x" * 101}, "name"),
+        ({"repeats": 0}, "repeats"),
+        ({"points": [{"rank": 4}, 8]}, "points"),
+        ({"points": {"rank": 4}}, "points"),
+        ({"budget_cnx": -1}, "budget_cnx"),
+        ({"budget_cnx": "much"}, "budget_cnx"),
+    ],
 )
-def test_sweep_that_cannot_be_named_or_repeated_is_refused(changes: dict[str, Any], field: str) -> None:
+def test_sweep_whose_arguments_mean_nothing_is_refused(changes: dict[str, Any], field: str) -> None:
     arguments: dict[str, Any] = {"name": "cats", "base": FineTuneConfig.from_dict(BASE), "points": [{}], **changes}
     with pytest.raises(UsageError) as caught:
         Sweep(**arguments)

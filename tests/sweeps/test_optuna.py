@@ -209,3 +209,39 @@ async def test_study_is_seen_as_any_other_sweep_by_its_name(tmp_path: Path) -> N
         assert {name: trial.params[name] for name in asked.params} == asked.params
     assert [row["norm"] is not None for row in table_of(found.trials).rows] == [True] * 4
     assert view_of(found.subject, found.trials, written_at=START).count("done") == 4
+
+
+@pytest.mark.parametrize(("enqueued", "begun"), [(2, 3), (3, 3), (5, 3)])
+async def test_enqueued_trials_are_trained_and_count_once_they_have_begun(enqueued: int, begun: int) -> None:
+    study, backend = new_study(), FakeBackend()
+    for _ in range(enqueued):
+        study.enqueue_trial({"rank": 16})
+    async with open_session(backend, MemoryLedger()) as session:
+        finished = await OptunaSweep(study, config_of, rank_of).optimize(session, n_trials=3, n_jobs=2)
+    assert len(finished) == backend.creates == begun
+    assert sum(trial.state is States.COMPLETE for trial in study.trials) == begun
+    assert sum(trial.state is States.WAITING for trial in study.trials) == max(0, enqueued - begun)
+    assert sum(config.rank == 16 for config in backend.created.values()) >= min(enqueued, begun)
+
+
+async def test_trial_that_config_of_prunes_is_told_so_and_disturbs_no_other() -> None:
+    def config_of_odd(trial: optuna.Trial) -> FineTuneConfig:
+        if trial.number % 2 == 0:
+            raise optuna.TrialPruned
+        return config_of(trial)
+
+    study, backend = new_study(), FakeBackend()
+    async with open_session(backend, MemoryLedger()) as session:
+        await OptunaSweep(study, config_of_odd, rank_of).optimize(session, n_trials=4, n_jobs=2)
+    assert [trial.state for trial in study.trials] == [States.PRUNED, States.COMPLETE] * 2
+    assert backend.creates == 2
+
+
+@pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
+async def test_objective_that_is_not_a_number_ranks_nothing() -> None:
+    study, ledger = new_study(), MemoryLedger()
+    async with open_session(FakeBackend(), ledger) as session:
+        (trial,) = await OptunaSweep(study, config_of, lambda _: float("nan")).optimize(session, n_trials=1)
+        found = await recall(session, "cats")
+    assert [trial.objective, found.trials[0].objective] == [None, None]
+    assert [trial.state for trial in study.trials] == [States.FAIL]

@@ -256,6 +256,16 @@ async def test_budget_holds_for_every_run_and_what_it_does_not_pay_is_stopped() 
         assert backend.creates == 2
 
 
+async def test_newest_budget_of_a_sweep_counts_in_the_session_that_knows_an_older_one() -> None:
+    backend = FakeBackend()
+    async with open_session(backend, max_creates=1, price=15) as session:
+        for points, cnx, paid in [((4, 5, 6, 7), 30, 2), ((4, 5, 6, 7), 60, 4), ((4, 5, 6, 7, 8), 30, 4)]:
+            async with ranks(*points, budget_cnx=cnx).run(session) as running:
+                trials = await running.wait()
+            assert [trial.state for trial in trials] == ["done"] * paid + ["stopped"] * (len(points) - paid)
+            assert backend.creates == paid
+
+
 async def test_budget_without_a_price_is_named_before_anything_is_sent() -> None:
     async with open_session(FakeBackend()) as session:
         with pytest.raises(UsageError, match="price"):
@@ -307,3 +317,13 @@ async def test_retry_just_before_another_end_is_followed_to_its_own(monkeypatch:
         await running.wait()
     assert [trial.number for trial in retried] == [1]
     assert sorted(ended) == [1, 1, 2, 3]
+
+
+async def test_name_template_that_is_none_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
+        with pytest.raises(UsageError, match=r"\{nickname\}"):
+            async with ranks(4, 8, folder=tmp_path, name_template="{nickname}.zip").run(session) as running:
+                await running.wait()
+        assert session.jobs() == []
+    assert backend.creates == 0

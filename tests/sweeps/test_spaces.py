@@ -132,6 +132,7 @@ def test_json_lines_and_toml_are_read(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("points.csv", "rank\n4\n8,9\n", "line 3"),
+        ("points.csv", "rank,, rank,\n4,,8,\n", "line 1.*has two columns 'rank'"),
         ("points.jsonl", '{"rank": 4}\n{"rank": \n', "line 2"),
         ("points.jsonl", "4\n", "line 1"),
         ("points.toml", "rank = [", "is no TOML"),

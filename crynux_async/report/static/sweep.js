@@ -202,8 +202,8 @@ function start() {
       xAxis: { type: "time", axisLabel: { color: colour("--soft"), hideOverlap: true }, axisLine: { lineStyle: { color: colour("--line") } }, splitLine: { show: true, lineStyle: { color: colour("--line") } } },
       yAxis: { type: "value", inverse: true, min: 0, max: data.trials.length + 1, minInterval: 1, axisLabel: { color: colour("--soft"), formatter: (value) => value > 0 && value <= data.trials.length ? value : "" }, splitLine: { show: false } },
       series: [{
-        type: "custom", renderItem: bar, encode: { x: [0, 1], y: 2 },
-        data: sent.map((trial) => ({ number: trial.number, value: [trial.sent, trial.noticed ?? until, trial.number, trial.stored ?? 0], itemStyle: { color: tint(trial) } })),
+        type: "custom", renderItem: bar, encode: { x: [0, 1, 3], y: 2 },
+        data: sent.map((trial) => ({ number: trial.number, value: [trial.sent, trial.noticed ?? until, trial.number, trial.stored ?? NaN], itemStyle: { color: tint(trial) } })),
       }],
     };
   }
