@@ -192,6 +192,8 @@ async def retry(
         chosen = [trial for trial in found.trials if trial.state in ("failed", "stopped")]
         if not chosen:
             console.print("No trial of it has failed or was stopped.")
+            if as_json:  # those that are sent again, as ever
+                print(json.dumps({"name": name, "trials": []}))  # noqa: T201  # the command's output
             return _code(found.trials)
         question = f"Send {len(chosen)} again{_price_of(session, chosen)}?"
         if console.is_terminal and not is_agreed and not await agrees(console, question):

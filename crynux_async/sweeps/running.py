@@ -78,6 +78,15 @@ class StopAfter:
 OnFailure: TypeAlias = Literal["keep"] | RetryAtMost | StopAfter
 
 
+def _policy(on_failure: OnFailure) -> OnFailure:
+    # Without a type checker: who asks for "stop" means to pay for nothing more, and would.
+    if on_failure != "keep" and not isinstance(on_failure, RetryAtMost | StopAfter):
+        raise UsageError(
+            f'on_failure is "keep", RetryAtMost(n) or StopAfter(n), not {on_failure!r:.40}', field="on_failure"
+        )
+    return on_failure
+
+
 class Next(Enum):
     """What a trial does next."""
 
@@ -134,7 +143,7 @@ class SweepRun:
         self._session = session
         self._begin = begin
         self._at_end = at_end
-        self._on_failure = on_failure
+        self._on_failure = _policy(on_failure)
         self._on_trial = on_trial
         self._trials: list[Trial] = []
         self._waiting: dict[str, Trial] = {}

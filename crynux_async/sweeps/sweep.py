@@ -161,6 +161,9 @@ class Sweep:
             on_trial: Called with each finished trial, before it is yielded; a function or a coroutine function. What it
                 raises is logged and disturbs nothing.
             report: A page to keep up to date while it runs: its file, or a ``Report`` that says more.
+
+        Raises:
+            UsageError: ``on_failure`` is none of these.
         """
         return running.SweepRun(
             self.subject,

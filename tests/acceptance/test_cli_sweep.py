@@ -93,3 +93,14 @@ async def test_unknown_sweep_and_missing_ledger_are_named(bridge: Emulator, tmp_
     code, _, err = await run_cli("sweep", "status", "dogs", env=environment(bridge), cwd=tmp_path)
     assert code == 2
     assert "no ledger" in err
+
+
+async def test_retry_of_a_sweep_without_failures_prints_json_and_sends_nothing(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    env = environment(bridge)
+    (tmp_path / "sweep.toml").write_text(SWEEP.partition("[[points]]")[0])
+    code, out, err = await run_cli("sweep", "run", "sweep.toml", "--json", env=env, cwd=tmp_path)
+    assert (code, json.loads(out)["done"]) == (0, 1), err
+    code, out, err = await run_cli("sweep", "retry", "cats", "-y", "--json", env=env, cwd=tmp_path)
+    assert (code, json.loads(out)) == (0, {"name": "cats", "trials": []}), err

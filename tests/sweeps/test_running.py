@@ -240,6 +240,15 @@ def test_failure_policies_take_whole_numbers_above_zero(value: Any) -> None:
         StopAfter(value)
 
 
+@pytest.mark.parametrize("value", ["stop", None, RetryAtMost])
+async def test_failure_policy_that_is_none_is_named_before_anything_is_sent(value: Any) -> None:
+    async with open_session(FakeBackend()) as session:
+        with pytest.raises(UsageError, match="StopAfter") as caught:
+            ranks(4).run(session, on_failure=value)
+        assert session.jobs() == []
+    assert caught.value.field == "on_failure"
+
+
 async def test_budget_holds_for_every_run_and_what_it_does_not_pay_is_stopped() -> None:
     backend, ledger = FakeBackend(), MemoryLedger()
     sweep = ranks(4, 5, 6, 7, budget_cnx=30)
