@@ -169,7 +169,18 @@ async def test_streams_of_one_tenant_leave_room_for_another(tmp_path: Path) -> N
                 assert (second.status_code, source.status) == (429, 200)
 
 
-@pytest.mark.parametrize("wrong", [{"streams": 0}, {"queued": -1}, {"streams": True}, {"body_bytes": None}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"streams": 0},
+        {"queued": -1},
+        {"streams": True},
+        {"body_bytes": None},
+        {"spend": "thirty"},
+        {"spend": -1},
+        {"spend": "nan"},
+    ],
+)
 def test_limits_that_are_none_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         Limits(**wrong)

@@ -14,6 +14,7 @@ from crynux_async.budgets import Budget
 from crynux_async.errors import UsageError
 from crynux_async.integrations.fastapi.problems import ProblemError
 from crynux_async.ledgers.base import JobFilter
+from crynux_async.money import wei_of
 from crynux_async.session import Session
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
@@ -26,6 +27,12 @@ def _is_count(_: object, attribute: "attrs.Attribute[Any]", value: object) -> No
     is_left_out = value is None and attribute.name != "body_bytes"
     if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(f"{attribute.name} must be a whole number above 0, not {value!r}", field=attribute.name)
+
+
+def _is_price(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    # Here: a budget made with each submit would refuse every one of them with a 500.
+    if value is not None:
+        wei_of(value, attribute.name)
 
 
 @attrs.frozen(kw_only=True)
@@ -46,15 +53,14 @@ class Limits:
 
     streams: int | None = attrs.field(default=200, validator=_is_count)
     queued: int | None = attrs.field(default=None, validator=_is_count)
-    spend: Decimal | float | str | None = None
+    spend: Decimal | float | str | None = attrs.field(default=None, validator=_is_price)
     body_bytes: int = attrs.field(default=64 * 1024, validator=_is_count)
 
     def budget(self, tenant: str | None) -> Budget | None:
         """Return what pays for the jobs of a tenant, or None where there is no limit."""
         if self.spend is None:
             return None
-        # By its text: Decimal(0.1) is a little more than 0.1.
-        return Budget(f"web: {tenant or ''}", cnx=Decimal(str(self.spend)))
+        return Budget(f"web: {tenant or ''}", cnx=self.spend)
 
 
 class Admission:
