@@ -97,8 +97,7 @@ async def download(
     Args:
         open_result: Where the bytes come from.
         target: The final name, in a folder that is made if it is not there; or one that is taken with the first slot.
-        verify: Raises ArchiveError when a complete file is not good; called in a thread. One that can begin while the
-            file grows does so. None checks the length only.
+        verify: Raises ArchiveError when a complete file is not good; called in a thread. None checks the length only.
         options: How patient to be.
         on_progress: Called on the loop at most every 0.2 seconds, and at the end.
         refetch: How often, >= 0, to fetch everything once more when ``verify`` finds the file damaged.

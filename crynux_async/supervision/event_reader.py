@@ -38,17 +38,16 @@ class EventReader:
         """Return a place in the events of a job: behind a number, or where the job is (None)."""
         return Bookmark(self, record, after)
 
-    async def read(self, record: Record, after: int | None) -> AsyncGenerator[Event, None]:
-        """Yield what happened to a job behind a number, and then what happens, until nothing more can.
+    async def read(self, record: Record, bookmark: "Bookmark") -> AsyncGenerator[Event, None]:
+        """Yield what happened to a job behind a place, and then what happens, until nothing more can.
 
         Args:
             record: The job.
-            after: The number of the last event that is known; None to begin with where the job is.
+            bookmark: The place in its events; it moves along.
 
         Raises:
             LedgerError: The events cannot be read.
         """
-        bookmark = self.bookmark(record, after)
         while not bookmark.is_at_end:
             for event in await bookmark.more():
                 yield event

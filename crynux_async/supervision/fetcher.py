@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -124,8 +124,7 @@ class Fetcher:
         if record.task_id is None:
             return False
         known = await self._known(record)
-        files = [FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known]
-        is_there = partial(_is_among, files, folder, file_name(record, name))
+        is_there = partial(_is_among, _files(known), folder, file_name(record, name))
         return await self._shared_copy(record, known) is not None or await to_the_end(in_thread(is_there))
 
     async def _known(self, record: Record) -> tuple[StoredArchive, ...]:
@@ -155,7 +154,7 @@ class Fetcher:
             folder=folder,
             name=file_name(record, name),
             open_result=source or open_result,
-            known=tuple(FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known),
+            known=_files(known),
             record=partial(self._stored, record),
             failed=partial(self._failed, record),
             on_progress=partial(self._progressed, record),
@@ -313,6 +312,10 @@ def _load_what_downloads_need() -> None:
     """Import, in a thread, what a session that has nothing to fetch yet does without: a third of its imports."""
     importlib.import_module("crynux_async.archive.lora_archive")
     importlib.import_module("crynux_async.downloads.book")
+
+
+def _files(known: Iterable[StoredArchive]) -> tuple[FinishedFile, ...]:
+    return tuple(FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known)
 
 
 def _is_among(known: Sequence[FinishedFile], folder: Path, name: str) -> bool:

@@ -48,7 +48,7 @@ class Hearing:
 
     async def events(self, record: Record, after: int | None) -> AsyncGenerator[Event, None]:
         """Yield the events of a job, whoever holds it: those behind a number, and then what comes."""
-        async with self.reading(record, after), aclosing(self._reader.read(record, after)) as events:
+        async with self.reading(record, after) as bookmark, aclosing(self._reader.read(record, bookmark)) as events:
             async for event in events:
                 yield event
 

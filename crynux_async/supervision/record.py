@@ -6,8 +6,8 @@ Users never hold a record; a ``Job`` is a handle on one. A hundred thousand reco
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -165,15 +165,6 @@ class Record:
     def news(self) -> int:
         """A number that changes whenever there may be more events."""
         return 0 if self._audience is None else self._audience.news
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """A block in which somebody reads this job's events."""
-        self.begin_reading()
-        try:
-            yield
-        finally:
-            self.end_reading()
 
     def begin_reading(self) -> None:
         """Enter one reader more of this job's events."""

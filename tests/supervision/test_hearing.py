@@ -1,7 +1,8 @@
 """Whoever waits for a job, or reads its events, hears of every change, also of one that comes between two steps."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
@@ -68,6 +69,16 @@ async def numbers(job: Job, after: int = 0) -> list[int]:
     return [event.number async for event in job.events(after=after)]
 
 
+@contextmanager
+def heard(record: Record) -> Iterator[None]:
+    """A block in which somebody reads a job's events."""
+    record.begin_reading()
+    try:
+        yield
+    finally:
+        record.end_reading()
+
+
 async def test_reader_hears_of_an_event_that_another_caller_has_read_first(place: tuple[Elsewhere, Session]) -> None:
     elsewhere, session = place
     await elsewhere.add("a")
@@ -126,8 +137,8 @@ async def test_reader_goes_on_to_an_end_that_was_heard_of_while_it_read() -> Non
             return rows
 
     reader = EventReader(Reading(), EventLog(keeps_all=True), lambda: False)  # type: ignore[arg-type]  # all it calls
-    with record.heard():
-        events = [event async for event in reader.read(record, 0)]
+    with heard(record):
+        events = [event async for event in reader.read(record, reader.bookmark(record, 0))]
     assert [event.number for event in events] == [1]
 
 
@@ -147,8 +158,8 @@ async def test_readers_that_are_called_together_read_what_is_new_once() -> None:
     reader = EventReader(Slow(), EventLog(keeps_all=True), lambda: False)  # type: ignore[arg-type]  # all it calls
 
     async def numbers() -> list[int]:
-        with record.heard():
-            return [event.number async for event in reader.read(record, 0)]
+        with heard(record):
+            return [event.number async for event in reader.read(record, reader.bookmark(record, 0))]
 
     reading = [asyncio.create_task(numbers()) for _ in range(20)]
     gives_up = asyncio.create_task(numbers())
@@ -176,7 +187,7 @@ async def test_readers_that_are_called_together_read_what_is_new_once() -> None:
 async def test_readers_are_called_by_whoever_brings_a_record_up_to_date(change: Callable[[Record], None]) -> None:
     record = Record(job_id="a", planned_at=utc_now(), state=JobState.RUNNING, is_ours=False)
     register = JobRegister()
-    with record.heard():
+    with heard(record):
         before = record.news
         register.replace(record, lambda: None)
         assert record.news == before
