@@ -400,11 +400,11 @@ class TokenBucket:
         Returns:
             How many there were.
         """
-
-        def is_lost(create: InFlight) -> bool:
-            return create.sent_at < sent_before or (is_gone is not None and is_gone(create.owner))
-
-        lost = [create.ticket for create in self._state.in_flight if is_lost(create)]
+        creates = self._state.in_flight
+        # Each owner once: the system is asked about it, while the gate is held.
+        owners = {create.owner for create in creates if create.sent_at >= sent_before}
+        gone = set() if is_gone is None else set(filter(is_gone, owners))
+        lost = [create.ticket for create in creates if create.sent_at < sent_before or create.owner in gone]
         for ticket in lost:
             self.charged(ticket, now)
         return len(lost)

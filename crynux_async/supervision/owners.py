@@ -4,10 +4,12 @@ To take a live process for dead is the worst that can happen here: its create is
 whatever leaves a doubt counts as alive; a lease that nobody renews ends by itself.
 """
 
+import functools
 import hashlib
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -44,15 +46,7 @@ class Place:
     @classmethod
     def here(cls) -> Self:
         """Return the place of this process."""
-        pid = str(os.getpid())
-        return cls(
-            host=socket.gethostname().replace("/", "-"),
-            machine=_machine(),
-            boot=boot_id(),
-            namespace=_namespace(),
-            pid=pid,
-            started=_stat(pid)[1],
-        )
+        return cls(**_here(os.getpid(), socket.gethostname()))
 
     @classmethod
     def of(cls, owner: str) -> Self | None:
@@ -73,6 +67,21 @@ class Place:
         """Whether a process number here and there is one and the same process."""
         mine = (self.host, self.boot, self.namespace)
         return mine == (here.host, here.boot, here.namespace) and _UNKNOWN not in mine
+
+
+# It stays the same while the process lives, and every visit of a gate asks for it: read anew each time, for each create
+# of others that is under way, it took a third of all that a busy session did.
+@functools.lru_cache(maxsize=1)
+def _here(pid: int, host: str) -> Mapping[str, str]:
+    """Return the fields of the place of this process, whose number is another one after a fork."""
+    return {
+        "host": host.replace("/", "-"),
+        "machine": _machine(),
+        "boot": boot_id(),
+        "namespace": _namespace(),
+        "pid": str(pid),
+        "started": _stat(str(pid))[1],
+    }
 
 
 _PLACE = tuple(field.name for field in attrs.fields(Place))

@@ -894,6 +894,15 @@ def test_charge_lost_frees_the_place_of_an_owner_that_is_gone_at_once():
     assert bucket.ready_at(1.0) == 1.0
 
 
+def test_charge_lost_asks_about_each_owner_once():
+    bucket = known(20)
+    for number in range(6):
+        bucket.sent(0.0, "abc"[number % 3])
+    asked: list[str] = []
+    bucket.charge_lost(-math.inf, 1.0, lambda owner: asked.append(owner) is not None)
+    assert sorted(asked) == ["a", "b", "c"]
+
+
 def test_charge_lost_frees_the_place_of_a_create_that_nobody_waits_for():
     bucket = known(1)
     bucket.sent(0.0)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import attrs
 import pytest
@@ -64,11 +65,27 @@ def test_owner_that_cannot_be_judged_is_not_gone(owner: str) -> None:
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Place:
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Return the place of this process, as if it ran in no container, on a machine with an id."""
     monkeypatch.setattr(owners, "_namespace", lambda: FIRST_NAMESPACE)
     monkeypatch.setattr(owners, "_machine", lambda: "a-machine")
-    return Place.here()
+    owners._here.cache_clear()
+    yield Place.here()
+    owners._here.cache_clear()
+
+
+def test_place_of_this_process_is_read_once_and_anew_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Place.here()
+    reads: list[str] = []
+    monkeypatch.setattr(owners, "_namespace", lambda: reads.append("namespace") or "7")
+    assert not any(is_gone(new_owner()) for _ in range(20))
+    assert reads == []
+    child = os.getpid() + 1
+    monkeypatch.setattr(os, "getpid", lambda: child)
+    assert (Place.here().pid, Place.here().namespace) == (str(child), "7")
+    assert reads == ["namespace"]
+    monkeypatch.undo()
+    assert Place.here() == here
 
 
 def test_owner_of_an_earlier_boot_of_this_machine_is_gone(outside: Place) -> None:
