@@ -33,7 +33,7 @@ async def show_jobs(
     """List what the ledger remembers; asks the bridge nothing."""
     place = existing_place(ledger)
     where = job_filter(states, label, tags)
-    book = open_ledger(place)
+    book = open_ledger(place, makes=False)
     await book.open()
     try:
         # Read and closed before anything is printed: a pager that waits must not hold the ledger open.

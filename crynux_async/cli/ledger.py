@@ -45,7 +45,7 @@ async def migrate(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
 
     place = ledger_place(asked)
     # Opening is what migrates.
-    async with _opened(place):
+    async with _opened(place, makes=True):
         pass
     facts = {"ledger": shown(place), "version": VERSION}
     return _said(facts, f"{facts['ledger']} is at version {VERSION} of the schema", as_json=as_json)
@@ -80,8 +80,8 @@ async def copy(source: Path, target: str, *, as_json: bool) -> Exit:
 
 
 @asynccontextmanager
-async def _opened(place: LedgerPlace) -> AsyncIterator[Ledger]:
-    ledger = open_ledger(place)
+async def _opened(place: LedgerPlace, *, makes: bool = False) -> AsyncIterator[Ledger]:
+    ledger = open_ledger(place, makes=makes)
     await ledger.open()
     try:
         yield ledger

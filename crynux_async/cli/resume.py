@@ -1,7 +1,10 @@
 """``resume``: going on with everything that is unfinished, whoever began it."""
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -87,9 +90,9 @@ async def resume(order: ResumeOrder) -> Exit:
         print_unconfirmed(console, lost, order.service, order.ledger)
         await _say_who_holds(session, console, jobs)
         try:
-            async with Board(session, console, jobs).shown():
+            async with Board(session, console, jobs).shown(), _fetching(_waiting(jobs, order), order.out) as fetches:
                 left = await while_answered(session, _wait(session, jobs, order), order.again)
-                failed = await _fetch([job for job in jobs if job not in left], order.out)
+                failed = await fetches.ended(jobs, left)
         finally:
             _say_what_goes_on(console, jobs, order)
         await _say_who_holds(session, console, left)
@@ -133,7 +136,7 @@ async def _show_costs(session: Session, jobs: Sequence[Job], service: ServiceCho
 
 async def _wait(session: Session, jobs: Sequence[Job], order: ResumeOrder) -> list[Job]:
     """Wait for the ends of jobs, and return those that others held for longer than there was patience."""
-    waiting = [job for job in jobs if job.state is not JobState.PLANNED or order.send]
+    waiting = _waiting(jobs, order)
     if order.patience is None or not _held_by_others(waiting):
         await session.wait_all(waiting, timeout=order.timeout)
         return []
@@ -150,21 +153,57 @@ async def _wait(session: Session, jobs: Sequence[Job], order: ResumeOrder) -> li
     return left
 
 
+def _waiting(jobs: Sequence[Job], order: ResumeOrder) -> list[Job]:
+    """Return the jobs that will end; what is only planned is not sent, unless that was said."""
+    return [job for job in jobs if job.state is not JobState.PLANNED or order.send]
+
+
 def _held_by_others(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if not job.done and not record_of(job).is_ours]
 
 
-async def _fetch(jobs: Sequence[Job], out: Path | None) -> dict[str, CrynuxError]:
-    """Fetch models into the folder that was asked for then, or now, and return why some did not come."""
-    failed: dict[str, CrynuxError] = {}
-    for job in jobs:
-        folder = job.folder or out
-        if job.state is JobState.SUCCEEDED and folder is not None:
-            try:
-                await job.download(folder, name=job.file_name)
-            except CrynuxError as error:
-                failed[job.job_id] = error  # the model stays where it is, and the others come
-    return failed
+class _Fetches:
+    """Brings each model to disk as soon as it is there, while others still train.
+
+    Args:
+        jobs: Whose.
+        out: Where to, for those of which nobody has said so before; None leaves these where they are.
+    """
+
+    def __init__(self, jobs: Sequence[Job], out: Path | None) -> None:
+        self.tasks = {job.job_id: asyncio.create_task(_fetched(job, out)) for job in jobs}
+
+    async def ended(self, jobs: Sequence[Job], left: Sequence[Job]) -> dict[str, CrynuxError]:
+        """Wait for the models of jobs, but those that are left to others, and return why some did not come."""
+        awaited = {job.job_id: self.tasks[job.job_id] for job in jobs if job not in left and job.job_id in self.tasks}
+        errors = dict(zip(awaited, await asyncio.gather(*awaited.values()), strict=True))
+        return {job_id: error for job_id, error in errors.items() if error is not None}
+
+
+@asynccontextmanager
+async def _fetching(jobs: Sequence[Job], out: Path | None) -> AsyncIterator[_Fetches]:
+    """Fetch models in this block; what is not here at its end is continued by the next command."""
+    fetches = _Fetches(jobs, out)
+    try:
+        yield fetches
+    finally:
+        for task in fetches.tasks.values():
+            task.cancel()
+        await asyncio.gather(*fetches.tasks.values(), return_exceptions=True)
+
+
+async def _fetched(job: Job, out: Path | None) -> CrynuxError | None:
+    """Fetch a job's model once there is one, into the folder that was asked for then, or now; return why it failed."""
+    with contextlib.suppress(CrynuxError):  # how the job ended is told with it
+        await job.wait()
+    folder = job.folder or out
+    if job.state is not JobState.SUCCEEDED or folder is None:
+        return None
+    try:
+        await job.download(folder, name=job.file_name)
+    except CrynuxError as error:
+        return error  # the model stays where it is, and the others come
+    return None
 
 
 async def _say_who_holds(session: Session, console: LiteralConsole, jobs: Sequence[Job]) -> None:

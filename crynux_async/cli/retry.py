@@ -15,11 +15,11 @@ from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import CrynuxError, UsageError
-from crynux_async.job import Job
+from crynux_async.job import Job, record_of
 from crynux_async.money import to_cnx
 from crynux_async.session import Session
 from crynux_async.states import JobState
-from crynux_async.supervision.tries import check_are_tried_together
+from crynux_async.supervision.tries import check_are_tried_together, check_may_be_sent, lengthened
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.wording import counted
 
@@ -65,7 +65,11 @@ async def retry(order: RetryOrder) -> Exit:
 
 async def _chosen(session: Session, order: RetryOrder) -> list[Job]:
     if order.names:
-        return (await find_jobs(session, order.names))[: order.at_most]
+        named = (await find_jobs(session, order.names))[: order.at_most]
+        for job in named:  # before the price is shown
+            check_may_be_sent(record_of(job))
+            lengthened(record_of(job), order.timeout)
+        return named
     where = job_filter(order.states, order.label, order.tags)
     states = where.states or _ENDED_BADLY
     # Refused before the price is shown, and not by the first job of a state that cannot be tried again.

@@ -50,7 +50,7 @@ async def audited(ledger: LedgerPlace | None, service: ServiceChoice, *, as_json
 
 @asynccontextmanager
 async def _opened(ledger: LedgerPlace | None) -> AsyncIterator[Ledger]:
-    book = open_ledger(existing_place(ledger))
+    book = open_ledger(existing_place(ledger), makes=False)
     await book.open()
     try:
         yield book

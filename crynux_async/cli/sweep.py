@@ -269,7 +269,7 @@ def report_file(name: str) -> Path:
 async def _rows(ledger: LedgerPlace | None, name: str | None = None) -> list[JobRow]:
     """Return what a ledger has of the jobs of a sweep, or of all sweeps, at whichever service."""
     # Of the ledger itself: at which service the sweep is, and so which session to open, is not known yet.
-    book = open_ledger(existing_place(ledger, made_by="sweep run"))
+    book = open_ledger(existing_place(ledger, made_by="sweep run"), makes=False)
     await book.open()
     try:
         rows = await book.jobs(JobFilter(tags={} if name is None else {TAG: name}))

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["is_on_a_server", "open_ledger"]
 
 
-def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
+def open_ledger(where: "str | os.PathLike[str] | Ledger | None", *, makes: bool = True) -> "Ledger":
     """Return the ledger that ``where`` means; it is opened by ``await ledger.open()``.
 
     Args:
         where: A path or "sqlite:///jobs.db" for a file, "postgresql://user@host/database" for a server, None for
             memory, or a ledger, which is returned as it is.
+        makes: Whether its tables are made where there is a server and no ledger; else opening it is refused there.
 
     Raises:
         UsageError: ``where`` means none of these.
@@ -35,7 +36,7 @@ def open_ledger(where: "str | os.PathLike[str] | Ledger | None") -> "Ledger":
         return MemoryLedger()
     if isinstance(where, str | os.PathLike):
         if isinstance(where, str) and is_on_a_server(where):
-            return _postgres_ledger(where)
+            return _postgres_ledger(where, makes)
         from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
         return SqliteLedger(where)
@@ -51,10 +52,10 @@ def is_on_a_server(where: str) -> bool:
     return bool(found) and scheme.lower().partition("+")[0] in ("postgresql", "postgres")
 
 
-def _postgres_ledger(where: str) -> "Ledger":
+def _postgres_ledger(where: str, makes: bool) -> "Ledger":
     try:
         from crynux_async.ledgers.postgres.ledger import PostgresLedger
     except ModuleNotFoundError as error:
         message = "a ledger in PostgreSQL needs psycopg: pip install 'crynux-async[postgres]'"
         raise UsageError(message, field="ledger") from error
-    return PostgresLedger(where)
+    return PostgresLedger(where, makes=makes)

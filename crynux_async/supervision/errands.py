@@ -55,6 +55,10 @@ class Errands:
         await self._fetcher.check_may_have(record, wanted.folder, wanted.name)
         self._credentials.try_again(record)
         if not record.is_ours:
+            # What is there needs nobody: whoever holds the job would be heard only after some seconds.
+            found = await self._fetcher.file_at_hand(record, wanted.folder, wanted.name)
+            if found is not None:
+                return found
             await self._take_to_fetch(record)
             want()
         return await self._fetch(record, wanted)

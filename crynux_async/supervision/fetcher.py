@@ -123,9 +123,13 @@ class Fetcher:
         """Whether a job's archive is where it is asked for already, or in the shared folder."""
         if record.task_id is None:
             return False
-        known = await self._known(record)
-        is_there = partial(_is_among, _files(known), folder, file_name(record, name))
-        return await self._shared_copy(record, known) is not None or await to_the_end(in_thread(is_there))
+        is_shared = await self._shared_copy(record, await self._known(record)) is not None
+        return is_shared or await self.file_at_hand(record, folder, name) is not None
+
+    async def file_at_hand(self, record: Record, folder: Path, name: str) -> Path | None:
+        """Return where a job's archive is, if it is where it is asked for already, whoever holds the job."""
+        files = _files(await self._known(record))
+        return await to_the_end(in_thread(_found_among, files, folder, file_name(record, name)))
 
     async def _known(self, record: Record) -> tuple[StoredArchive, ...]:
         """Return where a job's archive was put; one whose task ended and was attached anew may have an earlier one."""
@@ -318,12 +322,13 @@ def _files(known: Iterable[StoredArchive]) -> tuple[FinishedFile, ...]:
     return tuple(FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known)
 
 
-def _is_among(known: Sequence[FinishedFile], folder: Path, name: str) -> bool:
-    """Whether one of the known files is where it is asked for, or a file with the same bytes; blocks."""
+def _found_among(known: Sequence[FinishedFile], folder: Path, name: str) -> Path | None:
+    """Return one of the known files that is where it is asked for, or one with the same bytes; blocks."""
     try:
-        return find_finished(resolve(folder), name, known) is not None
+        found = find_finished(resolve(folder), name, known)
     except (ValueError, RuntimeError, OSError):
-        return False  # no folder can be called so, and whoever makes it says why
+        return None  # no folder can be called so, and whoever makes it says why
+    return None if found is None else found.path
 
 
 def check_target(record: Record, folder: Path, name: str, *, has_room: bool = False) -> None:

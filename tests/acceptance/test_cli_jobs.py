@@ -211,7 +211,8 @@ async def test_retry_of_what_cannot_be_sent_again_says_why_and_sends_nothing(
 ) -> None:
     env = environment(bridge)
     await failed_jobs(bridge, env, tmp_path)
-    code, _, err = await run_cli("retry", *arguments, env=env, cwd=tmp_path)
+    code, out, err = await run_cli("retry", *arguments, env=env, cwd=tmp_path)
+    assert out == "", "nothing is priced that cannot be sent"
     assert code == 2
     assert said in " ".join(err.split())
     assert not bridge.journal

@@ -46,6 +46,18 @@ async def test_server_that_cannot_be_reached_is_named_without_the_password(
         assert "s3cr3t" not in out + err
 
 
+@pytest.mark.parametrize("words", [["jobs"], ["ledger", "check"], ["ledger", "trim"], ["spent"], ["sweep", "list"]])
+async def test_command_that_only_looks_makes_no_ledger_under_a_mistyped_name(
+    words: list[str], tmp_path: Path, postgres: PostgresServer
+) -> None:
+    schema = f"cli_{secrets.token_hex(6)}"
+    code, out, err = await run_cli(*words, "--ledger", postgres.url(schema=schema), env=environment(), cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert f"there is no ledger in {postgres.url(schema=schema)[:20]}" in " ".join(err.split())
+    assert "crynux-async ledger migrate" in " ".join(err.split())
+    assert postgres.run(f"SELECT 1 FROM pg_namespace WHERE nspname = '{schema}'") == []
+
+
 async def test_ledger_of_one_machine_moves_to_a_server_and_is_checked_there(
     bridge: Emulator, config: Path, tmp_path: Path, postgres: PostgresServer
 ) -> None:

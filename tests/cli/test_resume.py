@@ -129,6 +129,21 @@ async def test_model_that_cannot_be_fetched_is_said_and_its_damaged_copy_is_kept
     assert [path.name for path in (tmp_path / "out").iterdir() if "corrupt" in path.name] == [f"{task_id}.zip.corrupt"]
 
 
+async def test_models_are_fetched_as_soon_as_they_are_there_while_others_train(
+    bridge: Emulator, tmp_path: Path
+) -> None:
+    async with Session() as session:
+        job = await session.submit(make_config(seed=1))
+        await job
+        first = str(job.task_id)
+        hours = make_config(seed=2, max_train_steps=1_000_000, timeout=86_400)
+        second = str((await session.submit(hours, force=True)).task_id)
+    await remember(tmp_path, [running(bridge, first), running(bridge, second)])
+    with pytest.raises(WaitTimeoutError):
+        await resume(ordered(tmp_path, out=tmp_path / "out", timeout=10.0))
+    assert [path.name for path in (tmp_path / "out").glob("*.zip")] == [f"{first}.zip"]
+
+
 async def test_model_of_another_key_is_left_to_that_key_and_said_at_once(
     bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

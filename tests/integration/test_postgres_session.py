@@ -14,6 +14,7 @@ from benchmarks.postgres_server import PostgresServer
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
 from crynux_async.job import Job
+from crynux_async.ledgers.conformance.support import job as new_row
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.pacing.gate import LedgerGate
 from crynux_async.pacing.token_bucket import Outcome, TokenBucket
@@ -227,3 +228,23 @@ async def test_session_that_asks_for_a_known_key_first_goes_on_with_new_ones(pos
             new = await after.submit(make_config(), idempotency_key="new")
         assert again.job_id == known.job_id
         assert new.task_id not in {None, known.task_id}
+
+
+async def test_server_that_forgets_what_was_prepared_is_gone_on_with(postgres: PostgresServer) -> None:
+    ledger = PostgresLedger(postgres.url(schema=f"session_{secrets.token_hex(6)}"))
+    await ledger.open()
+    fence = await ledger.enter("host", seconds=60)
+    for number in range(8):  # often enough that every statement is prepared
+        await ledger.add([new_row(f"a{number}")], fence=fence)
+        await ledger.get("a0")
+    database = ledger.database
+    for connection in (database.writes, database.reads):
+        await connection.command("DEALLOCATE ALL")
+    heard = await ledger.changed(0)
+    await ledger.add([new_row("b")], fence=fence)
+    await ledger.renew(fence, seconds=60)
+    assert await ledger.get("b") is not None
+    await ledger.add([new_row("c")], fence=fence)
+    assert await ledger.changed(heard) > heard
+    assert len(await ledger.jobs()) == 10
+    await ledger.close()

@@ -497,6 +497,19 @@ async def test_download_that_began_before_the_job_was_sent_is_refused_when_it_sh
     assert await job.download(tmp_path) == tmp_path / f"{job.task_id}.zip"
 
 
+async def test_model_that_is_where_it_is_asked_for_is_handed_out_at_once_whoever_holds_the_job(
+    office: Office, tmp_path: Path
+) -> None:
+    owner = await office.session()
+    job = await owner.submit(make_config())
+    path = await job.download(tmp_path)
+    handle = await found(await office.session(follow=False), job)
+    before = monotonic()
+    assert await handle.download(tmp_path) == path
+    assert monotonic() - before < 1
+    assert office.backend.open_results == 1
+
+
 @pytest.mark.parametrize("order", ["there before", "comes later"])
 async def test_model_that_another_session_follows_is_fetched_where_the_credential_is(
     office: Office, tmp_path: Path, order: str

@@ -125,7 +125,8 @@ class RelayBackend:
         text = str(given).strip().lower()
         if not is_commitment(text):
             raise UsageError(
-                f"a task of the relay is named by its commitment, 0x and 64 hexadecimal digits, not {given!r:.60}",
+                f"a task of the relay is named by its commitment, 0x and 64 hexadecimal digits, not {given!r:.60}; "
+                "'crynux-async jobs --json' has that of each job",
                 field="task_id",
             )
         return text

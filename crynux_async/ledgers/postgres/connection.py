@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncCursor
-from psycopg.errors import PipelineAborted
+from psycopg.errors import InvalidSqlStatementName, PipelineAborted
 from psycopg.pq import TransactionStatus
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.expression import ClauseElement
@@ -109,11 +109,12 @@ class PostgresConnection:
                 await notify.execute("SELECT pg_notify($1, '')", [self._server.channel], prepare=True)
         except Exception as error:
             if cursor.statusmessage != "COMMIT":
-                await self._dropped_if_silent(error)
+                await self._dropped_if_useless(error)
                 # With a word from a server that is still there it is certain; any other end leaves it open.
                 self._is_commit_open = self._raw.closed
                 self._is_in_transaction = not self._raw.closed  # a question about it goes to a new connection
                 raise
+            await self._dropped_if_useless(error)
             _log.debug("a write was not told to others: %s", error)
         self._is_commit_open = self._is_in_transaction = False
         if cursor.statusmessage != "COMMIT":  # the answer to the commit of a transaction that had failed before
@@ -211,7 +212,7 @@ class PostgresConnection:
                     cursors.append(self._raw.cursor())
                     await self._send(cursors[-1], step)
         except Exception as error:
-            await self._dropped_if_silent(error)
+            await self._dropped_if_useless(error)
             if is_refusal(error):
                 raise StepRefusedError(_refused(steps, cursors), error) from error
             raise
@@ -266,13 +267,17 @@ class PostgresConnection:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 return await asking()
-        except TimeoutError as error:
-            await self._dropped_if_silent(error)
+        except (TimeoutError, InvalidSqlStatementName) as error:
+            await self._dropped_if_useless(error)
             raise
 
-    async def _dropped_if_silent(self, error: Exception) -> None:
-        """Let go of a silent server: its answer would be taken for that to the next question."""
-        if isinstance(error, TimeoutError):
+    async def _dropped_if_useless(self, error: Exception) -> None:
+        """Let go of a connection that is of no more use.
+
+        Of a silent server the answer would be taken for that to the next question; one that has forgotten what was
+        prepared (``DEALLOCATE ALL``) would refuse it for ever.
+        """
+        if isinstance(error, TimeoutError | InvalidSqlStatementName):
             await self._raw.close()
 
     async def _again_if_dead(self, asking: Callable[[], Awaitable[_T]]) -> _T:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, select
 
 from crynux_async.ledgers.postgres.address import read_address
 from crynux_async.ledgers.postgres.listener import Listener
-from crynux_async.ledgers.postgres.opening import SERVER_TIME, OpenDatabase, bring_up_to_date, connected
+from crynux_async.ledgers.postgres.opening import SERVER_TIME, OpenDatabase, bring_up_to_date, connected, require_ledger
 from crynux_async.ledgers.postgres.server import Server
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.ledger import SqlLedger
@@ -32,12 +32,16 @@ class PostgresLedger(SqlLedger):
         where: "postgresql://user@host:5432/database"; options after "?" are libpq's, and ``schema`` and ``spill``.
         schema: Namespace of its tables, made where it is not there; "crynux_async" otherwise.
         plan: The schema of the tables; another one than this version's is for tests of migrations.
+        makes: Whether tables are made where there are none; else opening it is a UsageError there.
 
     Raises:
         UsageError: ``where`` cannot be read, or psycopg is not installed.
     """
 
-    def __init__(self, where: str, *, schema: str | None = None, plan: SchemaPlan = CURRENT) -> None:
+    def __init__(
+        self, where: str, *, schema: str | None = None, plan: SchemaPlan = CURRENT, makes: bool = True
+    ) -> None:
+        self._makes = makes
         self._address = read_address(where, schema=schema)
         super().__init__(self._address.name)
         self._plan = plan
@@ -60,6 +64,8 @@ class PostgresLedger(SqlLedger):
         server = Server(self._address)
         writes = await connected(server)
         try:
+            if not self._makes:
+                await require_ledger(writes, server)
             await bring_up_to_date(writes, server, self._plan)
             reads = await connected(server)
         except BaseException:

@@ -3,7 +3,7 @@
 import attrs
 from sqlalchemy import BigInteger, ColumnElement, literal_column, select
 
-from crynux_async.errors import LedgerError
+from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.postgres.connection import PostgresConnection
 from crynux_async.ledgers.postgres.listener import Listener
 from crynux_async.ledgers.postgres.server import Server
@@ -54,6 +54,23 @@ async def connected(server: Server) -> PostgresConnection:
         return PostgresConnection(server, await server.connect())
     except Exception as error:
         raise explain(error, server.address.name) from error
+
+
+async def require_ledger(connection: PostgresConnection, server: Server) -> None:
+    """Refuse a place without a ledger, for whoever only looks: a mistyped name must not make a new one.
+
+    Raises:
+        UsageError: There is none.
+        LedgerError: That cannot be told.
+    """
+    name = server.address.name
+    try:
+        found = await _found(connection, server)
+    except Exception as error:
+        raise explain(error, name) from error
+    if not found.is_ledger:
+        message = f"there is no ledger in {name}; the first session makes it, or 'crynux-async ledger migrate'"
+        raise UsageError(message, field="ledger")
 
 
 async def bring_up_to_date(connection: PostgresConnection, server: Server, plan: SchemaPlan) -> None:

@@ -21,6 +21,7 @@ _PASSING = (
     "53",  # insufficient resources: disk full, out of memory, too many connections
     "55P03",  # lock not available
     "57",  # operator intervention: shutdown, cannot connect now, statement timeout
+    "26000",  # a prepared statement that the server has forgotten: somebody has told it to (DEALLOCATE ALL)
     "25006",  # read-only transaction: a standby
     "25P03",  # idle in a transaction for too long
     "25P04",  # a transaction that took too long

@@ -92,7 +92,7 @@ class Opened:
         self._place = place
         self._sessions: dict[str, Session] = {}
         self._stack = AsyncExitStack()
-        self.ledger = open_ledger(place)
+        self.ledger = open_ledger(place, makes=False)
 
     async def __aenter__(self) -> "Opened":
         await self.ledger.open()
