@@ -19,10 +19,11 @@ from crynux_async.errors import ConfigError, Problem
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.spaces import Params
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.fields import field_names, with_defaults, without_defaults
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 Derive: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Makes further fields of a point from those that it has, such as a warm-up from a length."""
+"""Makes further fields of a point from those that it has, its base's included, such as a warm-up from a length."""
 
 _MOST_SEEDS = 2**32 - 1  # a node's numpy takes no larger one
 
@@ -114,16 +115,17 @@ def plan(
         base: What is trained where a point changes nothing.
         changes: What each point changes.
         repeats: How often each is trained, >= 1, each time with a seed of its own unless the config gives one.
-        derive: Makes further fields of a point from its own.
+        derive: Makes further fields of a point from the base's with its own over them.
         mapping: What the service cannot be sent, which decides what trains the same.
     """
     good: list[Point] = []
     broken: list[BrokenPoint] = []
     first: dict[str, int] = {}
     twice: dict[int, int] = {}
+    given = _given(base)
     for number, params in enumerate(changes, start=1):
         try:
-            full = _derived(params, derive)
+            full = params if derive is None else {**params, **_derived(derive, given, params)}
             config = base.evolve(**full)
         except ConfigError as error:
             broken.append(BrokenPoint(number=number, params=params, problems=error.problems))
@@ -167,15 +169,26 @@ def shown(value: Any) -> str:
     return str(mask_address(value))
 
 
-def _derived(params: Params, derive: Derive | None) -> Params:
-    if derive is None:
-        return params
+def _given(base: FineTuneConfig) -> dict[str, Any]:
+    """Return the fields of a base as it was asked for: what follows from others, or nobody gave, is None."""
+    given = without_defaults({name: getattr(base, name) for name in field_names()})
+    return {**given, "seed": None} if base.seed_was_drawn else given
+
+
+def _derived(derive: Derive, given: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
+    """Return what a user's function makes of the fields that a point has so far."""
+    seen = {**given, **params}
+    seen |= with_defaults(seen)
     try:
-        return {**params, **derive(params)}
+        derived = dict(derive(dict(seen)))
     # A user's function may raise anything, and all points that it fails for are told at once.
     except Exception as error:
         message = f"derive() failed for {mask_addresses(params)!r:.200}: {error!r}"
         raise ConfigError([Problem(field="derive", message=message)]) from error
+    if seen.keys() <= derived.keys():
+        # It hands on all that it was given, as {**p, ...} does, and means what it has changed.
+        return {name: value for name, value in derived.items() if name not in seen or value != seen[name]}
+    return derived
 
 
 def _seeded(config: FineTuneConfig, name: str, repeat: int) -> FineTuneConfig:

@@ -89,7 +89,9 @@ class Sweep:
         budget_cnx: What all of it may hold and spend, in CNX, in all processes together, or None for the session's
             budget. Where the service tells no price, as no bridge does, ``Session(price=...)`` must.
         repeats: How often each point is trained, >= 1.
-        derive: Makes further fields of a point from its own, or None.
+        derive: Makes further fields of a point, or None: a function of all fields that the point has so far, the base's
+            with its own over them (a seed that nobody gave is None), that returns those to add or to change, such as
+            ``lambda p: {"lr_warmup_steps": p["max_train_steps"] // 20}``. The same point must give the same.
         tags: Free names and values that every job gets.
         objective: What trials are ranked by: a plain function of a finished trial, called in a thread. None for the
             norm of the model, ||B A||, where a direction is given, and for no ranking where none is.

@@ -1,5 +1,6 @@
 """A point keeps its name whatever becomes of it, and says what is wrong before anything is sent."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -89,12 +90,45 @@ def test_points_that_are_no_configs_are_all_named_at_once() -> None:
     assert set(fields[1:]) == {"point 3: rnak", "point 3: learning_rate"}
 
 
-def test_derivation_that_fails_breaks_its_point_alone() -> None:
+def test_derived_fields_follow_from_the_base_where_the_point_changes_nothing() -> None:
     points = planned(
-        {"rank": 4}, {"max_train_steps": 100}, derive=lambda p: {"lr_warmup_steps": p["max_train_steps"] // 20}
+        {"rank": 4}, {"max_train_steps": 400}, derive=lambda p: {"lr_warmup_steps": p["max_train_steps"] // 20}
     )
-    assert [broken.number for broken in points.broken] == [1]
-    assert "KeyError" in str(points.broken[0].problems[0])
+    assert [point.config.lr_warmup_steps for point in points.good] == [10, 20]
+    assert points.good[0].params == {"rank": 4, "lr_warmup_steps": 10}
+
+
+def test_derivation_sees_lengths_that_follow_from_the_point_and_no_seed_that_was_drawn() -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    def derive(point: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen.append(point)
+        return {}
+
+    planned({"max_train_steps": 400}, {"seed": 7}, derive=derive)
+    assert [(point["num_train_steps"], point["seed"]) for point in seen] == [(400, None), (200, 7)]
+
+
+def test_derivation_that_hands_on_what_it_was_given_changes_only_what_it_changed() -> None:
+    def derive(point: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**point, "max_train_steps": 400}
+
+    [point] = planned({"rank": 4}, derive=derive).good
+    [plain] = planned({"rank": 4, "max_train_steps": 400}).good
+    assert point.params == {"rank": 4, "max_train_steps": 400}
+    assert point.key == plain.key
+    assert point.config.num_train_steps == 400
+
+
+def test_length_that_a_derivation_gives_counts_although_it_would_follow_from_the_base() -> None:
+    [point] = planned({"rank": 4}, derive=lambda _: {"num_train_steps": 200, "max_train_steps": 400}).good
+    assert (point.config.num_train_steps, point.config.max_train_steps) == (200, 400)
+
+
+def test_derivation_that_fails_breaks_its_point_alone() -> None:
+    points = planned({"rank": 4}, {"batch_size": 0}, derive=lambda p: {"lr_warmup_steps": 20 // p["batch_size"]})
+    assert [broken.number for broken in points.broken] == [2]
+    assert "ZeroDivisionError" in str(points.broken[0].problems[0])
 
 
 def test_point_asked_for_twice_stands_once() -> None:
