@@ -35,6 +35,7 @@ from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.page import ReportWriter
 from crynux_async.sweeps.running import OnFailure
 from crynux_async.sweeps.table import Table
+from crynux_async.sweeps.trial import varied_fields
 from crynux_async.wording import counted
 
 
@@ -247,6 +248,7 @@ async def write_report(name: str, report: Report, ledger: LedgerPlace | None, *,
     report.prepare()
     async with _reading(ledger, name) as session:
         found = await recall(session, name)
+        report.check_parameters(varied_fields(found.trials))
         page = attrs.evolve(report, options=_options_of(session, ledger))
         path = await ReportWriter(page, found.subject, session).write(found.trials)
     if as_json:

@@ -78,6 +78,22 @@ class Report:
         if self.path.is_dir():
             raise UsageError(f"{self.path} is a folder; the report is one file", field="report")
 
+    def check_parameters(self, names: Sequence[str]) -> None:
+        """Make sure that pictures can be put in order as was asked.
+
+        Args:
+            names: The parameters that any of the trials changes.
+
+        Raises:
+            UsageError: One that was asked for is none of them; says which there are.
+        """
+        for option, name in (("across", self.across), ("down", self.down)):
+            if name is not None and name not in names:
+                known = ", ".join(names) or "nothing"
+                raise UsageError(
+                    f"{option}={name!r} is no parameter of this sweep: its trials change {known}", field=option
+                )
+
 
 class ReportWriter:
     """Writes the page of a sweep, as often as is wished; pictures are fetched once.

@@ -33,7 +33,7 @@ from crynux_async.sweeps.notes import SCOPE, TAG, enter, enter_objective, enter_
 from crynux_async.sweeps.page import Report, ReportWriter
 from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.table import Table, table_of
-from crynux_async.sweeps.trial import AtEnd, Trial, conclude
+from crynux_async.sweeps.trial import AtEnd, Trial, conclude, varied_fields
 from crynux_async.sweeps.view import Subject
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ class SweepRun:
             OSError: It cannot be written.
         """
         report = Report(path, images=images, across=across, down=down)
+        report.check_parameters(varied_fields(self._trials))
         return await ReportWriter(report, self._subject, self._session).write(self._trials)
 
     async def wait(self) -> Sequence[Trial]:
@@ -425,21 +426,25 @@ async def call_back(on_trial: OnTrial | None, trial: Trial) -> None:
         _log.exception("on_trial() of trial %d (%s)", trial.number, trial.label)
 
 
-async def begin(sweep: "Sweep", session: "Session", *, force: bool) -> list[Trial]:
+async def begin(sweep: "Sweep", session: "Session", *, force: bool, report: Report | None) -> list[Trial]:
     """Queue what is missing of a sweep, and return its trials.
 
     Args:
         sweep: The sweep.
         session: Where it runs.
         force: Whether points are sent that advice says cannot work.
+        report: The page that will be kept up to date, or None.
 
     Raises:
         ConfigError: Some points are no configs or cannot work; nothing is queued.
+        UsageError: The page is to be ordered by what no point changes; nothing is queued.
         ConflictError: The name stands for another base.
         LedgerError: They could not be stored; none is sent.
     """
     points = await asyncio.to_thread(sweep.plan)
     points.require_good()
+    if report is not None:
+        report.check_parameters(varied_fields(points.good))
     # Before anything is queued, or two scripts with one name and two bases would both run.
     await enter(session.ledger, sweep)
     if sweep.ranking is not None:

@@ -17,7 +17,7 @@ from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.points import Derive, Points, plan
 from crynux_async.sweeps.recall import known_trials
 from crynux_async.sweeps.spaces import Params
-from crynux_async.sweeps.trial import AtEnd, Trial, absolute, strength
+from crynux_async.sweeps.trial import AtEnd, Trial, absolute, strength, varied_fields
 from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
@@ -167,15 +167,16 @@ class Sweep:
         Raises:
             UsageError: ``on_failure`` is none of these.
         """
+        page = report if isinstance(report, Report | None) else Report(report)
         return running.SweepRun(
             self.subject,
             session,
             # Only while the context is entered: what it raises belongs to the block's beginning.
-            partial(running.begin, self, session, force=force),
+            partial(running.begin, self, session, force=force, report=page),
             at_end=AtEnd(folder=self.folder, file_name=self.name_template, objective=self._ranked_by),
             on_failure=on_failure,
             on_trial=on_trial,
-            report=report if isinstance(report, Report | None) else Report(report),
+            report=page,
         )
 
     async def report(
@@ -203,6 +204,7 @@ class Sweep:
         """
         report = Report(path, images=images, across=across, down=down)
         points = await asyncio.to_thread(self.plan)
+        report.check_parameters(varied_fields(points.good))
         trials = await known_trials(self.name, points.good, session, objective=self._ranked_by)
         return await ReportWriter(report, self.subject, session).write(trials)
 

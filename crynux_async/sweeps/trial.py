@@ -31,8 +31,8 @@ def absolute(folder: str | Path | None) -> Path | None:
     return None if folder is None else Path(folder).expanduser().absolute()
 
 
-def varied_fields(trials: Iterable["Trial"]) -> list[str]:
-    """Return the parameters that any of some trials changes, in the order in which they first came."""
+def varied_fields(trials: Iterable["Trial | Point"]) -> list[str]:
+    """Return the parameters that any of some trials or points changes, in the order in which they first came."""
     return list(dict.fromkeys(field for trial in trials for field in trial.params))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ async def test_page_of_a_sweep_that_is_left_early_says_how_far_it_was(tmp_path: 
         (lambda folder: Report(folder / "cats.html", images=folder / "nowhere"), "images"),
         (lambda folder: Report(folder), "report"),
         (lambda folder: Report(folder / "file" / "cats.html"), "report"),
+        (lambda folder: Report(folder / "cats.html", across="nope"), "across"),
+        (lambda folder: Report(folder / "cats.html", across="rank", down="resolution"), "down"),
     ],
 )
 async def test_page_that_cannot_be_written_is_named_before_anything_is_sent(
@@ -89,6 +92,19 @@ async def test_page_that_cannot_be_written_is_named_before_anything_is_sent(
         assert error.value.field == field
         assert session.jobs() == []
     assert backend.creates == 0
+
+
+@pytest.mark.parametrize("option", ["across", "down"])
+async def test_report_by_what_no_trial_changes_is_refused_with_what_they_change(tmp_path: Path, option: str) -> None:
+    page, wrong = tmp_path / "cats.html", {option: "nope"}
+    sweep = cats(tmp_path)
+    async with open_session(FakeBackend()) as session, sweep.run(session) as running:
+        await running.wait()
+        for write in (partial(running.report, page, **wrong), partial(sweep.report, session, page, **wrong)):
+            with pytest.raises(UsageError, match=f"{option}='nope'.* change rank") as error:
+                await write()
+            assert error.value.field == option
+    assert not page.exists()
 
 
 async def test_disk_that_is_full_for_a_while_ends_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
