@@ -4,7 +4,8 @@ Theory of operation. A trial is bound to its job before anything is sent: its co
 the trial's user attributes, and the key is made of the study's name and the trial's number. So whatever is killed, the
 next run goes on with every RUNNING trial: one without a binding was asked and never sent (its parameters are in the
 storage, and are asked for again); one with a binding has a job, or gets the one that it would have had. A trial is told
-FAIL only for what ended badly; where the outcome of its create is not known it stays RUNNING.
+FAIL only for what ended badly, and for what can never be sent; where the outcome of its create is not known it stays
+RUNNING.
 
 No thread waits for a trial: what touches the storage runs in one thread of its own, one call after another, because
 that is what every storage bears.
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from crynux_async.errors import CrynuxError, SubmissionUnknownError, UsageError, only_error
+from crynux_async.errors import ConfigError, CrynuxError, SubmissionUnknownError, UsageError, only_error
 from crynux_async.job import Job, record_of
 from crynux_async.money import to_cnx
+from crynux_async.secret import mask_text
 from crynux_async.states import GOOD, JobState
 from crynux_async.sweeps.notes import TAG, Ranking, enter_objective, enter_ranking
 from crynux_async.sweeps.pictures import pictures_beside, service_images
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 BadEnd: TypeAlias = Literal["fail", "prune"]
 """What a trial is told whose training ended badly."""
 
-_KEY, _CONFIG = "crynux_key", "crynux_config"
+_KEY, _CONFIG, _ERROR = "crynux_key", "crynux_config", "error"
 _T = TypeVar("_T")
 
 _log = logging.getLogger("crynux_async.sweeps.optuna")
@@ -71,7 +73,8 @@ class OptunaSweep:
         study: Has a name; the same name is the same sweep.
         config_of: Makes the config of an ``optuna.Trial`` by its ``suggest_`` methods; called in a thread, and again
             after a crash: the same trial must give the same config. ``optuna.TrialPruned`` says that there is nothing
-            to train: the trial is told as pruned, and nothing is sent.
+            to train: the trial is told as pruned, and nothing is sent. Whatever else it raises ends the run, as with
+            Optuna: the trial is told as failed, with the words in its user attribute "error".
         objective: Returns what Optuna is told, from a finished trial; called in a thread.
         folder: Where archives are put, or None to leave them at the service.
         name_template: File name of an archive, as in ``Job.download``.
@@ -104,6 +107,9 @@ class OptunaSweep:
             on_trial: Called with each finished trial; a function or a coroutine function.
 
         Raises:
+            ConfigError: What ``config_of`` made is no config, or cannot work: its trial is told as failed. Trials that
+                run stay RUNNING, and the next call goes on with them.
+            Exception: Whatever else ``config_of`` raised; likewise.
             LedgerError: A job could not be stored; its trial stays RUNNING, and the next call goes on with it.
             AuthError, QuotaError: The credential was refused; trials stay RUNNING.
             UsageError: A number means nothing, or the session was closed.
@@ -149,8 +155,8 @@ class _Run:
             await enter_ranking(self._session.ledger, self._sweep.study.study_name, ranking)
 
     async def _work(self) -> None:
-        while (asked := await self._stored(self._next)) is not None:
-            await self._carry_out(asked)
+        while (bound := await self._stored(self._next)) is not None:
+            await self._carry_out(*bound)
 
     def _running(self) -> "list[optuna.Trial]":
         import optuna
@@ -160,7 +166,16 @@ class _Run:
         # Optuna has no public way to go on with a trial that runs.
         return [optuna.Trial(self._sweep.study, one._trial_id) for one in frozen]
 
-    def _next(self) -> "optuna.Trial | None":
+    def _next(self) -> "tuple[optuna.Trial, Point] | None":
+        """Return the next trial with what is trained for it, or None where the study has enough of them."""
+        # Asked and bound in one go: a process that starts meanwhile takes a trial that is not bound for a left-over.
+        while (asked := self._asked()) is not None:
+            point = self._bound(asked)
+            if point is not None:
+                return asked, point
+        return None
+
+    def _asked(self) -> "optuna.Trial | None":
         if self._left_over:
             return self._left_over.pop(0)
         # Those that enqueue_trial() has made wait to be asked for: they are the first that ask() returns.
@@ -168,12 +183,12 @@ class _Run:
         begun = sum(trial.state.name != "WAITING" for trial in known)
         return self._sweep.study.ask() if begun < self._n_trials else None
 
-    async def _carry_out(self, asked: "optuna.Trial") -> None:
-        point = await self._stored(partial(self._bind_or_prune, asked))
-        if point is None:
-            return
+    async def _carry_out(self, asked: "optuna.Trial", point: Point) -> None:
         try:
             job = await self._ended(await self._job_of(point))
+        except ConfigError as error:
+            await self._stored(partial(self._refuse, asked, error))
+            raise
         except SubmissionUnknownError as error:
             _log.warning("trial %d stays RUNNING: %s", asked.number, error)
             return
@@ -193,40 +208,72 @@ class _Run:
         self._finished.append(trial)
         await call_back(self._on_trial, trial)
 
-    def _bind_or_prune(self, asked: "optuna.Trial") -> Point | None:
-        """Bind a trial, or tell it pruned and return None where ``config_of`` wants nothing trained for it."""
+    def _bound(self, asked: "optuna.Trial") -> Point | None:
+        """Bind a trial and return what is trained for it; None where that is nothing, or another process has ended it.
+
+        Raises:
+            Exception: What ``config_of`` has raised; the trial is told.
+        """
         import optuna
 
-        try:
-            return self._bind(asked)
-        except optuna.TrialPruned:  # of the user's own, as any objective of Optuna's may raise it
-            self._sweep.study.tell(asked, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
+        found = self._found(asked)
+        if found.state.is_finished():
             return None
-
-    def _bind(self, asked: "optuna.Trial") -> Point:
-        """Store what is trained for a trial and under which key, once, and return it."""
-        study = self._sweep.study.study_name
-        if _KEY not in asked.user_attrs:
-            config = self._sweep.config_of(asked)
-            if config.seed_was_drawn:  # the same for all, so that they can be compared, and again after a crash
-                config = config.evolve(seed=derived_seed(study, 1))
-            asked.set_user_attr(_CONFIG, json.dumps(config.to_dict()))
-            # The key last: a trial that has one has its config, too, wherever the process was killed.
-            asked.set_user_attr(_KEY, f"optuna:{study}:{asked.number}")
-        config = FineTuneConfig.from_dict(json.loads(asked.user_attrs[_CONFIG]))
+        if _KEY not in found.user_attrs:
+            try:
+                config = self._sweep.config_of(asked)
+            except optuna.TrialPruned:  # of the user's own, as any objective of Optuna's may raise it
+                self._sweep.study.tell(asked, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
+                return None
+            except Exception as error:
+                self._refuse(asked, error)
+                raise
+            self._bind(asked, config)
+            found = self._found(asked)
         return Point(
-            number=asked.number + 1,
+            number=found.number + 1,
             repeat=1,
-            params=dict(asked.params),
-            config=config,
-            key=asked.user_attrs[_KEY],
+            params=dict(found.params),
+            config=FineTuneConfig.from_dict(json.loads(found.user_attrs[_CONFIG])),
+            key=found.user_attrs[_KEY],
         )
 
+    def _found(self, asked: "optuna.Trial") -> "optuna.trial.FrozenTrial":
+        """Return a trial as the storage has it now: what Optuna's own says of it is as old as it is itself."""
+        return self._sweep.study.get_trials(deepcopy=False)[asked.number]
+
+    def _bind(self, asked: "optuna.Trial", config: FineTuneConfig) -> None:
+        """Store what is trained for a trial and under which key."""
+        study = self._sweep.study.study_name
+        if config.seed_was_drawn:  # the same for all, so that they can be compared, and again after a crash
+            config = config.evolve(seed=derived_seed(study, 1))
+        asked.set_user_attr(_CONFIG, json.dumps(config.to_dict()))
+        # The key last: a trial that has one has its config, too, wherever the process was killed.
+        asked.set_user_attr(_KEY, f"optuna:{study}:{asked.number}")
+
+    def _refuse(self, asked: "optuna.Trial", error: Exception) -> None:
+        """Tell a trial for which nothing can be sent as failed, with the words of an error."""
+        import optuna
+
+        if not self._found(asked).state.is_finished():
+            asked.set_user_attr(_ERROR, mask_text(f"{type(error).__name__}: {error}"))
+            self._sweep.study.tell(asked, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+
     async def _job_of(self, point: Point) -> Job:
+        try:
+            return await self._queued(point)
+        except ConfigError:
+            # A later version may judge its config otherwise: the job that a trial has is followed all the same.
+            if await self._session.find(idempotency_key=point.key) is None:
+                raise
+            return await self._queued(point, force=True)
+
+    async def _queued(self, point: Point, *, force: bool = False) -> Job:
         name = self._sweep.study.study_name
         return await self._session.enqueue(
             point.config,
             idempotency_key=point.key,
+            force=force,
             label=point.label,
             group=name,
             tags={TAG: name},
@@ -324,7 +371,7 @@ def _facts(trial: Trial) -> dict[str, Any]:
         "cost_cnx": to_cnx(trial.cost.spent) if trial.cost and trial.cost.is_complete else None,
         "archive": str(job.path) if job.path else None,
         "health": str(trial.health) if trial.health else None,
-        "error": str(trial.error) if isinstance(trial.error, CrynuxError) else None,
+        _ERROR: str(trial.error) if isinstance(trial.error, CrynuxError) else None,
         "reason": job.reason,
     }
     return {name: fact for name, fact in facts.items() if fact is not None}

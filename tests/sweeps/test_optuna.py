@@ -3,12 +3,13 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 
-from crynux_async import FineTuneConfig, Session, TransportError, UsageError
+from crynux_async import ConfigError, FineTuneConfig, Session, TransportError, UsageError
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Trial, recall, sweep_names
 from crynux_async.sweeps.optuna import OptunaSweep
@@ -245,3 +246,94 @@ async def test_objective_that_is_not_a_number_ranks_nothing() -> None:
         found = await recall(session, "cats")
     assert [trial.objective, found.trials[0].objective] == [None, None]
     assert [trial.state for trial in study.trials] == [States.FAIL]
+
+
+def out_of_bounds(trial: optuna.Trial) -> FineTuneConfig:
+    return make_config(rank=0) if trial.number == 1 else config_of(trial)
+
+
+def never_works(trial: optuna.Trial) -> FineTuneConfig:
+    return make_config(init_lora_weights="loftq") if trial.number == 1 else config_of(trial)
+
+
+def is_buggy(trial: optuna.Trial) -> FineTuneConfig:
+    return config_of(trial) if trial.number != 1 else {}["rank"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [(out_of_bounds, ConfigError, "rank"), (never_works, ConfigError, "CX106"), (is_buggy, KeyError, "KeyError")],
+)
+async def test_trial_for_which_nothing_can_be_sent_ends_the_run_and_is_told_with_words(
+    wrong: Callable[[optuna.Trial], FineTuneConfig], error: type[Exception], words: str
+) -> None:
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
+    with pytest.raises(error):
+        async with open_session(backend, ledger) as session:
+            await OptunaSweep(new_study(storage), wrong, rank_of).optimize(session, n_trials=3, n_jobs=1)
+    first, second = new_study(storage).trials
+    assert (first.state, second.state) == (States.COMPLETE, States.FAIL)
+    assert words in second.user_attrs["error"]
+    async with open_session(backend, ledger) as session:  # goes on behind it
+        await OptunaSweep(new_study(storage), wrong, rank_of).optimize(session, n_trials=3, n_jobs=1)
+    assert [trial.state for trial in new_study(storage).trials] == [States.COMPLETE, States.FAIL, States.COMPLETE]
+    assert backend.creates == 2
+
+
+async def test_trials_that_run_when_another_cannot_be_sent_are_gone_on_with() -> None:
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
+    with pytest.raises(ConfigError):
+        async with open_session(backend, ledger) as session:
+            await OptunaSweep(new_study(storage), never_works, rank_of).optimize(session, n_trials=3, n_jobs=3)
+    async with open_session(backend, ledger) as session:
+        await OptunaSweep(new_study(storage), never_works, rank_of).optimize(session, n_trials=3, n_jobs=3)
+    assert [trial.state for trial in new_study(storage).trials] == [States.COMPLETE, States.FAIL, States.COMPLETE]
+    assert backend.creates == 2
+
+
+async def test_trial_that_another_process_has_ended_meanwhile_is_left_alone() -> None:
+    storage, backend = optuna.storages.InMemoryStorage(), FakeBackend()
+    left = [new_study(storage).ask() for _ in range(2)]
+
+    def other_ends_second(trial: optuna.Trial) -> FineTuneConfig:
+        if trial.number == 0:
+            new_study(storage).tell(left[1], state=States.FAIL)
+        return config_of(trial)
+
+    async with open_session(backend, MemoryLedger()) as session:
+        await OptunaSweep(new_study(storage), other_ends_second, rank_of).optimize(session, n_trials=2, n_jobs=1)
+    assert [trial.state for trial in new_study(storage).trials] == [States.COMPLETE, States.FAIL]
+    assert backend.creates == 1
+
+
+async def test_trial_that_another_process_has_bound_meanwhile_is_followed_as_it_was_bound() -> None:
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
+    left = [new_study(storage).ask() for _ in range(2)]
+    asked: list[int] = []
+
+    def other_binds_second(trial: optuna.Trial) -> FineTuneConfig:
+        asked.append(trial.number)
+        if trial.number == 0:
+            left[1].set_user_attr("crynux_config", json.dumps(make_config(rank=16, seed=1).to_dict()))
+            left[1].set_user_attr("crynux_key", "optuna:cats:1")
+        return config_of(trial)
+
+    async with open_session(backend, ledger) as session:
+        sweep = OptunaSweep(new_study(storage), other_binds_second, lambda trial: trial.point.config.rank)
+        await sweep.optimize(session, n_trials=2, n_jobs=1)
+    assert asked == [0]
+    assert [trial.value for trial in new_study(storage).trials][1] == 16
+
+
+async def test_job_of_a_trial_is_followed_although_its_config_is_judged_otherwise_by_now() -> None:
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
+    config = make_config(init_lora_weights="loftq", seed=1)
+    left = new_study(storage).ask()
+    left.suggest_categorical("rank", [4, 8, 16])
+    left.set_user_attr("crynux_config", json.dumps(config.to_dict()))
+    left.set_user_attr("crynux_key", "optuna:cats:0")
+    async with open_session(backend, ledger) as session:
+        await session.enqueue(config, idempotency_key="optuna:cats:0", force=True)
+        await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=1)
+    assert [trial.state for trial in new_study(storage).trials] == [States.COMPLETE]
+    assert backend.creates == 1
