@@ -91,7 +91,7 @@ class Report:
             if name is not None and name not in names:
                 known = ", ".join(names) or "nothing"
                 raise UsageError(
-                    f"{option}={name!r} is no parameter of this sweep: its trials change {known}", field=option
+                    f"{option}={name!r} is not a parameter of this sweep: its trials change {known}", field=option
                 )
 
 

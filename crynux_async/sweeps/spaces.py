@@ -282,7 +282,7 @@ def _read_json_lines(text: str, source: str) -> Iterator[Params]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ConfigError([Problem(field=f"{source}, line {number}", message=f"is no JSON: {error}")]) from error
+            raise ConfigError([Problem(field=f"{source}, line {number}", message=f"is not JSON: {error}")]) from error
         if not isinstance(value, dict):
             raise ConfigError([Problem(field=f"{source}, line {number}", message="must be an object of fields")])
         yield value
@@ -292,7 +292,7 @@ def _read_toml(text: str, source: str) -> Iterator[Params]:
     try:
         points = tomllib.loads(text).get("points")
     except ValueError as error:
-        raise ConfigError([Problem(field=source, message=f"is no TOML: {error}")]) from error
+        raise ConfigError([Problem(field=source, message=f"is not TOML: {error}")]) from error
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise ConfigError([Problem(field=source, message="must list its points as [[points]]")])
     yield from points

@@ -135,7 +135,7 @@ def test_json_lines_and_toml_are_read(tmp_path: Path) -> None:
         ("points.csv", "rank,, rank,\n4,,8,\n", "line 1.*has two columns 'rank'"),
         ("points.jsonl", '{"rank": 4}\n{"rank": \n', "line 2"),
         ("points.jsonl", "4\n", "line 1"),
-        ("points.toml", "rank = [", "is no TOML"),
+        ("points.toml", "rank = [", "is not TOML"),
         ("points.toml", "points = 4", r"\[\[points\]\]"),
     ],
 )

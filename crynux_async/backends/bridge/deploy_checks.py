@@ -99,7 +99,7 @@ def check_files(files: Mapping[str, FileFacts]) -> Iterator[Finding]:
             yield _problem("files", f"{path} is missing.", cure)
     tasks = files.get(TASKS_FILE)
     if tasks is not None and not _is_object(tasks.text or ""):
-        yield _problem("files", f"{TASKS_FILE} is no JSON object.", 'Replace its content by {"tasks": []}.')
+        yield _problem("files", f"{TASKS_FILE} is not a JSON object.", 'Replace its content by {"tasks": []}.')
     for path in (CONFIG_FILE, KEYS_FILE):
         if path in files and files[path].mode & _OTHERS:
             yield _problem("files", f"{path} holds secrets, and others can read it.", f"chmod 600 FOLDER/{path}")

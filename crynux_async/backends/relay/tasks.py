@@ -161,7 +161,7 @@ def read_task(data: Any) -> RelayTask:
         TaskError: It is no task, or one in a state that this library does not know.
     """
     if not isinstance(data, Mapping):
-        raise TaskError("it is no JSON object")
+        raise TaskError("it is not a JSON object")
     return RelayTask(
         commitment=_text(data, "task_id_commitment").lower(),
         creator=_text(data, "creator"),

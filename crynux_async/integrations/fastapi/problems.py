@@ -246,7 +246,7 @@ def _validation_entry(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 _MEANINGS: Mapping[int, str] = {
-    400: "The body is no JSON",
+    400: "The body is not JSON",
     401: "Nobody is signed in",
     402: "The quota or the budget is used up",
     403: "Not allowed",
