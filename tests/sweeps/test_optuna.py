@@ -306,9 +306,12 @@ async def test_trial_that_another_process_has_ended_meanwhile_is_left_alone() ->
     assert backend.creates == 1
 
 
-async def test_trial_that_another_process_has_bound_meanwhile_is_followed_as_it_was_bound() -> None:
-    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(duration=200.0), MemoryLedger()
-    left = [new_study(storage).ask() for _ in range(2)]
+async def test_trial_that_another_process_has_bound_meanwhile_is_followed_as_it_was_bound(tmp_path: Path) -> None:
+    # Each with a storage of its own, as processes have it: within one, Optuna's trials share what they know.
+    file = str(tmp_path / "study.log")
+    own, other = (optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(file)) for _ in range(2))
+    backend, ledger = FakeBackend(duration=200.0), MemoryLedger()
+    left = [new_study(other).ask() for _ in range(2)]
     asked: list[int] = []
 
     def other_binds_second(trial: optuna.Trial) -> FineTuneConfig:
@@ -319,10 +322,10 @@ async def test_trial_that_another_process_has_bound_meanwhile_is_followed_as_it_
         return config_of(trial)
 
     async with open_session(backend, ledger) as session:
-        sweep = OptunaSweep(new_study(storage), other_binds_second, lambda trial: trial.point.config.rank)
+        sweep = OptunaSweep(new_study(own), other_binds_second, lambda trial: trial.point.config.rank)
         await sweep.optimize(session, n_trials=2, n_jobs=1)
     assert asked == [0]
-    assert [trial.value for trial in new_study(storage).trials][1] == 16
+    assert [trial.value for trial in new_study(own).trials][1] == 16
 
 
 async def test_job_of_a_trial_is_followed_although_its_config_is_judged_otherwise_by_now() -> None:
