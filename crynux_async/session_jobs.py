@@ -35,6 +35,9 @@ class SessionJobs:
     async def as_completed(self, jobs: Iterable[Job] | None = None) -> AsyncGenerator[Job, None]:
         """Yield jobs as their tasks end, well or badly: look at ``job.state``. Costs nothing per waiting job.
 
+        A job that is left unsent, for want of money or of a credential, is yielded, too: it is PLANNED still, and
+        ``job.error`` says why.
+
         Args:
             jobs: Which; None for every job that the session has now.
         """
@@ -46,6 +49,8 @@ class SessionJobs:
 
     async def wait_all(self, jobs: Iterable[Job] | None = None, *, timeout: float | None = None) -> list[Job]:
         """Wait until every task has ended, well or badly, and return the jobs: look at ``job.state``.
+
+        A job that is left unsent, for want of money or of a credential, is not waited for (see ``as_completed``).
 
         Args:
             jobs: Which; None for every job that the session has now.

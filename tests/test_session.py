@@ -788,6 +788,15 @@ async def create_that_hangs(session: Session, backend: FakeBackend) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_job_that_is_left_unsent_is_waited_for_by_nobody(backend: FakeBackend) -> None:
+    backend.answers.append(AuthError("invalid api key"))
+    async with open_session(backend, max_creates=1) as session, asyncio.timeout(1.0):
+        job = await session.enqueue(make_config())
+        assert [one async for one in session.as_completed([job])] == [job]
+        assert await session.wait_all([job]) == [job]
+    assert (job.state, type(job.error)) == (JobState.PLANNED, AuthError)
+
+
 async def test_as_completed_of_a_closed_session_raises(backend: FakeBackend) -> None:
     async with open_session(backend) as session:
         job = await session.submit(make_config())

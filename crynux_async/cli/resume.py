@@ -14,7 +14,7 @@ from rich.text import Text
 
 from crynux_async.cli.board import Board, summary
 from crynux_async.cli.console import LiteralConsole, one_line, open_console
-from crynux_async.cli.exits import Exit
+from crynux_async.cli.exits import Exit, exit_code
 from crynux_async.cli.job_facts import as_facts
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.reconcile import bracket_facts, print_unconfirmed
@@ -57,22 +57,26 @@ class Outcome:
     Attributes:
         jobs: The jobs that were unfinished.
         failed: Why archives could not be fetched, by job.
+        unsent: Why jobs were not sent that were to be.
         left: Jobs that another process held until the end.
         has_lost: Whether there are creates whose outcome is not known.
     """
 
     jobs: Sequence[Job]
     failed: Mapping[str, CrynuxError]
+    unsent: Mapping[str, CrynuxError]
     left: Sequence[Job]
     has_lost: bool
 
     @property
     def exit(self) -> Exit:
-        """The exit code: what may have to be paid for twice first, then what has no model, then what waits."""
+        """The exit code: what may have to be paid for twice first, then what has no model, why, then what waits."""
         if self.has_lost:
             return Exit.OUTCOME_UNKNOWN
         if any(job.done and job.state not in GOOD for job in self.jobs):
             return Exit.JOB_ENDED_BADLY
+        if self.unsent:
+            return exit_code(next(iter(self.unsent.values())))
         if self.failed:
             return Exit.DOWNLOAD
         return Exit.TIMED_OUT if self.left else Exit.DONE
@@ -98,7 +102,9 @@ async def resume(order: ResumeOrder) -> Exit:
         await _say_who_holds(session, console, left)
         # Asked of the ledger again: what others were sending may have become unclear meanwhile.
         has_lost = bool(await session.history(states=[JobState.UNCONFIRMED], limit=1))
-    outcome = Outcome(jobs=jobs, failed=failed, left=left, has_lost=has_lost)
+    planned = [job for job in jobs if order.send and job.state is JobState.PLANNED]
+    unsent = {job.job_id: job.error for job in planned if job.error is not None}
+    outcome = Outcome(jobs=jobs, failed=failed, unsent=unsent, left=left, has_lost=has_lost)
     if order.as_json:
         facts = {"jobs": [_facts(job, failed) for job in jobs], "unconfirmed": [bracket_facts(each) for each in lost]}
         print(json.dumps(facts))  # noqa: T201  # the command's output
@@ -256,7 +262,8 @@ def _facts(job: Job, failed: Mapping[str, CrynuxError]) -> dict[str, object]:
 
 def _print(console: LiteralConsole, outcome: Outcome) -> None:
     for job in outcome.jobs:
-        error = outcome.failed.get(job.job_id) or (job.error if job.done and job.state not in GOOD else None)
+        ended_badly = job.error if job.done and job.state not in GOOD else None
+        error = outcome.failed.get(job.job_id) or outcome.unsent.get(job.job_id) or ended_badly
         if error is not None:
             console.print(Text.assemble((one_line(job.label or job.job_id), "bold"), f": {error}"))
     said = ", ".join(f"{number} {state}" for state, number in summary(outcome.jobs).items())

@@ -57,7 +57,7 @@ class Hearing:
         return Reading(record, self._reader.bookmark(record, after), self._onlookers)
 
     async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
-        """Yield each of ``records`` once when nothing more can be seen of its task, whoever follows it."""
+        """Yield each of ``records`` once when nothing more comes of it by itself, whoever follows it."""
         await self.catch_up(records)
         try:
             async with aclosing(self._register.as_completed(records)) as ends:

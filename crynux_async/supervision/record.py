@@ -132,6 +132,16 @@ class Record:
         return self.state in ENDED
 
     @property
+    def is_set_aside(self) -> bool:
+        """Whether it is left unsent, for want of money or of a credential, until its user says so."""
+        return self.state is JobState.PLANNED and self.error is not None
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing more comes of it by itself: it is done, or left unsent."""
+        return self.done or self.is_set_aside
+
+    @property
     def has_failed(self) -> bool:
         """Whether whoever waits for its model would be told at once why there is none."""
         return self.state not in GOOD and (self.done or self.state is JobState.STALLED or self.error is not None)

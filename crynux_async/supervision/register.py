@@ -204,6 +204,7 @@ class JobRegister:
         record.error = copy.copy(error)  # the same error may concern many jobs
         record.error.job_id, record.error.task_id = record.job_id, record.task_id or error.task_id
         record.wake()
+        self._tell_set_aside(record)
 
     def replace(self, record: Record, restore: Callable[[], None]) -> None:
         """Bring a job up to date with what others wrote about it, and let everybody know.
@@ -222,6 +223,7 @@ class JobRegister:
             record.wake()
         elif str(record.error) != error:
             record.wake()
+            self._tell_set_aside(record)
         # Whoever brings a record up to date calls its readers: nobody sees a difference any more who looks later.
         if (record.last_event, record.state, record.wanted) != (told, previous, wanted):
             record.call_readers()
@@ -264,9 +266,9 @@ class JobRegister:
         return reader
 
     async def as_completed(self, records: Collection[Record]) -> AsyncGenerator[Record, None]:
-        """Yield each of ``records`` once when nothing more can be seen of its task, in the order of their ends."""
-        waiting = {record.job_id for record in records if not record.done}
-        ended = deque(record for record in records if record.done)
+        """Yield each of ``records`` once when nothing more comes of it by itself, in the order in which that was so."""
+        waiting = {record.job_id for record in records if not record.rests}
+        ended = deque(record for record in records if record.rests)
         wake = asyncio.Event()
 
         def notice(record: Record | None) -> None:
@@ -336,6 +338,12 @@ class JobRegister:
                 notice(record)
         if is_known:
             self.tell_moved(record, previous, is_stored=is_stored)
+
+    def _tell_set_aside(self, record: Record) -> None:
+        """Let whoever waits for the ends of many jobs know of one that is left unsent."""
+        if record.is_set_aside:
+            for notice in self._end_watchers:
+                notice(record)
 
     def _unlisten(self, stream: EventStream) -> None:
         self._streams = tuple(other for other in self._streams if other is not stream)

@@ -112,6 +112,7 @@ class OptunaSweep:
             Exception: Whatever else ``config_of`` raised; likewise.
             LedgerError: A job could not be stored; its trial stays RUNNING, and the next call goes on with it.
             AuthError, QuotaError: The credential was refused; trials stay RUNNING.
+            BudgetExceededError: A job is more than the session's budget has left; its trial stays RUNNING.
             UsageError: A number means nothing, or the session was closed.
         """
         for name, number in (("n_trials", n_trials), ("n_jobs", n_jobs)):
@@ -286,11 +287,15 @@ class _Run:
 
         Raises:
             SubmissionUnknownError: It was sent, and nobody can tell what became of it.
+            CrynuxError: It is left unsent; why.
         """
         while True:
             await self._session.wait_all([job])
             if job.state is JobState.UNCONFIRMED:
                 await self._look_for(job)
+                continue
+            if job.state is JobState.PLANNED:
+                await job.submitted()  # raises, but where it was sent again meanwhile
                 continue
             is_failure = job.state not in GOOD and job.state is not JobState.ABANDONED
             if not is_failure or record_of(job).tries > self._sweep.retries:

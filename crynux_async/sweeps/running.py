@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("crynux_async.sweeps.running")
 
-_LOOK_EVERY = 30.0
-
 OnTrial: TypeAlias = Callable[[Trial], Awaitable[None] | None]
 
 
@@ -324,29 +322,19 @@ class SweepRun:
         has_changed = False
         # What stands behind a change is taken in first: one new watcher for all of it.
         while self._waiting and not (has_changed and self._news.empty()):
-            job = await self._next_news()
+            job = await self._news.get()
             if job is None:
                 has_changed = True
                 continue
             trial = self._waiting.get(job.job_id)
-            if trial is None or not job.done:  # it was sent again since
+            if trial is None:
+                continue
+            if not job.done:  # it was set aside, or sent again since, and is watched by nobody any more
+                has_changed = True
                 continue
             del self._waiting[job.job_id]
             if await self._take_end(trial, group) or self._is_time_to_look():
                 return
-
-    async def _next_news(self) -> Job | None:
-        """Return a job that has ended, or None where what is waited for may have changed.
-
-        Nothing wakes anybody when a planned job is set aside, for want of money or of a credential.
-        """
-        while True:
-            try:
-                async with asyncio.timeout(_LOOK_EVERY):
-                    return await self._news.get()
-            except TimeoutError:
-                if any(trial.state == "stopped" for trial in self._waiting.values()):
-                    return None
 
     async def _take_end(self, trial: Trial, group: asyncio.TaskGroup) -> bool:
         """Do what follows from an end, and return whether other jobs are to be watched now."""

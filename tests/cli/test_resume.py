@@ -14,7 +14,7 @@ from crynux_async.cli.resume import ResumeOrder, held_text, resume
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.clock import utc_now
 from crynux_async.emulator import Emulator
-from crynux_async.errors import UnreachableError, WaitTimeoutError
+from crynux_async.errors import AuthError, UnreachableError, WaitTimeoutError
 from crynux_async.ledgers.base import Fence, Holder, JobRow
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
@@ -215,3 +215,13 @@ def test_holder_of_another_kind_of_name_is_another_process() -> None:
     holder = Holder(fence=Fence(owner="somebody", number=1), until=until, jobs=2)
     said = held_text(holder, ["a", "b"], until - timedelta(seconds=30))
     assert said.startswith("2 jobs held by another process (a, b): its lease ends in 30 s, at 03:04:05 UTC")
+
+
+async def test_planned_job_that_the_key_cannot_send_is_not_waited_for_and_the_code_says_why(
+    bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYNUX_API_KEY", "k" * 44)
+    planned = attrs.evolve(running(bridge, "7"), task_id=None, submitted_at=None, state=JobState.PLANNED)
+    await remember(tmp_path, [planned])
+    assert await resume(ordered(tmp_path, send=True, as_json=False)) is exit_code(AuthError(""))
+    assert "job7: " in capsys.readouterr().out

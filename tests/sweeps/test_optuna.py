@@ -9,7 +9,16 @@ from pathlib import Path
 import optuna
 import pytest
 
-from crynux_async import ConfigError, FineTuneConfig, Session, TransportError, UsageError
+from crynux_async import (
+    AuthError,
+    BudgetExceededError,
+    ConfigError,
+    FineTuneConfig,
+    Session,
+    TransportError,
+    UsageError,
+)
+from crynux_async.budgets import Budget
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Trial, recall, sweep_names
 from crynux_async.sweeps.optuna import OptunaSweep
@@ -175,6 +184,27 @@ async def test_trial_of_unknown_outcome_stays_running_and_is_not_sent_again(capl
             await OptunaSweep(study, config_of, rank_of).optimize(session, n_trials=1)
     assert [trial.state for trial in study.trials] == [States.RUNNING]
     assert backend.creates == 1
+
+
+@pytest.mark.parametrize(("answer", "cnx"), [(AuthError("invalid api key"), 100), (None, 1)])
+async def test_job_that_is_left_unsent_ends_the_run_and_its_trial_is_gone_on_with(
+    answer: AuthError | None, cnx: int
+) -> None:
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), FakeBackend(), MemoryLedger()
+
+    def session_with(cnx: int) -> Session:
+        budget = Budget("cats", cnx=cnx)
+        return Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=6000, price=15, budget=budget)
+
+    backend.answers.append(answer)
+    with pytest.raises((AuthError, BudgetExceededError)):
+        async with session_with(cnx) as session, asyncio.timeout(1.0):
+            await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=1)
+    assert [trial.state for trial in new_study(storage).trials] == [States.RUNNING]
+    async with session_with(100) as session:
+        await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=1)
+    assert [trial.state for trial in new_study(storage).trials] == [States.COMPLETE]
+    assert len(backend.created) == 1
 
 
 async def test_binding_is_stored_before_anything_is_sent() -> None:

@@ -265,6 +265,50 @@ async def test_budget_holds_for_every_run_and_what_it_does_not_pay_is_stopped() 
         assert backend.creates == 2
 
 
+async def test_sweep_that_cannot_pay_for_anything_ends_at_once() -> None:
+    async with (
+        open_session(FakeBackend(), price=15) as session,
+        ranks(4, 5, 6, 7, budget_cnx=1).run(session) as running,
+        asyncio.timeout(1.0),
+    ):
+        trials = await running.wait()
+    assert [trial.state for trial in trials] == ["stopped"] * 4
+
+
+async def test_trial_that_is_sent_again_just_after_it_was_set_aside_is_followed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = FakeBackend(duration=100.0)
+    backend.answers.append(AuthError("invalid api key"))
+    as_completed = Session.as_completed
+
+    async def with_retry(session: Session, jobs: Any = None) -> AsyncGenerator[Job, None]:
+        async with aclosing(as_completed(session, jobs)) as ends:
+            async for job in ends:
+                if job.error is not None:  # before the run has heard of it
+                    await job.retry()
+                yield job
+
+    monkeypatch.setattr(Session, "as_completed", with_retry)
+    async with open_session(backend) as session, ranks(4).run(session) as running, asyncio.timeout(1000):
+        (trial,) = await running.wait()
+    assert trial.state == "done"
+
+
+async def test_run_hears_soon_that_another_session_stops_what_it_waits_for() -> None:
+    backend, ledger = FakeBackend(duration=1.0), MemoryLedger()
+    async with (
+        open_session(backend, ledger, rate_limit=1) as session,
+        open_session(backend, ledger, follow=False) as other,
+        ranks(4, 5, 6).run(session) as running,
+    ):
+        await running.trials[0].job.submitted()
+        await other.stop_sending(await other.history(states=[JobState.PLANNED]))
+        async with asyncio.timeout(10.0):
+            assert [(await anext(running)).number for _ in range(2)] == [2, 3]
+        assert [trial.state for trial in await running.wait()] == ["done", "stopped", "stopped"]
+
+
 async def test_newest_budget_of_a_sweep_counts_in_the_session_that_knows_an_older_one() -> None:
     backend = FakeBackend()
     async with open_session(backend, max_creates=1, price=15) as session:
