@@ -17,10 +17,9 @@ stored, and what it had taken from a queue would be lost. Between two writes can
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -259,20 +258,34 @@ class LedgerWriter:
             if not record.is_saved and record.error is not None:
                 raise record.error
 
-    async def add(self, records: Sequence[Record]) -> list[JobRow]:
+    async def add(self, records: Sequence[Record], news: Mapping[str, Event]) -> list[JobRow]:
         """Store new jobs at once, and return what is stored: an earlier job where an idempotency key has one.
+
+        Args:
+            records: The jobs, which nobody else knows yet.
+            news: The first event of each, by its name, which is stored with it. ``added`` lets readers have it.
 
         Raises:
             LedgerError: They could not be stored.
         """
-        make = partial(new_row, backend=self._backend, key_id=self._key_id)
-        rows = await in_slices(make, records)
-        with anyio.CancelScope(shield=True):
-            await self.persist(lambda: self._spending.note_limits(records))
-            stored = await self.persist(lambda: self._add_rows(rows))
-        names = {row.job_id for row in rows}
-        self._held += sum(row.job_id in names for row in stored)
+        stored: list[JobRow] = []
+        try:
+            for record in records:
+                self.events.enter(record, news[record.job_id])
+            rows = await in_slices(self._new_row, records)
+            with anyio.CancelScope(shield=True):
+                stored = await self.persist(lambda: self._add(records, rows))
+        finally:
+            names = {row.job_id for row in stored}
+            for record in records:
+                if record.job_id not in names:
+                    self.events.drop(record)
+        self._held += sum(record.job_id in names for record in records)
         return stored
+
+    def added(self, record: Record, row: JobRow) -> None:
+        """Let readers have the events of a job with which it was stored."""
+        self._tell_readers((record,), self._first_events(row))
 
     async def take(self, job_id: str) -> bool:
         """Take a certain job where nobody holds it (any more), and return whether it is this session's now.
@@ -520,8 +533,9 @@ class LedgerWriter:
     async def _save(self, batch: list[Record]) -> None:
         """Store new jobs and strike them off the list; where the ledger is busy they stay on it."""
         try:
+            rows = [self._new_row(record) for record in batch]
             if batch:
-                await self._add(batch)
+                await self._add(batch, rows)
         except LedgerBusyError:
             raise
         except LedgerError as error:
@@ -537,17 +551,18 @@ class LedgerWriter:
             return
         self._strike_off(batch)
         self._held += len(batch)
-        for record in batch:
+        for record, row in zip(batch, rows, strict=True):
+            self.added(record, row)
             self._register.saved(record)
         self._saved.set()
         self.on_saved()
 
-    async def _add(self, batch: list[Record]) -> None:
-        await self._spending.note_limits(batch)
-        events = [event for record in batch for event in self.events.waiting(record.job_id)]
-        rows = [new_row(record, backend=self._backend, key_id=self._key_id) for record in batch]
-        await self._add_rows(rows, events)
-        self._tell_readers(batch, events)
+    def _new_row(self, record: Record) -> JobRow:
+        return new_row(record, backend=self._backend, key_id=self._key_id)
+
+    def _first_events(self, row: JobRow) -> list[EventRow]:
+        """Return the events of a new job that its row counts; more may have happened since that was made."""
+        return [event for event in self.events.waiting(row.job_id) if event.number <= row.last_event]
 
     def _tell_readers(self, records: Iterable[Record], events: Sequence[EventRow]) -> None:
         self.events.stored(events)
@@ -555,7 +570,10 @@ class LedgerWriter:
             for record in records:
                 record.call_readers()
 
-    async def _add_rows(self, rows: Sequence[JobRow], events: Sequence[EventRow] = ()) -> list[JobRow]:
+    async def _add(self, records: Sequence[Record], rows: Sequence[JobRow]) -> list[JobRow]:
+        """Store the rows of new jobs with their first events and tasks, and return what is stored."""
+        await self._spending.note_limits(records)
+        events = [event for row in rows for event in self._first_events(row)]
         tasks = [attached_task(row) for row in rows if row.task_id is not None]
         try:
             return await self._ledger.add(rows, fence=self.fence, events=events, tasks=tasks)

@@ -47,6 +47,11 @@ class SendQueue:
             self._queue.popleft()
         return record
 
+    @property
+    def next_position(self) -> int:
+        """How many jobs would go before one that is added now, >= 0; those given up meanwhile are counted."""
+        return self._queued + 1 - self._queue[0][0] if self._queue else 0
+
     def position(self, record: Record) -> int:
         """Return how many jobs go before this one, >= 0; those given up meanwhile are counted."""
         return max(0, record.queue_number - self._queue[0][0]) if self._queue else 0

@@ -145,23 +145,32 @@ class Submitter:
         """How many creates are under way."""
         return len(self._under_way)
 
-    def enqueue(self, record: Record) -> None:
-        """Put a planned job at the end of the queue; one that is there already stays where it is."""
+    def enqueue(self, record: Record, told: JobQueued | None = None) -> None:
+        """Put a planned job at the end of the queue; one that is there already stays where it is.
+
+        Args:
+            record: The job.
+            told: The event that tells of it, where the ledger has that already.
+        """
         record.error = None
         # To ask twice is no second place in the queue.
         if record.queue_number:
             return
+        event = told or self.queued(record)
         self._queue.add(record)
         self._wake.set()
-        self._register.tell(
-            JobQueued(
-                job_id=record.job_id,
-                task_id=None,
-                at=utc_now(),
-                position=self._queue.position(record),
-                expected_at=self.expected_at(record),
-            )
-        )
+        self._register.tell(event, is_stored=told is not None)
+
+    def queued(self, record: Record, ahead: int = 0) -> JobQueued:
+        """Return the event of a job that is about to be queued.
+
+        Args:
+            record: The job.
+            ahead: How many more are queued before it, >= 0.
+        """
+        position = self._queue.next_position + ahead
+        expected_at = self._expected(position)
+        return JobQueued(job_id=record.job_id, task_id=None, at=utc_now(), position=position, expected_at=expected_at)
 
     def go_on(self, record: Record) -> None:
         """Queue a planned job anew that was queued here before another process had it for a while."""

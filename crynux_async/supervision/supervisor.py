@@ -211,7 +211,12 @@ class Supervisor:
             take_over=self._take_over,
         )
         self._intake = Intake(
-            self.register, self.onlookers, writer=self._writer, submitter=self.submitter, tries=self._tries
+            self.register,
+            self.onlookers,
+            writer=self._writer,
+            submitter=self.submitter,
+            tries=self._tries,
+            spawn=self._spawn,
         )
 
     def _make_helpers(self) -> None:
@@ -465,7 +470,7 @@ class Supervisor:
         """
         self.check_open()
         self._writer.check()
-        return await self._apart(self._intake.ask(records))
+        return await self._intake.ask(records)
 
     async def retry(self, *records: Record, timeout: int | None = None, keeps_longer: bool = False) -> None:
         """Send jobs (again) because their user says so; returns when that is durable (see ``Tries.send_all``)."""

@@ -15,6 +15,7 @@ from crynux_async import (
     Job,
     JobState,
     JobStateChanged,
+    LedgerError,
     RejectedError,
     Session,
     SubmissionUnknownError,
@@ -22,7 +23,7 @@ from crynux_async import (
 )
 from crynux_async.backends.base import Look, Seen
 from crynux_async.job import record_of
-from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter
+from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter, JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.supervision.filing import MAX_KEY_LENGTH
@@ -590,3 +591,120 @@ async def test_caller_with_a_key_is_told_when_its_job_is_stored_whatever_else_is
         is_free.set()
         await job.submitted()
     assert backend.creates == 2
+
+
+class Held(MemoryLedger):
+    """A ledger that adds jobs when a test lets it, and refuses those of one label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adds: list[int] = []
+        self.is_free = asyncio.Event()
+
+    async def add(self, rows: Sequence[JobRow], **options: Any) -> list[JobRow]:
+        self.adds.append(len(rows))
+        await self.is_free.wait()
+        if any(row.label == "bad" for row in rows):
+            raise LedgerError("a row that no ledger keeps")
+        return await super().add(rows, **options)
+
+
+async def test_jobs_that_are_asked_for_while_the_ledger_writes_are_stored_by_one_write() -> None:
+    ledger = Held()
+    async with open_session(FakeBackend(), ledger) as session:
+        asks = [asyncio.create_task(session.enqueue(make_config(seed=1), idempotency_key="first"))]
+        await asyncio.sleep(0.1)
+        asks += [
+            asyncio.create_task(session.enqueue(make_config(seed=2 + n), idempotency_key=f"k{n}")) for n in range(30)
+        ]
+        await asyncio.sleep(0.1)
+        ledger.is_free.set()
+        jobs = await asyncio.gather(*asks)
+        assert ledger.adds == [1, 30]
+        assert [job.config.seed for job in jobs if job.config] == [*range(1, 32)]
+
+
+async def test_job_that_no_ledger_keeps_is_refused_alone_among_those_that_are_stored_with_it() -> None:
+    backend, ledger = FakeBackend(), Held()
+    ledger.is_free.set()
+    async with open_session(backend, ledger) as session:
+        asks = [
+            session.enqueue(make_config(seed=1 + n), idempotency_key=f"k{n}", label="bad" if n == 2 else "")
+            for n in range(5)
+        ]
+        good, bad = asks[:2] + asks[3:], asks[2]
+        *jobs, refused = await asyncio.gather(*good, bad, return_exceptions=True)
+        assert isinstance(refused, LedgerError)
+        assert [type(job) for job in jobs] == [Job] * 4
+        assert len(session.jobs()) == 4
+        await session.wait_all()
+    assert backend.creates == 4
+
+
+async def test_caller_who_gives_up_while_jobs_are_stored_changes_nothing_for_them() -> None:
+    backend, ledger = FakeBackend(), Held()
+    async with open_session(backend, ledger) as session:
+        first, second = (
+            asyncio.create_task(session.enqueue(make_config(seed=1 + n), idempotency_key=f"k{n}")) for n in range(2)
+        )
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        ledger.is_free.set()
+        await (await second).submitted()
+        await (await session.enqueue(make_config(seed=1), idempotency_key="k0")).submitted()
+    assert backend.creates == 2
+
+
+async def test_jobs_that_are_being_stored_when_the_session_closes_are_stored_and_told() -> None:
+    ledger = Held()
+    session = open_session(FakeBackend(), ledger)
+    await session.open()
+    asks = []
+    for number in range(2):
+        asks.append(asyncio.create_task(session.enqueue(make_config(seed=1 + number), idempotency_key=f"k{number}")))
+        await asyncio.sleep(0.1)
+    closing = asyncio.create_task(session.close())
+    await asyncio.sleep(0.1)
+    ledger.is_free.set()
+    await closing
+    assert [job.state for job in await asyncio.gather(*asks)] == [JobState.PLANNED] * 2
+    assert len(await ledger.jobs()) == 2
+
+
+async def test_session_that_closes_tells_whoever_waits_for_the_owner_of_a_job() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    backend.answers.append(RejectedError("not now"))
+    async with open_session(backend, ledger) as owner:
+        with pytest.raises(RejectedError):
+            await owner.submit(make_config(), idempotency_key="k")
+        await owner.history()
+        session = open_session(backend, ledger)
+        await session.open()
+        asking = asyncio.create_task(session.enqueue(make_config(), idempotency_key="k"))
+        await asyncio.sleep(0.1)
+        assert not asking.done()
+        await session.close()
+        with pytest.raises(UsageError, match="closed meanwhile"):
+            await asking
+
+
+async def test_job_with_a_key_is_stored_together_with_the_event_that_tells_of_it() -> None:
+    ledger = MemoryLedger()
+    async with open_session(FakeBackend(), ledger, rate_limit=1, rate_burst=1) as session:
+        await session.submit(make_config(seed=1))
+
+        async def held_up(*_: Any) -> list[str]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        change, ledger.change = ledger.change, held_up  # type: ignore[method-assign]
+        jobs = await asyncio.gather(
+            *(session.enqueue(make_config(seed=2 + n), idempotency_key=f"k{n}") for n in range(3))
+        )
+        told = [[(event.kind, event.data["position"]) for event in await ledger.events(job.job_id)] for job in jobs]
+        assert told == [[("JobQueued", 0)], [("JobQueued", 1)], [("JobQueued", 2)]]
+        ledger.change = change  # type: ignore[method-assign]
+        await jobs[0].submitted()
+        kinds = [event.kind for event in await ledger.events(jobs[0].job_id)]
+        assert kinds == ["JobQueued", "JobSubmitted", "JobStateChanged"]
