@@ -22,7 +22,7 @@ from crynux_async.backends.bridge.backend import BridgeBackend
 from crynux_async.errors import CrynuxError
 from crynux_async.session import Session
 from crynux_async.settings import Settings
-from crynux_async.states import UNFINISHED, JobState
+from crynux_async.states import UNFETCHED, UNFINISHED, JobState
 
 REFUSED = 3
 INTERRUPTED = 130
@@ -131,7 +131,10 @@ async def submit_all(session: Session, seeds: Iterable[int], *, at_once: bool) -
 
 
 async def take_over(session: Session) -> None:
-    """Go on until this session has every unfinished job of the ledger, and everything that was planned is sent."""
+    """Go on until this session has every unfinished job of the ledger, and everything that was planned is sent.
+
+    A task that has ended, and whose model nobody wants, is followed by nobody.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     while True:
@@ -139,7 +142,8 @@ async def take_over(session: Session) -> None:
             await job.retry()
         mine = {job.job_id for job in session.jobs()}
         rows = await session.history()
-        if all(row.job_id in mine for row in rows if row.state in UNFINISHED) and not session.jobs(JobState.PLANNED):
+        left = {row.job_id for row in rows if row.state in UNFINISHED - UNFETCHED} - mine
+        if not left and not session.jobs(JobState.PLANNED):
             say(took_over=sorted(mine), seconds=loop.time() - began)
             return
         await asyncio.sleep(0.05)

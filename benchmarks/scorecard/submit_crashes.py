@@ -379,7 +379,7 @@ async def _survive(context: Context, number: int, seconds: float) -> tuple[float
                 async with asyncio.timeout(60):
                     out, err = await survivor.communicate()
             except TimeoutError:
-                left = [str(job) for job in (await remember_file(here.ledger)).jobs]
+                left = [f"{job.job_id} {job.state}" for job in (await remember_file(here.ledger)).jobs]
                 raise AssertionError(f"the survivor of kill {number} at {seconds:.3f} s still runs: {left}") from None
         said = [*lines(words.decode()), *lines(out.decode())]
         assert survivor.returncode == 0, f"the survivor exited with {survivor.returncode}: {out!r} {err!r}"
