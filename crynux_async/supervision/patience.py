@@ -21,28 +21,28 @@ class Patience:
         self._limit = limit
         self._longest_try = longest_try
         self._retry = _FIRST_RETRY
-        self._heard_at = 0.0
+        self._held = 0.0
         self._in_vain: dict[str, tuple[float, float]] = {}
         self.not_before = 0.0
         """When the next create may be sent, in loop seconds."""
 
-    def heard(self, now: float) -> None:
+    def heard(self) -> None:
         """Enter that the service has answered."""
         self._retry = _FIRST_RETRY
         self.not_before = 0.0
-        self._heard_at = now
         self._in_vain.clear()
 
     def hold(self, now: float) -> None:
         """Let nothing go for a while, longer each time."""
-        self.not_before = now + self._retry
+        self._held = self._retry
+        self.not_before = now + self._held
         self._retry = min(2 * self._retry, _LONGEST_RETRY)
 
     def is_left(self, record: Record, now: float) -> bool:
         """Enter that a job was tried in vain, hold everything, and say whether the job is to be tried again."""
         tried_at, in_vain = self._in_vain.get(record.job_id, (now, 0.0))
         # No two tries lie further apart than this, unless the machine slept or the gate was shut.
-        in_vain += min(now - tried_at, self._retry + self._longest_try)
+        in_vain += min(now - tried_at, self._held + self._longest_try)
         self.hold(now)
         if in_vain >= self._limit:
             self._in_vain.pop(record.job_id, None)

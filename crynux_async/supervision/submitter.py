@@ -465,7 +465,7 @@ class Submitter:
         self._payloads.pop(record.job_id, None)
         # Any answer at all shows that the service lives, also one that refuses.
         if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
-            self._patience.heard(monotonic())
+            self._patience.heard()
             self._reach.answered()
         if outcome is AttemptOutcome.ACCEPTED:
             self._hand_on(record, look_after=answer.look_after, progress=answer.progress)

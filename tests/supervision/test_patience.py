@@ -1,0 +1,37 @@
+"""For how long a service that cannot be reached is tried again."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from crynux_async.supervision.patience import Patience
+from crynux_async.supervision.record import Record
+
+HOUR = 3600.0
+A_TRY = 15.0
+JOB = Record(job_id="j1", planned_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(("limit", "is_left"), [(22.5, True), (22.0, False)])
+def test_sleep_counts_as_no_more_than_the_wait_that_it_fell_into_and_a_try(limit: float, is_left: bool) -> None:
+    patience = Patience(limit, A_TRY)
+    # Waits of 1 s and 2 s, and then one of 4 s, in which the machine sleeps: 1 + 2 + (4 + 15).
+    assert [patience.is_left(JOB, now) for now in (0.0, 1.0, 3.0)] == [True, True, True]
+    assert patience.is_left(JOB, 10 * HOUR) is is_left
+
+
+def test_wait_is_longer_each_time_up_to_a_minute() -> None:
+    patience, now, waits = Patience(HOUR, A_TRY), 0.0, []
+    for _ in range(8):
+        assert patience.is_left(JOB, now)
+        waits.append(patience.not_before - now)
+        now = patience.not_before
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+def test_answer_ends_the_outage() -> None:
+    patience = Patience(4.0, A_TRY)
+    assert [patience.is_left(JOB, now) for now in (0.0, 1.0, 3.0)] == [True, True, True]
+    patience.heard()
+    assert patience.not_before == 0.0
+    assert [patience.is_left(JOB, now) for now in (7.0, 8.0, 10.0, 14.0)] == [True, True, True, False]
