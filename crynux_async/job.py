@@ -97,7 +97,7 @@ class Job:
     @property
     def idempotency_key(self) -> str | None:
         """The caller's name for the intention that it stands for, or None."""
-        return self._record.filing.idempotency_key
+        return self._record.idempotency_key
 
     @property
     def tries(self) -> int:

@@ -31,6 +31,7 @@ from crynux_async.supervision.filing import (
     aware,
     filed,
     storable,
+    usable_key,
 )
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
@@ -240,7 +241,7 @@ class Session(SessionJobs):
         """
         supervisor = self._open_supervisor()
         self._check(config, force=force)
-        record = self._planned(config, **filing)
+        record = self._planned(config, None, utc_now(), **filing)
         supervisor.submit(record)
         return handle_on(record, supervisor)
 
@@ -324,7 +325,7 @@ class Session(SessionJobs):
                 raise
             return job
         self._check(config, force=force)
-        (record,) = await supervisor.ask([self._planned(config, idempotency_key, **filing)])
+        (record,) = await supervisor.ask([self._planned(config, idempotency_key, utc_now(), **filing)])
         if record.state is JobState.UNCONFIRMED:
             raise unconfirmed(record)
         return handle_on(record, supervisor)
@@ -369,9 +370,11 @@ class Session(SessionJobs):
         keys = _one_for_each(idempotency_key, chosen, "idempotency_key")
         await self._require_adviser().check_all(chosen, labels, force=force)
 
+        now = utc_now()
+
         def planned(each: tuple[FineTuneConfig, str | None, str]) -> Record:
             config, key, given = each
-            return self._planned(config, key, label=given, folder=folder, file_name=file_name, **filing)
+            return self._planned(config, key, now, label=given, folder=folder, file_name=file_name, **filing)
 
         records = await in_slices(planned, list(zip(chosen, keys, labels, strict=True)))
         if idempotency_key is not None:
@@ -597,7 +600,9 @@ class Session(SessionJobs):
     def _planned(
         self,
         config: FineTuneConfig,
-        idempotency_key: str | None = None,
+        idempotency_key: str | None,
+        at: datetime,
+        /,
         *,
         label: str = "",
         budget: Budget | None = None,
@@ -607,7 +612,7 @@ class Session(SessionJobs):
         folder: str | Path | None = None,
         file_name: str | None = None,
     ) -> Record:
-        """Return the record of a new job.
+        """Return the record of a new job, planned ``at`` a time that several may have in common.
 
         Raises:
             UsageError: A name cannot be kept, that of the archive is not a template, or a budget is to pay what nobody
@@ -617,7 +622,7 @@ class Session(SessionJobs):
         if budget is not None and self.price(config) is None:
             message = f"the budget {budget.name!r} needs a price: the service tells none; give Session(price=...)"
             raise UsageError(message, field="price")
-        filing = filed(group=group, tags=tags, tenant=tenant, budget=budget, idempotency_key=idempotency_key)
+        filing = filed(group=group, tags=tags, tenant=tenant, budget=budget)
         if self._ear is not None:
             filing = attrs.evolve(filing, tags={**self._ear.planned(job_id, config), **filing.tags})
         record = Record(
@@ -625,7 +630,8 @@ class Session(SessionJobs):
             config=config,
             label=storable(label, "label"),
             filing=filing,
-            planned_at=utc_now(),
+            idempotency_key=usable_key(idempotency_key),
+            planned_at=at,
         )
         if folder is not None:
             self._open_supervisor().want_from_the_start(record, Path(folder), file_name)

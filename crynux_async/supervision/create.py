@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -130,7 +131,7 @@ def signal_of(answer: Answer, *, is_repeatable: bool) -> Signal | None:
     return None
 
 
-def columns_after(state: JobState, signal: Signal | None, answer: Answer, at: datetime) -> dict[str, Any]:
+def columns_after(state: JobState, signal: Signal | None, answer: Answer, at: datetime) -> Mapping[str, Any]:
     """Return how an answer changes the row of a job.
 
     A user may have given the job up while the create was under way: then it stays given up, and its task is stored all

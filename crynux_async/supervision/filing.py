@@ -109,65 +109,59 @@ def _are_tags(_: object, attribute: "attrs.Attribute[Any]", value: object) -> No
         storable(text, "tags")
 
 
-def _is_key(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    if value is not None and not 0 < len(storable(value, attribute.name)) <= MAX_KEY_LENGTH:
-        raise UsageError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters", field=attribute.name)
-
-
-def _shared(tags: Mapping[str, str]) -> Mapping[str, str]:
-    if not tags or not isinstance(tags, Mapping):
-        return tags
-    try:
-        return _frozen(tuple(tags.items()))
-    except TypeError:  # what cannot be hashed is no text, and is refused by name
-        return tags
-
-
-@functools.lru_cache(maxsize=64)
-def _frozen(tags: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """Return tags that nobody can change, one for all jobs of a sweep: each of their own would take 230 bytes."""
-    return MappingProxyType(dict(tags))
+def _frozen(tags: Any) -> Any:
+    """Return tags that nobody can change; what is no table is refused later, by name."""
+    return MappingProxyType(dict(tags)) if isinstance(tags, Mapping) else tags
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
 class Filing:
-    """What a user files a job under, besides its label.
+    """What a user files jobs under, besides what names one of them: its label and its idempotency key.
 
     Attributes:
-        group: Which set of jobs it belongs to, such as a sweep, or "".
+        group: Which set of jobs they belong to, such as a sweep, or "".
         tags: Free names and values.
-        tenant: On whose behalf it runs, or "".
-        budget: What pays for it, or None.
-        idempotency_key: The user's name for one intention, unique by backend and tenant; or None.
+        tenant: On whose behalf they run, or "".
+        budget: What pays for them, or None.
 
     Raises:
         UsageError: One of them cannot be kept.
     """
 
     group: str = attrs.field(default="", validator=_is_storable)
-    tags: Mapping[str, str] = attrs.field(default=MappingProxyType({}), validator=_are_tags, converter=_shared)
+    tags: Mapping[str, str] = attrs.field(default=MappingProxyType({}), validator=_are_tags, converter=_frozen)
     tenant: str = attrs.field(default="", validator=_is_storable)
     budget: Budget | None = None
-    idempotency_key: str | None = attrs.field(default=None, validator=_is_key)
 
 
 UNFILED = Filing()
-"""One for all jobs that are filed under nothing: a hundred thousand of them must fit."""
 
 
 def filed(
-    *,
-    group: str = "",
-    tags: Mapping[str, str] | None = None,
-    tenant: str = "",
-    budget: Budget | None = None,
-    idempotency_key: str | None = None,
+    *, group: str = "", tags: Mapping[str, str] | None = None, tenant: str = "", budget: Budget | None = None
 ) -> Filing:
-    """Return a filing, the common one where nothing is given."""
-    if (group, tenant, budget, idempotency_key) == ("", "", None, None) and not tags:
-        return UNFILED
+    """Return a filing, one for all jobs that are filed alike: a hundred thousand of them must fit."""
     kept = UNFILED.tags if tags is None else tags
-    return Filing(group=group, tags=kept, tenant=tenant, budget=budget, idempotency_key=idempotency_key)
+    try:
+        return _filed(group, tuple(kept.items()), tenant, budget)
+    except (AttributeError, TypeError):  # what is no table or cannot be hashed is no text, and is refused by name
+        return Filing(group=group, tags=kept, tenant=tenant, budget=budget)
+
+
+@functools.lru_cache(maxsize=64)
+def _filed(group: str, tags: tuple[tuple[str, str], ...], tenant: str, budget: Budget | None) -> Filing:
+    return Filing(group=group, tags=dict(tags), tenant=tenant, budget=budget)
+
+
+def usable_key(key: str | None) -> str | None:
+    """Return a user's name for one intention as it is, unique by backend and tenant; or None where there is none.
+
+    Raises:
+        UsageError: It cannot be kept.
+    """
+    if key is not None and not 0 < len(storable(key, "idempotency_key")) <= MAX_KEY_LENGTH:
+        raise UsageError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters", field="idempotency_key")
+    return key
 
 
 def conflict(

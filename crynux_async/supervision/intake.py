@@ -61,7 +61,7 @@ class _Ask:
     @property
     def place(self) -> tuple[str, str]:
         """Where it stands in a write: hosts that wrote the same keys in different orders would wait for each other."""
-        return min((record.filing.tenant, record.filing.idempotency_key or "") for record in self.records)
+        return min((record.filing.tenant, record.idempotency_key or "") for record in self.records)
 
     def fulfil(self, found: list[Record]) -> None:
         """Tell the caller which jobs are meant, if there is one still."""
@@ -171,6 +171,8 @@ class Intake:
         finally:
             for record in records:
                 del self._storing[record.job_id]
+            if not self._storing:
+                self._storing = {}  # or the table stays as large as for the largest sweep
         return stored
 
     def _enter(self, record: Record, row: JobRow) -> None:
@@ -267,7 +269,7 @@ def _conflict_of(pair: tuple[Record, JobRow]) -> ConflictError | None:
     # What was stored just now is what was asked, and needs no digest.
     if row.job_id == new.job_id:
         return None
-    clash = conflict(new.filing.idempotency_key, row.config, new.config, asked_digest=row.asked_digest)
+    clash = conflict(new.idempotency_key, row.config, new.config, asked_digest=row.asked_digest)
     if clash is not None:
         clash.job_id, clash.task_id = row.job_id, row.task_id
     return clash

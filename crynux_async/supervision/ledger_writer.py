@@ -584,6 +584,8 @@ class LedgerWriter:
     def _strike_off(self, batch: list[Record]) -> None:
         for record in batch:
             self._unsaved.pop(record.job_id, None)
+        if not self._unsaved:
+            self._unsaved = {}  # or a table that has held a hundred thousand jobs stays as large as it was
 
     def _not_saved(self, batch: list[Record], error: LedgerError) -> None:
         for record in batch:

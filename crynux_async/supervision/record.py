@@ -79,6 +79,7 @@ class Record:
         config: What is trained, or None for a task that was attached by its id.
         label: The caller's own name for it, or "".
         filing: What else its user files it under.
+        idempotency_key: The caller's name for the intention that it stands for, or None.
         task_id: The service's name of its newest task, or None before it is accepted.
         state: What is believed of it.
         error: Why it ended badly, or why it was not sent, or None.
@@ -102,6 +103,7 @@ class Record:
     config: FineTuneConfig | None = None
     label: str = ""
     filing: Filing = UNFILED
+    idempotency_key: str | None = None
     task_id: str | None = None
     state: JobState = JobState.PLANNED
     error: CrynuxError | None = None

@@ -27,7 +27,7 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         key_id: Fingerprint of the credential; a task that was attached is not known to belong to it.
     """
     config, filing = record.config, record.filing
-    has_key = filing.idempotency_key is not None
+    has_key = record.idempotency_key is not None
     return JobRow(
         job_id=record.job_id,
         backend=backend,
@@ -39,7 +39,7 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         group=filing.group,
         tags=filing.tags,
         tenant=filing.tenant,
-        idempotency_key=filing.idempotency_key,
+        idempotency_key=record.idempotency_key,
         budget=filing.budget.name if filing.budget is not None else "",
         # A job with a name of its own can be told from any other, so that whoever stands for it may go on with it.
         is_sent_by_any=has_key,
@@ -126,8 +126,8 @@ def record_from_row(row: JobRow, *, is_ours: bool, is_cut_off: bool = False) -> 
             tags=row.tags,
             tenant=row.tenant,
             budget=Budget(row.budget) if row.budget else None,
-            idempotency_key=row.idempotency_key,
         ),
+        idempotency_key=row.idempotency_key,
         planned_at=row.planned_at,
         is_ours=is_ours,
         is_saved=True,

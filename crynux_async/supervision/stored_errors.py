@@ -1,6 +1,7 @@
 """Errors as a ledger keeps them, and back: their words, the name of their class, and their own attributes."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -26,6 +27,9 @@ _OF_A_PROBLEM = frozenset(attrs.fields_dict(Problem))
 
 _LONGEST = 4096  # characters: an answer may have 64 KiB, and a page of jobs is read whole
 
+# One for all jobs: a hundred thousand empty tables are 6 MB.
+_NO_ERROR: Mapping[str, Any] = MappingProxyType({"error": "", "error_facts": MappingProxyType({})})
+
 _ERRORS: Mapping[JobState, type[CrynuxError]] = {
     JobState.UNCONFIRMED: SubmissionUnknownError,
     JobState.REJECTED: RejectedError,
@@ -35,10 +39,10 @@ _ERRORS: Mapping[JobState, type[CrynuxError]] = {
 }
 
 
-def columns_of_error(error: CrynuxError | None) -> dict[str, Any]:
+def columns_of_error(error: CrynuxError | None) -> Mapping[str, Any]:
     """Return what the row of a job keeps of an error, or of there being none."""
     if error is None:
-        return {"error": "", "error_facts": {}}
+        return _NO_ERROR
     own = {name: _stored(value) for name, value in vars(error).items() if name not in _OF_THE_ROW}
     return {"error": str(error), "error_facts": {"kind": type(error).__name__, **own}}
 

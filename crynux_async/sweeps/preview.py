@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from crynux_async.errors import ConflictError
-from crynux_async.job import record_of
 from crynux_async.report.values import TrialState
 from crynux_async.states import JobState
 from crynux_async.supervision.forecast import Forecast
@@ -94,7 +93,7 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
     # In threads: to plan a thousand points takes two seconds, and to judge them one.
     points = await asyncio.to_thread(sweep.plan, session.service_facts.mapping)
     known = await session.history(group=sweep.name)
-    states = {record_of(job).filing.idempotency_key: job.state for job in known}
+    states = {job.idempotency_key: job.state for job in known}
     # Rejected ones were never paid for, and the next run sends them: they are new.
     new = [point for point in points.good if states.get(point.key, JobState.REJECTED) is JobState.REJECTED]
     new_keys = {point.key for point in new}

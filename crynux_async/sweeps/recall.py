@@ -155,7 +155,7 @@ def points_of(name: str, base: Mapping[str, Any], jobs: Iterable[Job]) -> list[P
     points = []
     for job, config in configs:
         asked = config.to_dict()
-        key = record_of(job).filing.idempotency_key or ""
+        key = job.idempotency_key or ""
         # An Optuna trial's key has another form, and every one of them is a point of its own.
         repeat, _, digest = key.removeprefix(f"sweep:{name}:").partition(":")
         points.append(

@@ -1,67 +1,86 @@
 """Every create of a ledger in memory, as one log.
 
-A hundred thousand must fit: an attempt is one row in one list, and is found again by its position. The attempts of a
-job are a chain from the last one back.
+A hundred thousand must fit: an attempt is a place in a few lists, and is found again by its position. What many
+attempts have in common, such as service and outcome, is there once. The attempts of a job are a chain from the last one
+back.
 """
 
+import functools
 from array import array
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from typing import Any
 
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Neighbours
+from crynux_async.ledgers.columns import from_microseconds, to_microseconds
 from crynux_async.ledgers.memory.undo import Undo
 
 NONE = -1
 """The position of an attempt that is not there."""
 
 _OPEN = frozenset({None, AttemptOutcome.UNKNOWN})
+_COMMON = ("backend", "outcome", "number", "key_id", "try_number", "payload", "wait", "status", "answer")
+_BACKEND, _OUTCOME, _NUMBER = range(3)
+_common_of = attrgetter(*_COMMON)
 
 
 class AttemptLog:
     """Attempts in the order in which they were begun."""
 
     def __init__(self) -> None:
-        self._rows: list[AttemptRow] = []
+        self._job_ids: list[str] = []
+        self._task_ids: list[str | None] = []
+        self._common: list[tuple[Any, ...]] = []
+        self._began_at = array("q")  # microseconds since 1970
+        self._answered_at = array("q")
         self._previous = array("q")  # for each attempt, the position of the one before it of the same job
         # For each attempt, how many had begun when it was finished: the order of events without any clock.
         self._begun_at_finish = array("q")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._job_ids)
 
     def __iter__(self) -> Iterator[AttemptRow]:
-        return iter(self._rows)
+        return map(self._row, range(len(self)))
 
     def add(self, attempt: AttemptRow, previous: int, undo: Undo) -> int:
         """Add an attempt behind the one before it of the same job, and return its position."""
-        undo.append(self._rows, attempt)
+        undo.append(self._job_ids, attempt.job_id)
+        undo.append(self._task_ids, attempt.task_id)
+        undo.append(self._common, _one_of(_common_of(attempt)))
+        undo.append(self._began_at, to_microseconds(attempt.began_at))
+        undo.append(self._answered_at, _moment(attempt))
         undo.append(self._previous, previous)
         undo.append(self._begun_at_finish, NONE)
-        return len(self._rows) - 1
+        return len(self) - 1
 
     def finish(self, position: int, attempt: AttemptRow, undo: Undo) -> None:
         """Replace an attempt by what became of it."""
-        undo.replace(self._rows, position, attempt)
-        undo.replace(self._begun_at_finish, position, len(self._rows))
+        undo.replace(self._task_ids, position, attempt.task_id)
+        undo.replace(self._common, position, _one_of(_common_of(attempt)))
+        undo.replace(self._began_at, position, to_microseconds(attempt.began_at))
+        undo.replace(self._answered_at, position, _moment(attempt))
+        undo.replace(self._begun_at_finish, position, len(self))
 
     def may_become(self, position: int, outcome: AttemptOutcome | None) -> bool:
         """Whether an attempt may get this outcome: every one but an unknown one is final."""
-        known = self._rows[position].outcome
+        known = self._common[position][_OUTCOME]
         return known in _OPEN or known is outcome
 
     def of_all(self, lasts: Iterable[int]) -> list[AttemptRow]:
         """Return the attempts of jobs, of which the last ones are at these positions."""
-        return [self._rows[index] for index in sorted(index for last in lasts for index in self._chain(last))]
+        return [self._row(index) for index in sorted(index for last in lasts for index in self._chain(last))]
 
     def position(self, last: int, number: int) -> int:
         """Return where an attempt of a job is, by its number, or ``NONE``."""
-        return next((index for index in self._chain(last) if self._rows[index].number == number), NONE)
+        return next((index for index in self._chain(last) if self._common[index][_NUMBER] == number), NONE)
 
     def neighbours(self, position: int, at_most: int) -> Neighbours:
         """Return what the attempt at a position lies between."""
-        backend, ended = self._rows[position].backend, self._begun_at_finish[position]
+        backend, ended = self._common[position][_BACKEND], self._begun_at_finish[position]
         before, after, under_way = [], [], []
-        for index, other in enumerate(self._rows):
-            if other.backend != backend or index == position:
+        for index, other in enumerate(self._common):
+            if other[_BACKEND] != backend or index == position:
                 continue
             # Compared are counts of begun creates, never times: answered before this one began, begun after it was
             # answered, or neither.
@@ -69,11 +88,21 @@ class AttemptLog:
                 before.append(index)
             elif NONE < ended <= index:
                 after.append(index)
-            elif other.outcome in _OPEN:
-                under_way.append(other)
+            elif other[_OUTCOME] in _OPEN:
+                under_way.append(self._row(index))
         before.sort(key=lambda index: (self._begun_at_finish[index], index), reverse=True)
         return Neighbours(
-            before=self._task_ids(before)[:at_most], after=self._task_ids(after)[:at_most], under_way=tuple(under_way)
+            before=self._tasks_at(before)[:at_most], after=self._tasks_at(after)[:at_most], under_way=tuple(under_way)
+        )
+
+    def _row(self, position: int) -> AttemptRow:
+        answered_at = self._answered_at[position]
+        return AttemptRow(
+            job_id=self._job_ids[position],
+            task_id=self._task_ids[position],
+            began_at=from_microseconds(self._began_at[position]),
+            answered_at=None if answered_at == NONE else from_microseconds(answered_at),
+            **dict(zip(_COMMON, self._common[position], strict=True)),
         )
 
     def _chain(self, last: int) -> Iterator[int]:
@@ -81,6 +110,16 @@ class AttemptLog:
             yield last
             last = self._previous[last]
 
-    def _task_ids(self, positions: Iterable[int]) -> tuple[str, ...]:
-        found = (self._rows[index].task_id for index in positions)
+    def _tasks_at(self, positions: Iterable[int]) -> tuple[str, ...]:
+        found = (self._task_ids[index] for index in positions)
         return tuple(task_id for task_id in found if task_id is not None)
+
+
+def _moment(attempt: AttemptRow) -> int:
+    return NONE if attempt.answered_at is None else to_microseconds(attempt.answered_at)
+
+
+# Bounded, so that payloads and answers, which each attempt has for itself, push out only what is seldom.
+@functools.lru_cache(maxsize=256, typed=True)
+def _one_of(common: tuple[Any, ...]) -> tuple[Any, ...]:
+    return common

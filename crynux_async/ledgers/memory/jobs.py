@@ -1,7 +1,7 @@
 """The jobs of a ledger in memory: their rows, what must be unique among them, and who holds them."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -10,6 +10,7 @@ import attrs
 from crynux_async.errors import LeaseLostError, LedgerError
 from crynux_async.ledgers.base import Fence, Holder, JobRow, StepRow, TaskRow
 from crynux_async.ledgers.memory.attempts import NONE
+from crynux_async.ledgers.memory.packing import column, packed, unpacked
 from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
 
@@ -46,13 +47,13 @@ class Entry:
     """A job, its lease, the position of its last attempt, its tasks, and its steps with their place in time.
 
     Nearly every job has no steps, and one task of which its row and its fee say everything. A hundred thousand must
-    fit: such a task is not kept (``tasks`` is None), but made from both.
+    fit: such a task is not kept (``tasks`` is None), but made from both, and the row is kept as ``packing`` says.
     """
 
-    __slots__ = ("fee", "last_attempt", "lease", "number", "row", "steps", "tasks")
+    __slots__ = ("fee", "last_attempt", "lease", "number", "packed", "steps", "tasks")
 
     def __init__(self, row: JobRow, lease: Lease, number: int) -> None:
-        self.row = row
+        self.packed = packed(row)
         self.lease = lease
         self.number = number
         self.last_attempt = NONE
@@ -60,13 +61,22 @@ class Entry:
         self.fee: int | None = None
         self.steps: tuple[tuple[int, StepRow], ...] = ()
 
+    @property
+    def row(self) -> JobRow:
+        """The job's row, made anew each time; ``column`` is for those who look at many jobs."""
+        return unpacked(self.packed)
+
+    def column(self, name: str) -> Any:
+        """Return one column of the job's row."""
+        return column(self.packed, name)
+
     def all_tasks(self) -> tuple[TaskRow, ...]:
         """Return its tasks by try and member."""
         return (_task_of(self.row, self.fee),) if self.tasks is None else self.tasks
 
     def sort(self) -> _Sort:
         """Return what a claim tells it apart by."""
-        return self.row.backend, self.row.state, self.row.folder is not None
+        return self.column("backend"), self.column("state"), self.column("folder") is not None
 
 
 class JobTable:
@@ -79,9 +89,9 @@ class JobTable:
         self._last_lease = 0
         self._last_step = 0
         # Apart, as a database has them in two tables with an index each: a job names its newest task itself, also where
-        # no task was stored with it.
+        # no task was stored with it. A task that its row tells of is found by the first alone.
         self._newest_tasks: dict[str, dict[str, str]] = {}
-        self._all_tasks: dict[str, dict[str, str]] = {}
+        self._kept_tasks: dict[str, dict[str, str]] = {}
         self._keys: dict[tuple[str, str, str], str] = {}
 
     # Leases
@@ -174,8 +184,8 @@ class JobTable:
 
     def by_task(self, backend: str | None, task_id: str) -> list[Entry]:
         """Return the jobs that have a task, newest or earlier."""
-        backends = {*self._newest_tasks, *self._all_tasks} if backend is None else {backend}
-        tables = [table.get(name, {}) for name in backends for table in (self._newest_tasks, self._all_tasks)]
+        backends = {*self._newest_tasks, *self._kept_tasks} if backend is None else {backend}
+        tables = [table.get(name, {}) for name in backends for table in (self._newest_tasks, self._kept_tasks)]
         names = {table[task_id] for table in tables if task_id in table}
         return sorted((self.entries[name] for name in names), key=lambda entry: entry.number)
 
@@ -190,27 +200,28 @@ class JobTable:
         holder = lease or self._nobody
         entry = Entry(row, holder, len(self.entries))
         undo.put(self.entries, row.job_id, entry)
-        self._claim_task(self._newest_tasks, row, row.task_id, undo)
+        self._claim_newest(row, undo)
         key = _key(row)
         if key is not None:
             undo.put(self._keys, key, row.job_id)
         undo.put(holder.counts, entry.sort(), holder.counts[entry.sort()] + 1)
 
-    def replace(self, entry: Entry, row: JobRow, undo: Undo) -> None:
-        """Change a job.
+    def replace(self, entry: Entry, columns: Mapping[str, Any], undo: Undo) -> None:
+        """Change columns of a job.
 
         Raises:
             LedgerError: Another has its task.
         """
         old, sort, counts = entry.row, entry.sort(), self.holding(entry).counts
+        row = unpacked(entry.packed, **columns)
         if (old.backend, old.task_id) != (row.backend, row.task_id):
             if old.task_id is not None:
                 undo.remove(self._newest_tasks[old.backend], old.task_id)
-            self._claim_task(self._newest_tasks, row, row.task_id, undo)
+            self._claim_newest(row, undo)
         if entry.tasks is None and _task_of(old, entry.fee) != _task_of(row, entry.fee):
             # The task was made from the row, which will not tell of it any more: from now on it is kept.
-            undo.set(entry, "tasks", (_task_of(old, entry.fee),))
-        undo.set(entry, "row", row)
+            self._keep_tasks(entry, (_task_of(old, entry.fee),), undo)
+        undo.set(entry, "packed", packed(row))
         if entry.sort() != sort:
             undo.put(counts, sort, counts[sort] - 1)
             undo.put(counts, entry.sort(), counts[entry.sort()] + 1)
@@ -226,13 +237,11 @@ class JobTable:
         known = entry.all_tasks()
         old = next((one for one in known if _task_place(one) == _task_place(task)), None)
         if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
-            if old is not None:
-                undo.remove(self._all_tasks[old.backend], old.task_id)
-            self._claim_task(self._all_tasks, task, task.task_id, undo)
+            self._check_is_free(task)
         tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place))
         is_plain = tasks == (_task_of(entry.row, task.fee),)
         undo.set(entry, "fee", task.fee if is_plain else None)
-        undo.set(entry, "tasks", None if is_plain else tasks)
+        self._keep_tasks(entry, None if is_plain else tasks, undo)
 
     def plan_step(self, entry: Entry, step: StepRow, undo: Undo) -> StepRow:
         """Add a step of a job unless it is there, and return it as it is there."""
@@ -257,16 +266,34 @@ class JobTable:
             entry, "steps", tuple((number, done if planned is known else planned) for number, planned in entry.steps)
         )
 
-    @staticmethod
-    def _claim_task(tasks: dict[str, dict[str, str]], row: JobRow | TaskRow, task_id: str | None, undo: Undo) -> None:
-        if task_id is None:
+    def _claim_newest(self, row: JobRow, undo: Undo) -> None:
+        if row.task_id is None:
             return
-        of_backend = tasks.setdefault(row.backend, {})
-        if task_id in of_backend:
-            # A bridge numbers all tasks in one row: the same number twice means that two jobs claim one model.
-            message = f"task {task_id} of {row.backend} belongs to job {of_backend[task_id]!r} already"
-            raise LedgerError(message, job_id=row.job_id, task_id=task_id)
-        undo.put(of_backend, task_id, row.job_id)
+        newest = self._newest_tasks.setdefault(row.backend, {})
+        if row.task_id in newest:
+            raise _taken(row, row.task_id, newest[row.task_id])
+        undo.put(newest, row.task_id, row.job_id)
+
+    def _check_is_free(self, task: TaskRow) -> None:
+        """Check that no job has a task, whether it is kept or its row tells of it.
+
+        Raises:
+            LedgerError: One has.
+        """
+        owner = self._kept_tasks.get(task.backend, {}).get(task.task_id)
+        teller = self._newest_tasks.get(task.backend, {}).get(task.task_id)
+        if owner is None and teller is not None and self.entries[teller].tasks is None:
+            owner = teller
+        if owner is not None:
+            raise _taken(task, task.task_id, owner)
+
+    def _keep_tasks(self, entry: Entry, tasks: tuple[TaskRow, ...] | None, undo: Undo) -> None:
+        """Keep these tasks of a job, or None where its row tells of the only one."""
+        for task in entry.tasks or ():
+            undo.remove(self._kept_tasks[task.backend], task.task_id)
+        for task in tasks or ():
+            undo.put(self._kept_tasks.setdefault(task.backend, {}), task.task_id, task.job_id)
+        undo.set(entry, "tasks", tasks)
 
 
 def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
@@ -289,6 +316,12 @@ def _task_of(row: JobRow, fee: int | None) -> TaskRow:
         made_at=row.submitted_at or row.planned_at,
         fee=fee,
     )
+
+
+def _taken(row: JobRow | TaskRow, task_id: str, owner: str) -> LedgerError:
+    # A bridge numbers all tasks in one row: the same number twice means that two jobs claim one model.
+    message = f"task {task_id} of {row.backend} belongs to job {owner!r} already"
+    return LedgerError(message, job_id=row.job_id, task_id=task_id)
 
 
 def _task_place(task: TaskRow) -> tuple[int, int]:

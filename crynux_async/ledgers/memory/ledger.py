@@ -1,8 +1,8 @@
 """A ledger in memory, method by method.
 
 Nothing here waits between reading and writing, so a method is a transaction by itself; what a later part of it refuses
-is taken back by an ``Undo``. A hundred thousand jobs must fit, so rows are kept as they come: a row and its config are
-shared with the caller.
+is taken back by an ``Undo``. A hundred thousand jobs must fit: a config is shared with the caller, and rows are kept as
+``packing`` says.
 """
 
 import asyncio
@@ -122,7 +122,7 @@ class MemoryLedger:
     async def held(self, fence: Fence) -> set[str]:
         """Return the names of the jobs that a lease holds."""
         entries = self._table.entries.values()
-        return {entry.row.job_id for entry in entries if self._table.holding(entry).fence.number == fence.number}
+        return {entry.column("job_id") for entry in entries if self._table.holding(entry).fence.number == fence.number}
 
     async def leave(self, fence: Fence) -> None:
         """Give back a lease with every job that it holds."""
@@ -157,12 +157,16 @@ class MemoryLedger:
             lease = self._table.lease(fence)
             free = self._table.free(self._clock(), backend, states, wanted)
             # A lease that is over is free for all, its owner included; what he has is not taken anew.
-            others = (entry for entry in free if entry.lease is not lease and entry.row.job_id not in spared)
+            others = (entry for entry in free if entry.lease is not lease and entry.column("job_id") not in spared)
             mine = (
                 entry
                 for entry in others
-                if (entry.row.state in states and _is_of(entry.row, key_ids))
-                or (entry.row.state in wanted and entry.row.folder is not None and _is_of(entry.row, wanted_key_ids))
+                if (entry.column("state") in states and _is_of(entry, key_ids))
+                or (
+                    entry.column("state") in wanted
+                    and entry.column("folder") is not None
+                    and _is_of(entry, wanted_key_ids)
+                )
             )
             taken = list(islice(mine, at_most))
             for entry in taken:
@@ -177,7 +181,7 @@ class MemoryLedger:
             mine = [entry for entry in entries if entry.lease is lease or entry.lease.is_over(now)]
             for entry in mine:
                 self._table.give(entry, lease)
-            return [entry.row.job_id for entry in mine]
+            return [entry.column("job_id") for entry in mine]
 
     async def drop(self, fence: Fence, job_ids: Sequence[str]) -> None:
         """Give back certain jobs that the fence holds."""
@@ -260,7 +264,7 @@ class MemoryLedger:
 
     async def count(self, where: JobFilter | None = None) -> dict[JobState, int]:
         """Return how many jobs are in which state."""
-        return dict(Counter(entry.row.state for entry in selected(self._table, where or _EVERY)))
+        return dict(Counter(entry.column("state") for entry in selected(self._table, where or _EVERY)))
 
     # What belongs to jobs
 
@@ -320,11 +324,10 @@ class MemoryLedger:
         with self._writing():
             removed = 0
             for job_id, events in self._events.items():
-                row = self._table.entries[job_id].row
+                entry = self._table.entries[job_id]
+                oldest, ended_at = entry.column("last_event") - keep + 1, entry.column("ended_at")
                 kept = [
-                    event
-                    for event in events
-                    if event.number > row.last_event - keep and (row.ended_at is None or event.at >= before)
+                    event for event in events if event.number >= oldest and (ended_at is None or event.at >= before)
                 ]
                 removed += len(events) - len(kept)
                 events[:] = kept
@@ -441,12 +444,12 @@ class MemoryLedger:
         entry = self._table.entries.get(change.job_id)
         if entry is None or self._table.holding(entry).fence.number != fence.number:
             return False
-        if change.events and change.events[0].number != entry.row.last_event + 1:
+        if change.events and change.events[0].number != entry.column("last_event") + 1:
             raise misnumbered(change.job_id)
         if "config" in change.columns and not _trains_the_same(entry.row, change.columns["config"]):
             raise LedgerError("the config of a job cannot change in what it trains", field="config")
         if change.columns:
-            self._table.replace(entry, attrs.evolve(entry.row, **change.columns), undo)
+            self._table.replace(entry, change.columns, undo)
         if change.finished is not None:
             self._finish(entry, change.finished, undo)
         for task in change.tasks:
@@ -482,8 +485,8 @@ class MemoryLedger:
         undo.put(self._budgets, settlement.budget, budget)
 
 
-def _is_of(row: JobRow, key_ids: Collection[str] | None) -> bool:
-    return key_ids is None or row.key_id in key_ids
+def _is_of(entry: Entry, key_ids: Collection[str] | None) -> bool:
+    return key_ids is None or entry.column("key_id") in key_ids
 
 
 def _check_values(change: JobChange) -> None:

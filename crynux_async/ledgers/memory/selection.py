@@ -45,29 +45,29 @@ def _tests(table: JobTable, where: JobFilter) -> Iterator[_Test]:
             yield _equal(name, getattr(where, name))
     states, tags, since, has_error = where.states, where.tags.items(), where.since, where.has_error
     if states is not None:
-        yield lambda entry: entry.row.state in states
+        yield lambda entry: entry.column("state") in states
     if where.job_id_prefix is not None:
         yield _begins("job_id", where.job_id_prefix)
     if where.label_prefix is not None:
         yield _begins("label", where.label_prefix)
     if tags:
-        yield lambda entry: tags <= entry.row.tags.items()
+        yield lambda entry: tags <= entry.column("tags").items()
     if has_error is not None:
-        yield lambda entry: bool(entry.row.error) is has_error
+        yield lambda entry: bool(entry.column("error")) is has_error
     if since is not None:
-        yield lambda entry: entry.row.planned_at >= since
+        yield lambda entry: entry.column("planned_at") >= since
     if where.task_id is not None:
-        names = {entry.row.job_id for entry in table.by_task(where.backend, where.task_id)}
-        yield lambda entry: entry.row.job_id in names
+        names = {entry.column("job_id") for entry in table.by_task(where.backend, where.task_id)}
+        yield lambda entry: entry.column("job_id") in names
     yield from _cursors(table, where)
 
 
 def _equal(name: str, wanted: str) -> _Test:
-    return lambda entry: bool(getattr(entry.row, name) == wanted)
+    return lambda entry: bool(entry.column(name) == wanted)
 
 
 def _begins(name: str, prefix: str) -> _Test:
-    return lambda entry: bool(getattr(entry.row, name).startswith(prefix))
+    return lambda entry: bool(entry.column(name).startswith(prefix))
 
 
 def _cursors(table: JobTable, where: JobFilter) -> Iterator[_Test]:
