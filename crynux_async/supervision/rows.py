@@ -151,9 +151,8 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     state, error = _believed(row, is_cut_off=is_cut_off)
     if row.config is not None and row.config != record.config:  # a later try may have more time
         record.config = row.config
-    # A planned job that its owner has set aside waits for somebody who asks for it again; who takes it over may do so.
-    is_told = not record.is_ours or state is not JobState.PLANNED
-    record.state, record.error = state, error_of(state, error, row) if is_told else None
+    # That of a planned job, too: it was set aside, and waits for somebody who asks for it again.
+    record.state, record.error = state, error_of(state, error, row)
     # What was answered here after the job was lost is known before its owner has heard of it.
     record.task_id = row.task_id or (record.task_id if record.tries == row.tries else None)
     record.submitted_at, record.ended_at = row.submitted_at, row.ended_at

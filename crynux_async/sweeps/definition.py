@@ -27,7 +27,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise _problem(source, "base", "is missing: a table [base] with what is trained")
     plain = {key: data[key] for key in _PLAIN if key in data}
     if "folder" in plain:
-        plain["folder"] = source.parent / str(plain["folder"])
+        if not isinstance(plain["folder"], str):
+            raise _problem(source, "folder", f"must be text, not {plain['folder']!r:.40}")
+        plain["folder"] = source.parent / plain["folder"]
     points = list(_points(source, data))
     # A file without points is its base alone, as Sweep(name, base) is.
     return {"name": source.stem, **plain, "base": FineTuneConfig.from_dict(data["base"]), "points": points or [{}]}
@@ -85,17 +87,18 @@ def _space_of(source: Path, name: str, value: Any) -> Any:
     if kind not in _SPACES or not isinstance(arguments, list):
         spaces = ", ".join(_SPACES)
         raise _problem(source, f"random.{name}", f"must be one of {spaces}, such as {{ uniform = [0.0, 0.1] }}")
-    return _naming(source, f"random.{name}", lambda: _SPACES[kind](*arguments))
+    try:
+        return _naming(source, f"random.{name}", lambda: _SPACES[kind](*arguments))
+    except TypeError as error:
+        raise _problem(source, f"random.{name}", f"{kind} takes {_ARGUMENTS[kind]}, not {arguments!r:.60}") from error
 
 
 def _naming(source: Path, where: str, make: Callable[[], _T]) -> _T:
     """Make something, and say where in the file it was described when that fails."""
     try:
         return make()
-    # TypeError: a space was given too few or too many numbers.
-    except (UsageError, TypeError) as error:
-        field = getattr(error, "field", None)
-        raise _problem(source, f"{where}.{field}" if field else where, str(error)) from error
+    except UsageError as error:
+        raise _problem(source, f"{where}.{error.field}" if error.field else where, str(error)) from error
 
 
 def _problem(source: Path, field: str, message: str) -> ConfigError:
@@ -114,6 +117,7 @@ _SPACES: Mapping[str, Callable[..., Any]] = {
     "log_uniform": log_uniform,
     "integers": integers,
 }
+_ARGUMENTS = {"uniform": "[low, high]", "log_uniform": "[low, high]", "integers": "[low, high] or [low, high, step]"}
 # Functions (derive, objective) cannot stand in a file.
 _PLAIN = frozenset({"name", "folder", "name_template", "budget_cnx", "repeats", "tags", "direction"})
 _KEYS = _PLAIN | {"base", *_LISTS}

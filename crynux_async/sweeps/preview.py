@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from crynux_async.errors import ConflictError
+from crynux_async.job import Job, record_of
 from crynux_async.report.values import TrialState
 from crynux_async.states import JobState
 from crynux_async.supervision.forecast import Forecast
@@ -92,15 +93,13 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
     """Return what running a sweep in a session would do (see ``Sweep.preview``)."""
     # In threads: to plan a thousand points takes two seconds, and to judge them one.
     points = await asyncio.to_thread(sweep.plan, session.service_facts.mapping)
-    known = await session.history(group=sweep.name)
-    states = {job.idempotency_key: job.state for job in known}
-    # Rejected ones were never paid for, and the next run sends them: they are new.
-    new = [point for point in points.good if states.get(point.key, JobState.REJECTED) is JobState.REJECTED]
+    jobs = {job.idempotency_key: job for job in await session.history(group=sweep.name)}
+    new = [point for point in points.good if point.key not in jobs or _is_to_be_sent(jobs[point.key])]
     new_keys = {point.key for point in new}
     return Preview(
         name=sweep.name,
         points=points,
-        known=Counter(state_of(state) for key, state in states.items() if key not in new_keys),
+        known=Counter(state_of(job.state) for key, job in jobs.items() if key not in new_keys),
         new=new,
         advice=await asyncio.to_thread(advice_once, new, session.service_facts),
         changed=await asyncio.to_thread(changed_once, new, session.service_facts),
@@ -109,6 +108,11 @@ async def preview(sweep: "Sweep", session: "Session") -> Preview:
         forecast=session.forecast([point.config for point in new]),
         conflict=_conflict(sweep, await session.ledger.note(SCOPE, sweep.name)),
     )
+
+
+def _is_to_be_sent(job: Job) -> bool:
+    """Whether the next run sends a job: it was refused or left unsent, and so never paid for."""
+    return job.state is JobState.REJECTED or record_of(job).is_set_aside
 
 
 def advice_once(points: Iterable[Point], service: ServiceFacts = BRIDGE_FACTS) -> list[Said]:

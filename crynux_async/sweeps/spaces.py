@@ -162,6 +162,8 @@ def random_search(n: int, *, seed: int = 0, method: Method = "random", **fields:
     """
     if type(n) is not int or n < 0:
         raise UsageError(f"random_search() draws a whole number of points, not {n!r}", field="n")
+    if type(seed) is not int:
+        raise UsageError(f"the seed of random_search() is a whole number, not {seed!r:.40}", field="seed")
     for name, space in fields.items():
         if not callable(getattr(space, "at", None)):
             raise UsageError(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import attrs
 
+from crynux_async.downloads.names import job_archive_name
 from crynux_async.errors import UsageError
 from crynux_async.money import wei_of
+from crynux_async.supervision.filing import filed
 from crynux_async.sweeps import definition, preview, running
 from crynux_async.sweeps.notes import Ranking
 from crynux_async.sweeps.page import Report, ReportWriter
@@ -54,6 +56,18 @@ def _check_points(_: Any, __: Any, points: tuple[Any, ...]) -> None:
     wrong = next((point for point in points if not isinstance(point, Mapping)), None)
     if wrong is not None:
         raise UsageError(f"a point is a dict of fields, such as {{'rank': 4}}, not {wrong!r:.40}", field="points")
+
+
+def _check_template(_: Any, __: Any, template: str | None) -> None:
+    if template is None:
+        return
+    if not isinstance(template, str):
+        raise UsageError(f"name_template is the text of a file name, not {template!r:.40}", field="name_template")
+    job_archive_name(template, None, task_id=None, job_id=None, label="")
+
+
+def _check_tags(_: Any, __: Any, tags: Mapping[str, str]) -> None:
+    filed(tags=tags)
 
 
 def _check_budget(_: Any, __: Any, budget_cnx: float | None) -> None:
@@ -105,11 +119,11 @@ class Sweep:
     base: FineTuneConfig
     points: Sequence[Params] = attrs.field(default=({},), converter=_kept, validator=_check_points, kw_only=True)
     folder: Path | None = attrs.field(default=None, converter=absolute, kw_only=True)
-    name_template: str | None = attrs.field(default=None, kw_only=True)
+    name_template: str | None = attrs.field(default=None, validator=_check_template, kw_only=True)
     budget_cnx: float | None = attrs.field(default=None, validator=_check_budget, kw_only=True)
     repeats: int = attrs.field(default=1, validator=_check_repeats, kw_only=True)
     derive: Derive | None = attrs.field(default=None, kw_only=True)
-    tags: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    tags: Mapping[str, str] = attrs.field(factory=dict, validator=_check_tags, kw_only=True)
     objective: Callable[[Trial], float] | None = attrs.field(default=None, kw_only=True)
     direction: Direction | None = attrs.field(default=None, validator=_check_direction, kw_only=True)
 

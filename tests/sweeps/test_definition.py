@@ -90,6 +90,10 @@ def test_file_without_points_is_a_sweep_of_its_base(tmp_path: Path) -> None:
         (("rank = [4, 8]\nlearning_rate = [1e-4", "rank = 4\nlearning_rate = [1e-4"), "grid.rank"),
         (('file = "points.csv"', 'path = "points.csv"'), "listed"),
         (("[[grid]]", "[grid]"), "grid"),
+        (('folder = "models/cats"', "folder = 3"), "folder"),
+        (("seed = 1", 'seed = "x"'), "random.seed"),
+        (("log_uniform = [1e-5, 1e-3]", "log_uniform = [1e-5]"), "random.learning_rate"),
+        (("log_uniform = [1e-5, 1e-3]", "integers = [1, 9, 2, 3]"), "random.learning_rate"),
     ],
 )
 def test_mistake_in_a_file_is_named_with_its_place(tmp_path: Path, change: tuple[str, str], field: str) -> None:
@@ -97,6 +101,11 @@ def test_mistake_in_a_file_is_named_with_its_place(tmp_path: Path, change: tuple
         Sweep.from_file(sweep_file(tmp_path, TOML.replace(*change, 1)))
     assert field in (caught.value.field or "")
     assert "sweep.toml" in str(caught.value)
+
+
+def test_space_with_too_few_numbers_says_what_it_takes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"log_uniform takes \[low, high\], not \[1e-05\]"):
+        Sweep.from_file(sweep_file(tmp_path, TOML.replace("[1e-5, 1e-3]", "[1e-5]")))
 
 
 def test_wrong_base_is_told_like_a_wrong_config(tmp_path: Path) -> None:
@@ -121,6 +130,10 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"points": {"rank": 4}}, "points"),
         ({"budget_cnx": -1}, "budget_cnx"),
         ({"budget_cnx": "much"}, "budget_cnx"),
+        ({"tags": ["art"]}, "tags"),
+        ({"tags": {"team": 3}}, "tags"),
+        ({"name_template": 3}, "name_template"),
+        ({"name_template": "{nope}.zip"}, "name"),
     ],
 )
 def test_sweep_whose_arguments_mean_nothing_is_refused(changes: dict[str, Any], field: str) -> None:

@@ -15,8 +15,8 @@ from crynux_async.sweeps import Preview, Sweep, grid
 from tests.fake_backend import FakeBackend, make_config
 
 
-def open_session(backend: FakeBackend, ledger: MemoryLedger) -> Session:
-    return Session(backend=backend, ledger=ledger, api_key="k" * 44, rate_limit=2)
+def open_session(backend: FakeBackend, ledger: MemoryLedger, **settings: Any) -> Session:
+    return Session(backend=backend, ledger=ledger, api_key="k" * 44, **{"rate_limit": 2, **settings})
 
 
 async def test_preview_of_a_new_sweep_counts_all_of_it_and_sends_nothing() -> None:
@@ -56,6 +56,19 @@ async def test_preview_tells_done_and_failed_from_new() -> None:
         found = await Sweep("cats", make_config(), points=[*points, {"rank": 16}]).preview(session)
     assert dict(found.known) == {"done": 1, "failed": 1}
     assert [point.params for point in found.new] == [{"rank": 16}]
+
+
+async def test_trials_that_were_stopped_are_shown_as_to_be_sent() -> None:
+    backend, ledger = FakeBackend(duration=1.0), MemoryLedger()
+    sweep = Sweep("cats", make_config(), points=grid(rank=[4, 8, 16]))
+    async with open_session(backend, ledger, rate_limit=1) as session, sweep.run(session) as running:
+        await running.trials[0].job.submitted()
+        await running.stop()
+        await running.wait()
+    for follows in (False, True):
+        async with open_session(backend, ledger, follow=follows) as session:
+            found = await sweep.preview(session)
+        assert ([point.number for point in found.new], dict(found.known)) == ([2, 3], {"done": 1})
 
 
 async def test_preview_forecasts_when_the_last_is_sent_and_ends() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import Session, UsageError
+from crynux_async import BudgetExceededError, Session, UsageError
 from crynux_async.backends.base import Seen
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.report import render
@@ -185,3 +185,15 @@ async def test_trial_that_is_sent_again_by_name_is_ranked_by_the_norm_as_before(
     assert again.norms is not None
     assert [trial.objective is not None for trial in found.trials] == [True, True]
     assert found.trials[0].objective == again.norms.total
+
+
+async def test_trials_that_were_left_unsent_are_known_as_stopped_to_whoever_takes_them_over() -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    sweep = Sweep("cats", make_config(), points=[{"rank": 4}, {"rank": 8}], budget_cnx=15)
+    session = Session(backend=backend, ledger=ledger, api_key="k" * 44, max_creates=1, price=15)
+    async with session, sweep.run(session) as running:
+        await running.wait()
+    async with open_session(backend, ledger) as session:
+        found = await recall(session, "cats")
+        assert [trial.state for trial in found.trials] == ["done", "stopped"]
+        assert isinstance(found.trials[1].error, BudgetExceededError)
