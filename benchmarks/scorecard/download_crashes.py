@@ -320,7 +320,7 @@ async def _full_on_the_way(world: World, rng: random.Random, folder: Path) -> No
             world.bridge.add_fault("trickle", on="result", task_id=each.task_id, bytes_per_second=1 << 20)
         elsewhere = asyncio.create_task(fetch(world, other, folder))
         downloading = asyncio.create_task(fetch(world, task, disk))
-        enough = rng.randrange(1, task.size - _MEBIBYTE)
+        enough = rng.randrange(1, task.size // 2)  # seconds before its end
         while not part.exists() or part.stat().st_size < enough:
             await asyncio.sleep(0.01)
         filler = disk / "filler"
