@@ -93,7 +93,8 @@ def mask_address(value: Any) -> Any:
     Args:
         value: What stands in a field; anything but the text of an address comes back as it is.
     """
-    if not isinstance(value, str) or _ADDRESS.match(value) is None:
+    # The plain search first: of the values of a config hardly any is an address.
+    if not isinstance(value, str) or "://" not in value or _ADDRESS.match(value) is None:
         return value
     return mask_query(mask_credentials(value))
 

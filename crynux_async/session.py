@@ -634,7 +634,8 @@ class Session(SessionJobs):
             planned_at=at,
         )
         if folder is not None:
-            self._open_supervisor().want_from_the_start(record, Path(folder), file_name)
+            where = folder if isinstance(folder, Path) else Path(folder)
+            self._open_supervisor().want_from_the_start(record, where, file_name)
         return record
 
     def _require_adviser(self) -> Adviser:

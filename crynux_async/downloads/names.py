@@ -3,6 +3,7 @@
 Whether a name is free is the business of ``reservations``.
 """
 
+import functools
 import itertools
 import os
 import re
@@ -68,6 +69,17 @@ def job_archive_name(
         model=config.model_name if config else None,
         digest=config.digest()[:12] if config else None,
     )
+
+
+# A web application checks the same one for every job.
+@functools.lru_cache(maxsize=64)
+def check_template(template: str) -> None:
+    """Refuse a template that gives no name, whatever the job.
+
+    Raises:
+        UsageError: As ``archive_name``.
+    """
+    job_archive_name(template, None, task_id=None, job_id=None, label="")
 
 
 def numbered_names(name: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ anything is written.
 
 import functools
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
@@ -315,9 +315,30 @@ def encode_row(row: Any, names: Collection[str] | None = None) -> dict[str, Colu
     kinds = _COLUMNS[type(row)]
     chosen = kinds if names is None else names
     try:
+        if names is None and isinstance(row, JobRow):
+            return _encode_job(row)
         return {name: kinds[name].encode(getattr(row, name)) for name in chosen}
     except (TypeError, ValueError):  # once more, to tell which column it was
         return {name: encode(kinds, name, getattr(row, name)) for name in chosen}
+
+
+def _encode_job(row: JobRow) -> dict[str, Column]:
+    # Most columns of a new job hold their default, which was encoded once for all.
+    return {
+        name: column if (value := getattr(row, name)) is default else encoder(value)
+        for name, encoder, default, column in _DEFAULTS
+    }
+
+
+def _defaults() -> Iterator[tuple[str, Callable[[Any], Column], Any, Column]]:
+    """Yield of each column of a job its name, its encoder, the default of its attribute, and that encoded."""
+    defaults = {field.alias: field.default for field in attrs.fields(JobRow)}
+    for name, kind in JOB_COLUMNS.items():
+        default = defaults[name]
+        yield name, kind.encode, default, None if default is attrs.NOTHING else kind.encode(default)
+
+
+_DEFAULTS = tuple(_defaults())
 
 
 def encode_wei(name: str, value: Any) -> int:

@@ -5,6 +5,7 @@ Users never hold a record; a ``Job`` is a handle on one. A hundred thousand reco
 """
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,13 @@ class Wanted:
     folder: Path
     name: str
     is_standing: bool = attrs.field(default=False, eq=False)
+
+
+# One for all jobs whose archives are wanted in one folder.
+@functools.lru_cache(maxsize=64)
+def shared_wish(folder: Path, name: str, is_standing: bool) -> Wanted:
+    """Return the wish for an archive in a folder, under a template of a name."""
+    return Wanted(folder=folder, name=name, is_standing=is_standing)
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)

@@ -22,6 +22,7 @@ import anyio.abc
 
 from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
 from crynux_async.budgets import Budget
+from crynux_async.downloads.names import check_template
 from crynux_async.errors import LedgerError, UsageError, only_error
 from crynux_async.ledgers.base import JobFilter, Ledger, TaskRow
 from crynux_async.pacing.gate import Gate
@@ -34,7 +35,7 @@ from crynux_async.supervision.chores import Chores
 from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.errands import Errands
 from crynux_async.supervision.event_reader import EventReader
-from crynux_async.supervision.fetcher import Fetcher, check_target, file_name
+from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.hearing import Hearing
@@ -47,7 +48,7 @@ from crynux_async.supervision.observer import Doors, Ear, doors_of
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
 from crynux_async.supervision.reach import Reach
-from crynux_async.supervision.record import Record, StoredArchive, Wanted
+from crynux_async.supervision.record import Record, StoredArchive, Wanted, shared_wish
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.spending import Spending
 from crynux_async.supervision.stepper import Stepper
@@ -437,7 +438,7 @@ class Supervisor:
         """
         record.wanted = self._wanted(folder, name, is_standing=True)
         # Now: when the archive is there, the job has been paid for.
-        file_name(record, record.wanted.name)
+        check_template(record.wanted.name)
 
     def forecast(self, configs: Sequence[FineTuneConfig]) -> Forecast:
         """Return when new jobs would be sent and end, were they queued now."""
@@ -572,7 +573,7 @@ class Supervisor:
 
     def _wanted(self, folder: Path, name: str | None, *, is_standing: bool = False) -> Wanted:
         # Absolute, because the next process may be somewhere else.
-        return Wanted(folder=folder.absolute(), name=name or self.backend.habits.file_name, is_standing=is_standing)
+        return shared_wish(folder.absolute(), name or self.backend.habits.file_name, is_standing)
 
     def _check_loop(self) -> None:
         """Raise UsageError elsewhere: what is queued from another loop or thread wakes nobody, and is paid for."""

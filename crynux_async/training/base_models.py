@@ -125,6 +125,8 @@ class OtherKind:
     is_certain: bool
 
 
+# Thousands of configs have one model.
+@functools.lru_cache(maxsize=256)
 def name_fault(name: str, kind: RepositoryKind) -> str:
     """Say why a name cannot be that of a repository on the Hub, and what to give in its place.
 

@@ -352,17 +352,18 @@ def _structure_problems(error: "cattrs.ClassValidationError", data: Mapping[str,
 
 def _copied(config: _Config) -> _Config:
     """Return a copy that is not checked again; ``copy.copy`` goes by way of a dict and takes far longer."""
-    copied, keep = object.__new__(type(config)), object.__setattr__
-    names, values_of = _slots()
-    for name, value in zip(names, values_of(config), strict=True):
-        keep(copied, name, value)
+    copied = object.__new__(type(config))
+    setters, values_of = _slots()
+    for keep, value in zip(setters, values_of(config), strict=True):
+        keep(copied, value)
     return copied
 
 
 @functools.cache
-def _slots() -> tuple[tuple[str, ...], Callable[[object], tuple[object, ...]]]:
-    names = tuple(attribute.name for attribute in attrs.fields(FineTuneConfig))
-    return names, attrgetter(*names)
+def _slots() -> tuple[tuple[Callable[[object, object], None], ...], Callable[[object], tuple[object, ...]]]:
+    """Return what sets each slot of a config, frozen or not, and what reads them all."""
+    names = [attribute.name for attribute in attrs.fields(FineTuneConfig)]
+    return tuple(getattr(FineTuneConfig, name).__set__ for name in names), attrgetter(*names)
 
 
 # A job that is submitted over the web is asked for it when it is stored and when it is shown.

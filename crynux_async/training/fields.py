@@ -164,6 +164,15 @@ def field_kinds() -> Mapping[str, Kind]:
     return {field.name: field.metadata["kind"] for field in attrs.fields(ConfigFields) if field.init}
 
 
+@functools.cache
+def _fields_to_read() -> Sequence[tuple[str, Kind, object]]:
+    """Return the name, kind and default of every field: a value that is its default needs no check."""
+    given = (
+        (field, object() if field.default is attrs.NOTHING else field.default) for field in attrs.fields(ConfigFields)
+    )
+    return [(field.name, field.metadata["kind"], default) for field, default in given if field.init]
+
+
 def field_names() -> tuple[str, ...]:
     """Return the names of all fields of a config, in order."""
     return tuple(field_kinds())
@@ -209,8 +218,10 @@ def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_fields(config: ConfigFields) -> Iterator[Problem]:
     """Turn the values of a new config into what is kept, and yield what is wrong with them."""
-    for name, kind in field_kinds().items():
+    for name, kind, default in _fields_to_read():
         given = getattr(config, name)
+        if given is default:
+            continue
         kept = given if kind.read is None else kind.read(given)
         if kept is not given:
             object.__setattr__(config, name, kept)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crynux_async.downloads.names import MAX_NAME_BYTES, archive_name, number_of, numbered_names
+from crynux_async.downloads.names import MAX_NAME_BYTES, archive_name, check_template, number_of, numbered_names
 from crynux_async.errors import UsageError
 
 FACTS: dict[str, str | int | None] = {
@@ -67,6 +67,14 @@ def test_archive_name_from_nonsense_is_refused(template: str) -> None:
 def test_archive_name_with_formatting_is_refused(template: str) -> None:
     with pytest.raises(UsageError, match="a name alone"):
         archive_name(template, **FACTS)
+
+
+@pytest.mark.parametrize("template", ["{task_id", "{tasks}", "{label!r}"])
+def test_template_that_gives_no_name_is_refused_each_time_it_is_checked(template: str) -> None:
+    check_template("{task_id}-{label}-{model}-{digest}-{job_id}.zip")
+    for _ in range(2):
+        with pytest.raises(UsageError):
+            check_template(template)
 
 
 @given(st.text(), st.text())

@@ -284,6 +284,15 @@ async def test_plain_handlers_of_an_application_answer_errors_as_the_routes_do(t
     assert (own.json(), own_config.json()) == (routes.json(), routes_config.json())
 
 
+async def test_place_of_a_job_is_an_address_whatever_the_routes_are_under(tmp_path: Path) -> None:
+    async with opened_web(tmp_path) as web:
+        web.app.include_router(web.crynux.router("/{team}/jobs"))
+        answer = await web.client.post("/a%3Fb%20%C3%A9/jobs", json=GOOD)
+        place = answer.headers["location"]
+        assert place == f"/a%3Fb%20%C3%A9/jobs/{answer.json()['job_id']}"
+        assert (await web.client.get(place)).json() == answer.json()
+
+
 async def test_lifespan_can_be_entered_again_and_composes_with_another(tmp_path: Path) -> None:
     for _ in range(2):
         async with opened_web(tmp_path) as web:

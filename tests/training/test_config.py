@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,16 @@ def test_bound_for_a_value_too_large_names_the_upper_bound() -> None:
 
 
 # Defaults
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in attrs.fields(FineTuneConfig) if field.init], ids=attrgetter("name")
+)
+def test_default_is_a_value_that_could_be_given(field: Any) -> None:
+    kind = field.metadata["kind"]
+    if field.default is not attrs.NOTHING and not isinstance(field.default, type(attrs.Factory(list))):
+        kept = field.default if kind.read is None else kind.read(field.default)
+        assert (repr(kept), kind.problem(kept)) == (repr(field.default), None)
 
 
 def test_defaults_send_the_four_attention_modules() -> None:

@@ -9,6 +9,7 @@ from crynux_async.events import Event
 from crynux_async.integrations.fastapi.configs import FineTuneConfigBody
 from crynux_async.integrations.fastapi.problems import told
 from crynux_async.job import Job
+from crynux_async.ledgers.rows import shown_config
 from crynux_async.states import JobState
 
 
@@ -44,9 +45,26 @@ class JobAnswer(BaseModel):
     @classmethod
     def of(cls, job: Job) -> Self:
         """Return what is told of a job."""
-        error = None if job.error is None else told(job.error)
-        facts = {**job.to_dict(public=True), "error": error, "expected_at": job.eta, "progress": job.progress}
-        return cls.model_validate(facts)
+        return cls(
+            job_id=job.job_id,
+            task_id=job.task_id,
+            state=job.state,
+            label=job.label,
+            group=job.group,
+            tags=dict(job.tags),
+            idempotency_key=job.idempotency_key,
+            tries=job.tries,
+            planned_at=job.planned_at,
+            submitted_at=job.submitted_at,
+            ended_at=job.ended_at,
+            expected_at=job.eta,
+            progress=job.progress,
+            error=None if job.error is None else ErrorAnswer(**told(job.error)),
+            reason=job.reason or "",
+            total_bytes=job.total_bytes,
+            config=None if job.config is None else FineTuneConfigBody(shown_config(job.config) or {}),
+            digest="" if job.config is None else job.config.digest(),
+        )
 
 
 class JobPage(BaseModel):

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.params import Depends
@@ -75,7 +76,7 @@ async def submit_job(
     except SubmissionUnknownError as error:
         # What the same key is answered for a job that runs: this job, whose state says the rest.
         job = await caller.job(error.job_id or "")
-    place = {"Location": f"{request.url.path.rstrip('/')}/{job.job_id}"}
+    place = {"Location": f"{quote(request.scope['path'].rstrip('/'))}/{job.job_id}"}
     # As bytes: FastAPI would check once more what was checked as it was made.
     return Response(JobAnswer.of(job).model_dump_json(), 202, place, "application/json")
 

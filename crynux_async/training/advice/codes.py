@@ -4,6 +4,7 @@
 data sets (``crynux_async.datasets.CODES``). A code keeps its meaning for ever.
 """
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -235,6 +236,8 @@ class Advice:
         return f"{self.code} {self.severity}:{where} {self.message} {self.action}"
 
 
+# Most configs are told the same, word for word.
+@functools.lru_cache(maxsize=256)
 def advise(code: str, field: str | None, message: str, *, severity: Severity | None = None) -> Advice:
     """Make an advice of a known kind.
 
