@@ -10,10 +10,11 @@ import attrs
 import pytest
 from fastapi import FastAPI
 
-from crynux_async import UsageError
+from crynux_async import LedgerBusyError, LedgerError, UsageError
 from crynux_async.clock import utc_now
 from crynux_async.integrations.fastapi import Crynux, Limits
 from crynux_async.ledgers.base import AttemptRow, Fence, JobRow
+from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 from tests.fake_backend import FakeBackend
@@ -302,6 +303,49 @@ async def test_stream_of_what_is_not_there_is_refused_before_it_begins(tmp_path:
         web = paged(opened)
         answers = [await web.client.get(at) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [404, 404]
+
+
+class Away(MemoryLedger):
+    """Cannot be read while a test says so."""
+
+    error: LedgerError | None = None
+
+    async def count(self, *arguments: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        return await super().count(*arguments)
+
+
+async def test_stream_of_a_page_goes_on_when_a_ledger_that_was_away_is_there_again(tmp_path: Path) -> None:
+    ledger = Away()
+    async with opened_web(tmp_path, ledger=ledger) as opened:
+        web = paged(opened)
+        async with EventSource(web.app, "/board/stream") as source:
+            assert await source.next() is not None
+            ledger.error = LedgerBusyError("the server is shutting down")
+            await web.submit(params={"label": "portraits"})
+            coming = asyncio.create_task(source.next())
+            await asyncio.sleep(60)
+            assert not coming.done()
+            ledger.error = None
+            page = await coming
+            assert page is not None
+            assert "portraits" in page.data["main"]
+
+
+async def test_stream_of_a_page_ends_without_a_word_where_the_ledger_has_failed(tmp_path: Path) -> None:
+    ledger = Away()
+    async with opened_web(tmp_path, ledger=ledger) as opened:
+        web = paged(opened)
+        async with EventSource(web.app, "/board/stream") as source:
+            assert await source.next() is not None
+            ledger.error = LedgerError("/srv/jobs.db is damaged")
+            await web.submit()
+            assert await source.next() is None
+            await source.leave()  # raises what the application has raised
+        refused = await web.client.get("/board")
+    assert refused.status_code == 503
+    assert "jobs.db" not in refused.text
 
 
 async def test_page_knows_its_address_wherever_it_is_mounted(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from crynux_async import OwnershipError
+from crynux_async import LedgerError, OwnershipError
 from crynux_async.clock import monotonic
 from crynux_async.events import Event
 from crynux_async.integrations.fastapi import Limits
 from crynux_async.job import record_of
+from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.supervision.event_reader import Bookmark
 from tests.fake_backend import FakeBackend
 from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, SentEvent, opened_web
@@ -123,6 +124,28 @@ async def test_streams_of_one_caller_are_cut_down_to_the_limit_that_is_set_by_it
             # Whoever has too many open is told so, and everything else goes on.
             assert await web.state(path) in ("planned", "running")
     assert Counter(source.status for source in sources) == {200: Limits().streams, 429: 250 - 200}
+
+
+class Failing(MemoryLedger):
+    """A ledger whose events cannot be read when a test says so."""
+
+    has_failed = False
+
+    async def events(self, *arguments: Any, **options: Any) -> Any:
+        if self.has_failed:
+            raise LedgerError("/srv/jobs.db is damaged")
+        return await super().events(*arguments, **options)
+
+
+async def test_stream_whose_ledger_fails_ends_with_a_word_to_come_back(tmp_path: Path) -> None:
+    ledger = Failing()
+    async with opened_web(tmp_path, ledger=ledger) as web:
+        path = await web.submit()
+        async with EventSource(web.app, f"{path}/events") as source:
+            assert await source.next() is not None
+            ledger.has_failed = True
+            assert [event.name for event in await source.rest()] == ["reconnect"]
+            await source.leave()  # raises what the application has raised
 
 
 async def test_browser_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -181,8 +181,7 @@ def problem_of(error: Exception) -> ProblemError:
     if isinstance(error, CrynuxError) and not _is_fault_of_application(error):
         return _problem_of_library(error)
     if isinstance(error, RequestValidationError):
-        entries = [_validation_entry(entry) for entry in error.errors()]
-        return ProblemError(422, "request", "This request cannot be understood; errors lists why.", entries=entries)
+        return _problem_of_request(error.errors())
     if isinstance(error, StarletteHTTPException):
         return ProblemError(error.status_code, "request", str(error.detail), headers=error.headers)
     raise error
@@ -209,6 +208,16 @@ def _problem_of_library(error: CrynuxError) -> ProblemError:
     entries = list(_entries(error))
     facts = {"job_id": error.job_id} if error.job_id is not None else {}
     return ProblemError(kind.status, kind.name, kind.detail, entries=entries, headers=headers, **facts)
+
+
+def _problem_of_request(found: Sequence[Mapping[str, Any]]) -> ProblemError:
+    if found[0]["type"] == "json_invalid":
+        *_, index = found[0]["loc"]
+        return ProblemError(
+            400, "request", f"The body is not JSON: {found[0]['ctx']['error']} at character {index + 1}."
+        )
+    entries = [_validation_entry(entry) for entry in found]
+    return ProblemError(422, "request", "This request cannot be understood; errors lists why.", entries=entries)
 
 
 def _is_fault_of_application(error: CrynuxError) -> bool:

@@ -122,7 +122,8 @@ async def stream_events(events: EventsDep) -> Response:
     """Tell what happened to a job, and then what happens, as server-sent events.
 
     The event's number is its `id`, so that a browser goes on where it was. An event named `end` says that nothing more
-    happens by itself; one named `reconnect`, that this process stops and another one goes on.
+    happens by itself; one named `reconnect`, that this process stops and another one goes on, or that the ledger cannot
+    be read any more.
     """
     return events.response()
 

@@ -5,6 +5,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, TypeVar
@@ -15,6 +16,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
+from crynux_async.errors import LedgerError
 from crynux_async.events import Event
 from crynux_async.integrations.fastapi.answers import EventAnswer
 from crynux_async.integrations.fastapi.callers import Caller, CallerDep, JobDep
@@ -23,6 +25,8 @@ from crynux_async.job import Job, reading_of, record_of
 from crynux_async.states import STAGES, Stage
 
 T = TypeVar("T")
+
+_log = logging.getLogger("crynux_async.integrations.fastapi")
 
 _HEARTBEAT = 15.0  # seconds; proxies cut a silent connection after 30 to 60
 _BEAT = format_sse_event(comment="heartbeat")
@@ -40,7 +44,8 @@ END = "end"
 """The name of the last event of a job: nothing more happens by itself, so close the ``EventSource``."""
 
 RECONNECT = "reconnect"
-"""The name of the last event of a stream that ends before its job does: the process stops, another one goes on."""
+"""The name of the last event of a stream that ends before its job does: the process stops and another one goes on, or
+the ledger cannot be read any more."""
 
 # Larger numbers are not exact in a browser, and much larger ones no database takes.
 _MOST = 2**53
@@ -180,18 +185,28 @@ class EventStream(Response):
     async def _tell(self, send: Send, streams: Streams) -> None:
         # At once, so that the browser knows it before anything can be cut.
         await _send(send, format_sse_event(comment="events", retry=RETRY_MILLISECONDS))
+        try:
+            is_cut = not await self._tell_events(send, streams)
+        except LedgerError as error:
+            # The answer has begun, and can say no more of it: the one to whoever comes back does.
+            _log.info("the events of job %s end: %s", self._events.job.job_id, error)
+            is_cut = True
+        if self._is_left:
+            return
+        # Without an id, so that the number of the last event stays what the browser says when it comes back.
+        name = RECONNECT if is_cut else END
+        await _send(send, format_sse_event(event=name, data_str="{}", retry=RETRY_MILLISECONDS))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _tell_events(self, send: Send, streams: Streams) -> bool:
+        """Send events until there are no more, and return True; or False where the streams end before."""
         async with reading_of(self._events.job, self._events.after) as bookmark:
             while not (streams.is_ended or self._is_left or bookmark.is_at_end):
                 for event in await bookmark.more():
                     await _send(send, _encoded(event))
                 if bookmark.is_up_to_date:
                     await self._pause(send, streams)
-        if self._is_left:
-            return
-        # Without an id, so that the number of the last event stays what the browser says when it comes back.
-        name = RECONNECT if streams.is_ended else END
-        await _send(send, format_sse_event(event=name, data_str="{}", retry=RETRY_MILLISECONDS))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return not streams.is_ended
 
     async def _pause(self, send: Send, streams: Streams) -> None:
         """Wait for the job to change, the streams to end, or the browser to leave; send a heartbeat meanwhile."""
