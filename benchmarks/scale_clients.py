@@ -137,16 +137,17 @@ def life(count: int, *, has_file: bool = False) -> Figures:
         await session.submit_many(configs(WARM_UP_JOBS, first_seed=2_000_000))
         await all_sent(session)
         before = resident()
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         jobs = await session.submit_many(configs(count))
         await all_sent(session)
-        submitted = time.perf_counter()
+        submitted, cpu = time.perf_counter(), time.process_time() - cpu
         grown = resident() - before
         closing = time.perf_counter()
         await session.close()
         closed = time.perf_counter()
         assert all(job.task_id for job in jobs)
-        return {"bytes": grown / count, "submit": submitted - began, "close": closed - closing}
+        cpu_us = cpu / count * 1e6
+        return {"bytes": grown / count, "submit": submitted - began, "cpu_us": cpu_us, "close": closed - closing}
 
     with tempfile.TemporaryDirectory(prefix="scale-benchmark-") as folder:
         return asyncio.run(work(Path(folder) / "jobs.db" if has_file else None))

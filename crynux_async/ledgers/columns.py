@@ -215,6 +215,8 @@ JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
 )
 """How each attribute of a ``JobRow`` becomes a column value."""
 
+_BUT_FOR_CONFIG = JOB_COLUMNS.keys() - {"config", "digest"}
+
 ATTEMPT_COLUMNS: Mapping[str, Kind] = MappingProxyType(
     {
         "job_id": _TEXT,
@@ -315,18 +317,19 @@ def encode_row(row: Any, names: Collection[str] | None = None) -> dict[str, Colu
     kinds = _COLUMNS[type(row)]
     chosen = kinds if names is None else names
     try:
-        if names is None and isinstance(row, JobRow):
-            return _encode_job(row)
+        if isinstance(row, JobRow):
+            return _encode_job(row, chosen)
         return {name: kinds[name].encode(getattr(row, name)) for name in chosen}
     except (TypeError, ValueError):  # once more, to tell which column it was
         return {name: encode(kinds, name, getattr(row, name)) for name in chosen}
 
 
-def _encode_job(row: JobRow) -> dict[str, Column]:
+def _encode_job(row: JobRow, names: Collection[str]) -> dict[str, Column]:
     # Most columns of a new job hold their default, which was encoded once for all.
     return {
         name: column if (value := getattr(row, name)) is default else encoder(value)
         for name, encoder, default, column in _DEFAULTS
+        if name in names
     }
 
 
@@ -370,9 +373,7 @@ def check_job(row: JobRow) -> None:
     Raises:
         LedgerError: A value cannot be stored.
     """
-    for name in JOB_COLUMNS:
-        if name not in ("config", "digest") or not isinstance(row.config, FineTuneConfig):
-            encode(JOB_COLUMNS, name, getattr(row, name))
+    encode_row(row, _BUT_FOR_CONFIG if isinstance(row.config, FineTuneConfig) else None)
 
 
 def decode_row(cls: type[_T], values: Sequence[Any]) -> _T:

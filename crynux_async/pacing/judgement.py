@@ -80,7 +80,8 @@ def heard_accept(before: BucketSnapshot, create: InFlight, at: float, arrived: f
     if after.belief.try_after is not None and before.is_after_refusal(create):
         after = _encouraged(before, after, create, at, arrived)
     assert after.belief is not None
-    return attrs.evolve(after, belief=after.belief.rested(after.evidence.accepted))
+    rested = after.belief.rested(after.evidence.accepted)
+    return after if rested is after.belief else attrs.evolve(after, belief=rested)
 
 
 def _encouraged(

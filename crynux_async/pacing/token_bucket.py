@@ -483,26 +483,28 @@ class TokenBucket:
 
     def _answered(self, ticket: int, now: float, *, shows_trip: bool = True) -> tuple[float, InFlight, float]:
         """Take a create out of flight; return now, the create, and about when it arrived at the bridge."""
-        at = self._settle(now)
+        at = self._clock(now)
         state = self._state
         create = next((create for create in state.in_flight if create.ticket == ticket), None)
         if create is None:
             raise UsageError(f"no create in flight has the ticket {ticket}: each is answered exactly once")
         trip = at - create.sent_at
         usual = trip if state.round_trip is None else state.round_trip
-        # One that was stuck says little of the others, and a request that timed out says nothing.
-        smoothed = usual + (min(trip, PATIENCE_TRIPS * usual) - usual) / 8
-        self._change(in_flight=tuple(other for other in state.in_flight if other is not create))
+        news: dict[str, Any] = {"in_flight": tuple(other for other in state.in_flight if other is not create)}
         if shows_trip:
-            shortest = trip if state.shortest_trip is None else min(trip, state.shortest_trip)
-            self._change(round_trip=smoothed, shortest_trip=shortest, trips=state.trips + 1)
+            # One that was stuck says little of the others, and a request that timed out says nothing.
+            news["round_trip"] = usual + (min(trip, PATIENCE_TRIPS * usual) - usual) / 8
+            news["shortest_trip"] = trip if state.shortest_trip is None else min(trip, state.shortest_trip)
+            news["trips"] = state.trips + 1
+        self._settle(at, **news)
         return at, create, create.sent_at + min(trip, 2 * usual) / 2
 
-    def _settle(self, now: float) -> float:
-        """Bring the level up to date and return the time."""
+    def _settle(self, now: float, **news: Any) -> float:
+        """Bring the level up to date, with what else is new, and return the time."""
         at = self._clock(now)
         level = self._state.level_at(at)
-        self._change(at=at, level=level, overflow=self._state.overflow + self._state.level_at(at, math.inf) - level)
+        overflow = self._state.overflow + self._state.level_at(at, math.inf) - level
+        self._change(at=at, level=level, overflow=overflow, **news)
         return at
 
     def _clock(self, now: float) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 
 import attrs
 
@@ -10,10 +11,15 @@ from crynux_async.errors import ConfigError
 from crynux_async.slices import SLICE
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.fields import field_names
 from crynux_async.training.patterns import is_quick
 from crynux_async.training.service import ServiceFacts
 
 _log = logging.getLogger("crynux_async.supervision.adviser")
+
+_MOST_JUDGED = 64
+
+_but_for_seed = attrgetter(*(name for name in field_names() if name != "seed"))
 
 
 class Adviser:
@@ -26,6 +32,7 @@ class Adviser:
     def __init__(self, facts: ServiceFacts) -> None:
         self._facts = facts
         self._advised: set[tuple[str, str | None]] = set()
+        self._judged: dict[tuple[object, ...], list[advice.Advice]] = {}
 
     def check(self, config: FineTuneConfig, *, force: bool) -> None:
         """Refuse what cannot work, and warn of what will surprise.
@@ -37,7 +44,7 @@ class Adviser:
         Raises:
             ConfigError: It cannot work.
         """
-        self._tell(advice.check(config, service=self._facts), force=force)
+        self._tell(self._judge(config), force=force)
 
     def _tell(self, found: list[advice.Advice], *, force: bool) -> None:
         advice.require_workable(found, force=force)
@@ -85,5 +92,16 @@ class Adviser:
         """Return what is to be said; hundreds of expressions that take a process each hold nobody else up."""
         modules = config.target_modules
         if isinstance(modules, str) and not is_quick(modules):
-            return await asyncio.to_thread(advice.check, config, service=self._facts)
-        return advice.check(config, service=self._facts)
+            return await asyncio.to_thread(self._judge, config)
+        return self._judge(config)
+
+    def _judge(self, config: FineTuneConfig) -> list[advice.Advice]:
+        """Return what is to be said; configs that differ in their seeds alone are judged once."""
+        key = _but_for_seed(config)
+        found = self._judged.get(key)
+        if found is None:
+            found = advice.check(config, service=self._facts)
+            if len(self._judged) >= _MOST_JUDGED:
+                self._judged.clear()
+            self._judged[key] = found
+        return found

@@ -141,7 +141,8 @@ class JobRegister:
         """
         record.task_id, record.submitted_at, record.error = task_id, submitted_at, None
         self._by_task[task_id] = record
-        self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
+        if self.is_listened_to(record):
+            self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
         self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
         record.wake()  # also where the user has given the job up meanwhile
 
@@ -235,7 +236,7 @@ class JobRegister:
 
     def is_listened_to(self, record: Record) -> bool:
         """Whether anybody listens to the events of a job, or may read them later."""
-        return self.keeps_events or bool(self._streams) or record.is_heard
+        return self.keeps_events or bool(self._streams) or record.has_been_heard
 
     def tell(self, event: Event, *, is_stored: bool = False) -> None:
         """Hand an event to the listeners of its job and of the session.
@@ -252,6 +253,8 @@ class JobRegister:
 
     def tell_moved(self, record: Record, previous: JobState, *, is_stored: bool = False) -> None:
         """Tell that a job is in another state than before."""
+        if not self.is_listened_to(record):
+            return
         moved = JobStateChanged(
             job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
         )

@@ -156,10 +156,11 @@ class Submitter:
         # To ask twice is no second place in the queue.
         if record.queue_number:
             return
-        event = told or self.queued(record)
+        event = told or (self.queued(record) if self._register.is_listened_to(record) else None)
         self._queue.add(record)
         self._wake.set()
-        self._register.tell(event, is_stored=told is not None)
+        if event is not None:
+            self._register.tell(event, is_stored=told is not None)
 
     def queued(self, record: Record, ahead: int = 0) -> JobQueued:
         """Return the event of a job that is about to be queued.
@@ -441,7 +442,9 @@ class Submitter:
         )
 
     def _news(self, record: Record, answer: Answer, columns: Mapping[str, Any]) -> tuple[Event, ...]:
-        """Return the events of an answer that changes a row so."""
+        """Return the events of an answer that changes a row so, where anybody listens."""
+        if not self._register.is_listened_to(record):
+            return ()
         state = columns.get("state", record.state)
         if answer.task_id is not None:
             return news_of_task(record, state, answer.task_id, columns["submitted_at"])

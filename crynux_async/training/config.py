@@ -33,9 +33,11 @@ from crynux_async.training.effective import (
 from crynux_async.training.fields import (
     ConfigChanges,
     ConfigFields,
+    complete,
     field_kinds,
     field_names,
     joint_problems,
+    lengths_of,
     without_defaults,
 )
 from crynux_async.training.identity import in_one_form
@@ -178,9 +180,17 @@ class FineTuneConfig(ConfigFields):
         Raises:
             ConfigError: Unknown names or values out of bounds.
         """
-        # The values themselves, not copies: the configs of a sweep share what they have in common.
-        data = without_defaults({name: getattr(self, name) for name in field_names()})
-        return self.from_dict({**data, **changes}, seed_was_drawn=self.seed_was_drawn and "seed" not in changes)
+        lengths = without_defaults(lengths_of(self))
+        if not changes.keys() <= field_kinds().keys():
+            return self.from_dict({**self.to_dict(), **lengths, **changes})  # which says what is wrong, and all of it
+        # What is not changed was checked before, and is shared: the configs of a sweep have nearly all of it in common.
+        evolved = _copied(self)
+        for name, value in {**lengths, **changes}.items():
+            object.__setattr__(evolved, name, value)
+        if "seed" in changes:
+            object.__setattr__(evolved, "seed_was_drawn", False)
+        complete(evolved, changes)
+        return evolved
 
     def effective(self, images: int | None = None, mapping: ValueMapping = BRIDGE_MAPPING) -> "EffectiveConfig":
         """Return what a service and its nodes will make of this, field by field: asked for, sent, used.
@@ -198,7 +208,7 @@ class FineTuneConfig(ConfigFields):
         return EffectiveConfig(asked=self, config=sent, replacements=replaced, uses=tuple(uses(sent, images)))
 
     def with_seed(self, seed: int) -> Self:
-        """Return a copy with a seed that is given; nothing else is checked again, so that thousands cost little.
+        """Return a copy with a seed that is given.
 
         Args:
             seed: 1 to 4294967295, as ``derived_seed`` of a sweep makes it.
@@ -206,13 +216,7 @@ class FineTuneConfig(ConfigFields):
         Raises:
             ConfigError: It is no seed.
         """
-        problem = field_kinds()["seed"].problem(seed)
-        if problem:
-            raise ConfigError([Problem(field="seed", message=problem)])
-        seeded = _copied(self)
-        object.__setattr__(seeded, "seed", seed)
-        object.__setattr__(seeded, "seed_was_drawn", False)
-        return seeded
+        return self.evolve(seed=seed)
 
     def digest(self) -> str:
         """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.

@@ -6,7 +6,7 @@
 
 import functools
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import attrs
@@ -151,11 +151,24 @@ class ConfigFields:
     timeout: int = attrs.field(default=3600, metadata=kinds.integer(low=1))
 
     def __attrs_post_init__(self) -> None:
-        problems = [*_read_fields(self), *joint_problems(self.dataset_url, self.dataset_name)]
-        if problems:
-            raise ConfigError(problems)
-        for name, value in with_defaults({name: getattr(self, name) for name in _LENGTHS}).items():
-            object.__setattr__(self, name, value)
+        complete(self, field_kinds())
+
+
+def complete(config: ConfigFields, changed: Collection[str]) -> None:
+    """Turn the values of a new config into what is kept.
+
+    Args:
+        config: The config.
+        changed: The fields that were not checked before.
+
+    Raises:
+        ConfigError: It is wrong; lists everything.
+    """
+    problems = [*_read_fields(config, changed), *joint_problems(config.dataset_url, config.dataset_name)]
+    if problems:
+        raise ConfigError(problems)
+    for name, value in with_defaults(lengths_of(config)).items():
+        object.__setattr__(config, name, value)
 
 
 @functools.cache
@@ -187,6 +200,11 @@ def joint_problems(dataset_url: object, dataset_name: object) -> Iterator[Proble
         )
 
 
+def lengths_of(config: ConfigFields) -> dict[str, Any]:
+    """Return the fields that say how long a job is."""
+    return {name: getattr(config, name) for name in _LENGTHS}
+
+
 def with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
     """Fill in the lengths that follow from others: one round, and never in place of a length that was asked for."""
     part_steps, whole_steps = lengths["num_train_steps"], lengths["max_train_steps"]
@@ -207,18 +225,20 @@ def with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
     }
 
 
-def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with None for each length that ``with_defaults`` fills in just so."""
-    kept, full = dict(values), with_defaults(values)
+def without_defaults(lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lengths with None for each that ``with_defaults`` fills in just so."""
+    kept, full = dict(lengths), with_defaults(lengths)
     for name in _LENGTHS:
         if with_defaults({**kept, name: None}) == full:
             kept[name] = None
     return kept
 
 
-def _read_fields(config: ConfigFields) -> Iterator[Problem]:
-    """Turn the values of a new config into what is kept, and yield what is wrong with them."""
+def _read_fields(config: ConfigFields, names: Collection[str]) -> Iterator[Problem]:
+    """Turn values of a new config into what is kept, and yield what is wrong with them."""
     for name, kind, default in _fields_to_read():
+        if name not in names:
+            continue
         given = getattr(config, name)
         if given is default:
             continue

@@ -10,7 +10,7 @@ import attrs
 from crynux_async.errors import LeaseLostError, LedgerError
 from crynux_async.ledgers.base import Fence, Holder, JobRow, StepRow, TaskRow
 from crynux_async.ledgers.memory.attempts import NONE
-from crynux_async.ledgers.memory.packing import column, packed, unpacked
+from crynux_async.ledgers.memory.packing import Packed, changed, column, packed, unpacked
 from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
 
@@ -72,7 +72,7 @@ class Entry:
 
     def all_tasks(self) -> tuple[TaskRow, ...]:
         """Return its tasks by try and member."""
-        return (_task_of(self.row, self.fee),) if self.tasks is None else self.tasks
+        return (_task_of(self.packed, self.fee),) if self.tasks is None else self.tasks
 
     def sort(self) -> _Sort:
         """Return what a claim tells it apart by."""
@@ -200,7 +200,7 @@ class JobTable:
         holder = lease or self._nobody
         entry = Entry(row, holder, len(self.entries))
         undo.put(self.entries, row.job_id, entry)
-        self._claim_newest(row, undo)
+        self._claim_newest(entry.packed, undo)
         key = _key(row)
         if key is not None:
             undo.put(self._keys, key, row.job_id)
@@ -212,16 +212,16 @@ class JobTable:
         Raises:
             LedgerError: Another has its task.
         """
-        old, sort, counts = entry.row, entry.sort(), self.holding(entry).counts
-        row = unpacked(entry.packed, **columns)
-        if (old.backend, old.task_id) != (row.backend, row.task_id):
-            if old.task_id is not None:
-                undo.remove(self._newest_tasks[old.backend], old.task_id)
-            self._claim_newest(row, undo)
-        if entry.tasks is None and _task_of(old, entry.fee) != _task_of(row, entry.fee):
-            # The task was made from the row, which will not tell of it any more: from now on it is kept.
+        old, sort, counts = entry.packed, entry.sort(), self.holding(entry).counts
+        undo.set(entry, "packed", changed(old, columns))
+        if entry.tasks is None and _task_of(old, entry.fee) != _task_of(entry.packed, entry.fee):
+            # The task was made from the row, which does not tell of it any more: from now on it is kept.
             self._keep_tasks(entry, (_task_of(old, entry.fee),), undo)
-        undo.set(entry, "packed", packed(row))
+        if _newest_of(old) != _newest_of(entry.packed):
+            backend, task_id = _newest_of(old)
+            if task_id is not None:
+                undo.remove(self._newest_tasks[backend], task_id)
+            self._claim_newest(entry.packed, undo)
         if entry.sort() != sort:
             undo.put(counts, sort, counts[sort] - 1)
             undo.put(counts, entry.sort(), counts[entry.sort()] + 1)
@@ -239,7 +239,7 @@ class JobTable:
         if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
             self._check_is_free(task)
         tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place))
-        is_plain = tasks == (_task_of(entry.row, task.fee),)
+        is_plain = tasks == (_task_of(entry.packed, task.fee),)
         undo.set(entry, "fee", task.fee if is_plain else None)
         self._keep_tasks(entry, None if is_plain else tasks, undo)
 
@@ -266,13 +266,14 @@ class JobTable:
             entry, "steps", tuple((number, done if planned is known else planned) for number, planned in entry.steps)
         )
 
-    def _claim_newest(self, row: JobRow, undo: Undo) -> None:
-        if row.task_id is None:
+    def _claim_newest(self, row: Packed, undo: Undo) -> None:
+        (backend, task_id), job_id = _newest_of(row), column(row, "job_id")
+        if task_id is None:
             return
-        newest = self._newest_tasks.setdefault(row.backend, {})
-        if row.task_id in newest:
-            raise _taken(row, row.task_id, newest[row.task_id])
-        undo.put(newest, row.task_id, row.job_id)
+        newest = self._newest_tasks.setdefault(backend, {})
+        if task_id in newest:
+            raise _taken(backend, task_id, newest[task_id], job_id)
+        undo.put(newest, task_id, job_id)
 
     def _check_is_free(self, task: TaskRow) -> None:
         """Check that no job has a task, whether it is kept or its row tells of it.
@@ -285,7 +286,7 @@ class JobTable:
         if owner is None and teller is not None and self.entries[teller].tasks is None:
             owner = teller
         if owner is not None:
-            raise _taken(task, task.task_id, owner)
+            raise _taken(task.backend, task.task_id, owner, task.job_id)
 
     def _keep_tasks(self, entry: Entry, tasks: tuple[TaskRow, ...] | None, undo: Undo) -> None:
         """Keep these tasks of a job, or None where its row tells of the only one."""
@@ -306,22 +307,26 @@ def ordered_steps(entries: Iterable[Entry]) -> list[StepRow]:
     return [step for _, step in sorted((pair for entry in entries for pair in entry.steps), key=lambda pair: pair[0])]
 
 
-def _task_of(row: JobRow, fee: int | None) -> TaskRow:
+def _newest_of(row: Packed) -> tuple[str, str | None]:
+    return column(row, "backend"), column(row, "task_id")
+
+
+def _task_of(row: Packed, fee: int | None) -> TaskRow:
     """Return the task that a row and a fee tell of, as it was when it was made."""
     return TaskRow(
-        job_id=row.job_id,
-        try_number=row.tries,
-        backend=row.backend,
-        task_id=row.task_id or "",
-        made_at=row.submitted_at or row.planned_at,
+        job_id=column(row, "job_id"),
+        try_number=column(row, "tries"),
+        backend=column(row, "backend"),
+        task_id=column(row, "task_id") or "",
+        made_at=column(row, "submitted_at") or column(row, "planned_at"),
         fee=fee,
     )
 
 
-def _taken(row: JobRow | TaskRow, task_id: str, owner: str) -> LedgerError:
+def _taken(backend: str, task_id: str, owner: str, job_id: str) -> LedgerError:
     # A bridge numbers all tasks in one row: the same number twice means that two jobs claim one model.
-    message = f"task {task_id} of {row.backend} belongs to job {owner!r} already"
-    return LedgerError(message, job_id=row.job_id, task_id=task_id)
+    message = f"task {task_id} of {backend} belongs to job {owner!r} already"
+    return LedgerError(message, job_id=job_id, task_id=task_id)
 
 
 def _task_place(task: TaskRow) -> tuple[int, int]:

@@ -25,25 +25,32 @@ _USUAL: Mapping[str, Any] = MappingProxyType({field.alias or field.name: field.d
 
 def packed(row: JobRow) -> Packed:
     """Return a row as it is kept."""
-    # By identity: the usual values are there once, and one that is only equal to them costs some bytes and no more.
-    unusual = [
-        (name, value)
-        for (name, usual), value in zip(_USUAL.items(), _values_of(row), strict=True)
-        if value is not usual
-    ]
-    return _shape(tuple(name for name, _ in unusual)), *(value for _, value in unusual)
+    return _packed(dict(zip(_USUAL, _values_of(row), strict=True)))
 
 
-def unpacked(kept: Packed, **changes: Any) -> JobRow:
-    """Return the row that is kept, with some columns changed."""
-    values = {name: kept[place] for name, place in kept[0].items()}
-    return JobRow(**{**values, **changes})
+def changed(kept: Packed, columns: Mapping[str, Any]) -> Packed:
+    """Return what is kept of a row when some columns have changed; the digest must not be one of them."""
+    return _packed({**_unusual(kept), **columns})
+
+
+def unpacked(kept: Packed) -> JobRow:
+    """Return the row that is kept."""
+    return JobRow(**_unusual(kept))
 
 
 def column(kept: Packed, name: str) -> Any:
     """Return one column of the row that is kept, without making the row."""
     place = kept[0].get(name)
     return _USUAL[name] if place is None else kept[place]
+
+
+def _unusual(kept: Packed) -> dict[str, Any]:
+    return {name: kept[place] for name, place in kept[0].items()}
+
+
+def _packed(columns: Mapping[str, Any]) -> Packed:
+    unusual = {name: value for name, value in columns.items() if value != _USUAL[name]}
+    return _shape(tuple(unusual)), *unusual.values()
 
 
 @functools.lru_cache(maxsize=1024)
