@@ -51,7 +51,6 @@ ALL_POINTS = 20
 """From so many seeds on, every point is tried; with fewer, as many points as seeds."""
 
 _PIECE = 1 << 16
-_MEBIBYTE = 1 << 20
 _AT_ONCE = 3
 
 
