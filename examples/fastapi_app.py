@@ -80,4 +80,6 @@ def emulated_bridge() -> Generator[None, None, None]:
 if __name__ == "__main__":
     with emulated_bridge() if "--emulator" in sys.argv else contextlib.nullcontext():
         port = int(os.environ.get("PORT", "8000"))
-        uvicorn.run("fastapi_app:app", app_dir=str(Path(__file__).parent), port=port, workers=2)
+        place = str(Path(__file__).parent)
+        # On a busy machine a worker needs longer than five seconds to begin, and uvicorn would kill it for that.
+        uvicorn.run("fastapi_app:app", app_dir=place, port=port, workers=2, timeout_worker_healthcheck=60)

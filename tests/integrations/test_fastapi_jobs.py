@@ -198,7 +198,18 @@ async def test_body_that_is_too_large_no_config_or_has_no_type_is_refused(tmp_pa
         assert await status(b"[]") == (422, PROBLEM)
         assert await status(b'{"\\ud800": 1}') == (422, PROBLEM)
         # A form that another site makes a browser send has a type of its own: it is no config.
-        assert await status(b"{}", {"Content-Type": "text/plain"}) == (422, PROBLEM)
+        form = await web.client.post("/jobs", content=b"{}", headers={"Content-Type": "text/plain"})
+        assert (form.status_code, form.headers["content-type"]) == (422, PROBLEM)
+        assert [entry["detail"] for entry in form.json()["errors"]] == [
+            "is read as JSON with Content-Type: application/json alone"
+        ]
+
+
+async def test_label_that_no_ledger_keeps_is_refused_by_name_and_points_to_nothing_in_the_body(tmp_path: Path) -> None:
+    async with opened_web(tmp_path) as web:
+        answer = await web.client.post("/jobs?label=a%00", json=GOOD)
+    [entry] = answer.json()["errors"]
+    assert (answer.status_code, entry["field"], "pointer" in entry) == (422, "label", False)
 
 
 @pytest.mark.parametrize("at", ["/jobs", "/jobs/check"])

@@ -240,7 +240,8 @@ def _entries(error: CrynuxError) -> Iterable[dict[str, str]]:
         for field in error.differences:
             yield _entry(field, "is another one than was asked under this key before")
     elif isinstance(error, UsageError) and error.field in _FIELDS_OF_CALLERS:
-        yield _entry(error.field, str(error))
+        # No pointer: it is not in the body.
+        yield {"field": error.field, "detail": str(error)}
     elif isinstance(error, errors.RejectedError) and error.field is not None:
         yield _entry(error.field, "is refused by the training service")
 
@@ -251,7 +252,11 @@ def _entry(field: str, detail: str) -> dict[str, str]:
 
 def _validation_entry(entry: Mapping[str, Any]) -> dict[str, str]:
     place, *path = map(str, entry["loc"])
-    return {"in": place, "field": ".".join(path) or place, "detail": str(entry["msg"])}
+    detail = str(entry["msg"])
+    if place == "body" and not path and isinstance(entry["input"], bytes):
+        # What curl -d says unless it is told otherwise is a form, which is not read at all.
+        detail = "is read as JSON with Content-Type: application/json alone"
+    return {"in": place, "field": ".".join(path) or place, "detail": detail}
 
 
 _MEANINGS: Mapping[int, str] = {
