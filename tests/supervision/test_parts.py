@@ -1,4 +1,4 @@
-"""The parts of a submission that wait for nothing: the queue, the patience, what an answer means."""
+"""The parts of a submission that wait for nothing: the queue, what an answer means."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,6 @@ from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.states import JobState, Signal
 from crynux_async.supervision.create import Answer, columns_after, post, signal_of
-from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.send_queue import SendQueue
 
@@ -66,39 +65,6 @@ def test_job_that_is_queued_anew_is_not_sent_for_its_old_place() -> None:
     queue.add(second)
     queue.add(first)  # it was set aside, and its user has asked for it again
     assert [queue.take_first() for _ in range(3)] == [second, first, None]
-
-
-def test_patience_holds_everything_back_longer_each_time_up_to_a_minute() -> None:
-    patience = Patience(limit=1e9, longest_try=15.0)
-    now, holds = 0.0, []
-    for _ in range(9):
-        patience.hold(now)
-        holds.append(patience.not_before - now)
-        now = patience.not_before
-    assert holds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-
-
-def test_patience_ends_after_the_time_in_vain_and_not_after_a_sleep_of_the_machine() -> None:
-    patience, job = Patience(limit=100.0, longest_try=15.0), record()
-    assert patience.is_left(job, 0.0)
-    assert patience.is_left(job, 8 * 3600.0), "a night's sleep is nobody's try"
-    now, tries = 8 * 3600.0, 0
-    while patience.is_left(job, now):
-        now, tries = patience.not_before, tries + 1
-    # The sleep counts as the 17 s that a try and the wait before it can take at most.
-    assert 100 - 17 <= now - 8 * 3600.0 <= 100 - 17 + 60
-    assert tries > 3
-
-
-def test_patience_that_an_answer_has_renewed_begins_anew() -> None:
-    patience, job = Patience(limit=50.0, longest_try=0.0), record()
-    now = 0.0
-    for _ in range(5):
-        assert patience.is_left(job, now)
-        now = patience.not_before
-    patience.heard(now)
-    assert patience.not_before == 0.0
-    assert patience.is_left(job, now + 40.0)
 
 
 class Service:

@@ -20,21 +20,35 @@ def test_sleep_counts_as_no_more_than_the_wait_that_it_fell_into_and_a_try(limit
     assert patience.is_left(JOB, 10 * HOUR) is is_left
 
 
-def test_wait_is_longer_each_time_up_to_a_minute() -> None:
-    patience, now, waits = Patience(HOUR, A_TRY), 0.0, []
-    for _ in range(8):
-        assert patience.is_left(JOB, now)
-        waits.append(patience.not_before - now)
+def test_everything_is_held_back_longer_each_time_up_to_a_minute() -> None:
+    patience, now, holds = Patience(HOUR, A_TRY), 0.0, []
+    for _ in range(9):
+        patience.hold(now)
+        holds.append(patience.not_before - now)
         now = patience.not_before
-    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert holds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_answer_ends_the_outage() -> None:
-    patience = Patience(4.0, A_TRY)
-    assert [patience.is_left(JOB, now) for now in (0.0, 1.0, 3.0)] == [True, True, True]
+def test_time_in_vain_ends_patience_and_a_sleep_of_the_machine_does_not() -> None:
+    patience, awake = Patience(100.0, A_TRY), 8 * HOUR
+    assert patience.is_left(JOB, 0.0)
+    assert patience.is_left(JOB, awake), "a night's sleep is nobody's try"
+    now, tries = awake, 0
+    while patience.is_left(JOB, now):
+        now, tries = patience.not_before, tries + 1
+    # The sleep counts as the 16 s that the first wait and a try can take at most.
+    assert 100 - 16 <= now - awake <= 100 - 16 + 60
+    assert tries > 3
+
+
+def test_answer_ends_the_outage_and_the_wait() -> None:
+    patience, now = Patience(50.0, 0.0), 0.0
+    for _ in range(5):
+        assert patience.is_left(JOB, now)
+        now = patience.not_before
     patience.heard()
     assert patience.not_before == 0.0
-    assert [patience.is_left(JOB, now) for now in (7.0, 8.0, 10.0, 14.0)] == [True, True, True, False]
+    assert patience.is_left(JOB, now + 40.0)
 
 
 def test_gate_that_others_have_shut_ends_the_outage_and_not_the_wait() -> None:
