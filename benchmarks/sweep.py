@@ -125,6 +125,7 @@ def _least_cpu(work: Callable[[], object]) -> float:
 def _bytes_a_waiting_point() -> float:
     async def work(world: World) -> float:
         async with world.session(rate_limit=1) as session:
+            advice_once(Sweep("dogs", config()).plan().good)  # what is made once, for the first of all points
             gc.collect()
             tracemalloc.start()
             before = tracemalloc.get_traced_memory()[0]

@@ -81,7 +81,8 @@ class JobRow:
         key_id: Fingerprint of the credential that submits it, or "" for a task that was attached without one.
         config: What is trained, as it was asked for, or None for a task that was attached by its id.
         is_seed_drawn: Whether nobody gave the config's seed, so that it was drawn here.
-        asked_digest: ``FineTuneConfig.asked_digest()``, or "": what an idempotency key stands for.
+        asked_digest: ``FineTuneConfig.asked_digest()`` of what an idempotency key stands for, where ``config`` is
+            another one since; else "".
         label: The caller's own name for it.
         group: Which set of jobs it belongs to, such as a sweep, or "".
         tags: Free names and values of the caller.
@@ -155,8 +156,16 @@ class JobRow:
         """
         names = [field.name for field in attrs.fields(JobRow) if field.init and field.name not in _NOT_SHOWN]
         facts = {name: _as_json(getattr(self, name)) for name in names if not (public and name in _PRIVATE)}
+        facts["asked_digest"] = self.first_asked
         facts["error_kind"] = self.error_facts.get("kind", "")
         return {**facts, "config": shown_config(self.config), "digest": self.digest}
+
+    @property
+    def first_asked(self) -> str:
+        """``FineTuneConfig.asked_digest()`` of what the idempotency key stands for, or "" where there is none."""
+        if self.asked_digest or self.config is None or self.idempotency_key is None:
+            return self.asked_digest
+        return self.config.asked_digest()
 
     @property
     def digest(self) -> str:

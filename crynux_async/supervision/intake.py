@@ -269,7 +269,7 @@ def _conflict_of(pair: tuple[Record, JobRow]) -> ConflictError | None:
     # What was stored just now is what was asked, and needs no digest.
     if row.job_id == new.job_id:
         return None
-    clash = conflict(new.idempotency_key, row.config, new.config, asked_digest=row.asked_digest)
+    clash = conflict(new.idempotency_key, row.config, new.config, asked_digest=row.first_asked)
     if clash is not None:
         clash.job_id, clash.task_id = row.job_id, row.task_id
     return clash

@@ -34,7 +34,6 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         key_id=key_id if config is not None else "",
         config=config,
         is_seed_drawn=config is not None and config.seed_was_drawn,
-        asked_digest=config.asked_digest() if has_key and config is not None else "",
         label=record.label,
         group=filing.group,
         tags=filing.tags,

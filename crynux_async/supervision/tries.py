@@ -252,13 +252,19 @@ class Tries:
             LedgerError: It could not be stored; the record is what it was.
         """
         if config is not None:
-            change = attrs.evolve(change, columns={**change.columns, "config": config})
+            asked = await self._first_asked(record)
+            change = attrs.evolve(change, columns={**change.columns, "config": config, "asked_digest": asked})
         state = change.columns.get("state", record.state)
         if not await self._writer.change(change, news=news_of_move(record, state)):
             message = f"job {change.job_id!r} is held by another process by now; ask again"
             raise LeaseLostError(message, job_ids=[change.job_id], job_id=change.job_id)
         if config is not None:
             record.config = config
+
+    async def _first_asked(self, record: Record) -> str:
+        """Return what a job's key stands for, which its config tells no more once it is another one."""
+        row = await self._ledger.get(record.job_id)
+        return row.first_asked if row is not None else ""
 
     async def _attempts(self, record: Record) -> Sequence[AttemptRow]:
         return await self._ledger.attempts(job_ids=[record.job_id])

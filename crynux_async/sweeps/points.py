@@ -28,7 +28,7 @@ Derive: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _MOST_SEEDS = 2**32 - 1  # a node's numpy takes no larger one
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Point:
     """One config of a sweep.
 

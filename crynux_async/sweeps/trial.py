@@ -86,7 +86,7 @@ class Known:
     problem: Exception | None
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class Trial:
     """One point of a sweep, its job, and once it has ended what came of it.
 

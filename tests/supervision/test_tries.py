@@ -10,6 +10,7 @@ from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     AuthError,
     ConfigError,
+    ConflictError,
     CrynuxError,
     Job,
     JobState,
@@ -122,6 +123,23 @@ async def test_retry_of_one_job_named_twice_is_one_try() -> None:
         assert await session.retry([job, job]) == [job]
         await session.wait_all()
     assert backend.creates == 2
+
+
+async def test_key_of_a_job_that_got_more_time_stands_for_what_was_asked_first() -> None:
+    backend, ledger, asked = FakeBackend(duration=60), MemoryLedger(), make_config(model_name="x/fail", seed=1)
+    async with open_session(backend, ledger) as session:
+        job = await session.enqueue(asked, idempotency_key="k")
+        await session.wait_all([job])
+        for hours in (2, 3):
+            await job.retry(timeout=hours * HOUR)
+            await session.wait_all([job])
+    async with open_session(backend, ledger) as later:
+        assert await later.enqueue(asked, idempotency_key="k") == job
+        with pytest.raises(ConflictError):
+            await later.enqueue(asked.evolve(timeout=4 * HOUR), idempotency_key="k")
+    assert backend.creates == 3
+    (row,) = await ledger.jobs()
+    assert row.to_dict()["asked_digest"] == asked.asked_digest()
 
 
 async def test_new_try_may_have_more_time_and_trains_the_same() -> None:

@@ -92,7 +92,7 @@ class JobTable:
         # no task was stored with it. A task that its row tells of is found by the first alone.
         self._newest_tasks: dict[str, dict[str, str]] = {}
         self._kept_tasks: dict[str, dict[str, str]] = {}
-        self._keys: dict[tuple[str, str, str], str] = {}
+        self._keys: dict[tuple[str, str], dict[str, str]] = {}
 
     # Leases
 
@@ -179,8 +179,8 @@ class JobTable:
 
     def earlier(self, row: JobRow) -> Entry | None:
         """Return the job that has the idempotency key of a row already."""
-        key = _key(row)
-        return self.entries[self._keys[key]] if key in self._keys else None
+        job_id = self._keys.get((row.backend, row.tenant), {}).get(row.idempotency_key or "")
+        return None if job_id is None else self.entries[job_id]
 
     def by_task(self, backend: str | None, task_id: str) -> list[Entry]:
         """Return the jobs that have a task, newest or earlier."""
@@ -201,9 +201,8 @@ class JobTable:
         entry = Entry(row, holder, len(self.entries))
         undo.put(self.entries, row.job_id, entry)
         self._claim_newest(entry.packed, undo)
-        key = _key(row)
-        if key is not None:
-            undo.put(self._keys, key, row.job_id)
+        if row.idempotency_key is not None:
+            undo.put(self._keys.setdefault((row.backend, row.tenant), {}), row.idempotency_key, row.job_id)
         undo.put(holder.counts, entry.sort(), holder.counts[entry.sort()] + 1)
 
     def replace(self, entry: Entry, columns: Mapping[str, Any], undo: Undo) -> None:
@@ -339,7 +338,3 @@ def _known_step(entry: Entry, step: StepRow) -> StepRow | None:
 
 def _place(step: StepRow) -> tuple[int, int, str]:
     return step.try_number, step.member, step.kind
-
-
-def _key(row: JobRow) -> Any:
-    return None if row.idempotency_key is None else (row.backend, row.tenant, row.idempotency_key)
