@@ -21,7 +21,11 @@ from crynux_async.ledgers import open_ledger
 _T = TypeVar("_T")
 
 STARTS = 7
-_REQUEST = "import crynux_async.backends.bridge.http, crynux_async.session, crynux_async.ledgers."
+# What is loaded from a first submit to a first poll (tests/integration/test_loading.py).
+_REQUEST = (
+    "import crynux_async.backends.opening, crynux_async.backends.bridge.backend, crynux_async.session, "
+    "crynux_async.ledgers."
+)
 IMPORTS = {
     "aiohttp": "import aiohttp",
     "crynux_async": "import crynux_async",

@@ -36,7 +36,6 @@ from crynux_async.supervision.filing import (
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
 from crynux_async.supervision.intake import unconfirmed
-from crynux_async.supervision.observer import Ear, Observer
 from crynux_async.supervision.record import Record, new_job_id
 from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.training.config import FineTuneConfig
@@ -45,6 +44,7 @@ from crynux_async.training.service import ServiceFacts
 if TYPE_CHECKING:
     from crynux_async.backends.opening import ServiceName
     from crynux_async.signing import Wallet
+    from crynux_async.supervision.observer import Ear, Observer
 
 
 class Session(SessionJobs):
@@ -91,7 +91,7 @@ class Session(SessionJobs):
         send_planned: bool = False,
         budget: Budget | None = None,
         price: Decimal | float | str | None = None,
-        observer: Observer | None = None,
+        observer: "Observer | None" = None,
         **arguments: Unpack[SettingsArguments],
     ) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Session(SessionJobs):
         self._sends_planned = send_planned
         self._budget = budget
         self._price = None if price is None else wei_of(price, "price")
-        self._ear = None if observer is None else Ear(observer.watch(self))
+        self._ear = None if observer is None else _ear_of(observer, self)
         self._backend: Backend | None = None
         self._adviser: Adviser | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -646,6 +646,12 @@ class Session(SessionJobs):
         """Give a job up that only this caller knows of, unless it is under way."""
         if self._supervisor is not None:
             self._supervisor.submitter.withdraw(record_of(job))
+
+
+def _ear_of(observer: "Observer", session: Session) -> "Ear":
+    from crynux_async.supervision.observer import Ear
+
+    return Ear(observer.watch(session))
 
 
 def _one_for_each(

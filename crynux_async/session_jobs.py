@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from crynux_async.backends.base import HasOutlook, ListsPayments, Verdict
 from crynux_async.clock import utc_now
@@ -17,13 +18,15 @@ from crynux_async.ledgers.base import JobFilter
 from crynux_async.money import to_cnx
 from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState, Signal, advance
-from crynux_async.supervision.audit import Audit, Orphan
 from crynux_async.supervision.filing import aware, storable
 from crynux_async.supervision.record import Record, new_job_id
 from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.wording import counted
+
+if TYPE_CHECKING:
+    from crynux_async.supervision.audit import Audit, Orphan
 
 
 class SessionJobs:
@@ -345,7 +348,7 @@ class SessionJobs:
         backend = self._open_supervisor().backend
         return list(await backend.outlook(config)) if isinstance(backend, HasOutlook) else []
 
-    async def audit(self) -> Audit:
+    async def audit(self) -> "Audit":
         """Hold the ledger against the service's own list of payments, to the wei and in both directions.
 
         At the relay, with this session's wallet: it names tries that do not add up, and tasks that this library has
@@ -357,7 +360,7 @@ class SessionJobs:
         """
         return await self._open_supervisor().audit()
 
-    def _orphan(self, orphan: Orphan, *, adopt: bool) -> Reconciled:
+    def _orphan(self, orphan: "Orphan", *, adopt: bool) -> Reconciled:
         """Return what is said of an orphan, and follow it where that is wanted."""
         what = f"paid for at {orphan.at:%Y-%m-%d %H:%M} UTC ({to_cnx(orphan.gone)} CNX), {orphan.task.stage}"
         adopted = self.attach(orphan.task_id, config=orphan.task.config) if adopt else None

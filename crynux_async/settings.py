@@ -3,13 +3,11 @@
 A blank value counts as not given, wherever it stands. The key is kept in a ``Secret``, which shows itself nowhere.
 """
 
-import difflib
 import hashlib
 import ipaddress
 import math
 import os
 import socket
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -434,6 +432,8 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(name: str, where: str = "") -> Problem:
+    import difflib
+
     near = difflib.get_close_matches(name.lower(), _names(), 1)
     return Problem(field=name, message=f"is not a setting{where}" + (f"; did you mean {near[0]}?" if near else ""))
 
@@ -445,6 +445,8 @@ def _read_file(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     path = os.path.expanduser(asked or "~/.config/crynux-async/settings.toml")
     if not asked and not os.path.isfile(path):
         return path, {}
+    import tomllib
+
     try:
         return path, tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

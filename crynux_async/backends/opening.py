@@ -1,20 +1,22 @@
 """Opens the services that this library knows by name."""
 
 import asyncio
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from crynux_async.backends.base import Backend
 from crynux_async.errors import UsageError
 from crynux_async.settings import RELAYS, Settings
-from crynux_async.signing import Wallet
+
+if TYPE_CHECKING:
+    from crynux_async.signing import Wallet
 
 ServiceName = Literal["bridge", "relay"]
 """A service by name."""
 
 
-async def open_backend(name: ServiceName, settings: Settings, wallet: Wallet | None = None) -> Backend:
+async def open_backend(name: ServiceName, settings: Settings, wallet: "Wallet | None" = None) -> Backend:
     """Return a backend of a service.
 
     Args:
@@ -39,8 +41,9 @@ async def open_backend(name: ServiceName, settings: Settings, wallet: Wallet | N
     return BridgeBackend(settings)
 
 
-async def _relay(settings: Settings, wallet: Wallet | None) -> Backend:
+async def _relay(settings: Settings, wallet: "Wallet | None") -> Backend:
     from crynux_async.backends.relay.backend import RelayBackend
+    from crynux_async.signing import Wallet
 
     if wallet is None:
         wallet = await asyncio.to_thread(Wallet.from_env)  # a keystore's password is stretched for about a second

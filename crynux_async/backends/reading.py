@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Task, Validator
+from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Task, Validator, is_wallet
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.errors import UsageError
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
@@ -13,11 +13,6 @@ from crynux_async.training.lengths import stall_seconds
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 _HABITS: Final = Habits()
-
-
-def is_wallet(key_id: str) -> bool:
-    """Whether a credential is a wallet, which only the relay takes."""
-    return key_id.startswith("0x")
 
 
 def facts_behind(key_id: str) -> ServiceFacts:

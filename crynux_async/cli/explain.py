@@ -15,8 +15,9 @@ from crynux_async.cli.check import STYLES
 from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.datasets.explanations import EXPLANATIONS
+from crynux_async.datasets.findings import Severity
 from crynux_async.datasets.problems import CODES as DATASET_CODES
-from crynux_async.datasets.problems import RETIRED, Severity
+from crynux_async.datasets.problems import RETIRED
 from crynux_async.errors import UsageError
 from crynux_async.training.advice import CODES
 from crynux_async.training.advice.explanations import example_of

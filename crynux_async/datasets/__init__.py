@@ -30,8 +30,9 @@ from crynux_async.lazy import loader_of
 if TYPE_CHECKING:
     from crynux_async.datasets.captions import CLIP_TOKENS, Caption, CaptionSource, estimated_tokens
     from crynux_async.datasets.checking import check
+    from crynux_async.datasets.findings import Severity
     from crynux_async.datasets.packing import PackedDataset, pack
-    from crynux_async.datasets.problems import CODES, DatasetError, DatasetProblem, ProblemCode, Severity
+    from crynux_async.datasets.problems import CODES, DatasetError, DatasetProblem, ProblemCode
     from crynux_async.datasets.reading import Limits
     from crynux_async.datasets.report import DatasetReport, Spread
     from crynux_async.datasets.url import check_url
@@ -48,7 +49,7 @@ _HOME_OF = {
     "Limits": "reading",
     "PackedDataset": "packing",
     "ProblemCode": "problems",
-    "Severity": "problems",
+    "Severity": "findings",
     "Spread": "report",
     "UrlObservation": "url_rules",
     "UrlReport": "url_rules",

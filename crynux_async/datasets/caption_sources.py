@@ -10,11 +10,12 @@ from crynux_async.datasets import sidecars
 from crynux_async.datasets.caption_rules import Captions, judge_captions
 from crynux_async.datasets.captions import CaptionSource
 from crynux_async.datasets.csv_tables import read_csv
+from crynux_async.datasets.findings import has_error
 from crynux_async.datasets.json_tables import json_objects
 from crynux_async.datasets.layout import METADATA_NAMES, base_name, extension_of
 from crynux_async.datasets.matching import match, nearest
 from crynux_async.datasets.metadata_rules import header_hint, judge_matching
-from crynux_async.datasets.problems import DatasetProblem, has_error, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
 from crynux_async.datasets.reading import SeenFile
 from crynux_async.datasets.row_names import reunite
 from crynux_async.datasets.spellings import judge_near_misses

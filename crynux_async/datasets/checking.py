@@ -8,12 +8,13 @@ import attrs
 from crynux_async.datasets.archives import ending_of
 from crynux_async.datasets.captions import estimated_tokens, texts_of
 from crynux_async.datasets.contents import Content, content_of
+from crynux_async.datasets.findings import in_order
 from crynux_async.datasets.image_rules import copies_of, judge_amount, judge_images, usable_images
 from crynux_async.datasets.inner_rules import judge_inner
 from crynux_async.datasets.layout import METADATA_NAMES, Layout, base_name, is_visible, lay_out
 from crynux_async.datasets.layout_rules import is_image, judge_layout
 from crynux_async.datasets.loader_settings import SETTINGS_FILES, judge_settings
-from crynux_async.datasets.problems import DatasetProblem, in_order
+from crynux_async.datasets.problems import DatasetProblem
 from crynux_async.datasets.reading import Columns, Limits, Scan, SeenFile, Wanted, content_hash, scan
 from crynux_async.datasets.report import DatasetReport, Spread
 from crynux_async.errors import UsageError

@@ -6,9 +6,10 @@ import attrs
 
 from crynux_async.datasets.caption_rules import Captions, judge_captions
 from crynux_async.datasets.captions import Caption
+from crynux_async.datasets.findings import has_error
 from crynux_async.datasets.layout import Layout
 from crynux_async.datasets.metadata_rules import judge_metadata
-from crynux_async.datasets.problems import DatasetProblem, has_error, problem
+from crynux_async.datasets.problems import DatasetProblem, problem
 from crynux_async.datasets.reading import Columns, SeenFile
 from crynux_async.datasets.record_rules import is_text, judge_records, marked_images
 from crynux_async.datasets.records import Records

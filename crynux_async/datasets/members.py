@@ -14,8 +14,9 @@ from typing import IO, Final, cast
 import attrs
 
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, is_tar
+from crynux_async.datasets.findings import Severity
 from crynux_async.datasets.layout import DATA_EXTENSIONS, extension_of, is_visible
-from crynux_async.datasets.problems import DatasetProblem, Severity, named, problem
+from crynux_async.datasets.problems import DatasetProblem, named, problem
 
 _HEADER_BYTES: Final = 4 << 20
 # Of every common disk of Linux. Windows and macOS count letters instead, of which each may be four bytes.

@@ -14,11 +14,12 @@ from crynux_async import files
 from crynux_async.datasets.caption_rules import judge_column
 from crynux_async.datasets.caption_sources import CaptionRequest, find_captions, is_caption_file
 from crynux_async.datasets.captions import Caption, CaptionSource, texts_of
+from crynux_async.datasets.findings import has_error, in_order
 from crynux_async.datasets.image_rules import judge_amount, judge_broken
 from crynux_async.datasets.kohya import is_regularization, judge_regularization, judge_repeats
 from crynux_async.datasets.layout import is_visible, lay_out, split_word
 from crynux_async.datasets.layout_rules import is_image, judge_left_out
-from crynux_async.datasets.problems import DatasetError, DatasetProblem, has_error, in_order, of_pack, problem
+from crynux_async.datasets.problems import DatasetError, DatasetProblem, of_pack, problem
 from crynux_async.datasets.reading import Limits, SeenFile, Wanted, scan
 from crynux_async.datasets.report import VERSION_LENGTH
 from crynux_async.datasets.tables import read_table

@@ -3,35 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal, Protocol, TypeVar, get_args
+from typing import Final
 
 import attrs
 
+from crynux_async.datasets.findings import Severity
 from crynux_async.errors import CrynuxError
 
-Severity = Literal["error", "warning", "note"]
-"""How bad a finding is, of a data set or of a config; the worst comes first."""
-
-_ORDER: Final[tuple[Severity, ...]] = get_args(Severity)
 _SHOWN: Final = 3
 # Control characters, line ends, halves of characters, and what turns the direction of a text: any archive may have
 # them in its names.
 _NOT_PRINTED: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-class Finding(Protocol):
-    """A problem of a data set, or an advice about a config."""
-
-    @property
-    def code(self) -> str:
-        """The stable code."""
-
-    @property
-    def severity(self) -> Severity:
-        """How bad it is."""
-
-
-AnyFinding = TypeVar("AnyFinding", bound=Finding)
 
 
 @attrs.frozen(kw_only=True)
@@ -268,16 +250,6 @@ def of_pack(found: DatasetProblem) -> DatasetProblem:
 def printable(text: str) -> str:
     """A text with everything in a name written out that nothing could print, or that a terminal would obey."""
     return _NOT_PRINTED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def in_order(findings: Iterable[AnyFinding]) -> tuple[AnyFinding, ...]:
-    """Findings, errors first, then by code."""
-    return tuple(sorted(findings, key=lambda found: (_ORDER.index(found.severity), found.code)))
-
-
-def has_error(findings: Iterable[Finding]) -> bool:
-    """Whether one of them is an error: what it is about cannot work."""
-    return any(found.severity == "error" for found in findings)
 
 
 def named(files: Sequence[str]) -> str:

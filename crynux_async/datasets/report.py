@@ -7,7 +7,8 @@ from typing import Final, Self
 import attrs
 
 from crynux_async.datasets.captions import Caption
-from crynux_async.datasets.problems import DatasetProblem, has_error
+from crynux_async.datasets.findings import has_error
+from crynux_async.datasets.problems import DatasetProblem
 
 VERSION_LENGTH: Final = 12
 """Characters of a hash that are enough for an address."""

@@ -13,10 +13,11 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 import attrs
 
 from crynux_async.datasets.archives import SHORT_ENDINGS, compression_of, ending_of, holds_tar, is_tar
+from crynux_async.datasets.findings import has_error, in_order
 from crynux_async.datasets.hosts import is_private
 from crynux_async.datasets.layout import DATA_EXTENSIONS, extension_of
 from crynux_async.datasets.links import explain_page, explain_signature, has_login, page_of, secrets_in, signature_of
-from crynux_async.datasets.problems import DatasetProblem, has_error, in_order, problem
+from crynux_async.datasets.problems import DatasetProblem, problem
 from crynux_async.datasets.report import VERSION_LENGTH
 from crynux_async.errors import UsageError
 

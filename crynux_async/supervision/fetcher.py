@@ -28,9 +28,9 @@ from crynux_async.files import resolve
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
 from crynux_async.supervision.credentials import Credentials
+from crynux_async.supervision.doors import OpenResult
 from crynux_async.supervision.follower import GONE_FOR
 from crynux_async.supervision.image_keeper import ImageKeeper
-from crynux_async.supervision.observer import OpenResult
 from crynux_async.supervision.record import Record, StoredArchive
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.tasks import TaskViews

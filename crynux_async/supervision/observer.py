@@ -2,22 +2,24 @@
 
 A listener is told every event of the session's own jobs as it happens, and what is done for them on the way: creates,
 requests for results, ends of tasks. It is called where that is done, in the same task, so that what it puts into the
-context of the task is there for everything below. Where nobody listens none of it is made: the doors are the bare ones.
+context of the task is there for everything below. Where nobody listens none of it is made, nor is this module loaded:
+the doors are the bare ones.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from crynux_async.backends.base import Backend, ResultStream, Task
+from crynux_async.backends.base import ResultStream, Task
 from crynux_async.clock import utc_now
 from crynux_async.events import Event
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.supervision.accounts import Accounts
-from crynux_async.supervision.create import Answer, post
+from crynux_async.supervision.create import Answer
+from crynux_async.supervision.doors import Doors
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.rows import TaskEnd
 from crynux_async.training.config import FineTuneConfig
@@ -145,6 +147,10 @@ class Ear:
         """Tell that the session is closed."""
         self._tell(self._listener.closed)
 
+    def listen_at(self, doors: Doors, accounts: Accounts) -> Doors:
+        """Return doors at which the listener hears what goes through them."""
+        return _listened_at(doors, accounts, self)
+
     def _tell(self, tell: Callable[..., Any], *arguments: object) -> Any:
         try:
             return tell(*arguments)
@@ -153,44 +159,7 @@ class Ear:
             return None
 
 
-class OpenResult(Protocol):
-    """Asks a backend for a result, as ``Backend.open_result``."""
-
-    def __call__(self, task: Task, **options: Any) -> AbstractAsyncContextManager[ResultStream]:
-        """Open the result of a task."""
-
-
-@attrs.frozen(kw_only=True)
-class Doors:
-    """Through which a session goes to its service.
-
-    Attributes:
-        create: Sends one create that is stored; never raises.
-        open_result: Asks for a result.
-        task_ended: Called with each job whose task has ended, and how, before the job learns it.
-    """
-
-    create: Callable[[AttemptRow], Awaitable[Answer]]
-    open_result: OpenResult
-    task_ended: Callable[[Record, TaskEnd], None]
-
-
-def doors_of(
-    backend: Backend, accounts: Accounts, task_ended: Callable[[Record, TaskEnd], None], ear: Ear | None
-) -> Doors:
-    """Return the doors to a backend: the bare ones, or those at which somebody listens."""
-
-    def create(attempt: AttemptRow) -> Awaitable[Answer]:
-        return post(backend, attempt.payload)
-
-    def open_result(task: Task, **options: Any) -> AbstractAsyncContextManager[ResultStream]:
-        return backend.open_result(task, **options)
-
-    bare = Doors(create=create, open_result=open_result, task_ended=task_ended)
-    return bare if ear is None else _heard(bare, accounts, ear)
-
-
-def _heard(bare: Doors, accounts: Accounts, ear: Ear) -> Doors:
+def _listened_at(bare: Doors, accounts: Accounts, ear: Ear) -> Doors:
     async def create(attempt: AttemptRow) -> Answer:
         ear.put(
             CreateBegan(

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -30,9 +30,9 @@ from crynux_async.settings import Settings
 from crynux_async.states import STAGES, Signal, Stage, may
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
-from crynux_async.supervision.audit import Audit, audit
 from crynux_async.supervision.chores import Chores
 from crynux_async.supervision.credentials import Credentials
+from crynux_async.supervision.doors import Doors, doors_of
 from crynux_async.supervision.errands import Errands
 from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
@@ -44,7 +44,6 @@ from crynux_async.supervision.intake import Intake
 from crynux_async.supervision.late_costs import LateCosts
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
-from crynux_async.supervision.observer import Doors, Ear, doors_of
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import new_owner
 from crynux_async.supervision.reach import Reach
@@ -60,6 +59,10 @@ from crynux_async.supervision.upkeep import Upkeep
 from crynux_async.supervision.wishes import Wishes
 from crynux_async.threads import in_thread, to_the_end
 from crynux_async.training.config import FineTuneConfig
+
+if TYPE_CHECKING:
+    from crynux_async.supervision.audit import Audit
+    from crynux_async.supervision.observer import Ear
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")
 
@@ -97,7 +100,7 @@ class Supervisor:
         keeps_events: bool = False,
         budget: Budget | None = None,
         price: int | None = None,
-        ear: Ear | None = None,
+        ear: "Ear | None" = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -128,7 +131,8 @@ class Supervisor:
         tell_of_step = partial(self.register.tell, is_stored=True)
         self._stepper = Stepper(backend, self._tasks, self._writer, self._spawn, tell=tell_of_step)
         self._chores = Chores(backend, settings, ledger, trims_events=keeps_events and follows)
-        self._make_drivers(gate, doors_of(backend, self.accounts, self._writer.task_ended, ear))
+        doors = doors_of(backend, self._writer.task_ended)
+        self._make_drivers(gate, doors if ear is None else ear.listen_at(doors, self.accounts))
         self._make_dealings(sends_planned=sends_planned)
         self._make_helpers()
         self._make_upkeep()
@@ -553,8 +557,10 @@ class Supervisor:
         """
         await self._late_costs.settle_all()
 
-    async def audit(self) -> Audit:
+    async def audit(self) -> "Audit":
         """Hold what the ledger has of money against the service's own list."""
+        from crynux_async.supervision.audit import audit
+
         await self._writer.flush()
         return await audit(self.backend, self.backend.key_id, self._ledger)
 

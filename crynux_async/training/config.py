@@ -8,11 +8,9 @@ what runs.
 The fields, their types, bounds and defaults are in ``fields``.
 """
 
-import difflib
 import functools
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -138,6 +136,8 @@ class FineTuneConfig(ConfigFields):
         Raises:
             ConfigError: The file cannot be read or parsed, or holds a wrong config.
         """
+        import tomllib
+
         try:
             text = Path(path).read_text(encoding="utf-8")
             data: Any = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
@@ -157,8 +157,11 @@ class FineTuneConfig(ConfigFields):
         is not kept: pass it to ``from_dict`` where it matters, or the seed counts as given. The same is true of
         ``to_json`` and ``to_toml``.
         """
-        data: dict[str, object] = config_converter().unstructure(self)
-        return data
+        values = dict(zip(field_names(), _fields_of()(self), strict=True))
+        # The values are plain ones but for a tuple of modules.
+        if isinstance(self.target_modules, tuple):
+            values["target_modules"] = list(self.target_modules)
+        return values
 
     def to_json(self) -> str:
         """Return the config as indented JSON."""
@@ -309,7 +312,7 @@ class EffectiveConfig:
 
 @functools.cache
 def config_converter() -> "cattrs.Converter":
-    """Return the cattrs converter between ``FineTuneConfig`` and its flat JSON form."""
+    """Return the cattrs converter that makes a ``FineTuneConfig`` of its flat JSON form."""
     import cattrs
     from cattrs.gen import make_dict_structure_fn, override
 
@@ -318,16 +321,12 @@ def config_converter() -> "cattrs.Converter":
         name: override(struct_hook=functools.partial(_structure, kind)) for name, kind in field_kinds().items()
     }
     converter.register_structure_hook(FineTuneConfig, make_dict_structure_fn(FineTuneConfig, converter, **hooks))
-    converter.register_unstructure_hook(FineTuneConfig, functools.partial(_unstructure, attrgetter(*field_names())))
     return converter
 
 
-def _unstructure(values_of: Callable[[object], tuple[object, ...]], config: FineTuneConfig) -> dict[str, object]:
-    # The values are plain ones but for a tuple of modules; what cattrs makes looks at the type of each.
-    values = dict(zip(field_names(), values_of(config), strict=True))
-    if isinstance(config.target_modules, tuple):
-        values["target_modules"] = list(config.target_modules)
-    return values
+@functools.cache
+def _fields_of() -> Callable[[object], tuple[object, ...]]:
+    return attrgetter(*field_names())
 
 
 def _structure(kind: Kind, value: Any, _: Any) -> Any:
@@ -386,6 +385,8 @@ def _encoder() -> json.JSONEncoder:
 
 
 def _unknown_field(name: object) -> Problem:
+    import difflib
+
     near = difflib.get_close_matches(str(name).lower(), field_names(), 1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return Problem(field=str(name), message=f"is not a field{hint}")

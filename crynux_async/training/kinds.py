@@ -3,7 +3,6 @@
 No field is named here. ``fields`` says which field is of which kind, and where its bounds are.
 """
 
-import difflib
 import math
 import operator
 import re
@@ -200,6 +199,8 @@ def _flag_problem(value: Any) -> str | None:
 def _choice_problem(choices: tuple[str, ...], value: Any) -> str | None:
     if isinstance(value, str) and value in choices:
         return None
+    import difflib
+
     near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"must be one of {', '.join(choices)}, not {_shown(value)}{hint}"

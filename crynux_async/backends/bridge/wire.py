@@ -28,7 +28,7 @@ from crynux_async.errors import (
     ServerError,
     SubmissionUnknownError,
 )
-from crynux_async.training.config import FineTuneConfig, config_converter
+from crynux_async.training.config import FineTuneConfig
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
@@ -51,10 +51,7 @@ class RemoteStatus(StrEnum):
 
 def to_wire(config: FineTuneConfig) -> dict[str, Any]:
     """Return the args of a create: every field that is not None, as plain JSON values."""
-    data: dict[str, Any] = config_converter().unstructure(config)
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in data.items() if value is not None
-    }
+    return {name: value for name, value in config.to_dict().items() if value is not None}
 
 
 def from_wire(args: dict[str, Any]) -> FineTuneConfig:

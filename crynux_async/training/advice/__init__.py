@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from crynux_async.datasets.problems import CODES as DATASET_CODES
-from crynux_async.datasets.problems import Severity, has_error, in_order
+from crynux_async.datasets.findings import Severity, has_error, in_order
 from crynux_async.errors import ConfigError, Problem, UsageError
 from crynux_async.training.advice import source_rules, training_rules, value_rules
 from crynux_async.training.advice.case import Case, make_case
@@ -115,6 +114,8 @@ def _is_unsendable(item: Advice) -> bool:
 
 
 def _from_report(report: "DatasetReport") -> list[Advice]:
+    from crynux_async.datasets.problems import CODES as DATASET_CODES
+
     return [
         Advice(
             code=problem.code,

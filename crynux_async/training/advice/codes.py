@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from crynux_async.datasets.problems import Severity
+from crynux_async.datasets.findings import Severity
 
 _TRAINING: Final = "stable-diffusion-task finetune_lora.py"
 _PARAMS: Final = "crynux-bridge api/v1/image/finetune_params.go"
