@@ -185,28 +185,25 @@ class EventStream(Response):
     async def _tell(self, send: Send, streams: Streams) -> None:
         # At once, so that the browser knows it before anything can be cut.
         await _send(send, format_sse_event(comment="events", retry=RETRY_MILLISECONDS))
+        is_cut = True
+        # Here and not in a method of its own, whose frame each of thousands of open streams would hold.
         try:
-            is_cut = not await self._tell_events(send, streams)
+            async with reading_of(self._events.job, self._events.after) as bookmark:
+                while not (streams.is_ended or self._is_left or bookmark.is_at_end):
+                    for event in await bookmark.more():
+                        await _send(send, _encoded(event))
+                    if bookmark.is_up_to_date:
+                        await self._pause(send, streams)
+            is_cut = streams.is_ended
         except LedgerError as error:
             # The answer has begun, and can say no more of it: the one to whoever comes back does.
             _log.info("the events of job %s end: %s", self._events.job.job_id, error)
-            is_cut = True
         if self._is_left:
             return
         # Without an id, so that the number of the last event stays what the browser says when it comes back.
         name = RECONNECT if is_cut else END
         await _send(send, format_sse_event(event=name, data_str="{}", retry=RETRY_MILLISECONDS))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _tell_events(self, send: Send, streams: Streams) -> bool:
-        """Send events until there are no more, and return True; or False where the streams end before."""
-        async with reading_of(self._events.job, self._events.after) as bookmark:
-            while not (streams.is_ended or self._is_left or bookmark.is_at_end):
-                for event in await bookmark.more():
-                    await _send(send, _encoded(event))
-                if bookmark.is_up_to_date:
-                    await self._pause(send, streams)
-        return not streams.is_ended
 
     async def _pause(self, send: Send, streams: Streams) -> None:
         """Wait for the job to change, the streams to end, or the browser to leave; send a heartbeat meanwhile."""
