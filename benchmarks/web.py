@@ -95,7 +95,11 @@ async def posts(server: Server, seconds: float) -> tuple[float, float]:
         while time.perf_counter() < ends:
             headers = {"Idempotency-Key": secrets.token_hex(8)}
             # Another config each time: what is worked out of one is no help for the next.
-            config = {**CONFIG, "seed": secrets.randbelow(2**32 - 1) + 1}
+            config = {
+                **CONFIG,
+                "seed": secrets.randbelow(2**32 - 1) + 1,
+                "max_train_steps": 1 + secrets.randbelow(9999),
+            }
             async with client.post(f"{server.url}/jobs", json=config, headers=headers) as answer:
                 assert answer.status == 202, await answer.text()
                 await answer.read()

@@ -101,7 +101,7 @@ def mask_address(value: Any) -> Any:
 
 def mask_addresses(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a config as whoever looks on may see them: any of them may hold an address."""
-    return {name: mask_address(value) for name, value in values.items()}
+    return {name: mask_address(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def show_differences(differences: Mapping[str, tuple[Any, Any]]) -> str:

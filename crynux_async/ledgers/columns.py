@@ -151,7 +151,7 @@ def _json(value: Any) -> str:
 def _table(value: Any) -> str:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise TypeError("must be a table of names")
-    return _json(value)
+    return _json(value) if value else "{}"
 
 
 def _tags(value: Any) -> str:

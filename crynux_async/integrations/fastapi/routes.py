@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.params import Depends
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime
 
 from crynux_async.archive import Program
 from crynux_async.errors import SubmissionUnknownError
@@ -18,19 +18,25 @@ from crynux_async.integrations.fastapi.callers import CallerDep, JobDep, caller_
 from crynux_async.integrations.fastapi.configs import ConfigDep, FineTuneConfigBody, config_from
 from crynux_async.integrations.fastapi.problems import ProblemRoute, responses
 from crynux_async.integrations.fastapi.streams import EventsDep
+from crynux_async.integrations.fastapi.submissions import (
+    MAX_NAME,
+    MAX_TAGS,
+    Submission,
+    Tag,
+    submission_parameters,
+    tags_of,
+)
 from crynux_async.ledgers.rows import shown_config
 from crynux_async.secret import mask_text
 from crynux_async.states import FOLLOWED, JobState
-from crynux_async.supervision.filing import MAX_KEY_LENGTH
 from crynux_async.training import advice
 
-_MAX_NAME = 200
 _MAX_PAGE = 200
 # Nothing was planned before; and near the end of what Python holds, a time of another zone has no equal in UTC.
 _EPOCH, _FAR = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
-_Name = Annotated[str, Query(max_length=_MAX_NAME)]
-_Tags = Annotated[list[Annotated[str, Field(pattern="^[^:]+:", max_length=_MAX_NAME)]], Query(max_length=32)]
+_Name = Annotated[str, Query(max_length=MAX_NAME)]
+_Tags = Annotated[list[Tag], Query(max_length=MAX_TAGS)]
 
 # Source: OpenAPI 3.2, section 4.14.4, server-sent events.
 _STREAM: dict[str, Any] = {
@@ -51,27 +57,16 @@ _STREAM: dict[str, Any] = {
 }
 
 
-async def submit_job(
-    *,
-    body: FineTuneConfigBody,
-    request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        Header(min_length=1, max_length=MAX_KEY_LENGTH, description="Asked again, it is the same job."),
-    ] = None,
-    label: _Name = "",
-    group: _Name = "",
-    tag: _Tags = [],  # noqa: B006  # FastAPI copies defaults
-) -> Response:
+async def submit_job(*, body: FineTuneConfigBody, request: Request) -> Response:
     """Queue a config. When this answers, the job is durable, and whichever worker lives sends it."""
     # Called, and no dependencies as in the other routes: FastAPI takes longer to resolve one than it takes to run.
-    config, caller = await config_from(body), await caller_of(request)
+    asked, config, caller = Submission.of(request), await config_from(body), await caller_of(request)
     web, tenant = caller.web, caller.tenant
     # A job with a key is sent by any session that stands for it, and one without only by its own: so each gets one.
-    key = idempotency_key or secrets.token_hex(16)
+    key = asked.key or secrets.token_hex(16)
     try:
-        async with web.admission.job(tenant, config, idempotency_key):
-            filing = web.filing(tenant, label=label, group=group, tags=_tags(tag))
+        async with web.admission.job(tenant, config, asked.key):
+            filing = web.filing(tenant, label=asked.label, group=asked.group, tags=asked.tags)
             job = await web.session.enqueue(config, idempotency_key=key, **filing)
     except SubmissionUnknownError as error:
         # What the same key is answered for a job that runs: this job, whose state says the rest.
@@ -88,7 +83,7 @@ async def list_jobs(
     label: _Name | None = None,
     label_prefix: _Name | None = None,
     group: _Name | None = None,
-    tag: _Tags = [],  # noqa: B006
+    tag: _Tags = [],  # noqa: B006  # FastAPI copies defaults
     since: Annotated[AwareDatetime | None, Query(ge=_EPOCH, le=_FAR)] = None,
     limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")] = None,
@@ -101,7 +96,7 @@ async def list_jobs(
         label=label,
         label_prefix=label_prefix,
         group=group,
-        tags=_tags(tag),
+        tags=tags_of(tag),
         tenant=caller.tenant,
         since=since,
         before=before,
@@ -183,7 +178,13 @@ def make_router(prefix: str, dependencies: Sequence[Depends], *, body_bytes: int
     )
     one = "/{job_id}"
     router.add_api_route(
-        "", submit_job, methods=["POST"], status_code=202, response_model=JobAnswer, responses=_submitted()
+        "",
+        submit_job,
+        methods=["POST"],
+        status_code=202,
+        response_model=JobAnswer,
+        responses=_submitted(),
+        openapi_extra={"parameters": submission_parameters()},
     )
     router.add_api_route("", list_jobs, methods=["GET"], responses=responses(404))
     # In the way of no job: nothing is posted to a job itself.
@@ -232,11 +233,6 @@ def _submitted() -> dict[int | str, dict[str, Any]]:
         202: {"description": "It is queued, or was already", "headers": {"Location": location}},
         **responses(400, 402, 409, 413, 429),
     }
-
-
-def _tags(given: Sequence[str]) -> dict[str, str]:
-    pairs = (each.partition(":") for each in given)
-    return {name: text for name, _, text in pairs}
 
 
 def _advice(item: advice.Advice) -> AdviceAnswer:
