@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-``add()`` puts a job on the heap, ``due()`` takes it off, and from then on it is *in flight* until exactly one of
+``add()`` plans a job, ``due()`` takes it out, and from then on it is *in flight* until exactly one of
 ``running()``, ``ended()`` or ``errored()`` says what the poll found; the first and the last put it back. So a job is
 on the heap, in flight, or gone, and it cannot be forgotten. Nothing here waits or reads a clock: the caller passes
 ``now``, and time is the largest that was ever passed, so a clock that goes back freezes the queue and breaks nothing.
@@ -23,31 +23,27 @@ planned is stretched alike, the bound included.
 at the promised rate afterwards. A job that runs past its stall deadline is reported once and polled slowly from then
 on.
 
-*Cost.* A job is one slotted object, one heap entry and one entry of the index. What is discarded leaves the heap when
-it comes up or when half of the heap is garbage.
+*Cost.* A job is one slotted object, one place in the agenda and one entry of the index.
 """
 
 import math
 from collections.abc import Hashable
-from heapq import heapify, heappop, heappush
 from typing import Any
 
 import attrs
 from attrs import validators
 
 from crynux_async.pacing.age_bins import HazardSnapshot
+from crynux_async.pacing.agenda import Agenda, Plannable
 from crynux_async.pacing.hazard import Hazard
 from crynux_async.pacing.poll_budget import PollBudget
 
-_GARBAGE_MIN = 64
 _GRACE = 60.0  # seconds on top of the part of its age by which an end may be noticed late
 # So many failures in a row (at least ten minutes) tell as little as "running" does about a job past its deadline.
 _FAILURES_TO_STALL = 8
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _MOST_TICKS = 2.0**53
 _ENDS_FOR_A_FORECAST = 3.0  # ends of a kind before its ages are more than a guess
-_IN_FLIGHT = 0
-_GONE = -1
 
 
 @attrs.frozen(kw_only=True)
@@ -81,23 +77,22 @@ class PollStatistics:
     outage: bool
 
 
-class _Entry:
-    """One job.
+class _Entry(Plannable):
+    """One job; in flight, or gone, where it is not planned.
 
-    ``serial`` is the number of its heap entry, or _IN_FLIGHT or _GONE; heap entries with another number are garbage.
     ``seen_at`` is the time up to which it has been counted as running, NaN if that is unknown.
     ``load`` is the polls per second of its plan, scaled to what they would be without a budget.
     """
 
-    __slots__ = ("errors", "hazard", "job_id", "load", "seen_at", "serial", "stall_at", "stalled", "started_at")
+    __slots__ = ("errors", "hazard", "job_id", "load", "seen_at", "stall_at", "stalled", "started_at")
 
     def __init__(self, job_id: Hashable, hazard: Hazard, started_at: float, seen_at: float, stall_at: float) -> None:
+        super().__init__()
         self.job_id = job_id
         self.hazard = hazard
         self.started_at = started_at
         self.seen_at = seen_at
         self.stall_at = stall_at
-        self.serial = _IN_FLIGHT
         self.errors = 0
         self.load = 0.0
         self.stalled = False
@@ -145,9 +140,7 @@ class PollQueue:
 
     _budget: PollBudget = attrs.field(init=False)
     _jobs: dict[Hashable, _Entry] = attrs.field(init=False, factory=dict)
-    _heap: list[tuple[float, int, _Entry]] = attrs.field(init=False, factory=list)
-    _garbage: int = attrs.field(init=False, default=0)
-    _serial: int = attrs.field(init=False, default=0)
+    _agenda: Agenda[_Entry] = attrs.field(init=False, factory=Agenda)
     _hazards: dict[str, Hazard] = attrs.field(init=False, factory=dict)
     _now: float = attrs.field(init=False, default=-math.inf)
     _phase: float = attrs.field(init=False, default=0.0)
@@ -244,17 +237,10 @@ class PollQueue:
             at_most: How many polls the caller can start.
         """
         now = self._at_least(now)
-        heap = self._heap
         ready: list[Hashable] = []
-        if not heap or heap[0][0] > now:
+        if self._agenda.next_at() > now:
             return ready
-        allowed = min(at_most, self._budget.allowed(now))
-        while len(ready) < allowed and heap and heap[0][0] <= now:
-            planned, serial, entry = heappop(heap)
-            if entry.serial != serial:
-                self._garbage -= 1
-                continue
-            entry.serial = _IN_FLIGHT
+        for planned, entry in self._agenda.take(now, min(at_most, self._budget.allowed(now))):
             ready.append(entry.job_id)
             self._lag += now - planned
             self._max_lag = max(self._max_lag, now - planned)
@@ -265,13 +251,10 @@ class PollQueue:
     def next_at(self, now: float) -> float:
         """Return when due() has something to give, rounded up to the tick; infinity if nothing waits."""
         now = self._at_least(now)
-        heap = self._heap
-        while heap and heap[0][2].serial != heap[0][1]:
-            heappop(heap)
-            self._garbage -= 1
-        if not heap:
+        planned = self._agenda.next_at()
+        if planned == math.inf:
             return math.inf
-        return self._rounded_up(self._budget.next_at(max(heap[0][0], now), now))
+        return self._rounded_up(self._budget.next_at(max(planned, now), now))
 
     def running(self, job_id: Hashable, now: float, look_again: float | None = None) -> None:
         """Note that a poll found the job running, and plan the next one. Unknown jobs are ignored.
@@ -357,7 +340,7 @@ class PollQueue:
         if not self._newly_stalled:
             return []
         told, self._newly_stalled = self._newly_stalled, []
-        return [entry.job_id for entry in told if entry.serial != _GONE]
+        return [entry.job_id for entry in told if self._jobs.get(entry.job_id) is entry]
 
     def restore(self, kind: str, snapshot: HazardSnapshot) -> None:
         """Add what an earlier process learned about a kind of job."""
@@ -386,7 +369,7 @@ class PollQueue:
         scale = self._budget.scale
         return PollStatistics(
             jobs=len(self._jobs),
-            in_flight=len(self._jobs) - (len(self._heap) - self._garbage),
+            in_flight=len(self._jobs) - len(self._agenda),
             stalled=self._stalled,
             polls=self._polls,
             errors=self._errors,
@@ -444,29 +427,14 @@ class PollQueue:
         return max(longest, self._budget.crowd(len(self._jobs)))
 
     def _schedule(self, entry: _Entry, at: float) -> None:
-        queued = entry.serial > _IN_FLIGHT
-        self._serial += 1
-        entry.serial = self._serial
-        heappush(self._heap, (self._rounded_up(at), self._serial, entry))
-        if queued:
-            self._leave_garbage()
+        self._agenda.plan(entry, self._rounded_up(at))
 
     def _remove(self, entry: _Entry) -> None:
         del self._jobs[entry.job_id]
         # Sums of floats drift; an empty queue is the occasion to be exact again.
         self._budget.load = self._budget.load - entry.load if self._jobs else 0.0
         self._stalled -= entry.stalled
-        queued = entry.serial > _IN_FLIGHT
-        entry.serial = _GONE
-        if queued:
-            self._leave_garbage()
-
-    def _leave_garbage(self) -> None:
-        self._garbage += 1
-        if self._garbage >= _GARBAGE_MIN and self._garbage * 2 > len(self._heap):
-            self._heap = [item for item in self._heap if item[2].serial == item[1]]
-            heapify(self._heap)
-            self._garbage = 0
+        self._agenda.cancel(entry)
 
     def _note_stalled(self, entry: _Entry) -> None:
         if not entry.stalled:
