@@ -25,6 +25,8 @@ from crynux_async.training.service import BRIDGE_FACTS
 
 app = App(
     name="crynux-async",
+    # Not markdown: what draws that takes longer to load than all commands.
+    help_format="plaintext",
     help=(
         "Fine-tune Stable Diffusion LoRA models on the Crynux Network.\n\n"
         "The key comes from CRYNUX_API_KEY, the bridge from CRYNUX_BASE_URL, or both from "
@@ -254,8 +256,8 @@ def run(
         config: TOML or JSON file with the fields of the bridge's API.
         set_: Change a field, as field=value; may be given again.
         out: Folder for the archive.
-        name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}. {task_id}.zip if not given, and
-            {job_id}.zip at the relay.
+        name: File name; may hold {task_id}, {job_id}, {label}, {model} and {digest}.
+            {task_id}.zip if not given, and {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.
         service: Where the job is sent. At the relay this command must run until the job ends: somebody has to validate
             the training, or it is lost (and refunded).
@@ -438,15 +440,15 @@ def emulator(
 ) -> int:
     """Run an emulated bridge that answers like the real one, and print its address and a ready key; or a relay.
 
-    With --config it starts as the real program does in a bridge's folder, checks what that checks, prints no key, and
-    ends with the same words and exit code when something is wrong.
+    With --config it starts as the real program does in a bridge's folder, and checks what that checks.
+
+    It prints no key then, and ends with the same words and exit code when something is wrong.
 
     Args:
         relay: Run an emulated relay instead, and print its address and the file of a wallet with money.
-        host: Address to listen on; one that other machines can reach gives the control plane a token, which is
-            printed.
+        host: Address to listen on; with one that other machines can reach, a token for the control plane is printed.
         port: Port to listen on; 0 for any that is free. 5028 for a bridge and 5029 for a relay if not given.
-        control_port: With --relay, a port for ``POST /ctl``, where deposits are made and nodes get stakes.
+        control_port: With --relay, a port for POST /ctl, where deposits are made and nodes get stakes.
         nodes: With --relay, how many nodes work by themselves: 3 if not given, none with a control port.
         speed: Seconds of training that pass in one real second; rate limit and deadlines are not sped up.
         rate_limit: Creates a minute for the printed key.

@@ -63,8 +63,9 @@ def jobs(
 def board(*, ledger: str | None = None, port: _Port = 0, open_: _Open = True) -> int:
     """Show all jobs and sweeps in a browser, as they go. It only reads: nothing is sent, followed or changed.
 
-    It listens on this machine alone, and lets in whoever has the token in the address that it prints. From another
-    machine: ssh -L 8700:127.0.0.1:8700 HOST crynux-async board --port 8700.
+    It listens on this machine alone, and lets in whoever has the token in the address that it prints.
+
+    From another machine: ssh -L 8700:127.0.0.1:8700 HOST crynux-async board --port 8700.
 
     Args:
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
@@ -88,9 +89,10 @@ def resume(
 ) -> int:
     """Go on with every unfinished job: follow it to its end, and fetch the models that were asked for.
 
-    It waits for jobs that another process holds, and takes them over when its lease ends. The exit code is 4 when the
-    outcome of a create is unknown, 1 when a job ended badly, 5 when a model could not be fetched, 6 when something is
-    left to another process.
+    It waits for jobs that another process holds, and takes them over when its lease ends.
+
+    The exit code is 4 when the outcome of a create is unknown, and 1 when a job ended badly.
+    It is 5 when a model could not be fetched, and 6 when something is left to another process.
 
     Args:
         out: Also fetch models for which no download was asked, into this folder.
@@ -121,8 +123,10 @@ def cancel(
 ) -> int:
     """Cancel jobs: what was not sent is not sent, and a task that waits for a node at the relay is refunded.
 
-    It says first what that costs and refunds and, on a terminal, asks. A task that a node has goes on, as every task at
-    a bridge does; the exit code is then that of the first job that could not be cancelled.
+    It says first what that costs and refunds and, on a terminal, asks.
+
+    A task that a node has goes on, as every task at a bridge does.
+    The exit code is then that of the first job that could not be cancelled.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
@@ -163,13 +167,14 @@ def retry(
 ) -> int:
     """Send jobs again, each as another try of the same job: by name, or by state.
 
-    It says first what that costs and, on a terminal, asks. A job whose create has an unknown outcome is sent again only
-    if it is named; if it was created after all, both tries are paid for.
+    It says first what that costs and, on a terminal, asks.
+
+    A job whose create has an unknown outcome is sent again only if it is named.
+    If it was created after all, both tries are paid for.
 
     Args:
         job: Job or task numbers, as in the list of jobs.
-        state: Every job in this state; may be given again. With --label or --tag alone, what failed, expired or was
-            rejected.
+        state: All in this state; may be given again. With --label or --tag alone, what failed, expired or was rejected.
         label: Only jobs with this label; 'grid/*' for all whose label begins with "grid/".
         tag: Only jobs with this tag, as name=value; may be given again.
         at_most: How many jobs at most, the oldest first.
@@ -205,8 +210,9 @@ def reconcile(
 ) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only where they can be.
 
-    At a bridge that is between two numbers, at the relay under one name. The relay also tells of tasks that were paid
-    for and that the ledger does not know, because it was lost.
+    At a bridge that is between two numbers, at the relay under one name.
+
+    The relay also tells of tasks that were paid for and that the ledger does not know, because it was lost.
 
     Args:
         at_most: Tasks to look at for each job; where there are more between the two numbers, it is left alone.

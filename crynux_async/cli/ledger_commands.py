@@ -35,8 +35,10 @@ def check(*, ledger: str | None = None, json: _Json = False) -> int:
 def migrate(*, ledger: str | None = None, json: _Json = False) -> int:
     """Make the tables of a new ledger, or bring those of an older one up to date.
 
-    Sessions do so by themselves where their role may; run this once as the owner of a PostgreSQL database whose
-    sessions have fewer rights. A role "app" then needs no more than:
+    Sessions do so by themselves where their role may.
+    Run this once as the owner of a PostgreSQL database whose sessions have fewer rights.
+
+    A role "app" then needs no more than:
 
     GRANT USAGE ON SCHEMA crynux_async TO app;
 

@@ -40,8 +40,9 @@ def run(
 ) -> int:
     """Send what is missing of a sweep, follow all of it, and bring its archives to disk.
 
-    Started again, even after a crash, it is the same sweep: nothing is sent twice. On a terminal it shows first what
-    will be done, and asks. The exit code is 0 only if every trial has its model.
+    Started again, even after a crash, it is the same sweep: nothing is sent twice.
+
+    On a terminal it shows first what will be done, and asks. The exit code is 0 only if every trial has its model.
 
     Args:
         file: TOML file that describes the sweep.

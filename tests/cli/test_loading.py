@@ -27,11 +27,12 @@ def loaded_by(words: list[str], home: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
-def test_what_only_prints_loads_nothing_that_waits_or_trains(words: list[str], tmp_path: Path) -> None:
+def test_what_only_prints_loads_nothing_that_waits_trains_or_draws_markdown(words: list[str], tmp_path: Path) -> None:
     loaded = loaded_by(words, tmp_path)
 
     assert "crynux_async.cli.app" in loaded
     assert not loaded & {"asyncio", "aiohttp", "sqlalchemy", "crynux_async.session", "crynux_async.training.config"}
+    assert not loaded & {"rich.markdown", "markdown_it", "pygments"}
 
 
 def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> None:
