@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
+from crynux_async.backends.bridge.deploy_defaults import DEFAULT_IMAGE
 from crynux_async.cli import bridge
 from tests.signing.vectors import KEY
 

@@ -24,9 +24,9 @@ from crynux_async.backends.bridge.deploy_config import (
     TASKS_FILE,
     BridgeConfig,
 )
+from crynux_async.backends.bridge.deploy_defaults import Database
 from crynux_async.backends.bridge.deploy_files import (
     BridgePlan,
-    Database,
     Network,
     find_network,
     planned_files,

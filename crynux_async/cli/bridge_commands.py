@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE, DEFAULT_PORT, Database
+from crynux_async.backends.bridge.deploy_defaults import DEFAULT_IMAGE, DEFAULT_PORT, Database
 from crynux_async.cli.exits import execute, guard
 
 _Json = Annotated[bool, Parameter(name="--json", negative="")]

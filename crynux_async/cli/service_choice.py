@@ -1,13 +1,15 @@
 """The options by which a command is told at which service its jobs are."""
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 from cyclopts import Parameter
 
 from crynux_async.errors import UsageError
-from crynux_async.settings import Settings
+
+if TYPE_CHECKING:
+    from crynux_async.settings import Settings
 
 
 @Parameter(name="*")
@@ -48,13 +50,15 @@ class ServiceChoice:
         """What the service is called."""
         return "relay" if self.relay else "bridge"
 
-    def settings(self) -> Settings:
+    def settings(self) -> "Settings":
         """Return the settings, with what was chosen here.
 
         Raises:
             SettingsError: They cannot work.
             UsageError: Something was given that only a relay takes.
         """
+        from crynux_async.settings import Settings
+
         given = {"network": self.network, **self._more()}
         for name, value in given.items():
             if value is not None and not self.relay:

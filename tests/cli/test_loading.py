@@ -32,7 +32,7 @@ def test_what_only_prints_loads_nothing_that_waits_trains_or_draws_markdown(word
 
     assert "crynux_async.cli.app" in loaded
     assert not loaded & {"asyncio", "aiohttp", "sqlalchemy", "crynux_async.session", "crynux_async.training.config"}
-    assert not loaded & {"rich.markdown", "markdown_it", "pygments"}
+    assert not loaded & {"rich.markdown", "markdown_it", "pygments", "crynux_async.settings", "crynux_async.signing"}
 
 
 def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> None:

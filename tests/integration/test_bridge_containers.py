@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
+from crynux_async.backends.bridge.deploy_defaults import DEFAULT_IMAGE
 from crynux_async.cli import bridge, bridge_up
 from crynux_async.cli.bridge_folder import open_folder
 from crynux_async.cli.bridge_process import ContainerRun, docker_error, last_run

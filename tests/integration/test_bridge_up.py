@@ -16,7 +16,7 @@ import pytest
 
 from crynux_async.backends.bridge.admin import BridgeAdmin
 from crynux_async.backends.bridge.admin_wire import NodeCount, RelayAccount, TaskCount
-from crynux_async.backends.bridge.deploy_files import DEFAULT_IMAGE
+from crynux_async.backends.bridge.deploy_defaults import DEFAULT_IMAGE
 from crynux_async.backends.bridge.deploy_log import explain
 from crynux_async.cli import bridge, bridge_keys, bridge_up
 from crynux_async.cli.bridge_folder import is_port_taken, open_folder, sole_command

@@ -8,24 +8,18 @@ Source: crynux-bridge config/config.example.yml, build/docker-compose.yml, and s
 
 import json
 import secrets
-from typing import Literal
 from urllib.parse import urlsplit
 
 import attrs
 
 from crynux_async.backends.bridge.deploy_config import COMPOSE_FILE, CONFIG_FILE, KEY_FILE, LOG_FILE, TASKS_FILE
+from crynux_async.backends.bridge.deploy_defaults import DEFAULT_IMAGE, DEFAULT_PORT, Database
 from crynux_async.errors import UsageError
 from crynux_async.secret import Secret, mask_credentials, mask_query
 from crynux_async.settings import RELAYS
 
-DEFAULT_IMAGE = "ghcr.io/crynux-network/crynux-bridge:main-32a2af0"
-"""The build that this library was measured against. Whether the registry still has it could not be checked."""
-
-DEFAULT_PORT = 5028
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside a container, whose port is published on 127.0.0.1 alone
-
-Database = Literal["sqlite", "mysql"]
 
 _PRIVATE, _PUBLIC = 0o600, 0o644
 # The bridge's workers write at once. They wait for each other, and lock when they begin: SQLite does not let a reader
