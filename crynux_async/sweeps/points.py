@@ -18,7 +18,7 @@ import attrs
 from crynux_async.errors import ConfigError, Problem
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.spaces import Params
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.config import FineTuneConfig, training_of
 from crynux_async.training.fields import field_names, with_defaults, without_defaults
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
@@ -207,5 +207,5 @@ def _alike(points: Iterable[Point], mapping: ValueMapping) -> list[list[int]]:
 
 def _training(config: FineTuneConfig, mapping: ValueMapping) -> tuple[object, ...]:
     """Return what decides the weights at one service, to compare; nobody stores it."""
-    values = config.effective(mapping=mapping).training().values()
+    values = training_of(config.sent(mapping)).values()
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)

@@ -147,7 +147,7 @@ def simulate(config: FineTuneConfig, images: int | None = None, service: Service
         UsageError: The number of images is below 1.
     """
     require_images(images)
-    return simulate_sent(config.effective(mapping=service.mapping).config, images, service)
+    return simulate_sent(config.sent(service.mapping), images, service)
 
 
 def simulate_sent(sent: FineTuneConfig, images: int | None, service: ServiceFacts) -> Simulation:

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.effective import EffectiveField
 from crynux_async.training.lengths import most_rounds
+from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 from tests.strategies import configs
 
 
@@ -112,3 +114,9 @@ def test_what_is_sent_is_what_is_asked_for_but_for_the_replacements(config: Fine
 )
 def test_rounds_at_most_follow_from_the_lengths(asked: dict[str, Any], images: int | None, rounds: int | None) -> None:
     assert most_rounds(make(**asked), images) == rounds
+
+
+@pytest.mark.parametrize("facts", [BRIDGE_FACTS, RELAY_FACTS])
+@given(configs())
+def test_what_is_sent_is_that_of_effective(facts: ServiceFacts, config: FineTuneConfig) -> None:
+    assert config.sent(facts.mapping) == config.effective(mapping=facts.mapping).config

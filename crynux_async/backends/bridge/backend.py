@@ -119,7 +119,7 @@ class BridgeBackend:
             ConfigError: It is larger than the bridge takes.
         """
         try:
-            return wire.encode_args(wire.to_wire(self.effective(order.config).config)).decode()
+            return wire.encode_args(wire.to_wire(order.config.sent())).decode()
         except RejectedError as error:
             raise ConfigError([Problem(field=error.field or "", message=str(error))]) from error
 

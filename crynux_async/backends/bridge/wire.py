@@ -38,6 +38,7 @@ _QUOTA = re.compile(r"quota|use limit", re.IGNORECASE)
 _EXPIRED = re.compile("expired", re.IGNORECASE)
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _COUNTED_FIELDS = frozenset({"task_args", "timeout"})  # looked at after the rate limit has taken its token
 
 
@@ -69,7 +70,7 @@ def encode_args(args: dict[str, Any]) -> bytes:
     Raises:
         RejectedError: It is larger than the bridge's limit of 2 MiB, so the bridge would cut the connection.
     """
-    body = json.dumps(args, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    body = _ENCODER.encode(args).encode()
     if len(body) <= MAX_BODY_BYTES:
         return body
     # The bridge cuts the connection without an answer, which would look like a create of unknown outcome.

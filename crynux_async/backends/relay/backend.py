@@ -145,7 +145,7 @@ class RelayBackend:
         Raises:
             ConfigError: It takes more than one round.
         """
-        config = self.effective(order.config).config
+        config = order.config.sent(RELAY_FACTS.mapping)
         if most_rounds(config) != 1:
             field = "num_train_epochs" if config.num_train_steps is None else "num_train_steps"
             message = (
