@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from fastapi.routing import APIRoute
 from crynux_async import UsageError
 from crynux_async.integrations.fastapi import JobAnswer, JobDep, Limits, ProblemRoute
 from crynux_async.integrations.fastapi.limits import Admission
+from crynux_async.ledgers.base import JobRow
+from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import FakeBackend, make_config
 from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, known_customer, opened_web
 
@@ -124,6 +127,35 @@ async def test_waiting_jobs_of_each_tenant_are_limited_and_a_key_that_was_let_in
     assert all(answer.headers["retry-after"] for answer in refused)
     assert (again.status_code, again.headers["location"]) == (202, accepted[0].headers["location"])
     assert other.status_code == 202
+
+
+class Counted(MemoryLedger):
+    """A ledger that adds jobs when a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adds: list[int] = []
+        self.is_free = asyncio.Event()
+
+    async def add(self, rows: Sequence[JobRow], **options: Any) -> list[JobRow]:
+        self.adds.append(len(rows))
+        await self.is_free.wait()
+        return await super().add(rows, **options)
+
+
+async def test_jobs_of_a_tenant_whose_queue_is_limited_are_stored_together_up_to_the_limit(tmp_path: Path) -> None:
+    ledger, backend = Counted(), FakeBackend(round_trip=3600)
+    async with opened_web(tmp_path, backend=backend, ledger=ledger, **tenants(limits=Limits(queued=9))) as web:
+        asks = [
+            asyncio.create_task(web.client.post("/jobs", json={**GOOD, "seed": 1 + n}, headers=ANN)) for n in range(12)
+        ]
+        await asyncio.sleep(1)
+        assert not any(ask.done() for ask in asks)  # nobody is refused while it is not known what is stored
+        ledger.is_free.set()
+        answers = await asyncio.gather(*asks)
+    assert sorted(answer.status_code for answer in answers) == [202] * 9 + [429] * 3
+    assert sum(ledger.adds) == 9
+    assert len(ledger.adds) <= 3
 
 
 async def test_tenants_that_have_left_leave_nothing_behind(tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ class Limits:
         return Budget(f"web: {tenant or ''}", cnx=self.spend)
 
 
+class _Door:
+    """Where the callers of one tenant are let in.
+
+    Attributes:
+        lock: Held by the one who is being looked at.
+        under_way: How many were let in and have not stored their job yet.
+        has_left: Set when one of them has.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.under_way = 0
+        self.has_left = asyncio.Event()
+
+
 class Admission:
     """Lets callers in as far as their limits go.
 
@@ -75,8 +90,8 @@ class Admission:
         self._session = session
         self._limits = limits
         self._streams: Counter[str | None] = Counter()
-        # Whoever waits in a queue holds it; one without anybody is gone, or every name that ever came would be kept.
-        self._queues: WeakValueDictionary[str | None, asyncio.Lock] = WeakValueDictionary()
+        # Whoever is at a door holds it; one without anybody is gone, or every name that ever came would be kept.
+        self._doors: WeakValueDictionary[str | None, _Door] = WeakValueDictionary()
 
     @contextmanager
     def stream(self, tenant: str | None) -> Iterator[None]:
@@ -110,7 +125,7 @@ class Admission:
 
     @asynccontextmanager
     async def job(self, tenant: str | None, config: FineTuneConfig, key: str | None) -> AsyncIterator[None]:
-        """Check that one job more may be queued, and let nobody else of the tenant in until it is.
+        """Check that one job more may be queued, with all of the tenant's that are about to be, and queue it inside.
 
         Args:
             tenant: Whose job.
@@ -124,21 +139,44 @@ class Admission:
         if self._limits.queued is None and self._limits.spend is None:
             yield
             return
-        # One after another, or all that ask at once would see the same number.
-        queue = self._queues.setdefault(tenant, asyncio.Lock())
-        async with queue:
-            if key is None or await self._session.find(idempotency_key=key, tenant=tenant or "") is None:
-                await self._check_queue(tenant, self._limits.queued)
-                await self._check_spend(tenant, config)
+        door = self._doors.setdefault(tenant, _Door())
+        # One after another, or all that ask at once would see the same number; what they do then, they do together.
+        async with door.lock:
+            await self._let_in(door, tenant, config, key)
+            door.under_way += 1
+        try:
             yield
+        finally:
+            door.under_way -= 1
+            door.has_left.set()
 
-    async def _check_queue(self, tenant: str | None, limit: int | None) -> None:
+    async def _let_in(self, door: "_Door", tenant: str | None, config: FineTuneConfig, key: str | None) -> None:
+        try:
+            await self._check_queue(door, tenant)
+            await self._check_spend(tenant, config)
+        except ProblemError:
+            if key is None or not await self._is_known(tenant, key):
+                raise
+
+    async def _is_known(self, tenant: str | None, key: str) -> bool:
+        where = JobFilter(backend=self._session.service, idempotency_key=key, tenant=tenant or "")
+        return bool(await self._session.ledger.jobs(where, limit=1))
+
+    async def _check_queue(self, door: "_Door", tenant: str | None) -> None:
+        limit = self._limits.queued
         if limit is None:
             return
         where = JobFilter(backend=self._session.service, states={JobState.PLANNED}, tenant=tenant)
-        counts = await self._session.ledger.count(where)
-        if sum(counts.values()) >= limit:
-            raise ProblemError(429, "queue", f"{limit} jobs wait to be sent already.", headers=_SOON)
+        while True:
+            # Before the jobs are counted: one that is stored meanwhile is reckoned twice, and not left out.
+            under_way = door.under_way
+            door.has_left.clear()
+            counts = await self._session.ledger.count(where)
+            if sum(counts.values()) + under_way < limit:
+                return
+            if not under_way:
+                raise ProblemError(429, "queue", f"{limit} jobs wait to be sent already.", headers=_SOON)
+            await door.has_left.wait()  # and nobody else is let in until it is known exactly
 
     async def _check_spend(self, tenant: str | None, config: FineTuneConfig) -> None:
         """Refuse what the budget has no room for now; what is exact is decided when it is sent."""
