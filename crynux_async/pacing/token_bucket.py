@@ -331,15 +331,16 @@ class TokenBucket:
         Returns:
             Its ticket, for exactly one of ``accepted``, ``limited``, ``charged`` and ``released``.
         """
-        at = self._settle(now)
-        state = self._state
-        early = not state.learning and state.level + self._state.lag(at) - len(state.in_flight) < 1 - SURE
+        at = self._clock(now)
+        state, level = self._state, self._state.level_at(at)
+        early = not state.learning and level + state.lag(at) - len(state.in_flight) < 1 - SURE
         create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner)
-        evidence, is_full = state.evidence, self._is_full(at)
+        evidence, is_full = state.evidence, self._is_full(at, level)
         if early or is_full:
             evidence = attrs.evolve(evidence, train=0, unsure=0 if is_full else evidence.unsure)
         is_first_pair = state.learning and state.in_flight and state.paired_at is None
-        self._change(
+        self._settle(
+            at,
             in_flight=(*state.in_flight, create),
             next_ticket=create.ticket + 1,
             evidence=evidence,
@@ -474,12 +475,12 @@ class TokenBucket:
         slow = min(_MOST_WIDER, int(state.evidence.accepted * trip / every))
         return 1 + slow + int(max(0.0, state.evidence.least(state.at, coupled=True)) / 60 * trip)
 
-    def _is_full(self, at: float) -> bool:
-        """Return whether the bucket is thought to be full."""
+    def _is_full(self, at: float, level: float) -> bool:
+        """Return whether the bucket is thought to be full, with so many tokens."""
         state, last_at = self._state, self._state.evidence.last_at
         if state.belief is None or state.learning:
             return last_at is None or at - last_at > _TRAIN_GAP
-        return state.level >= state.belief.burst and not state.in_flight
+        return level >= state.belief.burst and not state.in_flight
 
     def _answered(self, ticket: int, now: float, *, shows_trip: bool = True) -> tuple[float, InFlight, float]:
         """Take a create out of flight; return now, the create, and about when it arrived at the bridge."""
