@@ -14,14 +14,13 @@ _GARBAGE_MIN = 64
 _P = TypeVar("_P", bound="Plannable")
 
 
-class Instant(Generic[_P]):
-    """An instant, what was planned for it, and how much of that was taken already."""
+class Instant(list[_P]):
+    """What was planned for an instant, and how much of that was taken already."""
 
-    __slots__ = ("at", "items", "taken")
+    __slots__ = ("at", "taken")
 
     def __init__(self, at: float) -> None:
         self.at = at
-        self.items: list[_P] = []
         self.taken = 0
 
 
@@ -54,7 +53,7 @@ class Agenda(Generic[_P]):
         if instant is None:
             instant = self._instants[at] = Instant(at)
             heappush(self._heap, at)
-        instant.items.append(thing)
+        instant.append(thing)
         thing.instant = instant
         self.size += 1
 
@@ -86,8 +85,8 @@ class Agenda(Generic[_P]):
         """Return the soonest instant, with what is planned for it in front; garbage before it is dropped."""
         while self._heap:
             instant = self._instants[self._heap[0]]
-            while instant.taken < len(instant.items):
-                if instant.items[instant.taken].instant is instant:
+            while instant.taken < len(instant):
+                if instant[instant.taken].instant is instant:
                     return instant
                 self._next_of(instant)
                 self._garbage -= 1
@@ -97,15 +96,15 @@ class Agenda(Generic[_P]):
     def _next_of(self, instant: Instant[_P]) -> _P:
         self.size -= 1
         instant.taken += 1
-        return instant.items[instant.taken - 1]
+        return instant[instant.taken - 1]
 
     def _sweep(self) -> None:
         """Drop all garbage."""
         for instant in self._instants.values():
             # Each once: what was planned for another instant meanwhile, and for this one again, stands here twice.
-            live = (thing for thing in instant.items[instant.taken :] if thing.instant is instant)
-            instant.items, instant.taken = list(dict.fromkeys(live)), 0
-        self._instants = {at: instant for at, instant in self._instants.items() if instant.items}
+            live = (thing for thing in instant[instant.taken :] if thing.instant is instant)
+            instant[:], instant.taken = dict.fromkeys(live), 0
+        self._instants = {at: instant for at, instant in self._instants.items() if instant}
         self._heap = list(self._instants)
         heapify(self._heap)
-        self.size, self._garbage = sum(len(instant.items) for instant in self._instants.values()), 0
+        self.size, self._garbage = sum(map(len, self._instants.values())), 0
