@@ -33,11 +33,6 @@ from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.service import ServiceFacts
 
 
-def is_wallet(key_id: str) -> bool:
-    """Whether a credential is a wallet, which only the relay takes."""
-    return key_id.startswith("0x")
-
-
 class Seen(StrEnum):
     """What a look at a task has shown."""
 

@@ -5,7 +5,8 @@ from typing import Final
 
 import attrs
 
-from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Task, Validator, is_wallet
+from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Task, Validator
+from crynux_async.backends.credentials import is_wallet
 from crynux_async.backends.relay.arguments import RELAY_FACTS
 from crynux_async.errors import UsageError
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from crynux_async.backends.base import is_wallet
+from crynux_async.backends.credentials import is_wallet
 from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.supervision.owners import is_gone

@@ -43,6 +43,7 @@ def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> N
     assert "crynux_async.ledgers.sqlite.ledger" in loaded
     assert not loaded & {
         "aiohttp",
+        "crynux_async.backends.base",
         "crynux_async.session",
         "crynux_async.archive.lora_archive",
         "crynux_async.report.page",

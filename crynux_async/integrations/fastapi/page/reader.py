@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from crynux_async.archive import Health, LoraArchive, Norms
-from crynux_async.backends.base import is_wallet
+from crynux_async.backends.credentials import is_wallet
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError, UsageError
