@@ -54,7 +54,7 @@ def run(
         stop_after: Send nothing more once so many trials have failed.
         report: Keep a page about it up to date in this file while the sweep runs.
         images: Folder with pictures of the models for the page, named like their archives.
-        price: What one try costs at most, in CNX: a sweep with budget_cnx needs it at a bridge, which tells no prices.
+        price: What one try costs at most, in CNX, where the service tells no prices; a sweep with budget_cnx needs one.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
     """

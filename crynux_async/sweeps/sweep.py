@@ -101,7 +101,7 @@ class Sweep:
         folder: Where archives are put, or None to leave them at the service.
         name_template: File name of an archive, as in ``Job.download``.
         budget_cnx: What all of it may hold and spend, in CNX, in all processes together, or None for the session's
-            budget. Where the service tells no price, as no bridge does, ``Session(price=...)`` must.
+            budget. Where the service tells no price, ``Session(price=...)`` must.
         repeats: How often each point is trained, >= 1.
         derive: Makes further fields of a point, or None: a function of all fields that the point has so far, the base's
             with its own over them (a seed that nobody gave is None), that returns those to add or to change, such as
