@@ -137,9 +137,12 @@ async def take_over(session: Session) -> None:
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
+    asked: set[str] = set()
     while True:
         for job in session.jobs(JobState.PLANNED):
-            await job.retry()
+            if job.job_id not in asked:  # one that is asked for may be sent at any moment, and is no retry any more
+                asked.add(job.job_id)
+                await job.retry()
         mine = {job.job_id for job in session.jobs()}
         rows = await session.history()
         left = {row.job_id for row in rows if row.state in UNFINISHED - UNFETCHED} - mine

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -565,3 +566,30 @@ async def test_jobs_of_an_open_ledger_can_be_read_by_other_programs(tmp_path: Pa
     async with opened(path) as ledger:
         await ledger.add([job("a")])
         assert query(path, "SELECT job_id, state FROM jobs") == [("a", "planned")]
+
+
+async def test_connection_of_an_opening_that_is_cancelled_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await make_ledger(tmp_path / "jobs.db")
+    connect = sqlite3.connect
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Watched(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            closed.set()
+
+    def hold_up(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        begun.set()
+        go_on.wait()
+        return connect(*arguments, factory=Watched, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", hold_up)
+    opening = asyncio.create_task(SqliteConnection.open(path, 1.0))
+    await asyncio.to_thread(begun.wait)
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    go_on.set()
+    assert await asyncio.to_thread(closed.wait, 10), "nobody closes it"

@@ -229,11 +229,11 @@ async def test_body_that_is_not_json_is_answered_as_the_schema_says(tmp_path: Pa
 
 async def test_body_that_is_not_json_is_answered_with_the_place_where_it_ends_to_be_some(tmp_path: Path) -> None:
     async with opened_web(tmp_path) as web:
-        answer = await web.client.post("/jobs", content=b'{"a": 1,}', headers={"Content-Type": "application/json"})
+        answer = await web.client.post("/jobs", content=b'{"a": oops}', headers={"Content-Type": "application/json"})
     assert answer.json() == {
         "type": "urn:crynux:request",
         "status": 400,
-        "detail": "The body is not JSON: Expecting property name enclosed in double quotes at character 9.",
+        "detail": "The body is not JSON: Expecting value at character 7.",
     }
 
 

@@ -9,7 +9,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -79,17 +78,25 @@ class SqliteConnection:
         """
         # One thread for each connection: a lock that lasts must hold up neither the loop nor the other connection.
         thread = ThreadPoolExecutor(1, thread_name_prefix="crynux_async ledger")
-        connect = partial(
-            sqlite3.connect,
-            uri(path, "mode=rw"),
-            uri=True,
-            timeout=busy_timeout,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        made: list[sqlite3.Connection] = []
+
+        def connect() -> sqlite3.Connection:
+            made.append(
+                sqlite3.connect(
+                    uri(path, "mode=rw"),
+                    uri=True,
+                    timeout=busy_timeout,
+                    isolation_level=None,
+                    check_same_thread=False,
+                )
+            )
+            return made[0]
+
         try:
             raw = await asyncio.get_running_loop().run_in_executor(thread, connect)
         except BaseException:
+            # Who is cancelled does not stop the thread, and nobody else would close what it opens.
+            thread.submit(lambda: [raw.close() for raw in made])
             thread.shutdown(wait=False)
             raise
         return cls(raw, thread, path, busy_timeout)
@@ -102,7 +109,7 @@ class SqliteConnection:
     async def close(self) -> None:
         """Let go of the file; a transaction that is open is undone."""
         try:
-            await self._do(self._raw.close)
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._raw.close))
         finally:
             self._thread.shutdown(wait=False)
 
