@@ -8,6 +8,7 @@ attached before the program's first line, so that its counts begin there, and ev
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -103,7 +104,9 @@ class Child:
                 out, err = await self.out.read(), await self.err.read()
                 await self._exit()
         except TimeoutError:
-            raise AssertionError(f"process {self.pid} still runs after {timeout:g} s") from None
+            self.send(signal.SIGABRT)  # it says where it stands
+            threads = (await self.err.read()).decode()
+            raise AssertionError(f"process {self.pid} still runs after {timeout:g} s:\n{threads}") from None
         assert self._process.exitcode is not None
         return Ended(code=self._process.exitcode, out=out.decode(), err=err.decode())
 
@@ -220,6 +223,7 @@ def _begin(program: Program, env: Mapping[str, str], go: Connection, out: Connec
         end.close()
     with contextlib.suppress(OSError, AttributeError):  # strace is not an ancestor of this process
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
+    faulthandler.enable(2)
     sys.argv = [program.module, *program.arguments]
     main = importlib.import_module(program.module).main
     go.recv_bytes()

@@ -92,11 +92,15 @@ class SqliteConnection:
             )
             return made[0]
 
+        def close() -> None:
+            for one in made:
+                one.close()
+
         try:
             raw = await asyncio.get_running_loop().run_in_executor(thread, connect)
         except BaseException:
             # Who is cancelled does not stop the thread, and nobody else would close what it opens.
-            thread.submit(lambda: [raw.close() for raw in made])
+            thread.submit(close)
             thread.shutdown(wait=False)
             raise
         return cls(raw, thread, path, busy_timeout)
