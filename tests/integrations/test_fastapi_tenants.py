@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from crynux_async.integrations.fastapi.limits import Admission
 from crynux_async.ledgers.base import JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import FakeBackend, make_config
-from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, known_customer, opened_web
+from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, Web, known_customer, opened_web
 
 ANN = {"X-Customer": "ann"}
 BOB = {"X-Customer": "bob"}
@@ -145,17 +146,38 @@ class Counted(MemoryLedger):
 
 async def test_jobs_of_a_tenant_whose_queue_is_limited_are_stored_together_up_to_the_limit(tmp_path: Path) -> None:
     ledger, backend = Counted(), FakeBackend(round_trip=3600)
-    async with opened_web(tmp_path, backend=backend, ledger=ledger, **tenants(limits=Limits(queued=9))) as web:
-        asks = [
-            asyncio.create_task(web.client.post("/jobs", json={**GOOD, "seed": 1 + n}, headers=ANN)) for n in range(12)
-        ]
+    async with opened_web(tmp_path, backend=backend, ledger=ledger, **tenants(limits=Limits(queued=40))) as web:
+        asks = asked_at_once(web, 48)
         await asyncio.sleep(1)
         assert not any(ask.done() for ask in asks)  # nobody is refused while it is not known what is stored
         ledger.is_free.set()
         answers = await asyncio.gather(*asks)
-    assert sorted(answer.status_code for answer in answers) == [202] * 9 + [429] * 3
-    assert sum(ledger.adds) == 9
-    assert len(ledger.adds) <= 3
+    assert sorted(answer.status_code for answer in answers) == [202] * 40 + [429] * 8
+    assert sum(ledger.adds) == 40
+    assert len(ledger.adds) <= 20
+
+
+async def test_two_processes_that_are_asked_at_once_let_in_little_more_than_one(tmp_path: Path) -> None:
+    ledger, backend = Counted(), FakeBackend(round_trip=3600)
+    options = tenants(limits=Limits(queued=12))
+    async with AsyncExitStack() as stack:
+        webs = [
+            await stack.enter_async_context(opened_web(tmp_path, backend=backend, ledger=ledger, **options))
+            for _ in range(2)
+        ]
+        asks = [ask for web in webs for ask in asked_at_once(web, 16)]
+        await asyncio.sleep(1)
+        ledger.is_free.set()
+        answers = await asyncio.gather(*asks)
+    assert {answer.status_code for answer in answers} == {202, 429}
+    assert 12 <= sum(ledger.adds) <= 12 + 3
+
+
+def asked_at_once(web: Web, number: int) -> list["asyncio.Task[httpx.Response]"]:
+    return [
+        asyncio.create_task(web.client.post("/jobs", json={**GOOD, "seed": 1 + seed}, headers=ANN))
+        for seed in range(number)
+    ]
 
 
 async def test_tenants_that_have_left_leave_nothing_behind(tmp_path: Path) -> None:

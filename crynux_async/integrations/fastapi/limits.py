@@ -22,6 +22,9 @@ from crynux_async.training.config import FineTuneConfig
 # Nobody knows when a place gets free: about as long as whoever waits does not mind.
 _SOON = {"Retry-After": "10"}
 
+_SHARE = 4
+"""One part in so many of the room that is left is let in at once: other processes know of it when it is stored."""
+
 
 def _is_count(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
     is_left_out = value is None and attribute.name != "body_bytes"
@@ -41,8 +44,8 @@ class Limits:
 
     Attributes:
         streams: Event streams that may be open at once in one process, >= 1; None for any number.
-        queued: Jobs that may wait to be sent, >= 1; None for any number. Several processes may together let in one more
-            each, when they are asked at the same moment.
+        queued: Jobs that may wait to be sent, >= 1; None for any number. Each further process may let in one more, or a
+            quarter of the number more if that is larger, when several are asked at the same moment.
         spend: What its jobs may cost together, in CNX, in every process on the ledger alike; None for no limit. Where
             the service tells no prices, ``Crynux(price=...)`` must.
         body_bytes: Size of a config's JSON, > 0.
@@ -172,7 +175,8 @@ class Admission:
             under_way = door.under_way
             door.has_left.clear()
             counts = await self._session.ledger.count(where)
-            if sum(counts.values()) + under_way < limit:
+            room = limit - sum(counts.values())
+            if under_way < min(room, max(1, room // _SHARE)):
                 return
             if not under_way:
                 raise ProblemError(429, "queue", f"{limit} jobs wait to be sent already.", headers=_SOON)
