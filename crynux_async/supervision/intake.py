@@ -135,28 +135,33 @@ class Intake:
                 await self._take_in(sorted(asks, key=lambda ask: ask.place))
         finally:
             self._takes_in = False
-            _refuse(self._waiting, _closed())
+            left, self._waiting = self._waiting, []
+            _refuse(left, _closed())
 
     async def _take_in(self, asks: Sequence[_Ask]) -> None:
         """Store what callers ask for, and see to it that each of them hears of it."""
-        records = [record for ask in asks for record in ask.records]
-        queued = {record.job_id: self._submitter.queued(record, ahead) for ahead, record in enumerate(records)}
         try:
-            stored = iter(await self._store(records, queued))
-            for ask in asks:
-                self._settle(ask, list(islice(stored, len(ask.records))), queued)
-        except LedgerError as error:
-            if len(asks) == 1 or isinstance(error, LedgerBusyError):
-                _refuse(asks, error)
-                return
-            # One row may be at fault, and the write stored none of them: the others must not be refused with it.
-            for ask in asks:
-                await self._take_in([ask])
+            await self._take_in_together(asks)
         except Exception as error:
             _refuse(asks, error)
         except BaseException:
             _refuse(asks, _closed())
             raise
+
+    async def _take_in_together(self, asks: Sequence[_Ask]) -> None:
+        records = [record for ask in asks for record in ask.records]
+        queued = {record.job_id: self._submitter.queued(record, ahead) for ahead, record in enumerate(records)}
+        try:
+            stored = iter(await self._store(records, queued))
+        except LedgerError as error:
+            if len(asks) == 1 or isinstance(error, LedgerBusyError):
+                raise
+            # One row may be at fault, and the write stored none of them: the others must not be refused with it.
+            for ask in asks:
+                await self._take_in([ask])
+        else:
+            for ask in asks:
+                self._settle(ask, list(islice(stored, len(ask.records))), queued)
 
     async def _store(self, records: Sequence[Record], queued: Mapping[str, JobQueued]) -> list[JobRow]:
         """Store new records with the events that tell of them, and return the rows that their keys stand for."""

@@ -26,6 +26,7 @@ from crynux_async.job import record_of
 from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter, JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
+from crynux_async.slices import SLICE
 from crynux_async.supervision.filing import MAX_KEY_LENGTH
 from tests.fake_backend import LEASE, FakeBackend, make_config
 
@@ -670,6 +671,34 @@ async def test_jobs_that_are_being_stored_when_the_session_closes_are_stored_and
     await closing
     assert [job.state for job in await asyncio.gather(*asks)] == [JobState.PLANNED] * 2
     assert len(await ledger.jobs()) == 2
+
+
+async def test_session_that_closes_tells_everybody_who_was_to_be_stored_apart_from_a_bad_job() -> None:
+    ledger = Held()
+    session = open_session(FakeBackend(), ledger)
+    await session.open()
+    asks: list[asyncio.Task[Any]] = [asyncio.create_task(session.enqueue(make_config(), idempotency_key="first"))]
+    await asyncio.sleep(0.1)
+    keys = [f"a{number}" for number in range(SLICE)]  # as many as are stored with others, and not in one turn
+    asks.append(asyncio.create_task(session.submit_many([make_config()] * SLICE, idempotency_key=keys)))
+    asks += [
+        asyncio.create_task(session.enqueue(make_config(), idempotency_key=f"b {label}", label=label))
+        for label in ("bad", "good")
+    ]
+    await asyncio.sleep(0.1)
+    ledger.is_free.set()
+    ledger.is_free.clear()  # the next write has to wait again
+    await asks[0]
+    await asyncio.sleep(0.1)
+    assert ledger.adds == [1, SLICE + 2]
+    closing = asyncio.create_task(session.close())
+    await asyncio.sleep(60)  # until creates under way are answered
+    ledger.is_free.set()
+    await closing
+    async with asyncio.timeout(60):
+        others = await asyncio.gather(*asks[1:], return_exceptions=True)
+    assert [type(other) for other in others] == [UsageError] * 3
+    assert len(await ledger.jobs()) == 1
 
 
 async def test_session_that_closes_tells_whoever_waits_for_the_owner_of_a_job() -> None:
