@@ -122,9 +122,9 @@ class FineTuneConfig(ConfigFields):
         try:
             config: Self = config_converter().structure(dict(data), cls)
         except cattrs.ClassValidationError as error:
-            # No config was made, so what is wrong between fields has not been asked for yet.
+            # Where a field is wrong no config was made, and what is wrong between fields has not been asked for yet.
             joint = joint_problems(data.get("dataset_url"), data.get("dataset_name"))
-            raise ConfigError([*_structure_problems(error, data), *joint]) from None
+            raise ConfigError(list(dict.fromkeys([*_structure_problems(error, data), *joint]))) from None
         if seed_was_drawn:
             object.__setattr__(config, "seed_was_drawn", True)
         return config

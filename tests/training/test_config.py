@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -611,6 +612,15 @@ def test_evolve_of_nothing_changes_nothing(config: FineTuneConfig) -> None:
 
 def test_evolve_to_a_wrong_or_unknown_field_lists_both() -> None:
     assert set(problems_of(make().evolve, rank=0, rnak=1)) == {"rank", "rnak"}
+
+
+def test_what_is_wrong_between_fields_is_said_once_and_alike_by_all_that_make_configs() -> None:
+    wrong = {"model_name": "m"}
+    ways = [partial(FineTuneConfig, **wrong), partial(FineTuneConfig.from_dict, wrong)]
+    for way in [*ways, partial(make().evolve, dataset_url=None, dataset_name=None)]:
+        with pytest.raises(ConfigError) as caught:
+            way()
+        assert [problem.field for problem in caught.value.problems] == ["dataset_url"]
 
 
 def test_problem_as_text_begins_with_the_field() -> None:
