@@ -47,7 +47,10 @@ class Agenda(Generic[_P]):
         return self.size - self._garbage
 
     def plan(self, thing: _P, at: float) -> None:
-        """Plan something for an instant, and not for another any more."""
+        """Plan something for an instant, and not for another any more.
+
+        What was planned for this one before, and has not been taken, has its former place there.
+        """
         self.cancel(thing)
         instant = self._instants.get(at)
         if instant is None:
