@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from crynux_async.errors import ConfigError, CrynuxError, SubmissionUnknownError, UsageError, only_error
+from crynux_async.errors import ConfigError, CrynuxError, Problem, SubmissionUnknownError, UsageError, only_error
 from crynux_async.job import Job, record_of
 from crynux_async.money import to_cnx
 from crynux_async.secret import mask_text
@@ -222,7 +222,7 @@ class _Run:
             return None
         if _KEY not in found.user_attrs:
             try:
-                config = self._sweep.config_of(asked)
+                config = self._config_of(asked)
             except optuna.TrialPruned:  # of the user's own, as any objective of Optuna's may raise it
                 self._sweep.study.tell(asked, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
                 return None
@@ -238,6 +238,13 @@ class _Run:
             config=FineTuneConfig.from_dict(json.loads(found.user_attrs[_CONFIG])),
             key=found.user_attrs[_KEY],
         )
+
+    def _config_of(self, asked: "optuna.Trial") -> FineTuneConfig:
+        config: Any = self._sweep.config_of(asked)
+        if isinstance(config, FineTuneConfig):
+            return config
+        message = f"returned {config!r:.40} for trial {asked.number}, not a FineTuneConfig"
+        raise ConfigError([Problem(field="config_of", message=message)])
 
     def _found(self, asked: "optuna.Trial") -> "optuna.trial.FrozenTrial":
         """Return a trial as the storage has it now: what Optuna's own says of it is as old as it is itself."""

@@ -290,9 +290,18 @@ def is_buggy(trial: optuna.Trial) -> FineTuneConfig:
     return config_of(trial) if trial.number != 1 else {}["rank"]
 
 
+def forgets(trial: optuna.Trial) -> FineTuneConfig:
+    return config_of(trial) if trial.number != 1 else None  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
-    [(out_of_bounds, ConfigError, "rank"), (never_works, ConfigError, "CX106"), (is_buggy, KeyError, "KeyError")],
+    [
+        (out_of_bounds, ConfigError, "rank"),
+        (never_works, ConfigError, "CX106"),
+        (is_buggy, KeyError, "KeyError"),
+        (forgets, ConfigError, "config_of: returned None for trial 1"),
+    ],
 )
 async def test_trial_for_which_nothing_can_be_sent_ends_the_run_and_is_told_with_words(
     wrong: Callable[[optuna.Trial], FineTuneConfig], error: type[Exception], words: str
