@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
 
 from crynux_async import CrynuxError, FineTuneConfig, LedgerBusyError, UsageError
 from crynux_async.integrations.fastapi import (
@@ -292,6 +293,36 @@ async def test_handlers_of_ones_own_take_the_same_parts(tmp_path: Path) -> None:
         missing = await web.client.get("/mine/j0")
     assert shown.json()["job_id"] == path.rpartition("/")[2]
     assert (missing.status_code, missing.headers["content-type"]) == (404, PROBLEM)
+
+
+@pytest.mark.parametrize(
+    ("found", "entries"),
+    [
+        ([], []),
+        (
+            [{"type": "value_error", "loc": (), "msg": "too late"}],
+            [{"in": "request", "field": "request", "detail": "too late"}],
+        ),
+        (
+            [{"type": "missing", "loc": ("body",), "msg": "Field required"}],
+            [{"in": "body", "field": "body", "detail": "Field required"}],
+        ),
+    ],
+)
+async def test_requests_that_a_handler_of_ones_own_refuses_are_answered_however_little_it_says(
+    tmp_path: Path, found: list[dict[str, Any]], entries: list[dict[str, str]]
+) -> None:
+    router = APIRouter(route_class=ProblemRoute)
+
+    @router.get("/mine")
+    async def mine() -> None:
+        raise RequestValidationError(found)
+
+    async with opened_web(tmp_path) as web:
+        web.app.include_router(router)
+        answer = await web.client.get("/mine")
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+    assert answer.json().get("errors", []) == entries
 
 
 async def test_plain_handlers_of_an_application_answer_errors_as_the_routes_do(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def _problem_of_library(error: CrynuxError) -> ProblemError:
 
 
 def _problem_of_request(found: Sequence[Mapping[str, Any]]) -> ProblemError:
-    if found[0]["type"] == "json_invalid":
+    if found and found[0]["type"] == "json_invalid":
         *_, index = found[0]["loc"]
         return ProblemError(
             400, "request", f"The body is not JSON: {found[0]['ctx']['error']} at character {index + 1}."
@@ -251,9 +251,10 @@ def _entry(field: str, detail: str) -> dict[str, str]:
 
 
 def _validation_entry(entry: Mapping[str, Any]) -> dict[str, str]:
-    place, *path = map(str, entry["loc"])
+    # A handler's own may be about nothing in particular, and leave out what was sent.
+    place, *path = map(str, entry["loc"] or ("request",))
     detail = str(entry["msg"])
-    if place == "body" and not path and isinstance(entry["input"], bytes):
+    if place == "body" and not path and isinstance(entry.get("input"), bytes):
         # What curl -d says unless it is told otherwise is a form, which is not read at all.
         detail = "is read as JSON with Content-Type: application/json alone"
     return {"in": place, "field": ".".join(path) or place, "detail": detail}
