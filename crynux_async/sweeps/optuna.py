@@ -33,7 +33,7 @@ from crynux_async.sweeps.notes import TAG, Ranking, enter_objective, enter_ranki
 from crynux_async.sweeps.pictures import pictures_beside, service_images
 from crynux_async.sweeps.points import Point, derived_seed
 from crynux_async.sweeps.running import OnTrial, call_back
-from crynux_async.sweeps.trial import AtEnd, Trial, absolute, conclude
+from crynux_async.sweeps.trial import AtEnd, Trial, absolute, conclude, is_template
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class OptunaSweep:
     config_of: "Callable[[optuna.Trial], FineTuneConfig]"
     objective: Callable[[Trial], float | Sequence[float]]
     folder: Path | None = attrs.field(default=None, converter=absolute)
-    name_template: str | None = None
+    name_template: str | None = attrs.field(default=None, validator=is_template)
     on_bad_end: BadEnd = attrs.field(default="fail", validator=attrs.validators.in_(("fail", "prune")))
     retries: int = attrs.field(default=0, validator=_check_retries)
     artifacts: Any = None

@@ -19,7 +19,7 @@ from crynux_async.errors import ConfigError, Problem
 from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.spaces import Params
 from crynux_async.training.config import FineTuneConfig, training_of
-from crynux_async.training.fields import field_names, with_defaults, without_defaults
+from crynux_async.training.fields import field_names, lengths_of, with_defaults, without_defaults
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 Derive: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -171,7 +171,7 @@ def shown(value: Any) -> str:
 
 def _given(base: FineTuneConfig) -> dict[str, Any]:
     """Return the fields of a base as it was asked for: what follows from others, or nobody gave, is None."""
-    given = without_defaults({name: getattr(base, name) for name in field_names()})
+    given = {name: getattr(base, name) for name in field_names()} | without_defaults(lengths_of(base))
     return {**given, "seed": None} if base.seed_was_drawn else given
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import attrs
 
-from crynux_async.downloads.names import job_archive_name
 from crynux_async.errors import UsageError
 from crynux_async.money import wei_of
 from crynux_async.supervision.filing import filed
@@ -19,7 +18,7 @@ from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.points import Derive, Points, plan
 from crynux_async.sweeps.recall import known_trials
 from crynux_async.sweeps.spaces import Params
-from crynux_async.sweeps.trial import AtEnd, Trial, absolute, strength, varied_fields
+from crynux_async.sweeps.trial import AtEnd, Trial, absolute, is_template, strength, varied_fields
 from crynux_async.sweeps.view import Subject
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
@@ -56,14 +55,6 @@ def _check_points(_: Any, __: Any, points: tuple[Any, ...]) -> None:
     wrong = next((point for point in points if not isinstance(point, Mapping)), None)
     if wrong is not None:
         raise UsageError(f"a point is a dict of fields, such as {{'rank': 4}}, not {wrong!r:.40}", field="points")
-
-
-def _check_template(_: Any, __: Any, template: str | None) -> None:
-    if template is None:
-        return
-    if not isinstance(template, str):
-        raise UsageError(f"name_template is the text of a file name, not {template!r:.40}", field="name_template")
-    job_archive_name(template, None, task_id=None, job_id=None, label="")
 
 
 def _check_tags(_: Any, __: Any, tags: Mapping[str, str]) -> None:
@@ -119,7 +110,7 @@ class Sweep:
     base: FineTuneConfig
     points: Sequence[Params] = attrs.field(default=({},), converter=_kept, validator=_check_points, kw_only=True)
     folder: Path | None = attrs.field(default=None, converter=absolute, kw_only=True)
-    name_template: str | None = attrs.field(default=None, validator=_check_template, kw_only=True)
+    name_template: str | None = attrs.field(default=None, validator=is_template, kw_only=True)
     budget_cnx: float | None = attrs.field(default=None, validator=_check_budget, kw_only=True)
     repeats: int = attrs.field(default=1, validator=_check_repeats, kw_only=True)
     derive: Derive | None = attrs.field(default=None, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from crynux_async.archive import LoraArchive
+from crynux_async.downloads.names import check_template
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.job_values import Cost
@@ -29,6 +30,15 @@ _log = logging.getLogger("crynux_async.sweeps.trial")
 def absolute(folder: str | Path | None) -> Path | None:
     """Return a folder as it is at this moment: a sweep that goes on from another directory must find its models."""
     return None if folder is None else Path(folder).expanduser().absolute()
+
+
+def is_template(_: object, __: object, template: str | None) -> None:
+    """Refuse what names no archives: an attrs validator, so that a sweep hears of it before anything is sent."""
+    if template is None:
+        return
+    if not isinstance(template, str):
+        raise UsageError(f"name_template is the text of a file name, not {template!r:.40}", field="name_template")
+    check_template(template)
 
 
 def varied_fields(trials: Iterable["Trial | Point"]) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -92,6 +93,12 @@ async def test_training_that_failed_is_told_as_was_wished_after_its_retries(bad_
     bad = {"fail": States.FAIL, "prune": States.PRUNED}[bad_end]
     assert [trial.state for trial in study.trials] == [States.COMPLETE, bad, States.COMPLETE, bad]
     assert backend.creates == 2 + 2 * 3
+
+
+@pytest.mark.parametrize("template", [3, "{nope}.zip"])
+def test_name_template_that_is_none_is_refused_before_any_trial_is_asked_for(template: Any) -> None:
+    with pytest.raises(UsageError, match="file name"):
+        OptunaSweep(new_study(), config_of, rank_of, name_template=template)
 
 
 async def test_objective_that_raises_fails_its_trial_alone(caplog: pytest.LogCaptureFixture) -> None:
