@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from fastapi.routing import APIRoute
 from crynux_async import UsageError
 from crynux_async.integrations.fastapi import JobAnswer, JobDep, Limits, ProblemRoute
 from crynux_async.integrations.fastapi.limits import Admission
-from crynux_async.ledgers.base import JobRow
-from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import FakeBackend, make_config
+from tests.held_ledger import HeldLedger
 from tests.integrations.web_lab import GOOD, PROBLEM, EventSource, Web, known_customer, opened_web
 
 ANN = {"X-Customer": "ann"}
@@ -130,22 +128,8 @@ async def test_waiting_jobs_of_each_tenant_are_limited_and_a_key_that_was_let_in
     assert other.status_code == 202
 
 
-class Counted(MemoryLedger):
-    """A ledger that adds jobs when a test lets it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.adds: list[int] = []
-        self.is_free = asyncio.Event()
-
-    async def add(self, rows: Sequence[JobRow], **options: Any) -> list[JobRow]:
-        self.adds.append(len(rows))
-        await self.is_free.wait()
-        return await super().add(rows, **options)
-
-
 async def test_jobs_of_a_tenant_whose_queue_is_limited_are_stored_together_up_to_the_limit(tmp_path: Path) -> None:
-    ledger, backend = Counted(), FakeBackend(round_trip=3600)
+    ledger, backend = HeldLedger(), FakeBackend(round_trip=3600)
     async with opened_web(tmp_path, backend=backend, ledger=ledger, **tenants(limits=Limits(queued=40))) as web:
         asks = asked_at_once(web, 48)
         await asyncio.sleep(1)
@@ -158,7 +142,7 @@ async def test_jobs_of_a_tenant_whose_queue_is_limited_are_stored_together_up_to
 
 
 async def test_two_processes_that_are_asked_at_once_let_in_little_more_than_one(tmp_path: Path) -> None:
-    ledger, backend = Counted(), FakeBackend(round_trip=3600)
+    ledger, backend = HeldLedger(), FakeBackend(round_trip=3600)
     options = tenants(limits=Limits(queued=12))
     async with AsyncExitStack() as stack:
         webs = [

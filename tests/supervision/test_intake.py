@@ -23,12 +23,13 @@ from crynux_async import (
 )
 from crynux_async.backends.base import Look, Seen
 from crynux_async.job import record_of
-from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter, JobRow
+from crynux_async.ledgers.base import AttemptOutcome, Fence, JobFilter
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.slices import SLICE
 from crynux_async.supervision.filing import MAX_KEY_LENGTH
 from tests.fake_backend import LEASE, FakeBackend, make_config
+from tests.held_ledger import HeldLedger
 
 RENEW = LEASE / 3
 
@@ -594,24 +595,8 @@ async def test_caller_with_a_key_is_told_when_its_job_is_stored_whatever_else_is
     assert backend.creates == 2
 
 
-class Held(MemoryLedger):
-    """A ledger that adds jobs when a test lets it, and refuses those of one label."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.adds: list[int] = []
-        self.is_free = asyncio.Event()
-
-    async def add(self, rows: Sequence[JobRow], **options: Any) -> list[JobRow]:
-        self.adds.append(len(rows))
-        await self.is_free.wait()
-        if any(row.label == "bad" for row in rows):
-            raise LedgerError("a row that no ledger keeps")
-        return await super().add(rows, **options)
-
-
 async def test_jobs_that_are_asked_for_while_the_ledger_writes_are_stored_by_one_write() -> None:
-    ledger = Held()
+    ledger = HeldLedger()
     async with open_session(FakeBackend(), ledger) as session:
         asks = [asyncio.create_task(session.enqueue(make_config(seed=1), idempotency_key="first"))]
         await asyncio.sleep(0.1)
@@ -626,7 +611,7 @@ async def test_jobs_that_are_asked_for_while_the_ledger_writes_are_stored_by_one
 
 
 async def test_job_that_no_ledger_keeps_is_refused_alone_among_those_that_are_stored_with_it() -> None:
-    backend, ledger = FakeBackend(), Held()
+    backend, ledger = FakeBackend(), HeldLedger()
     ledger.is_free.set()
     async with open_session(backend, ledger) as session:
         asks = [
@@ -643,7 +628,7 @@ async def test_job_that_no_ledger_keeps_is_refused_alone_among_those_that_are_st
 
 
 async def test_caller_who_gives_up_while_jobs_are_stored_changes_nothing_for_them() -> None:
-    backend, ledger = FakeBackend(), Held()
+    backend, ledger = FakeBackend(), HeldLedger()
     async with open_session(backend, ledger) as session:
         first, second = (
             asyncio.create_task(session.enqueue(make_config(seed=1 + n), idempotency_key=f"k{n}")) for n in range(2)
@@ -658,7 +643,7 @@ async def test_caller_who_gives_up_while_jobs_are_stored_changes_nothing_for_the
 
 
 async def test_jobs_that_are_being_stored_when_the_session_closes_are_stored_and_told() -> None:
-    ledger = Held()
+    ledger = HeldLedger()
     session = open_session(FakeBackend(), ledger)
     await session.open()
     asks = []
@@ -674,7 +659,7 @@ async def test_jobs_that_are_being_stored_when_the_session_closes_are_stored_and
 
 
 async def test_session_that_closes_tells_everybody_who_was_to_be_stored_apart_from_a_bad_job() -> None:
-    ledger = Held()
+    ledger = HeldLedger()
     session = open_session(FakeBackend(), ledger)
     await session.open()
     asks: list[asyncio.Task[Any]] = [asyncio.create_task(session.enqueue(make_config(), idempotency_key="first"))]
