@@ -61,7 +61,7 @@ async def check(
         try:
             async with slots:
                 with part.disk_errors():
-                    await asyncio.get_running_loop().run_in_executor(None, verify, seen.path)
+                    await asyncio.get_running_loop().run_in_executor(None, _verify, verify, seen.path)
         except (ArchiveError, DownloadError):
             # A process not kept away by a lock may still write the same bytes, or have given the file its name.
             if not left or seen == await part.in_thread(_whole_file, part):
@@ -101,6 +101,21 @@ def _whole_file(part: PartFile) -> _Seen:
     if status.st_size != part.total_bytes:
         raise ArchiveError(f"{where} has {status.st_size} bytes in place of {part.total_bytes}")
     return _Seen(path=where, changed_ns=status.st_mtime_ns)
+
+
+def _verify(verify: Verify, path: Path) -> None:
+    """Verify a file; where the disk does not give its bytes, nothing is known of them, and nothing said against them.
+
+    Raises:
+        ArchiveError: The file is not what it should be.
+        OSError: It cannot be read.
+    """
+    try:
+        verify(path)
+    except ArchiveError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def _digest(part: PartFile) -> str:

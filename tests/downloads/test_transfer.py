@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crynux_async.archive.zip_members import reading
 from crynux_async.backends.base import Validator
 from crynux_async.clock import monotonic
 from crynux_async.downloads import gathering
@@ -466,6 +467,21 @@ async def test_download_that_is_bad_twice_in_different_ways_says_so(path: Path) 
     )
     with pytest.raises(CorruptArchiveError, match="not the same each time"):
         await fetch(service, path)
+
+
+async def test_file_that_the_disk_does_not_give_back_is_kept_and_not_called_corrupt(path: Path) -> None:
+    def verify(where: Path) -> None:
+        with reading(where):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(DownloadError, match="Input/output error; what arrived is kept") as caught:
+        await fetch(FakeService(CONTENT), path, verify=verify)
+    assert not isinstance(caught.value, CorruptArchiveError)
+    assert names_in(path.parent) == {"7.zip.part", "7.zip.part.json"}
+    service = FakeService(CONTENT)
+    await fetch(service, path)
+    assert path.read_bytes() == CONTENT
+    assert not service.requests, "it is here already"
 
 
 async def test_download_with_a_corrupt_file_from_before_does_not_replace_it(path: Path) -> None:
