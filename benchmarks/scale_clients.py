@@ -369,7 +369,9 @@ async def _session_rate(_: str, url: str, seconds: float) -> Figures:
         for number in range(1, 10_001):
             session.attach(number)
         await session.history(limit=0)  # returns when the ledger has them all
-        await asyncio.sleep(1.0)
+        # The first answer about each job is stored, and no later one: that it runs is known then.
+        while session.statistics().jobs.get(JobState.ATTACHED):
+            await asyncio.sleep(0.1)
 
         def asked() -> int:
             figures = session.statistics()
