@@ -192,7 +192,7 @@ def _derived(derive: Derive, given: Mapping[str, Any], params: Params) -> Mappin
 
 
 def _seeded(config: FineTuneConfig, name: str, repeat: int) -> FineTuneConfig:
-    return config.with_seed(derived_seed(name, repeat)) if config.seed_was_drawn else config
+    return config.evolve(seed=derived_seed(name, repeat)) if config.seed_was_drawn else config
 
 
 def _alike(points: Iterable[Point], mapping: ValueMapping) -> list[list[int]]:

@@ -218,17 +218,6 @@ class FineTuneConfig(ConfigFields):
         """
         return self._replaced(replacements(self, mapping))
 
-    def with_seed(self, seed: int) -> Self:
-        """Return a copy with a seed that is given.
-
-        Args:
-            seed: 1 to 4294967295, as ``derived_seed`` of a sweep makes it.
-
-        Raises:
-            ConfigError: It is no seed.
-        """
-        return self.evolve(seed=seed)
-
     def digest(self) -> str:
         """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.
 

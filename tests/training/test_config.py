@@ -632,15 +632,15 @@ def test_dataset_url_with_a_broken_escape_is_refused() -> None:
         FineTuneConfig(model_name="m", dataset_url="https://example.com/%zz.zip")
 
 
-def test_with_seed_is_evolve_with_a_seed() -> None:
+def test_evolve_with_a_seed_is_a_config_with_that_seed() -> None:
     drawn = FineTuneConfig(model_name="a/b", dataset_name="c/d", max_train_steps=10)
-    given = drawn.with_seed(7)
-    assert given == drawn.evolve(seed=7)
+    given, made = drawn.evolve(seed=7), FineTuneConfig(model_name="a/b", dataset_name="c/d", max_train_steps=10, seed=7)
+    assert given == made
     assert (given.seed, given.seed_was_drawn, drawn.seed_was_drawn) == (7, False, True)
-    assert given.asked_digest() == drawn.evolve(seed=7).asked_digest()
+    assert given.asked_digest() == made.asked_digest()
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**32, True, 1.5, "7"])
-def test_with_seed_takes_seeds_only(seed: Any) -> None:
+def test_evolve_takes_seeds_only(seed: Any) -> None:
     with pytest.raises(ConfigError, match="seed"):
-        FineTuneConfig(model_name="a/b", dataset_name="c/d", max_train_steps=10).with_seed(seed)
+        FineTuneConfig(model_name="a/b", dataset_name="c/d", max_train_steps=10).evolve(seed=seed)
