@@ -32,14 +32,6 @@ class Patience:
         self.not_before = 0.0
         self._in_vain.clear()
 
-    def gate_was_shut(self) -> None:
-        """Enter that others' creates have used up the rate limit meanwhile.
-
-        Only what the service answers uses it up, so an outage before that is over; not so what this session waits for,
-        because the service has not answered that one.
-        """
-        self._in_vain.clear()
-
     def hold(self, now: float) -> None:
         """Let nothing go for a while, longer each time."""
         self._held = self._retry

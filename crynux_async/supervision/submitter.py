@@ -269,8 +269,6 @@ class Submitter:
         self._wake.clear()
         entry = await self._gate.enter()
         if entry.ticket is None:
-            if not self._under_way:
-                self._patience.gate_was_shut()
             await self._sleep_until(entry.when, clear=False)
         return entry.ticket
 

@@ -49,11 +49,3 @@ def test_answer_ends_the_outage_and_the_wait() -> None:
     patience.heard()
     assert patience.not_before == 0.0
     assert patience.is_left(JOB, now + 40.0)
-
-
-def test_gate_that_others_have_shut_ends_the_outage_and_not_the_wait() -> None:
-    patience = Patience(4.0, A_TRY)
-    assert [patience.is_left(JOB, now) for now in (0.0, 1.0, 3.0)] == [True, True, True]
-    patience.gate_was_shut()
-    assert patience.not_before == 7.0
-    assert [patience.is_left(JOB, now) for now in (30.0, 38.0)] == [True, False]
