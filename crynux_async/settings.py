@@ -299,7 +299,9 @@ class Settings:
         max_poll_rate: Status requests a second over all jobs, > 0.
         connect_timeout: To connect, TLS included.
         request_timeout: For a whole create or status request.
-        unreachable_timeout: For how long to keep trying a bridge that cannot be reached before a submit fails.
+        unreachable_timeout: For how long to keep trying a bridge that cannot be reached before a submit fails. It
+            begins anew where a create of another session with this key was answered meanwhile, for up to four times
+            as long in all.
         read_timeout: Without a single byte of a download.
         close_timeout: For creates under way when a session is closed, whose outcome is unknown after that, and for
             validation images.

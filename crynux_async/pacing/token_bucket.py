@@ -274,6 +274,11 @@ class TokenBucket:
         return self._state.refusals
 
     @property
+    def answers(self) -> int:
+        """How many creates were accepted, or refused by the rate limit: the service has answered them."""
+        return self._state.trips
+
+    @property
     def in_flight(self) -> int:
         """Creates that were sent and not answered yet."""
         return len(self._state.in_flight)

@@ -516,11 +516,16 @@ class Submitter:
         if last_word is Signal.TURNED_DOWN and isinstance(error, BackendError) and error.is_lasting:
             # A wrong address or certificate is none of the job's faults: it stays planned, as with a wrong key.
             self._turn_all_away(error)
-        elif self._patience.is_left(record, monotonic()):
+        elif self._is_patient(record):
             said = "was not sent" if last_word is Signal.TURNED_DOWN else "has no task that is known yet"
             _log.warning("job %s %s: %s", record.job_id, said, error)
         else:
             self._register.learn(record, last_word, error)
+
+    def _is_patient(self, record: Record) -> bool:
+        """Enter that a job was tried in vain, and say whether it is to be tried again."""
+        bucket = self._gate.bucket
+        return self._patience.is_left(record, monotonic(), 0 if bucket is None else bucket.answers)
 
     def _in_trouble(self, error: CrynuxError) -> None:
         """Bear what nobody has thought of: everything waits a while, and the first job does so for a bounded time."""
@@ -529,7 +534,7 @@ class Submitter:
         record = self._queue.first()
         if record is None:
             self._patience.hold(monotonic())
-        elif self._patience.is_left(record, monotonic()):
+        elif self._is_patient(record):
             _log.warning("job %s was not sent: %s", record.job_id, error)
         else:
             self.set_aside(record, error)

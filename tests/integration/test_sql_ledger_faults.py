@@ -568,6 +568,17 @@ async def test_jobs_of_an_open_ledger_can_be_read_by_other_programs(tmp_path: Pa
         assert query(path, "SELECT job_id, state FROM jobs") == [("a", "planned")]
 
 
+async def test_connection_whose_closing_was_cancelled_can_be_closed_again(tmp_path: Path) -> None:
+    connection = await SqliteConnection.open(await make_ledger(tmp_path / "jobs.db"), 1.0)
+    closing = asyncio.create_task(connection.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    await connection.close()
+    with pytest.raises((sqlite3.ProgrammingError, RuntimeError)):
+        await connection.command("SELECT 1")
+
+
 async def test_connection_of_an_opening_that_is_cancelled_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ class SqliteConnection:
         self._dialect = sqlite.dialect(paramstyle="qmark")
         self._rendered: dict[ClauseElement, _Rendered] = {}
         self._copied_at = 0
+        self._closing: asyncio.Future[None] | None = None
 
     @classmethod
     async def open(cls, path: Path, busy_timeout: float) -> Self:
@@ -111,11 +112,11 @@ class SqliteConnection:
         return False
 
     async def close(self) -> None:
-        """Let go of the file; a transaction that is open is undone."""
-        try:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._raw.close))
-        finally:
-            self._thread.shutdown(wait=False)
+        """Let go of the file; a transaction that is open is undone. Asked again, it waits for the same end."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().run_in_executor(self._thread, self._raw.close)
+            self._thread.shutdown(wait=False)  # after what it was given
+        await asyncio.shield(self._closing)
 
     async def command(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a command without parameters, such as a PRAGMA, and return its rows."""
