@@ -6,6 +6,7 @@ import attrs
 
 from crynux_async.errors import UsageError
 from crynux_async.money import from_wei, to_wei, wei_of
+from crynux_async.values import Value
 
 
 def _limit(cnx: Decimal | float | str | None) -> Decimal | None:
@@ -18,7 +19,7 @@ def _is_name(_: object, attribute: "attrs.Attribute[str]", value: object) -> Non
 
 
 @attrs.frozen(weakref_slot=False)
-class Budget:
+class Budget(Value):
     """What jobs may cost together. What one try may cost is held when it is sent, in every process on the ledger alike.
 
     ::

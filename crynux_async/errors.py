@@ -46,6 +46,8 @@ from typing import Any
 
 import attrs
 
+from crynux_async.values import Value
+
 
 class CrynuxError(Exception):
     """Base of everything this library raises on purpose.
@@ -93,7 +95,7 @@ def rebuilt(cls: type[CrynuxError], args: tuple[Any, ...], state: Mapping[str, A
 
 
 @attrs.frozen(kw_only=True)
-class Problem:
+class Problem(Value):
     """One thing wrong with one field.
 
     Attributes:

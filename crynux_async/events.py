@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 
 from crynux_async.states import JobState
+from crynux_async.values import Value
 
 _PRIVATE = frozenset({"path", "message"})
 
@@ -21,7 +22,7 @@ def as_json(value: object) -> object:
 
 
 @attrs.frozen(kw_only=True)
-class Event:
+class Event(Value):
     """Something that happened to a job.
 
     Attributes:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from crynux_async.events import as_json
+from crynux_async.values import Value
 
 if TYPE_CHECKING:
     from crynux_async.ledgers.base import TaskRow
 
 
 @attrs.frozen(kw_only=True)
-class Cost:
+class Cost(Value):
     """What the tasks of a job cost, in wei (10**-18 CNX).
 
     Attributes:
@@ -41,7 +42,7 @@ class Cost:
 
 
 @attrs.frozen(kw_only=True)
-class JobTask:
+class JobTask(Value):
     """One task that was ever made for a job, the present one or an earlier try's.
 
     Attributes:

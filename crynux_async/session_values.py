@@ -7,10 +7,11 @@ import attrs
 from crynux_async.backends.base import Verdict
 from crynux_async.job import Job
 from crynux_async.states import JobState
+from crynux_async.values import Value
 
 
 @attrs.frozen(kw_only=True)
-class SessionStatistics:
+class SessionStatistics(Value):
     """What a session has done and is doing.
 
     Attributes:
@@ -43,7 +44,7 @@ class SessionStatistics:
 
 
 @attrs.frozen(kw_only=True)
-class Unconfirmed:
+class Unconfirmed(Value):
     """A create whose outcome is not known, and what is known around it.
 
     Attributes:
@@ -62,7 +63,7 @@ class Unconfirmed:
 
 
 @attrs.frozen(kw_only=True)
-class Reconciled:
+class Reconciled(Value):
     """What looking for the task of one unconfirmed job has shown, or a task that was paid for and has no job.
 
     Attributes:
@@ -80,7 +81,7 @@ class Reconciled:
 
 
 @attrs.frozen(kw_only=True)
-class Spending:
+class Spending(Value):
     """What jobs hold and have spent, in wei (10**-18 CNX), as far as prices are known.
 
     Attributes:

@@ -21,6 +21,7 @@ import attrs
 from crynux_async.errors import Problem, SettingsError, UsageError
 from crynux_async.money import wei_of
 from crynux_async.secret import Secret, mask_credentials
+from crynux_async.values import Value
 
 OFFICIAL_BRIDGE = "https://bridge.crynux.io"
 RELAYS: Mapping[str, str] = MappingProxyType(
@@ -270,7 +271,7 @@ _TOKEN = {"kind": _Kind(_as_it_is, _token_problem)}
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class Settings(Value):
     """How the client behaves. Durations are seconds.
 
     Every setting can be given as an argument, as ``CRYNUX_<NAME>`` in the environment, or in the TOML file that

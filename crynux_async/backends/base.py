@@ -31,6 +31,7 @@ import attrs
 
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.service import ServiceFacts
+from crynux_async.values import Value
 
 
 class Seen(StrEnum):
@@ -43,7 +44,7 @@ class Seen(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Look:
+class Look(Value):
     """What one look at a task has shown.
 
     Attributes:
@@ -65,7 +66,7 @@ class Look:
 
 
 @attrs.frozen(kw_only=True)
-class Order:
+class Order(Value):
     """What is to be created: one try of one job.
 
     Attributes:
@@ -80,7 +81,7 @@ class Order:
 
 
 @attrs.frozen(kw_only=True)
-class CreatedTask:
+class CreatedTask(Value):
     """A task that the service has accepted and will bill.
 
     Attributes:
@@ -98,7 +99,7 @@ class CreatedTask:
 
 
 @attrs.frozen(kw_only=True)
-class Action:
+class Action(Value):
     """Something to be done to a task beyond its create, or that was done.
 
     Attributes:
@@ -119,7 +120,7 @@ class Action:
 
 
 @attrs.frozen(kw_only=True)
-class Task:
+class Task(Value):
     """A task as a backend is shown it: made once for each try, not for each look.
 
     Attributes:
@@ -142,7 +143,7 @@ class Task:
 
 
 @attrs.frozen(kw_only=True)
-class Habits:
+class Habits(Value):
     """How jobs of a service are held and named.
 
     Attributes:
@@ -163,7 +164,7 @@ class Habits:
 
 
 @attrs.frozen(kw_only=True)
-class Validator:
+class Validator(Value):
     """What tells one version of a result from another.
 
     Attributes:
@@ -340,7 +341,7 @@ class Stepped(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class LostCreate:
+class LostCreate(Value):
     """A create whose outcome is not known.
 
     Attributes:
@@ -374,7 +375,7 @@ class Verdict(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Finding:
+class Finding(Value):
     """What looking for one lost create has shown.
 
     Attributes:
@@ -489,7 +490,7 @@ class HasOutlook(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Payment:
+class Payment(Value):
     """What was paid for a task and what came back, as the service's own list has it.
 
     Attributes:
@@ -511,7 +512,7 @@ class Payment:
 
 
 @attrs.frozen(kw_only=True)
-class OwnTask:
+class OwnTask(Value):
     """A task that this library has made, as the service alone shows it.
 
     Attributes:

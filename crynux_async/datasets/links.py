@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, parse_qsl, urlencode
 
 import attrs
 
+from crynux_async.values import Value
+
 _HUB_HOSTS: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
 _DRIVE_HOSTS: Final = ("drive.google.com", "docs.google.com")
 _DROPBOX_HOSTS: Final = ("dropbox.com", "www.dropbox.com", "m.dropbox.com")
@@ -29,7 +31,7 @@ _LASTING: Final = frozenset(("x-amz-expires", "x-goog-expires"))
 
 
 @attrs.frozen(kw_only=True)
-class Page:
+class Page(Value):
     """A page about a file, where an address should be that of the file.
 
     Attributes:
@@ -46,7 +48,7 @@ class Page:
 
 
 @attrs.frozen(kw_only=True)
-class Signature:
+class Signature(Value):
     """A signature in an address.
 
     Attributes:

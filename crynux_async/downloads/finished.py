@@ -14,10 +14,11 @@ import attrs
 
 from crynux_async import files
 from crynux_async.downloads.names import number_of, numbered_names
+from crynux_async.values import Value
 
 
 @attrs.frozen(kw_only=True)
-class FinishedFile:
+class FinishedFile(Value):
     """A result that was brought to disk.
 
     Attributes:

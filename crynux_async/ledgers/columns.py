@@ -20,6 +20,7 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, JobR
 from crynux_async.money import WEI
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.values import Value
 
 Column: TypeAlias = str | int | float | None
 _T = TypeVar("_T")
@@ -35,7 +36,7 @@ _EMPTY: Mapping[str, str] = attrs.fields(JobRow).tags.default or {}
 
 
 @attrs.frozen
-class Kind:
+class Kind(Value):
     """How one kind of value becomes a column value and comes back.
 
     Attributes:

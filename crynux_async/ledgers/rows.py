@@ -14,6 +14,7 @@ import attrs
 from crynux_async.secret import mask_addresses
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.values import Value
 
 _PRIVATE = frozenset({"backend", "folder", "file_name", "path", "host", "key_id", "budget", "error"})
 
@@ -44,7 +45,7 @@ class AttemptOutcome(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Fence:
+class Fence(Value):
     """The proof of a lease: every write about a job carries it.
 
     Attributes:
@@ -57,7 +58,7 @@ class Fence:
 
 
 @attrs.frozen(kw_only=True)
-class Holder:
+class Holder(Value):
     """Somebody who has a lease, ended or not.
 
     Attributes:
@@ -72,7 +73,7 @@ class Holder:
 
 
 @attrs.frozen(kw_only=True)
-class JobRow:
+class JobRow(Value):
     """A job as it is remembered.
 
     Attributes:
@@ -174,7 +175,7 @@ class JobRow:
 
 
 @attrs.frozen(kw_only=True)
-class AttemptRow:
+class AttemptRow(Value):
     """One create that was begun. It is durable, with its payload, before the first byte of the create is sent.
 
     Attributes:
@@ -209,7 +210,7 @@ class AttemptRow:
 
 
 @attrs.frozen(kw_only=True)
-class TaskRow:
+class TaskRow(Value):
     """One task that was ever made for a job. A try may have several members, such as the three of a validated group.
 
     Attributes:
@@ -240,7 +241,7 @@ class TaskRow:
 
 
 @attrs.frozen(kw_only=True)
-class StepRow:
+class StepRow(Value):
     """One action on a task beyond its create (validate, sibling, cancel), durable before it is done.
 
     Unique by (job, try, member, kind): arguments and fee are frozen when it is first stored.
@@ -269,7 +270,7 @@ class StepRow:
 
 
 @attrs.frozen(kw_only=True)
-class EventRow:
+class EventRow(Value):
     """Something that happened to a job. Only the holder of the job's lease writes events; numbers have no gaps.
 
     Attributes:
@@ -288,7 +289,7 @@ class EventRow:
 
 
 @attrs.frozen(kw_only=True)
-class WishRow:
+class WishRow(Value):
     """What somebody who does not hold a job asks of whoever does.
 
     Attributes:
@@ -307,7 +308,7 @@ class WishRow:
 
 
 @attrs.frozen(kw_only=True)
-class Reservation:
+class Reservation(Value):
     """What an attempt may cost, taken from a budget in the transaction that begins it.
 
     Attributes:
@@ -322,7 +323,7 @@ class Reservation:
 
 
 @attrs.frozen(kw_only=True)
-class BudgetRow:
+class BudgetRow(Value):
     """A budget, shared by every process on the ledger.
 
     Attributes:
@@ -339,7 +340,7 @@ class BudgetRow:
 
 
 @attrs.frozen(kw_only=True)
-class Settlement:
+class Settlement(Value):
     """What becomes of an amount that was reserved.
 
     Attributes:
@@ -354,7 +355,7 @@ class Settlement:
 
 
 @attrs.frozen(kw_only=True)
-class JobChange:
+class JobChange(Value):
     """Everything that one transaction says about one job.
 
     Attributes:
@@ -381,7 +382,7 @@ class JobChange:
 
 
 @attrs.frozen(kw_only=True)
-class JobFilter:
+class JobFilter(Value):
     """Which jobs; every attribute that is given must fit.
 
     Attributes:
@@ -422,7 +423,7 @@ class JobFilter:
 
 
 @attrs.frozen(kw_only=True)
-class Neighbours:
+class Neighbours(Value):
     """Task ids around an attempt of unknown outcome, in the order in which the ledger was told, whatever clocks said.
 
     Attributes:
@@ -438,7 +439,7 @@ class Neighbours:
 
 
 @attrs.frozen(kw_only=True)
-class GateRow:
+class GateRow(Value):
     """The state of the gate before one key, shared by every process on the ledger.
 
     Attributes:

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from crynux_async.values import Value
+
 _RATIO = 1.04
 _FIRST_EDGE = 10.0
 LONGEST = 90 * 86_400.0
@@ -38,7 +40,7 @@ def nearby_sums(values: Sequence[float]) -> list[float]:
 
 
 @attrs.frozen(kw_only=True)
-class BinCounts:
+class BinCounts(Value):
     """What was seen at the ages of one bin.
 
     Attributes:
@@ -72,7 +74,7 @@ def _are_sane(_: object, __: "attrs.Attribute[Any]", bins: Sequence[BinCounts]) 
 
 
 @attrs.frozen(kw_only=True)
-class HazardSnapshot:
+class HazardSnapshot(Value):
     """What was learned about one kind of job, as a value that can be stored.
 
     Attributes:

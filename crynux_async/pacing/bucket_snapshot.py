@@ -6,6 +6,7 @@ import attrs
 
 from crynux_async.pacing.evidence import Belief, Evidence
 from crynux_async.pacing.spacing import Moment, Spacing
+from crynux_async.values import Value
 
 SLOWER = 1 - 2e-4  # the clocks of two machines run up to 200 millionths apart
 
@@ -13,7 +14,7 @@ _FEW_TRIPS = 4
 
 
 @attrs.frozen(kw_only=True)
-class InFlight:
+class InFlight(Value):
     """A create without an answer.
 
     Attributes:
@@ -30,7 +31,7 @@ class InFlight:
 
 
 @attrs.frozen(kw_only=True)
-class BucketSnapshot:
+class BucketSnapshot(Value):
     """Everything a TokenBucket knows.
 
     Attributes:

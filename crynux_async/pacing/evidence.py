@@ -7,6 +7,8 @@ import math
 
 import attrs
 
+from crynux_async.values import Value
+
 FULL_AFTER = 60.0  # a bucket whose burst is its limit fills in a minute
 LOWEST_LIMIT = 1.0  # a limit is a whole number, and a new key has 1
 _MOST_MARKS = 64
@@ -27,7 +29,7 @@ _RAISE_BURST_SELDOM = 16_384
 
 
 @attrs.frozen(kw_only=True)
-class Measured:
+class Measured(Value):
     """A limit that was measured: ``creates`` tokens were refilled in ``span`` seconds, > 0, give or take ``error``."""
 
     creates: int
@@ -60,7 +62,7 @@ class Measured:
 
 
 @attrs.frozen(kw_only=True)
-class Mark:
+class Mark(Value):
     """A bound on the level: before create ``count`` it was as if empty at ``zero_at`` and filled ever since."""
 
     zero_at: float
@@ -68,7 +70,7 @@ class Mark:
 
 
 @attrs.frozen(kw_only=True)
-class Evidence:
+class Evidence(Value):
     """What the answers so far say about limit and burst; bounded, however many there were.
 
     Attributes:
@@ -187,7 +189,7 @@ def _lower_hull(marks: tuple[Mark, ...], mark: Mark) -> tuple[Mark, ...]:
 
 
 @attrs.frozen(kw_only=True)
-class Belief:
+class Belief(Value):
     """What the bridge's bucket is taken to be.
 
     Attributes:

@@ -19,6 +19,7 @@ from crynux_async.clock import monotonic, utc_now
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateCell, GateRow, Ledger
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot
 from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
+from crynux_async.values import Value
 
 if TYPE_CHECKING:
     import cattrs
@@ -37,7 +38,7 @@ _SPENT = {
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class Entry(Value):
     """What the gate says to somebody who wants to send.
 
     Attributes:

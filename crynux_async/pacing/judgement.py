@@ -16,6 +16,7 @@ import attrs
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
 from crynux_async.pacing.evidence import CLOSE, FULL_AFTER, SELDOMER, Belief, Evidence, learned, learned_wide, revised
 from crynux_async.pacing.spacing import Moment
+from crynux_async.values import Value
 
 SURE = 0.1
 """Tokens less than one at which a create can only pass if the limit is higher."""
@@ -33,7 +34,7 @@ _WEIGHED_EVERY = 8  # accepts, after which the seconds between two tokens are we
 
 
 @attrs.frozen(kw_only=True)
-class Refusal:
+class Refusal(Value):
     """A create that the rate limiter refused.
 
     Attributes:

@@ -37,6 +37,7 @@ from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.agenda import Agenda, Plannable
 from crynux_async.pacing.hazard import Hazard
 from crynux_async.pacing.poll_budget import PollBudget
+from crynux_async.values import Value
 
 _GRACE = 60.0  # seconds on top of the part of its age by which an end may be noticed late
 # So many failures in a row (at least ten minutes) tell as little as "running" does about a job past its deadline.
@@ -47,7 +48,7 @@ _ENDS_FOR_A_FORECAST = 3.0  # ends of a kind before its ages are more than a gue
 
 
 @attrs.frozen(kw_only=True)
-class PollStatistics:
+class PollStatistics(Value):
     """Counters of a PollQueue since it was made.
 
     Attributes:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import attrs
 
+from crynux_async.values import Value
+
 _KEPT = 8
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
 _ALIKE = 0.05  # two gaps whose least differ by less than this part of the most count as alike
@@ -28,7 +30,7 @@ _IMPOSSIBLE = 1e-6  # what is left of a limit that cannot be: another one may be
 
 
 @attrs.frozen(kw_only=True)
-class Moment:
+class Moment(Value):
     """When a bucket was at 0: between ``least`` and ``most``, in seconds."""
 
     least: float
@@ -50,7 +52,7 @@ class Moment:
 
 
 @attrs.frozen(kw_only=True)
-class Gap:
+class Gap(Value):
     """The seconds between two moments: between ``least`` and ``most``, likeliest in the ``flat`` ones in the middle.
 
     Attributes:
@@ -97,7 +99,7 @@ class Gap:
 
 
 @attrs.frozen(kw_only=True)
-class Spacing:
+class Spacing(Value):
     """The seconds between two tokens as the last creates tell them.
 
     Attributes:

@@ -72,6 +72,7 @@ from crynux_async.errors import UsageError
 from crynux_async.pacing.bucket_snapshot import SLOWER, BucketSnapshot, InFlight
 from crynux_async.pacing.evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence
 from crynux_async.pacing.judgement import PATIENCE_TRIPS, SURE, Refusal, heard_accept, heard_refusal
+from crynux_async.values import Value
 
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
 _LONGEST_BACK_OFF = 3600.0
@@ -106,7 +107,7 @@ class Outcome(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Attempt:
+class Attempt(Value):
     """One create of the past, for ``TokenBucket.replay``.
 
     Attributes:

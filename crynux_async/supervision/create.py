@@ -22,12 +22,13 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.stored_errors import columns_of_error
+from crynux_async.values import Value
 
 _log = logging.getLogger("crynux_async.supervision.create")
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class Answer(Value):
     """What became of one create.
 
     Attributes:

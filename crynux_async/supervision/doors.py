@@ -11,6 +11,7 @@ from crynux_async.ledgers.base import AttemptRow
 from crynux_async.supervision.create import Answer, post
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.rows import TaskEnd
+from crynux_async.values import Value
 
 
 class OpenResult(Protocol):
@@ -21,7 +22,7 @@ class OpenResult(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Doors:
+class Doors(Value):
     """Through which a session goes to its service.
 
     Attributes:

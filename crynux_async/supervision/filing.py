@@ -13,6 +13,7 @@ from crynux_async.budgets import Budget
 from crynux_async.errors import ConflictError, UsageError
 from crynux_async.secret import mask_address, show_differences
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.values import Value
 
 
 class SharedFilingArguments(TypedDict, total=False):
@@ -115,7 +116,7 @@ def _frozen(tags: Any) -> Any:
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
-class Filing:
+class Filing(Value):
     """What a user files jobs under, besides what names one of them: its label and its idempotency key.
 
     Attributes:

@@ -4,9 +4,11 @@ from datetime import datetime
 
 import attrs
 
+from crynux_async.values import Value
+
 
 @attrs.frozen(kw_only=True)
-class Forecast:
+class Forecast(Value):
     """When new jobs would be sent and end, as far as that can be said before they are queued.
 
     Attributes:

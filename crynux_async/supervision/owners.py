@@ -16,6 +16,7 @@ from typing import Self
 import attrs
 
 from crynux_async.clock import boot_id
+from crynux_async.values import Value
 
 _UNKNOWN = "unknown"
 _ONLOOKER = "onlooker-"
@@ -24,7 +25,7 @@ _ENDED = "ZX"  # a zombie runs no more, though its parent has not asked for it y
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class Place(Value):
     """Where a process is, as precisely as it takes to tell whether it lives.
 
     Attributes:

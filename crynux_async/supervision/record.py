@@ -18,10 +18,11 @@ from crynux_async.errors import CrynuxError, JobError
 from crynux_async.states import ENDED, GOOD, JobState
 from crynux_async.supervision.filing import UNFILED, Filing
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.values import Value
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
-class Wanted:
+class Wanted(Value):
     """A download that somebody asked for.
 
     Attributes:
@@ -43,7 +44,7 @@ def shared_wish(folder: Path, name: str, is_standing: bool) -> Wanted:
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
-class StoredArchive:
+class StoredArchive(Value):
     """An archive that is safe on disk.
 
     Attributes:

@@ -13,6 +13,7 @@ from crynux_async.states import FOLLOWED, STAGES, JobState, Stage
 from crynux_async.supervision.filing import filed
 from crynux_async.supervision.record import OnlookerRecord, Record, StoredArchive, Wanted
 from crynux_async.supervision.stored_errors import columns_of_error, error_of
+from crynux_async.values import Value
 
 CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
@@ -49,7 +50,7 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
 
 
 @attrs.frozen(kw_only=True)
-class TaskEnd:
+class TaskEnd(Value):
     """How a task ended, as far as the service tells.
 
     Attributes:

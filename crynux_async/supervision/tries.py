@@ -17,6 +17,7 @@ from crynux_async.supervision.stored_errors import columns_of_error
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.values import Value
 
 SEND = "send"
 """The kind of a wish: send a job again, where it is still as the wisher saw it."""
@@ -34,7 +35,7 @@ _MADE_A_TASK = (None, AttemptOutcome.UNKNOWN, AttemptOutcome.ACCEPTED)
 
 
 @attrs.frozen(kw_only=True)
-class Sight:
+class Sight(Value):
     """What somebody knew of a job who wants it sent again.
 
     Attributes:

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import attrs
 
 from crynux_async.training.fields import PredictionType
+from crynux_async.values import Value
 
 RepositoryKind = Literal["model", "data set"]
 """What a repository on the Hub holds: both have names of the same form, and addresses that differ."""
@@ -85,7 +86,7 @@ _RIGHT_WORDS: Final = (*_FIRST_WORDS, *_SECOND_WORDS)
 
 
 @attrs.frozen(kw_only=True)
-class BaseModel:
+class BaseModel(Value):
     """What is known of a base model that can be trained.
 
     Attributes:
@@ -113,7 +114,7 @@ _KNOWN: Final = (
 
 
 @attrs.frozen(kw_only=True)
-class OtherKind:
+class OtherKind(Value):
     """A sign that a base model is of a kind that cannot be trained.
 
     Attributes:

@@ -42,6 +42,7 @@ from crynux_async.training.identity import in_one_form
 from crynux_async.training.kinds import Kind
 from crynux_async.training.lengths import require_images
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
+from crynux_async.values import Value
 
 if TYPE_CHECKING:
     import cattrs
@@ -255,7 +256,7 @@ class FineTuneConfig(ConfigFields):
 
 
 @attrs.frozen(kw_only=True)
-class EffectiveConfig:
+class EffectiveConfig(Value):
     """What a service and its nodes will make of a config.
 
     Attributes:

@@ -14,6 +14,7 @@ import attrs
 from crynux_async.training.fields import ConfigFields
 from crynux_async.training.lengths import lengths
 from crynux_async.training.service import ValueMapping
+from crynux_async.values import Value
 
 WITHOUT_EFFECT_ON_WEIGHTS = ("timeout", "validation_num_images", "validation_prompt")
 """Fields that do not change what is trained: validation images are rendered after the weights are saved."""
@@ -22,7 +23,7 @@ _BY_STEPS = "num_train_steps decides how long a round is"
 
 
 @attrs.frozen(kw_only=True)
-class Replacement:
+class Replacement(Value):
     """One value that is not sent as it was asked for.
 
     Attributes:
@@ -42,7 +43,7 @@ class Replacement:
 
 
 @attrs.frozen(kw_only=True)
-class Use:
+class Use(Value):
     """One value that the training code does not use as it was sent.
 
     Attributes:
@@ -57,7 +58,7 @@ class Use:
 
 
 @attrs.frozen(kw_only=True)
-class EffectiveField:
+class EffectiveField(Value):
     """One field of a config, at each station of its way.
 
     Attributes:

@@ -15,6 +15,7 @@ from crynux_async.errors import ConfigError, Problem
 from crynux_async.secret import mask_address
 from crynux_async.training import kinds
 from crynux_async.training.kinds import Kind
+from crynux_async.values import Value
 
 InitLoraWeights = Literal["gaussian", "loftq"]
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
@@ -85,7 +86,7 @@ def _shown(value: object) -> str:
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
-class ConfigFields:
+class ConfigFields(Value):
     """The fields of a ``FineTuneConfig``, which says what each of them means; checked as a whole."""
 
     # Empty text is refused everywhere: the bridge passes it on, and the node's schema or loader stops at it.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from crynux_async.secret import mask_address
+from crynux_async.values import Value
 
 MAX_INTEGER = 2**53  # the bridge re-encodes numbers as float64 from the second round on
 MAX_URL_CHARS = 2083  # stable-diffusion-task schema/stable-diffusion-finetune-lora-task.json
@@ -25,7 +26,7 @@ _Check = Callable[[Any], str | None]
 
 
 @attrs.frozen(kw_only=True)
-class Kind:
+class Kind(Value):
     """One kind of value.
 
     Attributes:

@@ -20,6 +20,8 @@ from typing import Final, Literal
 
 import attrs
 
+from crynux_async.values import Value
+
 SECONDS: Final = 0.1
 """Seconds of computing that an expression gets; usual ones take a thousandth."""
 
@@ -48,7 +50,7 @@ json.dump([name for name in names if compiled.fullmatch(name)], sys.stdout)
 
 
 @attrs.frozen
-class Matches:
+class Matches(Value):
     """What a regular expression matches.
 
     Attributes:

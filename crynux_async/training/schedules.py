@@ -11,6 +11,7 @@ import attrs
 
 from crynux_async.training.effective import used_learning_rate
 from crynux_async.training.fields import ConfigFields, LrScheduler
+from crynux_async.values import Value
 
 POLYNOMIAL_END = 1e-7
 """Where the polynomial scheduler ends; its learning rate must begin above it."""
@@ -19,7 +20,7 @@ _AVERAGED = 24
 
 
 @attrs.frozen(kw_only=True)
-class Schedule:
+class Schedule(Value):
     """The learning rate over the steps of a job.
 
     Attributes:

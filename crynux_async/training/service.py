@@ -11,11 +11,13 @@ rounds), config/config.example.yml; crynux-relay's task deadlines.
 
 import attrs
 
+from crynux_async.values import Value
+
 TINY = 1e-12  # stands for a zero that the bridge would replace by its default
 
 
 @attrs.frozen(kw_only=True)
-class ReplacedValue:
+class ReplacedValue(Value):
     """One value that a service cannot be sent, and what is sent in its place.
 
     Attributes:
@@ -32,7 +34,7 @@ class ReplacedValue:
 
 
 @attrs.frozen(kw_only=True)
-class OmittedField:
+class OmittedField(Value):
     """One field that is not sent beside another.
 
     Attributes:
@@ -51,7 +53,7 @@ def _names(rules: "tuple[ReplacedValue | OmittedField, ...]") -> str:
 
 
 @attrs.frozen(kw_only=True)
-class ValueMapping:
+class ValueMapping(Value):
     """How what was asked for becomes what a service is sent. Without any rule everything is sent as it is.
 
     What is sent must be a valid config again, and mapping it again must change nothing.
@@ -67,7 +69,7 @@ class ValueMapping:
 
 
 @attrs.frozen(kw_only=True)
-class ServiceFacts:
+class ServiceFacts(Value):
     """What decides, besides the config, what is sent, what it costs and how long it can take.
 
     Attributes:

@@ -24,6 +24,7 @@ from crynux_async.training.lengths import lengths, most_rounds, require_images, 
 from crynux_async.training.schedules import Schedule, schedule_of
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 from crynux_async.training.unet_modules import select
+from crynux_async.values import Value
 
 MAX_ROUNDS = 1000
 """Rounds that are worked out; a job of more is known up to there."""
@@ -35,7 +36,7 @@ _COMPRESSION = 0.92  # of an archive with a LoRA of rank 4 for the attention of 
 
 
 @attrs.frozen(kw_only=True)
-class Round:
+class Round(Value):
     """One run of the training code.
 
     Attributes:
@@ -61,7 +62,7 @@ class Round:
 
 
 @attrs.frozen(kw_only=True)
-class Simulation:
+class Simulation(Value):
     """What a job will do.
 
     Attributes:

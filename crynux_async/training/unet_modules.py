@@ -20,6 +20,7 @@ import attrs
 
 from crynux_async.training.base_models import Family
 from crynux_async.training.patterns import Matches, matches
+from crynux_async.values import Value
 
 ALL_LINEAR = "all-linear"
 """The one text that is no regular expression."""
@@ -34,7 +35,7 @@ _Sized = Iterator[tuple[str, int]]
 
 
 @attrs.frozen(kw_only=True)
-class Selection:
+class Selection(Value):
     """What ``target_modules`` selects.
 
     Attributes:

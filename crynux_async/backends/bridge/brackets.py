@@ -25,6 +25,7 @@ from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.wire import RemoteStatus
 from crynux_async.clock import utc_now
 from crynux_async.errors import NotFoundError
+from crynux_async.values import Value
 
 _MOST_REQUESTS_EACH = 2  # one for a byte of the result; where there is none, one for the status, else for the archive
 _GAP = 20  # so many numbers in a row that no task has: the sequence has not come further (failed inserts leave holes)
@@ -41,7 +42,7 @@ class Standing(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Bracket:
+class Bracket(Value):
     """The numbers that a lost task can have.
 
     Attributes:

@@ -20,6 +20,7 @@ from crynux_async.errors import Problem, SettingsError
 from crynux_async.files import lock_within, replace_private
 from crynux_async.secret import Secret
 from crynux_async.settings import user_path
+from crynux_async.values import Value
 
 _VERSION = 1
 _PRIVATE = 0o600
@@ -28,7 +29,7 @@ _LOOK_EVERY = 0.05
 
 
 @attrs.frozen(kw_only=True)
-class BridgeKey:
+class BridgeKey(Value):
     """An API key of one's own bridge.
 
     Attributes:

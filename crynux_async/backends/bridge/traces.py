@@ -16,6 +16,7 @@ import attrs
 from crynux_async.backends.bridge.wire import parse_time, raise_for
 from crynux_async.backends.http.answer import Answer
 from crynux_async.errors import ProtocolError
+from crynux_async.values import Value
 
 _NO_ANSWER = (
     "the node gave no result until its time was up: a data set that it cannot load, a wrong column, too little memory, "
@@ -38,7 +39,7 @@ _RESULT = ("result_downloaded", "end_success")
 
 
 @attrs.frozen(kw_only=True)
-class TracedTry:
+class TracedTry(Value):
     """One task of the relay that the bridge made for a job: a round, or a try of one.
 
     Attributes:
@@ -90,7 +91,7 @@ class TracedTry:
 
 
 @attrs.frozen(kw_only=True)
-class Course:
+class Course(Value):
     """The course of one job.
 
     Attributes:

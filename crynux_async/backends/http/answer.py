@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from crynux_async.values import Value
+
 MAX_ANSWER_BYTES = 1 << 20
 KEPT_ANSWER_CHARS = 1 << 16
 
@@ -16,7 +18,7 @@ _UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class Answer(Value):
     """One HTTP answer whose body has been read.
 
     Attributes:

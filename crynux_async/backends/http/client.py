@@ -32,6 +32,7 @@ from crynux_async.errors import (
 )
 from crynux_async.secret import Secret
 from crynux_async.settings import Settings
+from crynux_async.values import Value
 from crynux_async.version import USER_AGENT
 
 PROXY_LOGIN_WANTED = 407
@@ -43,7 +44,7 @@ Lost = Callable[[str, str], CrynuxError]
 
 
 @attrs.frozen(kw_only=True)
-class Request:
+class Request(Value):
     """What is asked of a service.
 
     Attributes:

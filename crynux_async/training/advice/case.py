@@ -8,13 +8,14 @@ from crynux_async.secret import mask_address
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.service import ServiceFacts
 from crynux_async.training.simulation import Simulation, simulate_sent
+from crynux_async.values import Value
 
 if TYPE_CHECKING:
     from crynux_async.datasets.report import DatasetReport
 
 
 @attrs.frozen(kw_only=True)
-class Case:
+class Case(Value):
     """A config to be judged.
 
     Attributes:

@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 
 from crynux_async.datasets.findings import Severity
+from crynux_async.values import Value
 
 _TRAINING: Final = "stable-diffusion-task finetune_lora.py"
 _PARAMS: Final = "crynux-bridge api/v1/image/finetune_params.go"
@@ -22,7 +23,7 @@ _DOWNLOAD: Final = "stable-diffusion-task download_url_dataset.py"
 
 
 @attrs.frozen(kw_only=True)
-class AdviceCode:
+class AdviceCode(Value):
     """One kind of advice.
 
     Attributes:
@@ -210,7 +211,7 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
 
 
 @attrs.frozen(kw_only=True)
-class Advice:
+class Advice(Value):
     """One thing to know about a config before it is paid for.
 
     Attributes:
