@@ -3,6 +3,7 @@
 import attrs
 
 from crynux_async.supervision.record import Record
+from crynux_async.values import Value
 
 FORGIVEN = 4
 """How many times the limit a job waits at most, where others are answered in between and it never is."""
@@ -12,7 +13,7 @@ _LONGEST_RETRY = 60.0
 
 
 @attrs.frozen(kw_only=True)
-class _InVain:
+class _InVain(Value):
     """What a job has waited in vain.
 
     Attributes:
