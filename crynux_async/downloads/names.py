@@ -18,10 +18,10 @@ MAX_NAME_BYTES = 200  # file systems allow 255; what a download puts beside the 
 _SUFFIX = ".zip"
 # More are no number of ours, and ``int`` refuses thousands of them.
 _MOST_DIGITS = 9
-_UNSAFE = re.compile(r'[<>:"/\\|?*\s]+')
+_UNSAFE = r'[<>:"/\\|?*\s]+'
 _SEPARATORS = " ._-"
 # Source: Microsoft, "Naming Files, Paths, and Namespaces".
-_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|COM[0-9¹²³]|LPT[0-9¹²³])(?=\.|$)", re.IGNORECASE)
+_RESERVED = r"(?i)(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|COM[0-9¹²³]|LPT[0-9¹²³])(?=\.|$)"
 
 
 def archive_name(template: str, **facts: str | int | None) -> str:
@@ -124,11 +124,11 @@ def _portable(text: str) -> str:
     # Labels that look alike make one name, however their accents are written.
     text = unicodedata.normalize("NFC", text)
     text = "".join("-" if unicodedata.category(character)[0] == "C" else character for character in text)
-    text = _UNSAFE.sub("-", text)
+    text = re.sub(_UNSAFE, "-", text)
     stem = text[: -len(_SUFFIX)] if text.lower().endswith(_SUFFIX) else text
     stem = stem.strip(_SEPARATORS) or "archive"
     # Windows reserves ``con.zip`` as it does ``con``: what follows the first dot does not count.
-    if _RESERVED.match(stem):
+    if re.match(_RESERVED, stem):
         stem = f"_{stem}"
     return _cut(stem, MAX_NAME_BYTES - len(_SUFFIX)) + _SUFFIX
 

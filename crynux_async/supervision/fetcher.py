@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crynux_async.backends.base import Backend, ResultStream, Validator
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.downloads.finished import FinishedFile, find_finished
 from crynux_async.downloads.names import job_archive_name
-from crynux_async.downloads.shared_folder import SharedFolder, SharedSource
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import (
     CrynuxError,
@@ -39,7 +37,9 @@ from crynux_async.training.simulation import archive_bytes
 
 if TYPE_CHECKING:
     from crynux_async.downloads.book import TransferBook
+    from crynux_async.downloads.finished import FinishedFile
     from crynux_async.downloads.pace import Progress
+    from crynux_async.downloads.shared_folder import SharedFolder
 
 _log = logging.getLogger("crynux_async.supervision.fetcher")
 
@@ -80,7 +80,7 @@ class Fetcher:
         self._ask_for_result = open_result
         self._register = register
         self._host = settings.host_name
-        self._shared = SharedFolder(Path(settings.archives)) if settings.archives else None
+        self._shared = _shared_folder(settings.archives) if settings.archives else None
         self._tasks = tasks
         self._credentials = credentials
         self._spawn = spawn
@@ -147,6 +147,7 @@ class Fetcher:
         if self._book is None:
             await in_thread(_load_what_downloads_need)
         from crynux_async.downloads.book import Order
+        from crynux_async.downloads.shared_folder import SharedSource
 
         known = await self._known(record)
         copy = await self._shared_copy(record, known)
@@ -255,7 +256,7 @@ class Fetcher:
         self._register.learn(record, Signal.NOT_FOUND)
         return JobExpiredError("the service has deleted the task and its result")
 
-    async def _stored(self, record: Record, file: FinishedFile) -> bool:
+    async def _stored(self, record: Record, file: "FinishedFile") -> bool:
         """Enter where an archive is, and return whether the ledger has it: only then may its note go."""
         assert file.total_bytes is not None, "a file that was just finished has a size"
         self._register.tell(
@@ -278,7 +279,7 @@ class Fetcher:
         # A note beside the file is the only memory of it where another process owns the job by now.
         return record.is_ours
 
-    async def _settle(self, record: Record, file: FinishedFile) -> None:
+    async def _settle(self, record: Record, file: "FinishedFile") -> None:
         """Remove the note of an archive once the ledger could be told where it is."""
         try:
             await self._save_later()
@@ -316,14 +317,25 @@ def _load_what_downloads_need() -> None:
     """Import, in a thread, what a session that has nothing to fetch yet does without: a third of its imports."""
     importlib.import_module("crynux_async.archive.lora_archive")
     importlib.import_module("crynux_async.downloads.book")
+    importlib.import_module("crynux_async.downloads.shared_folder")
 
 
-def _files(known: Iterable[StoredArchive]) -> tuple[FinishedFile, ...]:
+def _shared_folder(place: str) -> "SharedFolder":
+    from crynux_async.downloads.shared_folder import SharedFolder
+
+    return SharedFolder(Path(place))
+
+
+def _files(known: Iterable[StoredArchive]) -> "tuple[FinishedFile, ...]":
+    from crynux_async.downloads.finished import FinishedFile
+
     return tuple(FinishedFile(path=each.path, total_bytes=each.total_bytes) for each in known)
 
 
-def _found_among(known: Sequence[FinishedFile], folder: Path, name: str) -> Path | None:
+def _found_among(known: "Sequence[FinishedFile]", folder: Path, name: str) -> Path | None:
     """Return one of the known files that is where it is asked for, or one with the same bytes; blocks."""
+    from crynux_async.downloads.finished import find_finished
+
     try:
         found = find_finished(resolve(folder), name, known)
     except (ValueError, RuntimeError, OSError):

@@ -249,9 +249,10 @@ class Record:
             audience.waiting -= 1
 
 
-@attrs.define(eq=False, kw_only=True, repr=False)
 class OnlookerRecord(Record):
     """The record of a job that this session has never held: it is kept as long as somebody has a handle on it."""
+
+    __slots__ = ()
 
 
 def new_job_id() -> str:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from crynux_async.backends.base import (
     CreatedTask,
@@ -19,17 +20,19 @@ from crynux_async.backends.base import (
     Validator,
 )
 from crynux_async.backends.bridge import wire
-from crynux_async.backends.bridge.brackets import candidates, find_lost, search_requests
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.kept_keys import KeptKeys
 from crynux_async.backends.bridge.keys import prepare_key
-from crynux_async.backends.bridge.reasons import ReasonDesk
 from crynux_async.errors import AuthError, ConfigError, OwnershipError, Problem, QuotaError, RejectedError, UsageError
 from crynux_async.money import WEI
+from crynux_async.secret import Secret
 from crynux_async.settings import Settings
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.lengths import most_rounds, stall_seconds
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
+
+if TYPE_CHECKING:
+    from crynux_async.backends.bridge.reasons import ReasonDesk
 
 _log = logging.getLogger("crynux_async.backends.bridge")
 
@@ -68,7 +71,7 @@ class BridgeBackend:
         self._settings = settings
         self._client = BridgeClient(settings)
         self._kept_keys = KeptKeys(settings)
-        self._reasons = ReasonDesk(settings, settings.admin_token) if settings.admin_token else None
+        self._reasons = _reason_desk(settings, settings.admin_token) if settings.admin_token else None
 
     @property
     def name(self) -> str:
@@ -191,14 +194,20 @@ class BridgeBackend:
 
     def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
         """Yield the numbers between those around a lost create."""
+        from crynux_async.backends.bridge.brackets import candidates
+
         return candidates(create, at_most=at_most)
 
     def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
         """Return how many requests ``find_lost`` will make at most with the same arguments."""
+        from crynux_async.backends.bridge.brackets import search_requests
+
         return search_requests(lost, known=known, at_most=at_most)
 
     async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
         """Look for the tasks of lost creates between the numbers around them."""
+        from crynux_async.backends.bridge.brackets import find_lost
+
         return await find_lost(self._client, lost, known=known, at_most=at_most)
 
     def price(self, config: FineTuneConfig) -> int | None:
@@ -226,3 +235,9 @@ class BridgeBackend:
         await self._kept_keys.close()
         if self._reasons is not None:
             await self._reasons.close()
+
+
+def _reason_desk(settings: Settings, token: Secret) -> "ReasonDesk":
+    from crynux_async.backends.bridge.reasons import ReasonDesk
+
+    return ReasonDesk(settings, token)

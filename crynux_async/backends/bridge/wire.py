@@ -33,9 +33,9 @@ from crynux_async.training.config import FineTuneConfig
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
 
-_WAIT = re.compile(r"wait\s+(\d+(?:\.\d+)?)\s*seconds?")
-_QUOTA = re.compile(r"quota|use limit", re.IGNORECASE)
-_EXPIRED = re.compile("expired", re.IGNORECASE)
+_WAIT = r"wait\s+(\d+(?:\.\d+)?)\s*seconds?"
+_QUOTA = r"(?i)quota|use limit"
+_EXPIRED = r"(?i)expired"
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -166,7 +166,7 @@ def means_fresh_key(error: BackendError) -> bool:
 
 def parse_wait(text: str) -> float | None:
     """Return the seconds in "rate limit exceeded, please wait 59.94 seconds", or None where there are none."""
-    match = _WAIT.search(text)
+    match = re.search(_WAIT, text)
     # A number of any length may come from outside, and "inf" seconds would wait for ever.
     wait = float(match[1]) if match else math.inf
     return wait if math.isfinite(wait) else None
@@ -206,14 +206,14 @@ def _named_error(field: str, text: str, answer: Answer) -> BackendError:
     if field == "rate_limit":
         return RateLimitedError(f"too many creates: {text}", wait=parse_wait(text), **facts)
     # One field for an unknown key and for a used-up one; only the text tells them apart.
-    if field == "Authorization" and _QUOTA.search(text):
+    if field == "Authorization" and re.search(_QUOTA, text):
         return QuotaError(
             f"the key is used up ({text}); finished models cannot be downloaded with it either", **lasting
         )
     if field == "Authorization":
         cure = (
             "a key lives for a year: get another one ('crynux-async bridge up' makes it on your own bridge)"
-            if _EXPIRED.search(text)
+            if re.search(_EXPIRED, text)
             else "check CRYNUX_API_KEY"
         )
         return AuthError(f"the bridge does not accept the key: {text}; {cure}", **lasting)

@@ -13,8 +13,8 @@ from crynux_async.values import Value
 MAX_ANSWER_BYTES = 1 << 20
 KEPT_ANSWER_CHARS = 1 << 16
 
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})")
+_RANGE = r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)"
+_UNSATISFIED = r"bytes \*/([0-9]{1,18})"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +72,7 @@ class Answer(Value):
     @property
     def whole_bytes(self) -> int | None:
         """Size of the whole body, as a refused ``Range`` tells it, or None where it does not."""
-        match = _UNSATISFIED.fullmatch(self.content_range.strip())
+        match = re.fullmatch(_UNSATISFIED, self.content_range.strip())
         return int(match[1]) if match else None
 
     @property
@@ -86,7 +86,7 @@ class Answer(Value):
 
 def parse_content_range(text: str) -> tuple[int, int, int | None] | None:
     """Return first byte, last byte and total (None for "*") of a ``Content-Range``, or None where it makes no sense."""
-    match = _RANGE.fullmatch(text.strip())
+    match = re.fullmatch(_RANGE, text.strip())
     if match is None:
         return None
     first, last = int(match[1]), int(match[2])
