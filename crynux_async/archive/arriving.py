@@ -20,7 +20,7 @@ from crynux_async.archive.zip_directory import member_at
 from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, open_regular
 
 _DEFAULT_LIMITS = ArchiveLimits()
-_FLAWS: tuple[type[Exception], ...] = (OSError, ValueError, *INFLATE_ERRORS)
+_FLAWS: tuple[type[Exception], ...] = (OSError, ValueError, MemoryError, *INFLATE_ERRORS)
 
 
 class ArchiveVerifier:

@@ -18,6 +18,14 @@ INFLATE_ERRORS: Final[tuple[type[Exception], ...]] = (zlib.error, _fastest.error
 crc32 = _fastest.crc32
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether one of INFLATE_ERRORS says nothing of the bytes: there was no memory for their window.
+
+    Source: zlib.h, Z_MEM_ERROR.
+    """
+    return str(error).startswith("Error -4 ")
+
+
 class Inflater(Protocol):
     """Unpacks deflated bytes, as zlib's own object does."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 from attrs import validators
 
-from crynux_async.archive.inflate import INFLATE_ERRORS, Inflater, crc32, new_inflater
+from crynux_async.archive.inflate import INFLATE_ERRORS, Inflater, crc32, is_out_of_memory, new_inflater
 from crynux_async.errors import ArchiveError
 
 PIECE_BYTES = 256 * 1024
@@ -94,7 +94,8 @@ def reading(path: Path) -> Iterator[None]:
         path: The file that is being read.
 
     Raises:
-        ArchiveError: In place of any other exception that bytes of a file can cause.
+        ArchiveError: In place of any other exception that bytes of a file can cause. Its cause is an OSError or a
+            MemoryError where the machine could not read it, and nothing is said against the file.
     """
     try:
         yield
@@ -103,13 +104,19 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from error
     except INFLATE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise ArchiveError(_no_memory(path)) from MemoryError(str(error))
         raise ArchiveError(f"{path}: a member's packed bytes are damaged: {error}") from error
     except RecursionError as error:
         raise ArchiveError(f"{path}: its JSON is nested too deeply") from error
     except MemoryError as error:
-        raise ArchiveError(f"{path}: not enough memory to read it") from error
+        raise ArchiveError(_no_memory(path)) from error
     except (ValueError, ArithmeticError, EOFError, struct.error) as error:
         raise ArchiveError(f"{path}: {error}") from error
+
+
+def _no_memory(path: Path) -> str:
+    return f"{path}: not enough memory to read it"
 
 
 def open_regular(path: Path) -> io.FileIO:

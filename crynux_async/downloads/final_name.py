@@ -104,17 +104,23 @@ def _whole_file(part: PartFile) -> _Seen:
 
 
 def _verify(verify: Verify, path: Path) -> None:
-    """Verify a file; where the disk does not give its bytes, nothing is known of them, and nothing said against them.
+    """Verify a file; where the machine could not read it, nothing is known of it, and nothing said against it.
 
     Raises:
         ArchiveError: The file is not what it should be.
-        OSError: It cannot be read.
+        OSError: The disk does not give its bytes.
+        DownloadError: There was not enough memory.
     """
     try:
         verify(path)
-    except ArchiveError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
+    except (ArchiveError, MemoryError) as error:
+        cause = error.__cause__ if isinstance(error, ArchiveError) else error
+        if isinstance(cause, OSError):
+            raise cause from None
+        if isinstance(cause, MemoryError):
+            raise DownloadError(
+                f"{path}: there is not enough memory to verify it; what arrived is kept, call again when there is"
+            ) from cause
         raise
 
 

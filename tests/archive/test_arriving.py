@@ -70,6 +70,20 @@ def test_no_member_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(drained) == sorted([*large_members(), "global_step.txt"])
 
 
+def test_want_of_memory_on_the_way_is_left_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_zip(tmp_path / "a.zip", large_members())
+    arriving = ArrivingArchive()
+    with monkeypatch.context() as patch:
+        patch.setattr(zip_members, "crc32", raise_memory_error)
+        arriving.advance(path, path.stat().st_size)
+    assert not arriving.checked
+    assert arriving(path) == verify_archive(path)
+
+
+def raise_memory_error(*_: object) -> int:
+    raise MemoryError
+
+
 def test_room_behind_what_has_arrived_is_not_read(tmp_path: Path) -> None:
     whole = write_zip(tmp_path / "whole.zip", large_members()).read_bytes()
     path = tmp_path / "a.zip.part"

@@ -7,6 +7,8 @@ import itertools
 import os
 import tempfile
 import threading
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -482,6 +484,43 @@ async def test_file_that_the_disk_does_not_give_back_is_kept_and_not_called_corr
     await fetch(service, path)
     assert path.read_bytes() == CONTENT
     assert not service.requests, "it is here already"
+
+
+def lacks_memory(where: Path) -> None:
+    raise MemoryError
+
+
+def lacks_memory_for_a_member(where: Path) -> None:
+    with reading(where):
+        raise MemoryError
+
+
+def lacks_memory_for_a_window(where: Path) -> None:
+    with reading(where):
+        raise zlib.error("Error -4 while decompressing data: insufficient memory")
+
+
+@pytest.mark.parametrize("verify", [lacks_memory, lacks_memory_for_a_member, lacks_memory_for_a_window])
+async def test_file_that_there_is_no_memory_to_verify_is_kept_and_not_called_corrupt(
+    path: Path, verify: Callable[[Path], None]
+) -> None:
+    service = FakeService(CONTENT)
+    with pytest.raises(DownloadError, match="not enough memory to verify it; what arrived is kept") as caught:
+        await fetch(service, path, verify=verify)
+    assert not isinstance(caught.value, CorruptArchiveError)
+    assert names_in(path.parent) == {"7.zip.part", "7.zip.part.json"}
+    await fetch(service, path)
+    assert path.read_bytes() == CONTENT
+    assert len(service.requests) == 1, "it is here already"
+
+
+async def test_damaged_packed_bytes_are_the_files_fault(path: Path) -> None:
+    def verify(where: Path) -> None:
+        with reading(where):
+            raise zlib.error("Error -3 while decompressing data: invalid block type")
+
+    with pytest.raises(CorruptArchiveError, match="packed bytes are damaged: Error -3"):
+        await fetch(FakeService(CONTENT), path, verify=verify)
 
 
 async def test_download_with_a_corrupt_file_from_before_does_not_replace_it(path: Path) -> None:
