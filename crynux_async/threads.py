@@ -1,7 +1,8 @@
 """What runs in threads, and work in them whose end is waited for: it cannot be stopped, and must not be left behind.
 
 In threads runs what blocks. By what stands here: the files, archives and images of downloads, and the import of what
-the first one needs. SQLite has a thread of its own (``ledgers/sqlite/connection``), and so has a study's storage
+the first one needs. The thread that verifies an archive has others help it, which end before it does
+(``archive/side_by_side``). SQLite has a thread of its own (``ledgers/sqlite/connection``), and so has a study's storage
 (``sweeps/optuna``). By ``asyncio.to_thread`` runs what takes a while in other places: a regular expression that advice
 tries out, a keystore, the key file, the points of a sweep, an objective, a page, an export, and what a command reads
 and asks of the system.

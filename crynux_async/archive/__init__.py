@@ -3,7 +3,8 @@
 Users import ``LoraArchive`` from here. Read ``lora_archive``, then ``members`` (the files inside), ``lora`` and
 ``scaling`` (modules and their alpha), ``weights`` and ``norms`` (numbers), ``health`` (verdicts), ``families``, and
 ``export`` and ``merging`` with ``naming`` and ``metadata`` (files for other programs), ``arriving`` (archives of which
-there is more and more); below them ``safetensors``, ``raw_numbers``, ``zip_directory``, ``zip_members``, ``inflate``.
+there is more and more) with ``side_by_side`` and ``deflate_cuts`` (read by several threads); below them
+``safetensors``, ``raw_numbers``, ``zip_directory``, ``zip_members``, ``inflate``.
 Names are loaded when they are first used: the command line needs one of them, and a session none until something comes.
 """
 

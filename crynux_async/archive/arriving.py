@@ -5,17 +5,21 @@ Theory of operation
 Members lie side by side, each behind a header of its own, and the directory that decides what an archive holds comes
 last. So the members are read in their order as far as the file has grown, as their own headers describe them, and each
 that was read to its end with the right checksum is remembered as it was described. Once the file is whole it is
-verified as any other; but a member which the directory describes exactly so, at the same place, is not read again.
-Nothing is judged before: whatever looks wrong on the way, or is not understood, is left to that.
+verified as any other; but a member which the directory describes exactly so, at the same place, is not read again, and
+one that was begun is gone on with, by several threads where much is left (``side_by_side``). Nothing is judged before:
+whatever looks wrong on the way, or is not understood, is left to that.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Collection, Container
 from pathlib import Path
 from typing import cast
 
 from crynux_async.archive.inflate import INFLATE_ERRORS
 from crynux_async.archive.lora_archive import ArchiveSummary, verify_archive
+from crynux_async.archive.side_by_side import Helpers, Opened, read_side_by_side
 from crynux_async.archive.zip_directory import member_at
 from crynux_async.archive.zip_members import ArchiveLimits, Member, MemberStream, open_regular
 
@@ -28,18 +32,20 @@ class ArchiveVerifier:
 
     Args:
         limits: What is accepted.
+        helpers: Threads that may help to verify what is whole; by default as many as the processors leave room for.
     """
 
-    def __init__(self, *, limits: ArchiveLimits = _DEFAULT_LIMITS) -> None:
+    def __init__(self, *, limits: ArchiveLimits = _DEFAULT_LIMITS, helpers: Helpers | None = None) -> None:
         self._limits = limits
+        self._helpers = Helpers() if helpers is None else helpers
 
     def __call__(self, path: Path) -> ArchiveSummary:
         """Verify a whole archive."""
-        return verify_archive(path, limits=self._limits)
+        return self.begin()(path)
 
     def begin(self) -> "ArrivingArchive":
         """Return what verifies one archive that is still arriving."""
-        return ArrivingArchive(limits=self._limits)
+        return ArrivingArchive(limits=self._limits, helpers=self._helpers)
 
 
 class ArrivingArchive:
@@ -47,14 +53,16 @@ class ArrivingArchive:
 
     Args:
         limits: What is accepted.
+        helpers: Threads that may help when it is whole; by default none.
 
     Attributes:
         checked: Members whose bytes are right, as the headers before them describe them.
     """
 
-    def __init__(self, *, limits: ArchiveLimits = _DEFAULT_LIMITS) -> None:
+    def __init__(self, *, limits: ArchiveLimits = _DEFAULT_LIMITS, helpers: Helpers | None = None) -> None:
         self.checked: set[Member] = set()
         self._limits = limits
+        self._helpers = Helpers(0) if helpers is None else helpers
         self._next_header = 0
         self._stream: MemberStream | None = None
         self._goes_on = True
@@ -76,7 +84,7 @@ class ArrivingArchive:
             return
         except _FLAWS:
             # Said by ``__call__``, which finds it again and knows what the directory has to say.
-            self._goes_on = False
+            self._goes_on, self._stream = False, None
 
     def __call__(self, path: Path) -> ArchiveSummary:
         """Verify the archive, now that it is whole.
@@ -84,14 +92,25 @@ class ArrivingArchive:
         Raises:
             ArchiveError: When anything is not as it should be, or there is no LoRA inside.
         """
-        self.advance(path, self._limits.file_bytes)  # all of it, however long it is
-        return verify_archive(path, limits=self._limits, checked=self.checked)
+        return verify_archive(path, limits=self._limits, read_ahead=self._read_rest)
+
+    def _read_rest(self, members: Collection[Member], opened: Opened) -> Container[Member]:
+        """Read what was not read while it came, beginning with what was begun."""
+        with opened() as file, contextlib.suppress(ValueError):
+            self._require_same(file)
+        begun, self._stream = self._stream, None
+        rest = [MemberStream(member) for member in members if member not in self.checked]
+        if begun is not None and begun.member in members:
+            rest = [begun, *(stream for stream in rest if stream.member != begun.member)]
+        self.checked |= read_side_by_side(rest, opened, self._helpers)
+        return self.checked
 
     def _require_same(self, file: io.FileIO) -> None:
         """Refuse another file than before, and believe nothing of that one: its members may lie at the same places."""
         status = os.fstat(file.fileno())
         if self._file not in (None, (status.st_dev, status.st_ino)):
             self.checked.clear()
+            self._stream = None
             raise ValueError("is not the file that was here before")
         self._file = (status.st_dev, status.st_ino)
 

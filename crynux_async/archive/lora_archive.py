@@ -16,10 +16,10 @@ import io
 import itertools
 import os
 import threading
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 
 import attrs
 
@@ -42,6 +42,8 @@ from crynux_async.errors import ArchiveError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from crynux_async.archive.side_by_side import Opened
 
 _DEFAULT_LIMITS = ArchiveLimits()
 _NAMES_SHOWN = 8  # a node's archive has seven members at most
@@ -496,15 +498,27 @@ def _said_steps(metadata: Mapping[str, str]) -> int | None:
     return int(said) if said.isascii() and said.isdigit() and len(said) <= _MOST_STEP_BYTES else None
 
 
+class ReadAhead(Protocol):
+    """Reads members in an order of its own, before they are read in theirs."""
+
+    def __call__(self, members: Collection[Member], opened: "Opened", /) -> Container[Member]:
+        """Return those that were read to their ends and found right.
+
+        Args:
+            members: All members of the file.
+            opened: Opens it.
+        """
+
+
 def verify_archive(
-    path: str | os.PathLike[str], *, limits: ArchiveLimits = _DEFAULT_LIMITS, checked: Container[Member] = ()
+    path: str | os.PathLike[str], *, limits: ArchiveLimits = _DEFAULT_LIMITS, read_ahead: ReadAhead | None = None
 ) -> ArchiveSummary:
     """Open an archive and check every byte of it.
 
     Args:
         path: The ZIP.
         limits: What is accepted of it.
-        checked: See :meth:`LoraArchive.verify`.
+        read_ahead: What finds members right before they are read one after another, such as by several threads.
 
     Returns:
         What it holds.
@@ -516,4 +530,8 @@ def verify_archive(
     if archive.is_bare:
         # What a service hands out is an archive; whatever else came in its place is not what was paid for.
         raise ArchiveError(f"{path}: is a bare safetensors file and no archive of a node")
+    if read_ahead is None:
+        return archive.verify()
+    with reading(archive.path):
+        checked = read_ahead(archive.members.values(), archive._opened)
     return archive.verify(checked=checked)

@@ -86,6 +86,21 @@ class Member:
     offset_bytes: int
 
 
+@attrs.frozen(kw_only=True)
+class Halfway:
+    """How far a deflated member is unpacked.
+
+    Attributes:
+        crc32: CRC-32 of what came out so far.
+        inflater: What goes on.
+        pending: Packed bytes that it has not looked at.
+    """
+
+    crc32: int
+    inflater: Inflater
+    pending: bytes
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever reading a file raises into an ArchiveError that names the file.
@@ -196,6 +211,18 @@ class MemberStream:
         twin._pending, twin._crc32 = self._pending, self._crc32
         twin._inflater = self._inflater.copy() if self._inflater is not None else None
         return twin
+
+    @property
+    def halfway(self) -> "Halfway | None":
+        """What is needed to unpack the rest elsewhere; None for a stored member, where nothing is unpacked."""
+        if self._inflater is None:
+            return None
+        return Halfway(crc32=self._crc32, inflater=self._inflater, pending=self._pending)
+
+    @property
+    def source_bytes(self) -> int:
+        """Where in the ZIP the packed bytes are that come next, behind those that wait to be unpacked."""
+        return self._source
 
     def piece(self, file: io.FileIO, at_most: int = PIECE_BYTES) -> bytes:
         """Return the next bytes.

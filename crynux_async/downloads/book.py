@@ -14,7 +14,6 @@ the next one knows for its own.
 
 import asyncio
 import copy
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from crynux_async.downloads.requests import OpenResult
 from crynux_async.downloads.reservations import Reservation, forget_note
 from crynux_async.downloads.transfer import Shared, download
 from crynux_async.errors import CrynuxError, UsageError
+from crynux_async.processors import verifying_at_once
 from crynux_async.threads import clean_up, in_thread, to_the_end
 
 _Key = tuple[str, Path, str]
@@ -204,7 +204,7 @@ class TransferBook:
 def check_slots() -> asyncio.Semaphore:
     """Return what downloads share so that checking takes half of the processors at most, and at least one."""
     # Inflating and checksums leave the interpreter's lock, so they do take processors from the event loop.
-    return asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+    return asyncio.Semaphore(verifying_at_once())
 
 
 async def _resolve(folder: Path) -> Path:

@@ -3,10 +3,12 @@
 Theory of operation
 -------------------
 What takes time about an archive is to unpack it. Done behind the last byte, that is added to the transfer; done while
-the bytes come, it is hidden behind a network that is slower than a processor. So after every few MiB a thread is told
-how far the file is, one call at a time, and none while others check that share the machine's processors. A call reads
-what is on disk and never fails; only the one at the end judges. A file that begins again, with another version or the
-same, is another file and is checked anew; between two visits of a transfer it stays the same.
+the bytes come, it is hidden behind a network that is slower than a processor. So for every few MiB a thread is told how
+far to look, one call at a time, and none while others check that share the machine's processors. A call reads what is
+on disk and never fails; only the one at the end judges. Where the network is faster, calls fall behind; each looks at
+few MiB all the same, so that the last one, which may use more threads, begins soon after the last byte. A file that
+begins again, with another version or the same, is another file and is checked anew; between two visits of a transfer
+it stays the same.
 """
 
 import asyncio
@@ -22,6 +24,9 @@ from crynux_async.threads import in_thread, to_the_end
 
 STEP_BYTES = 4 << 20
 """A thread is not worth less."""
+
+LOOK_BYTES = 8 << 20
+"""A thread looks at no more before it asks for its turn again: some 25 ms of unpacking."""
 
 Slots = AbstractAsyncContextManager[object]
 """What bounds how many do something at once, such as a semaphore; entered again and again."""
@@ -71,6 +76,7 @@ class Check:
         self._gatherer: Gatherer | None = None
         self._looked_at = 0
         self._looking: asyncio.Task[None] | None = None
+        self._is_visited = False
 
     def verify(self) -> Verify | None:
         """Return what verifies the file that is complete now, from where it was looked at last."""
@@ -81,9 +87,11 @@ class Check:
         """Let the file grow in this block: at its end nothing looks at it any more."""
         # The same file as in the last visit, or else ``Growing`` finds that it is another one.
         self._gatherer = part.gatherer
+        self._is_visited = True
         try:
             yield
         finally:
+            self._is_visited = False
             if self._looking is not None:
                 await to_the_end(self._looking)
             if self._gatherer is not part.gatherer:
@@ -97,13 +105,18 @@ class Check:
             self._gatherer, self._growing = part.gatherer, None
         if self._growing is None:
             self._growing, self._looked_at = self._verify.begin(), 0
-        if part.written - self._looked_at >= STEP_BYTES:
-            self._looked_at = part.written
-            self._looking = asyncio.create_task(self._look(self._growing, part.part_path, part.written))
+        if self._is_worth_a_look(part):
+            self._looking = asyncio.create_task(self._look(self._growing, part))
 
-    async def _look(self, growing: Growing, path: Path, arrived: int) -> None:
+    def _is_worth_a_look(self, part: PartFile) -> bool:
+        is_same = self._is_visited and self._gatherer is part.gatherer
+        return is_same and part.written - self._looked_at >= STEP_BYTES
+
+    async def _look(self, growing: Growing, part: PartFile) -> None:
         try:
-            async with self.slots:
-                await to_the_end(in_thread(growing.advance, path, arrived))
+            while self._is_worth_a_look(part):
+                self._looked_at = min(part.written, self._looked_at + LOOK_BYTES)
+                async with self.slots:
+                    await to_the_end(in_thread(growing.advance, part.part_path, self._looked_at))
         finally:
             self._looking = None

@@ -80,6 +80,33 @@ async def test_file_is_shown_as_it_grows_and_judged_once(path: Path) -> None:
     assert watcher.verdicts == [(0, CONTENT)]
 
 
+async def test_looks_that_fall_behind_are_short_and_the_last_bytes_are_left_to_the_judge(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "LOOK_BYTES", 3000)
+    watcher = Watcher(CONTENT)
+    check = checking.Check(watcher, asyncio.Semaphore(1))
+    async with PartFile(path) as part:
+        await part.restart(Validator(last_modified=MONDAY, total_bytes=SIZE))
+        async with check.visiting(part):
+            for piece, looked_at in ((CONTENT[:7000], [3000, 6000]), (CONTENT[7000:8500], [3000, 6000, 8500])):
+                part.gatherer.append(piece)
+                await part.gatherer.flush()
+                check.grew(part)
+                while len(watcher.files[0]) < len(looked_at):
+                    await asyncio.sleep(1)
+                assert watcher.files == [looked_at]
+
+            watcher.go_on.clear()
+            watcher.looks.clear()
+            part.gatherer.append(CONTENT[8500:] + bytes(9000))
+            await part.gatherer.flush()
+            check.grew(part)
+            assert await asyncio.to_thread(watcher.looks.wait, 10)
+            asyncio.get_running_loop().call_later(1, watcher.go_on.set)
+    assert watcher.files == [[3000, 6000, 8500, 11500]]
+
+
 async def test_file_that_goes_on_after_a_cut_and_a_pause_is_the_same(path: Path) -> None:
     watcher = Watcher(CONTENT)
     service = FakeService(CONTENT, Answer(pause=0.1, cut_after=SIZE // 2), Answer(pause=0.1))
