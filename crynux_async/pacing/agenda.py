@@ -51,7 +51,8 @@ class Agenda(Generic[_P]):
 
         What was planned for this one before, and has not been taken, has its former place there.
         """
-        self.cancel(thing)
+        if thing.instant is not None:
+            self.cancel(thing)
         instant = self._instants.get(at)
         if instant is None:
             instant = self._instants[at] = Instant(at)

@@ -78,6 +78,7 @@ class Hazard:
         "_failing",
         "_failing_cumulated",
         "_failing_drift",
+        "_is_watched",
         "_new_events",
         "_new_exposure",
         "_rates",
@@ -125,11 +126,13 @@ class Hazard:
             seen: Age in seconds, >= 0, up to which it has been counted already.
             age: Age in seconds; an age not above ``seen`` teaches nothing.
         """
-        seen, age = _within_bins(seen), _within_bins(age)
-        if age <= seen:
-            return
+        if not 0.0 <= seen < age <= LONGEST:
+            seen, age = _within_bins(seen), _within_bins(age)
+            if age <= seen:
+                return
         first, last = bin_of(seen), bin_of(age)
-        self._reserve(last)
+        if last >= len(self._exposure):
+            self._reserve(last)
         self._new_exposure += age - seen
         self.changed = True
         if first == last:
@@ -203,7 +206,8 @@ class Hazard:
             min_interval: Smallest answer in seconds.
         """
         self._refresh()
-        age = _within_bins(age)
+        if not 0.0 <= age <= LONGEST:
+            age = _within_bins(age)
         rates, cumulated, areas = self._rates, self._cumulated, self._areas
         last = len(rates) - 1
         low = min(bin_of(age), last)
@@ -278,11 +282,6 @@ class Hazard:
             yield b, end - start, max(cause / rate * (survived - surviving), 0.0)
             start, survived = end, surviving
 
-    @property
-    def _is_watched(self) -> bool:
-        """Whether enough is known to tell that the kind has changed."""
-        return self._total_events >= 2.0 * _CHANGED_EVENTS
-
     def _shows_change(self, seen: float, age: float, *, failed: bool) -> bool:
         completing, failing = self._passed_between(seen, age)
         if failed:
@@ -323,6 +322,8 @@ class Hazard:
             self._fade(_MEMORY_EVENTS / 2.0)
         self._total_events = sum(self._completed) + sum(self._failed)
         self._total_exposure = sum(self._exposure)
+        # Whether enough is known to tell that the kind has changed.
+        self._is_watched = self._total_events >= 2.0 * _CHANGED_EVENTS
         self._new_events = self._new_exposure = 0.0
         completing = self._smoothed_rates(self._completed, 1.0 - _FAILING_PART)
         failing = self._smoothed_rates(self._failed, _FAILING_PART)

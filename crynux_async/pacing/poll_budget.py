@@ -30,10 +30,22 @@ class PollBudget:
         probe_interval: Seconds from one probe to the next in an outage.
 
     Attributes:
-        load: Polls a second that are planned, as they would be without a budget.
+        load: Polls a second that are planned, as they would be without a budget. ``plan`` alone changes it.
+        scale: How many times too many polls there would be at the price in the settings, at least 1.
     """
 
-    __slots__ = ("_at", "_burst", "_failing", "_planned", "_probe_at", "_probe_interval", "_rate", "_tokens", "load")
+    __slots__ = (
+        "_at",
+        "_burst",
+        "_failing",
+        "_planned",
+        "_probe_at",
+        "_probe_interval",
+        "_rate",
+        "_tokens",
+        "load",
+        "scale",
+    )
 
     def __init__(self, rate: float | None, burst: float, probe_interval: float) -> None:
         self._rate = rate
@@ -45,16 +57,17 @@ class PollBudget:
         self._probe_interval = probe_interval
         self._probe_at = -math.inf
         self.load = 0.0
+        self.scale = 1.0
 
     @property
     def is_outage(self) -> bool:
         """Whether no poll succeeds."""
         return self._failing >= _OUTAGE_JOBS
 
-    @property
-    def scale(self) -> float:
-        """How many times too many polls there would be at the price in the settings, at least 1."""
-        return min(max(self.load / self._planned, 1.0), _HIGHEST_SCALE)
+    def plan(self, load: float) -> None:
+        """Enter how many polls a second are planned, as they would be without a budget."""
+        self.load = load
+        self.scale = min(max(load / self._planned, 1.0), _HIGHEST_SCALE)
 
     def crowd(self, jobs: int) -> float:
         """Return the interval in seconds at which so many jobs use up the budget."""

@@ -221,7 +221,7 @@ class PollQueue:
         if at_once:
             interval = 0.0
         elif next_at is not None and next_at > now:
-            interval = min(next_at - now, self._longest(entry, now))
+            interval = min(next_at - now, self._longest(entry, now, self._budget.scale))
         elif not fresh:
             # Multiples of the golden ratio fill the interval evenly, however many there will be.
             self._phase = (self._phase + _GOLDEN) % 1.0
@@ -271,7 +271,7 @@ class PollQueue:
             return
         now = self._at_least(now)
         if entry.seen_at <= now:
-            entry.hazard.observe_running(max(entry.seen_at - entry.started_at, 0.0), now - entry.started_at)
+            entry.hazard.observe_running(entry.seen_at - entry.started_at, now - entry.started_at)
         entry.seen_at = now
         entry.errors = 0
         self._budget.answered()
@@ -400,16 +400,16 @@ class PollQueue:
 
     def _plan(self, entry: _Entry, now: float, look_again: float | None = None) -> float:
         """Return the time to the job's next poll and enter its load."""
-        scale = self._budget.scale
-        interval = min(self._wanted(entry, now, look_again), self._longest(entry, now))
+        budget = self._budget
+        scale = budget.scale
+        interval = min(self._wanted(entry, now, look_again, scale), self._longest(entry, now, scale))
         load = scale / interval
-        self._budget.load += load - entry.load
+        budget.plan(budget.load + load - entry.load)
         entry.load = load
         return interval
 
-    def _wanted(self, entry: _Entry, now: float, look_again: float | None) -> float:
+    def _wanted(self, entry: _Entry, now: float, look_again: float | None, scale: float) -> float:
         """Return the time to the job's next poll as far as only its end counts."""
-        scale = self._budget.scale
         if look_again is not None:
             return max(self.tick, look_again) * scale
         if entry.stalled:
@@ -417,12 +417,12 @@ class PollQueue:
         interval = entry.hazard.next_delay(now - entry.started_at, self.target_delay * scale * scale, self.min_interval)
         return max(entry.stall_at - now, self.min_interval) if now < entry.stall_at < now + interval else interval
 
-    def _longest(self, entry: _Entry, now: float) -> float:
+    def _longest(self, entry: _Entry, now: float, scale: float) -> float:
         """Return the longest time to the job's next poll."""
         longest = self.stalled_interval if entry.stalled else self.max_interval
         if self.worst_delay is not None:
             # The instant is rounded up to the tick.
-            bound = (self.worst_delay * (now - entry.started_at) + _GRACE - self.tick) * self._budget.scale
+            bound = (self.worst_delay * (now - entry.started_at) + _GRACE - self.tick) * scale
             longest = min(longest, max(bound, self.min_interval))
         # With more jobs than that and the budget allow, the promised rate wins.
         return max(longest, self._budget.crowd(len(self._jobs)))
@@ -433,7 +433,7 @@ class PollQueue:
     def _remove(self, entry: _Entry) -> None:
         del self._jobs[entry.job_id]
         # Sums of floats drift; an empty queue is the occasion to be exact again.
-        self._budget.load = self._budget.load - entry.load if self._jobs else 0.0
+        self._budget.plan(self._budget.load - entry.load if self._jobs else 0.0)
         self._stalled -= entry.stalled
         self._agenda.cancel(entry)
 

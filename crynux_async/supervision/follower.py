@@ -143,7 +143,8 @@ class Follower:
             at_once=not is_new or look_after == 0,  # an attached or resumed task may have ended long ago
         )
         self._wake.set()
-        self._came_to(record, progress)
+        if progress:
+            self._came_to(record, progress)
 
     def usual_ages(self, config: FineTuneConfig) -> tuple[float, float] | None:
         """Return between which ages, in seconds, eight of ten jobs of a config's kind end.
@@ -245,7 +246,7 @@ class Follower:
         """Poll one due job after the other, for ever: to end and begin again costs more than a poll."""
         try:
             while True:
-                record = await self._next_due()
+                record = self._due.popleft() if self._due else await self._next_due()
                 self._busy += 1
                 try:
                     await self._poll(record)
@@ -360,7 +361,8 @@ class Follower:
         self._missing_since.pop(record.job_id, None)
         if self._wrong_since.pop(record.job_id, None) is not None and isinstance(record.error, BackendError):
             record.error = None
-        self._has_been_shown(record)
+        if self._shows_to_owners:
+            self._has_been_shown(record)
         # While the look was under way the user gave the job up, or another process took it.
         if record.state not in FOLLOWED or not record.is_ours:
             self._polls.discard(record.job_id)
@@ -375,12 +377,13 @@ class Follower:
             if record.state is not JobState.RUNNING:
                 self._register.learn(record, Signal.SAID_RUNNING)
             self._polls.running(record.job_id, monotonic(), look.again_after)
-            self._came_to(record, look.stage)
+            if look.stage:
+                self._came_to(record, look.stage)
             self._on_look(record, task, look)
 
     def _has_been_shown(self, record: Record) -> None:
         """Enter whose a task is that was only attached: sessions with another credential could not follow it."""
-        if record.config is None and not record.is_own and self._shows_to_owners and record.is_ours:
+        if record.config is None and not record.is_own and record.is_ours:
             record.is_own = True
             self._register.note(record)
 
@@ -393,7 +396,7 @@ class Follower:
 
     def _came_to(self, record: Record, stage: str) -> None:
         """Tell how far a task is, whenever that is another word."""
-        if stage and self._stages.get(record.job_id) != stage:
+        if self._stages.get(record.job_id) != stage:
             self._stages[record.job_id] = stage
             self._register.tell(JobProgressed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), stage=stage))
 

@@ -27,11 +27,11 @@ def test_allowed_is_the_burst_and_then_what_has_refilled() -> None:
 
 def test_scale_below_the_budget_is_one_and_above_it_what_there_is_too_much() -> None:
     budget = PollBudget(10.0, 10.0, 5.0)
-    budget.load = 9.0
+    budget.plan(9.0)
     assert budget.scale == 1.0
-    budget.load = 27.0
+    budget.plan(27.0)
     assert budget.scale == pytest.approx(3.0)
-    budget.load = 1e9
+    budget.plan(1e9)
     assert budget.scale == 100.0
 
 
