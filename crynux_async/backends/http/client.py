@@ -7,10 +7,9 @@ this module, because their ``repr`` shows the request: not even as the context o
 the ``except`` has ended.
 """
 
-import asyncio
 import io
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from yarl import URL
 from crynux_async.backends.http.answer import MAX_ANSWER_BYTES, Answer
 from crynux_async.backends.http.proxies import environment_proxy
 from crynux_async.backends.http.result import NETWORK_ERRORS, SAID_CHARS, Result, describe, media_type, shown_url
+from crynux_async.backends.http.shared_timeout import SharedTimeout
 from crynux_async.errors import (
     BackendError,
     CrynuxError,
@@ -104,7 +104,9 @@ class HttpClient:
         self._secrets = secrets
         self._base_url = URL(settings.base_url)
         self._base_path = self._base_url.raw_path.rstrip("/")
-        self._patience = aiohttp.ClientTimeout(total=settings.request_timeout, sock_connect=settings.connect_timeout)
+        self._patience = SharedTimeout(settings.request_timeout)
+        # What bounds the rest stands here and in ``Result``; aiohttp's own way sets a timer for each request.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout)
         self._proxy = settings.proxy or (environment_proxy(settings.base_url) if settings.trust_env else None)
         tls = _tls(settings.ca_bundle)
         self._kept = _session(tls, limit=settings.max_connections, force_close=False)
@@ -139,7 +141,7 @@ class HttpClient:
         """
         return await self._exchange(request, self._fresh, self._answer, lost)
 
-    async def send_unless(self, request: Request, usual: bytes) -> Answer | None:
+    def send_unless(self, request: Request, usual: bytes) -> Coroutine[Any, Any, Answer | None]:
         """Send a request that may be repeated; return None if the answer is a success with exactly the body ``usual``.
 
         Nearly all status requests are answered so, and to read that answer like any other costs a tenth of them.
@@ -151,7 +153,7 @@ class HttpClient:
         def read(request: Request, response: aiohttp.ClientResponse, body: bytes) -> Answer | None:
             return None if body == usual and response.status == 200 else self._answer(request, response, body)
 
-        return await self._exchange(request, self._kept, read)
+        return self._exchange(request, self._kept, read)
 
     async def open(self, request: Request, task_id: str) -> Result | Answer:
         """Ask for a result; return it when it has begun to come, within ``request_timeout``, or what came instead.
@@ -165,11 +167,10 @@ class HttpClient:
             UnreachableError, TransportError: No answer that counts.
         """
         progress = self._begin()
-        # A result may take hours to come; its silence is bounded instead (``_Silence``).
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout)
         try:
-            async with asyncio.timeout(self._settings.request_timeout):
-                response = await self._ask(request, self._kept, timeout)
+            # A result may take hours to come; then its silence is bounded (``_Silence``).
+            with self._patience():
+                response = await self._ask(request, self._kept)
                 return await self._begun(request, response, task_id)
         except BackendError as error:
             error.task_id = task_id
@@ -183,6 +184,7 @@ class HttpClient:
         """Release every connection."""
         for session in self.sessions:
             await session.close()
+        self._patience.close()
 
     async def _exchange(
         self,
@@ -194,11 +196,14 @@ class HttpClient:
         """Send a request and return what ``read`` makes of the answer and its body."""
         progress = self._begin()
         try:
-            response = await self._ask(request, session, self._patience)
-            try:
-                return read(request, response, await _body(response, request.most_bytes))
-            finally:
-                response.close()
+            with self._patience():
+                response = await self._ask(request, session)
+                try:
+                    return read(request, response, await _body(response, request.most_bytes))
+                finally:
+                    # With the last byte of an answer its connection has gone back.
+                    if response.connection is not None:
+                        response.close()
         except Exception as error:
             # Once there was a connection the create may have arrived, whatever went wrong then (case S2).
             is_lost = lost is not None and progress.connected
@@ -207,19 +212,17 @@ class HttpClient:
             failure = self._failure(error, request, progress, lost)
         raise failure
 
-    async def _ask(
-        self, request: Request, session: aiohttp.ClientSession, timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
+    def _ask(self, request: Request, session: aiohttp.ClientSession) -> Awaitable[aiohttp.ClientResponse]:
         headers = request.headers
         if request.body is not None:
             headers = {**(headers or {}), "Content-Type": "application/json"}
-        return await session.request(
+        return session.request(
             request.method,
             self._url(request),
             # aiohttp warns of large bytes, because it would send them in one go.
             data=None if request.body is None else io.BytesIO(request.body),
             headers=headers,
-            timeout=timeout,
+            timeout=self._timeout,
             proxy=self._proxy,
             allow_redirects=False,
         )
@@ -298,6 +301,8 @@ class HttpClient:
 async def _body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
     """Read the body of an answer, up to somewhat more than a bound."""
     content = response.content
+    if content.is_eof():
+        return content.read_nowait()  # it came with the headers, as short ones do
     first = await content.readany()
     if content.at_eof():
         return first

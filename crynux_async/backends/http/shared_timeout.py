@@ -1,0 +1,79 @@
+"""A timeout for many requests at once: one timer for all of them, where a timer for each costs a tenth of a poll."""
+
+import asyncio
+from itertools import takewhile
+from types import TracebackType
+
+
+class SharedTimeout:
+    """Gives each piece of work the same time. Must be made inside a running event loop.
+
+    ``with timeout():`` around what a task awaits does what ``asyncio.timeout`` does: when its time is over the task is
+    cancelled there, and ``TimeoutError`` leaves the block; who is cancelled by somebody else stays cancelled.
+
+    Args:
+        seconds: The time, > 0.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        # In the order in which they began, which is that in which their time ends.
+        self._waits: dict[_Wait, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> "_Wait":
+        """Return what bounds one block of the running task, from now on."""
+        task = asyncio.current_task()
+        assert task is not None, "there is a running task"
+        wait = _Wait(self._waits, task, self._loop.time() + self._seconds)
+        if self._timer is None:
+            self._timer = self._loop.call_at(wait.until, self._look)
+        return wait
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def close(self) -> None:
+        """End every bound; what is awaited goes on without one."""
+        self._waits.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """Stop whose time is over, and look again when that of the next one will be."""
+        now = self._loop.time()
+        for wait in list(takewhile(lambda wait: wait.until <= now, self._waits)):
+            wait.stop()
+        until = next((wait.until for wait in self._waits), None)
+        self._timer = None if until is None else self._loop.call_at(until, self._look)
+
+
+class _Wait:
+    """One block that is bounded: ``until`` is when its time is over."""
+
+    __slots__ = ("_all", "_before", "_is_over", "_task", "until")
+
+    def __init__(self, waits: "dict[_Wait, None]", task: "asyncio.Task[object]", until: float) -> None:
+        self._all = waits
+        self._task = task
+        self._before = task.cancelling()
+        self._is_over = False
+        self.until = until
+        waits[self] = None
+
+    def stop(self) -> None:
+        """Cancel the task, which is in the block."""
+        self._all.pop(self, None)
+        self._is_over = True
+        self._task.cancel()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._all.pop(self, None)
+        # Where somebody else has cancelled the task, too, that is what it is told.
+        if self._is_over and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
+            raise TimeoutError from error

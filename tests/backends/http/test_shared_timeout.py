@@ -1,0 +1,83 @@
+"""One timeout for many requests at once: whose time is over, and who is told what."""
+
+import asyncio
+
+import pytest
+
+from crynux_async.backends.http.shared_timeout import SharedTimeout
+
+
+async def test_each_block_has_the_whole_time_from_its_own_beginning() -> None:
+    timeout, loop, ends = SharedTimeout(10.0), asyncio.get_running_loop(), []
+
+    async def wait(begin: float) -> None:
+        await asyncio.sleep(begin)
+        with pytest.raises(TimeoutError), timeout():
+            await asyncio.Event().wait()
+        ends.append(loop.time() - began)
+
+    began = loop.time()
+    await asyncio.gather(wait(4.0), wait(0.0), wait(15.0))
+    assert ends == [pytest.approx(10.0), pytest.approx(14.0), pytest.approx(25.0)]
+    assert len(timeout) == 0
+
+
+async def test_who_is_done_in_time_is_left_alone_afterwards() -> None:
+    timeout = SharedTimeout(10.0)
+    with timeout():
+        await asyncio.sleep(9.0)
+    assert len(timeout) == 0
+    await asyncio.sleep(100.0)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_error_of_the_work_leaves_as_it_is() -> None:
+    timeout = SharedTimeout(10.0)
+    with pytest.raises(KeyError), timeout():
+        raise KeyError("of the work")
+    assert len(timeout) == 0
+
+
+async def test_who_is_cancelled_by_somebody_else_stays_cancelled() -> None:
+    timeout = SharedTimeout(10.0)
+
+    async def wait() -> None:
+        with timeout():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(9.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(timeout) == 0
+
+
+async def test_who_is_cancelled_when_its_time_is_over_stays_cancelled() -> None:
+    timeout, loop = SharedTimeout(10.0), asyncio.get_running_loop()
+
+    async def wait() -> None:
+        with timeout():
+            await asyncio.Event().wait()
+
+    loop.call_later(10.0, lambda: task.cancel())
+    task = asyncio.create_task(wait())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_time_that_is_over_inside_another_timeout_ends_the_inner_block_alone() -> None:
+    inner, outer = SharedTimeout(10.0), SharedTimeout(20.0)
+    with pytest.raises(TimeoutError), outer():
+        with pytest.raises(TimeoutError), inner():
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+
+async def test_closed_timeout_bounds_nothing_any_more() -> None:
+    timeout = SharedTimeout(10.0)
+    with timeout():
+        timeout.close()
+        await asyncio.sleep(100.0)
