@@ -13,7 +13,9 @@ whatever looks wrong on the way, or is not understood, is left to that.
 import contextlib
 import io
 import os
-from collections.abc import Collection, Container
+import threading
+from collections.abc import Collection, Container, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -67,6 +69,7 @@ class ArrivingArchive:
         self._stream: MemberStream | None = None
         self._goes_on = True
         self._file: tuple[int, int] | None = None
+        self._is_stopped = threading.Event()
 
     def advance(self, path: Path, arrived: int) -> None:
         """Read what has come since the last call.
@@ -102,8 +105,19 @@ class ArrivingArchive:
         rest = [MemberStream(member) for member in members if member not in self.checked]
         if begun is not None and begun.member in members:
             rest = [begun, *(stream for stream in rest if stream.member != begun.member)]
-        self.checked |= read_side_by_side(rest, opened, self._helpers)
+        self.checked |= read_side_by_side(rest, partial(self._until_stopped, opened), self._helpers)
+        if self._is_stopped.is_set():
+            raise _StoppedError
         return self.checked
+
+    @contextlib.contextmanager
+    def _until_stopped(self, opened: Opened) -> Iterator[io.FileIO]:
+        with opened() as file:
+            yield cast("io.FileIO", _UntilStopped(file, self._is_stopped))
+
+    def stop(self) -> None:
+        """Have a call that verifies the archive end soon, with an exception that says nothing of it; any thread may."""
+        self._is_stopped.set()
 
     def _require_same(self, file: io.FileIO) -> None:
         """Refuse another file than before, and believe nothing of that one: its members may lie at the same places."""
@@ -127,6 +141,36 @@ class ArrivingArchive:
             member, self._stream = self._stream.member, None
             self.checked.add(member)
             self._next_header = member.offset_bytes + member.packed_bytes
+
+
+class _StoppedError(Exception):
+    """Nobody wants to know any more whether the archive is good."""
+
+
+class _UntilStopped:
+    """A file from which nothing is read any more once that was said."""
+
+    def __init__(self, file: io.FileIO, is_stopped: threading.Event) -> None:
+        self._file = file
+        self._is_stopped = is_stopped
+
+    def seek(self, position: int) -> None:
+        """Go to a byte."""
+        self._file.seek(position)
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        self._require_wanted()
+        return self._file.read(count)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Put the next bytes into a buffer and return how many."""
+        self._require_wanted()
+        return self._file.readinto(buffer)
+
+    def _require_wanted(self) -> None:
+        if self._is_stopped.is_set():
+            raise _StoppedError
 
 
 class _NotHereYetError(Exception):

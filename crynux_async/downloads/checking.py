@@ -39,6 +39,14 @@ class Verify(Protocol):
         """Return anything, or raise ArchiveError where the file is not good."""
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """A ``Verify`` that can be stopped."""
+
+    def stop(self) -> None:
+        """Have a call end soon that runs in a thread; what it says then does not matter."""
+
+
 class Growing(Protocol):
     """Verifies one file of which there is more and more; its calls are made in threads, one after another."""
 
@@ -80,6 +88,8 @@ class Check:
 
     def verify(self) -> Verify | None:
         """Return what verifies the file that is complete now, from where it was looked at last."""
+        if self._growing is None and isinstance(self._verify, VerifiesWhatGrows):
+            return self._verify.begin()  # it may be stoppable
         return self._growing or self._verify
 
     @contextlib.asynccontextmanager

@@ -18,9 +18,10 @@ from pathlib import Path
 import attrs
 
 from crynux_async import files
-from crynux_async.downloads.checking import Verify
+from crynux_async.downloads.checking import Stoppable, Verify
 from crynux_async.downloads.part_file import PartFile
 from crynux_async.errors import ArchiveError, DownloadError
+from crynux_async.threads import in_thread
 
 # Ten seconds in which a process that no lock keeps away may finish the same file (case D9).
 _MOST_CHECKS, _CHECK_PAUSE = 20, 0.5
@@ -41,7 +42,8 @@ async def check(
 ) -> None:
     """Check the length, then run ``verify`` on the file in a thread.
 
-    A cancelled check leaves the thread of ``verify`` to end by itself: it only reads.
+    A cancelled check ends at once: the thread of ``verify``, which only reads, is told to stop if it can be told, or
+    left to end by itself.
 
     Args:
         part: The file.
@@ -61,7 +63,11 @@ async def check(
         try:
             async with slots:
                 with part.disk_errors():
-                    await asyncio.get_running_loop().run_in_executor(None, _verify, verify, seen.path)
+                    await in_thread(_verify, verify, seen.path)
+        except asyncio.CancelledError:
+            if isinstance(verify, Stoppable):
+                verify.stop()
+            raise
         except (ArchiveError, DownloadError):
             # A process not kept away by a lock may still write the same bytes, or have given the file its name.
             if not left or seen == await part.in_thread(_whole_file, part):

@@ -5,6 +5,7 @@ import random
 import threading
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crynux_async.archive import side_by_side, verify_archive
-from crynux_async.archive.arriving import ArchiveVerifier, ArrivingArchive
+from crynux_async.archive import side_by_side, verify_archive, zip_members
+from crynux_async.archive.arriving import ArchiveVerifier, ArrivingArchive, _StoppedError
 from crynux_async.archive.deflate_cuts import Ahead
 from crynux_async.archive.side_by_side import Helpers, read_side_by_side
 from crynux_async.archive.zip_directory import read_directory
@@ -309,6 +310,29 @@ def test_trouble_of_a_helper_is_not_the_members(
     monkeypatch.setattr(side_by_side, "unpack_ahead", fail)
     assert read(path, Helpers(1)) == set(files()) - {"optimizer.bin"}
     assert ArchiveVerifier(helpers=Helpers(1))(path) == verify_archive(path)
+    assert not left_behind()
+
+
+@pytest.mark.parametrize("helpers", [0, 2])
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_archive_that_nobody_wants_any_more_is_not_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helpers: int, method: int
+) -> None:
+    path = write_zip(tmp_path / "a.zip", files(), method)
+    arriving = ArchiveVerifier(helpers=Helpers(helpers)).begin()
+    seen: list[int] = []
+
+    def crc32(data: bytes, value: int = 0) -> int:
+        seen.append(len(data))
+        arriving.stop()
+        return zlib.crc32(data, value)
+
+    monkeypatch.setattr(side_by_side, "crc32", crc32)
+    monkeypatch.setattr(zip_members, "crc32", crc32)
+    with pytest.raises(_StoppedError):
+        arriving(path)
+    # Each thread had at most one piece in hand, and what that unpacks to.
+    assert 0 < sum(seen) < 3 * 300_000
     assert not left_behind()
 
 

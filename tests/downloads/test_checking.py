@@ -25,7 +25,7 @@ class Watcher:
 
     Attributes:
         files: The lengths that were shown of each file that was begun.
-        verdicts: Contents that were judged, with the number of the file that they were begun as, -1 for none.
+        verdicts: Contents that were judged, with the number of the file that they were begun as.
     """
 
     def __init__(self, *good: bytes) -> None:
@@ -38,7 +38,7 @@ class Watcher:
         self._good = good
 
     def __call__(self, path: Path) -> None:
-        self.judge(-1, path)
+        raise AssertionError("only what was begun can be stopped")
 
     def begin(self) -> "Growing":
         self.files.append([])
@@ -142,8 +142,8 @@ async def test_file_that_is_here_already_is_judged_as_it_is(path: Path) -> None:
     watcher = Watcher(CONTENT)
     await fetch(FakeService(CONTENT), path, verify=watcher)
 
-    assert watcher.files == []
-    assert watcher.verdicts == [(-1, CONTENT)]
+    assert watcher.files == [[]]
+    assert watcher.verdicts == [(0, CONTENT)]
 
 
 async def test_nothing_looks_at_the_file_any_more_when_a_cancelled_visit_ends(path: Path) -> None:
@@ -171,6 +171,37 @@ async def test_nothing_looks_at_the_file_any_more_when_a_cancelled_visit_ends(pa
 
     assert not watcher.busy.locked()
     assert watcher.files == [[SIZE]]
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+async def test_cancelled_check_is_told_to_stop_and_ends_at_once(path: Path, part: Path, is_here: bool) -> None:
+    judging, stopped, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Judge(Growing):
+        def __call__(self, path: Path) -> None:
+            judging.set()
+            assert stopped.wait(10)
+            ended.set()
+            raise ArchiveError("nothing is said any more")
+
+        def stop(self) -> None:
+            stopped.set()
+
+    watcher = Watcher(CONTENT)
+    watcher.begin = lambda: Judge(watcher, len(watcher.files) - 1)  # type: ignore[method-assign]
+    watcher.files.append([])
+    if is_here:
+        leave_part(path, CONTENT, dated=MONDAY)
+    download = asyncio.create_task(fetch(FakeService(CONTENT), path, verify=watcher))
+    assert await asyncio.to_thread(judging.wait, 10)
+    download.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await download
+    assert await asyncio.to_thread(ended.wait, 10)
+
+    assert part.read_bytes() == CONTENT
+    await fetch(FakeService(CONTENT), path)
+    assert path.read_bytes() == CONTENT
 
 
 async def test_a_check_has_a_slot_each_time_it_looks_and_none_between(path: Path) -> None:
