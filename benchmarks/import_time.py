@@ -7,6 +7,7 @@ console, both beyond an interpreter that does nothing.
 
 import asyncio
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -89,11 +90,11 @@ def _import(statement: str) -> float:
 
 
 def _run(words: Sequence[str], environment: Mapping[str, str]) -> float:
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, *words], env=environment, cwd=root, capture_output=True, check=True)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The ``crynux-async`` command. Nothing below imports it.
 
-``app`` names every command and loads what it needs when it is called. A file is named after the noun that its commands
-are about: ``run``, ``jobs``, ``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits``
-(errors and exit codes), ``signals``, ``streams``, ``console`` (how texts from outside are printed), ``board`` (what is
-seen while jobs run), ``listing``, ``job_names``, ``ledger_place``, ``changes``, ``units``, ``plot``.
+``app`` names every command. A file ``*_commands`` says what commands can be given; it is loaded when one of them is
+called, and what that does only then. A file is named after the noun that its commands are about: ``run``, ``jobs``,
+``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits`` (errors and exit codes),
+``signals``, ``streams``, ``console`` (how texts from outside are printed), ``board`` (what is seen while jobs run),
+``listing``, ``job_names``, ``ledger_place``, ``changes``, ``units``, ``plot``.
 """
 
 import signal

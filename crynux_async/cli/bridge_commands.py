@@ -219,3 +219,6 @@ def limits(folder: Path, key: _Key, /, *, rate_limit: int | None = None, use_lim
     from crynux_async.cli import bridge_keys
 
     return execute(bridge_keys.limits(folder, key, rate_limit, use_limit))
+
+
+app = bridge_app()

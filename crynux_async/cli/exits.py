@@ -9,10 +9,7 @@ from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any
 
-from rich.text import Text
-
 from crynux_async.cli import signals, streams
-from crynux_async.cli.console import open_console
 from crynux_async.errors import (
     ArchiveError,
     BackendError,
@@ -151,6 +148,11 @@ def show_error(error: CrynuxError, *, as_json: bool = False) -> None:
 
 
 def _show(name: str, message: str, *, as_json: bool, task_id: str | None = None, field: str | None = None) -> None:
+    # Imported late: most commands that end well, and all that print JSON, need neither.
+    from rich.text import Text
+
+    from crynux_async.cli.console import open_console
+
     with contextlib.suppress(OSError):  # nobody may read that either, and the exit code still tells
         open_console(stderr=True).print(Text.assemble((name, "bold red"), "  ", message))
     if as_json:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter, validators
+from cyclopts import Parameter, validators
 
 from crynux_async.cli.exits import execute
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
@@ -13,7 +13,7 @@ _Flag = Annotated[bool, Parameter(negative="")]
 _BRIDGE = ServiceChoice()
 _PAID_BRIDGE = PaidService()
 _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
-Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
+_Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 _AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 _Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
@@ -21,12 +21,6 @@ _Bytes = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 _Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
 _Open = Annotated[bool, Parameter(name="--open", negative="--no-open")]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
-
-
-def add_to(app: App) -> None:
-    """Add the commands."""
-    for command in (jobs, board, resume, cancel, abandon, retry, reconcile, spent):
-        app.command(command)
 
 
 def jobs(
@@ -81,8 +75,8 @@ def resume(
     *,
     out: Path | None = None,
     send: _Flag = False,
-    timeout: Timeout = None,
-    patience: Timeout = None,
+    timeout: _Timeout = None,
+    patience: _Timeout = None,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
     json: _Json = False,

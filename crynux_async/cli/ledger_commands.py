@@ -80,3 +80,6 @@ def copy(source: Path, target: str, /, *, json: _Json = False) -> int:
     from crynux_async.cli import ledger as work
 
     return execute(work.copy(source, target, as_json=json), as_json=json)
+
+
+app = ledger_app()

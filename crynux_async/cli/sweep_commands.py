@@ -211,3 +211,6 @@ def report(
 
     page = Report(out or sweep.report_file(name), images=images, across=across, down=down)
     return execute(sweep.write_report(name, page, ledger, as_json=json), as_json=json)
+
+
+app = sweep_app()

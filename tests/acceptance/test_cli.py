@@ -63,9 +63,9 @@ async def test_command_that_sends_nothing_starts_without_an_http_client_and_a_da
 ) -> None:
     program = f"""
 import contextlib, sys
-from crynux_async.cli.app import app
+from crynux_async.cli.app import app_for
 with contextlib.suppress(SystemExit):
-    app({arguments!r})
+    app_for({arguments!r})({arguments!r})
 print([name for name in ("aiohttp", "sqlalchemy") if name in sys.modules])
 """
     process = await asyncio.create_subprocess_exec(

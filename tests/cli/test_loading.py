@@ -26,12 +26,22 @@ def loaded_by(words: list[str], home: Path) -> set[str]:
     return set(ended.stderr.split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
-def test_what_only_prints_loads_nothing_that_waits_trains_or_draws_markdown(words: list[str], tmp_path: Path) -> None:
+def commands_in(loaded: set[str]) -> set[str]:
+    """Return which modules with commands are among these."""
+    return {name.rpartition(".")[2] for name in loaded if name.endswith("_commands")}
+
+
+@pytest.mark.parametrize(
+    ("words", "home"), [(["--help"], set()), (["run", "--help"], {"run_commands"}), (["--version"], set())]
+)
+def test_what_only_prints_loads_nothing_that_waits_trains_or_draws_markdown(
+    words: list[str], home: set[str], tmp_path: Path
+) -> None:
     loaded = loaded_by(words, tmp_path)
 
     assert "crynux_async.cli.app" in loaded
     assert not loaded & {"asyncio", "aiohttp", "sqlalchemy", "crynux_async.session", "crynux_async.training.config"}
+    assert commands_in(loaded) == home
     assert not loaded & {"rich.markdown", "markdown_it", "pygments", "crynux_async.settings", "crynux_async.signing"}
 
 
