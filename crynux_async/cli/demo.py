@@ -7,12 +7,13 @@ from rich.text import Text
 
 from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.sweep_board import SweepBoard, counts_of
+from crynux_async.cli.sweep_board import SweepBoard
 from crynux_async.emulator import Emulator
 from crynux_async.errors import UsageError
 from crynux_async.report.units import size
 from crynux_async.session import Session
 from crynux_async.sweeps import Report, Sweep, SweepRun, grid
+from crynux_async.sweeps.trial_states import counts_of
 from crynux_async.training.config import FineTuneConfig
 
 # A bridge gives a new key 1 a minute: with it six trainings would take five minutes to be sent.

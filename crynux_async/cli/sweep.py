@@ -19,7 +19,7 @@ from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_op
 from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
-from crynux_async.cli.sweep_board import SweepBoard, counts_of
+from crynux_async.cli.sweep_board import SweepBoard
 from crynux_async.cli.sweep_preview import facts_of, print_preview
 from crynux_async.downloads.names import archive_name
 from crynux_async.errors import UsageError
@@ -29,13 +29,14 @@ from crynux_async.money import to_cnx
 from crynux_async.session import Session
 from crynux_async.settings import Settings
 from crynux_async.states import GOOD, JobState
-from crynux_async.sweeps import Report, RetryAtMost, StopAfter, Sweep, SweepRun, Trial, recall, sweep_names
+from crynux_async.sweeps import Report, RetryAtMost, StopAfter, Sweep, SweepRun, Trial, recall
 from crynux_async.sweeps.again import service_options
 from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.page import ReportWriter
 from crynux_async.sweeps.running import OnFailure
 from crynux_async.sweeps.table import Table
 from crynux_async.sweeps.trial import varied_fields
+from crynux_async.sweeps.trial_states import counts_of
 from crynux_async.wording import counted
 
 
@@ -141,31 +142,6 @@ async def show_preview(
     else:
         print_preview(open_console(), found)
     return Exit.DONE if found.is_workable else Exit.USAGE
-
-
-async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
-    """List the sweeps of a ledger."""
-    sweeps = []
-    # One session for each service: a session sees the jobs of its own alone.
-    rows = await _rows(ledger)
-    for service in _services(rows):
-        async with _at(ledger, rows, service) as session:
-            found = [await recall(session, name, read_archives=False) for name in await sweep_names(session)]
-        sweeps += [(service, each) for each in found]
-    if as_json:
-        facts = [
-            {"name": each.name, "service": service, **counts_of(trial.state for trial in each.trials)}
-            for service, each in sweeps
-        ]
-        print(json.dumps(facts))  # noqa: T201  # the command's output
-        return Exit.DONE
-    console = open_console()
-    for service, each in sweeps:
-        where = f" ({service})" if len({other for other, _ in sweeps}) > 1 else ""
-        console.print(Text(f"{each.name}{where}: {_said(each.trials)}"))
-    if not sweeps:
-        console.print("No sweep was run yet: crynux-async sweep run sweep.toml")
-    return Exit.DONE
 
 
 async def show_status(name: str, ledger: LedgerPlace | None, *, as_json: bool) -> Exit:

@@ -1,8 +1,7 @@
 """What a person sees while a sweep of hundreds runs: a bar, counts, the clock, the last failures; lines in a log."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -19,20 +18,14 @@ from crynux_async.report.units import duration
 from crynux_async.session import Session
 from crynux_async.session_values import SessionStatistics
 from crynux_async.sweeps import SweepRun, Trial
+from crynux_async.sweeps.trial_states import counts_of
 
 _REFRESH = 0.5
 _LINE_EVERY = 60.0  # off a terminal: a log wants to be read, and silence looks like a hang
 _FAILURES_SHOWN = 4
 _BAR = 60
 _UNDER_WAY = ("waiting", "running")
-_ORDER = ("done", "running", "waiting", "failed", "unconfirmed", "stopped")
 _STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "unconfirmed": "bold yellow"}
-
-
-def counts_of(states: Iterable[str]) -> dict[str, int]:
-    """Return how many trials are where, without the zeros."""
-    counts = Counter(states)
-    return {state: counts[state] for state in _ORDER if counts[state]}
 
 
 def _until(when: datetime) -> str:

@@ -113,9 +113,9 @@ def list_(*, ledger: str | None = None, json: _Json = False) -> int:
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """
-    from crynux_async.cli import sweep
+    from crynux_async.cli import sweep_list
 
-    return execute(sweep.show_list(ledger, as_json=json), as_json=json)
+    return execute(sweep_list.show_list(ledger, as_json=json), as_json=json)
 
 
 def status(name: str, /, *, ledger: str | None = None, json: _Json = False) -> int:

@@ -14,7 +14,7 @@ from crynux_async.states import JobState
 from crynux_async.supervision.forecast import Forecast
 from crynux_async.sweeps.notes import SCOPE, check_same
 from crynux_async.sweeps.points import Point, Points
-from crynux_async.sweeps.trial import state_of
+from crynux_async.sweeps.trial_states import state_of
 from crynux_async.training import advice
 from crynux_async.training.advice import Advice
 from crynux_async.training.effective import EffectiveField

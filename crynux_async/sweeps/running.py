@@ -38,7 +38,7 @@ from crynux_async.sweeps.view import Subject
 
 if TYPE_CHECKING:
     from crynux_async.session import Session
-    from crynux_async.sweeps.recall import RememberedSweep
+    from crynux_async.sweeps.remembered import RememberedSweep
     from crynux_async.sweeps.sweep import Sweep
 
 _log = logging.getLogger("crynux_async.sweeps.running")

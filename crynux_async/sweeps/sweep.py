@@ -16,7 +16,7 @@ from crynux_async.sweeps.notes import Ranking
 from crynux_async.sweeps.page import Report, ReportWriter
 from crynux_async.sweeps.pictures import Pictures
 from crynux_async.sweeps.points import Derive, Points, plan
-from crynux_async.sweeps.recall import known_trials
+from crynux_async.sweeps.remembered import known_trials
 from crynux_async.sweeps.spaces import Params
 from crynux_async.sweeps.trial import AtEnd, Trial, absolute, is_template, strength, varied_fields
 from crynux_async.sweeps.view import Subject

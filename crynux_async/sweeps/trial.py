@@ -16,9 +16,10 @@ from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job
 from crynux_async.job_values import Cost
 from crynux_async.report.values import TrialState
-from crynux_async.states import GOOD, STAGES, JobState, Stage
+from crynux_async.states import GOOD, JobState
 from crynux_async.sweeps.pictures import keep_images
 from crynux_async.sweeps.points import Point
+from crynux_async.sweeps.trial_states import state_of
 
 if TYPE_CHECKING:
     from crynux_async.archive.health import Health
@@ -44,22 +45,6 @@ def is_template(_: object, __: object, template: str | None) -> None:
 def varied_fields(trials: Iterable["Trial | Point"]) -> list[str]:
     """Return the parameters that any of some trials or points changes, in the order in which they first came."""
     return list(dict.fromkeys(field for trial in trials for field in trial.params))
-
-
-def state_of(state: JobState) -> TrialState:
-    """Return where a trial is whose job is in a state."""
-    if state in GOOD:
-        return "done"
-    return _STATES.get(state) or _BY_STAGE[STAGES[state]]
-
-
-_STATES: Mapping[JobState, TrialState] = {JobState.UNCONFIRMED: "unconfirmed", JobState.ABANDONED: "stopped"}
-_BY_STAGE: Mapping[Stage, TrialState] = {
-    Stage.SUBMIT: "waiting",
-    Stage.FOLLOW: "running",
-    Stage.FETCH: "done",
-    Stage.OVER: "failed",
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -144,10 +129,7 @@ class Trial:
         """Where it is. One whose model could not be brought to disk has failed."""
         if self.problem is not None:
             return "failed"
-        state = state_of(self.job.state)
-        # What waits with an error was set aside, for want of money or of a credential, until its user says so.
-        is_set_aside = self.is_stopped or self.job.error is not None
-        return "stopped" if state == "waiting" and is_set_aside else state
+        return state_of(self.job.state, is_set_aside=self.is_stopped or self.job.error is not None)
 
     @property
     def error(self) -> Exception | None:

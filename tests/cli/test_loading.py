@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async.cli.ledger_commands import migrate
+from tests.cli.test_sweep import ran_once
 
 _PROGRAM = """
 import atexit, sys
@@ -57,4 +58,22 @@ def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> N
         "crynux_async.session",
         "crynux_async.archive.lora_archive",
         "crynux_async.report.page",
+    }
+
+
+async def test_list_of_sweeps_loads_no_session_where_it_has_some_to_list(tmp_path: Path) -> None:
+    await ran_once(tmp_path / "jobs.db")
+
+    loaded = loaded_by(["sweep", "list"], tmp_path)
+
+    assert "crynux_async.sweeps.trial_states" in loaded
+    assert not loaded & {
+        "aiohttp",
+        "anyio",
+        "crynux_async.archive",
+        "crynux_async.backends.base",
+        "crynux_async.job",
+        "crynux_async.report",
+        "crynux_async.session",
+        "crynux_async.sweeps.trial",
     }

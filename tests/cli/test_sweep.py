@@ -1,11 +1,16 @@
 """What commands about sweeps make of names."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from crynux_async import Session, UsageError
 from crynux_async.cli.sweep import report_file, show_status, show_table, write_report
+from crynux_async.cli.sweep_list import show_list
+from crynux_async.ledgers import open_ledger
+from crynux_async.ledgers.conformance.support import BACKEND, OTHER_BACKEND, job
+from crynux_async.states import JobState
 from crynux_async.sweeps import Report, Sweep, grid
 from tests.fake_backend import FakeBackend, make_config
 
@@ -48,3 +53,50 @@ async def test_report_by_a_parameter_that_no_trial_has_is_refused_with_those_tha
 async def test_table_is_not_printed_in_two_forms(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="either --json or --jsonl"):
         await show_table("cats", tmp_path / "jobs.db", as_json=True, as_lines=True, out=None)
+
+
+async def keep_sweeps_of_two_services(ledger: Path) -> None:
+    """Make a ledger with two sweeps of one name at two services, a job of no sweep, and a task that was attached."""
+    cats = {"tags": {"sweep": "cats"}}
+    book = open_ledger(ledger)
+    await book.open()
+    await book.add(
+        [
+            job("a", **cats, state=JobState.DOWNLOADED),
+            job("b", **cats, backend=OTHER_BACKEND, state=JobState.FAILED, error="no node could load it"),
+            job("c", **cats, error="the budget is spent"),
+            job("d", state=JobState.RUNNING),
+            job("e", tags={"sweep": "dogs"}, state=JobState.ATTACHED, task_id="7", config=None),
+        ]
+    )
+    await book.close()
+
+
+async def test_list_counts_the_trials_of_each_sweep_at_each_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "jobs.db"
+    await keep_sweeps_of_two_services(ledger)
+
+    await show_list(ledger, as_json=True)
+
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "cats", "service": OTHER_BACKEND, "failed": 1},
+        {"name": "cats", "service": BACKEND, "done": 1, "stopped": 1},
+        {"name": "dogs", "service": BACKEND},
+    ]
+
+
+async def test_list_names_the_service_where_there_are_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "jobs.db"
+    await keep_sweeps_of_two_services(ledger)
+
+    await show_list(ledger, as_json=False)
+
+    assert capsys.readouterr().out.splitlines() == [
+        f"cats ({OTHER_BACKEND}): 1 failed",
+        f"cats ({BACKEND}): 1 done, 1 stopped",
+        f"dogs ({BACKEND}): no trials",
+    ]

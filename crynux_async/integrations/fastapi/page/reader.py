@@ -37,7 +37,7 @@ from crynux_async.states import JobState
 from crynux_async.supervision.cut_off import as_left
 from crynux_async.supervision.owners import may_follow
 from crynux_async.sweeps.notes import TAG
-from crynux_async.sweeps.recall import recall
+from crynux_async.sweeps.remembered import recall
 from crynux_async.sweeps.trial import Known, Trial
 from crynux_async.sweeps.view import Subject, view_of
 from crynux_async.training.service import ValueMapping
