@@ -13,7 +13,6 @@ import attrs
 
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError
-from crynux_async.job_values import cost_of
 from crynux_async.ledgers.base import JobRow, Ledger, TaskRow
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def write_csv(facts: Sequence[Mapping[str, Any]], out: TextIO) -> None:
 
 
 async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[str, Any]:
+    from crynux_async.job_values import cost_of  # here: the list for people is there sooner without all events
+
     # Said by the ledger, and looked at here: an archive may have been moved since.
     is_there = row.path is not None and await asyncio.to_thread(Path(row.path).is_file)
     facts = {

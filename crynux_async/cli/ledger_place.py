@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import is_on_a_server
-from crynux_async.settings import user_path
+from crynux_async.user_files import user_path
 
 LedgerPlace: TypeAlias = Path | str
 """A file, or the address of a database, which may hold a password: show it only by ``shown``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crynux_async.errors import UsageError
 from crynux_async.files import replace_private
-from crynux_async.settings import user_path
+from crynux_async.user_files import user_path
 
 _TABLE = re.compile(r"\s*\[")
 

@@ -11,7 +11,8 @@ from crynux_async.backends.credentials import is_wallet
 from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
 from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.supervision.owners import is_gone
-from crynux_async.supervision.rows import CUT_OFF
+
+CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
 
 
 async def find_as_left(

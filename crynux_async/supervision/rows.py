@@ -10,12 +10,12 @@ import attrs
 from crynux_async.budgets import Budget
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, TaskRow
 from crynux_async.states import FOLLOWED, STAGES, JobState, Stage
+from crynux_async.supervision.cut_off import CUT_OFF
 from crynux_async.supervision.filing import filed
 from crynux_async.supervision.record import OnlookerRecord, Record, StoredArchive, Wanted
 from crynux_async.supervision.stored_errors import columns_of_error, error_of
 from crynux_async.values import Value
 
-CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
 
 

@@ -38,7 +38,6 @@ from crynux_async.training.fields import (
     lengths_of,
     without_defaults,
 )
-from crynux_async.training.identity import in_one_form
 from crynux_async.training.kinds import Kind
 from crynux_async.training.lengths import require_images
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
@@ -306,6 +305,8 @@ class EffectiveConfig(Value):
 
 def training_of(sent: FineTuneConfig) -> dict[str, object]:
     """Return what decides the trained weights of a config that is sent as it is, as ``EffectiveConfig.training``."""
+    from crynux_async.training.identity import in_one_form  # here: a list of jobs needs no UNet's modules
+
     data = sent.to_dict()
     # Only a data set tells how many steps an epoch has, and a digest must not depend on what is known of it.
     for use in uses(sent, None):

@@ -46,6 +46,22 @@ def test_what_only_prints_loads_nothing_that_waits_trains_or_draws_markdown(
     assert not loaded & {"rich.markdown", "markdown_it", "pygments", "crynux_async.settings", "crynux_async.signing"}
 
 
+def test_list_of_jobs_for_people_loads_neither_settings_nor_events_nor_models(tmp_path: Path) -> None:
+    assert migrate(ledger=str(tmp_path / "jobs.db")) == 0
+
+    loaded = loaded_by(["jobs"], tmp_path)
+
+    assert "crynux_async.ledgers.sqlite.ledger" in loaded
+    assert commands_in(loaded) == {"job_commands"}
+    assert not loaded & {
+        "anyio",
+        "crynux_async.events",
+        "crynux_async.settings",
+        "crynux_async.supervision.record",
+        "crynux_async.training.base_models",
+    }
+
+
 def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> None:
     assert migrate(ledger=str(tmp_path / "jobs.db")) == 0
 

@@ -19,7 +19,7 @@ import attrs
 from crynux_async.errors import Problem, SettingsError
 from crynux_async.files import lock_within, replace_private
 from crynux_async.secret import Secret
-from crynux_async.settings import user_path
+from crynux_async.user_files import user_path
 from crynux_async.values import Value
 
 _VERSION = 1
