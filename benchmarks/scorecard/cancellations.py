@@ -12,6 +12,7 @@ import attrs
 from benchmarks.scorecard import warm
 from benchmarks.scorecard.accounting import JobClass
 from benchmarks.scorecard.case import Context
+from benchmarks.scorecard.processes import Ended
 from benchmarks.scorecard.submit_child import INTERRUPTED
 from benchmarks.scorecard.submit_crashes import Work, all_of, lines, scene
 from benchmarks.scorecard.worlds import World, accounts, config, on_virtual_time
@@ -184,11 +185,8 @@ def _interrupting(
                 assert words, "the child said nothing"
                 await asyncio.sleep(seconds)
                 began = asyncio.get_running_loop().time()
-                for _ in range(way.presses):
-                    child.send(signal.SIGINT)
-                    await asyncio.sleep(0.02)
-                ended = await child.ended()
-                took = asyncio.get_running_loop().time() - began
+                ended, more = await _pressed(child, way)
+                took = asyncio.get_running_loop().time() - began - more * _MARGIN
             said = lines(words.decode() + ended.out)
             here.world.bridge.clear_faults()
             classes = await here.check(said)
@@ -198,6 +196,7 @@ def _interrupting(
             # Ctrl-C may come before the first submit has begun, or when the last has returned.
             answers = sum(not line.keys().isdisjoint({"told", "refused", "cancelled"}) for line in said)
             assert answers >= classes.total() or way.presses > 1, f"{name}: a caller was not told: {said}"
+            assert more <= 2, f"{name}: Ctrl-C was pressed {way.presses + more} times"
             longest = _MARGIN + (0.0 if way.presses > 1 else way.drain)
             assert took < longest, f"{name}: it took {took:.1f} s to end, not {longest:g}"
             lost = classes[JobClass.AMBIGUOUS]
@@ -205,3 +204,20 @@ def _interrupting(
             return took, classes
 
     return work
+
+
+async def _pressed(child: warm.Child, way: Interruption) -> tuple[Ended, int]:
+    """Press Ctrl-C until a child has ended, and return how it ended, and how often more than was meant it took.
+
+    A busy machine makes one press of two. And asyncio raises the KeyboardInterrupt of the second one wherever Python
+    is: where that is in asyncio itself, a callback is lost, and its loop waits for the task of that callback without an
+    end. Only one press more ends it. A library can do nothing about that; the command line has a handler of its own.
+    """
+    for _ in range(way.presses):
+        child.send(signal.SIGINT)
+        await asyncio.sleep(0.02)
+    ending, more = asyncio.create_task(child.ended()), 0
+    while way.presses > 1 and not (await asyncio.wait([ending], timeout=_MARGIN))[0]:
+        child.send(signal.SIGINT)
+        more += 1
+    return await ending, more

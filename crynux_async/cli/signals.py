@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 BASE = 128  # what shells add to a signal's number
+_PATIENT_PRESSES = 2  # of Ctrl-C; a third one does not wait for a loop that may not come to its next callback
 
 
 def exit_code(number: int) -> int:
@@ -38,22 +39,43 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def cancelled_by_signals() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP cancel this task; yields the numbers of those that came."""
+    """Let Ctrl-C, SIGTERM and SIGHUP cancel this task; yields the numbers of those that came.
+
+    Whoever presses Ctrl-C after that waits for nothing more: a KeyboardInterrupt ends the event loop, between two of
+    its callbacks. asyncio's own handler raises it wherever Python is at that moment, and where that is in asyncio
+    itself a callback is lost, and the loop may wait for its task without an end (case S5).
+    """
     import asyncio  # here, as in exits: commands that wait for nothing start sooner without it
 
-    task, loop, came = asyncio.current_task(), asyncio.get_running_loop(), list[int]()
+    task, loop, came, presses = asyncio.current_task(), asyncio.get_running_loop(), list[int](), 0
 
     def end(number: int) -> None:
         if task is not None and not came:
             task.cancel()
         came.append(number)
 
-    # What is ignored stays so: nohup means it.
+    def press() -> None:
+        if not came:
+            end(signal.SIGINT)
+        elif presses <= _PATIENT_PRESSES:
+            raise KeyboardInterrupt
+
+    def hear_press(number: int, frame: FrameType | None) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > _PATIENT_PRESSES:
+            raise KeyboardInterrupt
+        loop.call_soon_threadsafe(press)
+
+    # What is ignored stays so: nohup means it, and so does a shell that starts a command in the background.
     numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
     for number in numbers:
         loop.add_signal_handler(number, end, number)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before if before is signal.SIG_IGN else hear_press)
     try:
         yield came
     finally:
+        signal.signal(signal.SIGINT, before)
         for number in numbers:
             loop.remove_signal_handler(number)
