@@ -1,12 +1,14 @@
 """For how long a service that cannot be reached is tried again before a submit fails."""
 
+import weakref
+
 import attrs
 
 from crynux_async.supervision.record import Record
 from crynux_async.values import Value
 
 FORGIVEN = 4
-"""How many times the limit a job waits at most, where others are answered in between and it never is."""
+"""How many times the limit a job waits in vain at most, where others are answered in between and it never is."""
 
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 60.0
@@ -18,9 +20,9 @@ class _InVain(Value):
 
     Attributes:
         tried_at: When it was tried last, in loop seconds.
-        answers: Creates of its key that were answered before that.
+        answers: Creates that were answered before that, those of other jobs and sessions included.
         outage: Seconds in vain in this outage.
-        in_all: Seconds in vain in all outages since this session was answered.
+        in_all: Seconds in vain in all outages together.
     """
 
     tried_at: float
@@ -34,8 +36,9 @@ class Patience:
 
     What counts for a job is how long it was tried in vain, not how long ago that began: a machine that slept for a
     night, or a gate that was shut, has used up nobody's patience, and neither has an outage that was over in between.
-    Over is one when the service answers this session, or a create of another one with the same key. The other may have
-    a network where this one has none, so its answers renew the patience of a job for a bounded time only.
+    Over is one when the service answers any create with the same key, also of another job or session. The other session
+    may have a network where this one has none, and the service may break down over this job alone: so answers to others
+    renew the patience of a job for a bounded time only.
 
     Args:
         limit: Seconds in vain after which a job fails.
@@ -47,15 +50,22 @@ class Patience:
         self._longest_try = longest_try
         self._retry = _FIRST_RETRY
         self._held = 0.0
-        self._in_vain: dict[str, _InVain] = {}
+        self._heard = 0
+        # A job that is given up, or lost to another session, takes its entry with it.
+        self._in_vain: weakref.WeakKeyDictionary[Record, _InVain] = weakref.WeakKeyDictionary()
         self.not_before = 0.0
         """When the next create may be sent, in loop seconds."""
 
-    def heard(self) -> None:
-        """Enter that the service has answered."""
+    def heard(self, record: Record) -> None:
+        """Enter that the service has answered a create of this session's, for a job."""
         self._retry = _FIRST_RETRY
         self.not_before = 0.0
-        self._in_vain.clear()
+        self._heard += 1
+        self.forget(record)
+
+    def forget(self, record: Record) -> None:
+        """Forget what a job has waited in vain: what becomes of it later is no part of that."""
+        self._in_vain.pop(record, None)
 
     def hold(self, now: float) -> None:
         """Let nothing go for a while, longer each time."""
@@ -69,9 +79,10 @@ class Patience:
         Args:
             record: The job.
             now: The time, in loop seconds.
-            answers: Creates of this key that were answered so far, those of other sessions included.
+            answers: Creates of this key that were answered so far, as far as the gate knows.
         """
-        before = self._in_vain.pop(record.job_id, None) or _InVain(tried_at=now, answers=answers)
+        answers += self._heard  # there may be no gate, and it does not count every answer
+        before = self._in_vain.pop(record, None) or _InVain(tried_at=now, answers=answers)
         # No two tries lie further apart than this, unless the machine slept or the gate was shut.
         waited = min(now - before.tried_at, self._held + self._longest_try)
         self.hold(now)
@@ -79,5 +90,5 @@ class Patience:
         in_all = before.in_all + waited
         if outage >= self._limit or in_all >= FORGIVEN * self._limit:
             return False
-        self._in_vain[record.job_id] = _InVain(tried_at=now, answers=answers, outage=outage, in_all=in_all)
+        self._in_vain[record] = _InVain(tried_at=now, answers=answers, outage=outage, in_all=in_all)
         return True

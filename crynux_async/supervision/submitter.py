@@ -190,6 +190,7 @@ class Submitter:
     def set_aside(self, record: Record, error: CrynuxError) -> None:
         """Tell whoever waits for a job that it is not sent for now; it stays planned, and may be queued again."""
         record.queue_number = 0
+        self._patience.forget(record)
         self._register.fail(record, error)
         self._register.note(record)
 
@@ -233,10 +234,11 @@ class Submitter:
         return utc_now() + timedelta(seconds=max(0.0, seconds)) if seconds < _FOREVER else None
 
     async def run(self) -> None:
-        """Send what is queued, for ever."""
+        """Send what is queued, until the session ends."""
         while True:
             try:
-                await self._pause()
+                if not await self._pause():
+                    return
                 await self._step()
             except LedgerBusyError as error:
                 self._busy = error
@@ -246,10 +248,15 @@ class Submitter:
                 _log.exception("unexpected")
                 self._in_trouble(BackendError(f"the job could not be sent: {error!r}"))
 
-    async def _pause(self) -> None:
+    async def _pause(self) -> bool:
+        """Wait a moment where the ledger is busy, and say whether sending goes on after that."""
         error, self._busy = self._busy, None
         if error is not None:
-            await self._writer.wait_out(error)
+            try:
+                await self._writer.wait_out(error)
+            except LedgerBusyError:  # the session ends; to go round at once would never let it
+                return False
+        return True
 
     async def _step(self) -> None:
         """Do the next thing, or wait until there is one."""
@@ -468,7 +475,7 @@ class Submitter:
         self._payloads.pop(record.job_id, None)
         # Any answer at all shows that the service lives, also one that refuses.
         if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
-            self._patience.heard()
+            self._patience.heard(record)
             self._reach.answered()
         if outcome is AttemptOutcome.ACCEPTED:
             self._hand_on(record, look_after=answer.look_after, progress=answer.progress)

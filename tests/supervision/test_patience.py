@@ -9,7 +9,7 @@ from crynux_async.supervision.record import Record
 
 HOUR = 3600.0
 A_TRY = 15.0
-JOB = Record(job_id="j1", planned_at=datetime(2026, 1, 1, tzinfo=UTC))
+JOB, OTHER = (Record(job_id=name, planned_at=datetime(2026, 1, 1, tzinfo=UTC)) for name in ("j1", "j2"))
 
 
 @pytest.mark.parametrize(("limit", "is_left"), [(22.5, True), (22.0, False)])
@@ -46,7 +46,7 @@ def test_answer_ends_the_outage_and_the_wait() -> None:
     for _ in range(5):
         assert patience.is_left(JOB, now, 0)
         now = patience.not_before
-    patience.heard()
+    patience.heard(JOB)
     assert patience.not_before == 0.0
     assert patience.is_left(JOB, now + 40.0, 0)
 
@@ -64,3 +64,19 @@ def test_answers_to_others_are_believed_for_a_bounded_time() -> None:
     while patience.is_left(JOB, now, answers):
         now, answers = patience.not_before, answers + 1
     assert FORGIVEN * 100 <= now < FORGIVEN * 100 + 60
+
+
+def test_answers_to_other_jobs_of_the_session_are_believed_for_a_bounded_time() -> None:
+    patience, now = Patience(100.0, 0.0), 0.0
+    while patience.is_left(JOB, now, 0):
+        now = patience.not_before
+        patience.heard(OTHER)
+        assert patience.not_before == 0.0
+    assert FORGIVEN * 100 <= now < FORGIVEN * 100 + 2
+
+
+def test_job_that_was_forgotten_begins_anew() -> None:
+    patience = Patience(7.0, A_TRY)
+    assert [patience.is_left(JOB, now, 0) for now in (0.0, 1.0, 3.0)] == [True, True, True]
+    patience.forget(JOB)
+    assert [patience.is_left(JOB, now, 0) for now in (7.0, 8.0)] == [True, True]

@@ -1,13 +1,24 @@
 """For how long a job waits for a service that cannot be reached, while others with its key are answered or not."""
 
 import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from crynux_async import JobState, Session, SubmissionUnknownError, UnreachableError
-from crynux_async.backends.base import Turnstile
+from crynux_async import (
+    JobState,
+    LedgerBusyError,
+    Session,
+    SubmissionUnknownError,
+    UnreachableError,
+)
+from crynux_async.backends.base import CreatedTask, Turnstile
 from crynux_async.clock import monotonic
+from crynux_async.ledgers.base import GateCell
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.supervision.patience import FORGIVEN
 from tests.fake_backend import FakeBackend, make_config
@@ -29,6 +40,38 @@ class HangingKey(FakeBackend):
         async with turnstile():
             await asyncio.sleep(HANGS)
             raise SubmissionUnknownError("no answer")
+
+
+class BreaksDownOver(FakeBackend):
+    """A service without a rate limit that breaks down over one create, each time that it is sent, and takes others."""
+
+    is_rate_limited = False
+    creates_are_repeatable = True
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    async def create(self, payload: str) -> CreatedTask:
+        if json.loads(payload)["seed"] == self.seed:
+            raise SubmissionUnknownError("the service answered 500")
+        return await super().create(payload)
+
+
+class BusyLedger(MemoryLedger):
+    """A ledger whose gates are locked by another process as soon as a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.visits = 0
+
+    @asynccontextmanager
+    async def gate(self, backend: str, key_id: str) -> AsyncIterator[GateCell]:
+        self.visits += 1
+        await self.locked
+        async with super().gate(backend, key_id) as cell:
+            yield cell
 
 
 async def hang() -> None:
@@ -107,3 +150,39 @@ async def test_host_without_a_network_gives_up_although_another_is_answered_for_
         assert job.state is JobState.REJECTED
         assert sum(each.state is JobState.PLANNED for each in busy) > 1000
     assert monotonic() - began < FORGIVEN * MINUTES
+
+
+async def test_create_over_which_the_service_breaks_down_is_given_up_although_others_are_accepted() -> None:
+    seeds, began = itertools.count(2), monotonic()
+    async with open_session(BreaksDownOver(seed=1)) as session:
+        job = session.submit_nowait(make_config(seed=1))
+        while job.state is JobState.PLANNED:
+            assert monotonic() - began < FORGIVEN * MINUTES
+            await session.submit(make_config(seed=next(seeds)))
+            await asyncio.sleep(10)
+        with pytest.raises(SubmissionUnknownError):
+            await job.submitted()
+
+
+async def test_job_that_is_sent_again_after_a_wrong_proxy_has_all_its_patience() -> None:
+    backend = down(7)
+    backend.answers.append(UnreachableError("the proxy wants a password", is_lasting=True))
+    backend.answers.extend(UnreachableError("down") for _ in range(2))
+    async with open_session(backend) as session:
+        job = session.submit_nowait(make_config())
+        with pytest.raises(UnreachableError, match="password"):
+            await job.submitted()
+        await asyncio.sleep(3600)
+        await job.retry()
+        await job.submitted()
+
+
+async def test_sending_ends_at_once_where_the_session_ends_before_the_ledger_is_free() -> None:
+    ledger = BusyLedger()
+    session = open_session(FakeBackend(), ledger, close_timeout=0.0)
+    await session.open()
+    session.submit_nowait(make_config())
+    await asyncio.sleep(1)
+    assert ledger.visits
+    ledger.locked.set_exception(LedgerBusyError("locked"))  # heard in the very turn in which the session ends
+    await session.close()
