@@ -33,7 +33,6 @@ IMPORTS = {
     "Session": "from crynux_async import Session, FineTuneConfig",
     "first request": _REQUEST + "memory",
     "first request, SQLite": _REQUEST + "sqlite.ledger",
-    "SQLAlchemy alone": "import sqlalchemy.dialects.sqlite",
 }
 COMMANDS = {
     "python": ["-c", "pass"],

@@ -5,12 +5,11 @@ import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import BigInteger, ColumnElement, literal
-
 from benchmarks.postgres_server import PostgresServer
 from crynux_async.clock import utc_now
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
+from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
 
@@ -64,8 +63,8 @@ class LedgerAhead(PostgresLedger):
         super().__init__(where)
         self._ahead = ahead
 
-    def now(self) -> ColumnElement[int]:
-        return super().now() + literal(round(self._ahead.seconds * 1_000_000), BigInteger)
+    def now(self) -> Sql:
+        return super().now() + f" + {round(self._ahead.seconds * 1_000_000)}"
 
 
 class Ahead:

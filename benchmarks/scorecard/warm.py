@@ -36,12 +36,7 @@ from benchmarks.scorecard.processes import (
 
 _IMPORTED = (
     *("benchmarks.scorecard.submit_child", "crynux_async.cli.app", "crynux_async.ledgers.sqlite.ledger", "cattrs"),
-    *(
-        "sqlalchemy.dialects.sqlite",
-        "rich.live",
-        "rich.table",
-        "multiprocessing.popen_forkserver",
-    ),
+    *("rich.live", "rich.table", "multiprocessing.popen_forkserver"),
 )
 _PR_SET_PTRACER = 0x59616D61
 _ANYBODY = ctypes.c_ulong(-1)

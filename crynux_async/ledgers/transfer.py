@@ -10,19 +10,37 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, select, tuple_
+import attrs
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.postgres.connection import PostgresConnection
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.connection import Connection
-from crynux_async.ledgers.sql.schema import leases, meta, metadata
+from crynux_async.ledgers.sql.schema import TABLES
+from crynux_async.ledgers.sql.text import Sql, insert, limited, listed, parameters
 from crynux_async.ledgers.sqlite.connection import SqliteConnection
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 
 _PAGE = 1000
-_TABLES: tuple[Table, ...] = tuple(table for table in metadata.sorted_tables if table is not meta)
+_TABLES = tuple(name for name in TABLES if name != "meta")
+
+
+@attrs.frozen(kw_only=True)
+class _Table:
+    """A table of the source.
+
+    Attributes:
+        name: Its name.
+        columns: Those of its columns.
+        key: The columns that tell a row from any other, in order.
+        number: The column whose values SQLite gives, or "".
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    number: str
 
 
 async def move(source: SqliteLedger, target: PostgresLedger) -> Mapping[str, int]:
@@ -65,7 +83,7 @@ async def _move(source: SqliteLedger, target: PostgresLedger) -> Mapping[str, in
 
 async def count_rows(connection: Connection) -> dict[str, int]:
     """Return how many rows each table has."""
-    return {table.name: (await connection.fetch(select(func.count()).select_from(table)))[0][0] for table in _TABLES}
+    return {name: (await connection.fetch(Sql(f"SELECT count(*) FROM {name}")))[0][0] for name in _TABLES}
 
 
 def _require_room(found: Mapping[str, int], wanted: Mapping[str, int], is_moved: bool) -> None:
@@ -73,14 +91,14 @@ def _require_room(found: Mapping[str, int], wanted: Mapping[str, int], is_moved:
         raise LedgerError("the target holds rows already; name an empty schema")
 
 
-async def _mark(connection: Connection, *, target: str, now: ColumnElement[int]) -> tuple[None, bool]:
+async def _mark(connection: Connection, *, target: str, now: Sql) -> tuple[None, bool]:
     """Let a ledger open no more, unless somebody is at work on it or it was moved elsewhere."""
-    marked = await connection.fetch(queries.SELECT_MOVED, {})
+    marked = await connection.fetch(queries.SELECT_MOVED)
     if marked:
         if marked != [(target,)]:
             raise LedgerError(f"the ledger was moved to {marked[0][0]} already")
         return None, False
-    living = await connection.fetch(select(leases.c.owner).where(leases.c.until >= now).order_by(leases.c.id))
+    living = await connection.fetch(Sql("SELECT owner FROM leases WHERE until >= ") + now + " ORDER BY id")
     if living:
         owners = ", ".join(owner for (owner,) in living[:3])
         message = f"the ledger is in use ({len(living)}: {owners}): end these sessions, or wait until their leases end"
@@ -96,43 +114,50 @@ async def _copy(
     if any(found.values()):  # the answer to an earlier copy was lost
         _require_room(found, wanted, is_moved=True)
         return found, False
-    for table in _TABLES:
-        add = insert(table).values({column.name: bindparam(column.name) for column in table.columns})
+    tables = [await _table(source, name) for name in _TABLES]
+    for table in tables:
         async for rows in _pages(source, table):
-            await connection.run(add, rows)
+            await connection.run(insert(table.name, table.columns), rows)
     assert isinstance(connection, PostgresConnection)
-    for name, number in (await _last_numbers(source)).items():
-        await connection.continue_numbers(name, number)
+    for table in tables:
+        last = await _last_number(source, table)
+        if last:
+            await connection.continue_numbers(table.name, table.number, last)
     copied = await count_rows(connection)
     if copied != wanted:
         raise LedgerError(f"not everything was copied: {copied} of {wanted}")
     return copied, True
 
 
-async def _pages(source: SqliteConnection, table: Table) -> AsyncIterator[list[dict[str, Any]]]:
+async def _table(source: SqliteConnection, name: str) -> _Table:
+    columns = await source.command(f"PRAGMA table_info({name})")
+    keys = sorted((place, column) for _, column, _, _, _, place in columns if place)
+    return _Table(
+        name=name,
+        columns=tuple(column for _, column, *_ in columns),
+        key=tuple(column for _, column in keys),
+        number=next((column for _, column, kind, *_ in columns if kind == "INTEGER"), ""),
+    )
+
+
+async def _pages(source: SqliteConnection, table: _Table) -> AsyncIterator[list[dict[str, Any]]]:
     """Yield the rows of a table in the order of its key, so that no page is read by skipping all before it."""
-    key = tuple(table.primary_key.columns)
-    names = [column.name for column in table.columns]
-    last: tuple[Any, ...] | None = None
+    every, key = Sql(f"SELECT {listed(table.columns)} FROM {table.name}"), listed(table.key)
+    after = f" WHERE ({key}) > ({parameters(table.key)})"
+    last = Sql("")
     while True:
-        page: Select[Any] = select(table).order_by(*key).limit(_PAGE)
-        if last is not None:
-            page = page.where(tuple_(*key) > tuple_(*last))
-        rows = [dict(zip(names, row, strict=True)) for row in await source.fetch(page)]
+        page = every + last + f" ORDER BY {key}" + limited(_PAGE)
+        rows = [dict(zip(table.columns, row, strict=True)) for row in await source.fetch(page)]
         if not rows:
             return
         yield rows
-        last = tuple(rows[-1][column.name] for column in key)
+        last = Sql(after, {column: rows[-1][column] for column in table.key})
 
 
-async def _last_numbers(source: SqliteConnection) -> dict[str, int]:
-    """Return the last number that each numbered table has given, also where its row is gone: none is given twice."""
-    last: dict[str, int] = {}
-    for table in _TABLES:
-        number = table.autoincrement_column
-        if number is not None:
-            ((largest,),) = await source.fetch(select(func.coalesce(func.max(number), 0)))
-            last[table.name] = int(largest)
-    for name, largest in await source.command("SELECT name, seq FROM sqlite_sequence"):
-        last[name] = max(last.get(name, 0), int(largest))
-    return {name: number for name, number in last.items() if number}
+async def _last_number(source: SqliteConnection, table: _Table) -> int:
+    """Return the last number that a table has given, also where its row is gone: none is given twice."""
+    if not table.number:
+        return 0
+    largest = await source.fetch(Sql(f"SELECT max({table.number}) FROM {table.name}"))
+    given = await source.fetch(Sql("SELECT seq FROM sqlite_sequence WHERE name = :name", {"name": table.name}))
+    return max(int(number or 0) for (number,) in [*largest, *given])

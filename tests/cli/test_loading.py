@@ -74,6 +74,7 @@ def test_list_of_jobs_loads_no_session_and_reads_no_archive(tmp_path: Path) -> N
         "crynux_async.session",
         "crynux_async.archive.lora_archive",
         "crynux_async.report.page",
+        "sqlalchemy",
     }
 
 

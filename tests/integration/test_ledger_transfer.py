@@ -11,7 +11,7 @@ from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import BudgetRow, JobFilter, Ledger, Reservation, WishRow
 from crynux_async.ledgers.conformance.support import BACKEND, at, attempt, happened, job, step, task
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
-from crynux_async.ledgers.sql.schema import metadata
+from crynux_async.ledgers.sql.schema import TABLES
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.ledgers.transfer import move
 from crynux_async.states import JobState
@@ -56,7 +56,7 @@ async def test_ledger_that_moved_is_whole_and_its_numbers_go_on(
     counts = await move(source, target)
     assert counts["jobs"] == len(NAMES) + 1
     assert {name for name, count in counts.items() if count == 0} == {"leases", "gates"}
-    assert {*counts} == {*metadata.tables} - {"meta"}
+    assert {*counts} == {*TABLES} - {"meta"}
     await target.open()
     assert [row.job_id for row in await target.jobs()] == [*NAMES, "attached"]
     assert await target.get("job 7") == job("job 7", tags={"color": "red"}, idempotency_key="job 7")
@@ -124,7 +124,7 @@ async def test_copy_that_was_cut_off_is_begun_anew_and_done_twice_changes_nothin
     async def cut_off(*_: object) -> None:
         raise LedgerError("cut off")
 
-    monkeypatch.setattr("crynux_async.ledgers.transfer._last_numbers", cut_off)
+    monkeypatch.setattr("crynux_async.ledgers.transfer._last_number", cut_off)
     with pytest.raises(LedgerError, match="ended early: cut off; do it again"):
         await move(SqliteLedger(path), PostgresLedger(where))
     monkeypatch.undo()

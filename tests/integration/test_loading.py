@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ async def main():
     config = FineTuneConfig(
         model_name="crynux-ai/stable-diffusion-v1-5", dataset_url="https://example.com/p.zip", max_train_steps=50
     )
-    async with Session() as session:
+    async with Session(ledger=sys.argv[1] or None) as session:
         await (await session.submit(config)).wait()
 
 asyncio.run(main())
@@ -35,11 +36,11 @@ for name, module in list(sys.modules.items()):
 """
 
 
-async def _run(program: str) -> tuple[str, str]:
+async def _run(program: str, ledger: str = "") -> tuple[str, str]:
     """Return what a program prints that gets one job done, and what it says about itself."""
     async with Emulator(speed=1000) as bridge:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program),
+            *(sys.executable, "-c", program, ledger),
             env=environment(bridge),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -64,8 +65,18 @@ async def test_first_job_loads_nothing_that_it_does_not_need() -> None:
         "crynux_async.supervision.observer",
         "difflib",
         "sqlalchemy",
+        "sqlite3",
         "tomllib",
     }
+
+
+async def test_ledger_on_disk_loads_sqlite_and_no_other_library(tmp_path: Path) -> None:
+    in_memory, _ = await _run(_PROGRAM)
+    on_disk, _ = await _run(_PROGRAM, str(tmp_path / "jobs.db"))
+
+    more = {name.partition(".")[0] for name in {*on_disk.split()} - {*in_memory.split()}}
+    assert "sqlite3" in more
+    assert more <= {"crynux_async", "sqlite3", "_sqlite3", "cattrs"}  # by cattrs the row of a gate is written
 
 
 async def test_first_job_waits_for_no_methods_of_values_to_be_compiled() -> None:

@@ -21,7 +21,7 @@ from crynux_async.ledgers.postgres.ledger import PostgresLedger
 from crynux_async.ledgers.sql import writer
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
-from crynux_async.ledgers.sql.schema import metadata
+from crynux_async.ledgers.sql.schema import TABLES
 from crynux_async.testing import LEDGER_CHECKS
 from tests.documents import blocks
 from tests.ledger_places import PostgresPlace
@@ -64,7 +64,7 @@ async def test_ten_hosts_that_open_an_empty_database_at_once_make_one_ledger(
     assert len(await ledgers[0].holders()) == 10
     await asyncio.gather(*(ledger.close() for ledger in ledgers))
     tables = postgres.run(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema_of(where)}'")
-    assert {name for (name,) in tables} == {*metadata.tables}
+    assert {name for (name,) in tables} == {*TABLES}
 
 
 async def test_hosts_that_migrate_at_once_do_it_once(where: str) -> None:

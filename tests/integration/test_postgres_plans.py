@@ -8,16 +8,15 @@ import asyncio
 import re
 import secrets
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.sql.expression import ClauseElement
 
 from benchmarks.old_ledger import fill
 from benchmarks.postgres_server import PostgresServer
 from crynux_async.ledgers.postgres.ledger import PostgresLedger
-from crynux_async.ledgers.postgres.rendering import Rendered, Renderer
+from crynux_async.ledgers.postgres.rendering import Renderer
+from crynux_async.ledgers.sql.text import Sql
 from tests.integration.test_sql_ledger_plans import ASKED_ALL_THE_TIME, PARTS, SMALL
 
 pytestmark = pytest.mark.real_time
@@ -44,21 +43,12 @@ def old_ledger(postgres: PostgresServer) -> Iterator[str]:
     postgres.run(f"DROP SCHEMA {schema} CASCADE")
 
 
-def values_of(rendered: Rendered) -> tuple[Any, ...] | None:
-    """Return the values that a statement has in itself, or None where they come with a row."""
-    try:
-        own = rendered.fill({})
-    except KeyError:
-        return None
-    return None if None in own else own
-
-
-def plan(connection: psycopg.Connection, schema: str, statement: ClauseElement) -> str:
+def plan(connection: psycopg.Connection, schema: str, statement: Sql) -> str:
     """Return how the server goes about a statement, as sessions send it: prepared, or with its values."""
-    rendered = Renderer(schema).render(statement, keep=False)
-    own = values_of(rendered)
-    values = ["NULL"] * len(rendered.names) if own is None else [f"'{value}'" for value in own]
-    mode = "force_generic_plan" if own is None else "force_custom_plan"
+    rendered = Renderer(schema).render(statement.text)
+    comes_with_a_row = bool(rendered.names) and not statement.values
+    values = ["NULL" if comes_with_a_row else f"'{statement.values[name]}'" for name in rendered.names]
+    mode = "force_generic_plan" if comes_with_a_row else "force_custom_plan"
     connection.execute(f"SET plan_cache_mode = {mode}".encode())
     connection.execute(f"PREPARE asked AS {rendered.sql}".encode())
     given = f"({', '.join(values)})" if values else ""

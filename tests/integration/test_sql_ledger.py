@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from crynux_async.errors import CrynuxError, LedgerError, UsageError
 from crynux_async.ledgers.base import (
@@ -39,6 +38,7 @@ from crynux_async.ledgers.sql import ledger as sql_ledger
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.migrations import CURRENT, Migration, SchemaPlan
 from crynux_async.ledgers.sql.schema import VERSION
+from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sqlite import file as sqlite_file
 from crynux_async.ledgers.sqlite import ticker
 from crynux_async.ledgers.sqlite.connection import SqliteConnection
@@ -280,7 +280,7 @@ def run_all(*statements: str) -> Migration:
 
     async def migrate(connection: Connection, _path: str, _now: int) -> None:
         for statement in statements:
-            await connection.run(text(statement))
+            await connection.run(Sql(statement))
 
     return migrate
 

@@ -49,7 +49,7 @@ def text(number: int | None) -> str | None:
 def schema(path: Path) -> dict[str, list[str]]:
     """Return what every table and index was made by, however it is broken into lines, and in whichever order."""
     made = query(path, "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    lines = {name: re.sub(r"\s+", " ", re.sub(r"(?<=\()\s+|\s+(?=\))", "", sql)) for name, sql in made}
+    lines = {name: re.sub(r"\s+", " ", re.sub(r"(?<=\()\s+|\s+(?=\))|\s+$", "", sql)) for name, sql in made}
     # A column that was added later stands behind the conditions of its table.
     return {name: [*sorted(re.split(r", (?![^()]*\))|(?<=\()|(?=\)$)", line))] for name, line in lines.items()}
 

@@ -21,15 +21,13 @@ import psycopg
 from psycopg import AsyncCursor
 from psycopg.errors import InvalidSqlStatementName, PipelineAborted
 from psycopg.pq import TransactionStatus
-from sqlalchemy.schema import ExecutableDDLElement
-from sqlalchemy.sql.expression import ClauseElement
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.postgres.server import Raw, Server
 from crynux_async.ledgers.postgres.trouble import explain, is_collision, is_refusal
 from crynux_async.ledgers.sql.connection import StepRefusedError
-from crynux_async.ledgers.sql.schema import metadata
-from crynux_async.ledgers.sql.steps import Row, Step
+from crynux_async.ledgers.sql.steps import Step
+from crynux_async.ledgers.sql.text import Row, Sql
 
 _T = TypeVar("_T")
 _Cursor = AsyncCursor[tuple[Any, ...]]
@@ -141,27 +139,27 @@ class PostgresConnection:
         """Forget the place that was marked."""
         await self._execute("RELEASE request")
 
-    async def run(self, statement: ClauseElement | ExecutableDDLElement, rows: Sequence[Row] | None = None) -> int:
+    async def run(self, statement: Sql, rows: Sequence[Row] | None = None) -> int:
         """Run a statement once for each row, and return how many rows of the database changed."""
-        rendered = self._server.renderer.render(statement, keep=rows is not None)
+        rendered = self._server.renderer.render(statement.text)
         if rows is None or len(rows) == 1:
-            cursor = await self._execute(rendered.sql, rendered.fill(rows[0] if rows else {}))
+            cursor = await self._execute(rendered.sql, rendered.fill(rows[0] if rows else statement.values))
             return cursor.rowcount
         cursor = self._raw.cursor()
         await self._answered(partial(cursor.executemany, rendered.sql, list(map(rendered.fill, rows))))
         return cursor.rowcount
 
-    async def insert(self, statement: ClauseElement, row: Row) -> int:
+    async def insert(self, statement: Sql, row: Row) -> int:
         """Add a row, and return the number that PostgreSQL gave it."""
-        rendered = self._server.renderer.render(statement, keep=True)
+        rendered = self._server.renderer.render(statement.text)
         cursor = await self._execute(rendered.sql, rendered.fill(row))
         ((number,),) = await cursor.fetchall()
         return int(number)
 
-    async def fetch(self, statement: ClauseElement, row: Row | None = None) -> list[tuple[Any, ...]]:
+    async def fetch(self, statement: Sql, row: Row | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of a SELECT."""
-        rendered = self._server.renderer.render(statement, keep=row is not None)
-        parameters = rendered.fill(row or {})
+        rendered = self._server.renderer.render(statement.text)
+        parameters = rendered.fill(statement.values if row is None else row)
         if self._is_in_transaction:
             cursor = await self._execute(rendered.sql, parameters)
         else:
@@ -173,12 +171,10 @@ class PostgresConnection:
         cursor = await self._execute(sql, parameters)
         return await cursor.fetchall() if cursor.description else []
 
-    async def continue_numbers(self, table: str, last: int) -> None:
-        """Let the numbers of a table go on behind one that was given before, in the transaction that is open."""
+    async def continue_numbers(self, table: str, column: str, last: int) -> None:
+        """Let the numbers in a column go on behind one that was given before, in the transaction that is open."""
         name = f"{self._server.renderer.quoted_schema}.{table}"
-        column = metadata.tables[table].autoincrement_column
-        assert column is not None
-        await self.command("SELECT setval(pg_get_serial_sequence($1, $2), $3)", name, column.name, last)
+        await self.command("SELECT setval(pg_get_serial_sequence($1, $2), $3)", name, column, last)
 
     async def tend(self) -> None:
         """Do nothing: the server tends itself."""
@@ -238,7 +234,7 @@ class PostgresConnection:
             raise refusal
 
     async def _send(self, cursor: _Cursor, step: Step) -> None:
-        rendered = self._server.renderer.render(step.statement, keep=True)
+        rendered = self._server.renderer.render(step.statement.text)
         sql = rendered.sql + _TOGETHER
         if len(step.rows) == 1:
             await cursor.execute(sql, rendered.fill(step.rows[0]), prepare=True)

@@ -11,17 +11,22 @@ about is found out by a mark that each transaction leaves on its owner's lease (
 
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Select, select
-
 from crynux_async.ledgers.postgres.address import read_address
 from crynux_async.ledgers.postgres.listener import Listener
-from crynux_async.ledgers.postgres.opening import SERVER_TIME, OpenDatabase, bring_up_to_date, connected, require_ledger
+from crynux_async.ledgers.postgres.opening import (
+    SELECT_TIME,
+    SERVER_TIME,
+    OpenDatabase,
+    bring_up_to_date,
+    connected,
+    require_ledger,
+)
 from crynux_async.ledgers.postgres.server import Server
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.ledger import SqlLedger
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
+from crynux_async.ledgers.sql.text import Sql
 
-_CLOCK: Select[tuple[int]] = select(SERVER_TIME)
 _MICROSECONDS = 1_000_000
 
 
@@ -79,9 +84,9 @@ class PostgresLedger(SqlLedger):
         return "server"
 
     async def _read_clock(self, connection: Connection) -> float:
-        ((microseconds,),) = await connection.fetch(_CLOCK, {})
+        ((microseconds,),) = await connection.fetch(SELECT_TIME)
         return int(microseconds) / _MICROSECONDS
 
-    def now(self) -> ColumnElement[int]:
+    def now(self) -> Sql:
         """Return the server's time."""
         return SERVER_TIME

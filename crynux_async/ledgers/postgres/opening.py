@@ -1,7 +1,6 @@
 """Opens a ledger in PostgreSQL: makes or migrates its tables, while any number of other hosts may do the same."""
 
 import attrs
-from sqlalchemy import BigInteger, ColumnElement, literal_column, select
 
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.postgres.connection import PostgresConnection
@@ -9,11 +8,12 @@ from crynux_async.ledgers.postgres.listener import Listener
 from crynux_async.ledgers.postgres.server import Server
 from crynux_async.ledgers.postgres.trouble import explain
 from crynux_async.ledgers.sql.migrations import SchemaPlan, check_version, create, migrate, stored_version
+from crynux_async.ledgers.sql.text import Sql
 
-SERVER_TIME: ColumnElement[int] = literal_column(
-    "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)", BigInteger
-)
+SERVER_TIME = Sql("CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 """Microseconds since 1970 by the server's clock: of the moment itself, and not of the transaction's beginning."""
+
+SELECT_TIME = Sql("SELECT ") + SERVER_TIME
 
 # From the catalog and not by to_regclass(), which goes on denying what another made while this one waited for the lock.
 _TABLES = """
@@ -107,7 +107,7 @@ async def _is_current(connection: PostgresConnection, server: Server, plan: Sche
 async def _make(connection: PostgresConnection, server: Server, plan: SchemaPlan) -> None:
     name, found = server.address.name, await _found(connection, server)
     if found.is_ledger:
-        ((now,),) = await connection.fetch(select(SERVER_TIME))
+        ((now,),) = await connection.fetch(SELECT_TIME)
         await migrate(connection, plan, name, now)
     elif found.tables:
         message = f"{name} is not a ledger: its schema holds tables of another program; name another schema"

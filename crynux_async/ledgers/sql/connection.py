@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from sqlalchemy.schema import ExecutableDDLElement
-from sqlalchemy.sql.expression import ClauseElement
-
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.sql.steps import Row, Step
+from crynux_async.ledgers.sql.steps import Step
+from crynux_async.ledgers.sql.text import Row, Sql
 
 
 class StepRefusedError(Exception):
@@ -56,7 +54,7 @@ class Connection(Protocol):
     async def release_savepoint(self) -> None:
         """Forget the place that was marked."""
 
-    async def run(self, statement: ClauseElement | ExecutableDDLElement, rows: Sequence[Row] | None = None) -> int:
+    async def run(self, statement: Sql, rows: Sequence[Row] | None = None) -> int:
         """Run a statement once for each row, and return how many rows of the database changed.
 
         Args:
@@ -64,10 +62,10 @@ class Connection(Protocol):
             rows: Values of its parameters, by name; None where the statement has its values in itself.
         """
 
-    async def insert(self, statement: ClauseElement, row: Row) -> int:
+    async def insert(self, statement: Sql, row: Row) -> int:
         """Add a row, and return the number that the database gave it."""
 
-    async def fetch(self, statement: ClauseElement, row: Row | None = None) -> list[tuple[Any, ...]]:
+    async def fetch(self, statement: Sql, row: Row | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of a SELECT.
 
         Args:

@@ -9,7 +9,7 @@ from crynux_async.ledgers.base import GATE_SECONDS, GateRow
 from crynux_async.ledgers.columns import to_json
 from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.connection import Connection
-from crynux_async.ledgers.sql.steps import Row
+from crynux_async.ledgers.sql.text import Row
 
 _EMPTY = ""
 """The snapshot of a row that was never stored by a visitor."""

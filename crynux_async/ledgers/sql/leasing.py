@@ -1,21 +1,20 @@
 """Who follows which job: what is decided about leases, each in a transaction of its own.
 
-Every function returns its result and whether it changed anything. Times are the ledger's own: ``now`` is an expression,
-a number of this machine or a function of the server.
+Every function returns its result and whether it changed anything. Times are the ledger's own: ``now`` is a part
+of a statement, a number of this machine or a function of the server.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 import attrs
-from sqlalchemy import ColumnElement, literal, update
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import LEASE_MEMORY, Fence
 from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.requests import require_lease
-from crynux_async.ledgers.sql.schema import leases
+from crynux_async.ledgers.sql.text import Sql
 
 _T = TypeVar("_T")
 _MICROSECONDS = 1_000_000
@@ -43,18 +42,18 @@ class Chosen:
     is_wanted: bool
 
 
-async def enter(connection: Connection, owner: str, *, now: ColumnElement[int], seconds: float) -> tuple[Fence, bool]:
+async def enter(connection: Connection, owner: str, *, now: Sql, seconds: float) -> tuple[Fence, bool]:
     """Make a lease, and forget those that mean nothing any more.
 
     Raises:
         LedgerError: The ledger was moved meanwhile.
     """
-    require_here(await connection.fetch(queries.SELECT_MOVED, {}))
-    long_ago = now - int(LEASE_MEMORY * _MICROSECONDS)
+    require_here(await connection.fetch(queries.SELECT_MOVED))
+    long_ago = now + f" - {int(LEASE_MEMORY * _MICROSECONDS)}"
     for (number,) in await connection.fetch(queries.select_forgotten(now, long_ago)):
         await _remove(connection, number)
     number = await connection.insert(statements.ADD_LEASE, {"owner": owner, "until": 0, "mark": 0})
-    await connection.run(_renewal(number, now, seconds))
+    await connection.run(statements.renew_lease(number, now, round(seconds * _MICROSECONDS)))
     return Fence(owner=owner, number=number), True
 
 
@@ -71,11 +70,9 @@ def require_here(moved: Sequence[tuple[Any, ...]]) -> None:
         raise LedgerError(f"this ledger was moved to {place} and cannot be opened any more; use that one", path=place)
 
 
-async def renew(
-    connection: Connection, fence: Fence, *, now: ColumnElement[int], seconds: float
-) -> tuple[int | None, bool]:
+async def renew(connection: Connection, fence: Fence, *, now: Sql, seconds: float) -> tuple[int | None, bool]:
     """Move the end of a lease, and return how many jobs it holds, or None where it is gone."""
-    if not await connection.run(_renewal(fence.number, now, seconds)):
+    if not await connection.run(statements.renew_lease(fence.number, now, round(seconds * _MICROSECONDS))):
         return None, False
     ((count,),) = await connection.fetch(queries.COUNT_HELD, {"lease_id": fence.number})
     return count, True
@@ -91,7 +88,7 @@ async def claim(
     connection: Connection,
     fence: Fence,
     *,
-    now: ColumnElement[int],
+    now: Sql,
     backend: str,
     followed: Chosen,
     wanted: Chosen,
@@ -123,9 +120,7 @@ async def claim(
     return await _numbered(connection, fence, taken), bool(taken)
 
 
-async def take(
-    connection: Connection, fence: Fence, job_ids: Sequence[str], *, now: ColumnElement[int]
-) -> tuple[list[str], bool]:
+async def take(connection: Connection, fence: Fence, job_ids: Sequence[str], *, now: Sql) -> tuple[list[str], bool]:
     """Give jobs that nobody holds any more to a lease, and return those that it holds now.
 
     Raises:
@@ -181,8 +176,3 @@ def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
 async def _remove(connection: Connection, lease: int) -> None:
     await connection.run(statements.FREE_JOBS, [{"key_lease": lease}])
     await connection.run(statements.REMOVE_LEASE, [{"id": lease}])
-
-
-def _renewal(lease: int, now: ColumnElement[int], seconds: float) -> Any:
-    until = now + literal(round(seconds * _MICROSECONDS))
-    return update(leases).where(leases.c.id == lease).values(until=until)

@@ -23,8 +23,6 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 import attrs
-from sqlalchemy import ColumnElement
-from sqlalchemy.sql.expression import ClauseElement
 
 from crynux_async.clock import monotonic
 from crynux_async.errors import LedgerError, UsageError
@@ -58,6 +56,7 @@ from crynux_async.ledgers.sql.requests import (
     plan_request,
 )
 from crynux_async.ledgers.sql.steps import drop_steps, hazard_steps
+from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sql.writer import Work, Writer
 from crynux_async.slices import in_slices
 from crynux_async.states import JobState
@@ -129,7 +128,7 @@ class SqlLedger(ABC):
 
     async def moved_to(self) -> str | None:
         """Return where the ledger was moved, or None."""
-        rows = await self._read(queries.SELECT_MOVED, {})
+        rows = await self._read(queries.SELECT_MOVED)
         return rows[0][0] if rows else None
 
     # What a subclass has to say
@@ -143,8 +142,8 @@ class SqlLedger(ABC):
         """
 
     @abstractmethod
-    def now(self) -> ColumnElement[int]:
-        """Return the time by the ledger's own clock, in microseconds since 1970, inside a statement."""
+    def now(self) -> Sql:
+        """Return the time by the ledger's own clock, in microseconds since 1970, as a part of a statement."""
 
     @property
     @abstractmethod
@@ -179,7 +178,7 @@ class SqlLedger(ABC):
         self._writer = Writer(database.writes, self._place, self._bell.ring)
         try:
             if not self.opens_moved:
-                leasing.require_here(await self._read(queries.SELECT_MOVED, {}))
+                leasing.require_here(await self._read(queries.SELECT_MOVED))
         except BaseException:
             await self.close()
             raise
@@ -238,7 +237,7 @@ class SqlLedger(ABC):
 
     async def holders(self) -> list[Holder]:
         """Return everybody who has a lease, ended or not."""
-        return await self._decode(queries.read_holder, await self._read(queries.SELECT_HOLDERS, {}))
+        return await self._decode(queries.read_holder, await self._read(queries.SELECT_HOLDERS))
 
     async def holder(self, job_id: str) -> Holder | None:
         """Return who holds a job, or None where anybody may take it."""
@@ -360,8 +359,9 @@ class SqlLedger(ABC):
         if not found:
             raise not_begun(attempt)
         ((place, end, backend),) = found
-        before = await self._read(queries.select_before(place, backend, at_most))
-        after = [] if end is None else await self._read(queries.select_after(end, backend, at_most))
+        around = {"place": place, "end": end, "backend": backend, "at_most": at_most}
+        before = await self._read(queries.SELECT_BEFORE, around)
+        after = [] if end is None else await self._read(queries.SELECT_AFTER, around)
         under_way = await self._read(queries.select_under_way(place, end, backend))
         return Neighbours(
             before=tuple(task_id for (task_id,) in before),
@@ -496,7 +496,7 @@ class SqlLedger(ABC):
             raise UsageError(f"{self!r} is not open")
         return self._database.reads
 
-    async def _read(self, statement: ClauseElement, row: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    async def _read(self, statement: Sql, row: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         connection = self._reading()
         try:
             return await connection.fetch(statement, row)
@@ -506,7 +506,7 @@ class SqlLedger(ABC):
             raise connection.explain(error) from error
 
     async def _read_in_chunks(
-        self, select: Callable[[Sequence[str]], ClauseElement], job_ids: Collection[str]
+        self, select: Callable[[Sequence[str]], Sql], job_ids: Collection[str]
     ) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         for some in in_chunks(sorted({*job_ids})):
@@ -521,7 +521,7 @@ class SqlLedger(ABC):
             raise LedgerError(message, path=self._place) from error
 
 
-async def _run(connection: Connection, statement: ClauseElement) -> tuple[int, bool]:
+async def _run(connection: Connection, statement: Sql) -> tuple[int, bool]:
     changed = await connection.run(statement)
     return changed, changed > 0
 

@@ -10,12 +10,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 import attrs
-from sqlalchemy import insert, select, update
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.sql.connection import Connection
-from crynux_async.ledgers.sql.schema import VERSION, meta, metadata
+from crynux_async.ledgers.sql.schema import MAKING, VERSION
+from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sql.version_2 import migrate_to_version_2
 from crynux_async.ledgers.sql.version_3 import migrate_to_version_3
 
@@ -36,16 +35,18 @@ class SchemaPlan:
     migrations: Mapping[int, Migration]
 
 
+_ADD_VERSION = Sql("INSERT INTO meta (name, value) VALUES ('version', :version)")
+_CHANGE_VERSION = Sql("UPDATE meta SET value = :version WHERE name = 'version'")
+_SELECT_VERSION = Sql("SELECT value FROM meta WHERE name = 'version'")
+
 CURRENT = SchemaPlan(version=VERSION, migrations=MappingProxyType({1: migrate_to_version_2, 2: migrate_to_version_3}))
 
 
 async def create(connection: Connection, plan: SchemaPlan) -> None:
     """Make the tables of a new ledger inside the transaction that is open."""
-    for table in metadata.sorted_tables:
-        await connection.run(CreateTable(table))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            await connection.run(CreateIndex(index))
-    await connection.run(insert(meta).values(name="version", value=str(plan.version)))
+    for statement in MAKING:
+        await connection.run(Sql(statement))
+    await connection.run(_ADD_VERSION, [{"version": str(plan.version)}])
 
 
 async def migrate(connection: Connection, plan: SchemaPlan, path: str, now: int) -> None:
@@ -66,7 +67,7 @@ async def migrate(connection: Connection, plan: SchemaPlan, path: str, now: int)
         await plan.migrations[version](connection, path, now)
         version += 1
     if version != found:
-        await connection.run(update(meta).where(meta.c.name == "version").values(value=str(version)))
+        await connection.run(_CHANGE_VERSION, [{"version": str(version)}])
 
 
 async def stored_version(connection: Connection, path: str) -> int:
@@ -75,7 +76,7 @@ async def stored_version(connection: Connection, path: str) -> int:
     Raises:
         LedgerError: It has none.
     """
-    rows = await connection.fetch(select(meta.c.value).where(meta.c.name == "version"))
+    rows = await connection.fetch(_SELECT_VERSION)
     return parse_version(rows[0][0] if rows else None, path)
 
 

@@ -1,15 +1,13 @@
 """Every SELECT of a ledger in a database, and how its rows are read.
 
-Those that are asked again and again are constants, so that they are rendered once; their parameters are named like the
-columns. SELECTs inside a transaction that then writes lock what they find, where the database locks rows.
+The parameters of those that are asked again and again are named like the columns. SELECTs inside a transaction that
+then writes lock what they find, where the database locks rows.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, exists, func, literal_column, or_, select
-
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, BudgetRow, Fence, Holder, JobFilter, StepRow, TaskRow
+from crynux_async.ledgers.base import AttemptRow, BudgetRow, Fence, Holder, JobFilter, StepRow, TaskRow
 from crynux_async.ledgers.columns import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
@@ -22,120 +20,85 @@ from crynux_async.ledgers.columns import (
     to_microseconds,
 )
 from crynux_async.ledgers.sql import filters, money
-from crynux_async.ledgers.sql.schema import (
-    MOVED,
-    attempts,
-    budgets,
-    configs,
-    events,
-    gates,
-    hazards,
-    jobs,
-    leases,
-    meta,
-    notes,
-    steps,
-    tasks,
-    wishes,
-)
+from crynux_async.ledgers.sql.schema import MOVED, OPEN_ATTEMPT
+from crynux_async.ledgers.sql.text import Sql, among, limited, listed, matching
 from crynux_async.money import WEI
 
-_UNKNOWN: ColumnElement[str] = literal_column(f"'{AttemptOutcome.UNKNOWN.value}'")
-_MONEY = ("fee", "spent")
-
-
-def _columns(table: Table, names: Collection[str]) -> list[ColumnElement[Any]]:
-    """Return the columns of a row's attributes; an amount of money is two."""
-    parts = {name: [f"{name}_cnx", f"{name}_wei"] if name in _MONEY else [name] for name in names}
-    return [table.c[part] for name in names for part in parts[name]]
-
-
-_ROWS: Select[Any] = select(
-    *[configs.c.config if name == "config" else jobs.c[name] for name in JOB_COLUMNS]
-).select_from(jobs.outerjoin(configs, jobs.c.job_id == configs.c.job_id))
+_JOB = ", ".join("configs.config" if name == "config" else listed([name], "jobs") for name in JOB_COLUMNS)
+_JOINED = "FROM jobs LEFT JOIN configs ON jobs.job_id = configs.job_id"
+_ROWS, _NUMBERED_ROWS = f"SELECT {_JOB} {_JOINED}", f"SELECT {_JOB}, jobs.id {_JOINED}"
+_ATTEMPT = listed(ATTEMPT_COLUMNS)
+_STEP = listed(money.spread(STEP_COLUMNS))
 
 
 # Jobs
 
-SELECT_JOB: Select[Any] = _ROWS.where(jobs.c.job_id == bindparam("job_id"))
+SELECT_JOB = Sql(f"{_ROWS} WHERE jobs.job_id = :job_id")
 
-SELECT_BY_KEY: Select[Any] = _ROWS.where(
-    jobs.c.idempotency_key == bindparam("idempotency_key"),
-    jobs.c.backend == bindparam("backend"),
-    jobs.c.tenant == bindparam("tenant"),
+SELECT_BY_KEY = Sql(
+    f"{_ROWS} WHERE jobs.idempotency_key = :idempotency_key AND jobs.backend = :backend AND jobs.tenant = :tenant"
 )
 
 
-def select_jobs(where: JobFilter, *, limit: int | None, newest_first: bool) -> Select[Any]:
+def select_jobs(where: JobFilter, *, limit: int | None, newest_first: bool) -> Sql:
     """Return the SELECT of jobs, each with its number in the order of adding behind its columns."""
-    found = _ROWS.add_columns(jobs.c.id).where(*filters.conditions(where))
-    return found.order_by(jobs.c.id.desc() if newest_first else jobs.c.id).limit(limit)
+    order = " ORDER BY jobs.id DESC" if newest_first else " ORDER BY jobs.id"
+    return Sql(_NUMBERED_ROWS) + matching(filters.conditions(where)) + order + limited(limit)
 
 
-SELECT_SPAN: Select[Any] = (
-    _ROWS.add_columns(jobs.c.id)
-    .where(jobs.c.lease_id == bindparam("lease_id"), jobs.c.id.between(bindparam("first"), bindparam("last")))
-    .order_by(jobs.c.id)
+SELECT_SPAN = Sql(
+    f"{_NUMBERED_ROWS} WHERE jobs.lease_id = :lease_id AND jobs.id BETWEEN :first AND :last ORDER BY jobs.id"
 )
 """The jobs that a lease holds between two numbers, each with its number behind its columns."""
 
 
-def count_jobs(where: JobFilter) -> Select[Any]:
+def count_jobs(where: JobFilter) -> Sql:
     """Return the SELECT of how many jobs are in which state."""
-    return select(jobs.c.state, func.count()).where(*filters.conditions(where)).group_by(jobs.c.state)
+    return Sql("SELECT jobs.state, count(*) FROM jobs") + matching(filters.conditions(where)) + " GROUP BY jobs.state"
 
 
-def sum_money(where: JobFilter) -> Select[Any]:
+def sum_money(where: JobFilter) -> Sql:
     """Return the SELECT of what tasks hold and have spent, for ``money.totalled``."""
-    fee, spent = money.columns(tasks.c, "fee"), money.columns(tasks.c, "spent")
-    held = money.total(fee, only=tasks.c.spent_cnx.is_(None))
-    joined = tasks.join(jobs, jobs.c.job_id == tasks.c.job_id)
-    sums: list[ColumnElement[Any]] = [*held, *money.total(spent)]
-    return select(*sums).select_from(joined).where(*filters.conditions(where))
+    held = money.total(money.pair("tasks.fee"), only="tasks.spent_cnx IS NULL")
+    sums = f"SELECT {held}, {money.total(money.pair('tasks.spent'))}"
+    return Sql(f"{sums} FROM tasks JOIN jobs ON jobs.job_id = tasks.job_id") + matching(filters.conditions(where))
 
 
-SELECT_MOVED: Select[Any] = select(meta.c.value).where(meta.c.name == MOVED)
+SELECT_MOVED = Sql(f"SELECT value FROM meta WHERE name = '{MOVED}'")
 """Where a ledger was moved, if it was."""
 
 # Leases
 
-SELECT_LEASE: Select[Any] = (
-    select(leases.c.id).where(leases.c.id == bindparam("id")).with_for_update(read=True, key_share=True)
-)
+SELECT_LEASE = Sql("SELECT id FROM leases WHERE id = :id /* FOR KEY SHARE */")
 
-SELECT_MARK: Select[Any] = select(leases.c.mark).where(leases.c.id == bindparam("id")).with_for_update(key_share=True)
+SELECT_MARK = Sql("SELECT leases.mark FROM leases WHERE leases.id = :id /* FOR NO KEY UPDATE */")
 """The mark on a lease. Its lock waits for the end of the transaction that is asked about."""
 
-SELECT_HOLD: Select[Any] = (
-    select(jobs.c.lease_id, jobs.c.last_event).where(jobs.c.job_id == bindparam("job_id")).with_for_update()
-)
+SELECT_HOLD = Sql("SELECT lease_id, last_event FROM jobs WHERE job_id = :job_id /* FOR UPDATE */")
 """Whose a job is, and its last event."""
 
-SELECT_HELD: Select[Any] = select(jobs.c.job_id).where(jobs.c.lease_id == bindparam("lease_id"))
+SELECT_HELD = Sql("SELECT job_id FROM jobs WHERE lease_id = :lease_id")
 
-COUNT_HELD: Select[Any] = select(func.count()).select_from(jobs).where(jobs.c.lease_id == bindparam("lease_id"))
+COUNT_HELD = Sql("SELECT count(*) FROM jobs WHERE lease_id = :lease_id")
 
-_HOLDERS: Select[Any] = select(
-    leases.c.owner,
-    leases.c.id,
-    leases.c.until,
-    select(func.count()).select_from(jobs).where(jobs.c.lease_id == leases.c.id).scalar_subquery(),
+_HOLDERS = (
+    "SELECT leases.owner, leases.id, leases.until, (SELECT count(*) FROM jobs WHERE jobs.lease_id = leases.id) "
+    "FROM leases"
 )
 
-SELECT_HOLDERS: Select[Any] = _HOLDERS.order_by(leases.c.id)
-
-SELECT_NEWEST_LEASE: Select[Any] = select(func.max(leases.c.id))
+SELECT_HOLDERS = Sql(f"{_HOLDERS} ORDER BY leases.id")
 
 
-def select_holder(job_id: str, now: ColumnElement[int]) -> Select[Any]:
+def select_holder(job_id: str, now: Sql) -> Sql:
     """Return the SELECT of who holds a job and may keep it."""
-    lease = select(jobs.c.lease_id).where(jobs.c.job_id == job_id).scalar_subquery()
-    return _HOLDERS.where(leases.c.id == lease, leases.c.until >= now)
+    lease = "SELECT jobs.lease_id FROM jobs WHERE jobs.job_id = :job_id"
+    holder = f"{_HOLDERS} WHERE leases.id = ({lease}) AND leases.until >= "
+    return Sql(holder, {"job_id": job_id}) + now
 
 
 def select_free(
     fence: Fence,
-    now: ColumnElement[int],
+    now: Sql,
     *,
     backend: str,
     states: Collection[str],
@@ -143,34 +106,39 @@ def select_free(
     key_ids: Collection[str] | None,
     spared: Collection[str] = (),
     at_most: int | None,
-) -> list[Select[Any]]:
+) -> list[Sql]:
     """Return the SELECTs of the numbers of jobs that a fence may take; what others are about to take is left out.
 
     Each looks up one kind in one index: jobs that nobody holds, and jobs of leases that have ended.
     """
-    ended = select(leases.c.id).where(leases.c.until < now, leases.c.id != fence.number)
-    found = select(jobs.c.id).where(jobs.c.state.in_(list(states)), jobs.c.backend == backend)
+    found = [among("jobs.state", "state", states), Sql("jobs.backend = :backend", {"backend": backend})]
     if is_wanted:
-        found = found.where(jobs.c.folder.is_not(None))
+        found.append(Sql("jobs.folder IS NOT NULL"))
     if key_ids is not None:
-        found = found.where(jobs.c.key_id.in_(list(key_ids)))
+        found.append(among("jobs.key_id", "key_id", key_ids))
     if spared:
-        found = found.where(jobs.c.job_id.not_in(list(spared)))
-    found = found.order_by(jobs.c.id).limit(at_most).with_for_update(of=jobs, skip_locked=True)
-    return [found.where(jobs.c.lease_id.is_(None)), found.where(jobs.c.lease_id.in_(ended))]
+        found.append(Sql("NOT ") + among("jobs.job_id", "spared", spared))
+    ended = Sql("SELECT leases.id FROM leases WHERE leases.until < ") + now + " AND leases.id != :lease"
+    held = (
+        Sql("jobs.lease_id IS NULL"),
+        Sql("jobs.lease_id IN (", {"lease": fence.number}) + ended + ")",
+    )
+    order = Sql(" ORDER BY jobs.id") + limited(at_most) + " /* FOR UPDATE OF jobs SKIP LOCKED */"
+    return [Sql("SELECT jobs.id FROM jobs") + matching([*found, lease]) + order for lease in held]
 
 
-def select_takable(job_ids: Collection[str], now: ColumnElement[int]) -> Select[Any]:
+def select_takable(job_ids: Collection[str], now: Sql) -> Sql:
     """Return the SELECT of jobs with their numbers, leases, and whether these have not ended."""
-    is_held = exists().where(leases.c.id == jobs.c.lease_id, leases.c.until >= now)
-    found = select(jobs.c.job_id, jobs.c.id, jobs.c.lease_id, is_held)
-    return found.where(jobs.c.job_id.in_(list(job_ids))).with_for_update(of=jobs)
+    is_held = Sql("EXISTS (SELECT * FROM leases WHERE leases.id = jobs.lease_id AND leases.until >= ") + now + ")"
+    found = Sql("SELECT jobs.job_id, jobs.id, jobs.lease_id, ") + is_held + " FROM jobs"
+    return found + matching([among("jobs.job_id", "job_id", job_ids)]) + " /* FOR UPDATE OF jobs */"
 
 
-def select_forgotten(now: ColumnElement[int], long_ago: ColumnElement[int]) -> Select[Any]:
+def select_forgotten(now: Sql, long_ago: Sql) -> Sql:
     """Return the SELECT of leases that ended long ago, or that ended and hold nothing."""
-    is_used = exists().where(jobs.c.lease_id == leases.c.id)
-    return select(leases.c.id).where(or_(leases.c.until < long_ago, and_(leases.c.until < now, ~is_used)))
+    unused = "NOT EXISTS (SELECT * FROM jobs WHERE jobs.lease_id = leases.id)"
+    long_over = Sql("SELECT leases.id FROM leases WHERE leases.until < ") + long_ago
+    return long_over + " OR leases.until < " + now + f" AND {unused}"
 
 
 def read_holder(row: Sequence[Any]) -> Holder:
@@ -182,7 +150,7 @@ def read_holder(row: Sequence[Any]) -> Holder:
 # What belongs to jobs
 
 
-def select_attempts(conditions: Mapping[str, Any]) -> Select[Any]:
+def select_attempts(conditions: Mapping[str, Any]) -> Sql:
     """Return the SELECT of attempts, each with its number in the order of beginning behind its columns.
 
     They come in any order: SQLite would rather go through all of them in order than sort the few of an index.
@@ -190,97 +158,92 @@ def select_attempts(conditions: Mapping[str, Any]) -> Select[Any]:
     Args:
         conditions: Those of ``Ledger.attempts``, by name; None where one does not count.
     """
-    found = select(*_columns(attempts, ATTEMPT_COLUMNS), attempts.c.id)
-    for name in ("backend", "key_id"):
-        if conditions[name] is not None:
-            found = found.where(attempts.c[name] == conditions[name])
+    wanted = [
+        Sql(f"{name} = :{name}", {name: conditions[name]})
+        for name in ("backend", "key_id")
+        if conditions[name] is not None
+    ]
     if conditions["job_ids"] is not None:
-        found = found.where(attempts.c.job_id.in_(conditions["job_ids"]))
+        wanted.append(among("job_id", "job_id", conditions["job_ids"]))
     if conditions["since"] is not None:
-        found = found.where(attempts.c.began_at >= to_microseconds(conditions["since"]))
+        wanted.append(Sql("began_at >= :since", {"since": to_microseconds(conditions["since"])}))
     if conditions["unfinished"]:
-        found = found.where(_is_open(attempts), attempts.c.outcome.is_(None))
-    return found
+        wanted.append(Sql(f"({OPEN_ATTEMPT}) AND outcome IS NULL"))
+    return Sql(f"SELECT {_ATTEMPT}, id FROM attempts") + matching(wanted)
 
 
-SELECT_PLACE: Select[Any] = select(attempts.c.id, attempts.c.last_begun, attempts.c.backend).where(
-    attempts.c.job_id == bindparam("job_id"), attempts.c.number == bindparam("number")
-)
+SELECT_PLACE = Sql("SELECT id, last_begun, backend FROM attempts WHERE job_id = :job_id AND number = :number")
 """Where an attempt is in the order of events: its number, the last one begun before its end, and its service."""
 
+SELECT_BEFORE = Sql(
+    "SELECT task_id FROM attempts WHERE backend = :backend AND task_id IS NOT NULL AND last_begun < :place "
+    "ORDER BY last_begun DESC, id DESC LIMIT :at_most"
+)
+"""Task ids whose create was answered before an attempt began, the newest first."""
 
-def select_before(place: int, backend: str, at_most: int) -> Select[Any]:
-    """Return the SELECT of task ids whose create was answered before an attempt began, the newest first."""
-    found = select(attempts.c.task_id).where(
-        attempts.c.backend == backend, attempts.c.task_id.is_not(None), attempts.c.last_begun < place
-    )
-    return found.order_by(attempts.c.last_begun.desc(), attempts.c.id.desc()).limit(at_most)
-
-
-def select_after(end: int, backend: str, at_most: int) -> Select[Any]:
-    """Return the SELECT of task ids whose create began after an attempt was answered, the oldest first."""
-    found = select(attempts.c.task_id).where(
-        attempts.c.backend == backend, attempts.c.task_id.is_not(None), attempts.c.id > end
-    )
-    return found.order_by(attempts.c.id).limit(at_most)
+SELECT_AFTER = Sql(
+    "SELECT task_id FROM attempts WHERE backend = :backend AND task_id IS NOT NULL AND id > :end "
+    "ORDER BY id LIMIT :at_most"
+)
+"""Task ids whose create began after an attempt was answered, the oldest first."""
 
 
-def select_under_way(place: int, end: int | None, backend: str) -> Select[Any]:
+def select_under_way(place: int, end: int | None, backend: str) -> Sql:
     """Return the SELECT of attempts without a final outcome that overlap one."""
-    is_answered_before = and_(attempts.c.last_begun.is_not(None), attempts.c.last_begun < place)
-    found = select(*_columns(attempts, ATTEMPT_COLUMNS)).where(
-        attempts.c.backend == backend, _is_open(attempts), attempts.c.id != place, ~is_answered_before
-    )
+    wanted = f"({OPEN_ATTEMPT}) AND id != :place AND NOT (last_begun IS NOT NULL AND last_begun < :place)"
+    found = [Sql(f"backend = :backend AND {wanted}", {"backend": backend, "place": place})]
     if end is not None:
-        found = found.where(attempts.c.id <= end)
-    return found.order_by(attempts.c.id)
+        found.append(Sql("id <= :end", {"end": end}))
+    return Sql(f"SELECT {_ATTEMPT} FROM attempts") + matching(found) + " ORDER BY id"
 
 
-def select_tasks(job_ids: Collection[str]) -> Select[Any]:
+def select_tasks(job_ids: Collection[str]) -> Sql:
     """Return the SELECT of tasks with the numbers of their jobs behind their columns."""
-    joined = tasks.join(jobs, jobs.c.job_id == tasks.c.job_id)
-    found = select(*_columns(tasks, TASK_COLUMNS), jobs.c.id).select_from(joined)
-    return found.where(tasks.c.job_id.in_(list(job_ids))).order_by(jobs.c.id, tasks.c.try_number, tasks.c.member)
+    columns = listed(money.spread(TASK_COLUMNS), "tasks")
+    found = Sql(f"SELECT {columns}, jobs.id FROM tasks JOIN jobs ON jobs.job_id = tasks.job_id")
+    order = " ORDER BY jobs.id, tasks.try_number, tasks.member"
+    return found + matching([among("tasks.job_id", "job_id", job_ids)]) + order
 
 
-def select_newest_tasks(backend: str, task_ids: Collection[str]) -> Select[Any]:
+def select_newest_tasks(backend: str, task_ids: Collection[str]) -> Sql:
     """Return the SELECT of those of these tasks of a backend that are the newest of a job."""
-    return select(jobs.c.task_id).where(jobs.c.backend == backend, jobs.c.task_id.in_(list(task_ids)))
+    return _some_tasks("jobs", backend, task_ids)
 
 
-def select_all_tasks(backend: str, task_ids: Collection[str]) -> Select[Any]:
+def select_all_tasks(backend: str, task_ids: Collection[str]) -> Sql:
     """Return the SELECT of those of these tasks of a backend that were ever made for a job."""
-    return select(tasks.c.task_id).where(tasks.c.backend == backend, tasks.c.task_id.in_(list(task_ids)))
+    return _some_tasks("tasks", backend, task_ids)
 
 
-def select_steps(job_ids: Collection[str]) -> Select[Any]:
+def _some_tasks(table: str, backend: str, task_ids: Collection[str]) -> Sql:
+    wanted = [Sql("backend = :backend", {"backend": backend}), among("task_id", "task_id", task_ids)]
+    return Sql(f"SELECT task_id FROM {table}") + matching(wanted)
+
+
+def select_steps(job_ids: Collection[str]) -> Sql:
     """Return the SELECT of steps with their numbers behind their columns, in the order in which they were planned."""
-    found = select(*_columns(steps, STEP_COLUMNS), steps.c.id).where(steps.c.job_id.in_(list(job_ids)))
-    return found.order_by(steps.c.id)
+    return Sql(f"SELECT {_STEP}, id FROM steps") + matching([among("job_id", "job_id", job_ids)]) + " ORDER BY id"
 
 
-SELECT_STEP: Select[Any] = select(*_columns(steps, STEP_COLUMNS)).where(
-    steps.c.job_id == bindparam("job_id"),
-    steps.c.try_number == bindparam("try_number"),
-    steps.c.member == bindparam("member"),
-    steps.c.kind == bindparam("kind"),
+SELECT_STEP = Sql(
+    f"SELECT {_STEP} FROM steps "
+    "WHERE job_id = :job_id AND try_number = :try_number AND member = :member AND kind = :kind"
 )
 
-SELECT_EVENTS: Select[Any] = (
-    select(*_columns(events, EVENT_COLUMNS))
-    .where(events.c.job_id == bindparam("job_id"), events.c.number > bindparam("number"))
-    .order_by(events.c.number)
-    .limit(bindparam("limit"))
+SELECT_EVENTS = Sql(
+    f"SELECT {listed(EVENT_COLUMNS)} FROM events WHERE job_id = :job_id AND number > :number "
+    "ORDER BY number LIMIT :limit"
 )
 
 # The wishes are few and the jobs of a lease many, so the wishes are gone through, and not the jobs.
-SELECT_WISHES: Select[Any] = (
-    select(*_columns(wishes, WISH_COLUMNS))
-    .where(exists().where(jobs.c.job_id == wishes.c.job_id, jobs.c.lease_id == bindparam("lease_id")))
-    .order_by(wishes.c.number)
+SELECT_WISHES = Sql(
+    f"SELECT {listed(WISH_COLUMNS)} FROM wishes "
+    "WHERE EXISTS (SELECT * FROM jobs WHERE jobs.job_id = wishes.job_id AND jobs.lease_id = :lease_id) ORDER BY number"
 )
 
-SELECT_BUDGET: Select[Any] = select(budgets).where(budgets.c.name == bindparam("name"))
+SELECT_BUDGET = Sql(
+    "SELECT name, limit_cnx, limit_wei, held_cnx, held_wei, spent_cnx, spent_wei FROM budgets WHERE name = :name"
+)
 
 
 def read_task(columns: Sequence[Any]) -> TaskRow:
@@ -312,23 +275,10 @@ def read_budget(columns: Sequence[Any]) -> BudgetRow:
     )
 
 
-def _is_open(table: Table) -> ColumnElement[bool]:
-    """Return the condition, word for word, under which an index knows an attempt that has no final outcome."""
-    return or_(table.c.outcome.is_(None), table.c.outcome == _UNKNOWN)
-
-
 # What is shared
 
-SELECT_GATE: Select[Any] = (
-    select(gates.c.boot_id, gates.c.snapshot)
-    .where(gates.c.backend == bindparam("backend"), gates.c.key_id == bindparam("key_id"))
-    .with_for_update()
-)
+SELECT_GATE = Sql("SELECT boot_id, snapshot FROM gates WHERE backend = :backend AND key_id = :key_id /* FOR UPDATE */")
 
-SELECT_HAZARDS: Select[Any] = (
-    select(hazards.c.kind, hazards.c.value).where(hazards.c.backend == bindparam("backend")).order_by(hazards.c.kind)
-)
+SELECT_HAZARDS = Sql("SELECT kind, value FROM hazards WHERE backend = :backend ORDER BY kind")
 
-SELECT_NOTE: Select[Any] = select(notes.c.value).where(
-    notes.c.scope == bindparam("scope"), notes.c.name == bindparam("name")
-)
+SELECT_NOTE = Sql("SELECT value FROM notes WHERE scope = :scope AND name = :name")

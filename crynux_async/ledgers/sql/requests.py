@@ -27,7 +27,8 @@ from crynux_async.ledgers.checks import exceeded, misnumbered
 from crynux_async.ledgers.columns import decode_job
 from crynux_async.ledgers.sql import queries
 from crynux_async.ledgers.sql.connection import Connection
-from crynux_async.ledgers.sql.steps import Row, Step, add_steps, begin_steps, change_steps, plan_steps
+from crynux_async.ledgers.sql.steps import Step, add_steps, begin_steps, change_steps, plan_steps
+from crynux_async.ledgers.sql.text import Row
 
 _T = TypeVar("_T")
 

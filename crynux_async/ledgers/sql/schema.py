@@ -12,23 +12,11 @@ attempts are open. Where most jobs have no value, the index leaves them out; a q
 
 Money is two columns, whole CNX and the wei beyond (``money``): exact, and comparable inside one statement.
 
-A column is added with a new ``VERSION`` and a step in ``migrations``.
+The statements are in SQLite's words: only there "INTEGER" is the number of a row, which the database gives
+(``postgres.rendering`` has PostgreSQL's). A column is added with a new ``VERSION`` and a step in ``migrations``.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.types import TypeEngine
+import re
 
 from crynux_async.ledgers.base import AttemptOutcome
 
@@ -44,246 +32,209 @@ MOVED = "moved"
 MANY_EVENTS = 100
 """Jobs with more events stand in an index of their own."""
 
-metadata = MetaData()
+OPEN_ATTEMPT = f"outcome IS NULL OR outcome = '{AttemptOutcome.UNKNOWN.value}'"
+"""The condition under which an index knows an attempt: it has no final outcome."""
 
-_BIG = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER PRIMARY KEY is SQLite's own row number
-_TEXT: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
+_SCHEMA = f"""
+CREATE TABLE meta (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (name)
+);
 
+-- A number is never used again: who slept through the end of a lease must not come under the next one. The mark is what
+-- the newest transaction of its owner left here, where a commit's answer can get lost.
+CREATE TABLE leases (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    until BIGINT NOT NULL,
+    mark BIGINT NOT NULL
+);
 
-def _number(name: str = "id") -> Column[int]:
-    return Column(name, _BIG, primary_key=True, autoincrement=True)
+CREATE TABLE jobs (
+    id INTEGER NOT NULL,
+    job_id TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    label TEXT NOT NULL,
+    task_id TEXT,
+    state TEXT NOT NULL,
+    planned_at BIGINT NOT NULL,
+    is_seed_drawn BIGINT NOT NULL,
+    asked_digest TEXT NOT NULL,
+    "group" TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    idempotency_key TEXT,
+    budget TEXT NOT NULL,
+    is_stopped BIGINT NOT NULL,
+    is_sent_by_any BIGINT NOT NULL,
+    tries BIGINT NOT NULL,
+    submitted_at BIGINT,
+    ended_at BIGINT,
+    error TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    folder TEXT,
+    file_name TEXT,
+    path TEXT,
+    host TEXT NOT NULL,
+    total_bytes BIGINT,
+    last_event BIGINT NOT NULL,
+    resubmitted_as TEXT,
+    lease_id BIGINT,
+    error_facts TEXT DEFAULT '{{}}' NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT jobs_job_id UNIQUE (job_id),
+    CONSTRAINT jobs_task_id UNIQUE (task_id, backend),
+    CONSTRAINT jobs_idempotency_key UNIQUE (idempotency_key, backend, tenant),
+    FOREIGN KEY(lease_id) REFERENCES leases (id)
+);
+CREATE INDEX jobs_free ON jobs (state, backend, lease_id);
+CREATE INDEX jobs_free_wanted ON jobs (state, backend, lease_id) WHERE folder IS NOT NULL;
+CREATE INDEX jobs_lease ON jobs (lease_id) WHERE lease_id IS NOT NULL;
+CREATE INDEX jobs_label ON jobs (label) WHERE label != '';
+CREATE INDEX jobs_group ON jobs ("group") WHERE "group" != '';
+CREATE INDEX jobs_tenant ON jobs (tenant) WHERE tenant != '';
+CREATE INDEX jobs_budget ON jobs (budget) WHERE budget != '';
+CREATE INDEX jobs_planned_at ON jobs (planned_at);
 
+CREATE TABLE configs (
+    job_id TEXT NOT NULL,
+    config TEXT NOT NULL,
+    PRIMARY KEY (job_id),
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+);
 
-def _text(name: str) -> Column[str]:
-    return Column(name, _TEXT, nullable=False)
+CREATE TABLE tags (
+    job_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (job_id, name),
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+) WITHOUT ROWID;
+CREATE INDEX tags_value ON tags (name, value, job_id);
 
+-- last_begun is the last attempt that had begun when this one was finished: the order of events without any clock.
+CREATE TABLE attempts (
+    id INTEGER NOT NULL,
+    job_id TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    backend TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    began_at BIGINT NOT NULL,
+    try_number BIGINT NOT NULL,
+    payload TEXT NOT NULL,
+    answered_at BIGINT,
+    outcome TEXT,
+    task_id TEXT,
+    wait FLOAT,
+    status BIGINT,
+    answer TEXT NOT NULL,
+    last_begun BIGINT,
+    PRIMARY KEY (id),
+    CONSTRAINT attempts_number UNIQUE (job_id, number),
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+);
+CREATE INDEX attempts_time ON attempts (backend, key_id, began_at);
+CREATE INDEX attempts_answered ON attempts (backend, last_begun) WHERE task_id IS NOT NULL;
+CREATE INDEX attempts_open ON attempts (backend) WHERE {OPEN_ATTEMPT};
 
-def _maybe_text(name: str) -> Column[str]:
-    return Column(name, _TEXT)
+CREATE TABLE tasks (
+    job_id TEXT NOT NULL,
+    try_number BIGINT NOT NULL,
+    member BIGINT NOT NULL,
+    backend TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    made_at BIGINT NOT NULL,
+    ended_at BIGINT,
+    "end" TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    fee_cnx BIGINT,
+    fee_wei BIGINT,
+    spent_cnx BIGINT,
+    spent_wei BIGINT,
+    PRIMARY KEY (job_id, try_number, member),
+    CONSTRAINT tasks_task_id UNIQUE (task_id, backend),
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+) WITHOUT ROWID;
 
+CREATE TABLE steps (
+    id INTEGER NOT NULL,
+    job_id TEXT NOT NULL,
+    try_number BIGINT NOT NULL,
+    member BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    arguments TEXT NOT NULL,
+    fee_cnx BIGINT,
+    fee_wei BIGINT,
+    planned_at BIGINT NOT NULL,
+    done_at BIGINT,
+    outcome TEXT NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT steps_kind UNIQUE (job_id, try_number, member, kind),
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+);
 
-def _whole(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False)
+CREATE TABLE events (
+    job_id TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    at BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (job_id, number),
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+) WITHOUT ROWID;
+CREATE INDEX events_at ON events (at);
+-- The few jobs with many events, so that trimming them needs no walk over all.
+CREATE INDEX events_many ON events (job_id, number) WHERE number > {MANY_EVENTS};
 
+CREATE TABLE wishes (
+    number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    arguments TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    FOREIGN KEY(job_id) REFERENCES jobs (job_id)
+);
+CREATE INDEX wishes_job ON wishes (job_id);
 
-def _maybe_whole(name: str) -> Column[int]:
-    return Column(name, BigInteger)
+CREATE TABLE budgets (
+    name TEXT NOT NULL,
+    limit_cnx BIGINT NOT NULL,
+    limit_wei BIGINT NOT NULL,
+    held_cnx BIGINT NOT NULL,
+    held_wei BIGINT NOT NULL,
+    spent_cnx BIGINT NOT NULL,
+    spent_wei BIGINT NOT NULL,
+    PRIMARY KEY (name)
+);
 
+CREATE TABLE gates (
+    backend TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    snapshot TEXT NOT NULL,
+    PRIMARY KEY (backend, key_id)
+);
 
-def _job(*, primary_key: bool = False) -> Column[str]:
-    return Column("job_id", _TEXT, ForeignKey("jobs.job_id"), primary_key=primary_key, nullable=False)
+CREATE TABLE hazards (
+    backend TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (backend, kind)
+);
 
+CREATE TABLE notes (
+    scope TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (scope, name)
+);
+"""
 
-def _index(name: str, *columns: str, where: str = "") -> Index:
-    # Not as PostgreSQL's option, too: it would load that dialect in every process. Its rendering takes it from here.
-    return Index(name, *columns, sqlite_where=text(where) if where else None)
+MAKING: tuple[str, ...] = tuple(filter(None, map(str.strip, _SCHEMA.split(";"))))
+"""What makes the tables and indexes, one by one."""
 
-
-meta = Table(
-    "meta",
-    metadata,
-    Column("name", _TEXT, primary_key=True),
-    _text("value"),
-)
-
-leases = Table(
-    "leases",
-    metadata,
-    _number(),
-    _text("owner"),
-    _whole("until"),
-    # What the newest transaction of its owner left here, where a commit's answer can get lost.
-    _whole("mark"),
-    # A number is never used again: who slept through the end of a lease must not come under the next one.
-    sqlite_autoincrement=True,
-)
-
-jobs = Table(
-    "jobs",
-    metadata,
-    _number(),
-    _text("job_id"),
-    _text("backend"),
-    _text("key_id"),
-    _text("digest"),
-    _text("label"),
-    _maybe_text("task_id"),
-    _text("state"),
-    _whole("planned_at"),
-    _whole("is_seed_drawn"),
-    _text("asked_digest"),
-    _text("group"),
-    _text("tags"),
-    _text("tenant"),
-    _maybe_text("idempotency_key"),
-    _text("budget"),
-    _whole("is_stopped"),
-    _whole("is_sent_by_any"),
-    _whole("tries"),
-    _maybe_whole("submitted_at"),
-    _maybe_whole("ended_at"),
-    _text("error"),
-    _text("reason"),
-    _maybe_text("folder"),
-    _maybe_text("file_name"),
-    _maybe_text("path"),
-    _text("host"),
-    _maybe_whole("total_bytes"),
-    _whole("last_event"),
-    _maybe_text("resubmitted_as"),
-    Column("lease_id", BigInteger, ForeignKey("leases.id")),
-    Column("error_facts", _TEXT, nullable=False, server_default="{}"),
-    UniqueConstraint("job_id", name="jobs_job_id"),
-    UniqueConstraint("task_id", "backend", name="jobs_task_id"),
-    UniqueConstraint("idempotency_key", "backend", "tenant", name="jobs_idempotency_key"),
-    _index("jobs_free", "state", "backend", "lease_id"),
-    _index("jobs_free_wanted", "state", "backend", "lease_id", where="folder IS NOT NULL"),
-    _index("jobs_lease", "lease_id", where="lease_id IS NOT NULL"),
-    _index("jobs_label", "label", where="label != ''"),
-    _index("jobs_group", "group", where="\"group\" != ''"),
-    _index("jobs_tenant", "tenant", where="tenant != ''"),
-    _index("jobs_budget", "budget", where="budget != ''"),
-    _index("jobs_planned_at", "planned_at"),
-)
-
-configs = Table(
-    "configs",
-    metadata,
-    _job(primary_key=True),
-    _text("config"),
-)
-
-tags = Table(
-    "tags",
-    metadata,
-    _job(primary_key=True),
-    Column("name", _TEXT, primary_key=True),
-    _text("value"),
-    _index("tags_value", "name", "value", "job_id"),
-    sqlite_with_rowid=False,
-)
-
-attempts = Table(
-    "attempts",
-    metadata,
-    _number(),
-    _job(),
-    _whole("number"),
-    _text("backend"),
-    _text("key_id"),
-    _whole("began_at"),
-    _whole("try_number"),
-    _text("payload"),
-    _maybe_whole("answered_at"),
-    _maybe_text("outcome"),
-    _maybe_text("task_id"),
-    Column("wait", Float),
-    _maybe_whole("status"),
-    _text("answer"),
-    # The last attempt that had begun when this one was finished: the order of events without any clock.
-    _maybe_whole("last_begun"),
-    UniqueConstraint("job_id", "number", name="attempts_number"),
-    _index("attempts_time", "backend", "key_id", "began_at"),
-    _index("attempts_answered", "backend", "last_begun", where="task_id IS NOT NULL"),
-    _index("attempts_open", "backend", where=f"outcome IS NULL OR outcome = '{AttemptOutcome.UNKNOWN.value}'"),
-)
-
-tasks = Table(
-    "tasks",
-    metadata,
-    _job(primary_key=True),
-    Column("try_number", BigInteger, primary_key=True),
-    Column("member", BigInteger, primary_key=True),
-    _text("backend"),
-    _text("task_id"),
-    _whole("made_at"),
-    _maybe_whole("ended_at"),
-    _text("end"),
-    _text("reason"),
-    _maybe_whole("fee_cnx"),
-    _maybe_whole("fee_wei"),
-    _maybe_whole("spent_cnx"),
-    _maybe_whole("spent_wei"),
-    UniqueConstraint("task_id", "backend", name="tasks_task_id"),
-    sqlite_with_rowid=False,
-)
-
-steps = Table(
-    "steps",
-    metadata,
-    _number(),
-    _job(),
-    _whole("try_number"),
-    _whole("member"),
-    _text("kind"),
-    _text("arguments"),
-    _maybe_whole("fee_cnx"),
-    _maybe_whole("fee_wei"),
-    _whole("planned_at"),
-    _maybe_whole("done_at"),
-    _text("outcome"),
-    UniqueConstraint("job_id", "try_number", "member", "kind", name="steps_kind"),
-)
-
-events = Table(
-    "events",
-    metadata,
-    _job(primary_key=True),
-    Column("number", BigInteger, primary_key=True),
-    _whole("at"),
-    _text("kind"),
-    _text("data"),
-    _index("events_at", "at"),
-    # The few jobs with many events, so that trimming them needs no walk over all.
-    _index("events_many", "job_id", "number", where=f"number > {MANY_EVENTS}"),
-    sqlite_with_rowid=False,
-)
-
-wishes = Table(
-    "wishes",
-    metadata,
-    _number("number"),
-    _job(),
-    _text("kind"),
-    _text("arguments"),
-    _whole("at"),
-    _index("wishes_job", "job_id"),
-    sqlite_autoincrement=True,
-)
-
-budgets = Table(
-    "budgets",
-    metadata,
-    Column("name", _TEXT, primary_key=True),
-    _whole("limit_cnx"),
-    _whole("limit_wei"),
-    _whole("held_cnx"),
-    _whole("held_wei"),
-    _whole("spent_cnx"),
-    _whole("spent_wei"),
-)
-
-gates = Table(
-    "gates",
-    metadata,
-    Column("backend", _TEXT, primary_key=True),
-    Column("key_id", _TEXT, primary_key=True),
-    _text("boot_id"),
-    _text("snapshot"),
-)
-
-hazards = Table(
-    "hazards",
-    metadata,
-    Column("backend", _TEXT, primary_key=True),
-    Column("kind", _TEXT, primary_key=True),
-    _text("value"),
-)
-
-notes = Table(
-    "notes",
-    metadata,
-    Column("scope", _TEXT, primary_key=True),
-    Column("name", _TEXT, primary_key=True),
-    _text("value"),
-)
+TABLES: tuple[str, ...] = tuple(re.findall(r"CREATE TABLE (\w+)", _SCHEMA))
+"""The names of the tables, none before those that it refers to."""

@@ -1,4 +1,4 @@
-"""Every statement by which a ledger in a database writes, as SQLAlchemy Core expressions.
+"""Every statement by which a ledger in a database writes.
 
 The names of the parameters are the columns' own, with "set_" before those that an UPDATE stores and "key_" before those
 that it looks for. Every statement about a job looks for its fence, ``key_lease``, or comes behind one that does in the
@@ -7,268 +7,182 @@ same transaction: where another lease holds the job, no row is found and nothing
 
 import functools
 from collections.abc import Iterable
-from typing import Any
-
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Delete,
-    Insert,
-    Select,
-    Table,
-    Update,
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    literal_column,
-    null,
-    or_,
-    select,
-    tuple_,
-    update,
-)
-
-# An INSERT with ON CONFLICT, which SQLite has taken over from PostgreSQL word for word. SQLite's, because importing
-# PostgreSQL's dialects takes four times as long, and whoever has a file for a ledger needs none of them.
-from sqlalchemy.dialects.sqlite import insert as insert_or
-from sqlalchemy.dialects.sqlite.dml import Insert as InsertOr
 
 from crynux_async.ledgers.base import AttemptOutcome
+from crynux_async.ledgers.columns import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, STEP_COLUMNS, TASK_COLUMNS
 from crynux_async.ledgers.sql import money
-from crynux_async.ledgers.sql.schema import (
-    MANY_EVENTS,
-    MOVED,
-    attempts,
-    budgets,
-    configs,
-    events,
-    gates,
-    hazards,
-    jobs,
-    leases,
-    meta,
-    notes,
-    steps,
-    tags,
-    tasks,
-    wishes,
-)
+from crynux_async.ledgers.sql.schema import MANY_EVENTS, MOVED
+from crynux_async.ledgers.sql.text import Sql, column, insert, limited, listed, parameters, put
 
 FINISHED_COLUMNS = ("answered_at", "outcome", "task_id", "wait", "status", "answer")
-_NOTHING = literal_column("0", BigInteger)
-_UNKNOWN: ColumnElement[str] = literal_column(f"'{AttemptOutcome.UNKNOWN.value}'")
+_TASK_KEY = ("job_id", "try_number", "member")
 
 
-def _values(table: Table, *, without: Iterable[str] = ()) -> dict[str, Any]:
-    """Return a parameter for each column, by its name."""
-    return {column.name: bindparam(column.name) for column in table.columns if column.name not in without}
+def _set(names: Iterable[str]) -> str:
+    """Return what an UPDATE sets to store columns that come with a row."""
+    return ", ".join(f"{column(name)} = :set_{name}" for name in names)
 
 
-def _put(table: Table) -> InsertOr:
-    """Return the INSERT that replaces what is there under the same primary key."""
-    statement = insert_or(table).values(_values(table))
-    keys = [column.name for column in table.primary_key]
-    others = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
-    return statement.on_conflict_do_update(index_elements=keys, set_=others)
-
-
-def _of_held_job(table: Table, *, without: Iterable[str]) -> InsertOr:
+def _of_held_job(table: str, names: Iterable[str], conflict: str = "") -> Sql:
     """Return the INSERT of a row whose job ``key_lease`` holds; the job's row stays locked until the commit."""
-    chosen = [column for column in table.columns if column.name not in without]
-    row = select(*[bindparam(column.name, type_=column.type) for column in chosen]).select_from(jobs)
-    held = row.where(jobs.c.job_id == bindparam("job_id"), jobs.c.lease_id == bindparam("key_lease"))
-    return insert_or(table).from_select([column.name for column in chosen], held.with_for_update(of=jobs))
+    columns = tuple(money.spread(names))
+    return Sql(
+        f"INSERT INTO {table} ({listed(columns)}) SELECT {parameters(columns)} FROM jobs "
+        f"WHERE jobs.job_id = :job_id AND jobs.lease_id = :key_lease /* FOR UPDATE OF jobs */{conflict}"
+    )
 
 
 # Jobs
 
 # Where the idempotency key is there it adds nothing, and says so by the number of rows.
-ADD_JOB: Insert = (
-    insert_or(jobs)
-    .values(_values(jobs, without=["id"]))
-    .on_conflict_do_nothing(index_elements=["idempotency_key", "backend", "tenant"])
+ADD_JOB = insert(
+    "jobs",
+    (*(name for name in JOB_COLUMNS if name != "config"), "lease_id"),
+    " ON CONFLICT (idempotency_key, backend, tenant) DO NOTHING",
 )
 
-ADD_CONFIG: Insert = insert(configs).values(_values(configs))
+ADD_CONFIG = insert("configs", ("job_id", "config"))
 
-ADD_TAG: Insert = insert(tags).values(_values(tags))
+ADD_TAG = insert("tags", ("job_id", "name", "value"))
 
-REMOVE_TAGS: Delete = delete(tags).where(tags.c.job_id == bindparam("job_id"))
+REMOVE_TAGS = Sql("DELETE FROM tags WHERE job_id = :job_id")
 
-CHANGE_CONFIG: Update = (
-    update(configs)
-    .where(
-        configs.c.job_id == bindparam("key_job_id"),
-        exists().where(jobs.c.job_id == bindparam("key_job_id"), jobs.c.digest == bindparam("key_digest")),
-    )
-    .values(config=bindparam("set_config"))
+CHANGE_CONFIG = Sql(
+    "UPDATE configs SET config = :set_config WHERE job_id = :key_job_id "
+    "AND EXISTS (SELECT * FROM jobs WHERE jobs.job_id = :key_job_id AND jobs.digest = :key_digest)"
 )
 
 
 @functools.cache
-def change_job(names: tuple[str, ...], *, is_numbered: bool) -> Update:
+def change_job(names: tuple[str, ...], *, is_numbered: bool) -> Sql:
     """Return the UPDATE of some columns of one job by its fence; without any it only finds out whether that holds.
 
     Args:
         names: The columns.
         is_numbered: Whether the job must be at a certain event, ``key_last_event``, because events are numbered on.
     """
-    stored: dict[str, Any] = {name: bindparam(f"set_{name}") for name in names} or {"job_id": jobs.c.job_id}
-    found = and_(jobs.c.job_id == bindparam("key_job_id"), jobs.c.lease_id == bindparam("key_lease"))
-    if is_numbered:
-        found = and_(found, jobs.c.last_event == bindparam("key_last_event"))
-    return update(jobs).where(found).values(stored)
+    numbered = " AND last_event = :key_last_event" if is_numbered else ""
+    stored = _set(names) or "job_id = job_id"
+    return Sql(f"UPDATE jobs SET {stored} WHERE job_id = :key_job_id AND lease_id = :key_lease{numbered}")
 
 
 # What belongs to jobs
 
-BEGIN_ATTEMPT: Insert = _of_held_job(attempts, without=["id", "last_begun"])
+BEGIN_ATTEMPT = _of_held_job("attempts", ATTEMPT_COLUMNS)
 
-FINISH_ATTEMPT: Update = (
-    update(attempts)
-    .where(
-        attempts.c.job_id == bindparam("key_job_id"),
-        attempts.c.number == bindparam("key_number"),
-        or_(
-            attempts.c.outcome.is_(None),
-            attempts.c.outcome == _UNKNOWN,
-            attempts.c.outcome == bindparam("set_outcome"),
-        ),
-    )
-    .values(
-        {
-            **{name: bindparam(f"set_{name}") for name in FINISHED_COLUMNS},
-            "last_begun": select(func.max(attempts.c.id)).scalar_subquery(),
-        }
-    )
+FINISH_ATTEMPT = Sql(
+    f"UPDATE attempts SET {_set(FINISHED_COLUMNS)}, last_begun = (SELECT max(other.id) FROM attempts AS other) "
+    "WHERE job_id = :key_job_id AND number = :key_number "
+    f"AND (outcome IS NULL OR outcome = '{AttemptOutcome.UNKNOWN.value}' OR outcome = :set_outcome)"
 )
 
-PUT_TASK: Insert = _put(tasks)
+PUT_TASK = put("tasks", _TASK_KEY, [name for name in money.spread(TASK_COLUMNS) if name not in _TASK_KEY])
 
-PLAN_STEP: Insert = _of_held_job(steps, without=["id"]).on_conflict_do_nothing(
-    index_elements=["job_id", "try_number", "member", "kind"]
+PLAN_STEP = _of_held_job("steps", STEP_COLUMNS, " ON CONFLICT (job_id, try_number, member, kind) DO NOTHING")
+
+FINISH_STEP = Sql(
+    f"UPDATE steps SET {_set(('done_at', 'outcome'))} WHERE job_id = :key_job_id "
+    "AND try_number = :key_try_number AND member = :key_member AND kind = :key_kind"
 )
 
-FINISH_STEP: Update = (
-    update(steps)
-    .where(
-        steps.c.job_id == bindparam("key_job_id"),
-        steps.c.try_number == bindparam("key_try_number"),
-        steps.c.member == bindparam("key_member"),
-        steps.c.kind == bindparam("key_kind"),
-    )
-    .values(done_at=bindparam("set_done_at"), outcome=bindparam("set_outcome"))
-)
+ADD_EVENT = insert("events", tuple(EVENT_COLUMNS))
 
-ADD_EVENT: Insert = insert(events).values(_values(events))
+ADD_WISH = insert("wishes", ("job_id", "kind", "arguments", "at"), " /* RETURNING number */")
 
-ADD_WISH: Insert = insert(wishes).values(_values(wishes, without=["number"]))
-
-GRANT_WISH: Delete = delete(wishes).where(
-    wishes.c.number == bindparam("number"), wishes.c.job_id == bindparam("job_id")
-)
+GRANT_WISH = Sql("DELETE FROM wishes WHERE number = :number AND job_id = :job_id")
 
 
-def trim_old_events(before: int, at_most: int) -> Delete:
+def trim_old_events(before: int, at_most: int) -> Sql:
     """Return the DELETE of some events before a time, of jobs that have ended."""
-    is_ended = exists().where(jobs.c.job_id == events.c.job_id, jobs.c.ended_at.is_not(None))
-    return _trim(select(events.c.job_id, events.c.number).where(events.c.at < before, is_ended), at_most)
+    is_ended = "EXISTS (SELECT * FROM jobs WHERE jobs.job_id = events.job_id AND jobs.ended_at IS NOT NULL)"
+    return _trim(Sql(f"events.at < :before AND {is_ended}", {"before": before}), at_most)
 
 
-def trim_many_events(keep: int, at_most: int) -> Delete:
+def trim_many_events(keep: int, at_most: int) -> Sql:
     """Return the DELETE of some events that are not among the newest ``keep`` of their job."""
-    other = events.alias("other")
-    has_many = select(other.c.job_id).where(other.c.number > keep)
+    many = "SELECT other.job_id FROM events AS other WHERE other.number > :keep"
     if keep >= MANY_EVENTS:  # in SQLite's own words, or the index is not used
-        has_many = has_many.where(other.c.number > literal_column(str(MANY_EVENTS)))
-    last = select(jobs.c.last_event).where(jobs.c.job_id == events.c.job_id).scalar_subquery()
-    too_many = select(events.c.job_id, events.c.number).where(
-        events.c.job_id.in_(has_many), events.c.number <= last - keep
-    )
-    return _trim(too_many, at_most)
+        many += f" AND other.number > {MANY_EVENTS}"
+    last = "SELECT jobs.last_event FROM jobs WHERE jobs.job_id = events.job_id"
+    return _trim(Sql(f"events.job_id IN ({many}) AND events.number <= ({last}) - :keep", {"keep": keep}), at_most)
 
 
-def _trim(chosen: Select[Any], at_most: int) -> Delete:
-    some = chosen.limit(at_most).subquery()
-    pairs = select(some.c.job_id, some.c.number)
-    return delete(events).where(tuple_(events.c.job_id, events.c.number).in_(pairs))
+def _trim(condition: Sql, at_most: int) -> Sql:
+    chosen = Sql("SELECT events.job_id, events.number FROM events WHERE ") + condition + limited(at_most)
+    before = "DELETE FROM events WHERE (events.job_id, events.number) IN (SELECT chosen.job_id, chosen.number FROM ("
+    return Sql(before) + chosen + ") AS chosen)"
 
 
 # Money
 
-_HELD, _SPENT, _LIMIT = (money.columns(budgets.c, name) for name in ("held", "spent", "limit"))
-_AMOUNT, _GIVEN_LIMIT = money.parameter("set_amount"), money.parameter("set_limit")
-_RELEASED, _COST = money.parameter("set_released"), money.parameter("set_spent")
+_HELD, _SPENT = money.pair("held"), money.pair("spent")
+_AMOUNT, _LIMIT = money.pair(":set_amount"), money.pair(":set_limit")
+_RELEASED, _COST = money.pair(":set_released"), money.pair(":set_spent")
 
-OPEN_BUDGET: Insert = (
-    insert_or(budgets)
-    .values({column.name: bindparam("name") if column.name == "name" else _NOTHING for column in budgets.columns})
-    .on_conflict_do_nothing(index_elements=["name"])
+OPEN_BUDGET = Sql(
+    "INSERT INTO budgets (name, limit_cnx, limit_wei, held_cnx, held_wei, spent_cnx, spent_wei) "
+    "VALUES (:name, 0, 0, 0, 0, 0, 0) ON CONFLICT (name) DO NOTHING"
 )
 
-RESERVE: Update = (
-    update(budgets)
-    .where(
-        budgets.c.name == bindparam("key_name"),
-        money.at_most(money.plus(_HELD, _SPENT, _AMOUNT), _GIVEN_LIMIT),
-    )
-    .values({**money.stored("limit", _GIVEN_LIMIT), **money.stored("held", money.plus(_HELD, _AMOUNT))})
+RESERVE = Sql(
+    f"UPDATE budgets SET {money.stored('limit', _LIMIT)}, {money.stored('held', money.plus(_HELD, _AMOUNT))} "
+    f"WHERE name = :key_name AND {money.at_most(money.plus(_HELD, _SPENT, _AMOUNT), _LIMIT)}"
 )
 
-SETTLE: Update = (
-    update(budgets)
-    .where(budgets.c.name == bindparam("key_name"), money.at_most(_RELEASED, _HELD))
-    .values({**money.stored("held", money.minus(_HELD, _RELEASED)), **money.stored("spent", money.plus(_SPENT, _COST))})
+SETTLE = Sql(
+    f"UPDATE budgets SET {money.stored('held', money.minus(_HELD, _RELEASED))}, "
+    f"{money.stored('spent', money.plus(_SPENT, _COST))} "
+    f"WHERE name = :key_name AND {money.at_most(_RELEASED, _HELD)}"
 )
 
 
-MARK_MOVED: Insert = insert(meta).values(name=literal_column(f"'{MOVED}'"), value=bindparam("value"))
+MARK_MOVED = Sql(f"INSERT INTO meta (name, value) VALUES ('{MOVED}', :value)")
 
 
 # Leases
 
-ADD_LEASE: Insert = insert(leases).values(_values(leases, without=["id"]))
+ADD_LEASE = insert("leases", ("owner", "until", "mark"), " /* RETURNING id */")
 
-LEAVE_MARK: Update = update(leases).where(leases.c.id == bindparam("key_id")).values(mark=bindparam("set_mark"))
+LEAVE_MARK = Sql("UPDATE leases SET mark = :set_mark WHERE id = :key_id")
 
-REMOVE_LEASE: Delete = delete(leases).where(leases.c.id == bindparam("id"))
+REMOVE_LEASE = Sql("DELETE FROM leases WHERE id = :id")
 
-FREE_JOBS: Update = update(jobs).where(jobs.c.lease_id == bindparam("key_lease")).values(lease_id=null())
 
-DROP_JOB: Update = (
-    update(jobs)
-    .where(jobs.c.job_id == bindparam("key_job_id"), jobs.c.lease_id == bindparam("key_lease"))
-    .values(lease_id=null())
-)
+def renew_lease(lease: int, now: Sql, microseconds: int) -> Sql:
+    """Return the UPDATE of the end of a lease.
 
-TAKE_JOBS: Update = (
-    update(jobs)
-    .where(jobs.c.id.between(bindparam("key_first"), bindparam("key_last")))
-    .values(lease_id=bindparam("set_lease"))
-)
+    Args:
+        lease: Its number.
+        now: The time by the ledger's own clock.
+        microseconds: From then on.
+    """
+    given = {"key_id": lease, "microseconds": microseconds}
+    return Sql(f"UPDATE leases SET until = {now.text} + :microseconds WHERE id = :key_id", {**now.values, **given})
+
+
+FREE_JOBS = Sql("UPDATE jobs SET lease_id = NULL WHERE lease_id = :key_lease")
+
+DROP_JOB = Sql("UPDATE jobs SET lease_id = NULL WHERE job_id = :key_job_id AND lease_id = :key_lease")
+
+TAKE_JOBS = Sql("UPDATE jobs SET lease_id = :set_lease WHERE id BETWEEN :key_first AND :key_last")
 
 
 # What is shared
 
-OPEN_GATE: Insert = insert_or(gates).values(_values(gates)).on_conflict_do_nothing(index_elements=["backend", "key_id"])
+OPEN_GATE = insert("gates", ("backend", "key_id", "boot_id", "snapshot"), " ON CONFLICT (backend, key_id) DO NOTHING")
 
-PUT_GATE: Insert = _put(gates)
+PUT_GATE = put("gates", ("backend", "key_id"), ("boot_id", "snapshot"))
 
-PUT_HAZARD: Insert = _put(hazards)
+PUT_HAZARD = put("hazards", ("backend", "kind"), ("value",))
 
-PUT_NOTE: Insert = _put(notes)
+PUT_NOTE = put("notes", ("scope", "name"), ("value",))
 
-ADD_NOTE: Insert = insert_or(notes).values(_values(notes)).on_conflict_do_nothing(index_elements=["scope", "name"])
+ADD_NOTE = insert("notes", ("scope", "name", "value"), " ON CONFLICT (scope, name) DO NOTHING")
 
-_THIS_NOTE = and_(notes.c.scope == bindparam("key_scope"), notes.c.name == bindparam("key_name"))
+_THIS_NOTE = "scope = :key_scope AND name = :key_name"
 
-REPLACE_NOTE: Update = (
-    update(notes).where(_THIS_NOTE, notes.c.value == bindparam("key_value")).values(value=bindparam("set_value"))
-)
+REPLACE_NOTE = Sql(f"UPDATE notes SET value = :set_value WHERE {_THIS_NOTE} AND value = :key_value")
 
-REMOVE_NOTE: Delete = delete(notes).where(_THIS_NOTE)
+REMOVE_NOTE = Sql(f"DELETE FROM notes WHERE {_THIS_NOTE}")
 
-REMOVE_EXPECTED_NOTE: Delete = delete(notes).where(_THIS_NOTE, notes.c.value == bindparam("key_value"))
+REMOVE_EXPECTED_NOTE = Sql(f"DELETE FROM notes WHERE {_THIS_NOTE} AND value = :key_value")

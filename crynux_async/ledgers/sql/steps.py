@@ -1,10 +1,9 @@
 """What each write of a ledger is in a database: statements and the rows that they are run for."""
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
-from sqlalchemy.sql.expression import ClauseElement
 
 from crynux_async.ledgers.base import (
     AttemptRow,
@@ -19,8 +18,7 @@ from crynux_async.ledgers.base import (
 from crynux_async.ledgers.checks import not_held
 from crynux_async.ledgers.columns import Column, encode_changes, encode_row, encode_wei, to_json
 from crynux_async.ledgers.sql import money, statements
-
-Row: TypeAlias = Mapping[str, Column]
+from crynux_async.ledgers.sql.text import Row, Sql
 
 
 @attrs.define(kw_only=True, eq=False)  # not frozen: it costs half as much to make, six times for every create
@@ -35,7 +33,7 @@ class Step:
         is_exact: Whether each row must change exactly one row of the database.
     """
 
-    statement: ClauseElement
+    statement: Sql
     rows: Sequence[Row]
     touches: Collection[Hashable]
     refusal: str
@@ -48,7 +46,7 @@ def merged(steps: Iterable[Step]) -> list[Step]:
     A step moves ahead of others only where it touches nothing that they touch.
     """
     groups: list[tuple[Step, list[Row]]] = []
-    newest: dict[ClauseElement, int] = {}
+    newest: dict[Sql, int] = {}
     latest: dict[Hashable, int] = {}
     for step in steps:
         place = newest.get(step.statement, -1)

@@ -11,10 +11,9 @@ are found by a backend with that name.
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import text
-
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.sql.connection import Connection
+from crynux_async.ledgers.sql.text import Sql
 
 _TABLES = (
     """
@@ -143,11 +142,11 @@ async def migrate_to_version_2(connection: Connection, path: str, now: int) -> N
     Raises:
         LedgerError: A process of version 1 is at work on it.
     """
-    living = await connection.fetch(text("SELECT owner, until FROM leases WHERE until >= :now"), {"now": now})
+    living = await connection.fetch(Sql("SELECT owner, until FROM leases WHERE until >= :now", {"now": now}))
     if living:
         raise _in_use(path, max(living, key=lambda row: int(row[1])))
     for statement in (*_MOVE_AWAY, *_TABLES, *_COPY, *_REMOVE_OLD):
-        await connection.run(text(statement))
+        await connection.run(Sql(statement))
 
 
 def _in_use(path: str, lease: tuple[str, int]) -> LedgerError:

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import BigInteger, ColumnElement, literal
-
 from crynux_async.clock import boot_id, monotonic, utc_now
 from crynux_async.ledgers.columns import to_microseconds
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.ledger import SqlLedger
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
+from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sqlite.file import sqlite_path
 from crynux_async.ledgers.sqlite.opening import OpenFile, open_file
 from crynux_async.ledgers.sqlite.ticker import Ticker
@@ -91,6 +90,6 @@ class SqliteLedger(SqlLedger):
     async def _read_clock(self, connection: Connection) -> float:
         return monotonic()
 
-    def now(self) -> ColumnElement[int]:
+    def now(self) -> Sql:
         """Return this machine's time."""
-        return literal(to_microseconds(self._clock()), BigInteger)
+        return Sql(":now", {"now": to_microseconds(self._clock())})
