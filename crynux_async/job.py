@@ -24,10 +24,10 @@ from crynux_async.errors import (
     WaitTimeoutError,
 )
 from crynux_async.events import Event
-from crynux_async.job_values import Cost, JobTask, cost_of, task_from
 from crynux_async.states import GOOD, JobState
 
 if TYPE_CHECKING:
+    from crynux_async.job_values import Cost, JobTask
     from crynux_async.supervision.hearing import Reading
     from crynux_async.supervision.record import Record
     from crynux_async.supervision.supervisor import Supervisor
@@ -349,22 +349,26 @@ class Job:
             raise UsageError(f"{self!r} has no archive on disk: download() first", job_id=self.job_id)
         return await self._supervisor.store_images(self._record, archive.path)
 
-    async def cost(self) -> Cost:
+    async def cost(self) -> "Cost":
         """Return what the tasks of the job hold, have cost and gave back, as far as the service tells prices.
 
         Raises:
             LedgerError: The ledger cannot be read.
         """
         self._supervisor.check_open()
+        from crynux_async.job_values import cost_of
+
         return cost_of(await self._supervisor.tasks(self._record))
 
-    async def tasks(self) -> list[JobTask]:
+    async def tasks(self) -> "list[JobTask]":
         """Return every task that was ever made for the job, whoever made it, by try.
 
         Raises:
             LedgerError: The ledger cannot be read.
         """
         self._supervisor.check_open()
+        from crynux_async.job_values import task_from
+
         return [task_from(row) for row in await self._supervisor.tasks(self._record)]
 
     async def retry(self, *, timeout: int | None = None) -> "Job":

@@ -19,7 +19,6 @@ from crynux_async.ledgers.base import JobFilter, Ledger
 from crynux_async.ledgers.credentials import jobs_that_need
 from crynux_async.money import wei_of
 from crynux_async.session_jobs import SessionJobs
-from crynux_async.session_values import SessionStatistics, Spending
 from crynux_async.settings import Settings, SettingsArguments
 from crynux_async.slices import in_slices
 from crynux_async.states import JobState
@@ -33,7 +32,6 @@ from crynux_async.supervision.filing import (
     storable,
     usable_key,
 )
-from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.gates import gate_before
 from crynux_async.supervision.intake import unconfirmed
 from crynux_async.supervision.record import Record, new_job_id
@@ -43,7 +41,9 @@ from crynux_async.training.service import ServiceFacts
 
 if TYPE_CHECKING:
     from crynux_async.backends.opening import ServiceName
+    from crynux_async.session_values import SessionStatistics, Spending
     from crynux_async.signing import Wallet
+    from crynux_async.supervision.forecast import Forecast
     from crynux_async.supervision.observer import Ear, Observer
 
 
@@ -461,7 +461,7 @@ class Session(SessionJobs):
         """
         return self._open_supervisor().accounts.price(config)
 
-    async def spent(self, *, since: datetime | None = None, group: str | None = None) -> Spending:
+    async def spent(self, *, since: datetime | None = None, group: str | None = None) -> "Spending":
         """Return what the tasks of jobs hold and have spent, as far as prices are known, whoever sent them.
 
         Args:
@@ -475,6 +475,8 @@ class Session(SessionJobs):
         supervisor = self._open_supervisor()
         where = JobFilter(backend=supervisor.backend.name, since=aware(since, "since"), group=group)
         held, spent = await supervisor.spent(where)
+        from crynux_async.session_values import Spending
+
         return Spending(held=held, spent=spent)
 
     async def balance(self) -> int | None:
@@ -488,7 +490,7 @@ class Session(SessionJobs):
         """
         return await self._open_supervisor().accounts.balance()
 
-    def forecast(self, configs: Sequence[FineTuneConfig]) -> Forecast:
+    def forecast(self, configs: Sequence[FineTuneConfig]) -> "Forecast":
         """Return when new jobs would be sent and end, were they queued now.
 
         Args:
@@ -499,11 +501,13 @@ class Session(SessionJobs):
         """
         return self._open_supervisor().forecast(configs)
 
-    def statistics(self) -> SessionStatistics:
+    def statistics(self) -> "SessionStatistics":
         """Return what this session has done and is doing."""
         supervisor = self._supervisor
         if supervisor is None:
             raise UsageError("the session is not open; use 'async with Session(...) as session'")
+        from crynux_async.session_values import SessionStatistics
+
         polls, bucket = supervisor.follower.polls.statistics(), supervisor.submitter.gate.bucket
         return SessionStatistics(
             jobs={state: count for state, count in supervisor.register.counts.items() if count},

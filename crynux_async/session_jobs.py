@@ -16,7 +16,6 @@ from crynux_async.events import Event
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.money import to_cnx
-from crynux_async.session_values import Reconciled, Unconfirmed
 from crynux_async.states import JobState, Signal, advance
 from crynux_async.supervision.filing import aware, storable
 from crynux_async.supervision.record import Record, new_job_id
@@ -26,6 +25,7 @@ from crynux_async.training.config import FineTuneConfig
 from crynux_async.wording import counted
 
 if TYPE_CHECKING:
+    from crynux_async.session_values import Reconciled, Unconfirmed
     from crynux_async.supervision.audit import Audit, Orphan
 
 
@@ -232,8 +232,10 @@ class SessionJobs:
         await supervisor.retry(*chosen, timeout=timeout, keeps_longer=bool(states))
         return [handle_on(record, supervisor) for record in chosen]
 
-    async def unconfirmed(self) -> list[Unconfirmed]:
+    async def unconfirmed(self) -> "list[Unconfirmed]":
         """Return the jobs whose create has an unknown outcome, and the tasks before and after which each was sent."""
+        from crynux_async.session_values import Unconfirmed
+
         lost = await self._open_supervisor().lost_creates()
         return [
             Unconfirmed(
@@ -250,7 +252,7 @@ class SessionJobs:
 
     async def reconcile(
         self, *, at_most: int = 50, adopt: bool = False, evidence_bytes: int = 1 << 30
-    ) -> list[Reconciled]:
+    ) -> "list[Reconciled]":
         """Look for the tasks of unconfirmed jobs, and at the relay for orphans, and return what was found of each.
 
         A task is given to a job only where no other task and no other job can be meant. At a bridge, only the numbers
@@ -274,6 +276,8 @@ class SessionJobs:
             UsageError: The service gives no way to look, or the session is not open.
             BackendError: The service did not answer.
         """
+        from crynux_async.session_values import Reconciled
+
         supervisor = self._open_supervisor()
         found = [
             Reconciled(
@@ -360,8 +364,10 @@ class SessionJobs:
         """
         return await self._open_supervisor().audit()
 
-    def _orphan(self, orphan: "Orphan", *, adopt: bool) -> Reconciled:
+    def _orphan(self, orphan: "Orphan", *, adopt: bool) -> "Reconciled":
         """Return what is said of an orphan, and follow it where that is wanted."""
+        from crynux_async.session_values import Reconciled
+
         what = f"paid for at {orphan.at:%Y-%m-%d %H:%M} UTC ({to_cnx(orphan.gone)} CNX), {orphan.task.stage}"
         adopted = self.attach(orphan.task_id, config=orphan.task.config) if adopt else None
         return Reconciled(

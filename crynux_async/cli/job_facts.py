@@ -14,13 +14,14 @@ import attrs
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError
 from crynux_async.ledgers.base import JobRow, Ledger, TaskRow
+from crynux_async.values import Value
 
 if TYPE_CHECKING:
     from crynux_async.job import Job
 
 
 @attrs.frozen(kw_only=True)
-class Detail:
+class Detail(Value):
     """How much is told.
 
     Attributes:

@@ -15,6 +15,7 @@ from crynux_async.cli.job_names import shortest, shortest_tasks
 from crynux_async.ledgers.base import JobRow
 from crynux_async.report.units import age, size
 from crynux_async.states import JobState
+from crynux_async.values import Value
 
 STYLES = {
     JobState.PLANNED: "dim",
@@ -34,7 +35,7 @@ _LEAST_SHOWN = 8  # characters of a label or path; where there is room for fewer
 
 
 @attrs.frozen(kw_only=True)
-class Column:
+class Column(Value):
     """One column of the list.
 
     Attributes:

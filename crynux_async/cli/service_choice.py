@@ -7,6 +7,7 @@ import attrs
 from cyclopts import Parameter
 
 from crynux_async.errors import UsageError
+from crynux_async.values import Value
 
 if TYPE_CHECKING:
     from crynux_async.settings import Settings
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
-class ServiceChoice:
+class ServiceChoice(Value):
     """At which service jobs are: the bridge of the settings, or a relay.
 
     Attributes:

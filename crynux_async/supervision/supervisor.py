@@ -37,7 +37,6 @@ from crynux_async.supervision.errands import Errands
 from crynux_async.supervision.event_reader import EventReader
 from crynux_async.supervision.fetcher import Fetcher, check_target
 from crynux_async.supervision.follower import Follower
-from crynux_async.supervision.forecast import Forecast
 from crynux_async.supervision.hearing import Hearing
 from crynux_async.supervision.image_keeper import ImageKeeper
 from crynux_async.supervision.intake import Intake
@@ -62,6 +61,7 @@ from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
     from crynux_async.supervision.audit import Audit
+    from crynux_async.supervision.forecast import Forecast
     from crynux_async.supervision.observer import Ear
 
 _log = logging.getLogger("crynux_async.supervision.supervisor")
@@ -444,8 +444,10 @@ class Supervisor:
         # Now: when the archive is there, the job has been paid for.
         check_template(record.wanted.name)
 
-    def forecast(self, configs: Sequence[FineTuneConfig]) -> Forecast:
+    def forecast(self, configs: Sequence[FineTuneConfig]) -> "Forecast":
         """Return when new jobs would be sent and end, were they queued now."""
+        from crynux_async.supervision.forecast import Forecast
+
         if not configs:
             return Forecast(last_sent_at=None, ends_between=None)
         last = self.submitter.expected_after(len(configs))
