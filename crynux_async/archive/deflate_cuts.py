@@ -30,6 +30,7 @@ from typing import Final
 import attrs
 
 from crynux_async.archive.inflate import INFLATE_ERRORS, Inflater, new_inflater, unpacked
+from crynux_async.archive.safetensors import giving_way
 from crynux_async.archive.zip_members import read_at
 
 WINDOW_BYTES: Final = 32 * 1024
@@ -85,7 +86,7 @@ def possible_cuts(data: bytes) -> Iterator[Cut]:
     Args:
         data: Deflated bytes from any place on.
     """
-    for start in range(0, len(data) - _HEADER_BYTES, _SEARCH_STEP):
+    for start in giving_way(range(0, len(data) - _HEADER_BYTES, _SEARCH_STEP), turn=1):
         searched = data[start : start + _SEARCH_STEP + _HEADER_BYTES]
         number = int.from_bytes(searched, "little")
         found = []

@@ -36,7 +36,7 @@ SEARCH_BYTES: Final = 3 << 20
 """So many are unpacked in the time in which another thread finds where it can begin, in the middle of a member."""
 
 _MOST_HELPERS = 4
-_PIECE_BYTES = 64 * 1024
+_PACKED_BYTES, _PIECE_BYTES = 64 * 1024, 128 * 1024
 
 Opened = Callable[[], AbstractContextManager[io.FileIO]]
 """Opens the file; each thread has its own place in it."""
@@ -107,7 +107,7 @@ class _Part:
         found: Where it begins, once that is known; None where no beginning was found, or nothing has to be.
         length: Bytes that it gave out: from the member's first on, or from behind its lead.
         crc32: Their CRC-32.
-        window: The last of them, 32 KiB or more.
+        last: The last of them, in the pieces that they came in, together 32 KiB or a little more.
         has_ended: Whether it was read up to its end, with all as it should be.
     """
 
@@ -119,7 +119,7 @@ class _Part:
     found: "Future[Ahead | None]" = attrs.field(factory=Future)
     length: int = 0
     crc32: int = 0
-    window: bytes = b""
+    last: deque[bytes] = attrs.field(factory=deque)
     has_ended: bool = False
 
     @property
@@ -144,7 +144,16 @@ class _Part:
         if self.length > self.member.size_bytes:
             raise _FlawError("is longer than it says")
         self.crc32 = crc32(piece, self.crc32)
-        self.window = piece if len(piece) >= WINDOW_BYTES else (self.window + piece)[-WINDOW_BYTES:]
+        # Joined at the end only: a window for each piece would cost a twentieth of the whole.
+        self.last.append(piece)
+        kept = sum(map(len, self.last))
+        while (kept := kept - len(self.last[0])) >= WINDOW_BYTES:
+            self.last.popleft()
+
+    @property
+    def window(self) -> bytes:
+        """The last 32 KiB that it gave out, less where it gave out less."""
+        return b"".join(self.last)[-WINDOW_BYTES:]
 
 
 def _first_part(stream: MemberStream) -> _Part:
@@ -221,7 +230,7 @@ class _Work:
     def _begin_ahead(self, file: io.FileIO, part: _Part) -> None:
         ahead = unpack_ahead(file, part.begin, part.end)
         if ahead is not None:
-            part.source, part.window = ahead.source_bytes, ahead.window
+            part.source, part.last = ahead.source_bytes, deque([ahead.window])
         part.found.set_result(ahead)
         if ahead is not None:
             with self._lock:
@@ -250,7 +259,7 @@ class _Work:
     def _next_piece(self, part: _Part) -> tuple[int, int]:
         with self._lock:
             offset = part.source
-            count = min(_PIECE_BYTES, part.end - offset)
+            count = min(_PACKED_BYTES, part.end - offset)
             part.source += count
             return offset, count
 
@@ -262,7 +271,7 @@ def _meets(file: io.FileIO, part: _Part, inflater: Inflater, ahead: Ahead) -> bo
     if last is None or inflater.eof:
         return False
     part.give_out(last)
-    return len(part.window) >= WINDOW_BYTES
+    return len(part.window) == WINDOW_BYTES
 
 
 def _is_right(file: io.FileIO, part: _Part) -> bool:
@@ -274,7 +283,7 @@ def _is_right(file: io.FileIO, part: _Part) -> bool:
         ahead = following.found.result()
         if ahead is None:
             return False
-        for piece in unpack_lead(file, ahead, part.window[-WINDOW_BYTES:]):
+        for piece in unpack_lead(file, ahead, part.window):
             checksum = crc32(piece, checksum)
         length += ahead.lead_bytes + following.length
         checksum = joined_crc32(checksum, following.crc32, following.length)

@@ -174,13 +174,13 @@ def read_at(file: io.FileIO, offset: int, count: int) -> bytes:
         ValueError: When the file ends before.
     """
     file.seek(offset)
-    data = bytearray()
+    data = file.read(count)
     while len(data) < count:
         piece = file.read(count - len(data))
         if not piece:
             raise ValueError(f"ends at byte {offset + len(data)}, where {count - len(data)} more were announced")
         data += piece
-    return bytes(data)
+    return data
 
 
 class MemberStream:
