@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
@@ -161,5 +160,7 @@ def _show(name: str, message: str, *, as_json: bool, task_id: str | None = None,
 
 def print_error_facts(name: str, message: str, *, task_id: str | None = None, field: str | None = None) -> None:
     """Print on standard output what a program wants to know of an error."""
+    import json  # here: help is there sooner without it
+
     facts = {"error": name, "message": message, "task_id": task_id, "field": field}
     print(json.dumps(facts))  # noqa: T201  # the command's output

@@ -5,8 +5,6 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from crynux_async.files import new_file
-
 
 def images_beside(archive: Path) -> list[Path]:
     """Return the images beside an archive, in order; none where not all of them were stored."""
@@ -24,6 +22,8 @@ def put_images(archive: Path, images: Sequence[bytes]) -> list[Path]:
     Raises:
         OSError: They cannot be written.
     """
+    from crynux_async.files import new_file  # here: who only looks for images needs none of what writes files
+
     paths = [_image_path(archive, number) for number in range(len(images))]
     # The first one last: where it is there, all of them are, whatever has ended the process in between.
     for path, image in reversed(list(zip(paths, images, strict=True))):

@@ -12,7 +12,17 @@ from tests.cli.test_sweep import ran_once
 
 _PROGRAM = """
 import atexit, sys
-atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+
+def tell():
+    print(*sys.modules, file=sys.stderr)
+    for name, module in list(sys.modules.items()):
+        for kind in vars(module).values() if name.startswith("crynux_async.") else ():
+            if isinstance(kind, type) and kind.__module__ == name:
+                code = getattr(vars(kind).get("__eq__"), "__code__", None)
+                if code and code.co_filename.startswith("<attrs generated"):
+                    print("compiled:" + kind.__qualname__, file=sys.stderr)
+
+atexit.register(tell)
 from crynux_async.cli import main
 main()
 """
@@ -53,9 +63,11 @@ def test_list_of_jobs_for_people_loads_neither_settings_nor_events_nor_models(tm
 
     assert "crynux_async.ledgers.sqlite.ledger" in loaded
     assert commands_in(loaded) == {"job_commands"}
+    assert [name for name in loaded if name.startswith("compiled:")] == []
     assert not loaded & {
         "anyio",
         "crynux_async.events",
+        "crynux_async.files",
         "crynux_async.settings",
         "crynux_async.supervision.record",
         "crynux_async.training.base_models",

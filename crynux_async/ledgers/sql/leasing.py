@@ -15,6 +15,7 @@ from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.requests import require_lease
 from crynux_async.ledgers.sql.text import Sql
+from crynux_async.values import Value
 
 _T = TypeVar("_T")
 _MICROSECONDS = 1_000_000
@@ -28,7 +29,7 @@ def _kept(values: Collection[str] | None) -> Collection[str] | None:
 
 
 @attrs.frozen(kw_only=True)
-class Chosen:
+class Chosen(Value):
     """Which free jobs are claimed.
 
     Attributes:

@@ -17,13 +17,14 @@ from crynux_async.ledgers.sql.schema import MAKING, VERSION
 from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sql.version_2 import migrate_to_version_2
 from crynux_async.ledgers.sql.version_3 import migrate_to_version_3
+from crynux_async.values import Value
 
 Migration: TypeAlias = Callable[[Connection, str, int], Awaitable[None]]
 """A step to the next version; it is given the name of the ledger and the time in microseconds since 1970."""
 
 
 @attrs.frozen(kw_only=True)
-class SchemaPlan:
+class SchemaPlan(Value):
     """A schema and the way to it.
 
     Attributes:

@@ -18,6 +18,7 @@ from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.sql.migrations import SchemaPlan, check_version, parse_version
 from crynux_async.ledgers.sql.schema import APPLICATION_ID
 from crynux_async.ledgers.sqlite.trouble import damaged, explain, foreign
+from crynux_async.values import Value
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -111,7 +112,7 @@ def _require_writable(path: Path) -> None:
 
 
 @attrs.frozen
-class _Stamp:
+class _Stamp(Value):
     """What changes whenever somebody writes to a database."""
 
     file: tuple[int, int, int]

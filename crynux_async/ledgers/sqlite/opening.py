@@ -17,6 +17,7 @@ from crynux_async.ledgers.sqlite.connection import SqliteConnection
 from crynux_async.ledgers.sqlite.file import companion, prepare
 from crynux_async.ledgers.sqlite.trouble import explain, foreign, locked, primary_code
 from crynux_async.ledgers.sqlite.wal import WrittenFrames, read_frames
+from crynux_async.values import Value
 
 _log = logging.getLogger("crynux_async.ledgers")
 
@@ -24,7 +25,7 @@ _RETRY = 0.02
 
 
 @attrs.frozen(kw_only=True)
-class OpenFile:
+class OpenFile(Value):
     """A ledger's file, ready to use.
 
     Attributes:

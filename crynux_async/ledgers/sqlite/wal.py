@@ -9,6 +9,8 @@ from pathlib import Path
 
 import attrs
 
+from crynux_async.values import Value
+
 _HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 _SALTS = slice(8, 16)
@@ -16,7 +18,7 @@ _MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
 @attrs.frozen(kw_only=True)
-class WrittenFrames:
+class WrittenFrames(Value):
     """What a write-ahead log holds since it was last begun anew.
 
     Attributes:
