@@ -81,8 +81,9 @@ async def test_ledger_on_disk_loads_sqlite_and_no_other_library(tmp_path: Path) 
     assert more <= {"crynux_async", "sqlite3", "_sqlite3", "cattrs"}  # by cattrs the row of a gate is written
 
 
-async def test_first_job_waits_for_no_methods_of_values_to_be_compiled() -> None:
-    said, generated = await _run(_PROGRAM + _GENERATED)
+@pytest.mark.parametrize("ledger", ["", "jobs.db"])
+async def test_first_job_waits_for_no_methods_of_values_to_be_compiled(ledger: str, tmp_path: Path) -> None:
+    said, generated = await _run(_PROGRAM + _GENERATED, ledger and str(tmp_path / ledger))
 
     assert "crynux_async.supervision.follower" in said
     assert generated == ""
