@@ -33,10 +33,15 @@ IMPORTS = {
     "Session": "from crynux_async import Session, FineTuneConfig",
     "first request": _REQUEST + "memory",
     "first request, SQLite": _REQUEST + "sqlite.ledger",
+    # No module imports it: the first task group loads what anyio runs on.
+    "first request, as it runs": _REQUEST + "memory, anyio._backends._asyncio",
 }
 COMMANDS = {
     "python": ["-c", "pass"],
     "rich": ["-c", "import rich.console"],
+    # Below these no command can come: what names its options, draws them, waits and reads the ledger.
+    "libraries of --help": ["-c", "import cyclopts.help, rich.console"],
+    "libraries of jobs": ["-c", "import cyclopts, rich.console, asyncio, sqlite3"],
     "--help": ["-m", "crynux_async.cli", "--help"],
     "jobs": ["-m", "crynux_async.cli", "jobs"],
     "sweep list": ["-m", "crynux_async.cli", "sweep", "list"],
