@@ -21,7 +21,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -136,7 +136,17 @@ def fixed_at(durations: Sequence[float], polls: float, bound: float | None) -> R
     return run_fixed(durations, high, bound)
 
 
-def learned_at(simulate: Callable[[float], Run], polls: float, price: float) -> tuple[float, Run]:
+class HasPolls(Protocol):
+    """The outcome of a simulated run that tells how many polls a job took."""
+
+    @property
+    def polls(self) -> float: ...
+
+
+_Outcome = TypeVar("_Outcome", bound=HasPolls)
+
+
+def learned_at(simulate: Callable[[float], _Outcome], polls: float, price: float) -> tuple[float, _Outcome]:
     """Search for the price that needs so many polls a job; polls go about with the inverse of its square root."""
     run = simulate(price)
     for _ in range(8):
