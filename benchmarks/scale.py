@@ -29,7 +29,8 @@ from crynux_async.emulator.nodes.zip_files import Member, write_zip
 
 SIZES = (1_000, 10_000, 100_000)
 MONTHS_BYTES = 4_000_000  # what the allocator keeps, and the pages of a larger file; 40 bytes for each of 100,000
-BYTES_ALL, BYTES_POLLING, GROWTH, SPEED, LAG_MS, RESUME_SECONDS = 2_000, 600, 1.3, 0.85, 20.0, 5.0
+BYTES_ALL, BYTES_POLLING, SUBMIT_US, GROWTH, LAG_MS, RESUME_SECONDS = 1_200, 600, 120, 1.3, 20.0, 5.0
+SPEED = 0.95
 ARCHIVE_MIB = 64
 FILE_JOBS = 500
 CROWD_RATES = {"crynux_async": 400, "aiohttp": 400, "httpx": 50}  # httpx cannot do much more
@@ -64,10 +65,14 @@ def main() -> int:
             results["crowd"] = crowds(url)
             results["rate"] = rates(url, turns)
             results["lag"] = lags(url)
-    missed = list(problems(results, sizes))
-    show_table("Targets missed", ("target",), [(problem,) for problem in missed] or [("none",)])
-    finish("scale", {"seconds": round(time.perf_counter() - began, 1), **results, "missed": missed})
-    return 1 if missed else 0
+    goals = goals_of(results, sizes)
+    show_table(
+        "Goals",
+        ("what", "figure", "goal", "met"),
+        [(name, goal["figure"], goal["goal"], "yes" if goal["met"] else "NO") for name, goal in goals.items()],
+    )
+    finish("scale", {"seconds": round(time.perf_counter() - began, 1), **results, "goals": goals})
+    return 0 if all(goal["met"] for goal in goals.values()) else 1
 
 
 def memory(sizes: Sequence[int]) -> dict[str, Figures]:
@@ -191,31 +196,32 @@ def _over(alone: Figures) -> float:
     return (alone["bytes"] + MONTHS_BYTES) / 1e6
 
 
-def problems(results: dict[str, Any], sizes: Sequence[int]) -> Iterator[str]:
-    """Yield what is not as it should be."""
+def goals_of(results: dict[str, Any], sizes: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Return each figure that has a goal, the goal, and whether it was met."""
     least, most = str(sizes[0]), str(sizes[-1])
     alone, *old = results["months"].values()
-    figures = [
-        (
-            "MB of 1,000 live jobs where many have ended",
+    hour, memories = results["hour"]["crynux_async"], results["memory"][most]
+    at_most = {
+        "MB of 1,000 live jobs where many have ended": (
             max(one["bytes"] + one["grown"] for one in old) / 1e6,
             _over(alone),
         ),
-        ("bytes a job, all included", results["memory"][most]["bytes"], BYTES_ALL),
-        ("bytes a job, polling alone", results["memory"][most]["polling_bytes"], BYTES_POLLING),
-        (
-            f"CPU per job-hour with {most} jobs to that with {least}",
-            results["hour"]["crynux_async"][most]["cpu_us"] / results["hour"]["crynux_async"][least]["cpu_us"],
+        "bytes a job, all included": (memories["bytes"], BYTES_ALL),
+        "bytes a job, polling alone": (memories["polling_bytes"], BYTES_POLLING),
+        "CPU us a submit": (memories["submit_us"], SUBMIT_US),
+        f"CPU per job-hour with {most} jobs to that with {least}": (
+            hour[most]["cpu_us"] / hour[least]["cpu_us"],
             GROWTH,
         ),
-        ("lag p99 in ms", results["lag"]["10,000 jobs polled, 8 downloads"]["p99_ms"], LAG_MS),
-        ("seconds to resume 10,000 jobs from a file", results["ledger"]["file"]["10000"]["resume"], RESUME_SECONDS),
-    ]
-    for name, value, limit in figures:
-        if value > limit:
-            yield f"{name}: {value:,.4g}, not {limit:,} at most"
-    if (ratio := results["rate"]["crynux_async"]["ratio"]) < SPEED:
-        yield f"polls per second to bare aiohttp's: {ratio:.2f}, not {SPEED} at least"
+        "lag p99 in ms": (results["lag"]["10,000 jobs polled, 8 downloads"]["p99_ms"], LAG_MS),
+        "seconds to resume 10,000 jobs from a file": (results["ledger"]["file"]["10000"]["resume"], RESUME_SECONDS),
+    }
+    goals = {name: {"figure": value, "goal": goal, "met": value <= goal} for name, (value, goal) in at_most.items()}
+    ratio = results["rate"]["crynux_async"]["ratio"]
+    return {
+        **goals,
+        "polls a second to bare aiohttp's, at least": {"figure": ratio, "goal": SPEED, "met": ratio >= SPEED},
+    }
 
 
 def run(program: str, *arguments: object) -> Figures:
