@@ -14,7 +14,8 @@ def _limit(cnx: Decimal | float | str | None) -> Decimal | None:
 
 
 def _is_name(_: object, attribute: "attrs.Attribute[str]", value: object) -> None:
-    if not isinstance(value, str) or not value or "\0" in value:
+    # What no database keeps in a text: a NUL, or half of a surrogate pair.
+    if not isinstance(value, str) or not value or "\0" in value or any("\ud800" <= one <= "\udfff" for one in value):
         raise UsageError(f"a budget has a name, not {value!r:.40}", field=attribute.name)
 
 

@@ -24,6 +24,8 @@ from crynux_async.supervision.tries import check_are_tried_together
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.wording import counted
 
+_MOST = 2**63 - 1  # what a database counts to
+
 if TYPE_CHECKING:
     from crynux_async.session_values import Reconciled, Unconfirmed
     from crynux_async.supervision.audit import Audit, Orphan
@@ -177,9 +179,11 @@ class SessionJobs:
 
         Raises:
             LedgerError: The ledger cannot be read.
-            UsageError: The session is not open.
+            UsageError: The session is not open, or ``limit`` is no number of jobs.
         """
         supervisor = self._open_supervisor()
+        if limit is not None and (type(limit) is not int or not 0 <= limit <= _MOST):
+            raise UsageError(f"limit is a whole number, >= 0, not {limit!r:.40}", field="limit")
         where = JobFilter(
             backend=supervisor.backend.name,
             states=frozenset(states) if states is not None else None,

@@ -15,15 +15,17 @@ import attrs
 
 
 class Value:
-    """Base of an ``attrs.frozen`` class: what attrs would generate for it, with the same outcome.
+    """Base of an ``attrs.frozen`` class: what attrs would generate for it.
 
-    Two values are equal if they are of one class and their fields are, but for those with ``eq=False``; they hash by
-    the same fields. Their text names the class and the fields, as ``repr=`` of each says.
+    Two values are equal if they are of one class and their fields are, but for those with ``eq=False``, where a field
+    that is one object in both is equal to itself, as in tuples; they hash by the same fields. Their text names the
+    class and the fields, as ``repr=`` of each says.
     """
 
     __slots__ = ()
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         # attrs generates what it does not find in the class itself; what is only inherited does not count.
         for method in (Value.__eq__, Value.__hash__, Value.__repr__):
             if method.__name__ not in cls.__dict__:

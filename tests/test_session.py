@@ -929,3 +929,10 @@ class ClosedLedger(MemoryLedger):
     async def close(self) -> None:
         self.closed += 1
         await super().close()
+
+
+@pytest.mark.parametrize("limit", [-1, 2**63, 2.5, "3", True])
+async def test_history_of_no_number_of_jobs_is_refused(session: Session, limit: Any) -> None:
+    with pytest.raises(UsageError, match="limit is a whole number") as caught:
+        await session.history(limit=limit)
+    assert caught.value.field == "limit"

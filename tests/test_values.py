@@ -1,6 +1,7 @@
 """Frozen values do what attrs would generate for them, by methods that are written once."""
 
 import pickle
+from typing import Generic, TypeVar
 
 import attrs
 import pytest
@@ -117,3 +118,14 @@ def test_value_survives_pickling_and_is_matched_and_replaced() -> None:
     match _Single(3):
         case _Single(found):
             assert found == 3
+
+
+def test_value_with_a_parameter_of_its_type_keeps_it() -> None:
+    kind = TypeVar("kind")
+
+    @attrs.frozen
+    class Boxed(Value, Generic[kind]):
+        content: kind
+
+    assert Boxed[int](1) == Boxed(1)
+    assert repr(Boxed("a")) == "Boxed(content='a')"

@@ -16,6 +16,14 @@ from crynux_async.ledgers.base import (
 )
 from crynux_async.money import to_cnx
 
+VALUE_ERRORS = OverflowError, UnicodeError
+"""What Python's own database drivers say of a value before they hand it on: the database has not even seen it."""
+
+
+def no_such_value(error: Exception, place: str) -> LedgerError:
+    """Return the error for a value that no ledger can hold or look for; the ledger is as good as before."""
+    return LedgerError(f"nothing in a ledger can have such a value: {error}", path=place)
+
 
 def check_new_rows(rows: Sequence[JobRow], events: Sequence[EventRow], tasks: Sequence[TaskRow]) -> None:
     """Check that events and tasks belong to new jobs, and that events are numbered from 1 to ``last_event``.

@@ -767,3 +767,20 @@ def test_any_sequence_of_calls_has_the_same_results_in_both_ledgers(
             assert ours == theirs
 
     asyncio.run(main())
+
+
+async def test_value_that_no_database_holds_is_refused_and_the_ledger_goes_on(tmp_path: Path) -> None:
+    async with opened(tmp_path / "jobs.db") as ledger:
+        await ledger.add([job("a")])
+        for doing in (
+            ledger.put_note("test", "\ud800", 1),
+            ledger.enter("\ud800", seconds=60),
+            ledger.enter("x", seconds=1e15),
+            ledger.jobs(limit=2**63),
+            ledger.note("test", "\ud800"),
+        ):
+            with pytest.raises(LedgerError, match="nothing in a ledger can have such a value"):
+                await doing
+        assert ledger.failure is None
+        await ledger.put_note("test", "a", 1)
+        assert await ledger.note("test", "a") == 1

@@ -195,3 +195,9 @@ async def test_budget_of_a_batch_takes_the_place_of_the_sessions() -> None:
         row = await ledger.budget("dogs")
         assert row is not None
         assert (row.limit, row.held) == (2 * CNX, 2 * CNX)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800"])
+def test_budget_whose_name_no_ledger_can_keep_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="a budget has a name"):
+        Budget(name, cnx=100)

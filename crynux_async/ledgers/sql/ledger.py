@@ -42,7 +42,7 @@ from crynux_async.ledgers.base import (
     WishRow,
 )
 from crynux_async.ledgers.bell import Bell
-from crynux_async.ledgers.checks import check_change, check_new_rows, not_begun
+from crynux_async.ledgers.checks import VALUE_ERRORS, check_change, check_new_rows, no_such_value, not_begun
 from crynux_async.ledgers.columns import decode_job, decode_row, encode_row, to_json, to_microseconds
 from crynux_async.ledgers.sql import leasing, money, notes, queries, statements
 from crynux_async.ledgers.sql.connection import Connection
@@ -500,8 +500,8 @@ class SqlLedger(ABC):
         connection = self._reading()
         try:
             return await connection.fetch(statement, row)
-        except UnicodeError as error:
-            raise LedgerError(f"nothing in a ledger can have such a name: {error}", path=self._place) from error
+        except VALUE_ERRORS as error:
+            raise no_such_value(error, self._place) from error
         except Exception as error:
             raise connection.explain(error) from error
 

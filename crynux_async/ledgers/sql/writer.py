@@ -28,6 +28,7 @@ import attrs
 
 from crynux_async.clock import monotonic
 from crynux_async.errors import CrynuxError, LedgerBusyError, LedgerError, UsageError
+from crynux_async.ledgers.checks import VALUE_ERRORS, no_such_value
 from crynux_async.ledgers.sql import queries
 from crynux_async.ledgers.sql.connection import Connection, StepRefusedError
 from crynux_async.ledgers.sql.requests import Request
@@ -181,6 +182,10 @@ class Writer:
         except CrynuxError as error:
             await self._connection.rollback()
             _refuse([request], error)
+            return
+        except VALUE_ERRORS as error:  # the fault of this request: the ledger is as good as before
+            await self._connection.rollback()
+            _refuse([request], no_such_value(error, self._place))
             return
         # A claim whose caller has gone would hold jobs that nobody follows.
         if is_changed and not request.done.cancelled():
