@@ -24,8 +24,8 @@ class Value:
 
     __slots__ = ()
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         # attrs generates what it does not find in the class itself; what is only inherited does not count.
         for method in (Value.__eq__, Value.__hash__, Value.__repr__):
             if method.__name__ not in cls.__dict__:
