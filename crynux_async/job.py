@@ -268,7 +268,7 @@ class Job:
                 await self._until(lambda: record.done or record.has_failed)
         except TimeoutError:
             raise WaitTimeoutError(
-                f"{self!r} has not ended after {timeout:g} s{self._doubt}; it goes on and can be waited for again",
+                f"{self!r} has not ended after {timeout:g} s{self._outlook()}",
                 job_id=record.job_id,
                 task_id=record.task_id,
             ) from None
@@ -424,10 +424,15 @@ class Job:
             async for event in events:
                 yield event
 
-    @property
-    def _doubt(self) -> str:
-        is_missing = self._supervisor.follower.is_missing(self._record)
-        return ", and the service did not know the task when it was asked last" if is_missing else ""
+    def _outlook(self) -> str:
+        """Return what is known of a job that was waited for in vain, and never more than the service has said."""
+        again = "; it can be waited for again"
+        if self._supervisor.follower.is_missing(self._record):
+            return f", and the service did not know the task when it was asked last{again}"
+        if self._record.state is JobState.ATTACHED:
+            trouble = self._supervisor.reach.trouble
+            return f", and nothing was heard of the task{f' ({trouble})' if trouble else ''}{again}"
+        return "; it goes on and can be waited for again"
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         hearing = self._supervisor.hearing

@@ -21,7 +21,7 @@ _LOOK_EVERY = 0.2
 async def abandon(ledger: LedgerPlace | None, names: Sequence[str], service: ServiceChoice) -> Exit:
     """Give jobs up, and say of each what became of that."""
     console, code = open_console(), Exit.DONE
-    async with open_session(ledger, service) as session:
+    async with open_session(ledger, service, makes_ledger=False) as session:
         for job in await find_jobs(session, names):
             # The command goes on to the next: one that cannot be given up is no reason to leave the others.
             if not may(job.state, Signal.ABANDON):

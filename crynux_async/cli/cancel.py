@@ -36,7 +36,7 @@ class CancelOrder:
 async def cancel(order: CancelOrder) -> Exit:
     """Cancel jobs, and say of each what became of that."""
     console = open_console(stderr=order.as_json)
-    async with open_session(order.ledger, order.service) as session:
+    async with open_session(order.ledger, order.service, makes_ledger=False) as session:
         jobs = await find_jobs(session, order.names)
         for job in jobs:
             console.print(Text(f"{job.job_id}: {await _meaning(job, order.service)}"))

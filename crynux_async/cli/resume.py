@@ -88,7 +88,7 @@ async def resume(order: ResumeOrder) -> Exit:
     # Before the session: what cannot be written is found out before anything is followed.
     if order.out is not None:
         check_folder(order.out)
-    async with open_session(order.ledger, order.service) as session:
+    async with open_session(order.ledger, order.service, makes_ledger=False) as session:
         jobs = await _unfinished(session, order, console)
         lost = await session.unconfirmed()
         print_unconfirmed(console, lost, order.service, order.ledger)

@@ -46,7 +46,7 @@ async def retry(order: RetryOrder) -> Exit:
     console = open_console()
     if bool(order.names) is bool(order.states or order.label is not None or order.tags):
         raise UsageError("name the jobs that are to be sent again, or choose them with --state, --label or --tag")
-    async with open_session(order.ledger, order.service) as session:
+    async with open_session(order.ledger, order.service, makes_ledger=False) as session:
         jobs = await _chosen(session, order)
         if not jobs:
             console.print("No such job can be sent again.")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from crynux_async.backends.opening import ServiceName
-from crynux_async.cli.ledger_place import LedgerPlace, ledger_place
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import Problem, SettingsError
 from crynux_async.secret import Secret
@@ -21,6 +21,7 @@ async def open_session(
     service: ServiceChoice,
     *,
     needs_key: bool = False,
+    makes_ledger: bool = True,
     follow: bool = True,
     price: float | None = None,
 ) -> AsyncIterator[Session]:
@@ -30,12 +31,14 @@ async def open_session(
         ledger: Its place, or None for the usual one.
         service: Where the jobs are.
         needs_key: Whether nothing can be done at a bridge without its key.
+        makes_ledger: Whether a ledger that is not there is made; not for a command that is about jobs in one, because
+            a mistyped place would look like one without jobs.
         follow: As of ``Session``.
         price: As of ``Session``, in CNX.
 
     Raises:
         SettingsError: There is no key, and it is needed.
-        UsageError: An option does not go with the service.
+        UsageError: An option does not go with the service, or there is no ledger and none is made.
     """
     settings = service.settings()
     # Before the session, which would make the ledger and keep the job in it as rejected.
@@ -43,7 +46,7 @@ async def open_session(
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])
     backend: ServiceName = "relay" if service.relay else "bridge"
-    place = ledger_place(ledger)
+    place = ledger_place(ledger) if makes_ledger else existing_place(ledger)
     async with Session(settings, ledger=place, backend=backend, follow=follow, price=price) as session:
         yield session
 

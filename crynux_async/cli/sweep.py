@@ -164,7 +164,7 @@ async def retry(
 ) -> Exit:
     """Send what failed or was stopped again, and follow it."""
     console = open_console(stderr=as_json)
-    async with open_session(ledger, service, needs_key=True) as session:
+    async with open_session(ledger, service, needs_key=True, makes_ledger=False) as session:
         found = await recall(session, name, read_archives=False)
         chosen = [trial for trial in found.trials if trial.state in ("failed", "stopped")]
         if not chosen:

@@ -206,6 +206,8 @@ async def test_bridge_that_does_not_answer_is_said_at_once_and_every_minute_and_
 async def test_nothing_to_do_is_no_failure(
     bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    async with Session(Settings.load(), ledger=tmp_path / "jobs.db"):
+        pass
     assert await resume(ordered(tmp_path, as_json=False)) is Exit.DONE
     assert capsys.readouterr().out == "Nothing is unfinished.\n"
 

@@ -43,6 +43,15 @@ async def test_download_of_an_unknown_task_that_is_given_up_earlier_exits_with_6
     assert exit_code(caught.value) is Exit.TIMED_OUT
 
 
+async def test_download_says_no_more_of_a_task_than_the_service_has_said(bridge: Emulator, tmp_path: Path) -> None:
+    bridge.add_fault("html_502", on="status", count=None)
+    with pytest.raises(WaitTimeoutError) as caught:
+        await run.download("4711", tmp_path, None, 8.0, service=ServiceChoice(), ledger=None, as_json=False)
+    assert "nothing was heard of the task" in str(caught.value)
+    assert "HTTP 502" in str(caught.value)
+    assert "goes on" not in str(caught.value)
+
+
 async def test_ledger_that_was_asked_for_has_the_task_and_the_usual_one_is_not_made(
     bridge: Emulator, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from crynux_async.backends.base import CreatedTask
-from crynux_async.backends.http.answer import Answer
+from crynux_async.backends.http.answer import LOGIN_WANTED, Answer
 from crynux_async.errors import (
     AuthError,
     BackendError,
@@ -104,6 +104,8 @@ def read_created(answer: Answer) -> CreatedTask:
     # No bridge answers a create so, it says 400 to everything: the create did not come through.
     if answer.status in (401, 403, 404, 413):
         raise _proxy_refusal(answer)
+    if answer.status == LOGIN_WANTED:
+        raise ProtocolError(_say_foreign(answer), is_lasting=True, **answer.facts)
     if answer.status == 400 and (error := _validation_error(answer)):
         raise error
     raise SubmissionUnknownError(
@@ -149,7 +151,7 @@ def raise_for(answer: Answer) -> NoReturn:
         raise NotFoundError(
             "the bridge has no such task, or has deleted it (by default 7 days after its end)", **answer.facts
         )
-    if answer.status >= 500:
+    if answer.status >= 500 and answer.status != LOGIN_WANTED:
         raise ServerError(f"the bridge answered {answer.summary}; ask again later", **answer.facts)
     if answer.status in (401, 403, 404, 413, 429):
         raise _proxy_refusal(answer)
@@ -241,6 +243,8 @@ def _say_foreign(answer: Answer) -> str:
     said = f"no bridge answers {answer.summary}"
     if 300 <= answer.status < 400 and answer.location:
         return f"{said}, it sends elsewhere: set base_url to where {answer.location} leads (redirects are not followed)"
+    if answer.status == LOGIN_WANTED:
+        return f"{said}: the network wants you to log in to it first, in a browser"
     if answer.status == 407:
         return f"{said}: the proxy wants user and password; put them into proxy= (or HTTP_PROXY)"
     if answer.content_type == "text/html":

@@ -12,6 +12,8 @@ from crynux_async.values import Value
 
 MAX_ANSWER_BYTES = 1 << 20
 KEPT_ANSWER_CHARS = 1 << 16
+# What a network answers in the place of every server, until somebody logs in to it (RFC 6585, section 6).
+LOGIN_WANTED = 511
 
 _RANGE = r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)"
 _UNSATISFIED = r"bytes \*/([0-9]{1,18})"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from crynux_async.backends.http.answer import Answer
+from crynux_async.backends.http.answer import LOGIN_WANTED, Answer
 from crynux_async.backends.relay.answers import Refusal, Why, read_refusal
 from crynux_async.errors import (
     AuthError,
@@ -60,8 +60,10 @@ def refusal_in(answer: Answer) -> Refusal:
     refusal = read_refusal(answer.status, answer.body)
     if refusal is not None:
         return refusal
-    if answer.status >= 500:
+    if answer.status >= 500 and answer.status != LOGIN_WANTED:
         raise ServerError(f"the relay, or a proxy before it, has trouble: {answer.summary}", **answer.facts)
     where = f" It points to {answer.location}." if answer.location else ""
+    if answer.status == LOGIN_WANTED:
+        where = " The network wants you to log in to it first, in a browser."
     # A page or a redirect stands where the relay should be: asking again cannot mend the address.
     raise ProtocolError(f"this is not a relay's answer: {answer.summary}.{where}", is_lasting=True, **answer.facts)

@@ -424,6 +424,7 @@ NOT_THE_BRIDGES = [HTML, b"", b"{", b"[]", b'{"message":"error"}']
         (403, AuthError),
         (404, ProtocolError),
         (413, ProtocolError),
+        (511, ProtocolError),  # the network's own: no request leaves it before somebody has logged in
         *[(status, SubmissionUnknownError) for status in (200, 201, 204, 301, 307, 308, 400, 409, 429)],
         *[(status, SubmissionUnknownError) for status in (500, 502, 503, 504, 520)],
     ],
@@ -442,7 +443,7 @@ def test_create_answered_by_a_proxy_is_refused_only_where_that_is_certain(
         (401, AuthError),
         (403, AuthError),
         (416, RangeError),
-        *[(status, ProtocolError) for status in (200, 201, 204, 301, 307, 308, 400, 404, 409, 413, 429)],
+        *[(status, ProtocolError) for status in (200, 201, 204, 301, 307, 308, 400, 404, 409, 413, 429, 511)],
         *[(status, ServerError) for status in (500, 502, 503, 504, 520)],
     ],
 )
@@ -593,8 +594,9 @@ def test_priming_args_break_the_rule_after_the_schema_too() -> None:
         (answer(308, "", location="https://bridge.example/v1"), "https://bridge.example/v1"),
         (answer(407, ""), "user and password"),
         (answer(200, "<html>Welcome to the hotel</html>", "text/html"), "login page"),
+        (answer(511, "<html>Welcome to the hotel</html>", "text/html"), "log in to it first"),
     ],
-    ids=["no such page", "sent elsewhere", "proxy login", "captive portal"],
+    ids=["no such page", "sent elsewhere", "proxy login", "captive portal", "captive portal that says so"],
 )
 def test_answer_that_no_waiting_can_mend_says_what_to_do(reply: Answer, said: str) -> None:
     with pytest.raises(ProtocolError, match=said) as caught:

@@ -62,6 +62,7 @@ def test_error_names_the_field() -> None:
         (answer(500, ""), ServerError, False),  # the relay broke down over the request
         (answer(404, "<html>nothing here</html>", "text/html"), ProtocolError, True),
         (answer(301, "", location="https://elsewhere"), ProtocolError, True),
+        (answer(511, "<html>Welcome to the hotel</html>", "text/html"), ProtocolError, True),
     ],
 )
 def test_answer_of_somebody_else_is_no_refusal(said: Answer, kind: type[BackendError], is_lasting: bool) -> None:
