@@ -301,7 +301,9 @@ class Settings(Value):
         connect_timeout: To connect, TLS included.
         request_timeout: For a whole create or status request.
         unreachable_timeout: For how long to keep trying a bridge that cannot be reached before a submit fails. It
-            begins anew where another create with this key was answered meanwhile, for up to four times as long in all.
+            begins anew where another create with this key was answered meanwhile (not while a new key is made known
+            to the bridge), for up to four times as long in all. One job is tried at a time, so that an outage fails
+            few of many: the time of those behind it begins when it has failed.
         read_timeout: Without a single byte of a download.
         close_timeout: For creates under way when a session is closed, whose outcome is unknown after that, and for
             validation images.
