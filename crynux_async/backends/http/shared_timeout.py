@@ -4,12 +4,18 @@ import asyncio
 from itertools import takewhile
 from types import TracebackType
 
+_LATE = 0.5
+_READING = 1.0
+
 
 class SharedTimeout:
     """Gives each piece of work the same time. Must be made inside a running event loop.
 
     ``with timeout():`` around what a task awaits does what ``asyncio.timeout`` does: when its time is over the task is
     cancelled there, and ``TimeoutError`` leaves the block; who is cancelled by somebody else stays cancelled.
+
+    A process that was stopped, or whose event loop was held up, looks late: what came meanwhile is not read yet, the
+    answer to a create perhaps. So it is read for a second first.
 
     Args:
         seconds: The time, > 0.
@@ -21,6 +27,7 @@ class SharedTimeout:
         # In the order in which they began, which is that in which their time ends.
         self._waits: dict[_Wait, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._is_reading = False
 
     def __call__(self) -> "_Wait":
         """Return what bounds one block of the running task, from now on."""
@@ -44,6 +51,12 @@ class SharedTimeout:
     def _look(self) -> None:
         """Stop whose time is over, and look again when that of the next one will be."""
         now = self._loop.time()
+        first = next(iter(self._waits), None)
+        # Once at a time: a loop that is held up all the time would else never end anything.
+        self._is_reading = not self._is_reading and first is not None and now - first.until > _LATE
+        if self._is_reading:
+            self._timer = self._loop.call_at(now + _READING, self._look)
+            return
         for wait in list(takewhile(lambda wait: wait.until <= now, self._waits)):
             wait.stop()
         until = next((wait.until for wait in self._waits), None)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from crynux_async.backends.http.shared_timeout import SharedTimeout
+from crynux_async.testing import VirtualTimeLoop
 
 
 async def test_each_block_has_the_whole_time_from_its_own_beginning() -> None:
@@ -81,3 +82,32 @@ async def test_closed_timeout_bounds_nothing_any_more() -> None:
     with timeout():
         timeout.close()
         await asyncio.sleep(100.0)
+
+
+async def test_what_came_while_the_loop_stood_still_is_read_before_the_time_is_over() -> None:
+    timeout, loop, answer = SharedTimeout(10.0), asyncio.get_running_loop(), asyncio.Event()
+
+    def stand_still() -> None:
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.advance(300.0)
+        loop.call_soon(answer.set)
+
+    loop.call_later(5.0, stand_still)
+    with timeout():
+        await answer.wait()
+
+
+async def test_loop_that_stands_still_again_and_again_ends_whose_time_is_over() -> None:
+    timeout, loop = SharedTimeout(10.0), asyncio.get_running_loop()
+
+    def stand_still() -> None:
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.advance(2.0)
+        timer[0] = loop.call_later(0.1, stand_still)
+
+    timer = [loop.call_later(9.0, stand_still)]
+    began = loop.time()
+    with pytest.raises(TimeoutError), timeout():
+        await asyncio.Event().wait()
+    timer[0].cancel()
+    assert loop.time() - began < 20.0
