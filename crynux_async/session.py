@@ -71,7 +71,8 @@ class Session(SessionJobs):
         send_planned: Whether jobs with an idempotency key that an earlier process planned and did not send are sent by
             this one, without being asked: right for whatever stands for all of them, such as a web application.
         budget: What pays for the jobs that are submitted here, shared with every session on the ledger that names it.
-        price: What one try costs at most, in CNX, where the service tells no prices; a budget needs one.
+        price: What one try costs at most, in CNX, where the service does not know the fee that is paid: a bridge tells
+            the usual one, 15 CNX a round. A budget needs a price.
         observer: Watches what the session does, such as ``integrations.opentelemetry.Telemetry``.
         **arguments: Settings by name, when ``settings`` is None (see ``Settings``).
 

@@ -153,6 +153,8 @@ class Habits(Value):
         deletion: When tasks are deleted, for people.
         needs_credential_to_look: Whether following a task needs the credential that created it.
         needs_payload: Whether steps need the payload of the create, which is kept for as long as the job then.
+        knows_fee: Whether prices that it says are those that are paid; else they are usual ones, and what the user says
+            counts.
     """
 
     lease: float = 60.0
@@ -161,6 +163,7 @@ class Habits(Value):
     deletion: str = "the service does not know this task (any more)"
     needs_credential_to_look: bool = False
     needs_payload: bool = True
+    knows_fee: bool = True
 
 
 @attrs.frozen(kw_only=True)

@@ -54,7 +54,7 @@ def run(
         stop_after: Send nothing more once so many trials have failed.
         report: Keep a page about it up to date in this file while the sweep runs.
         images: Folder with pictures of the models for the page, named like their archives.
-        price: What one try costs at most, in CNX, where the service tells no prices; a sweep with budget_cnx needs one.
+        price: What one try costs at most, in CNX, where it is not the bridge's usual 15 CNX a round.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the trials as JSON on standard output, progress on standard error.
     """
@@ -95,7 +95,7 @@ def preview(
         file: TOML file that describes the sweep.
         emulator: Ask an emulated service on this machine.
         service: Which service to ask, for prices and the balance.
-        price: What one try costs at most, in CNX, where the service tells no prices.
+        price: What one try costs at most, in CNX, as of ``run``.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """

@@ -24,13 +24,14 @@ class Accounts:
 
     Args:
         backend: The service.
-        price: What one try costs at most, in wei, where the service knows no prices; or None.
+        price: What one try costs at most, in wei, where the service does not know what is paid; or None.
     """
 
     def __init__(self, backend: Backend, price: int | None = None) -> None:
         self._given_price = price
         self._habits = backend.habits
         self._prices = backend if isinstance(backend, HasPrices) else None
+        self._is_said_by_user = price is not None and not self._habits.knows_fee
         self._reasons = backend if isinstance(backend, TellsReasons) else None
         self._refunds = backend if isinstance(backend, RefundsLate) else None
         self._last_price: int | None = None
@@ -38,7 +39,7 @@ class Accounts:
     def price(self, config: FineTuneConfig | None) -> int | None:
         """Return what one try of a config may cost at most, in wei, or None where that is not known."""
         price = None
-        if config is not None and self._prices is not None:
+        if config is not None and self._prices is not None and not self._is_said_by_user:
             try:
                 price = self._prices.price(config)
             except Exception:  # asked while an answer is being stored, from which nothing may keep the caller
@@ -97,7 +98,9 @@ class Accounts:
         return ""
 
     async def _spent(self, task: Task, look: Look) -> int | None:
-        return None if self._prices is None else await self._told(task, self._prices.spent(task, look))
+        spent = None if self._prices is None else await self._told(task, self._prices.spent(task, look))
+        # What was not given back is known; how much that is, the user knows better.
+        return self._given_price if spent and self._is_said_by_user else spent
 
     @staticmethod
     async def _told(task: Task, asked: Awaitable[int | None]) -> int | None:

@@ -3,18 +3,21 @@
 import asyncio
 from pathlib import Path
 
+import attrs
 import pytest
 
 from benchmarks.scorecard.severing import Severable
 from crynux_async import Cost, Job, JobAbandonedError, JobFailedError, JobProgressed, JobState, Session
-from crynux_async.backends.base import CreatedTask, Look, Seen, Task
+from crynux_async.backends.base import CreatedTask, Habits, Look, Seen, Task
 from crynux_async.clock import monotonic
+from crynux_async.emulator import Emulator
 from crynux_async.errors import RejectedError, UnreachableError, UsageError
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.supervision.ledger_writer import ANSWERS
 from tests.fake_backend import FakeBackend, make_config
 from tests.second_backend import FEE, PICTURE, STAGES, Studio, StudioBackend
 
+CNX = 10**18
 PRICE = 2 * FEE
 
 
@@ -194,6 +197,44 @@ async def test_job_fails_all_the_same_where_reason_and_cost_cannot_be_asked() ->
         assert job.reason is None
         assert backend.habits.failure in str(job.error)
         assert (await job.cost()).held == PRICE, "what is not known to be spent is held"
+
+
+class Estimating(StudioBackend):
+    """A studio that tells what others pay, not what this user does."""
+
+    @property
+    def habits(self) -> Habits:
+        return attrs.evolve(super().habits, knows_fee=False)
+
+
+@pytest.mark.parametrize(("backend", "counts"), [(StudioBackend, PRICE), (Estimating, 7 * CNX)])
+async def test_price_that_the_user_gives_counts_where_the_service_does_not_know_the_fee(
+    backend: type[StudioBackend], counts: int
+) -> None:
+    studio = Studio()
+    async with Session(backend=backend(studio), price=7) as session:
+        assert session.price(make_config()) == counts
+        job = await session.submit(make_config())
+        studio.find(str(job.task_id)).end = Seen.SUCCEEDED
+        await job
+        cost = await job.cost()
+        assert (cost.held, cost.spent) == (0, counts)
+
+
+async def test_price_that_the_user_gives_is_not_spent_where_the_service_gave_it_back() -> None:
+    studio = Studio()
+    async with Session(backend=Estimating(studio), price=7) as session:
+        job = await session.submit(make_config())
+        before = await job.cost()
+        await job.cancel()
+        after = await job.cost()
+        assert (before.held, after.held, after.spent) == (7 * CNX, 0, 0)
+
+
+@pytest.mark.parametrize(("given", "cnx"), [(None, 15), (20, 20)])
+async def test_price_of_a_round_at_a_bridge_is_the_usual_one_unless_it_is_given(given: int | None, cnx: int) -> None:
+    async with Emulator() as bridge, Session(**bridge.settings(), price=given) as session:
+        assert session.price(make_config()) == cnx * CNX
 
 
 async def test_why_a_job_ended_badly_is_in_the_ledger_where_no_reason_is_told() -> None:

@@ -50,6 +50,7 @@ _HABITS = Habits(
         "data set that nodes cannot load, a wrong column name, too little memory and a timeout that is too short"
     ),
     deletion="the bridge does not know this task (any more): it deletes tasks 7 days after their end by default",
+    knows_fee=False,
 )
 
 

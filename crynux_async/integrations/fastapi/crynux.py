@@ -91,7 +91,7 @@ class Crynux:
         limits: What each tenant may have.
         backend: Who runs the tasks, as in ``Session``.
         wallet: Pays at the relay, as in ``Session``.
-        price: What one try costs at most, in CNX, where the service tells no prices.
+        price: What one try costs at most, in CNX, as of ``Session``.
         observer: Watches what the session does, as in ``Session``.
         **settings: Settings by name (see ``Settings``); the rest comes from the environment and the settings file.
     """
