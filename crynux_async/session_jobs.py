@@ -170,7 +170,7 @@ class SessionJobs:
             label: Only jobs with this label.
             label_prefix: Only jobs whose label begins so.
             group: Only jobs of this set.
-            tags: Only jobs with all of these tags.
+            tags: Only jobs with all of these tags, 500 at most.
             tenant: Only jobs on behalf of this one; None for anybody's.
             since: Only jobs planned at or after this, aware.
             before: Only jobs that came before the one with this name: the last of a page that shows the newest first.
@@ -179,7 +179,7 @@ class SessionJobs:
 
         Raises:
             LedgerError: The ledger cannot be read.
-            UsageError: The session is not open, or ``limit`` is no number of jobs.
+            UsageError: The session is not open, ``limit`` is no number of jobs, or there are too many tags.
         """
         supervisor = self._open_supervisor()
         if limit is not None and (type(limit) is not int or not 0 <= limit <= _MOST):

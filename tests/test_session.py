@@ -936,3 +936,9 @@ async def test_history_of_no_number_of_jobs_is_refused(session: Session, limit: 
     with pytest.raises(UsageError, match="limit is a whole number") as caught:
         await session.history(limit=limit)
     assert caught.value.field == "limit"
+
+
+async def test_history_of_too_many_tags_is_refused_by_name(session: Session) -> None:
+    with pytest.raises(UsageError, match="500 tags at most, not by 1,100") as caught:
+        await session.history(tags={f"tag {number}": "x" for number in range(1_100)})
+    assert caught.value.field == "tags"

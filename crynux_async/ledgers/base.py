@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.rows import (
+    MOST_TAGS,
     AttemptOutcome,
     AttemptRow,
     BudgetRow,
@@ -49,6 +50,7 @@ from crynux_async.states import JobState
 __all__ = [
     "GATE_SECONDS",
     "LEASE_MEMORY",
+    "MOST_TAGS",
     "AttemptOutcome",
     "AttemptRow",
     "BudgetRow",

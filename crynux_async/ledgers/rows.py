@@ -11,12 +11,16 @@ from typing import Any
 
 import attrs
 
+from crynux_async.errors import UsageError
 from crynux_async.secret import mask_addresses
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.values import Value
 
 _PRIVATE = frozenset({"backend", "folder", "file_name", "path", "host", "key_id", "budget", "error"})
+
+MOST_TAGS = 500
+"""So many tags can be asked for together: each is a condition of a statement, and SQLite takes a thousand at most."""
 
 _NOT_SHOWN = frozenset({"_kept_digest", "error_facts"})
 
@@ -381,6 +385,11 @@ class JobChange(Value):
     granted: Sequence[int] = ()
 
 
+def _can_be_asked(_: object, __: "attrs.Attribute[Any]", tags: Mapping[str, str]) -> None:
+    if len(tags) > MOST_TAGS:
+        raise UsageError(f"jobs can be asked for by {MOST_TAGS} tags at most, not by {len(tags):,}", field="tags")
+
+
 @attrs.frozen(kw_only=True)
 class JobFilter(Value):
     """Which jobs; every attribute that is given must fit.
@@ -402,6 +411,9 @@ class JobFilter(Value):
         since: Planned at or after this.
         after: Added after the job with this name: a cursor. None fits where there is no such job.
         before: Added before the job with this name: the cursor where the newest come first.
+
+    Raises:
+        UsageError: There are more than ``MOST_TAGS`` tags.
     """
 
     job_ids: Collection[str] | None = None
@@ -414,7 +426,7 @@ class JobFilter(Value):
     label: str | None = None
     label_prefix: str | None = None
     group: str | None = None
-    tags: Mapping[str, str] = attrs.field(factory=dict)
+    tags: Mapping[str, str] = attrs.field(factory=dict, validator=_can_be_asked)
     budget: str | None = None
     has_error: bool | None = None
     since: datetime | None = None

@@ -21,7 +21,7 @@ FENCE = Fence(owner="me", number=1)
 NOW = Sql(":now", {"now": 0})
 # Tables that stay small, and what was looked up just before; and indexes that leave most rows out.
 SMALL = {"leases", "wishes", "chosen"}
-PARTS = ("events_many", "attempts_open")
+PARTS = ("events_many", "attempts_open", "CONSTANT ROWS")  # the last stand in the statement
 
 
 async def plan(ledger: SqliteLedger, statement: Sql) -> list[str]:
@@ -95,6 +95,7 @@ ASKED_ALL_THE_TIME: dict[str, Sql] = {
     "jobs of a tenant": jobs(tenant="somebody"),
     "jobs of a budget": jobs(budget="spring"),
     "jobs with tags": jobs(tags={"sweep": "cats", "rank": "4"}),
+    "jobs with many tags": jobs(tags=dict(zip("abcdef", "abcdef", strict=True))),
     "jobs since a time": jobs(since=at(0)),
     "jobs in a state": jobs(states=[JobState.RUNNING]),
     "jobs behind a cursor": jobs(after="a", limit=50),

@@ -1,6 +1,6 @@
 """Checks of how jobs are found and counted."""
 
-from crynux_async.ledgers.base import JobFilter
+from crynux_async.ledgers.base import MOST_TAGS, JobFilter
 from crynux_async.ledgers.conformance.support import (
     AWKWARD,
     BACKEND,
@@ -141,6 +141,15 @@ async def many_jobs_are_found_by_their_names(make: LedgerFactory) -> None:
         require_equal(await ledger.count(where), {JobState.PLANNED: 1200}, "how many they are")
 
 
+async def jobs_are_found_by_many_tags(make: LedgerFactory) -> None:
+    """As many tags as a filter takes are asked for together."""
+    tags = {f"tag {number}": str(number) for number in range(MOST_TAGS)}
+    last = f"tag {MOST_TAGS - 1}"
+    async with opened(make) as ledger:
+        await ledger.add([job("all", tags=tags), job("fewer", tags={**tags, last: "another"})])
+        require_equal(names(await ledger.jobs(JobFilter(tags=tags))), ["all"], "jobs with all the tags")
+
+
 async def jobs_are_counted_by_state(make: LedgerFactory) -> None:
     """Only states that jobs are in are there."""
     async with opened(make) as ledger:
@@ -169,6 +178,7 @@ FILTER_CHECKS: tuple[LedgerCheck, ...] = (
     prefixes_are_taken_literally,
     jobs_are_found_by_every_task_they_had,
     many_jobs_are_found_by_their_names,
+    jobs_are_found_by_many_tags,
     jobs_are_counted_by_state,
     tags_change_as_a_whole,
 )

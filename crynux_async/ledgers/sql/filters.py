@@ -1,11 +1,15 @@
 """Which jobs a filter means, as conditions of a SELECT."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.ledgers.columns import to_microseconds
 from crynux_async.ledgers.sql.text import Sql, among, column
 
+# Each of so many tags is looked up; the others are counted for each job that has these. PostgreSQL weighs in which
+# order to look things up, which takes it 12 s for 100 of them.
+_LOOKED_UP = 4
 _LAST_CHARACTER = 0x10FFFF
 _BEFORE_SURROGATES, _AFTER_SURROGATES = 0xD7FF, 0xE000
 
@@ -27,12 +31,7 @@ def conditions(where: JobFilter) -> Iterator[Sql]:
     if where.label_prefix:
         yield from _begins("label", where.label_prefix)
         yield _is_given("label")
-    for number, (name, value) in enumerate(where.tags.items()):
-        yield Sql(
-            f"jobs.job_id IN (SELECT tags.job_id FROM tags WHERE tags.name = :tag_{number} "
-            f"AND tags.value = :tag_value_{number})",
-            {f"tag_{number}": name, f"tag_value_{number}": value},
-        )
+    yield from _tagged(where.tags)
     yield from _cursors(where)
 
 
@@ -59,6 +58,23 @@ def _begins(name: str, prefix: str | None) -> Iterator[Sql]:
         end = after_prefix(prefix)
         if end is not None:
             yield Sql(f"jobs.{name} < :{name}_end", {f"{name}_end": end})
+
+
+def _tagged(tags: Mapping[str, str]) -> Iterator[Sql]:
+    """Yield that a job has all of these tags."""
+    pairs = [
+        Sql(f"(:tag_{number}, :tag_value_{number})", {f"tag_{number}": name, f"tag_value_{number}": value})
+        for number, (name, value) in enumerate(tags.items())
+    ]
+    for pair in pairs[:_LOOKED_UP]:
+        yield Sql("jobs.job_id IN (SELECT tags.job_id FROM tags WHERE (tags.name, tags.value) = ") + pair + ")"
+    others = pairs[_LOOKED_UP:]
+    if others:
+        listed = functools.reduce(lambda found, pair: found + ", " + pair, others)
+        counted = Sql(
+            "(SELECT count(*) FROM tags WHERE tags.job_id = jobs.job_id AND (tags.name, tags.value) IN (VALUES "
+        )
+        yield counted + listed + f")) = {len(others)}"
 
 
 def after_prefix(prefix: str) -> str | None:
