@@ -71,8 +71,8 @@ class Fetcher:
         credentials: Credentials,
         open_result: OpenResult,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        save: Callable[[], Awaitable[None]],
-        save_later: Callable[[], Awaitable[None]],
+        save: Callable[[], Awaitable[object]],
+        save_later: Callable[[], Awaitable[object]],
         places: Callable[[Record], Awaitable[tuple[StoredArchive, ...]]],
         images: ImageKeeper,
     ) -> None:

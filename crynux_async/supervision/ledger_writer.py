@@ -227,13 +227,14 @@ class LedgerWriter:
         if end.is_open:
             self.on_open(record)
 
-    async def save_new(self) -> None:
-        """Store every job that the ledger does not have yet, a few writes for all of them together.
+    async def save_new(self) -> bool:
+        """Store every job that the ledger does not have yet, a few writes for all of them; say whether there was any.
 
         Raises:
             LedgerBusyError: Not now; they stay remembered.
             LedgerError: They could not be stored; whoever waits for one of them is told.
         """
+        is_any = bool(self._unsaved)
         while self._unsaved:
             waiting = list(self._unsaved.values())
             planned = [record for record in waiting if record.task_id is None]
@@ -241,6 +242,7 @@ class LedgerWriter:
             for batch in (planned, *([record] for record in waiting if record.task_id is not None)):
                 with anyio.CancelScope(shield=True):
                     await self._save(batch)
+        return is_any
 
     async def all_saved(self, records: Sequence[Record]) -> None:
         """Wait until the ledger has every one of these jobs.
@@ -412,15 +414,15 @@ class LedgerWriter:
                 self._register.has_changes.set()  # whoever begins this again finds what was not stored
                 raise
 
-    async def flush(self) -> None:
-        """Store everything that the ledger is to be told.
+    async def flush(self) -> bool:
+        """Store everything that the ledger is to be told, and say whether there was anything.
 
         Raises:
             LedgerBusyError: Not now; it stays to be written.
             LedgerError: The ledger has failed for good.
         """
         async with self._flushing:
-            await self._flush()
+            return await self._flush()
 
     @asynccontextmanager
     async def settled(self) -> AsyncIterator[None]:
@@ -435,8 +437,8 @@ class LedgerWriter:
             await self.persist(self._flush)
             yield
 
-    async def write_changes(self) -> None:
-        """Store everything that changed about jobs.
+    async def write_changes(self) -> bool:
+        """Store everything that changed about jobs, and say whether there was anything.
 
         Raises:
             LedgerBusyError: Not now; it stays to be written.
@@ -455,9 +457,12 @@ class LedgerWriter:
         finally:
             self._flushed = frozenset()
             self._one_is_free.set()
+        return bool(records)
 
     async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write, and try again while the ledger is busy. Callers that cannot be cut off shield it.
+
+        A write that returns False had nothing to write, so that it proves nothing of the ledger.
 
         Raises:
             LedgerError: It has failed, or the session ends and it is busy still.
@@ -468,7 +473,8 @@ class LedgerWriter:
             except LedgerBusyError as error:
                 await self.wait_out(error)
             else:
-                self.trouble_has_passed()
+                if result is not False:
+                    self.trouble_has_passed()
                 return result
 
     async def wait_out(self, error: LedgerBusyError) -> None:
@@ -526,9 +532,9 @@ class LedgerWriter:
             self._tell_readers((record,), events)
         return lost
 
-    async def _flush(self) -> None:
-        await self.save_new()
-        await self.write_changes()
+    async def _flush(self) -> bool:
+        is_any = await self.save_new()
+        return await self.write_changes() or is_any
 
     async def _save(self, batch: list[Record]) -> None:
         """Store new jobs and strike them off the list; where the ledger is busy they stay on it."""

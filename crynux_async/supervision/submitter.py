@@ -419,7 +419,10 @@ class Submitter:
 
     async def _hand_over(self, record: Record, attempt: AttemptRow, task_id: str) -> None:
         """Leave a task that was made for a job which was lost meanwhile to whoever has the job, and tell who waits."""
-        await self._writer.hand_over(record.job_id, attempt.number, task_id)
+        try:
+            await self._writer.hand_over(record.job_id, attempt.number, task_id)
+        except Exception as failure:
+            self._write_down(attempt, task_id, f"task {task_id}", failure)
         record.task_id = task_id
         record.wake()
 
@@ -500,19 +503,25 @@ class Submitter:
 
     def _could_not_store(self, record: Record, attempt: AttemptRow, answer: Answer, failure: Exception) -> None:
         """Say on standard error, and to whoever waits, what the ledger could not be told."""
-        task = f"task {answer.task_id}" if answer.task_id else f"outcome: {answer.outcome}"
-        message = f"job {record.job_id} ({task}) could not be stored: {failure}; write it down"
-        # Not through logging: a program may have none, and this line is worth the price of a training.
-        print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # the last place where it can be kept
+        what = f"task {answer.task_id}" if answer.task_id else f"outcome: {answer.outcome}"
+        message = self._write_down(attempt, answer.task_id, what, failure)
         error = LedgerError(message, path=getattr(failure, "path", ""), task_id=answer.task_id)
         if answer.task_id is not None:
-            self._writer.spill.keep(record.job_id, attempt.number, answer.task_id)
             at = self._writer.date(record.planned_at)
             self._register.accepted(record, answer.task_id, at, is_stored=False)
             self._register.fail(record, error)
         else:
             self._register.learn(record, Signal.LOST_SIGHT, error)
         self._stop_if_failed()
+
+    def _write_down(self, attempt: AttemptRow, task_id: str | None, what: str, failure: Exception) -> str:
+        """Keep what the ledger could not be told wherever it can be kept, and return what is said of it."""
+        message = f"job {attempt.job_id} ({what}) could not be stored: {failure}; write it down"
+        # Not through logging: a program may have none, and this line is worth the price of a training.
+        print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # for people who can still read it
+        if task_id is not None:
+            self._writer.spill.keep(attempt.job_id, attempt.number, task_id)
+        return message
 
     def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:
         """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long.

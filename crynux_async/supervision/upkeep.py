@@ -90,8 +90,9 @@ class Upkeep:
             except LedgerError as error:
                 _log.info("what other processes ask for cannot be read now: %s", error)
 
-    async def save_hazards(self) -> None:
-        """Store what was learned of how long jobs take."""
+    async def save_hazards(self) -> bool:
+        """Store what was learned of how long jobs take, and say whether there was anything."""
         learned = self._follower.learned()
         if learned:
             await self._ledger.save_hazards(self._backend.name, learned)
+        return bool(learned)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,8 +27,9 @@ from crynux_async import (
 )
 from crynux_async.backends.base import Habits
 from crynux_async.clock import monotonic
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, WishRow
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_backend import LEASE, FakeBackend, look_seldom, make_config
@@ -493,7 +495,10 @@ async def test_lock_that_passes_rejects_nothing_and_sending_goes_on(caplog: pyte
             ledger.is_locked = True
             await asyncio.sleep(120)
             assert {job.state for job in jobs[1:]} == {JobState.PLANNED}
+            await session.history()  # has nothing to write, and so proves nothing
+            await asyncio.sleep(120)
             assert caplog.text.count("another process holds the file") == 1
+            assert "can be written again" not in caplog.text
             ledger.is_locked = False
             await asyncio.gather(*(job.submitted() for job in jobs))
         await session.submit(make_config(seed=6))
@@ -534,6 +539,49 @@ async def test_answer_that_comes_during_a_lock_that_outlasts_the_session_is_on_s
     assert monotonic() - began < 30
     assert "task 1" in capsys.readouterr().err
     assert [(row.state, row.task_id) for row in await ledger.jobs()] == [(JobState.PLANNED, None)]
+
+
+async def test_answer_that_no_file_took_before_the_session_ended_is_followed_by_the_next(tmp_path: Path) -> None:
+    path, backend = tmp_path / "jobs.db", FakeBackend(duration=3600)
+    holders: list[sqlite3.Connection] = []
+
+    async def lock() -> None:
+        holders.append(sqlite3.connect(path, isolation_level=None))
+        holders[-1].execute("BEGIN IMMEDIATE")
+
+    backend.answers.append(lock)
+    async with open_session(backend, SqliteLedger(path, busy_timeout=0.0), close_timeout=20) as session:
+        session.submit_nowait(make_config())
+        await asyncio.sleep(5)
+    holders[-1].close()
+    async with open_session(backend, path) as second:
+        async with asyncio.timeout(60):
+            while (job := await second.find(task_id="1")) is None:
+                await asyncio.sleep(1)
+        await job.wait()
+    assert backend.creates == 1
+
+
+async def test_answer_for_a_job_that_was_lost_is_on_stderr_where_its_owner_cannot_be_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    answered = asyncio.Event()
+    backend.answers.append(answered.wait)
+
+    async def refuse(_: WishRow) -> WishRow:
+        raise LedgerError("the disk failed")
+
+    async with open_session(backend, ledger) as session:
+        waiting = asyncio.create_task(session.submit(make_config()))
+        await asyncio.sleep(1)
+        (holder,) = [one for one in await ledger.holders() if one.jobs]
+        await ledger.leave(holder.fence)
+        monkeypatch.setattr(ledger, "wish", refuse)
+        answered.set()
+        assert (await waiting).task_id == "1"
+        assert "task 1" in capsys.readouterr().err
+        assert (await session.submit(make_config(seed=2))).task_id == "2"  # its ticket was given back, too
 
 
 async def test_row_that_runs_without_a_task_is_unconfirmed_for_whoever_takes_it_over() -> None:

@@ -21,7 +21,7 @@ from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.ledger import SqlLedger
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
 from crynux_async.ledgers.sql.text import Sql
-from crynux_async.ledgers.sqlite.file import sqlite_path
+from crynux_async.ledgers.sqlite.file import companion, sqlite_path
 from crynux_async.ledgers.sqlite.opening import OpenFile, open_file
 from crynux_async.ledgers.sqlite.ticker import Ticker
 
@@ -66,6 +66,11 @@ class SqliteLedger(SqlLedger):
     def path(self) -> Path:
         """The file."""
         return self._path
+
+    @property
+    def spill(self) -> Path:
+        """The file for accepted tasks that could not be stored before a session ended, made when it is needed."""
+        return companion(self._path, "-unstored")
 
     async def changed(self, since: int) -> int:
         """Wait until anything may have been written by anybody since the call that returned ``since``."""
