@@ -86,7 +86,7 @@ class InstantBackend:
         return stall_seconds(config)
 
     def intend(self, order: Order) -> str:
-        return wire.encode_args(wire.to_wire(order.config.sent())).decode()
+        return wire.create_body(order.config).decode()
 
     async def create(self, payload: str) -> CreatedTask:
         return CreatedTask(task_id=str(next(self._ids)))

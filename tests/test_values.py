@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crynux_async.values import Value
+from crynux_async.values import Value, evolved
 
 
 def _masked(text: str) -> str:
@@ -129,3 +129,11 @@ def test_value_with_a_parameter_of_its_type_keeps_it() -> None:
 
     assert Boxed[int](1) == Boxed(1)
     assert repr(Boxed("a")) == "Boxed(content='a')"
+
+
+@given(st.text(), st.text(), st.integers())
+def test_evolved_changes_what_attrs_changes(name: str, note: str, passing: int) -> None:
+    value = _Derived(name=name, note="before", hidden=3, more=(1,))
+    assert evolved(value, note=note, passing=passing) == attrs.evolve(value, note=note, passing=passing)
+    assert evolved(value, passing=passing).passing == passing
+    assert value == _Derived(name=name, note="before", hidden=3, more=(1,))

@@ -10,6 +10,7 @@ import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
@@ -42,10 +43,12 @@ class Kind(Value):
     Attributes:
         encode: Raises TypeError or ValueError where the value is of another kind.
         decode: None where a column value is the value itself.
+        check: Raises as ``encode`` does, for less than that takes; None where it is no less.
     """
 
     encode: Callable[[Any], Column]
     decode: Callable[[Any], Any] | None = None
+    check: Callable[[Any], object] | None = None
 
 
 def to_json(value: Any) -> str:
@@ -66,10 +69,14 @@ def to_microseconds(value: Any) -> int:
     Raises:
         TypeError: It is no time, or one without a time zone.
     """
+    since = _time(value) - _EPOCH
+    return (since.days * _DAY + since.seconds) * _SECOND + since.microseconds
+
+
+def _time(value: Any) -> datetime:
     if not isinstance(value, datetime) or (value.tzinfo is not UTC and value.utcoffset() is None):
         raise TypeError("must be a time with a time zone")
-    since = value - _EPOCH
-    return (since.days * _DAY + since.seconds) * _SECOND + since.microseconds
+    return value
 
 
 def from_microseconds(value: int) -> datetime:
@@ -167,16 +174,17 @@ def _read_table(text: str) -> Mapping[str, Any]:
 
 
 def _optional(kind: Kind) -> Kind:
-    encode, decode = kind.encode, kind.decode
+    encode, decode, check = kind.encode, kind.decode, kind.check
     return Kind(
         lambda value: None if value is None else encode(value),
         None if decode is None else lambda value: None if value is None else decode(value),
+        None if check is None else lambda value: None if value is None else check(value),
     )
 
 
 _TEXT, _PROSE, _WHOLE, _COUNT, _WEI = Kind(_text), Kind(_prose), Kind(_whole), Kind(_count), Kind(_wei)
 _FLAG = Kind(_flag, bool)
-_TIME = Kind(to_microseconds, from_microseconds)
+_TIME = Kind(to_microseconds, from_microseconds, _time)
 _TABLE = Kind(_table, json.loads)
 
 JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
@@ -215,8 +223,6 @@ JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 """How each attribute of a ``JobRow`` becomes a column value."""
-
-_BUT_FOR_CONFIG = JOB_COLUMNS.keys() - {"config", "digest"}
 
 ATTEMPT_COLUMNS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -368,13 +374,67 @@ def encode_changes(changes: Mapping[str, Any]) -> dict[str, Column]:
     return {name: encode(JOB_COLUMNS, name, value) for name, value in changes.items()}
 
 
-def check_job(row: JobRow) -> None:
-    """Check a job like ``encode_row``, without the costly parts: a config is valid because it exists.
+def check_row(row: Any) -> None:
+    """Check a row of any kind like ``encode_row``, without the costly parts: a config is valid because it exists.
 
     Raises:
         LedgerError: A value cannot be stored.
     """
-    encode_row(row, _BUT_FOR_CONFIG if isinstance(row.config, FineTuneConfig) else None)
+    cls: Any = type(row)
+    read, checks = _checks(cls)
+    try:
+        for value, (check, default) in zip(read(row), checks, strict=True):
+            if value is not default:
+                check(value)
+    except (TypeError, ValueError):  # once more, to tell which column it was
+        encode_row(row)
+        raise
+    if isinstance(row, JobRow) and not isinstance(row.config, FineTuneConfig):
+        encode_row(row, ("config", "digest"))
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Check the columns of a job that change like ``encode_changes``.
+
+    Raises:
+        LedgerError: There is no such column, it cannot change, or it cannot hold the value.
+    """
+    checks = _job_checks()
+    for name, value in changes.items():
+        # A column that there is not, or must not change, has no check, and is named below.
+        check, default = checks.get(name, (_refuse, _NO_VALUE))
+        try:
+            if value is not default:
+                check(value)
+        except (TypeError, ValueError):
+            encode_changes(changes)
+            raise
+
+
+_NO_VALUE = object()
+
+
+def _refuse(_: Any) -> None:
+    raise TypeError("cannot change")
+
+
+@functools.cache
+def _checks(
+    cls: type[Any],
+) -> tuple[Callable[[object], tuple[object, ...]], Sequence[tuple[Callable[[Any], object], object]]]:
+    """Return what reads the columns of a kind of row, and of each its check and the value that needs none."""
+    names = [name for name in _COLUMNS[cls] if cls is not JobRow or name not in ("config", "digest")]
+    return attrgetter(*names), [_check_of(cls, name) for name in names]
+
+
+@functools.cache
+def _job_checks() -> Mapping[str, tuple[Callable[[Any], object], object]]:
+    return {name: _check_of(JobRow, name) for name in JOB_COLUMNS if name not in _FIXED}
+
+
+def _check_of(cls: type[Any], name: str) -> tuple[Callable[[Any], object], object]:
+    kind, default = _COLUMNS[cls][name], attrs.fields_dict(cls)[name].default
+    return kind.check or kind.encode, _NO_VALUE if default is attrs.NOTHING else default
 
 
 def decode_row(cls: type[_T], values: Sequence[Any]) -> _T:

@@ -7,7 +7,7 @@ import math
 
 import attrs
 
-from crynux_async.values import Value
+from crynux_async.values import Value, evolved
 
 FULL_AFTER = 60.0  # a bucket whose burst is its limit fills in a minute
 LOWEST_LIMIT = 1.0  # a limit is a whole number, and a new key has 1
@@ -102,7 +102,7 @@ class Evidence(Value):
 
     def passed(self, at: float, *, accepted: bool) -> "Evidence":
         """Return this with one more create, not refused, that arrived at ``at``."""
-        return attrs.evolve(
+        return evolved(
             self,
             count=self.count + 1,
             marks=_lower_hull(self.marks, Mark(zero_at=at - FULL_AFTER, count=self.count)),

@@ -16,7 +16,7 @@ import attrs
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot, InFlight
 from crynux_async.pacing.evidence import CLOSE, FULL_AFTER, SELDOMER, Belief, Evidence, learned, learned_wide, revised
 from crynux_async.pacing.spacing import Moment
-from crynux_async.values import Value
+from crynux_async.values import Value, evolved
 
 SURE = 0.1
 """Tokens less than one at which a create can only pass if the limit is higher."""
@@ -66,7 +66,7 @@ class Refusal(Value):
 def heard_accept(before: BucketSnapshot, create: InFlight, at: float, arrived: float) -> BucketSnapshot:
     """Return a state after a create was accepted whose answer came ``at``, and which arrived about at ``arrived``."""
     moment = Moment.between(create.sent_at, at, shortest_trip=before.every_trip)
-    after = attrs.evolve(
+    after = evolved(
         before,
         evidence=before.evidence.passed(arrived, accepted=True),
         zero=None if before.in_flight else moment,

@@ -72,7 +72,7 @@ from crynux_async.errors import UsageError
 from crynux_async.pacing.bucket_snapshot import SLOWER, BucketSnapshot, InFlight
 from crynux_async.pacing.evidence import FULL_AFTER, LOWEST_LIMIT, Belief, Evidence
 from crynux_async.pacing.judgement import PATIENCE_TRIPS, SURE, Refusal, heard_accept, heard_refusal
-from crynux_async.values import Value
+from crynux_async.values import Value, evolved
 
 _ROUNDING = 0.005  # the bridge writes a wait with two digits
 _LONGEST_BACK_OFF = 3600.0
@@ -343,7 +343,7 @@ class TokenBucket:
         create = InFlight(ticket=state.next_ticket, sent_at=at, early=early, owner=owner)
         evidence, is_full = state.evidence, self._is_full(at, level)
         if early or is_full:
-            evidence = attrs.evolve(evidence, train=0, unsure=0 if is_full else evidence.unsure)
+            evidence = evolved(evidence, train=0, unsure=0 if is_full else evidence.unsure)
         is_first_pair = state.learning and state.in_flight and state.paired_at is None
         self._settle(
             at,
@@ -408,6 +408,9 @@ class TokenBucket:
             How many there were.
         """
         creates = self._state.in_flight
+        # They stand in the order in which they were sent, so that nearly always a look at the first is enough.
+        if is_gone is None and not (creates and creates[0].sent_at < sent_before):
+            return 0
         # Each owner once: the system is asked about it, while the gate is held.
         owners = {create.owner for create in creates if create.sent_at >= sent_before}
         gone = set() if is_gone is None else set(filter(is_gone, owners))
@@ -450,6 +453,8 @@ class TokenBucket:
         state = self._state
         if state.max_in_flight is not None and not state.learning:
             return at if len(state.in_flight) < state.max_in_flight else math.inf
+        if len(state.in_flight) < self._room():
+            return at
         trip = state.round_trip
         patience = _PATIENCE_AT_FIRST if trip is None else max(_LEAST_PATIENCE, PATIENCE_TRIPS * trip)
         frees_at = sorted(frees for one in state.in_flight if (frees := one.sent_at + patience) > at)
@@ -531,7 +536,7 @@ class TokenBucket:
         return max(now, self._state.at)
 
     def _change(self, **changes: Any) -> None:
-        self._state = attrs.evolve(self._state, **changes)
+        self._state = evolved(self._state, **changes)
 
     def _conclude(self, at: float, ticket: int, attempt: Attempt) -> None:
         if attempt.outcome is Outcome.LIMITED:

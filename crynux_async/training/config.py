@@ -29,6 +29,7 @@ from crynux_async.training.effective import (
     uses,
 )
 from crynux_async.training.fields import (
+    LENGTHS,
     ConfigChanges,
     ConfigFields,
     complete,
@@ -183,7 +184,8 @@ class FineTuneConfig(ConfigFields):
         Raises:
             ConfigError: Unknown names or values out of bounds.
         """
-        lengths = without_defaults(lengths_of(self))
+        # Lengths that stay follow from the same ones as before.
+        lengths = {} if changes.keys().isdisjoint(LENGTHS) else without_defaults(lengths_of(self))
         if not changes.keys() <= field_kinds().keys():
             return self.from_dict({**self.to_dict(), **lengths, **changes})  # which says what is wrong, and all of it
         # What is not changed was checked before, and is shared: the configs of a sweep have nearly all of it in common.
@@ -217,6 +219,14 @@ class FineTuneConfig(ConfigFields):
             mapping: What the service cannot be sent, and what it is sent instead.
         """
         return self._replaced(replacements(self, mapping))
+
+    def sent_dict(self, mapping: ValueMapping = BRIDGE_MAPPING) -> dict[str, object]:
+        """Return ``sent().to_dict()`` without a config in between: every create needs it.
+
+        Args:
+            mapping: What the service cannot be sent, and what it is sent instead.
+        """
+        return {**self.to_dict(), **{item.field: item.sent for item in replacements(self, mapping)}}
 
     def digest(self) -> str:
         """Return 64 hexadecimal digits that are equal for configs that train the same, whatever is known of the data.

@@ -25,7 +25,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 ATTENTION_MODULES = ("to_k", "to_q", "to_v", "to_out.0")
 MAX_SEED = 2**32 - 1  # numpy's; accelerate's set_seed stops the training at larger ones
 
-_LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
+LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
 _DRAWN_SEEDS = 99_999_999  # the bridge draws from as many: crynux-bridge api/v1/image/finetune_params.go
 
 
@@ -203,7 +203,7 @@ def joint_problems(dataset_url: object, dataset_name: object) -> Iterator[Proble
 
 def lengths_of(config: ConfigFields) -> dict[str, Any]:
     """Return the fields that say how long a job is."""
-    return {name: getattr(config, name) for name in _LENGTHS}
+    return {name: getattr(config, name) for name in LENGTHS}
 
 
 def with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
@@ -229,7 +229,7 @@ def with_defaults(lengths: Mapping[str, Any]) -> dict[str, int | None]:
 def without_defaults(lengths: Mapping[str, Any]) -> dict[str, Any]:
     """Return lengths with None for each that ``with_defaults`` fills in just so."""
     kept, full = dict(lengths), with_defaults(lengths)
-    for name in _LENGTHS:
+    for name in LENGTHS:
         if with_defaults({**kept, name: None}) == full:
             kept[name] = None
     return kept

@@ -1,7 +1,7 @@
 """Rows of a ledger and the columns that they become."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -21,8 +21,11 @@ from crynux_async.ledgers.columns import (
     TASK_COLUMNS,
     WISH_COLUMNS,
     Kind,
+    check_changes,
+    check_row,
     decode_job,
     decode_row,
+    encode_changes,
     encode_row,
     from_microseconds,
     to_json,
@@ -207,10 +210,37 @@ def test_row_to_columns_and_back_is_equal(row: Any) -> None:
         (event("a", 1, thing=object()), "data"),
     ],
 )
-def test_row_that_cannot_be_stored_names_the_column(row: Any, field: str) -> None:
+@pytest.mark.parametrize("refuse", [encode_row, check_row])
+def test_row_that_cannot_be_stored_names_the_column(row: Any, field: str, refuse: Callable[[Any], object]) -> None:
     with pytest.raises(LedgerError) as raised:
-        encode_row(row)
+        refuse(row)
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize("refuse", [encode_changes, check_changes])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"tries": 2, "digest": "d"}, "digest"),
+        ({"job_id": "b"}, "job_id"),
+        ({"state": JobState.RUNNING, "colour": "red"}, "colour"),
+        ({"submitted_at": "today"}, "submitted_at"),
+        ({"task_id": "half a character \ud800"}, "task_id"),
+        ({"config": None, "state": "lost"}, "state"),
+    ],
+)
+def test_change_that_cannot_be_stored_names_the_column(
+    changes: Mapping[str, Any], field: str, refuse: Callable[[Any], object]
+) -> None:
+    with pytest.raises(LedgerError) as raised:
+        refuse(changes)
+    assert raised.value.field == field
+
+
+def test_what_can_be_stored_passes_the_checks() -> None:
+    check_row(job("a", task_id="7", submitted_at=datetime(2026, 1, 2, tzinfo=UTC)))
+    check_row(attempt("a"))
+    check_changes({"state": JobState.RUNNING, "submitted_at": datetime(2026, 1, 2, tzinfo=UTC), "ended_at": None})
 
 
 async def test_ledger_in_memory_refuses_what_no_database_could_store() -> None:

@@ -123,7 +123,7 @@ class BridgeBackend:
             ConfigError: It is larger than the bridge takes.
         """
         try:
-            return wire.encode_args(wire.to_wire(order.config.sent())).decode()
+            return wire.create_body(order.config).decode()
         except RejectedError as error:
             raise ConfigError([Problem(field=error.field or "", message=str(error))]) from error
 

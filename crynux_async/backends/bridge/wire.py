@@ -52,7 +52,20 @@ class RemoteStatus(StrEnum):
 
 def to_wire(config: FineTuneConfig) -> dict[str, Any]:
     """Return the args of a create: every field that is not None, as plain JSON values."""
-    return {name: value for name, value in config.to_dict().items() if value is not None}
+    return _given(config.to_dict())
+
+
+def create_body(config: FineTuneConfig) -> bytes:
+    """Return the body of a create of what was asked for, with the values that the bridge can be sent.
+
+    Raises:
+        RejectedError: It is larger than the bridge's limit of 2 MiB.
+    """
+    return encode_args(_given(config.sent_dict()))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def from_wire(args: dict[str, Any]) -> FineTuneConfig:

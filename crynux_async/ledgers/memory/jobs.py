@@ -1,5 +1,6 @@
 """The jobs of a ledger in memory: their rows, what must be unique among them, and who holds them."""
 
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -44,46 +45,91 @@ class Lease:
 
 
 class Entry:
-    """A job, its lease, the position of its last attempt, its tasks, and its steps with their place in time.
+    """A job in a ``JobTable``: its row, its lease, its last attempt, its tasks, and its steps with their place in time.
 
-    Nearly every job has no steps, and one task of which its row and its fee say everything. A hundred thousand must
-    fit: such a task is not kept (``tasks`` is None), but made from both, and the row is kept as ``packing`` says.
+    It is a place in the lists of the table, made anew by whoever looks at the job.
     """
 
-    __slots__ = ("fee", "last_attempt", "lease", "number", "packed", "steps", "tasks")
+    __slots__ = ("_table", "number")
 
-    def __init__(self, row: JobRow, lease: Lease, number: int) -> None:
-        self.packed = packed(row)
-        self.lease = lease
+    def __init__(self, table: "JobTable", number: int) -> None:
+        self._table = table
         self.number = number
-        self.last_attempt = NONE
-        self.tasks: tuple[TaskRow, ...] | None = ()
-        self.fee: int | None = None
-        self.steps: tuple[tuple[int, StepRow], ...] = ()
+
+    @property
+    def packed(self) -> Packed:
+        """The job's row as it is kept."""
+        return self._table.packed[self.number]
 
     @property
     def row(self) -> JobRow:
         """The job's row, made anew each time; ``column`` is for those who look at many jobs."""
         return unpacked(self.packed)
 
+    @property
+    def lease(self) -> Lease:
+        """Who holds it, or held it last."""
+        return self._table.holders[self.number]
+
+    @property
+    def last_attempt(self) -> int:
+        """The position of its last attempt, or ``NONE``."""
+        return self._table.last_attempts[self.number]
+
+    @property
+    def fee(self) -> int | None:
+        """What the task may cost that its row tells of, in wei, or None where no price is known."""
+        return self._table.fees[self.number]
+
+    @property
+    def tasks(self) -> tuple[TaskRow, ...] | None:
+        """Its tasks, or None where its row and ``fee`` tell of the only one."""
+        return None if self._table.is_told[self.number] else self._table.tasks.get(self.number, ())
+
+    @property
+    def steps(self) -> tuple[tuple[int, StepRow], ...]:
+        """Its steps, each with its place in time."""
+        return self._table.steps.get(self.number, ())
+
     def column(self, name: str) -> Any:
         """Return one column of the job's row."""
-        return column(self.packed, name)
+        return column(self._table.packed[self.number], name)
 
     def all_tasks(self) -> tuple[TaskRow, ...]:
         """Return its tasks by try and member."""
-        return (_task_of(self.packed, self.fee),) if self.tasks is None else self.tasks
+        return (_task_of(self.packed, self.fee),) if self.tasks is None else self.tasks or ()
 
     def sort(self) -> _Sort:
         """Return what a claim tells it apart by."""
-        return self.column("backend"), self.column("state"), self.column("folder") is not None
+        return _sort_of(self.packed)
 
 
 class JobTable:
-    """Every job, and every lease. Whatever is refused raises before or is taken back by its ``Undo``."""
+    """Every job, and every lease. Whatever is refused raises before or is taken back by its ``Undo``.
+
+    A hundred thousand must fit, and an object for each takes more than a place in a few lists, by its number. Nearly
+    every job has no steps, and one task of which its row and its fee say everything: such a task is not kept, but made
+    from both. Rows are kept as ``packing`` says.
+
+    Attributes:
+        packed: The row of each job; with the other lists for ``Entry`` alone.
+        holders: Who holds it, or held it last.
+        last_attempts: The position of its last attempt.
+        fees: What the task may cost of which its row tells.
+        is_told: Whether its row tells of its only task.
+        tasks: The tasks of other jobs that have any.
+        steps: The steps of those that have any.
+    """
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
+        self._numbers: dict[str, int] = {}
+        self.packed: list[Packed] = []
+        self.holders: list[Lease] = []
+        self.last_attempts = array("q")
+        self.fees: list[int | None] = []
+        self.is_told = bytearray()
+        self.tasks: dict[int, tuple[TaskRow, ...]] = {}
+        self.steps: dict[int, tuple[tuple[int, StepRow], ...]] = {}
         self.leases: dict[int, Lease] = {}
         self._nobody = Lease(Fence(owner="", number=0), None)
         self._last_lease = 0
@@ -137,7 +183,7 @@ class JobTable:
         sort, lease = entry.sort(), lease or self._nobody
         self.holding(entry).counts[sort] -= 1
         lease.counts[sort] += 1
-        entry.lease = lease
+        self.holders[entry.number] = lease
 
     def free(
         self, now: datetime, backend: str, states: Collection[JobState], wanted: Collection[JobState]
@@ -148,11 +194,24 @@ class JobTable:
         over = [self._nobody, *(lease for lease in self.leases.values() if lease.is_over(now))]
         # Sessions ask again and again, nearly always in vain: that must not cost a walk over all jobs.
         if any(lease.counts[sort] > 0 for lease in over for sort in sorts if sort in lease.counts):
-            for entry in self.entries.values():
+            for entry in self.all():
                 if entry.sort() in sorts and entry.lease.is_over(now):
                     yield entry
 
     # Jobs
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def all(self, *, newest_first: bool = False) -> Iterator[Entry]:
+        """Yield every job in the order in which they were added, or the other way round."""
+        numbers = range(len(self))
+        return (Entry(self, number) for number in (reversed(numbers) if newest_first else numbers))
+
+    def find(self, job_id: str) -> Entry | None:
+        """Return a job, or None where there is none."""
+        number = self._numbers.get(job_id)
+        return None if number is None else Entry(self, number)
 
     def entry(self, job_id: str) -> Entry:
         """Return a job.
@@ -160,10 +219,10 @@ class JobTable:
         Raises:
             LedgerError: There is none.
         """
-        try:
-            return self.entries[job_id]
-        except KeyError:
-            raise LedgerError(f"there is no job {job_id!r}", job_id=job_id) from None
+        found = self.find(job_id)
+        if found is None:
+            raise LedgerError(f"there is no job {job_id!r}", job_id=job_id)
+        return found
 
     def held(self, fence: Fence, job_id: str) -> Entry:
         """Return a job that a fence holds.
@@ -180,14 +239,14 @@ class JobTable:
     def earlier(self, row: JobRow) -> Entry | None:
         """Return the job that has the idempotency key of a row already."""
         job_id = self._keys.get((row.backend, row.tenant), {}).get(row.idempotency_key or "")
-        return None if job_id is None else self.entries[job_id]
+        return None if job_id is None else self.entry(job_id)
 
     def by_task(self, backend: str | None, task_id: str) -> list[Entry]:
         """Return the jobs that have a task, newest or earlier."""
         backends = {*self._newest_tasks, *self._kept_tasks} if backend is None else {backend}
         tables = [table.get(name, {}) for name in backends for table in (self._newest_tasks, self._kept_tasks)]
         names = {table[task_id] for table in tables if task_id in table}
-        return sorted((self.entries[name] for name in names), key=lambda entry: entry.number)
+        return sorted(map(self.entry, names), key=lambda entry: entry.number)
 
     def add(self, row: JobRow, lease: Lease | None, undo: Undo) -> None:
         """Add a job.
@@ -195,15 +254,20 @@ class JobTable:
         Raises:
             LedgerError: Its name or its task is there already.
         """
-        if row.job_id in self.entries:
+        if row.job_id in self._numbers:
             raise LedgerError(f"a job {row.job_id!r} is there already", job_id=row.job_id)
-        holder = lease or self._nobody
-        entry = Entry(row, holder, len(self.entries))
-        undo.put(self.entries, row.job_id, entry)
-        self._claim_newest(entry.packed, undo)
+        holder, kept = lease or self._nobody, packed(row)
+        undo.put(self._numbers, row.job_id, len(self))
+        undo.append(self.packed, kept)
+        undo.append(self.holders, holder)
+        undo.append(self.last_attempts, NONE)
+        undo.append(self.fees, None)
+        undo.append(self.is_told, False)
+        self._claim_newest(kept, undo)
         if row.idempotency_key is not None:
             undo.put(self._keys.setdefault((row.backend, row.tenant), {}), row.idempotency_key, row.job_id)
-        undo.put(holder.counts, entry.sort(), holder.counts[entry.sort()] + 1)
+        sort = _sort_of(kept)
+        undo.put(holder.counts, sort, holder.counts[sort] + 1)
 
     def replace(self, entry: Entry, columns: Mapping[str, Any], undo: Undo) -> None:
         """Change columns of a job.
@@ -211,19 +275,25 @@ class JobTable:
         Raises:
             LedgerError: Another has its task.
         """
-        old, sort, counts = entry.packed, entry.sort(), self.holding(entry).counts
-        undo.set(entry, "packed", changed(old, columns))
-        if entry.tasks is None and _task_of(old, entry.fee) != _task_of(entry.packed, entry.fee):
+        old, new = entry.packed, changed(entry.packed, columns)
+        undo.replace(self.packed, entry.number, new)
+        if self.is_told[entry.number] and _task_of(old, entry.fee) != _task_of(new, entry.fee):
             # The task was made from the row, which does not tell of it any more: from now on it is kept.
             self._keep_tasks(entry, (_task_of(old, entry.fee),), undo)
-        if _newest_of(old) != _newest_of(entry.packed):
-            backend, task_id = _newest_of(old)
+        (backend, task_id), newest = _newest_of(old), _newest_of(new)
+        if (backend, task_id) != newest:
             if task_id is not None:
                 undo.remove(self._newest_tasks[backend], task_id)
-            self._claim_newest(entry.packed, undo)
-        if entry.sort() != sort:
-            undo.put(counts, sort, counts[sort] - 1)
-            undo.put(counts, entry.sort(), counts[entry.sort()] + 1)
+            self._claim_newest(new, undo)
+        before, after = _sort_of(old), _sort_of(new)
+        if before != after:
+            counts = self.holding(entry).counts
+            undo.put(counts, before, counts[before] - 1)
+            undo.put(counts, after, counts[after] + 1)
+
+    def begin(self, entry: Entry, attempt: int, undo: Undo) -> None:
+        """Enter the position of a job's newest attempt."""
+        undo.replace(self.last_attempts, entry.number, attempt)
 
     # What belongs to jobs
 
@@ -234,12 +304,12 @@ class JobTable:
             LedgerError: Another job has it, or another try.
         """
         known = entry.all_tasks()
-        old = next((one for one in known if _task_place(one) == _task_place(task)), None)
+        old = None if not known else next((one for one in known if _task_place(one) == _task_place(task)), None)
         if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
             self._check_is_free(task)
-        tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place))
+        tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place)) if known else (task,)
         is_plain = tasks == (_task_of(entry.packed, task.fee),)
-        undo.set(entry, "fee", task.fee if is_plain else None)
+        undo.replace(self.fees, entry.number, task.fee if is_plain else None)
         self._keep_tasks(entry, None if is_plain else tasks, undo)
 
     def plan_step(self, entry: Entry, step: StepRow, undo: Undo) -> StepRow:
@@ -248,7 +318,7 @@ class JobTable:
         if known is not None:
             return known
         self._last_step += 1
-        undo.set(entry, "steps", (*entry.steps, (self._last_step, step)))
+        undo.put(self.steps, entry.number, (*entry.steps, (self._last_step, step)))
         return step
 
     def finish_step(self, entry: Entry, step: StepRow, undo: Undo) -> None:
@@ -261,9 +331,8 @@ class JobTable:
         if known is None:
             raise LedgerError(f"the step {step.kind!r} of job {step.job_id!r} was not planned", job_id=step.job_id)
         done = attrs.evolve(known, done_at=step.done_at, outcome=step.outcome)
-        undo.set(
-            entry, "steps", tuple((number, done if planned is known else planned) for number, planned in entry.steps)
-        )
+        steps = tuple((number, done if planned is known else planned) for number, planned in entry.steps)
+        undo.put(self.steps, entry.number, steps)
 
     def _claim_newest(self, row: Packed, undo: Undo) -> None:
         (backend, task_id), job_id = _newest_of(row), column(row, "job_id")
@@ -282,7 +351,7 @@ class JobTable:
         """
         owner = self._kept_tasks.get(task.backend, {}).get(task.task_id)
         teller = self._newest_tasks.get(task.backend, {}).get(task.task_id)
-        if owner is None and teller is not None and self.entries[teller].tasks is None:
+        if owner is None and teller is not None and self.entry(teller).tasks is None:
             owner = teller
         if owner is not None:
             raise _taken(task.backend, task.task_id, owner, task.job_id)
@@ -293,7 +362,11 @@ class JobTable:
             undo.remove(self._kept_tasks[task.backend], task.task_id)
         for task in tasks or ():
             undo.put(self._kept_tasks.setdefault(task.backend, {}), task.task_id, task.job_id)
-        undo.set(entry, "tasks", tasks)
+        undo.replace(self.is_told, entry.number, tasks is None)
+        if tasks:
+            undo.put(self.tasks, entry.number, tasks)
+        else:
+            undo.remove(self.tasks, entry.number)
 
 
 def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
@@ -304,6 +377,10 @@ def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
 def ordered_steps(entries: Iterable[Entry]) -> list[StepRow]:
     """Return the steps of jobs in the order in which they were planned."""
     return [step for _, step in sorted((pair for entry in entries for pair in entry.steps), key=lambda pair: pair[0])]
+
+
+def _sort_of(row: Packed) -> _Sort:
+    return column(row, "backend"), column(row, "state"), column(row, "folder") is not None
 
 
 def _newest_of(row: Packed) -> tuple[str, str | None]:

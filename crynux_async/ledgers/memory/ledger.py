@@ -40,7 +40,7 @@ from crynux_async.ledgers.base import (
 )
 from crynux_async.ledgers.bell import Bell
 from crynux_async.ledgers.checks import check_change, check_new_rows, exceeded, misnumbered, not_begun, not_held
-from crynux_async.ledgers.columns import check_job, encode_changes, encode_row, to_json
+from crynux_async.ledgers.columns import check_changes, check_row, to_json
 from crynux_async.ledgers.memory.attempts import NONE, AttemptLog
 from crynux_async.ledgers.memory.jobs import Entry, JobTable, Lease, ordered_steps, ordered_tasks
 from crynux_async.ledgers.memory.selection import selected
@@ -88,7 +88,7 @@ class MemoryLedger:
         self._bell = Bell()
 
     def __repr__(self) -> str:
-        return f"<MemoryLedger {len(self._table.entries)} jobs, {len(self._attempts)} attempts>"
+        return f"<MemoryLedger {len(self._table)} jobs, {len(self._attempts)} attempts>"
 
     @property
     def failure(self) -> LedgerError | None:
@@ -121,7 +121,7 @@ class MemoryLedger:
 
     async def held(self, fence: Fence) -> set[str]:
         """Return the names of the jobs that a lease holds."""
-        entries = self._table.entries.values()
+        entries = self._table.all()
         return {entry.column("job_id") for entry in entries if self._table.holding(entry).fence.number == fence.number}
 
     async def leave(self, fence: Fence) -> None:
@@ -137,7 +137,7 @@ class MemoryLedger:
 
     async def holder(self, job_id: str) -> Holder | None:
         """Return who holds a job, or None where anybody may take it."""
-        entry = self._table.entries.get(job_id)
+        entry = self._table.find(job_id)
         return None if entry is None or entry.lease.is_over(self._clock()) else entry.lease.holder()
 
     async def claim(
@@ -186,7 +186,7 @@ class MemoryLedger:
     async def drop(self, fence: Fence, job_ids: Sequence[str]) -> None:
         """Give back certain jobs that the fence holds."""
         with self._writing():
-            for entry in filter(None, map(self._table.entries.get, job_ids)):
+            for entry in filter(None, map(self._table.find, job_ids)):
                 if self._table.holding(entry).fence.number == fence.number:
                     self._table.give(entry, None)
 
@@ -206,18 +206,18 @@ class MemoryLedger:
         self._check_not_in_gate()
         check_new_rows(rows, events, tasks)
         for index, row in enumerate(rows):
-            check_job(row)
+            check_row(row)
             if index % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
         for part in (*events, *tasks):
-            encode_row(part)
+            check_row(part)
         with self._writing() as undo:
             lease = None if fence is None else self._table.lease(fence)
             earlier = [self._add(row, lease, undo) for row in rows]
             added = {row.job_id for row, known in zip(rows, earlier, strict=True) if known is None}
             for task in tasks:
                 if task.job_id in added:
-                    self._table.put_task(self._table.entries[task.job_id], task, undo)
+                    self._table.put_task(self._table.entry(task.job_id), task, undo)
             # Last, and it cannot fail: an empty list of events that stayed behind would belong to no job.
             self._add_events([event for event in events if event.job_id in added], undo)
             return [known or row for row, known in zip(rows, earlier, strict=True)]
@@ -234,25 +234,25 @@ class MemoryLedger:
 
     async def begin(self, fence: Fence, attempt: AttemptRow, *, reservation: Reservation | None = None) -> None:
         """Store an attempt before its first byte is sent, and reserve what it may cost."""
-        encode_row(attempt)
+        check_row(attempt)
         with self._writing() as undo:
             entry = self._table.held(fence, attempt.job_id)
             if self._attempts.position(entry.last_attempt, attempt.number) != NONE:
                 message = f"attempt {attempt.number} of job {attempt.job_id!r} was begun already"
                 raise LedgerError(message, job_id=attempt.job_id)
-            undo.set(entry, "last_attempt", self._attempts.add(attempt, entry.last_attempt, undo))
+            self._table.begin(entry, self._attempts.add(attempt, entry.last_attempt, undo), undo)
             if reservation is not None:
                 self._reserve(reservation, attempt.job_id, undo)
 
     async def plan_step(self, fence: Fence, step: StepRow) -> StepRow:
         """Store a step before it is done, and return it as it is stored."""
-        encode_row(step)
+        check_row(step)
         with self._writing() as undo:
             return self._table.plan_step(self._table.held(fence, step.job_id), step, undo)
 
     async def get(self, job_id: str) -> JobRow | None:
         """Return a job, or None where there is none."""
-        entry = self._table.entries.get(job_id)
+        entry = self._table.find(job_id)
         return entry.row if entry else None
 
     async def jobs(
@@ -294,7 +294,7 @@ class MemoryLedger:
 
     async def neighbours(self, attempt: AttemptRow, *, at_most: int = 200) -> Neighbours:
         """Return the task ids around an attempt."""
-        entry = self._table.entries.get(attempt.job_id)
+        entry = self._table.find(attempt.job_id)
         position = NONE if entry is None else self._attempts.position(entry.last_attempt, attempt.number)
         if position == NONE:
             raise not_begun(attempt)
@@ -324,7 +324,7 @@ class MemoryLedger:
         with self._writing():
             removed = 0
             for job_id, events in self._events.items():
-                entry = self._table.entries[job_id]
+                entry = self._table.entry(job_id)
                 oldest, ended_at = entry.column("last_event") - keep + 1, entry.column("ended_at")
                 kept = [
                     event for event in events if event.number >= oldest and (ended_at is None or event.at >= before)
@@ -335,7 +335,7 @@ class MemoryLedger:
 
     async def wish(self, row: WishRow) -> WishRow:
         """Store a wish, and return it with its number."""
-        encode_row(row)
+        check_row(row)
         with self._writing():
             self._table.entry(row.job_id)
             self._last_wish += 1
@@ -347,7 +347,7 @@ class MemoryLedger:
         return [
             wish
             for wish in self._wishes.values()
-            if self._table.holding(self._table.entries[wish.job_id]).fence.number == fence.number
+            if self._table.holding(self._table.entry(wish.job_id)).fence.number == fence.number
         ]
 
     async def spent(self, where: JobFilter) -> tuple[int, int]:
@@ -441,7 +441,7 @@ class MemoryLedger:
 
     def _change(self, fence: Fence, change: JobChange, undo: Undo) -> bool:
         """Make the change of one job; return False where the fence does not hold it."""
-        entry = self._table.entries.get(change.job_id)
+        entry = self._table.find(change.job_id)
         if entry is None or self._table.holding(entry).fence.number != fence.number:
             return False
         if change.events and change.events[0].number != entry.column("last_event") + 1:
@@ -495,11 +495,11 @@ def _check_values(change: JobChange) -> None:
     Raises:
         LedgerError: A value cannot.
     """
-    encode_changes(change.columns)
+    check_changes(change.columns)
     for part in (*change.tasks, *change.steps, *change.events):
-        encode_row(part)
+        check_row(part)
     if change.finished is not None:
-        encode_row(change.finished)
+        check_row(change.finished)
 
 
 def _trains_the_same(row: JobRow, config: FineTuneConfig | None) -> bool:

@@ -1,8 +1,9 @@
 """Job rows as a ledger in memory keeps them: a hundred thousand must fit.
 
-A row has more than thirty columns, and nearly every job has the usual value in most of them. So a row is kept as a
-tuple: its shape, which says which columns have another value, and these values. There are few shapes, and each is there
-once.
+A row has more than thirty columns, and nearly every job has the usual value in most of them. Of the others, some are
+alike in many jobs, such as service and state, and some are a job's own. So a row is kept as a tuple: its head, which
+says which columns have another value than the usual one, with those that many have in common, and its own values. There
+are few heads, and each is there once.
 """
 
 import functools
@@ -16,11 +17,38 @@ import attrs
 from crynux_async.ledgers.base import JobRow
 
 Packed: TypeAlias = tuple[Any, ...]
-"""The shape of a row (the name of each unusual column and its place in here), and the values of these columns."""
+"""The head of a row, and the values of its own columns that are unusual."""
 
 _FIELDS = attrs.fields(JobRow)
 _values_of = attrgetter(*(field.name for field in _FIELDS))
 _USUAL: Mapping[str, Any] = MappingProxyType({field.alias or field.name: field.default for field in _FIELDS})
+_COMMON = frozenset(
+    {
+        "backend",
+        "key_id",
+        "state",
+        "is_seed_drawn",
+        "group",
+        "tenant",
+        "budget",
+        "is_stopped",
+        "is_sent_by_any",
+        "tries",
+        "folder",
+        "file_name",
+        "host",
+    }
+)
+
+
+class _Head:
+    """Which columns of a row are unusual: the places of its own in ``Packed``, and the values of the others."""
+
+    __slots__ = ("common", "places")
+
+    def __init__(self, own: tuple[str, ...], common: Mapping[str, Any]) -> None:
+        self.places = {name: place for place, name in enumerate(own, start=1)}
+        self.common = common
 
 
 def packed(row: JobRow) -> Packed:
@@ -40,19 +68,28 @@ def unpacked(kept: Packed) -> JobRow:
 
 def column(kept: Packed, name: str) -> Any:
     """Return one column of the row that is kept, without making the row."""
-    place = kept[0].get(name)
-    return _USUAL[name] if place is None else kept[place]
+    head: _Head = kept[0]
+    place = head.places.get(name)
+    return head.common.get(name, _USUAL[name]) if place is None else kept[place]
 
 
 def _unusual(kept: Packed) -> dict[str, Any]:
-    return {name: kept[place] for name, place in kept[0].items()}
+    head: _Head = kept[0]
+    return {**head.common, **{name: kept[place] for name, place in head.places.items()}}
 
 
 def _packed(columns: Mapping[str, Any]) -> Packed:
-    unusual = {name: value for name, value in columns.items() if value != _USUAL[name]}
-    return _shape(tuple(unusual)), *unusual.values()
+    own, common = {}, []
+    for name, value in columns.items():
+        if value != _USUAL[name]:
+            if name in _COMMON:
+                common.append((name, value, type(value)))
+            else:
+                own[name] = value
+    return _head(tuple(own), tuple(common)), *own.values()
 
 
+# Types are told apart by hand: what is equal need not be the same, such as a state and its text.
 @functools.lru_cache(maxsize=1024)
-def _shape(names: tuple[str, ...]) -> Mapping[str, int]:
-    return MappingProxyType({name: place for place, name in enumerate(names, start=1)})
+def _head(own: tuple[str, ...], common: tuple[tuple[str, Any, type[Any]], ...]) -> _Head:
+    return _Head(own, {name: value for name, value, _ in common})

@@ -30,12 +30,12 @@ def selected(table: JobTable, where: JobFilter, *, limit: int | None = None, new
 def _candidates(table: JobTable, where: JobFilter, newest_first: bool) -> Iterable[Entry]:
     """Return the jobs that a filter can mean, without a walk over all where it names them."""
     if where.job_ids is not None:
-        names = {*where.job_ids} & table.entries.keys()
-        return sorted((table.entries[name] for name in names), key=lambda entry: entry.number, reverse=newest_first)
+        found = filter(None, map(table.find, {*where.job_ids}))
+        return sorted(found, key=lambda entry: entry.number, reverse=newest_first)
     if where.task_id is not None:
         entries = table.by_task(where.backend, where.task_id)
         return entries[::-1] if newest_first else entries
-    return reversed(table.entries.values()) if newest_first else table.entries.values()
+    return table.all(newest_first=newest_first)
 
 
 def _tests(table: JobTable, where: JobFilter) -> Iterator[_Test]:
@@ -72,8 +72,8 @@ def _begins(name: str, prefix: str) -> _Test:
 
 def _cursors(table: JobTable, where: JobFilter) -> Iterator[_Test]:
     if where.after is not None:
-        cursor = table.entries.get(where.after)
+        cursor = table.find(where.after)
         yield lambda entry: cursor is not None and entry.number > cursor.number
     if where.before is not None:
-        end = table.entries.get(where.before)
+        end = table.find(where.before)
         yield lambda entry: end is not None and entry.number < end.number

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, MutableMapping, MutableSequence
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -30,11 +30,6 @@ class Undo:
         # The last change first: one key may have been put twice.
         while kind is not None and self._steps:
             self._steps.pop()()
-
-    def set(self, thing: object, name: str, value: Any) -> None:
-        """Give an attribute another value."""
-        self._steps.append(partial(setattr, thing, name, getattr(thing, name)))
-        setattr(thing, name, value)
 
     def put(self, table: MutableMapping[_K, _V], key: _K, value: _V) -> None:
         """Give a key of a table a value."""

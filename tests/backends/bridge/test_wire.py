@@ -546,7 +546,8 @@ def test_args_of_any_config_as_json_have_no_null_and_no_float_for_an_int(config:
 @given(configs())
 @settings(max_examples=60)
 def test_args_of_any_config_run_on_the_bridge_as_they_were_sent(config: FineTuneConfig) -> None:
-    body = wire.encode_args(wire.to_wire(config.effective().config))
+    body = wire.create_body(config)
+    assert body == wire.encode_args(wire.to_wire(config.effective().config))
     bound = bind(body, "application/json", authorization="Bearer k").values
     filled = with_defaults(bound, seed=0)
     assert violation(filled) is None
