@@ -20,7 +20,7 @@ from crynux_async import (
 )
 from crynux_async.archive.metadata import Description, _own
 from crynux_async.cli import check
-from crynux_async.cli.job_facts import Detail, facts_of, write_csv
+from crynux_async.cli.job_facts import Detail, facts_of, names_of, write_csv
 from crynux_async.cli.jobs import job_filter
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.secret import mask_address, mask_query
@@ -180,7 +180,7 @@ async def test_facts_of_jobs_tell_costs_times_and_health_and_are_a_table_too(tmp
     assert ("path" in good) is not is_public
     assert (str(tmp_path) in json.dumps(facts)) is not is_public
     table = io.StringIO()
-    write_csv(facts, table)
+    write_csv(await names_of(Detail(is_public=is_public, reads_archives=True)), facts, table)
     lines = list(csv.DictReader(io.StringIO(table.getvalue())))
     assert [json.loads(line["cost"]) for line in lines] == [each["cost"] for each in facts]
     assert [line["job_id"] for line in lines] == [row.job_id for row in rows]

@@ -108,7 +108,7 @@ def app_for(words: Sequence[str]) -> App:
         help=_HELP,
         help_epilogue=_EXIT_CODES,
         version=__version__,
-        version_flags=["--version"],
+        version_flags=["--version", "-V"],
     )
     # A help of its own, longer, takes the place of the line in the list; for the list nothing need be loaded.
     is_list = not words or words[0].startswith("-")
@@ -129,6 +129,23 @@ def _called(words: list[str]) -> int:
         return app_for(words)(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.DONE
     # Here and not by cyclopts, which would print it in a frame and end with 1, the code of a job that ended badly.
     except CycloptsError as error:
-        message = f"{str(error).strip()} 'crynux-async --help' lists commands, and COMMAND --help its options"
-        show_error(UsageError(message), as_json="--json" in words)
+        show_error(UsageError(_explained(error, words)), as_json="--json" in words)
         return Exit.USAGE
+
+
+def _explained(error: CycloptsError, words: Sequence[str]) -> str:
+    """Return what is wrong with the words, and which command's help says what is right."""
+    from cyclopts import UnusedCliTokensError
+
+    before = words[0].startswith("-")
+    command = next((word for word in words if word in COMMANDS), None) if before else None
+    if command is not None:
+        wrong = f"{words[0]} comes behind the command, as in 'crynux-async {command} {words[0]}'."
+    elif before:
+        unknown = next((word for word in words if not word.startswith("-")), words[0])
+        wrong = f"There is no command {unknown!r}."
+    elif isinstance(error, UnusedCliTokensError):
+        wrong = f"Nothing takes {' '.join(map(repr, error.unused_tokens or ()))}."
+    else:
+        wrong = str(error).strip()
+    return f"{wrong} See '{' '.join(('crynux-async', *(error.command_chain or ())))} --help'"

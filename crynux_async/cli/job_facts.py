@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
 
+from crynux_async.clock import utc_now
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError
 from crynux_async.ledgers.base import JobRow, Ledger, TaskRow
+from crynux_async.states import JobState
 from crynux_async.values import Value
 
 if TYPE_CHECKING:
@@ -45,11 +47,21 @@ async def facts_of(ledger: Ledger, rows: Sequence[JobRow], detail: Detail) -> li
     return [await _facts(row, tasks[row.job_id], detail) for row in rows]
 
 
-def write_csv(facts: Sequence[Mapping[str, Any]], out: TextIO) -> None:
-    """Write a table with a column for everything that is known; what has parts stands in it as JSON."""
-    if not facts:
-        return
-    table = csv.DictWriter(out, fieldnames=list(facts[0]))
+async def names_of(detail: Detail) -> list[str]:
+    """Return the names of what is known of every job, in order."""
+    nothing = JobRow(job_id="", backend="", key_id="", config=None, state=JobState.PLANNED, planned_at=utc_now())
+    return list(await _facts(nothing, (), detail))
+
+
+def write_csv(names: Sequence[str], facts: Sequence[Mapping[str, Any]], out: TextIO) -> None:
+    """Write a table with a column for everything that is known; what has parts stands in it as JSON.
+
+    Args:
+        names: The names of the columns, which are told of no jobs, too: readers of tables ask for them.
+        facts: The rows, each with these names.
+        out: Where to.
+    """
+    table = csv.DictWriter(out, fieldnames=names)
     table.writeheader()
     for each in facts:
         parts = {name: json.dumps(value) for name, value in each.items() if isinstance(value, dict | list)}

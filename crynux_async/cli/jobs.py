@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.job_facts import Detail, facts_of, write_csv
+from crynux_async.cli.job_facts import Detail, facts_of, names_of, write_csv
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
 from crynux_async.cli.listing import print_jobs
 from crynux_async.clock import utc_now
@@ -31,6 +31,8 @@ async def show_jobs(
     detail: Detail,
 ) -> Exit:
     """List what the ledger remembers; asks the bridge nothing."""
+    if as_json and as_csv:
+        raise UsageError("give either --json or --csv, not both")
     place = existing_place(ledger)
     where = job_filter(states, label, tags)
     book = open_ledger(place, makes=False)
@@ -45,7 +47,7 @@ async def show_jobs(
     if as_json:
         print(json.dumps(facts))  # noqa: T201  # the command's output
     elif as_csv:
-        write_csv(facts, sys.stdout)
+        write_csv(await names_of(detail), facts, sys.stdout)
     else:
         _print(rows, shown(place), images)
     return Exit.DONE

@@ -12,6 +12,7 @@ from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail
 from crynux_async.cli.jobs import show_jobs
 from crynux_async.downloads.images import put_images
+from crynux_async.errors import UsageError
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
@@ -57,3 +58,19 @@ async def test_images_of_each_job_are_named_for_programs(place: Path, capsys: py
 async def test_public_list_names_no_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     await shown(place, as_json=True, is_public=True)
     assert str(place.parent) not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("detail", [Detail(), Detail(is_public=True), Detail(reads_archives=True)])
+async def test_table_of_no_jobs_has_the_columns_of_a_table_of_jobs(
+    detail: Detail, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await show_jobs(place, [], None, [], as_json=False, as_csv=True, detail=detail)
+    head, *rows = csv.reader(StringIO(capsys.readouterr().out))
+    assert len(rows) == 2
+    await show_jobs(place, ["failed"], None, [], as_json=False, as_csv=True, detail=detail)
+    assert list(csv.reader(StringIO(capsys.readouterr().out))) == [head]
+
+
+async def test_json_and_csv_together_are_refused(place: Path) -> None:
+    with pytest.raises(UsageError, match="either --json or --csv"):
+        await shown(place, as_json=True, as_csv=True)
