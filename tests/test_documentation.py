@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from crynux_async.cli.app import app_for
+from crynux_async.cli.app import make_app
 from crynux_async.emulator import Owner
 from crynux_async.emulator.relay import CNX
 from crynux_async.secret import Secret
@@ -162,7 +162,7 @@ def test_commands_and_options_of_shell_blocks_exist(block: Block, place: Path) -
 def parsed(line: str) -> None:
     """Raise unless the command line takes these words."""
     words = shlex.split(line, comments=True)[1:]
-    app_for(words).parse_args(words, exit_on_error=False, print_error=False)
+    make_app().parse_args(words, exit_on_error=False, print_error=False)
 
 
 def test_every_wish_of_the_first_page_has_a_line_that_runs() -> None:
@@ -213,5 +213,5 @@ def test_file_of_tests_is_that_of_the_examples() -> None:
 
 def test_rights_on_a_ledger_are_those_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     (printed,) = (block.text for block in blocks("sql"))
-    app_for(["ledger"])(["ledger", "migrate", "--help"], result_action="return_value")
+    make_app()(["ledger", "migrate", "--help"], result_action="return_value")
     assert " ".join(printed.split()) in " ".join(capsys.readouterr().out.split())

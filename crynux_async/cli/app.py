@@ -6,13 +6,16 @@ database, and none of them the others.
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cyclopts import App, CycloptsError
 
 from crynux_async.cli.exits import Exit, guard, show_error
 from crynux_async.errors import UsageError
 from crynux_async.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Where each stands, and the first line of what it says about itself.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -81,6 +84,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "sweep": ("sweep_commands:app", "Run a set of points, once each, through any crash; see the results."),
 }
 
+_FLAGS: Final = (("--help (-h)", "Display this message and exit."), ("--version", "Display application version."))
+_NAME: Final = "crynux-async"
 _HELP: Final = (
     "Fine-tune Stable Diffusion LoRA models on the Crynux Network.\n\n"
     "The key comes from CRYNUX_API_KEY, the bridge from CRYNUX_BASE_URL, or both from "
@@ -95,14 +100,10 @@ _EXIT_CODES: Final = (
 )
 
 
-def app_for(words: Sequence[str]) -> App:
-    """Return the command line, as these words need it.
-
-    Args:
-        words: What the user wrote.
-    """
+def make_app() -> App:
+    """Return the command line."""
     app = App(
-        name="crynux-async",
+        name=_NAME,
         # Not markdown: what draws that takes longer to load than all commands.
         help_format="plaintext",
         help=_HELP,
@@ -110,11 +111,17 @@ def app_for(words: Sequence[str]) -> App:
         version=__version__,
         version_flags=["--version", "-V"],
     )
-    # A help of its own, longer, takes the place of the line in the list; for the list nothing need be loaded.
-    is_list = not words or words[0].startswith("-")
-    for name, (place, line) in COMMANDS.items():
-        app.command(f"crynux_async.cli.{place}", name=name, help=line if is_list else None)
+    for name, (place, _) in COMMANDS.items():
+        app.command(f"crynux_async.cli.{place}", name=name)
     return app
+
+
+def print_list(console: "Console") -> None:
+    """Print how the program is called, and all commands."""
+    from crynux_async.cli.command_list import print_commands  # here: no command draws it
+
+    shown = [(name, COMMANDS[name][1]) for name in sorted(COMMANDS)]
+    print_commands(console, usage=f"{_NAME} COMMAND", about=_HELP, commands=[*shown, *_FLAGS], after=_EXIT_CODES)
 
 
 def start() -> None:
@@ -125,8 +132,12 @@ def start() -> None:
 
 def _called(words: list[str]) -> int:
     try:
-        # Returned and not ended with, so that texts of help which nobody takes are treated as those of commands.
-        return app_for(words)(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.DONE
+        app = make_app()
+        command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        if command == app.help_print and not app.parse_commands(bound.arguments["tokens"])[0]:
+            print_list(bound.arguments["console"])
+            return Exit.DONE
+        return command(*bound.args, **bound.kwargs) or Exit.DONE
     # Here and not by cyclopts, which would print it in a frame and end with 1, the code of a job that ended badly.
     except CycloptsError as error:
         show_error(UsageError(_explained(error, words)), as_json="--json" in words)

@@ -63,9 +63,9 @@ async def test_command_that_sends_nothing_starts_without_an_http_client_and_a_da
 ) -> None:
     program = f"""
 import contextlib, sys
-from crynux_async.cli.app import app_for
+from crynux_async.cli.app import make_app
 with contextlib.suppress(SystemExit):
-    app_for({arguments!r})({arguments!r})
+    make_app()({arguments!r})
 print([name for name in ("aiohttp", "sqlalchemy") if name in sys.modules])
 """
     process = await asyncio.create_subprocess_exec(

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from crynux_async.archive import LoraArchive
-from crynux_async.cli.app import app_for
+from crynux_async.cli.app import make_app
 from crynux_async.emulator import Emulator
 from crynux_async.training.config import FineTuneConfig
 from tests.archive_files import RESULT, UNFINISHED, members, pair, write_zip
@@ -62,7 +62,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stopped:
-            app_for([*map(str, arguments)])([*map(str, arguments)])
+            make_app()([*map(str, arguments)])
         assert isinstance(stopped.value.code, int)
         return stopped.value.code, *capsys.readouterr()
 

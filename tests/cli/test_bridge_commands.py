@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async.cli import bridge_keys
-from crynux_async.cli.app import app_for
+from crynux_async.cli.app import make_app
 from crynux_async.cli.bridge_folder import in_folder
 from crynux_async.cli.exits import Exit
 
@@ -22,20 +22,20 @@ def test_key_that_begins_with_a_hyphen_can_be_named(words: list[str], monkeypatc
         return Exit.DONE
 
     monkeypatch.setattr(bridge_keys, "delete", delete)
-    app_for(["bridge"])(["bridge", "keys", *words], result_action="return_value")
+    make_app()(["bridge", "keys", *words], result_action="return_value")
     assert named == [KEY]
 
 
 @pytest.mark.parametrize("command", ["bridge", "bridge init", "bridge keys rotate", "check", "export"])
 def test_help_of_a_command_that_needs_no_key_asks_for_none(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    app_for(command.split())([*command.split(), "--help"], result_action="return_value")
+    make_app()([*command.split(), "--help"], result_action="return_value")
     out = capsys.readouterr().out
     assert "CRYNUX_API_KEY" not in out
     assert "Exit codes" in out
 
 
 def test_help_of_the_whole_says_where_the_key_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
-    app_for(["--help"])(["--help"], result_action="return_value")
+    make_app()(["--help"], result_action="return_value")
     assert "CRYNUX_API_KEY" in capsys.readouterr().out
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 import crynux_async.cli
 from crynux_async.backends.base import OwnTask, Payment
 from crynux_async.backends.relay.arguments import RELAY_FACTS
-from crynux_async.cli.app import app_for
+from crynux_async.cli.app import make_app
 from crynux_async.cli.console import open_console
 from crynux_async.cli.ledger_place import ledger_option
 from crynux_async.cli.reconcile import print_unconfirmed
@@ -199,13 +199,13 @@ def test_page_of_a_sweep_that_is_written_later_names_where_its_jobs_are(
 def test_commands_take_what_hints_carry(command: str) -> None:
     is_paid = command in ("resume --send", "retry j1")
     options = f"{RELAY.paid_option if is_paid else RELAY.option}{LEDGER}"
-    _, bound, _ = app_for([command]).parse_args(shlex.split(command + options), exit_on_error=False)
+    _, bound, _ = make_app().parse_args(shlex.split(command + options), exit_on_error=False)
     service = bound.arguments["service"]
     assert (service.relay, service.network, bound.arguments["ledger"]) == (True, RELAY.network, "cats.db")
 
 
 def test_every_command_about_jobs_at_a_service_takes_a_ledger() -> None:
-    found = {" ".join(name): signature(command) for name, command in commands(app_for(["run"]))}
+    found = {" ".join(name): signature(command) for name, command in commands(make_app())}
     about_jobs = {name for name, known in found.items() if "service" in known.parameters}
     assert {"run", "download", "resume", "cancel", "sweep run"} <= about_jobs
     assert {name for name in about_jobs if "ledger" not in found[name].parameters} == set()

@@ -54,6 +54,7 @@ def test_what_only_prints_loads_nothing_that_waits_trains_or_draws_markdown(
     assert not loaded & {"asyncio", "aiohttp", "sqlalchemy", "crynux_async.session", "crynux_async.training.config"}
     assert commands_in(loaded) == home
     assert not loaded & {"rich.markdown", "markdown_it", "pygments", "crynux_async.settings", "crynux_async.signing"}
+    assert ("docstring_parser" in loaded) is (words[0] == "run")  # whose options are told in its docstring
 
 
 def test_list_of_jobs_for_people_loads_neither_settings_nor_events_nor_models(tmp_path: Path) -> None:
