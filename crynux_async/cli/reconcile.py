@@ -29,7 +29,10 @@ async def reconcile(
     adopt: bool,
     as_json: bool,
 ) -> Exit:
-    """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found."""
+    """Look for the tasks of unconfirmed jobs, and for tasks without a job, and say of each what was found.
+
+    The exit code says whether a create is left of which nobody knows the outcome.
+    """
     console = open_console(stderr=as_json)
     async with open_session(ledger, service) as session:
         await _say_price(session, console, at_most, evidence_bytes)
@@ -54,7 +57,7 @@ async def reconcile(
             "unconfirmed": [bracket_facts(each) for each in lost],
         }
         print(json.dumps(facts))  # noqa: T201  # the command's output
-    return Exit.DONE
+    return Exit.OUTCOME_UNKNOWN if lost else Exit.DONE
 
 
 async def _say_price(session: Session, console: Console, at_most: int, evidence_bytes: int) -> None:

@@ -194,17 +194,19 @@ def _judge_asked(
 ) -> Finding:
     bracket = bracket_of(lost)
     ours = [number for number, standing in asked.items() if standing is Standing.OURS]
-    if ours:
-        return _judge_ours(lost, others, ours)
-    # What still runs may turn out to be ours: nothing is ruled out before it has ended.
     running = sum(standing is Standing.RUNNING for standing in asked.values())
     unclear = sum(standing is Standing.WITHOUT_RESULT for standing in asked.values())
+    # What still runs may turn out to be ours: nothing is ruled out before it has ended, and where another program uses
+    # this key, the one that has ended may be that program's.
     if running:
+        mine = f"; made with this key is {', '.join(map(str, sorted(ours)))}" if ours else ""
         return _open(
             lost,
             f"{running} tasks in its bracket still run, and whose they are is told only when they end; "
-            "look again later",
+            f"look again later{mine}",
         )
+    if ours:
+        return _judge_ours(lost, others, ours)
     if bracket.above is None:
         return _open(
             lost,

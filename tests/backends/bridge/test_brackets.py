@@ -142,6 +142,17 @@ async def test_running_task_in_the_bracket_leaves_it_open() -> None:
     assert "still run" in finding.explanation
 
 
+async def test_running_task_beside_one_of_the_key_leaves_it_open() -> None:
+    # Where another program uses the key, the one that has ended may be that program's, and the lost one still runs.
+    bridge = Bridge({10: Standing.RUNNING, 11: Standing.OURS})
+    [finding] = await find(bridge, lost())
+    assert (finding.verdict, finding.task_id) == (Verdict.OPEN, None)
+    assert "made with this key is 11" in finding.explanation
+    bridge = Bridge({10: Standing.OTHERS, 11: Standing.OURS})
+    [finding] = await find(bridge, lost())
+    assert (finding.verdict, finding.task_id) == (Verdict.FOUND, "11")
+
+
 async def test_task_without_result_in_the_bracket_leaves_it_open() -> None:
     [finding] = await find(Bridge({10: Standing.WITHOUT_RESULT, 11: Standing.OTHERS}), lost())
     assert finding.verdict is Verdict.OPEN
@@ -203,12 +214,19 @@ def test_numbers_that_a_bridge_may_have_deleted_prove_nothing(days: int, verdict
     assert judge(create, [create], standings, known=NONE, at_most=50, now=NOW).verdict is verdict
 
 
-TRUTHS = st.lists(st.sampled_from(["ours", "others", "lost", "burnt"]), min_size=1, max_size=12)
+TRUTHS = st.lists(st.sampled_from(["ours", "others", "lost", "burnt", "stranger"]), min_size=1, max_size=12)
 
 
-@given(truth=TRUTHS, delays=st.lists(st.integers(0, 3), min_size=12, max_size=12), ended=st.booleans())
-def test_task_found_is_always_the_one_that_was_lost(truth: list[str], delays: list[int], ended: bool) -> None:
-    """Whatever happened in whichever order, FOUND names the lost create's own task, and NOT_CREATED is true."""
+@given(
+    truth=TRUTHS,
+    delays=st.lists(st.integers(0, 3), min_size=12, max_size=12),
+    ends=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_task_found_is_always_the_one_that_was_lost(truth: list[str], delays: list[int], ends: list[bool]) -> None:
+    """Whatever happened in whichever order, FOUND names the lost create's own task, and NOT_CREATED is true.
+
+    "stranger" is a task of another program that uses the key.
+    """
     number_of: dict[str, int] = {}
     standings: dict[int, Standing] = {}
     creates: list[LostCreate] = []
@@ -219,9 +237,9 @@ def test_task_found_is_always_the_one_that_was_lost(truth: list[str], delays: li
         if kind == "burnt":
             standings[number] = Standing.OTHERS
         elif kind == "others":
-            standings[number] = Standing.OTHERS if ended else Standing.RUNNING
+            standings[number] = Standing.OTHERS if ends[index] else Standing.RUNNING
         else:
-            standings[number] = Standing.OURS if ended else Standing.RUNNING
+            standings[number] = Standing.OURS if ends[index] else Standing.RUNNING
         if kind == "ours":
             known.add(str(number))
             answered.append((number, index + delays[index]))
