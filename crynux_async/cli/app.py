@@ -84,7 +84,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "sweep": ("sweep_commands:app", "Run a set of points, once each, through any crash; see the results."),
 }
 
-_FLAGS: Final = (("--help (-h)", "Display this message and exit."), ("--version", "Display application version."))
+_FLAGS: Final = (("--help (-h)", "Display this message and exit."), ("--version (-V)", "Display application version."))
 _NAME: Final = "crynux-async"
 _HELP: Final = (
     "Fine-tune Stable Diffusion LoRA models on the Crynux Network.\n\n"
