@@ -22,6 +22,7 @@ from crynux_async.errors import Problem, SettingsError, UsageError
 from crynux_async.money import wei_of
 from crynux_async.secret import Secret, mask_credentials
 from crynux_async.values import Value
+from crynux_async.wording import unread
 
 OFFICIAL_BRIDGE = "https://bridge.crynux.io"
 RELAYS: Mapping[str, str] = MappingProxyType(
@@ -435,8 +436,8 @@ def _read_file(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     try:
         return path, tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError([Problem(field="CRYNUX_SETTINGS", message=f"{path} cannot be read: {reason}")]) from error
+        cure = "; name another one, or leave the variable out" if isinstance(error, FileNotFoundError) else ""
+        raise SettingsError([Problem(field="CRYNUX_SETTINGS", message=unread(path, error) + cure)]) from error
 
 
 def _problems(settings: Settings) -> Iterator[Problem]:

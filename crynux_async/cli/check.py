@@ -16,7 +16,7 @@ from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.plot import curve
-from crynux_async.downloads.names import job_archive_name
+from crynux_async.downloads.names import check_template
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import UsageError
 from crynux_async.report.units import size
@@ -97,7 +97,7 @@ def dry_run(
     """Show what will be made of the config in a file, and refuse a folder or a name that ``run`` would refuse."""
     config = FineTuneConfig.from_file(config_path).evolve(**parse_changes(changes))
     if name is not None:  # else it is the service's usual one
-        job_archive_name(name, config, task_id=None, job_id=None, label=config_path.stem)
+        check_template(name)
     # With force the user knows better; the room is looked at again when bytes come.
     check_folder(out, needed=0 if force else archive_bytes(config) or 0)
     return check(config_path, changes, fee_cnx=service.fee_cnx, service=service, as_json=as_json)

@@ -10,6 +10,7 @@ from pathlib import Path
 from crynux_async.errors import UsageError
 from crynux_async.files import replace_private
 from crynux_async.user_files import user_path
+from crynux_async.wording import unread
 
 _TABLE = re.compile(r"\s*\[")
 
@@ -33,7 +34,7 @@ def settings_in(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+        raise UsageError(unread(path, error)) from error
 
 
 def put_settings(path: Path, values: Mapping[str, str | int | float]) -> None:

@@ -20,6 +20,7 @@ _SUFFIX = ".zip"
 _MOST_DIGITS = 9
 _UNSAFE = r'[<>:"/\\|?*\s]+'
 _SEPARATORS = " ._-"
+_SEPARATORS_OF_PATHS = frozenset("/\\")
 # Source: Microsoft, "Naming Files, Paths, and Namespaces".
 _RESERVED = r"(?i)(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|COM[0-9¹²³]|LPT[0-9¹²³])(?=\.|$)"
 
@@ -77,8 +78,10 @@ def check_template(template: str) -> None:
     """Refuse a template that gives no name, whatever the job.
 
     Raises:
-        UsageError: As ``archive_name``.
+        UsageError: As ``archive_name``; or it is a path, which would not be followed: a name has no separators.
     """
+    if not _SEPARATORS_OF_PATHS.isdisjoint("".join(text for text, _ in _parse(template))):
+        raise UsageError(f"the file name {template!r} is a path; give its folder as the folder", field="name")
     job_archive_name(template, None, task_id=None, job_id=None, label="")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crynux_async.backends.base import Backend, ResultStream, Validator
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.downloads.names import job_archive_name
+from crynux_async.downloads.names import check_template, job_archive_name
 from crynux_async.downloads.target import check_folder
 from crynux_async.errors import (
     CrynuxError,
@@ -355,7 +355,7 @@ def check_target(record: Record, folder: Path, name: str, *, has_room: bool = Fa
     Raises:
         UsageError: The name is not a template, or the folder is none, cannot be written or has too little room.
     """
-    file_name(record, name)
+    check_template(name)
     needed = None if has_room or record.config is None else archive_bytes(record.config)
     check_folder(folder, needed=needed or 0)
 

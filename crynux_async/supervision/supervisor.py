@@ -427,7 +427,11 @@ class Supervisor:
         await to_the_end(in_thread(check))
 
     def want(self, record: Record, folder: Path, name: str | None) -> Wanted:
-        """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one."""
+        """Remember that a job's archive is wanted, and return where; ``name`` is None for the service's usual one.
+
+        Raises:
+            UsageError: The name is not a template.
+        """
         wanted = self._wanted(folder, name)
         if wanted != record.wanted:
             record.wanted = wanted
@@ -441,8 +445,6 @@ class Supervisor:
             UsageError: The name is not a template.
         """
         record.wanted = self._wanted(folder, name, is_standing=True)
-        # Now: when the archive is there, the job has been paid for.
-        check_template(record.wanted.name)
 
     def forecast(self, configs: Sequence[FineTuneConfig]) -> "Forecast":
         """Return when new jobs would be sent and end, were they queued now."""
@@ -580,8 +582,10 @@ class Supervisor:
         await self._writer.all_saved(records)
 
     def _wanted(self, folder: Path, name: str | None, *, is_standing: bool = False) -> Wanted:
+        template = name or self.backend.habits.file_name
+        check_template(template)  # now: when the archive is there, the job has been paid for
         # Absolute, because the next process may be somewhere else.
-        return shared_wish(folder.absolute(), name or self.backend.habits.file_name, is_standing)
+        return shared_wish(folder.absolute(), template, is_standing)
 
     def _check_loop(self) -> None:
         """Raise UsageError elsewhere: what is queued from another loop or thread wakes nobody, and is paid for."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from crynux_async.errors import ConfigError, Problem, UsageError
 from crynux_async.sweeps.spaces import Params, choice, grid, integers, listed, log_uniform, random_search, uniform
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.wording import unread
 
 _T = TypeVar("_T")
 
@@ -40,7 +41,8 @@ def _read(source: Path) -> dict[str, Any]:
         # Some editors put a byte order mark before the first letter, which is no TOML.
         return tomllib.loads(source.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ConfigError([Problem(field=str(source), message=f"cannot be read: {error}")]) from error
+        what = "this is not a sweep"
+        raise ConfigError([Problem(field="(file)", message=unread(source, error))], what=what) from error
 
 
 def _points(source: Path, data: Mapping[str, Any]) -> Iterator[Params]:

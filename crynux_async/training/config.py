@@ -43,6 +43,7 @@ from crynux_async.training.kinds import Kind
 from crynux_async.training.lengths import require_images
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 from crynux_async.values import Value
+from crynux_async.wording import unread
 
 if TYPE_CHECKING:
     import cattrs
@@ -143,8 +144,7 @@ class FineTuneConfig(ConfigFields):
             text = Path(path).read_text(encoding="utf-8")
             data: Any = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error  # that of the system names the path again
-            raise ConfigError([Problem(field="(file)", message=f"{path} cannot be read: {reason}")]) from error
+            raise ConfigError([Problem(field="(file)", message=unread(path, error))]) from error
         if not isinstance(data, dict):
             raise ConfigError(
                 [Problem(field="(file)", message=f"{path} must hold a table of fields, not {data!r:.80}")]

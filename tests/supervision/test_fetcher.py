@@ -125,6 +125,18 @@ async def test_other_name_is_honoured(backend: FakeBackend, tmp_path: Path) -> N
     assert names_in(tmp_path) == {"1.zip", "cat.zip"}
 
 
+@pytest.mark.parametrize("name", ["../cat.zip", "cats/{task_id}.zip", "cats\\{task_id}.zip"])
+async def test_path_in_place_of_a_name_is_refused(backend: FakeBackend, tmp_path: Path, name: str) -> None:
+    async with open_session(backend) as session:
+        job = await model_of(session)
+        with pytest.raises(UsageError, match="is a path; give its folder as the folder") as caught:
+            await job.download(tmp_path / "a", name=name)
+        with pytest.raises(UsageError, match="is a path"):
+            await session.submit(make_config(), folder=tmp_path, file_name=name)
+    assert caught.value.field == "name"
+    assert (backend.creates, names_in(tmp_path)) == (1, set())
+
+
 async def test_folder_is_remembered_as_an_absolute_path(
     backend: FakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
