@@ -7,11 +7,10 @@ from cyclopts import Parameter
 
 from crynux_async.archive.naming import Program
 from crynux_async.cli.exits import Exit, guard
+from crynux_async.cli.options import Flag, Json
 
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
 
-
-def inspect(archive: Path, /, *, config: Path | None = None, json: _Json = False) -> int:
+def inspect(archive: Path, /, *, config: Path | None = None, json: Json = False) -> int:
     """Check every byte and weight of a downloaded archive, and show what was trained.
 
     The exit code is 0 for a healthy model, 1 when something is wrong with it, 5 when it cannot be read.
@@ -35,8 +34,8 @@ def export(
     base_model: str | None = None,
     trigger: str | None = None,
     config: Path | None = None,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    json: _Json = False,
+    overwrite: Flag = False,
+    json: Json = False,
 ) -> int:
     """Write the LoRA of a downloaded archive as one safetensors file that loads completely, and say how to use it.
 
@@ -76,8 +75,8 @@ def merge(
     program: Annotated[Program, Parameter(name="--for")] = "all",
     base_model: str | None = None,
     trigger: str | None = None,
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    json: _Json = False,
+    overwrite: Flag = False,
+    json: Json = False,
 ) -> int:
     """Write several LoRAs of one base model as one file that does exactly what they do together.
 

@@ -7,11 +7,10 @@ from cyclopts import App, Parameter
 
 from crynux_async.backends.bridge.deploy_defaults import DEFAULT_IMAGE, DEFAULT_PORT, Database
 from crynux_async.cli.exits import execute, guard
+from crynux_async.cli.options import Flag, Json
 
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
 # Every 64th key begins with "-", and so does its name here.
 _Key = Annotated[str, Parameter(allow_leading_hyphen=True)]
-_Flag = Annotated[bool, Parameter(negative="")]
 
 
 def bridge_app() -> App:
@@ -42,7 +41,7 @@ def init(
     image: str = DEFAULT_IMAGE,
     port: int = DEFAULT_PORT,
     database: Database = "sqlite",
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Write every file that a bridge of your wallet needs into a new folder, and nothing else.
 
@@ -59,7 +58,7 @@ def init(
     return guard(lambda: bridge.init(folder, network, image, port, database, as_json=json), as_json=json)
 
 
-def doctor(folder: Path, /, *, program: _Flag = False, json: _Json = False) -> int:
+def doctor(folder: Path, /, *, program: Flag = False, json: Json = False) -> int:
     """Check everything that keeps a bridge from starting or endangers its money, with a remedy for each.
 
     The exit code is 0 when it can start, and 2 when it cannot.
@@ -81,7 +80,7 @@ def up(
     binary: Path | None = None,
     rate_limit: int = 60,
     patience: float = 120.0,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Start the bridge, wait until it answers, and make a key that is ready; also after a reboot.
 
@@ -120,7 +119,7 @@ def logs(folder: Path, /, *, lines: int = 40) -> int:
     return guard(lambda: bridge_up.logs(folder, lines))
 
 
-def status(folder: Path, /, *, json: _Json = False) -> int:
+def status(folder: Path, /, *, json: Json = False) -> int:
     """Show the balance, how many rounds it pays for, nodes, tasks, and keys with their last day.
 
     Args:
@@ -154,7 +153,7 @@ def list_keys(folder: Path, /) -> int:
     return guard(lambda: bridge_keys.list_keys(folder))
 
 
-def create(folder: Path, /, *, rate_limit: int = 60, use_limit: int = -1, json: _Json = False) -> int:
+def create(folder: Path, /, *, rate_limit: int = 60, use_limit: int = -1, json: Json = False) -> int:
     """Make a key that is ready for use, and print it. Run it again if it was interrupted.
 
     Args:
@@ -193,7 +192,7 @@ def retire(folder: Path, /, *, ledger: str | None = None) -> int:
     return execute(bridge_keys.retire(folder, ledger))
 
 
-def delete(folder: Path, key: _Key, /, *, force: _Flag = False, ledger: str | None = None) -> int:
+def delete(folder: Path, key: _Key, /, *, force: Flag = False, ledger: str | None = None) -> int:
     """Delete a key; after that nobody can fetch the results of its jobs.
 
     Args:

@@ -1,28 +1,22 @@
 """The commands that say what would be trained, and explain what was said of it."""
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from crynux_async.cli.exits import Exit, guard
+from crynux_async.cli.options import Flag, Json, Set
 from crynux_async.training.service import BRIDGE_FACTS
-
-_Set = Annotated[list[str], Parameter(name="--set", negative="", show_default=False)]
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
-_Flag = Annotated[bool, Parameter(negative="")]
 
 
 def check(
     config: Path,
     /,
     *,
-    set_: _Set | None = None,
+    set_: Set | None = None,
     dataset: Path | None = None,
     images: int | None = None,
     fee: float = BRIDGE_FACTS.fee_cnx,
-    relay: _Flag = False,
-    json: _Json = False,
+    relay: Flag = False,
+    json: Json = False,
 ) -> int:
     """Show what would be trained, what it costs, and what cannot work or will surprise you; nothing is sent.
 
@@ -50,7 +44,7 @@ def check(
     return guard(work, as_json=json)
 
 
-def explain(*codes: str, json: _Json = False) -> int:
+def explain(*codes: str, json: Json = False) -> int:
     """Explain a code: what happens, an example, what to do, and where the rule comes from.
 
     Args:

@@ -1,15 +1,12 @@
 """The commands about a data set."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from crynux_async.cli.exits import Exit, execute, guard
+from crynux_async.cli.options import Flag, Json
 from crynux_async.datasets.captions import CaptionSource
-
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
-_Flag = Annotated[bool, Parameter(negative="")]
 
 
 def dataset_app() -> App:
@@ -27,8 +24,8 @@ def check(
     image_column: str = "image",
     caption_column: str = "text",
     resolution: int = 512,
-    center_crop: _Flag = False,
-    json: _Json = False,
+    center_crop: Flag = False,
+    json: Json = False,
 ) -> int:
     """Show what a node would make of a folder or archive: images, captions, and what will not work.
 
@@ -65,9 +62,9 @@ def pack(
     captions: CaptionSource = "auto",
     caption_column: str = "text",
     encoding: str | None = None,
-    regularization: _Flag = False,
-    overwrite: _Flag = False,
-    json: _Json = False,
+    regularization: Flag = False,
+    overwrite: Flag = False,
+    json: Json = False,
 ) -> int:
     """Make the archive that nodes load as intended, or say everything that is wrong.
 
@@ -98,7 +95,7 @@ def pack(
     return guard(work, as_json=json)
 
 
-def check_url(url: str, /, *, timeout: float = 30.0, json: _Json = False) -> int:
+def check_url(url: str, /, *, timeout: float = 30.0, json: Json = False) -> int:
     """Send an address the requests of a node, and say whether a node could load a data set from there.
 
     The exit code is 0 when it could, and 2 when it could not.

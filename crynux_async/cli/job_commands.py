@@ -6,15 +6,13 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from crynux_async.cli.exits import execute
+from crynux_async.cli.options import Flag, Json, Yes
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
-_Flag = Annotated[bool, Parameter(negative="")]
 _BRIDGE = ServiceChoice()
 _PAID_BRIDGE = PaidService()
 _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
 _Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
-_Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 _AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 _Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 _Bytes = Annotated[int, Parameter(validator=validators.Number(gte=0))]
@@ -29,10 +27,10 @@ def jobs(
     label: str | None = None,
     tag: _Tags | None = None,
     ledger: str | None = None,
-    json: _Json = False,
-    csv: _Flag = False,
-    public: _Flag = False,
-    health: _Flag = False,
+    json: Json = False,
+    csv: Flag = False,
+    public: Flag = False,
+    health: Flag = False,
 ) -> int:
     """List every job that was ever submitted from here.
 
@@ -74,12 +72,12 @@ def board(*, ledger: str | None = None, port: _Port = 0, open_: _Open = True) ->
 def resume(
     *,
     out: Path | None = None,
-    send: _Flag = False,
+    send: Flag = False,
     timeout: _Timeout = None,
     patience: _Timeout = None,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Go on with every unfinished job: follow it to its end, and fetch the models that were asked for.
 
@@ -110,10 +108,10 @@ def cancel(
     job: list[str],
     /,
     *,
-    yes: _Yes = False,
+    yes: Yes = False,
     service: ServiceChoice = _BRIDGE,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Cancel jobs: what was not sent is not sent, and a task that waits for a node at the relay is refunded.
 
@@ -155,7 +153,7 @@ def retry(
     tag: _Tags | None = None,
     at_most: _AtMost = None,
     timeout: int | None = None,
-    yes: _Yes = False,
+    yes: Yes = False,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
 ) -> int:
@@ -198,9 +196,9 @@ def reconcile(
     at_most: _Count = 50,
     evidence_bytes: _Bytes = 1 << 30,
     service: ServiceChoice = _BRIDGE,
-    adopt: _Flag = False,
+    adopt: Flag = False,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Look for the tasks of jobs whose create has an unknown outcome, only where they can be.
 
@@ -226,7 +224,7 @@ def reconcile(
     )
 
 
-def spent(*, service: ServiceChoice = _BRIDGE, ledger: str | None = None, json: _Json = False) -> int:
+def spent(*, service: ServiceChoice = _BRIDGE, ledger: str | None = None, json: Json = False) -> int:
     """Show what all jobs have cost. With --relay the ledger is compared with the relay's own list, to the wei.
 
     The exit code is 0 when everything adds up, and 1 when something is left to be explained.

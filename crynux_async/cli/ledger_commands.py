@@ -6,8 +6,8 @@ from typing import Annotated
 from cyclopts import App, Parameter, validators
 
 from crynux_async.cli.exits import execute
+from crynux_async.cli.options import Json
 
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
 _Days = Annotated[float, Parameter(validator=validators.Number(gte=0))]
 _Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
@@ -20,7 +20,7 @@ def ledger_app() -> App:
     return app
 
 
-def check(*, ledger: str | None = None, json: _Json = False) -> int:
+def check(*, ledger: str | None = None, json: Json = False) -> int:
     """Say whether a ledger can be used, what is in it, and who is using it.
 
     Args:
@@ -32,7 +32,7 @@ def check(*, ledger: str | None = None, json: _Json = False) -> int:
     return execute(work.check(ledger, as_json=json), as_json=json)
 
 
-def migrate(*, ledger: str | None = None, json: _Json = False) -> int:
+def migrate(*, ledger: str | None = None, json: Json = False) -> int:
     """Make the tables of a new ledger, or bring those of an older one up to date.
 
     Sessions do so by themselves where their role may.
@@ -55,7 +55,7 @@ def migrate(*, ledger: str | None = None, json: _Json = False) -> int:
     return execute(work.migrate(ledger, as_json=json), as_json=json)
 
 
-def trim(*, days: _Days = 30, keep: _Count = 1000, ledger: str | None = None, json: _Json = False) -> int:
+def trim(*, days: _Days = 30, keep: _Count = 1000, ledger: str | None = None, json: Json = False) -> int:
     """Remove old events; jobs, tasks and attempts stay for ever.
 
     Args:
@@ -69,7 +69,7 @@ def trim(*, days: _Days = 30, keep: _Count = 1000, ledger: str | None = None, js
     return execute(work.trim(ledger, days=days, keep=keep, as_json=json), as_json=json)
 
 
-def copy(source: Path, target: str, /, *, json: _Json = False) -> int:
+def copy(source: Path, target: str, /, *, json: Json = False) -> int:
     """Move a ledger from a file into an empty one in PostgreSQL; the file cannot be opened after that.
 
     Args:

@@ -7,17 +7,14 @@ import attrs
 from cyclopts import Parameter, validators
 
 from crynux_async.cli.exits import Exit, execute, guard
+from crynux_async.cli.options import Flag, Json, Set
 from crynux_async.cli.service_choice import PaidService
 
-_Set = Annotated[list[str], Parameter(name="--set", negative="", show_default=False)]
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
-_Emulator = Annotated[bool, Parameter(negative="")]
-_Flag = Annotated[bool, Parameter(negative="")]
 _Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
 _PAID_BRIDGE = PaidService()
 
 
-def demo(*, out: Path = Path("crynux-demo"), json: _Json = False) -> int:
+def demo(*, out: Path = Path("crynux-demo"), json: Json = False) -> int:
     """Run a small sweep on an emulated bridge on this machine: no account, no GPU, under a minute.
 
     Args:
@@ -33,16 +30,16 @@ def run(
     config: Path,
     /,
     *,
-    set_: _Set | None = None,
+    set_: Set | None = None,
     out: Path = Path(),
     name: str | None = None,
     timeout: _Timeout = None,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
-    emulator: _Emulator = False,
-    dry_run: _Flag = False,
-    force: _Flag = False,
-    json: _Json = False,
+    emulator: Flag = False,
+    dry_run: Flag = False,
+    force: Flag = False,
+    json: Json = False,
 ) -> int:
     """Submit one job, follow it and download its model.
 
@@ -98,7 +95,7 @@ def download(
     timeout: _Timeout = None,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Follow a task that the service already has, and download its model when it is ready.
 
@@ -129,7 +126,7 @@ def emulator(
     folder: Path | None = None,
     config: Path | None = None,
     balance: float = 1000.0,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Run an emulated bridge that answers like the real one, and print its address and a ready key; or a relay.
 

@@ -1,17 +1,14 @@
 """The commands about sweeps."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from crynux_async.cli.exits import execute
+from crynux_async.cli.options import Flag, Json, Yes
 from crynux_async.cli.service_choice import PaidService
 
-_Json = Annotated[bool, Parameter(name="--json", negative="")]
-_Flag = Annotated[bool, Parameter(negative="")]
 _PAID_BRIDGE = PaidService()
-_Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 
 
 def sweep_app() -> App:
@@ -26,17 +23,17 @@ def run(
     file: Path,
     /,
     *,
-    yes: _Yes = False,
-    emulator: _Flag = False,
+    yes: Yes = False,
+    emulator: Flag = False,
     service: PaidService = _PAID_BRIDGE,
-    force: _Flag = False,
+    force: Flag = False,
     retry: int = 0,
     stop_after: int | None = None,
     report: Path | None = None,
     images: Path | None = None,
     price: float | None = None,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Send what is missing of a sweep, follow all of it, and bring its archives to disk.
 
@@ -81,11 +78,11 @@ def preview(
     file: Path,
     /,
     *,
-    emulator: _Flag = False,
+    emulator: Flag = False,
     service: PaidService = _PAID_BRIDGE,
     price: float | None = None,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Show what running a sweep would do: what is new, what it costs, how long it takes, what cannot work.
 
@@ -106,7 +103,7 @@ def preview(
     )
 
 
-def list_(*, ledger: str | None = None, json: _Json = False) -> int:
+def list_(*, ledger: str | None = None, json: Json = False) -> int:
     """List every sweep that was ever run from here, with how many trials are where.
 
     Args:
@@ -118,7 +115,7 @@ def list_(*, ledger: str | None = None, json: _Json = False) -> int:
     return execute(sweep_list.show_list(ledger, as_json=json), as_json=json)
 
 
-def status(name: str, /, *, ledger: str | None = None, json: _Json = False) -> int:
+def status(name: str, /, *, ledger: str | None = None, json: Json = False) -> int:
     """Show where the trials of a sweep are. The exit code is 0 only if every trial has its model.
 
     Args:
@@ -135,10 +132,10 @@ def retry(
     name: str,
     /,
     *,
-    yes: _Yes = False,
+    yes: Yes = False,
     service: PaidService = _PAID_BRIDGE,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Send the failed and stopped trials of a sweep again, and follow them to their ends.
 
@@ -154,7 +151,7 @@ def retry(
     return execute(sweep.retry(name, ledger, service, is_agreed=yes, as_json=json), as_json=json)
 
 
-def stop(name: str, /, *, ledger: str | None = None, json: _Json = False) -> int:
+def stop(name: str, /, *, ledger: str | None = None, json: Json = False) -> int:
     """Send nothing more of a sweep, from any process on this ledger. What was sent goes on.
 
     Args:
@@ -168,7 +165,7 @@ def stop(name: str, /, *, ledger: str | None = None, json: _Json = False) -> int
 
 
 def table(
-    name: str, /, *, json: _Json = False, jsonl: _Flag = False, out: Path | None = None, ledger: str | None = None
+    name: str, /, *, json: Json = False, jsonl: Flag = False, out: Path | None = None, ledger: str | None = None
 ) -> int:
     """Print every trial of a sweep as a row, for other programs.
 
@@ -193,7 +190,7 @@ def report(
     across: str | None = None,
     down: str | None = None,
     ledger: str | None = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """Write the page of a sweep: one file that opens anywhere, offline.
 
