@@ -1,7 +1,9 @@
 """Frozen values do what attrs would generate for them, by methods that are written once."""
 
+import gc
 import pickle
-from typing import Generic, TypeVar
+import weakref
+from typing import Any, Generic, TypeVar
 
 import attrs
 import pytest
@@ -137,3 +139,15 @@ def test_evolved_changes_what_attrs_changes(name: str, note: str, passing: int) 
     assert evolved(value, note=note, passing=passing) == attrs.evolve(value, note=note, passing=passing)
     assert evolved(value, passing=passing).passing == passing
     assert value == _Derived(name=name, note="before", hidden=3, more=(1,))
+
+
+def test_classes_that_nobody_has_any_more_are_not_kept_for_ever() -> None:
+    def made(number: int) -> "weakref.ref[Any]":
+        cls = attrs.frozen(type(f"Made{number}", (Value,), {"__annotations__": {"name": str}}))
+        one, same = cls("a"), cls("a")
+        assert (one == same, hash(one) == hash(same), repr(one)) == (True, True, f"Made{number}(name='a')")
+        return weakref.ref(cls)
+
+    first, *_ = [made(number) for number in range(600)]
+    gc.collect()
+    assert first() is None
