@@ -15,7 +15,8 @@ from rich.text import Text
 from crynux_async.archive import ArchiveKind, ArchiveSummary, Health, HealthCode, LoraArchive, Member, Norms, Strength
 from crynux_async.archive.families import FAMILY_TITLES, family_named
 from crynux_async.archive.members import PURPOSES, is_pickle
-from crynux_async.cli.console import LiteralConsole, one_line, open_console
+from crynux_async.cli.console import LiteralConsole, open_console
+from crynux_async.cli.plain import one_line
 from crynux_async.report.units import size
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.wording import counted

@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from crynux_async.cli.console import one_line
 from crynux_async.cli.job_names import shortest_tasks
 from crynux_async.cli.listing import STYLES
+from crynux_async.cli.plain import one_line
 from crynux_async.cli.waiting import said
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed, Event, JobProgressed, JobStateChanged

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crynux_async.cli.changes import parse_changes
-from crynux_async.cli.console import one_line, open_console
+from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.plain import one_line
 from crynux_async.cli.plot import curve
 from crynux_async.downloads.names import check_template
 from crynux_async.downloads.target import check_folder

@@ -4,17 +4,16 @@ The one place that makes a console. What comes from outside may hold "[red]", ":
 recolours a terminal, clears it or rewrites what stands in it: none of these is obeyed here.
 """
 
-import re
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.segment import Segment
+from rich.text import Text
+
+from crynux_async.cli.plain import Part, spelt
 
 _NO_WIDTH = 100_000
-# Controls of C0 and C1, and what turns the direction of writing round (Unicode TR36, "bidirectional text spoofing").
-_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 class LiteralConsole(Console):
@@ -26,6 +25,10 @@ class LiteralConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def print_line(self, *parts: Part) -> None:
+        """Print a line."""
+        self.print(Text.assemble(*parts))
 
     def print_page(self, page: RenderableType, *, style: str | None = None) -> None:
         """Print text for people, its words wrapped; off a terminal no word is broken, such as a long path.
@@ -57,16 +60,6 @@ def open_console(*, stderr: bool = False) -> LiteralConsole:
     return LiteralConsole(stderr=stderr)
 
 
-def one_line(text: str) -> str:
-    """Return a text from outside for a place in a line: a label of two lines must not look like two entries."""
-    return _CONTROL.sub(_code, _LINE_ENDS.sub(_code, text))
-
-
 def _spelt(segment: Segment) -> Segment:
-    if segment.control or not _CONTROL.search(segment.text):
-        return segment
-    return Segment(_CONTROL.sub(_code, segment.text), segment.style)
-
-
-def _code(found: "re.Match[str]") -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
+    text = segment.text if segment.control else spelt(segment.text)
+    return segment if text == segment.text else Segment(text, segment.style)

@@ -13,7 +13,8 @@ from rich.text import Text
 from crynux_async.archive import Health, Program
 from crynux_async.archive.families import FAMILY_TITLES, Family
 from crynux_async.archive.naming import DIFFUSERS_SINCE, PROGRAMS, passed_over
-from crynux_async.cli.console import LiteralConsole, one_line
+from crynux_async.cli.console import LiteralConsole
+from crynux_async.cli.plain import one_line
 from crynux_async.report.units import size
 from crynux_async.wording import counted
 

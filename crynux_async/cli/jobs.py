@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from crynux_async.cli.console import open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail, facts_of, names_of, write_csv
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
 from crynux_async.cli.listing import print_jobs
+from crynux_async.cli.plain import open_output
 from crynux_async.clock import utc_now
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import UsageError
@@ -95,8 +95,8 @@ def _counted_images(rows: Sequence[JobRow]) -> dict[str, int]:
 
 
 def _print(rows: Sequence[JobRow], place: str, images: Mapping[str, int]) -> None:
-    console = open_console()
+    output = open_output()
     if rows:
-        print_jobs(console, rows, utc_now(), images)
+        print_jobs(output, rows, utc_now(), images)
     else:
-        console.print(f"No jobs in {place}.")
+        output.print_line(f"No jobs in {place}.")

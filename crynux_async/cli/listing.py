@@ -8,10 +8,9 @@ from datetime import datetime
 
 import attrs
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
 
-from crynux_async.cli.console import LiteralConsole, one_line
 from crynux_async.cli.job_names import shortest, shortest_tasks
+from crynux_async.cli.plain import Output, one_line
 from crynux_async.ledgers.base import JobRow
 from crynux_async.report.units import age, size
 from crynux_async.states import JobState
@@ -60,33 +59,31 @@ class Column(Value):
         return attrs.evolve(self, cells=[_cut(cell, width, self.gives) for cell in self.cells])
 
 
-def print_jobs(
-    console: LiteralConsole, rows: Sequence[JobRow], now: datetime, images: Mapping[str, int] | None = None
-) -> None:
+def print_jobs(output: Output, rows: Sequence[JobRow], now: datetime, images: Mapping[str, int] | None = None) -> None:
     """Print a list of jobs, and below it why some of them ended badly.
 
     Args:
-        console: Where.
+        output: Where.
         rows: The jobs, at least one.
         now: The time, aware.
         images: How many validation images lie beside the archives of jobs, by job.
     """
     # In full off a terminal: whatever reads the list may hand a name to another command.
     names = {row.job_id: row.job_id for row in rows}
-    if console.is_terminal:
+    if output.is_terminal:
         names = dict(shortest(names))
-        columns = fitted(_columns(rows, names, now, images or {}), console.width)
+        columns = fitted(_columns(rows, names, now, images or {}), output.width)
     else:
         columns = _columns(rows, names, now, images or {})
-    console.print(Text(_line(columns, None), style="dim"))
+    output.print_line((_line(columns, None), "dim"))
+    start = sum(column.width + len(_GAP) for column in columns[:2])
+    end = start + columns[2].width
     for place, row in enumerate(rows):
-        line = Text(_line(columns, place))
-        start = sum(column.width + len(_GAP) for column in columns[:2])
-        line.stylize(STYLES[row.state], start, start + columns[2].width)
-        console.print(line)
+        line = _line(columns, place)
+        output.print_line(line[:start], (line[start:end], STYLES[row.state]), line[end:])
     for row in rows:
         if row.reason or row.error:
-            console.print(Text.assemble((names[row.job_id], "bold"), f": {one_line(row.reason or row.error)}"))
+            output.print_line((names[row.job_id], "bold"), f": {one_line(row.reason or row.error)}")
 
 
 def fitted(columns: Sequence[Column], width: int) -> list[Column]:

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from crynux_async.cli.board import Board, summary
-from crynux_async.cli.console import LiteralConsole, one_line, open_console
+from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit, exit_code
 from crynux_async.cli.job_facts import as_facts
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
+from crynux_async.cli.plain import one_line
 from crynux_async.cli.reconcile import bracket_facts, print_unconfirmed
 from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from crynux_async.cli.board import Board
 from crynux_async.cli.changes import parse_changes
-from crynux_async.cli.console import LiteralConsole, one_line, open_console
+from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import as_facts
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
+from crynux_async.cli.plain import one_line
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.waiting import while_answered

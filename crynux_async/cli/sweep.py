@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from crynux_async.backends.reading import ReadBackend, facts_behind
-from crynux_async.cli.console import LiteralConsole, one_line, open_console
+from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option, ledger_place
+from crynux_async.cli.plain import one_line
 from crynux_async.cli.questions import agrees
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import PaidService, ServiceChoice

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from crynux_async.cli.console import one_line
+from crynux_async.cli.plain import one_line
 from crynux_async.clock import utc_now
 from crynux_async.money import to_cnx
 from crynux_async.report.units import duration

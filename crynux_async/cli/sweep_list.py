@@ -4,9 +4,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from crynux_async.cli.console import one_line, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place
+from crynux_async.cli.plain import one_line, open_output
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.supervision.cut_off import as_left
@@ -25,13 +25,13 @@ async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
         facts = [{"name": name, "service": service, **counts} for service, name, counts in sweeps]
         print(json.dumps(facts))  # noqa: T201  # the command's output
         return Exit.DONE
-    console = open_console()
+    output = open_output()
     is_told = len({service for service, _, _ in sweeps}) > 1
     for service, name, counts in sweeps:
         said = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no trials"
-        console.print(one_line(f"{name} ({service}): {said}" if is_told else f"{name}: {said}"))
+        output.print_line(one_line(f"{name} ({service}): {said}" if is_told else f"{name}: {said}"))
     if not sweeps:
-        console.print("No sweep was run yet: crynux-async sweep run sweep.toml")
+        output.print_line("No sweep was run yet: crynux-async sweep run sweep.toml")
     return Exit.DONE
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async.cli.console import one_line
+from crynux_async.cli.plain import one_line
 from crynux_async.emulator import Emulator
 from crynux_async.ledgers.conformance.support import job
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 import crynux_async.cli
-from crynux_async.cli.console import one_line, open_console
+from crynux_async.cli.console import open_console
+from crynux_async.cli.plain import PlainOutput, one_line, open_output
 
 
 @pytest.mark.parametrize("text", ["[red]x[/]", "[/]", "models[v2]", ":bomb:", "a" * 300, "word " * 60 + "end"])
@@ -54,6 +55,27 @@ def test_page_wraps_words_and_breaks_no_path_in_two(text: str, capsys: pytest.Ca
 def test_control_is_spelt_out(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     open_console(stderr=True).print(text)
     assert capsys.readouterr().err.rstrip("\n") == said
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("a [red]b[/] :bomb:  ", ("c", "bold red"), ""), ("\x1b[31m\u202e", ("\x9b", "dim")), ("tab\tafter", "ü日本")],
+)
+def test_line_looks_without_rich_as_rich_prints_it_off_a_terminal(
+    parts: tuple[str | tuple[str, str], ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_console().print_line(*parts)
+    drawn = capsys.readouterr().out
+    PlainOutput().print_line(*parts)
+    assert capsys.readouterr().out == drawn
+
+
+def test_line_keeps_its_styles_in_a_pipe_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    open_output().print_line(("red", "red"))
+    assert "\x1b[" in capsys.readouterr().out
 
 
 def test_line_ends_of_a_label_make_no_second_line() -> None:

@@ -64,6 +64,7 @@ def test_list_of_jobs_for_people_loads_neither_settings_nor_events_nor_models(tm
 
     assert "crynux_async.ledgers.sqlite.ledger" in loaded
     assert commands_in(loaded) == {"job_commands"}
+    assert not loaded & {"rich.console", "rich.text"}  # it is printed into a pipe
     assert [name for name in loaded if name.startswith("compiled:")] == []
     assert not loaded & {
         "anyio",
