@@ -76,6 +76,12 @@ def mask_credentials(address: str) -> str:
     return re.sub(r"//[^/]*@", f"//{MASK}@", address)
 
 
+def mask_login(text: str) -> str:
+    """Return what was meant for an address and is none, without what may be a user and a password in it."""
+    # Without "//", or with a "/" in the password, nothing tells where the login begins.
+    return re.sub(r"\A([A-Za-z][A-Za-z0-9+.-]*://)?.*@", rf"\g<1>{MASK}@", text, flags=re.DOTALL)
+
+
 def mask_query(address: str) -> str:
     """Return an address without what stands behind its question mark: a presigned link is a credential."""
     before, mark, query = address.partition("?")

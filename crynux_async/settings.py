@@ -20,7 +20,7 @@ import attrs
 
 from crynux_async.errors import Problem, SettingsError, UsageError
 from crynux_async.money import wei_of
-from crynux_async.secret import Secret, mask_credentials
+from crynux_async.secret import Secret, mask_credentials, mask_login
 from crynux_async.values import Value
 from crynux_async.wording import unread
 
@@ -190,7 +190,7 @@ def _network_problem(value: Any) -> str | None:
         return None
     known = "mainnet, staging or the address of a relay"
     if isinstance(value, str) and "://" not in value:
-        return f"must be {known} such as {RELAYS['mainnet']}, not {_shown_url(value)}"
+        return f"must be {known} such as {RELAYS['mainnet']}, not {mask_login(value)!r}"
     problem = _url_problem(value, RELAYS["mainnet"])
     return problem and f"must be {known}, and as an address it {problem}"
 
@@ -212,7 +212,7 @@ def _address_problem(value: Any, example: str = OFFICIAL_BRIDGE) -> str | None:
     except ValueError:
         good = False
     if not good or not value.isprintable() or " " in value:
-        return f"must be an http or https address such as {example}, not {_shown_url(value)}"
+        return f"must be an http or https address such as {example}, not {mask_login(value)!r}"
     return "must end before any ? or #" if "?" in value or "#" in value else None
 
 

@@ -318,6 +318,25 @@ def test_socks_proxy_is_refused_by_name() -> None:
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "me:hunter2@proxy.example:1080",
+        "http:/me:hunter2@proxy.example:1080",
+        "http//me:hunter2@proxy.example:1080",
+        "http://me:un/hunter2@proxy.example:1080",
+        "http://me:un@hunter2@proxy.example:port",
+        "http://me:un\nhunter2@proxy.example",
+        "htp://me:hunter2@proxy.example",
+    ],
+)
+@pytest.mark.parametrize("name", ["proxy", "base_url", "network"])
+def test_password_in_what_is_no_address_is_shown_nowhere(name: str, address: str) -> None:
+    message = problems_of(**{name: address})[name]
+    assert "proxy.example" in message
+    assert "hunter2" not in message
+
+
 def test_key_in_quotes_is_named(tmp_path: Path) -> None:
     assert "quotes" in problems_of(api_key='"q3hXHA_8O0LuGJ1_tou4_KamMlQqAo-aYwyAIDttdmI="')["api_key"]
 
