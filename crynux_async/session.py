@@ -37,6 +37,7 @@ from crynux_async.supervision.intake import unconfirmed
 from crynux_async.supervision.record import Record, new_job_id
 from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.keeping import KeptConfigs
 from crynux_async.training.service import ServiceFacts
 
 if TYPE_CHECKING:
@@ -365,18 +366,19 @@ class Session(SessionJobs):
             LedgerError: They cannot be remembered; none of those will be sent.
         """
         supervisor = self._open_supervisor()
-        chosen = list(configs)
+        # Those of a generator are there nowhere else, and a hundred thousand of them are 34 MB.
+        chosen = list(configs) if isinstance(configs, Sequence) else KeptConfigs(configs)
         labels = [given or "" for given in _one_for_each(label, chosen, "label")]
         keys = _one_for_each(idempotency_key, chosen, "idempotency_key")
         await self._require_adviser().check_all(chosen, labels, force=force)
 
         now = utc_now()
 
-        def planned(each: tuple[FineTuneConfig, str | None, str]) -> Record:
-            config, key, given = each
+        def planned(number: int) -> Record:
+            config, key, given = chosen[number], keys[number], labels[number]
             return self._planned(config, key, now, label=given, folder=folder, file_name=file_name, **filing)
 
-        records = await in_slices(planned, list(zip(chosen, keys, labels, strict=True)))
+        records = await in_slices(planned, range(len(chosen)))
         if idempotency_key is not None:
             records = await supervisor.ask(records) if records else []
         else:

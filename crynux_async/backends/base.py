@@ -30,6 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
+from crynux_async.training.keeping import KeptConfig, as_kept, config_of
 from crynux_async.training.service import ServiceFacts
 from crynux_async.values import Value
 
@@ -127,7 +128,7 @@ class Task(Value):
         task_id: The service's name of it.
         job_id: The job that it belongs to.
         try_number: Which try of the job, >= 1.
-        config: What it trains, or None where that is not known.
+        kept_config: What it trains as it is kept, or None where that is not known; ``config`` is either.
         payload: What ``intend`` made for it, or "" where it was attached or is not kept (see ``Habits``).
         actions: What was stored of its steps, in the order in which they were planned.
         made_at: When it was accepted, aware UTC, or None where that is not known.
@@ -136,10 +137,16 @@ class Task(Value):
     task_id: str
     job_id: str = ""
     try_number: int = 1
-    config: FineTuneConfig | None = None
+    # Made at every look, of which nearly all ask for no config.
+    kept_config: KeptConfig | None = attrs.field(default=None, alias="config", converter=as_kept, eq=False, repr=False)
     payload: str = ""
     actions: Sequence[Action] = ()
     made_at: datetime | None = None
+
+    @property
+    def config(self) -> FineTuneConfig | None:
+        """What it trains, made anew each time; or None where that is not known."""
+        return None if self.kept_config is None else config_of(self.kept_config)
 
 
 @attrs.frozen(kw_only=True)

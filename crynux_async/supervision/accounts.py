@@ -10,6 +10,7 @@ from crynux_async.backends.base import Backend, HasPrices, Look, RefundsLate, Se
 from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, JobAbandonedError, JobError, JobExpiredError, JobFailedError
 from crynux_async.states import JobState, Signal
+from crynux_async.supervision.record import Record
 from crynux_async.supervision.rows import TaskEnd
 from crynux_async.training.config import FineTuneConfig
 
@@ -48,6 +49,11 @@ class Accounts:
         if price != self._last_price:
             self._last_price = price
         return self._last_price  # one number for all tasks of a price: a hundred thousand of them are 4 MB
+
+    def price_of(self, record: Record) -> int | None:
+        """Return what one try of a job may cost at most, in wei, or None where that is not known."""
+        is_known = self._prices is not None or self._given_price is not None
+        return self.price(record.config) if is_known else None
 
     async def balance(self) -> int | None:
         """Return what the account has, in wei, or None where that cannot be asked."""

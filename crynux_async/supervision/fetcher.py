@@ -107,7 +107,7 @@ class Fetcher:
         Raises:
             OwnershipError: It was, and there is no archive of it that could be used.
         """
-        was_planned_here = record.is_ours and not record.is_resumed and record.config is not None
+        was_planned_here = record.is_ours and not record.is_resumed and record.kept_config is not None
         # What this session holds and sends is sent with its own credential, whoever planned it.
         if was_planned_here or (record.is_ours and record.task_id is None):
             return
@@ -356,7 +356,8 @@ def check_target(record: Record, folder: Path, name: str, *, has_room: bool = Fa
         UsageError: The name is not a template, or the folder is none, cannot be written or has too little room.
     """
     check_template(name)
-    needed = None if has_room or record.config is None else archive_bytes(record.config)
+    config = None if has_room else record.config
+    needed = None if config is None else archive_bytes(config)
     check_folder(folder, needed=needed or 0)
 
 

@@ -126,8 +126,8 @@ class Follower:
         started_at = now
         if record.is_resumed and record.submitted_at:  # only the date tells how old it is, and a date may be wrong
             started_at -= max(0.0, (utc_now() - record.submitted_at).total_seconds())
-        stall_at = None
-        longest = self._longest(record)
+        config, stall_at = record.config, None
+        longest = self._longest(record, config)
         if longest is not None:
             # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
             stall_at = (started_at if now - started_at < longest else now) + longest
@@ -135,7 +135,7 @@ class Follower:
         is_new = record.attempts > 0 and now - started_at <= self._polls.min_interval
         self._polls.add(
             record.job_id,
-            kind=kind_of(record.config),
+            kind=kind_of(config),
             started_at=started_at,
             now=now,
             stall_at=stall_at,
@@ -155,10 +155,10 @@ class Follower:
         soon, late = self._polls.age_by(0.1, kind), self._polls.age_by(0.9, kind)
         return None if soon is None or late is None else (soon, late)
 
-    def _longest(self, record: Record) -> float | None:
+    def _longest(self, record: Record, config: FineTuneConfig | None) -> float | None:
         """Return after how many seconds a job's task has certainly ended, or None where nobody knows."""
         try:
-            return self._backend.stall_after(record.config) if record.config else None
+            return self._backend.stall_after(config) if config else None
         except Exception as error:  # a job that is never called STALLED is better than one that nobody follows
             self._complain(record, error)
             return None
@@ -383,7 +383,7 @@ class Follower:
 
     def _has_been_shown(self, record: Record) -> None:
         """Enter whose a task is that was only attached: sessions with another credential could not follow it."""
-        if record.config is None and not record.is_own and record.is_ours:
+        if record.kept_config is None and not record.is_own and record.is_ours:
             record.is_own = True
             self._register.note(record)
 

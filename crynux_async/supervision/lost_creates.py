@@ -142,7 +142,7 @@ class LostCreates:
             backend=attempt.backend,
             task_id=task_id,
             made_at=attempt.answered_at or at,
-            fee=self._accounts.price(record.config),
+            fee=self._accounts.price_of(record),
         )
         accepted = attrs.evolve(
             attempt, outcome=AttemptOutcome.ACCEPTED, task_id=task_id, answered_at=attempt.answered_at or at

@@ -198,7 +198,7 @@ def _listened_at(bare: Doors, accounts: Accounts, ear: Ear) -> Doors:
             ear.put(TransferEnded(**names, at=utc_now(), error=failure))
 
     def task_ended(record: Record, end: TaskEnd) -> None:
-        spent = accounts.price(record.config) if end.spent is None else end.spent
+        spent = accounts.price_of(record) if end.spent is None else end.spent
         ear.put(TaskEnded(job_id=record.job_id, task_id=end.task_id, at=end.at, spent=spent, reason=end.reason))
         bare.task_ended(record, end)
 

@@ -18,6 +18,7 @@ from crynux_async.errors import CrynuxError, JobError
 from crynux_async.states import ENDED, GOOD, JobState
 from crynux_async.supervision.filing import UNFILED, Filing
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.keeping import KeptConfig, as_kept, config_of
 from crynux_async.values import Value
 
 
@@ -85,7 +86,7 @@ class Record:
 
     Attributes:
         job_id: This library's name for it, unique.
-        config: What is trained, or None for a task that was attached by its id.
+        kept_config: What is trained as it is kept, or None for a task that was attached by its id.
         label: The caller's own name for it, or "".
         filing: What else its user files it under.
         idempotency_key: The caller's name for the intention that it stands for, or None.
@@ -109,7 +110,7 @@ class Record:
     """
 
     job_id: str
-    config: FineTuneConfig | None = None
+    kept_config: KeptConfig | None = attrs.field(default=None, alias="config", converter=as_kept)
     label: str = ""
     filing: Filing = UNFILED
     idempotency_key: str | None = None
@@ -136,6 +137,15 @@ class Record:
         task = f"task {self.task_id}" if self.task_id is not None else "no task yet"
         label = f" {self.label!r}" if self.label else ""
         return f"<Job {self.job_id}{label} {self.state}, {task}>"
+
+    @property
+    def config(self) -> FineTuneConfig | None:
+        """What is trained, made anew each time; or None for a task that was attached by its id."""
+        return None if self.kept_config is None else config_of(self.kept_config)
+
+    @config.setter
+    def config(self, config: FineTuneConfig | None) -> None:
+        self.kept_config = as_kept(config)
 
     @property
     def done(self) -> bool:

@@ -52,7 +52,7 @@ class Spending:
         if budget is None:
             return None
         limit = await self._limit(budget)
-        amount = self._accounts.price(record.config)
+        amount = self._accounts.price_of(record)
         if limit is None or amount is None:
             unknown = "limit" if limit is None else "price of a try"
             raise BudgetExceededError(
@@ -69,8 +69,11 @@ class Spending:
 
     def release(self, record: Record, outcome: AttemptOutcome) -> Settlement | None:
         """Return what an attempt that certainly made no task gives back, or None where it holds what it has."""
-        budget, amount = record.filing.budget, self._accounts.price(record.config)
-        if budget is None or amount is None or outcome not in _CERTAINLY_UNPAID:
+        budget = record.filing.budget
+        if budget is None or outcome not in _CERTAINLY_UNPAID:
+            return None
+        amount = self._accounts.price_of(record)
+        if amount is None:
             return None
         return Settlement(budget=budget.name, released=amount, spent=0)
 

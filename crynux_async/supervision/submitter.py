@@ -352,11 +352,12 @@ class Submitter:
         return attempt
 
     def _attempt(self, record: Record) -> AttemptRow:
-        assert record.config is not None
         # A payload is made once: a service that knows a create by what it says must be told the same again.
         payload = self._payloads.get(record.job_id)
         if payload is None:
-            order = Order(job_id=record.job_id, try_number=record.tries, config=record.config)
+            config = record.config
+            assert config is not None
+            order = Order(job_id=record.job_id, try_number=record.tries, config=config)
             payload = self._backend.intend(order)
         return AttemptRow(
             job_id=record.job_id,
@@ -437,7 +438,7 @@ class Submitter:
                 backend=attempt.backend,
                 task_id=answer.task_id,
                 made_at=at,
-                fee=self._accounts.price(record.config),
+                fee=self._accounts.price_of(record),
             )
             tasks = (made,)
         ended = finished(attempt, answer, at, keeps_payload=self._keeps_payloads)

@@ -103,6 +103,6 @@ def _plain(record: Record) -> Task:
         task_id=record.task_id,
         job_id=record.job_id,
         try_number=record.tries,
-        config=record.config,
+        config=record.kept_config,
         made_at=record.submitted_at,
     )

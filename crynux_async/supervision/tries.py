@@ -289,7 +289,7 @@ class Tries:
 
 def may_be_sent(record: Record) -> bool:
     """Whether a job can be sent (again) at all."""
-    return record.config is not None and _is_sendable(record.state)
+    return record.kept_config is not None and _is_sendable(record.state)
 
 
 def _is_sendable(state: JobState) -> bool:
@@ -332,14 +332,15 @@ def lengthened(record: Record, timeout: int | None, submitter: Submitter | None 
         ConfigError: No config can have such a timeout.
         UsageError: It is shorter than before, or the job is or will be sent with what it has.
     """
-    assert record.config is not None
-    if timeout is None or timeout == record.config.timeout:
+    known = record.config
+    assert known is not None
+    if timeout is None or timeout == known.timeout:
         return None
-    config = record.config.evolve(timeout=timeout)
+    config = known.evolve(timeout=timeout)
     facts = {"field": "timeout", "job_id": record.job_id}
-    if timeout < record.config.timeout:
+    if timeout < known.timeout:
         # Shorter ones end a training in the middle that was asked for whole.
-        message = f"the timeout of {record!r} is {record.config.timeout} s and may only be raised, not to {timeout} s"
+        message = f"the timeout of {record!r} is {known.timeout} s and may only be raised, not to {timeout} s"
         raise UsageError(message, **facts)
     if submitter is not None and submitter.is_fixed(record):
         raise UsageError(f"{record!r} can only be sent as it was before: a create of it has no known outcome", **facts)

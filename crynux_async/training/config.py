@@ -106,7 +106,8 @@ class FineTuneConfig(ConfigFields):
     """
 
     # All that attrs makes for the fields is inherited: to make it for 35 fields twice would take a tenth of the import.
-    __slots__ = ()
+    # The slot is for ``keeping``; it is no field, so that a copy with other values has it empty.
+    __slots__ = ("_kept",)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object], *, seed_was_drawn: bool = False) -> Self:

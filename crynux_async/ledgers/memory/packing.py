@@ -1,4 +1,4 @@
-"""Job rows as a ledger in memory keeps them: a hundred thousand must fit.
+"""Job rows as a ledger in memory keeps them: a hundred thousand must fit, configs as ``training.keeping`` keeps them.
 
 A row has more than thirty columns, and nearly every job has the usual value in most of them. Of the others, some are
 alike in many jobs, such as service and state, and some are a job's own. So a row is kept as a tuple: its head, which
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from crynux_async.ledgers.base import JobRow
+from crynux_async.training.keeping import as_kept, config_of
 
 Packed: TypeAlias = tuple[Any, ...]
 """The head of a row, and the values of its own columns that are unusual."""
@@ -63,14 +64,18 @@ def changed(kept: Packed, columns: Mapping[str, Any]) -> Packed:
 
 def unpacked(kept: Packed) -> JobRow:
     """Return the row that is kept."""
-    return JobRow(**_unusual(kept))
+    columns = _unusual(kept)
+    config = columns.get("config")
+    return JobRow(**columns if config is None else {**columns, "config": config_of(config)})
 
 
 def column(kept: Packed, name: str) -> Any:
     """Return one column of the row that is kept, without making the row."""
     head: _Head = kept[0]
     place = head.places.get(name)
-    return head.common.get(name, _USUAL[name]) if place is None else kept[place]
+    if place is None:
+        return head.common.get(name, _USUAL[name])
+    return config_of(kept[place]) if name == "config" else kept[place]
 
 
 def _unusual(kept: Packed) -> dict[str, Any]:
@@ -81,7 +86,9 @@ def _unusual(kept: Packed) -> dict[str, Any]:
 def _packed(columns: Mapping[str, Any]) -> Packed:
     own, common = {}, []
     for name, value in columns.items():
-        if value != _USUAL[name]:
+        if name == "config":
+            own[name] = as_kept(value)
+        elif value != _USUAL[name]:
             if name in _COMMON:
                 common.append((name, value, type(value)))
             else:

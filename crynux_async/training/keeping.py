@@ -1,0 +1,144 @@
+"""Configs as they are kept of jobs: a hundred thousand must fit.
+
+The configs of a sweep, and of everybody who trains with one recipe, differ in a few of their fields. So what is kept of
+one is a tuple: its head, which says in which fields it differs from a pattern that many have in common, and its own
+values in these. A pattern is the whole of a config that was kept earlier; which one is taken decides nothing but the
+room that it takes.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
+from operator import attrgetter, is_not
+from typing import Any, TypeAlias, overload
+
+import attrs
+
+from crynux_async.training.config import FineTuneConfig
+
+KeptConfig: TypeAlias = tuple[Any, ...]
+"""The head of a config, and the values in which it differs from the pattern of its head."""
+
+_PATTERNS = 4  # of one base model
+_SLOT = "_kept"
+_HEADS = 256  # of one pattern
+_FEW = 12  # values of its own, of 38: a config with more becomes the pattern of those that follow
+
+
+class _Pattern:
+    """The values of a config from which others differ a little, and the heads of those."""
+
+    __slots__ = ("heads", "values")
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+        self.heads: dict[tuple[int, ...], _Head] = {}
+
+    def head(self, places: tuple[int, ...]) -> "_Head":
+        """Return the one head of the configs that differ in these places."""
+        if len(self.heads) > _HEADS:
+            self.heads.clear()
+        return self.heads.setdefault(places, _Head(self.values, places))
+
+
+class _Head:
+    """What a config has in common with a pattern, and the places in which it has values of its own."""
+
+    __slots__ = ("places", "values")
+
+    def __init__(self, values: tuple[Any, ...], places: tuple[int, ...]) -> None:
+        self.values = values
+        self.places = places
+
+
+def kept(config: FineTuneConfig) -> KeptConfig:
+    """Return what is kept of a config; the same object for one that ``config_of`` has made."""
+    known: KeptConfig | None = getattr(config, _SLOT, None)
+    if known is not None:
+        return known
+    values = _values_of()(config)
+    patterns = _patterns(config.model_name)
+    best: tuple[_Pattern, Sequence[int]] | None = None
+    for pattern in patterns:
+        places = _differences(values, pattern.values)
+        if best is None or len(places) < len(best[1]):
+            best = pattern, places
+        if len(places) <= _FEW:
+            break
+    if best is None or len(best[1]) > _FEW:
+        patterns[:] = [_Pattern(values), *patterns][:_PATTERNS]
+    pattern, own = best or (patterns[0], ())
+    result = (pattern.head(tuple(own)), *(values[place] for place in own))
+    object.__setattr__(config, _SLOT, result)
+    return result
+
+
+class KeptConfigs(Sequence[FineTuneConfig]):
+    """Configs that come one by one and are needed again: each is made anew when it is looked at.
+
+    Args:
+        configs: Any number.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, configs: Iterable[FineTuneConfig]) -> None:
+        self._kept = [kept(config) for config in configs]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @overload
+    def __getitem__(self, index: int) -> FineTuneConfig: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[FineTuneConfig]: ...
+    def __getitem__(self, index: int | slice) -> FineTuneConfig | Sequence[FineTuneConfig]:
+        """Return one of them, or some."""
+        chosen = self._kept[index]
+        return list(map(config_of, chosen)) if isinstance(chosen, list) else config_of(chosen)
+
+
+def as_kept(given: FineTuneConfig | KeptConfig | None) -> KeptConfig | None:
+    """Return what is kept of a config; what is given as kept stays so."""
+    return kept(given) if isinstance(given, FineTuneConfig) else given
+
+
+def config_of(given: KeptConfig) -> FineTuneConfig:
+    """Return the config of which this was kept: equal in every field, ``seed_was_drawn`` included."""
+    head: _Head = given[0]
+    config = object.__new__(FineTuneConfig)
+    setters = _setters()
+    for keep, value in zip(setters, head.values, strict=True):
+        keep(config, value)
+    for place, value in zip(head.places, given[1:], strict=True):
+        setters[place](config, value)
+    object.__setattr__(config, _SLOT, given)
+    return config
+
+
+def _differences(values: Sequence[Any], others: Sequence[Any]) -> list[int]:
+    """Return where the one holds another value than the other; what is one object is one value."""
+    places = compress(range(len(values)), map(is_not, values, others))
+    return [place for place in places if not _is_alike(values[place], others[place])]
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    # Of 1 and 1.0, or 0.0 and -0.0, which are equal, each is written otherwise.
+    return type(one) is type(other) and one == other and (type(one) is not float or repr(one) == repr(other))
+
+
+# Of base models that are trained side by side, so that those of one are not measured with another's patterns.
+@functools.lru_cache(maxsize=16)
+def _patterns(model_name: str) -> list[_Pattern]:
+    return []
+
+
+@functools.cache
+def _values_of() -> Callable[[object], tuple[Any, ...]]:
+    return attrgetter(*(field.name for field in attrs.fields(FineTuneConfig)))
+
+
+@functools.cache
+def _setters() -> Sequence[Callable[[object, object], None]]:
+    """Return what sets each slot of a config, frozen or not."""
+    return [getattr(FineTuneConfig, field.name).__set__ for field in attrs.fields(FineTuneConfig)]

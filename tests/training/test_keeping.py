@@ -1,0 +1,76 @@
+"""What is kept of a config gives the config again, in every field, and what many have in common is there once."""
+
+import json
+import sys
+
+import attrs
+import pytest
+from hypothesis import given
+
+from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.keeping import KeptConfigs, as_kept, config_of, kept
+from tests.strategies import configs
+
+BASE = FineTuneConfig(model_name="keeping/model", dataset_name="d", max_train_steps=100, seed=1)
+
+
+@given(configs(), configs())
+def test_config_is_the_same_again(one: FineTuneConfig, other: FineTuneConfig) -> None:
+    for config in (one, other, one.evolve(seed=7)):
+        again = config_of(kept(config))
+        assert again == config
+        assert json.dumps(again.to_dict()) == json.dumps(config.to_dict())
+        assert again.seed_was_drawn == config.seed_was_drawn
+        assert hash(again) == hash(config)
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True])
+def test_values_that_are_equal_stay_what_they_are(value: float) -> None:
+    kept(BASE.evolve(noise_offset=1, max_grad_norm=1.0))
+    config = attrs.evolve(BASE, noise_offset=value) if value is not True else BASE.evolve(center_crop=True)
+    again = config_of(kept(config))
+    assert json.dumps(again.to_dict()) == json.dumps(config.to_dict())
+
+
+def test_zero_keeps_its_sign() -> None:
+    kept(BASE.evolve(noise_offset=0.0))
+    config = attrs.evolve(BASE, noise_offset=-0.0)
+    assert str(config_of(kept(config)).noise_offset) == str(config.noise_offset)
+
+
+def test_drawn_seed_stays_drawn() -> None:
+    drawn = FineTuneConfig(model_name="keeping/model", dataset_name="d", max_train_steps=100)
+    assert config_of(kept(drawn)).seed_was_drawn
+    assert not config_of(kept(drawn.evolve(seed=3))).seed_was_drawn
+
+
+def test_what_is_kept_of_it_is_one_object_wherever_it_is_kept() -> None:
+    config = BASE.evolve(seed=5)
+    assert kept(config) is kept(config)
+    assert kept(config_of(kept(config))) is kept(config)
+    assert as_kept(kept(config)) is kept(config)
+    assert as_kept(None) is None
+
+
+def test_copy_with_other_values_is_kept_for_itself() -> None:
+    config = config_of(kept(BASE.evolve(seed=6)))
+    assert config_of(kept(config.evolve(rank=16))).rank == 16
+    assert config_of(kept(config)).rank == BASE.rank
+
+
+def test_configs_of_a_sweep_keep_what_they_do_not_have_in_common() -> None:
+    base = BASE.evolve(model_name="keeping/another")
+    kept(base)
+    for seed in range(10, 20):
+        one = kept(base.evolve(seed=seed, rank=seed))
+        assert one[1:] == (seed, seed)
+        assert sys.getsizeof(one) < sys.getsizeof(BASE) / 3
+
+
+def test_configs_of_a_generator_are_there_again_each_time() -> None:
+    given = [BASE.evolve(seed=seed) for seed in range(3, 9)]
+    chosen = KeptConfigs(iter(given))
+    assert len(chosen) == len(given)
+    assert [*chosen] == [*chosen] == given
+    assert chosen[-1] == given[-1]
+    assert chosen[1:3] == given[1:3]
