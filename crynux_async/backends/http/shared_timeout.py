@@ -30,13 +30,8 @@ class SharedTimeout:
         self._is_reading = False
 
     def __call__(self) -> "_Wait":
-        """Return what bounds one block of the running task, from now on."""
-        task = asyncio.current_task()
-        assert task is not None, "there is a running task"
-        wait = _Wait(self._waits, task, self._loop.time() + self._seconds)
-        if self._timer is None:
-            self._timer = self._loop.call_at(wait.until, self._look)
-        return wait
+        """Return what bounds one block of the task that enters it, from then on."""
+        return _Wait(self)
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -48,6 +43,18 @@ class SharedTimeout:
             self._timer.cancel()
             self._timer = None
 
+    def begin(self, wait: "_Wait") -> float:
+        """Return when the time of a block that begins now is over, and stop it then."""
+        until = self._loop.time() + self._seconds
+        self._waits[wait] = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._look)
+        return until
+
+    def end(self, wait: "_Wait") -> None:
+        """Leave a block alone from now on."""
+        self._waits.pop(wait, None)
+
     def _look(self) -> None:
         """Stop whose time is over, and look again when that of the next one will be."""
         now = self._loop.time()
@@ -58,6 +65,7 @@ class SharedTimeout:
             self._timer = self._loop.call_at(now + _READING, self._look)
             return
         for wait in list(takewhile(lambda wait: wait.until <= now, self._waits)):
+            self.end(wait)
             wait.stop()
         until = next((wait.until for wait in self._waits), None)
         self._timer = None if until is None else self._loop.call_at(until, self._look)
@@ -66,27 +74,27 @@ class SharedTimeout:
 class _Wait:
     """One block that is bounded: ``until`` is when its time is over."""
 
-    __slots__ = ("_all", "_before", "_is_over", "_task", "until")
+    __slots__ = ("_before", "_is_over", "_shared", "_task", "until")
 
-    def __init__(self, waits: "dict[_Wait, None]", task: "asyncio.Task[object]", until: float) -> None:
-        self._all = waits
-        self._task = task
-        self._before = task.cancelling()
-        self._is_over = False
-        self.until = until
-        waits[self] = None
+    def __init__(self, shared: SharedTimeout) -> None:
+        self._shared = shared
 
     def stop(self) -> None:
         """Cancel the task, which is in the block."""
-        self._all.pop(self, None)
         self._is_over = True
         self._task.cancel()
 
+    # Here and not when it is made: of what is never entered nothing is bounded.
     def __enter__(self) -> None:
-        pass
+        task = asyncio.current_task()
+        assert task is not None, "there is a running task"
+        self._task = task
+        self._before = task.cancelling()
+        self._is_over = False
+        self.until = self._shared.begin(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._all.pop(self, None)
+        self._shared.end(self)
         # Where somebody else has cancelled the task, too, that is what it is told.
         if self._is_over and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -77,6 +77,16 @@ async def test_time_that_is_over_inside_another_timeout_ends_the_inner_block_alo
         await asyncio.Event().wait()
 
 
+async def test_time_begins_when_a_block_is_entered_and_not_when_it_is_made() -> None:
+    timeout, loop = SharedTimeout(10.0), asyncio.get_running_loop()
+    _, later = timeout(), timeout()
+    await asyncio.sleep(9.0)
+    began = loop.time()
+    with pytest.raises(TimeoutError), later:
+        await asyncio.Event().wait()
+    assert (loop.time() - began, len(timeout)) == (pytest.approx(10.0), 0)
+
+
 async def test_closed_timeout_bounds_nothing_any_more() -> None:
     timeout = SharedTimeout(10.0)
     with timeout():
