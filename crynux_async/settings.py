@@ -125,6 +125,10 @@ def _read_folder(value: Any) -> Any:
     return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and "\0" not in value else value
 
 
+_QUOTES = ("'", '"')
+_IN_QUOTES = "is in quotes: leave them out (docker's --env-file does not take them away)"
+
+
 def _shown_url(value: str | None) -> str:
     return mask_credentials(repr(value))
 
@@ -211,6 +215,8 @@ def _address_problem(value: Any, example: str = OFFICIAL_BRIDGE) -> str | None:
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
+    if value[:1] in _QUOTES:
+        return _IN_QUOTES
     if not good or not value.isprintable() or " " in value:
         return f"must be an http or https address such as {example}, not {mask_login(value)!r}"
     return "must end before any ? or #" if "?" in value or "#" in value else None
@@ -220,8 +226,8 @@ def _key_problem(value: Any) -> str | None:
     if not isinstance(value, Secret):
         return "must be text"
     text = value.reveal()  # it goes into a header, where nothing but visible ASCII may stand
-    if text[:1] in ("'", '"'):
-        return "is in quotes: leave them out (docker's --env-file does not take them away)"
+    if text[:1] in _QUOTES:
+        return _IN_QUOTES
     if text.isascii() and text.isprintable() and " " not in text:
         return None if len(text) >= 8 else "is too short: a key has 44 characters"
     return "has characters that no key has; was something else pasted?"

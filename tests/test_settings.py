@@ -341,6 +341,11 @@ def test_key_in_quotes_is_named(tmp_path: Path) -> None:
     assert "quotes" in problems_of(api_key='"q3hXHA_8O0LuGJ1_tou4_KamMlQqAo-aYwyAIDttdmI="')["api_key"]
 
 
+@pytest.mark.parametrize("name", ["base_url", "proxy", "network"])
+def test_address_in_quotes_is_named(name: str) -> None:
+    assert "quotes" in problems_of(**{name: '"https://bridge.example"'})[name]
+
+
 def test_settings_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(b"\xef\xbb\xbfrate_limit = 20\n")

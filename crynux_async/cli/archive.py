@@ -128,7 +128,7 @@ def _sent(config: FineTuneConfig, path: Path) -> dict[str, Any]:
 
     A seed that is not given is drawn anew on every reading, so this one would be that of no training.
     """
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     written = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     sent = config.effective().config.to_dict()
     return {name: value for name, value in sent.items() if name != "seed" or name in written}

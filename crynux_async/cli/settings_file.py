@@ -30,7 +30,7 @@ def settings_in(path: Path) -> dict[str, object]:
         UsageError: It cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
     # Read first: a file that is no TOML is refused, and not made worse.
     settings_in(path)
     try:
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        old = path.read_text(encoding="utf-8-sig") if path.exists() else ""
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_private(path, change(old))
     except OSError as error:

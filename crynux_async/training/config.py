@@ -142,7 +142,7 @@ class FineTuneConfig(ConfigFields):
         import tomllib
 
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
             data: Any = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as error:
             raise ConfigError([Problem(field="(file)", message=unread(path, error))]) from error

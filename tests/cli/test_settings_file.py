@@ -31,6 +31,13 @@ def test_value_is_changed_where_it_stands_and_the_rest_is_kept(tmp_path: Path) -
     assert tomllib.loads(path.read_text())["api_key"] == 'new"'
 
 
+def test_value_behind_a_byte_order_mark_is_changed_and_not_doubled(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b'\xef\xbb\xbfapi_key = "old"\n')
+    put_settings(path, {"api_key": "new"})
+    assert settings_in(path) == {"api_key": "new"}
+
+
 def test_file_that_is_no_toml_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text("api_key = ")

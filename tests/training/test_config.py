@@ -550,6 +550,14 @@ def test_file_that_is_no_table_is_refused(name: str, content: bytes, tmp_path: P
     assert name in problems_of(FineTuneConfig.from_file, tmp_path / name)["(file)"]
 
 
+@pytest.mark.parametrize("name", ["c.json", "c.toml"])
+def test_file_with_a_byte_order_mark_is_read(name: str, tmp_path: Path) -> None:
+    config = FineTuneConfig(model_name="m", dataset_name="d", seed=1)
+    text = config.to_json() if name.endswith(".json") else config.to_toml()
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert FineTuneConfig.from_file(tmp_path / name) == config
+
+
 def test_file_that_is_missing_is_a_config_error(tmp_path: Path) -> None:
     assert "(file)" in problems_of(FineTuneConfig.from_file, tmp_path / "nothing.toml")
 
