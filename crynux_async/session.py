@@ -212,9 +212,14 @@ class Session(SessionJobs):
         """Stop following jobs. Creates under way get ``close_timeout`` seconds for their answer; the rest is instant.
 
         May be called from any task, and again. Whoever is cancelled here, the session closes all the same.
+
+        Raises:
+            UsageError: This is not the event loop on which it was opened; the session stays open.
         """
         if self._supervisor is None or self._runner is None:
             return
+        if not self._runner.done():
+            self._supervisor.check_loop()
         self._supervisor.stop()
         try:
             # Shielded, because whoever is cancelled while closing must not cut off the answers of creates (case S5).

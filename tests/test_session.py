@@ -849,7 +849,7 @@ async def test_session_used_on_another_loop_of_another_thread_says_so_at_once(
     async def wait() -> None:
         await job.wait()
 
-    for use in (submit, wait):
+    for use in (submit, wait, session.close):
         with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
             await asyncio.to_thread(lambda use=use: asyncio.run(use()))
     with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
@@ -857,6 +857,7 @@ async def test_session_used_on_another_loop_of_another_thread_says_so_at_once(
     with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
         await asyncio.to_thread(job.abandon)
     assert (backend.creates, job.state) == (1, JobState.RUNNING)
+    await job.wait()  # the session goes on
 
 
 async def test_submit_many_with_bad_configs_names_all_of_them_and_queues_none(session: Session) -> None:

@@ -344,9 +344,22 @@ class Supervisor:
         self._writer.give_up_after(self._settings.close_timeout)
         self._stop.set()
 
+    def check_loop(self) -> None:
+        """Raise UsageError elsewhere: what is queued from another loop or thread wakes nobody, and is paid for."""
+        try:
+            is_at_home = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_at_home = threading.get_ident() == self._thread
+        if not is_at_home:
+            raise UsageError(
+                "a session is used on the event loop on which it was opened; from another thread call "
+                "asyncio.run_coroutine_threadsafe(session.submit(config), loop).result() with that loop, or open a "
+                "session here"
+            )
+
     def check_open(self) -> None:
         """Raise UsageError when nothing follows jobs any more, or when this is not the session's event loop."""
-        self._check_loop()
+        self.check_loop()
         if self._closed:
             raise UsageError(
                 "the session is closed, so nothing follows the job any more; its task, if it has one, goes on at the "
@@ -409,7 +422,7 @@ class Supervisor:
         Raises:
             UsageError: The session is closed, or this is not its event loop.
         """
-        self._check_loop()
+        self.check_loop()
         if record.is_ours:
             self._wishes.give_up(record)
         else:
@@ -586,19 +599,6 @@ class Supervisor:
         check_template(template)  # now: when the archive is there, the job has been paid for
         # Absolute, because the next process may be somewhere else.
         return shared_wish(folder.absolute(), template, is_standing)
-
-    def _check_loop(self) -> None:
-        """Raise UsageError elsewhere: what is queued from another loop or thread wakes nobody, and is paid for."""
-        try:
-            is_at_home = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            is_at_home = threading.get_ident() == self._thread
-        if not is_at_home:
-            raise UsageError(
-                "a session is used on the event loop on which it was opened; from another thread call "
-                "asyncio.run_coroutine_threadsafe(session.submit(config), loop).result() with that loop, or open a "
-                "session here"
-            )
 
     async def _send(self, scope: anyio.CancelScope) -> None:
         with scope:
