@@ -10,6 +10,7 @@ import sys
 import tomllib
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from crynux_async.signing import Wallet
 from crynux_async.testing import running_emulator, running_relay, virtual_time_run
 from tests.documents import PAGES, ROOT, Block, block_with, blocks
 from tests.integrations.web_lab import GOOD
+from tests.optuna_storage import collected_afterwards
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHIVES, FASTAPI = "LoraArchive.open(path)  ", "crynux.router("
@@ -90,7 +92,7 @@ def run(block: Block, monkeypatch: pytest.MonkeyPatch, name: str = "__main__") -
         on_emulators = on_services(main, monkeypatch)
         return real_run(on_emulators) if "to_thread" in block.text else virtual_time_run(lambda: on_emulators)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, collected_afterwards() if "optuna" in block.text else nullcontext():
         patch.setattr(asyncio, "run", start)
         exec(compile(block.text, block.name, "exec"), found)
     return found

@@ -4,12 +4,14 @@ import asyncio
 import os
 import re
 import runpy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from crynux_async.testing import virtual_time_run
 from tests.documents import ROOT
+from tests.optuna_storage import collected_afterwards
 
 LIST = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
@@ -40,7 +42,7 @@ def test_example_runs_as_it_is_listed(
     for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, collected_afterwards() if "optuna" in example else nullcontext():
         patch.setattr(asyncio, "run", lambda main: virtual_time_run(lambda: main))
         runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
     assert re.search(SAID[example], printed := capsys.readouterr().out), printed
