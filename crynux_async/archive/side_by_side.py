@@ -32,7 +32,7 @@ from crynux_async.processors import processors, verifying_at_once
 WORTH_BYTES: Final = 8 << 20
 """Fewer packed bytes are not worth another thread."""
 
-SEARCH_BYTES: Final = 3 << 20
+HEAD_START_BYTES: Final = 3 << 20
 """So many are unpacked in the time in which another thread finds where it can begin, in the middle of a member."""
 
 _MOST_HELPERS = 4
@@ -203,7 +203,7 @@ class _Work:
             longest = max(self._open, key=lambda part: part.end - part.source, default=None)
             if longest is None or (rest := longest.end - longest.source) < 2 * WORTH_BYTES:
                 return None
-            begin = longest.end - (rest - min(SEARCH_BYTES, rest // 2)) // 2
+            begin = longest.end - (rest - min(HEAD_START_BYTES, rest // 2)) // 2
             taken = _Part(member=longest.member, begin=begin, source=begin, following=longest.following)
             longest.following = taken
             return taken

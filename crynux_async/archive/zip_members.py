@@ -213,7 +213,7 @@ class MemberStream:
         return twin
 
     @property
-    def halfway(self) -> "Halfway | None":
+    def halfway(self) -> Halfway | None:
         """What is needed to unpack the rest elsewhere; None for a stored member, where nothing is unpacked."""
         if self._inflater is None:
             return None

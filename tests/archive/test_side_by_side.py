@@ -32,7 +32,7 @@ WAIT = 10.0
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "WORTH_BYTES", 100_000)
-    monkeypatch.setattr(side_by_side, "SEARCH_BYTES", 0)
+    monkeypatch.setattr(side_by_side, "HEAD_START_BYTES", 0)
 
 
 def files(seed: int = 1) -> dict[str, bytes]:

@@ -4,8 +4,8 @@ import asyncio
 from itertools import takewhile
 from types import TracebackType
 
-_LATE = 0.5
-_READING = 1.0
+_LATE = 0.5  # seconds; a loop that nothing holds up looks milliseconds after the time is over
+_READING = 1.0  # seconds
 
 
 class SharedTimeout:
