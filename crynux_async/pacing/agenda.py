@@ -1,20 +1,19 @@
 """What is planned for which instant, soonest first; of two for the same instant, the one that was planned first.
 
-Instants are few, because whoever plans rounds them to a tick, and jobs are many: a heap of instants, each with a list
-of what is planned for it, takes 8 bytes for a job where a heap of jobs takes 128. What is planned anew, or not any
-more, stays where it was as garbage until it comes up, or until half of all is garbage.
+What is planned is a place in the lists of whoever plans: a small number, >= 0. Instants are few, because they are
+rounded to a tick, and jobs are many: a heap of instants, each with a list of what is planned for it, takes 16 bytes for
+a job where a heap of jobs takes 128. What is planned anew, or not any more, stays where it was as garbage until it
+comes up, or until half of all is garbage.
 """
 
 import math
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from typing import Any, Generic, TypeVar
 
 _GARBAGE_MIN = 64
-_P = TypeVar("_P", bound="Plannable")
 
 
-class Instant(list[_P]):
+class _Instant(list[int]):
     """What was planned for an instant, and how much of that was taken already."""
 
     __slots__ = ("at", "taken")
@@ -24,48 +23,43 @@ class Instant(list[_P]):
         self.taken = 0
 
 
-class Plannable:
-    """Something that can be planned; ``instant`` is for when it is, or None. An agenda alone sets it."""
-
-    __slots__ = ("instant",)
-
-    def __init__(self) -> None:
-        self.instant: Instant[Any] | None = None
-
-
-class Agenda(Generic[_P]):
-    """Things by the instant for which they are planned."""
+class Agenda:
+    """Places by the instant for which they are planned."""
 
     def __init__(self) -> None:
         self._heap: list[float] = []
-        self._instants: dict[float, Instant[_P]] = {}
+        self._instants: dict[float, _Instant] = {}
+        self._planned: list[_Instant | None] = []
         self._garbage = 0
         self.size = 0
-        """Places that are taken, garbage included."""
+        """Entries, garbage included."""
 
     def __len__(self) -> int:
         return self.size - self._garbage
 
-    def plan(self, thing: _P, at: float) -> None:
-        """Plan something for an instant, and not for another any more.
+    def plan(self, place: int, at: float) -> None:
+        """Plan a place for an instant, and not for another any more.
 
-        What was planned for this one before, and has not been taken, has its former place there.
+        One that was planned for this one before, and has not been taken, comes as early as it did then.
         """
-        if thing.instant is not None:
-            self.cancel(thing)
+        planned = self._planned
+        while place >= len(planned):
+            planned.append(None)
+        if planned[place] is not None:
+            self.cancel(place)
         instant = self._instants.get(at)
         if instant is None:
-            instant = self._instants[at] = Instant(at)
+            instant = self._instants[at] = _Instant(at)
             heappush(self._heap, at)
-        instant.append(thing)
-        thing.instant = instant
+        instant.append(place)
+        planned[place] = instant
         self.size += 1
 
-    def cancel(self, thing: _P) -> None:
-        """Plan something no more; what is not planned stays so."""
-        if thing.instant is None:
+    def cancel(self, place: int) -> None:
+        """Plan a place no more; one that is not planned stays so."""
+        if place >= len(self._planned) or self._planned[place] is None:
             return
-        thing.instant = None
+        self._planned[place] = None
         self._garbage += 1
         if self._garbage >= _GARBAGE_MIN and self._garbage * 2 > self.size:
             self._sweep()
@@ -75,29 +69,34 @@ class Agenda(Generic[_P]):
         instant = self._first()
         return math.inf if instant is None else instant.at
 
-    def take(self, now: float, at_most: int) -> Iterator[tuple[float, _P]]:
-        """Take out what is planned until now, and yield each with its instant."""
+    def clear(self) -> None:
+        """Plan nothing any more, and keep no room for it."""
+        self._heap, self._instants, self._planned = [], {}, []
+        self._garbage = self.size = 0
+
+    def take(self, now: float, at_most: int) -> Iterator[tuple[float, int]]:
+        """Take out what is planned until now, and yield each place with its instant."""
         for _ in range(at_most):
             instant = self._first()
             if instant is None or instant.at > now:
                 return
-            thing = self._next_of(instant)
-            thing.instant = None
-            yield instant.at, thing
+            place = self._next_of(instant)
+            self._planned[place] = None
+            yield instant.at, place
 
-    def _first(self) -> Instant[_P] | None:
+    def _first(self) -> _Instant | None:
         """Return the soonest instant, with what is planned for it in front; garbage before it is dropped."""
         while self._heap:
             instant = self._instants[self._heap[0]]
             while instant.taken < len(instant):
-                if instant[instant.taken].instant is instant:
+                if self._planned[instant[instant.taken]] is instant:
                     return instant
                 self._next_of(instant)
                 self._garbage -= 1
             del self._instants[heappop(self._heap)]
         return None
 
-    def _next_of(self, instant: Instant[_P]) -> _P:
+    def _next_of(self, instant: _Instant) -> int:
         self.size -= 1
         instant.taken += 1
         return instant[instant.taken - 1]
@@ -106,7 +105,7 @@ class Agenda(Generic[_P]):
         """Drop all garbage."""
         for instant in self._instants.values():
             # Each once: what was planned for another instant meanwhile, and for this one again, stands here twice.
-            live = (thing for thing in instant[instant.taken :] if thing.instant is instant)
+            live = (place for place in instant[instant.taken :] if self._planned[place] is instant)
             instant[:], instant.taken = dict.fromkeys(live), 0
         self._instants = {at: instant for at, instant in self._instants.items() if instant}
         self._heap = list(self._instants)

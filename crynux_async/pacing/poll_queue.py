@@ -23,10 +23,11 @@ planned is stretched alike, the bound included.
 at the promised rate afterwards. A job that runs past its stall deadline is reported once and polled slowly from then
 on.
 
-*Cost.* A job is one slotted object, one place in the agenda and one entry of the index.
+*Cost.* A job is one entry of the index, one place in a few lists, and one in the agenda: 130 bytes.
 """
 
 import math
+from array import array
 from collections.abc import Hashable
 from typing import Any
 
@@ -34,7 +35,7 @@ import attrs
 from attrs import validators
 
 from crynux_async.pacing.age_bins import HazardSnapshot
-from crynux_async.pacing.agenda import Agenda, Plannable
+from crynux_async.pacing.agenda import Agenda
 from crynux_async.pacing.hazard import Hazard
 from crynux_async.pacing.poll_budget import PollBudget
 from crynux_async.values import Value
@@ -78,25 +79,54 @@ class PollStatistics(Value):
     outage: bool
 
 
-class _Entry(Plannable):
-    """One job; in flight, or gone, where it is not planned.
+class _Watched:
+    """What is known of the jobs of a queue, each of which has a place in every list.
 
-    ``seen_at`` is the time up to which it has been counted as running, NaN if that is unknown.
-    ``load`` is the polls per second of its plan, scaled to what they would be without a budget.
+    A hundred thousand must fit, and an object with four floats for each takes twice as much.
+
+    Attributes:
+        job_ids: Their names; None where a place is free.
+        hazards: What is learned of their kinds.
+        started_at: When their age was 0.
+        seen_at: The time up to which each has been counted as running, NaN if that is unknown.
+        stall_at: When each cannot be healthy any more.
+        load: The polls per second of each one's plan, scaled to what they would be without a budget.
+        errors: How many polls in a row have failed, for those of which any has.
+        stalled: Those past their deadline.
     """
 
-    __slots__ = ("errors", "hazard", "job_id", "load", "seen_at", "stall_at", "stalled", "started_at")
+    __slots__ = ("_free", "errors", "hazards", "job_ids", "load", "seen_at", "stall_at", "stalled", "started_at")
 
-    def __init__(self, job_id: Hashable, hazard: Hazard, started_at: float, seen_at: float, stall_at: float) -> None:
-        super().__init__()
-        self.job_id = job_id
-        self.hazard = hazard
-        self.started_at = started_at
-        self.seen_at = seen_at
-        self.stall_at = stall_at
-        self.errors = 0
-        self.load = 0.0
-        self.stalled = False
+    def __init__(self) -> None:
+        self.job_ids: list[Hashable] = []
+        self.hazards: list[Hazard] = []
+        self.started_at = array("d")
+        self.seen_at = array("d")
+        self.stall_at = array("d")
+        self.load = array("d")
+        self.errors: dict[int, int] = {}
+        self.stalled: set[int] = set()
+        self._free: list[int] = []
+
+    def add(self, job_id: Hashable, hazard: Hazard, started_at: float, seen_at: float, stall_at: float) -> int:
+        """Enter a job and return its place."""
+        columns = (self.job_ids, self.hazards, self.started_at, self.seen_at, self.stall_at, self.load)
+        values = (job_id, hazard, started_at, seen_at, stall_at, 0.0)
+        place = self._free.pop() if self._free else len(self.job_ids)
+        column: Any
+        for column, value in zip(columns, values, strict=True):
+            if place < len(column):
+                column[place] = value
+            else:
+                column.append(value)
+        return place
+
+    def remove(self, place: int) -> None:
+        """Forget the job at a place, which the next one may have."""
+        self.job_ids[place] = None
+        self.errors.pop(place, None)
+        self.stalled.discard(place)
+        self._free.append(place)
 
 
 def _positive(_: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
@@ -140,13 +170,13 @@ class PollQueue:
     duration_hint: float = attrs.field(default=1200.0, validator=_positive)
 
     _budget: PollBudget = attrs.field(init=False)
-    _jobs: dict[Hashable, _Entry] = attrs.field(init=False, factory=dict)
-    _agenda: Agenda[_Entry] = attrs.field(init=False, factory=Agenda)
+    _places: dict[Hashable, int] = attrs.field(init=False, factory=dict)
+    _watched: _Watched = attrs.field(init=False, factory=_Watched)
+    _agenda: Agenda = attrs.field(init=False, factory=Agenda)
     _hazards: dict[str, Hazard] = attrs.field(init=False, factory=dict)
     _now: float = attrs.field(init=False, default=-math.inf)
     _phase: float = attrs.field(init=False, default=0.0)
-    _newly_stalled: list[_Entry] = attrs.field(init=False, factory=list)
-    _stalled: int = attrs.field(init=False, default=0)
+    _newly_stalled: list[Hashable] = attrs.field(init=False, factory=list)
     _polls: int = attrs.field(init=False, default=0)
     _errors: int = attrs.field(init=False, default=0)
     _ended: int = attrs.field(init=False, default=0)
@@ -167,10 +197,10 @@ class PollQueue:
         self.stalled_interval = max(self.stalled_interval, self.min_interval)
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._places)
 
     def __contains__(self, job_id: object) -> bool:
-        return job_id in self._jobs
+        return job_id in self._places
 
     def __repr__(self) -> str:
         s = self.statistics()
@@ -216,17 +246,17 @@ class PollQueue:
             seen_at = started_at if fresh else math.nan
         hazard = self._hazard(kind, duration_hint)
         deadline = math.inf if stall_at is None else stall_at
-        entry = self._jobs[job_id] = _Entry(job_id, hazard, started_at, seen_at, deadline)
-        interval = self._plan(entry, now)
+        place = self._places[job_id] = self._watched.add(job_id, hazard, started_at, seen_at, deadline)
+        interval = self._plan(place, now)
         if at_once:
             interval = 0.0
         elif next_at is not None and next_at > now:
-            interval = min(next_at - now, self._longest(entry, now, self._budget.scale))
+            interval = min(next_at - now, self._longest(place, now, self._budget.scale))
         elif not fresh:
             # Multiples of the golden ratio fill the interval evenly, however many there will be.
             self._phase = (self._phase + _GOLDEN) % 1.0
             interval *= self._phase
-        self._schedule(entry, now + interval)
+        self._schedule(place, now + interval)
 
     def due(self, now: float, at_most: int) -> list[Hashable]:
         """Take out the jobs to poll now, the longest overdue first.
@@ -241,8 +271,8 @@ class PollQueue:
         ready: list[Hashable] = []
         if self._agenda.next_at() > now:
             return ready
-        for planned, entry in self._agenda.take(now, min(at_most, self._budget.allowed(now))):
-            ready.append(entry.job_id)
+        for planned, place in self._agenda.take(now, min(at_most, self._budget.allowed(now))):
+            ready.append(self._watched.job_ids[place])
             self._lag += now - planned
             self._max_lag = max(self._max_lag, now - planned)
         self._polls += len(ready)
@@ -266,18 +296,20 @@ class PollQueue:
             look_again: After how many seconds the service wants to be asked again, or None where it does not say. It
                 may be less than ``min_interval``; it does not put off what ``worst_delay`` promises.
         """
-        entry = self._jobs.get(job_id)
-        if entry is None:
+        place = self._places.get(job_id)
+        if place is None:
             return
         now = self._at_least(now)
-        if entry.seen_at <= now:
-            entry.hazard.observe_running(entry.seen_at - entry.started_at, now - entry.started_at)
-        entry.seen_at = now
-        entry.errors = 0
+        watched = self._watched
+        seen_at, started_at = watched.seen_at[place], watched.started_at[place]
+        if seen_at <= now:
+            watched.hazards[place].observe_running(seen_at - started_at, now - started_at)
+        watched.seen_at[place] = now
+        watched.errors.pop(place, None)
         self._budget.answered()
-        if now >= entry.stall_at:
-            self._note_stalled(entry)
-        self._schedule(entry, now + self._plan(entry, now, look_again))
+        if now >= watched.stall_at[place]:
+            self._note_stalled(place)
+        self._schedule(place, now + self._plan(place, now, look_again))
 
     def ended(self, job_id: Hashable, now: float, *, failed: bool = False, learn: bool = True) -> None:
         """Note that a poll found the job at its end, and forget the job. Unknown jobs are ignored.
@@ -288,31 +320,34 @@ class PollQueue:
             failed: Whether the job failed; failures are learned apart.
             learn: False if this end says nothing about how long such jobs take.
         """
-        entry = self._jobs.get(job_id)
-        if entry is None:
+        place = self._places.get(job_id)
+        if place is None:
             return
         now = self._at_least(now)
-        if learn and entry.seen_at <= now:
-            entry.hazard.observe_end(max(entry.seen_at - entry.started_at, 0.0), now - entry.started_at, failed=failed)
+        seen_at, started_at = self._watched.seen_at[place], self._watched.started_at[place]
+        if learn and seen_at <= now:
+            hazard = self._watched.hazards[place]
+            hazard.observe_end(max(seen_at - started_at, 0.0), now - started_at, failed=failed)
         self._ended += 1
         self._budget.answered()
-        self._remove(entry)
+        self._remove(job_id, place)
 
     def errored(self, job_id: Hashable, now: float) -> None:
         """Note that a poll failed, and let the job back off. Unknown jobs are ignored."""
-        entry = self._jobs.get(job_id)
-        if entry is None:
+        place = self._places.get(job_id)
+        if place is None:
             return
         now = self._at_least(now)
         self._errors += 1
-        self._budget.failed(again=entry.errors > 0)
-        entry.errors += 1
-        if now >= entry.stall_at and entry.errors >= _FAILURES_TO_STALL:
-            self._note_stalled(entry)
-        wait = min(self.min_interval * 2.0 ** min(entry.errors - 1, 60), self.error_backoff)
-        if entry.stalled:
+        before = self._watched.errors.get(place, 0)
+        self._budget.failed(again=before > 0)
+        self._watched.errors[place] = before + 1
+        if now >= self._watched.stall_at[place] and before + 1 >= _FAILURES_TO_STALL:
+            self._note_stalled(place)
+        wait = min(self.min_interval * 2.0 ** min(before, 60), self.error_backoff)
+        if place in self._watched.stalled:
             wait = self.stalled_interval
-        self._schedule(entry, now + wait)
+        self._schedule(place, now + wait)
 
     def unclear(self, job_id: Hashable, now: float, again_after: float) -> None:
         """Note that a poll was answered but showed neither that the job runs nor its end. Unknown jobs are ignored.
@@ -322,26 +357,27 @@ class PollQueue:
             now: The time.
             again_after: After how many seconds to poll it again, > 0.
         """
-        entry = self._jobs.get(job_id)
-        if entry is None:
+        place = self._places.get(job_id)
+        if place is None:
             return
         now = self._at_least(now)
-        entry.errors = 0
+        self._watched.errors.pop(place, None)
         self._budget.answered()
-        self._schedule(entry, now + again_after)
+        self._schedule(place, now + again_after)
 
     def discard(self, job_id: Hashable) -> None:
         """Forget a job, in flight or not. Unknown jobs are ignored."""
-        entry = self._jobs.get(job_id)
-        if entry is not None:
-            self._remove(entry)
+        place = self._places.get(job_id)
+        if place is not None:
+            self._remove(job_id, place)
 
     def stalled(self) -> list[Hashable]:
         """Return the jobs that were found past their stall deadline since the last call: each is told once."""
         if not self._newly_stalled:
             return []
         told, self._newly_stalled = self._newly_stalled, []
-        return [entry.job_id for entry in told if self._jobs.get(entry.job_id) is entry]
+        # One that was forgotten, or is watched anew, meanwhile is not past its deadline.
+        return [job_id for job_id in dict.fromkeys(told) if self._places.get(job_id) in self._watched.stalled]
 
     def restore(self, kind: str, snapshot: HazardSnapshot) -> None:
         """Add what an earlier process learned about a kind of job."""
@@ -369,9 +405,9 @@ class PollQueue:
         """Return the counters."""
         scale = self._budget.scale
         return PollStatistics(
-            jobs=len(self._jobs),
-            in_flight=len(self._jobs) - len(self._agenda),
-            stalled=self._stalled,
+            jobs=len(self._places),
+            in_flight=len(self._places) - len(self._agenda),
+            stalled=len(self._watched.stalled),
             polls=self._polls,
             errors=self._errors,
             ended=self._ended,
@@ -398,47 +434,53 @@ class PollQueue:
             hazard = self._hazards[kind] = Hazard(hint if hint is not None and usable else self.duration_hint)
         return hazard
 
-    def _plan(self, entry: _Entry, now: float, look_again: float | None = None) -> float:
+    def _plan(self, place: int, now: float, look_again: float | None = None) -> float:
         """Return the time to the job's next poll and enter its load."""
         budget = self._budget
         scale = budget.scale
-        interval = min(self._wanted(entry, now, look_again, scale), self._longest(entry, now, scale))
+        interval = min(self._wanted(place, now, look_again, scale), self._longest(place, now, scale))
         load = scale / interval
-        budget.plan(budget.load + load - entry.load)
-        entry.load = load
+        budget.plan(budget.load + load - self._watched.load[place])
+        self._watched.load[place] = load
         return interval
 
-    def _wanted(self, entry: _Entry, now: float, look_again: float | None, scale: float) -> float:
+    def _wanted(self, place: int, now: float, look_again: float | None, scale: float) -> float:
         """Return the time to the job's next poll as far as only its end counts."""
         if look_again is not None:
             return max(self.tick, look_again) * scale
-        if entry.stalled:
+        watched = self._watched
+        if place in watched.stalled:
             return self.stalled_interval
-        interval = entry.hazard.next_delay(now - entry.started_at, self.target_delay * scale * scale, self.min_interval)
-        return max(entry.stall_at - now, self.min_interval) if now < entry.stall_at < now + interval else interval
+        age, stall_at = now - watched.started_at[place], watched.stall_at[place]
+        interval = watched.hazards[place].next_delay(age, self.target_delay * scale * scale, self.min_interval)
+        return max(stall_at - now, self.min_interval) if now < stall_at < now + interval else interval
 
-    def _longest(self, entry: _Entry, now: float, scale: float) -> float:
+    def _longest(self, place: int, now: float, scale: float) -> float:
         """Return the longest time to the job's next poll."""
-        longest = self.stalled_interval if entry.stalled else self.max_interval
+        longest = self.stalled_interval if place in self._watched.stalled else self.max_interval
         if self.worst_delay is not None:
             # The instant is rounded up to the tick.
-            bound = (self.worst_delay * (now - entry.started_at) + _GRACE - self.tick) * scale
+            bound = (self.worst_delay * (now - self._watched.started_at[place]) + _GRACE - self.tick) * scale
             longest = min(longest, max(bound, self.min_interval))
         # With more jobs than that and the budget allow, the promised rate wins.
-        return max(longest, self._budget.crowd(len(self._jobs)))
+        return max(longest, self._budget.crowd(len(self._places)))
 
-    def _schedule(self, entry: _Entry, at: float) -> None:
-        self._agenda.plan(entry, self._rounded_up(at))
+    def _schedule(self, place: int, at: float) -> None:
+        self._agenda.plan(place, self._rounded_up(at))
 
-    def _remove(self, entry: _Entry) -> None:
-        del self._jobs[entry.job_id]
-        # Sums of floats drift; an empty queue is the occasion to be exact again.
-        self._budget.plan(self._budget.load - entry.load if self._jobs else 0.0)
-        self._stalled -= entry.stalled
-        self._agenda.cancel(entry)
+    def _remove(self, job_id: Hashable, place: int) -> None:
+        del self._places[job_id]
+        if self._places:
+            self._budget.plan(self._budget.load - self._watched.load[place])
+            self._agenda.cancel(place)
+            self._watched.remove(place)
+        else:
+            # Sums of floats drift; an empty queue is the occasion to be exact again, and to give the room back.
+            self._budget.plan(0.0)
+            self._agenda.clear()
+            self._watched = _Watched()
 
-    def _note_stalled(self, entry: _Entry) -> None:
-        if not entry.stalled:
-            entry.stalled = True
-            self._stalled += 1
-            self._newly_stalled.append(entry)
+    def _note_stalled(self, place: int) -> None:
+        if place not in self._watched.stalled:
+            self._watched.stalled.add(place)
+            self._newly_stalled.append(self._watched.job_ids[place])

@@ -49,7 +49,9 @@ class JobRegister:
         self._ended: dict[str, Record] = {}
         self._dropped: WeakValueDictionary[Hashable, Record] = WeakValueDictionary()
         self._jobs: dict[Hashable, Record] = {}
+        # Only tasks of earlier tries, until somebody asks: nearly nobody does.
         self._by_task: dict[str, Record] = {}
+        self._is_indexed = False
         self._changed: dict[str, Record] = {}
         self._streams: tuple[Hears, ...] = () if ear is None else (ear,)
         self._end_watchers: list[Callable[[Record | None], None]] = []
@@ -68,8 +70,7 @@ class JobRegister:
         """Take in a job."""
         self._jobs[record.job_id] = record
         self.counts[record.state] += 1
-        if record.task_id is not None:
-            self._by_task[record.task_id] = record
+        self._index(record, record.task_id)
         if record.done:
             self._ended[record.job_id] = record
 
@@ -90,7 +91,16 @@ class JobRegister:
 
     def by_task(self, task_id: str) -> Record | None:
         """Return the job that has a task, or None."""
+        if not self._is_indexed:
+            self._is_indexed = True
+            for record in self._jobs.values():
+                self._index(record, record.task_id)
         return self._by_task.get(task_id)
+
+    def _index(self, record: Record, task_id: str | None, *, is_earlier: bool = False) -> None:
+        """Enter that a job has a task, or had it."""
+        if task_id is not None and (self._is_indexed or is_earlier):
+            self._by_task[task_id] = record
 
     def select(self, states: Iterable[JobState] | None = None) -> list[Record]:
         """Return the jobs in any of ``states``, or all of them, in the order in which they came."""
@@ -140,7 +150,7 @@ class JobRegister:
             is_stored: Whether the ledger has it, and the events that tell of it.
         """
         record.task_id, record.submitted_at, record.error = task_id, submitted_at, None
-        self._by_task[task_id] = record
+        self._index(record, task_id)
         if self.is_listened_to(record):
             self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
         self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
@@ -154,6 +164,7 @@ class JobRegister:
             try_number: The try that begins or goes on.
         """
         record.tries = try_number
+        self._index(record, record.task_id, is_earlier=True)
         record.task_id = record.submitted_at = record.error = None
         self.learn(record, Signal.TRY_AGAIN, is_stored=True)
 
@@ -217,8 +228,9 @@ class JobRegister:
         previous, task_id, error = record.state, record.task_id, str(record.error)
         told, wanted = record.last_event, record.wanted
         restore()
-        if record.task_id is not None and record.task_id != task_id and record.job_id in self._jobs:
-            self._by_task[record.task_id] = record
+        if record.task_id != task_id and record.job_id in self._jobs:
+            self._index(record, task_id, is_earlier=True)
+            self._index(record, record.task_id)
         if record.state is not previous:
             self._count_move(record, previous)
             record.wake()

@@ -5,27 +5,17 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crynux_async.pacing.agenda import Agenda, Plannable
+from crynux_async.pacing.agenda import Agenda
 
 
-class Thing(Plannable):
-    """Something with a name."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: int) -> None:
-        super().__init__()
-        self.name = name
-
-
-def taken(agenda: Agenda[Thing], now: float, at_most: int = 1000) -> list[tuple[float, int]]:
-    return [(at, thing.name) for at, thing in agenda.take(now, at_most)]
+def taken(agenda: Agenda, now: float, at_most: int = 1000) -> list[tuple[float, int]]:
+    return [*agenda.take(now, at_most)]
 
 
 def test_what_is_planned_comes_at_its_instant_in_the_order_of_planning() -> None:
-    agenda = Agenda[Thing]()
+    agenda = Agenda()
     for name, at in enumerate((2.0, 1.0, 2.0, 1.0)):
-        agenda.plan(Thing(name), at)
+        agenda.plan(name, at)
     assert taken(agenda, 0.5) == []
     assert taken(agenda, 1.0, at_most=1) == [(1.0, 1)]
     assert agenda.next_at() == 1.0
@@ -34,9 +24,9 @@ def test_what_is_planned_comes_at_its_instant_in_the_order_of_planning() -> None
 
 
 def test_what_is_planned_for_another_instant_and_back_comes_once() -> None:
-    agenda, thing = Agenda[Thing](), Thing(7)
+    agenda = Agenda()
     for at in (1.0, 2.0, 1.0):
-        agenda.plan(thing, at)
+        agenda.plan(7, at)
     assert taken(agenda, 9.0, at_most=1) == [(1.0, 7)]
     assert len(agenda) == 0
     assert agenda.next_at() == math.inf
@@ -48,13 +38,13 @@ steps = st.lists(st.tuples(st.sampled_from(["plan", "cancel", "take"]), st.integ
 
 @given(steps)
 def test_agenda_gives_what_a_sorted_list_gives_and_keeps_little_garbage(steps: list[tuple[str, int, int]]) -> None:
-    agenda, things, expected = Agenda[Thing](), [Thing(name) for name in range(10)], dict[int, float]()
+    agenda, expected = Agenda(), dict[int, float]()
     for step, name, at in steps * 20:  # often enough for garbage to be dropped
         if step == "plan":
-            agenda.plan(things[name], float(at))
+            agenda.plan(name, float(at))
             expected[name] = float(at)
         elif step == "cancel":
-            agenda.cancel(things[name])
+            agenda.cancel(name)
             expected.pop(name, None)
         else:
             due = sorted((when, one) for one, when in expected.items() if when <= at)
@@ -63,3 +53,13 @@ def test_agenda_gives_what_a_sorted_list_gives_and_keeps_little_garbage(steps: l
         assert len(agenda) == len(expected)
         assert agenda.size <= 2 * len(agenda) + 64
     assert agenda.next_at() == min(expected.values(), default=math.inf)
+
+
+def test_agenda_that_is_cleared_gives_nothing_and_begins_anew() -> None:
+    agenda = Agenda()
+    agenda.plan(3, 1.0)
+    agenda.clear()
+    assert (taken(agenda, 9.0), len(agenda), agenda.size, agenda.next_at()) == ([], 0, 0, math.inf)
+    agenda.cancel(3)
+    agenda.plan(0, 2.0)
+    assert taken(agenda, 9.0) == [(2.0, 0)]

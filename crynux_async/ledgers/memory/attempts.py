@@ -33,9 +33,9 @@ class AttemptLog:
         self._common: list[tuple[Any, ...]] = []
         self._began_at = array("q")  # microseconds since 1970
         self._answered_at = array("q")
-        self._previous = array("q")  # for each attempt, the position of the one before it of the same job
+        self._previous = array("i")  # for each attempt, the position of the one before it of the same job
         # For each attempt, how many had begun when it was finished: the order of events without any clock.
-        self._begun_at_finish = array("q")
+        self._begun_at_finish = array("i")
 
     def __len__(self) -> int:
         return len(self._job_ids)

@@ -125,7 +125,7 @@ class JobTable:
         self._numbers: dict[str, int] = {}
         self.packed: list[Packed] = []
         self.holders: list[Lease] = []
-        self.last_attempts = array("q")
+        self.last_attempts = array("i")
         self.fees: list[int | None] = []
         self.is_told = bytearray()
         self.tasks: dict[int, tuple[TaskRow, ...]] = {}
