@@ -4,7 +4,7 @@
 called, and what that does only then. A file is named after the noun that its commands are about: ``run``, ``jobs``,
 ``dataset``, ``archive``, ``check``, ``emulator``, ``bridge*``. What they share: ``exits`` (errors and exit codes),
 ``signals``, ``streams``, ``console`` (how texts from outside are printed), ``board`` (what is seen while jobs run),
-``listing``, ``job_names``, ``ledger_place``, ``changes``, ``units``, ``plot``.
+``plain`` and ``listing``, ``job_names``, ``ledger_reading``, ``ledger_place``, ``changes``, ``units``, ``plot``.
 """
 
 import signal

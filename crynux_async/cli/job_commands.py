@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
-from crynux_async.cli.exits import execute
-from crynux_async.cli.options import Flag, Json, Yes
+from crynux_async.cli.exits import execute, guard
+from crynux_async.cli.options import Flag, Json, Yes, within
 from crynux_async.cli.service_choice import PaidService, ServiceChoice
 
 _BRIDGE = ServiceChoice()
 _PAID_BRIDGE = PaidService()
 _Tags = Annotated[list[str], Parameter(name="--tag", negative="", show_default=False)]
-_Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
-_AtMost = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
-_Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
-_Bytes = Annotated[int, Parameter(validator=validators.Number(gte=0))]
-_Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
+_Timeout = Annotated[float | None, Parameter(validator=within(0))]
+_AtMost = Annotated[int | None, Parameter(validator=within(1))]
+_Count = Annotated[int, Parameter(validator=within(1))]
+_Bytes = Annotated[int, Parameter(validator=within(0))]
+_Port = Annotated[int, Parameter(validator=within(0, 65535))]
 _Open = Annotated[bool, Parameter(name="--open", negative="--no-open")]
 _States = Annotated[list[str], Parameter(name="--state", negative="", show_default=False)]
 
@@ -45,10 +45,14 @@ def jobs(
         health: With --json or --csv, read every archive that is here and tell whether its model is healthy.
     """
     from crynux_async.cli import jobs as jobs_command
+
+    states, tags = state or [], tag or []
+    if not json and not csv:
+        return guard(lambda: jobs_command.show_list(ledger, states, label, tags))
     from crynux_async.cli.job_facts import Detail
 
     detail = Detail(is_public=public, reads_archives=health)
-    work = jobs_command.show_jobs(ledger, state or [], label, tag or [], as_json=json, as_csv=csv, detail=detail)
+    work = jobs_command.show_facts(ledger, states, label, tags, as_json=json, as_csv=csv, detail=detail)
     return execute(work, as_json=json)
 
 

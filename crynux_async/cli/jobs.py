@@ -1,26 +1,40 @@
 """``jobs``: what the ledger remembers. It asks no service, and loads no session."""
 
-import asyncio
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.job_facts import Detail, facts_of, names_of, write_csv
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
+from crynux_async.cli.ledger_reading import read_and_show
 from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.plain import open_output
-from crynux_async.clock import utc_now
 from crynux_async.downloads.images import images_beside
 from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.states import JobState
 from crynux_async.supervision.cut_off import find_as_left
+from crynux_async.wall_clock import wall_now
+
+if TYPE_CHECKING:
+    from crynux_async.cli.job_facts import Detail
 
 
-async def show_jobs(
+def show_list(ledger: LedgerPlace | None, states: Sequence[str], label: str | None, tags: Sequence[str]) -> int:
+    """List what the ledger remembers, for people; asks the bridge nothing."""
+    place = existing_place(ledger)
+    where = job_filter(states, label, tags)
+
+    def show(rows: Sequence[JobRow]) -> Exit:
+        _print(rows, shown(place), _counted_images(rows))
+        return Exit.DONE
+
+    return read_and_show(place, lambda book: find_as_left(book, where), show)
+
+
+async def show_facts(
     ledger: LedgerPlace | None,
     states: Sequence[str],
     label: str | None,
@@ -28,28 +42,28 @@ async def show_jobs(
     *,
     as_json: bool,
     as_csv: bool,
-    detail: Detail,
+    detail: "Detail",
 ) -> Exit:
-    """List what the ledger remembers; asks the bridge nothing."""
+    """Print everything that is known of jobs, for other programs."""
     if as_json and as_csv:
         raise UsageError("give either --json or --csv, not both")
+    import json  # here, as what follows: none of it is in a list for people
+
+    from crynux_async.cli.job_facts import facts_of, names_of, write_csv
+
     place = existing_place(ledger)
     where = job_filter(states, label, tags)
     book = open_ledger(place, makes=False)
     await book.open()
     try:
         # Read and closed before anything is printed: a pager that waits must not hold the ledger open.
-        rows = await find_as_left(book, where)
-        images = await asyncio.to_thread(_counted_images, rows)
-        facts = await facts_of(book, rows, detail) if as_json or as_csv else []
+        facts = await facts_of(book, await find_as_left(book, where), detail)
     finally:
         await book.close()
-    if as_json:
-        print(json.dumps(facts))  # noqa: T201  # the command's output
-    elif as_csv:
+    if as_csv:
         write_csv(await names_of(detail), facts, sys.stdout)
     else:
-        _print(rows, shown(place), images)
+        print(json.dumps(facts))  # noqa: T201  # the command's output
     return Exit.DONE
 
 
@@ -97,6 +111,6 @@ def _counted_images(rows: Sequence[JobRow]) -> dict[str, int]:
 def _print(rows: Sequence[JobRow], place: str, images: Mapping[str, int]) -> None:
     output = open_output()
     if rows:
-        print_jobs(output, rows, utc_now(), images)
+        print_jobs(output, rows, wall_now(), images)
     else:
         output.print_line(f"No jobs in {place}.")

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter, validators
+from cyclopts import App, Parameter
 
 from crynux_async.cli.exits import execute
-from crynux_async.cli.options import Json
+from crynux_async.cli.options import Json, within
 
-_Days = Annotated[float, Parameter(validator=validators.Number(gte=0))]
-_Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+_Days = Annotated[float, Parameter(validator=within(0))]
+_Count = Annotated[int, Parameter(validator=within(1))]
 
 
 def ledger_app() -> App:

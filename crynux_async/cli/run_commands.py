@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import attrs
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from crynux_async.cli.exits import Exit, execute, guard
-from crynux_async.cli.options import Flag, Json, Set
+from crynux_async.cli.options import Flag, Json, Set, within
 from crynux_async.cli.service_choice import PaidService
 
-_Timeout = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
+_Timeout = Annotated[float | None, Parameter(validator=within(0))]
 _PAID_BRIDGE = PaidService()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from crynux_async.cli.exits import execute
+from crynux_async.cli.exits import execute, guard
 from crynux_async.cli.options import Flag, Json, Yes
 from crynux_async.cli.service_choice import PaidService
 
@@ -112,7 +112,7 @@ def list_(*, ledger: str | None = None, json: Json = False) -> int:
     """
     from crynux_async.cli import sweep_list
 
-    return execute(sweep_list.show_list(ledger, as_json=json), as_json=json)
+    return guard(lambda: sweep_list.show_list(ledger, as_json=json), as_json=json)
 
 
 def status(name: str, /, *, ledger: str | None = None, json: Json = False) -> int:

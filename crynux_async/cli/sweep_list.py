@@ -2,23 +2,28 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place
+from crynux_async.cli.ledger_reading import read_and_show
 from crynux_async.cli.plain import one_line, open_output
-from crynux_async.ledgers import open_ledger
-from crynux_async.ledgers.base import JobFilter, JobRow
-from crynux_async.supervision.cut_off import as_left
+from crynux_async.ledgers.base import JobRow
+from crynux_async.supervision.cut_off import Remembered, as_left
 from crynux_async.sweeps.notes import TAG
 from crynux_async.sweeps.trial_states import counts_of, state_in
 
 
-async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
+def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> int:
     """List the sweeps of a ledger, at whichever service."""
+    place = existing_place(ledger, made_by="sweep run")
+    return read_and_show(place, _rows, lambda rows: _show(rows, as_json=as_json), as_json=as_json)
+
+
+def _show(rows: Sequence[JobRow], *, as_json: bool) -> Exit:
     sweeps = [
         (service, name, counts_of(map(state_in, trials)))
-        for service, by_name in _sweeps_of(await _rows(ledger)).items()
+        for service, by_name in _sweeps_of(rows).items()
         for name, trials in by_name.items()
     ]
     if as_json:
@@ -35,14 +40,9 @@ async def show_list(ledger: LedgerPlace | None, *, as_json: bool) -> Exit:
     return Exit.DONE
 
 
-async def _rows(ledger: LedgerPlace | None) -> list[JobRow]:
-    book = open_ledger(existing_place(ledger, made_by="sweep run"), makes=False)
-    await book.open()
-    try:
-        rows = await book.jobs(JobFilter())
-        return await as_left(book, [row for row in rows if TAG in row.tags])
-    finally:
-        await book.close()
+async def _rows(book: Remembered) -> list[JobRow]:
+    rows = await book.jobs()
+    return await as_left(book, [row for row in rows if TAG in row.tags])
 
 
 def _sweeps_of(rows: Iterable[JobRow]) -> Mapping[str, Mapping[str, list[JobRow]]]:

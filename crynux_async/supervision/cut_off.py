@@ -3,20 +3,41 @@
 Only a session that takes such a job over writes what became of it; until then nobody may read that nothing was sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import attrs
 
 from crynux_async.backends.credentials import is_wallet
-from crynux_async.ledgers.base import JobFilter, JobRow, Ledger
+from crynux_async.ledgers.base import AttemptRow, Holder, JobFilter, JobRow
 from crynux_async.states import STAGES, JobState, Stage
-from crynux_async.supervision.owners import is_gone
 
 CUT_OFF = "the process ended while the create was under way; the task may exist and is not sent again by itself"
 
 
+class Remembered(Protocol):
+    """What is asked of a ledger here, as ``Ledger`` has it."""
+
+    async def jobs(
+        self, where: JobFilter | None = None, *, limit: int | None = None, newest_first: bool = False
+    ) -> list[JobRow]:
+        """Return jobs in the order in which they were added, or the other way round."""
+
+    async def attempts(
+        self,
+        *,
+        backend: str | None = None,
+        job_ids: Collection[str] | None = None,
+        unfinished: bool = False,
+    ) -> list[AttemptRow]:
+        """Return attempts in the order in which they were begun."""
+
+    async def holder(self, job_id: str) -> Holder | None:
+        """Return who holds a job, or None where anybody may take it."""
+
+
 async def find_as_left(
-    ledger: Ledger, where: JobFilter, *, limit: int | None = None, newest_first: bool = False
+    ledger: Remembered, where: JobFilter, *, limit: int | None = None, newest_first: bool = False
 ) -> list[JobRow]:
     """Return jobs that a filter means, as a session would take them over, which no query of the ledger knows.
 
@@ -48,7 +69,7 @@ async def find_as_left(
     return [row for row in rows if row.state in states][:limit]
 
 
-async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
+async def as_left(ledger: Remembered, rows: Sequence[JobRow]) -> list[JobRow]:
     """Return jobs as a session would take them over: what a dead process was sending is unconfirmed.
 
     Args:
@@ -71,6 +92,8 @@ async def as_left(ledger: Ledger, rows: Sequence[JobRow]) -> list[JobRow]:
     ]
 
 
-async def _is_left(ledger: Ledger, job_id: str) -> bool:
+async def _is_left(ledger: Remembered, job_id: str) -> bool:
+    from crynux_async.supervision.owners import is_gone  # here: few lists have such a job
+
     holder = await ledger.holder(job_id)
     return holder is None or is_gone(holder.fence.owner)

@@ -9,7 +9,6 @@ The fields, their types, bounds and defaults are in ``fields``.
 """
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
@@ -392,6 +391,8 @@ def _digest(config: FineTuneConfig) -> str:
 
 
 def _sha256(values: Mapping[str, object]) -> str:
+    import hashlib  # here: lists of jobs are there sooner without OpenSSL
+
     return hashlib.sha256(_encoder().encode(values).encode()).hexdigest()
 
 

@@ -5,7 +5,6 @@
 """
 
 import functools
-import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -77,6 +76,8 @@ class ConfigChanges(TypedDict, total=False):
 def _draw_seed(config: "ConfigFields") -> int:
     """Draw the seed that nobody gave, and say so: only here is it known that nobody did."""
     object.__setattr__(config, "seed_was_drawn", True)
+    import secrets  # here: few configs leave their seed to us
+
     return 1 + secrets.randbelow(_DRAWN_SEEDS)
 
 

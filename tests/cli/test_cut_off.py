@@ -10,7 +10,7 @@ import pytest
 
 from crynux_async import Session, SubmissionUnknownError
 from crynux_async.cli.job_facts import Detail
-from crynux_async.cli.jobs import show_jobs
+from crynux_async.cli.jobs import show_facts
 from crynux_async.clock import utc_now
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, Holder, JobChange, JobFilter, JobRow
 from crynux_async.ledgers.conformance.support import job
@@ -45,7 +45,7 @@ async def begun(place: Path, owner: str, *, key_id: str = "a key") -> str:
 
 
 async def shown(place: Path, capsys: pytest.CaptureFixture[str], states: Iterable[str] = ()) -> list[tuple[str, str]]:
-    await show_jobs(place, list(states), None, [], as_json=True, as_csv=False, detail=Detail())
+    await show_facts(place, list(states), None, [], as_json=True, as_csv=False, detail=Detail())
     return [(row["state"], row["error"]) for row in json.loads(capsys.readouterr().out)]
 
 

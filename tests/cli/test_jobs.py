@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail
-from crynux_async.cli.jobs import show_jobs
+from crynux_async.cli.jobs import show_facts, show_list
 from crynux_async.downloads.images import put_images
 from crynux_async.errors import UsageError
 from crynux_async.ledgers.conformance.support import job
@@ -34,8 +34,11 @@ async def place(tmp_path: Path) -> Path:
 
 
 async def shown(place: Path, *, as_json: bool = False, as_csv: bool = False, is_public: bool = False) -> None:
-    detail = Detail(is_public=is_public)
-    assert await show_jobs(place, [], None, [], as_json=as_json, as_csv=as_csv, detail=detail) is Exit.DONE
+    if not as_json and not as_csv:
+        assert show_list(place, [], None, []) == Exit.DONE
+    else:
+        detail = Detail(is_public=is_public)
+        assert await show_facts(place, [], None, [], as_json=as_json, as_csv=as_csv, detail=detail) is Exit.DONE
 
 
 async def test_list_counts_the_images_beside_each_archive(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,10 +67,10 @@ async def test_public_list_names_no_images(place: Path, capsys: pytest.CaptureFi
 async def test_table_of_no_jobs_has_the_columns_of_a_table_of_jobs(
     detail: Detail, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await show_jobs(place, [], None, [], as_json=False, as_csv=True, detail=detail)
+    await show_facts(place, [], None, [], as_json=False, as_csv=True, detail=detail)
     head, *rows = csv.reader(StringIO(capsys.readouterr().out))
     assert len(rows) == 2
-    await show_jobs(place, ["failed"], None, [], as_json=False, as_csv=True, detail=detail)
+    await show_facts(place, ["failed"], None, [], as_json=False, as_csv=True, detail=detail)
     assert list(csv.reader(StringIO(capsys.readouterr().out))) == [head]
 
 

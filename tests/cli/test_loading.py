@@ -62,8 +62,9 @@ def test_list_of_jobs_for_people_loads_neither_settings_nor_events_nor_models(tm
 
     loaded = loaded_by(["jobs"], tmp_path)
 
-    assert "crynux_async.ledgers.sqlite.ledger" in loaded
+    assert "crynux_async.ledgers.sqlite.reader" in loaded
     assert commands_in(loaded) == {"job_commands"}
+    assert not loaded & {"asyncio", "cyclopts.validators", "hashlib"}
     assert not loaded & {"rich.console", "rich.text"}  # it is printed into a pipe
     assert [name for name in loaded if name.startswith("compiled:")] == []
     assert not loaded & {

@@ -78,7 +78,7 @@ async def test_list_counts_the_trials_of_each_sweep_at_each_service(
     ledger = tmp_path / "jobs.db"
     await keep_sweeps_of_two_services(ledger)
 
-    await show_list(ledger, as_json=True)
+    show_list(ledger, as_json=True)
 
     assert json.loads(capsys.readouterr().out) == [
         {"name": "cats", "service": OTHER_BACKEND, "failed": 1},
@@ -93,7 +93,7 @@ async def test_list_names_the_service_where_there_are_several(
     ledger = tmp_path / "jobs.db"
     await keep_sweeps_of_two_services(ledger)
 
-    await show_list(ledger, as_json=False)
+    show_list(ledger, as_json=False)
 
     assert capsys.readouterr().out.splitlines() == [
         f"cats ({OTHER_BACKEND}): 1 failed",

@@ -11,7 +11,7 @@ import pytest
 from crynux_async import FineTuneConfig, Job, JobFailedError, Session
 from crynux_async.backends.bridge.reasons import ReasonDesk
 from crynux_async.cli.job_facts import Detail, as_facts
-from crynux_async.cli.jobs import show_jobs
+from crynux_async.cli.jobs import show_facts, show_list
 from crynux_async.emulator import Emulator, Owner
 from crynux_async.errors import SettingsError
 from crynux_async.secret import Secret
@@ -88,7 +88,7 @@ async def test_reason_is_listed_once_beside_the_error(
         reason = (await failure_of(job)).reason
         facts = as_facts(job)
     capsys.readouterr()
-    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=True, as_csv=False, detail=Detail())
+    await show_facts(tmp_path / "jobs.db", [], None, [], as_json=True, as_csv=False, detail=Detail())
     (row,) = json.loads(capsys.readouterr().out)
     for listed in (row, facts):
         assert listed["reason"] == reason
@@ -107,7 +107,7 @@ async def test_list_of_a_failed_job_off_a_terminal_cuts_nothing(
         job = await opened.submit(BAD, label=label)
         await failure_of(job)
     capsys.readouterr()
-    await show_jobs(tmp_path / "jobs.db", [], None, [], as_json=False, as_csv=False, detail=Detail())
+    assert show_list(tmp_path / "jobs.db", [], None, []) == 0
     head, first, why = capsys.readouterr().out.splitlines()
     assert head.split() == ["job", "task", "state", "age", "label"]
     assert first.split()[:3] == [job.job_id, job.task_id, "failed"]

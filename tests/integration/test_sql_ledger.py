@@ -33,8 +33,7 @@ from crynux_async.ledgers.base import (
 from crynux_async.ledgers.columns import decode_job
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at, attempt, happened, job, step, task
 from crynux_async.ledgers.memory import MemoryLedger
-from crynux_async.ledgers.sql import gate_visit
-from crynux_async.ledgers.sql import ledger as sql_ledger
+from crynux_async.ledgers.sql import gate_visit, reads
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.migrations import CURRENT, Migration, SchemaPlan
 from crynux_async.ledgers.sql.schema import VERSION
@@ -258,7 +257,7 @@ async def test_verdict_about_a_file_that_changes_meanwhile_does_not_count(
             raise LedgerError("read while it was written")
 
     monkeypatch.setattr(sqlite_file, "_look", look)
-    sqlite_file.prepare(path, CURRENT, 0.1)
+    sqlite_file.prepare(path, CURRENT.version, 0.1)
     assert looks == 3
 
 
@@ -505,7 +504,7 @@ async def test_list_of_many_jobs_lets_the_loop_go_on(tmp_path: Path, monkeypatch
         rows_in_turn[turn] += 1
         return decode_job(values)
 
-    monkeypatch.setattr(sql_ledger, "decode_job", note)
+    monkeypatch.setattr(reads, "decode_job", note)
     async with opened(tmp_path / "jobs.db") as ledger:
         await ledger.add([job(f"job {number}") for number in range(500)])
         listing = asyncio.create_task(ledger.jobs())

@@ -10,8 +10,8 @@ from crynux_async.ledgers.base import Fence, JobFilter
 from crynux_async.ledgers.conformance.support import BACKEND, KEY_ID, at
 from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.text import Sql
-from crynux_async.ledgers.sqlite.connection import _rendered
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
+from crynux_async.ledgers.sqlite.rendering import render
 from crynux_async.states import JobState
 from tests.ledger_files import opened
 
@@ -28,7 +28,7 @@ async def plan(ledger: SqliteLedger, statement: Sql) -> list[str]:
     """Return how SQLite would go about a statement (sqlite.org/eqp.html)."""
     assert ledger._database is not None
     reads: Any = ledger._database.reads
-    rendered = _rendered(statement.text)
+    rendered = render(statement.text)
     found = await reads._do(
         lambda: reads._raw.execute(f"EXPLAIN QUERY PLAN {rendered.sql}", [None] * len(rendered.names)).fetchall()
     )

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import pytest
 
-import crynux_async.supervision.cut_off as cut_off_module
 import crynux_async.supervision.gates as gates_module
 import crynux_async.supervision.owners as owners_module
 import crynux_async.supervision.take_over as take_over_module
@@ -797,7 +796,7 @@ async def test_events_of_a_job_that_was_cut_off_end_when_its_next_owner_has_said
     await asyncio.sleep(1)
     fence = victim._supervisor._writer.fence
     await way.sever(victim)
-    for module in (cut_off_module, take_over_module):
+    for module in (owners_module, take_over_module):
         monkeypatch.setattr(module, "is_gone", lambda owner: owner == fence.owner)
     async with open_session(backend, ledger, follow=False) as onlooker:
         job = await onlooker.find(left.job_id)
@@ -844,7 +843,7 @@ async def killed_with_jobs(
 
     async def kill() -> None:
         await way.sever(victim)
-        for module in (cut_off_module, owners_module, take_over_module):
+        for module in (owners_module, take_over_module):
             monkeypatch.setattr(module, "is_gone", lambda owner: owner == fence.owner)
 
     return kill

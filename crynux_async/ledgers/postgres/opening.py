@@ -7,8 +7,9 @@ from crynux_async.ledgers.postgres.connection import PostgresConnection
 from crynux_async.ledgers.postgres.listener import Listener
 from crynux_async.ledgers.postgres.server import Server
 from crynux_async.ledgers.postgres.trouble import explain
-from crynux_async.ledgers.sql.migrations import SchemaPlan, check_version, create, migrate, stored_version
+from crynux_async.ledgers.sql.migrations import SchemaPlan, create, migrate, stored_version
 from crynux_async.ledgers.sql.text import Sql
+from crynux_async.ledgers.sql.versions import check_version
 
 SERVER_TIME = Sql("CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 """Microseconds since 1970 by the server's clock: of the moment itself, and not of the transaction's beginning."""
@@ -100,7 +101,7 @@ async def _is_current(connection: PostgresConnection, server: Server, plan: Sche
     if not (await _found(connection, server)).is_ledger:
         return False
     found = await stored_version(connection, server.address.name)
-    check_version(found, plan, server.address.name)
+    check_version(found, plan.version, server.address.name)
     return found == plan.version
 
 

@@ -13,15 +13,13 @@ from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import LEASE_MEMORY, Fence
 from crynux_async.ledgers.sql import queries, statements
 from crynux_async.ledgers.sql.connection import Connection
+from crynux_async.ledgers.sql.reads import in_chunks, require_here
 from crynux_async.ledgers.sql.requests import require_lease
 from crynux_async.ledgers.sql.text import Sql
 from crynux_async.values import Value
 
 _T = TypeVar("_T")
 _MICROSECONDS = 1_000_000
-
-MOST_PARAMETERS = 500
-"""So many names are put into one statement at most."""
 
 
 def _kept(values: Collection[str] | None) -> Collection[str] | None:
@@ -56,19 +54,6 @@ async def enter(connection: Connection, owner: str, *, now: Sql, seconds: float)
     number = await connection.insert(statements.ADD_LEASE, {"owner": owner, "until": 0, "mark": 0})
     await connection.run(statements.renew_lease(number, now, round(seconds * _MICROSECONDS)))
     return Fence(owner=owner, number=number), True
-
-
-def require_here(moved: Sequence[tuple[Any, ...]]) -> None:
-    """Refuse a ledger that was moved: it and its copy would both send what is planned.
-
-    Args:
-        moved: What ``queries.SELECT_MOVED`` found.
-
-    Raises:
-        LedgerError: It was.
-    """
-    for (place,) in moved:
-        raise LedgerError(f"this ledger was moved to {place} and cannot be opened any more; use that one", path=place)
 
 
 async def renew(connection: Connection, fence: Fence, *, now: Sql, seconds: float) -> tuple[int | None, bool]:
@@ -150,11 +135,6 @@ async def _numbered(connection: Connection, fence: Fence, numbers: Sequence[int]
     span = {"lease_id": fence.number, "first": numbers[0], "last": numbers[-1]}
     chosen = {*numbers}
     return [row[:-1] for row in await connection.fetch(queries.SELECT_SPAN, span) if row[-1] in chosen]
-
-
-def in_chunks(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
-    """Return the items in pieces that a statement can hold as parameters."""
-    return (items[start : start + MOST_PARAMETERS] for start in range(0, len(items), MOST_PARAMETERS))
 
 
 async def _give(connection: Connection, fence: Fence, numbers: Iterable[int]) -> None:

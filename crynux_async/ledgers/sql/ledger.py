@@ -16,8 +16,8 @@ import asyncio
 import contextlib
 import functools
 import json
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -47,7 +47,7 @@ from crynux_async.ledgers.columns import decode_job, decode_row, encode_row, to_
 from crynux_async.ledgers.sql import leasing, money, notes, queries, statements
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.gate_visit import GateCell, GateVisit
-from crynux_async.ledgers.sql.leasing import in_chunks
+from crynux_async.ledgers.sql.reads import SqlReads, in_order, parts, require_here
 from crynux_async.ledgers.sql.requests import (
     add_request,
     begin_request,
@@ -82,7 +82,7 @@ class Database(Protocol):
         """Let go of it."""
 
 
-class SqlLedger(ABC):
+class SqlLedger(SqlReads):
     """A ledger in a database. A subclass opens it, tells its time, and hears what others write.
 
     Args:
@@ -93,7 +93,7 @@ class SqlLedger(ABC):
     """
 
     def __init__(self, place: str) -> None:
-        self._place = place
+        super().__init__(place)
         self._bell = Bell()
         self._database: Database | None = None
         self._writer: Writer | None = None
@@ -141,10 +141,6 @@ class SqlLedger(ABC):
             LedgerError: It cannot be used; it has not been changed.
         """
 
-    @abstractmethod
-    def now(self) -> Sql:
-        """Return the time by the ledger's own clock, in microseconds since 1970, as a part of a statement."""
-
     @property
     @abstractmethod
     def _clock_name(self) -> str:
@@ -178,7 +174,7 @@ class SqlLedger(ABC):
         self._writer = Writer(database.writes, self._place, self._bell.ring)
         try:
             if not self.opens_moved:
-                leasing.require_here(await self._read(queries.SELECT_MOVED))
+                require_here(await self._read(queries.SELECT_MOVED))
         except BaseException:
             await self.close()
             raise
@@ -238,11 +234,6 @@ class SqlLedger(ABC):
     async def holders(self) -> list[Holder]:
         """Return everybody who has a lease, ended or not."""
         return await self._decode(queries.read_holder, await self._read(queries.SELECT_HOLDERS))
-
-    async def holder(self, job_id: str) -> Holder | None:
-        """Return who holds a job, or None where anybody may take it."""
-        rows = await self._read(queries.select_holder(job_id, self.now()))
-        return queries.read_holder(rows[0]) if rows else None
 
     async def claim(
         self,
@@ -317,41 +308,15 @@ class SqlLedger(ABC):
         rows = await self._decode(decode_job, await self._read(queries.SELECT_JOB, {"job_id": job_id}))
         return rows[0] if rows else None
 
-    async def jobs(
-        self, where: JobFilter | None = None, *, limit: int | None = None, newest_first: bool = False
-    ) -> list[JobRow]:
-        """Return jobs in the order in which they were added, or the other way round."""
-        numbered: list[tuple[Any, ...]] = []
-        for part in _parts(where or _EVERY):
-            numbered += await self._read(queries.select_jobs(part, limit=limit, newest_first=newest_first))
-        numbered.sort(key=lambda row: row[-1], reverse=newest_first)
-        return await self._decode(decode_job, [row[:-1] for row in numbered[:limit]])
-
     async def count(self, where: JobFilter | None = None) -> dict[JobState, int]:
         """Return how many jobs are in which state."""
         counts: dict[JobState, int] = {}
-        for part in _parts(where or _EVERY):
+        for part in parts(where or _EVERY):
             for state, count in await self._read(queries.count_jobs(part)):
                 counts[JobState(state)] = counts.get(JobState(state), 0) + count
         return counts
 
     # What belongs to jobs
-
-    async def attempts(
-        self,
-        *,
-        backend: str | None = None,
-        key_id: str | None = None,
-        job_ids: Collection[str] | None = None,
-        since: datetime | None = None,
-        unfinished: bool = False,
-    ) -> list[AttemptRow]:
-        """Return attempts in the order in which they were begun."""
-        asked = {"backend": backend, "key_id": key_id, "since": since, "unfinished": unfinished}
-        numbered: list[tuple[Any, ...]] = []
-        for some in [None] if job_ids is None else in_chunks(sorted({*job_ids})):
-            numbered += await self._read(queries.select_attempts({**asked, "job_ids": some}))
-        return await self._decode(queries.read_attempt, _in_order(numbered))
 
     async def neighbours(self, attempt: AttemptRow, *, at_most: int = 200) -> Neighbours:
         """Return the task ids around an attempt."""
@@ -369,11 +334,6 @@ class SqlLedger(ABC):
             under_way=tuple(await self._decode(queries.read_attempt, under_way)),
         )
 
-    async def tasks(self, job_ids: Collection[str]) -> list[TaskRow]:
-        """Return every task that was ever made for certain jobs, by job, try and member."""
-        numbered = await self._read_in_chunks(queries.select_tasks, job_ids)
-        return await self._decode(queries.read_task, _in_order(numbered))
-
     async def known_tasks(self, backend: str, task_ids: Collection[str]) -> set[str]:
         """Return those of these tasks of a backend that any job has."""
         found: set[str] = set()
@@ -385,7 +345,7 @@ class SqlLedger(ABC):
     async def steps(self, job_ids: Collection[str]) -> list[StepRow]:
         """Return the steps of certain jobs in the order in which they were planned."""
         numbered = await self._read_in_chunks(queries.select_steps, job_ids)
-        return await self._decode(queries.read_step, _in_order(numbered))
+        return await self._decode(queries.read_step, in_order(numbered))
 
     async def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
         """Return a job's events with larger numbers than ``after``, in order."""
@@ -416,7 +376,7 @@ class SqlLedger(ABC):
     async def spent(self, where: JobFilter) -> tuple[int, int]:
         """Return the wei that tasks of certain jobs hold and have spent."""
         held = spent = 0
-        for part in _parts(where):
+        for part in parts(where):
             ((*fees, cnx, high, low),) = await self._read(queries.sum_money(part))
             held += money.totalled(*fees)
             spent += money.totalled(cnx, high, low)
@@ -505,39 +465,13 @@ class SqlLedger(ABC):
         except Exception as error:
             raise connection.explain(error) from error
 
-    async def _read_in_chunks(
-        self, select: Callable[[Sequence[str]], Sql], job_ids: Collection[str]
-    ) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        for some in in_chunks(sorted({*job_ids})):
-            rows += await self._read(select(some))
-        return rows
-
-    async def _decode(self, convert: Callable[[Any], _T], rows: Sequence[Any]) -> list[_T]:
-        try:
-            return await in_slices(convert, rows)
-        except (TypeError, ValueError) as error:
-            message = f"{self._place} holds a row that no ledger wrote: {error}"
-            raise LedgerError(message, path=self._place) from error
+    async def _converted(self, convert: Callable[[Any], _T], rows: Sequence[Any]) -> list[_T]:
+        return await in_slices(convert, rows)
 
 
 async def _run(connection: Connection, statement: Sql) -> tuple[int, bool]:
     changed = await connection.run(statement)
     return changed, changed > 0
-
-
-def _parts(where: JobFilter) -> Iterator[JobFilter]:
-    """Yield a filter in parts that a statement can hold: no job fits two of them."""
-    if where.job_ids is None or len(where.job_ids) <= leasing.MOST_PARAMETERS:
-        yield where
-    else:
-        for some in in_chunks(sorted({*where.job_ids})):
-            yield attrs.evolve(where, job_ids=some)
-
-
-def _in_order(numbered: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return rows in the order of the number at their end, without it."""
-    return [row[:-1] for row in sorted(numbered, key=lambda row: row[-1])]
 
 
 def _decode_hazard(row: tuple[str, str]) -> tuple[str, Any]:

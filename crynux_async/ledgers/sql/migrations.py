@@ -11,12 +11,12 @@ from typing import TypeAlias
 
 import attrs
 
-from crynux_async.errors import LedgerError
 from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.schema import MAKING, VERSION
 from crynux_async.ledgers.sql.text import Sql
 from crynux_async.ledgers.sql.version_2 import migrate_to_version_2
 from crynux_async.ledgers.sql.version_3 import migrate_to_version_3
+from crynux_async.ledgers.sql.versions import check_version, parse_version
 from crynux_async.values import Value
 
 Migration: TypeAlias = Callable[[Connection, str, int], Awaitable[None]]
@@ -63,7 +63,7 @@ async def migrate(connection: Connection, plan: SchemaPlan, path: str, now: int)
         LedgerError: It was written by a newer version, or is in use by the older one.
     """
     version = found = await stored_version(connection, path)
-    check_version(found, plan, path)
+    check_version(found, plan.version, path)
     while version < plan.version:
         await plan.migrations[version](connection, path, now)
         version += 1
@@ -79,35 +79,3 @@ async def stored_version(connection: Connection, path: str) -> int:
     """
     rows = await connection.fetch(_SELECT_VERSION)
     return parse_version(rows[0][0] if rows else None, path)
-
-
-def parse_version(text: str | None, path: str) -> int:
-    """Return the version that a ledger's ``meta`` table names.
-
-    Raises:
-        LedgerError: It names none.
-    """
-    if text is None or not text.isdecimal():
-        raise LedgerError(f"{path} is damaged: it does not say the version of its schema; {KEEP_IT}", path=path)
-    return int(text)
-
-
-def check_version(found: int, plan: SchemaPlan, path: str) -> None:
-    """Check that a ledger is not newer than this program.
-
-    Raises:
-        LedgerError: It is.
-    """
-    if found > plan.version:
-        message = (
-            f"{path} was written by a newer version of crynux_async: its schema has version {found}, and this one "
-            f"knows versions up to {plan.version}; upgrade crynux_async. The file has not been changed"
-        )
-        raise LedgerError(message, path=path)
-
-
-KEEP_IT = (
-    "restore it from a backup, or move it aside and begin a new ledger "
-    "(keep the damaged file: it names what was paid for). It has not been changed"
-)
-"""What to do about a damaged ledger."""

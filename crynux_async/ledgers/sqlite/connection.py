@@ -5,7 +5,6 @@ more than its wait for the disk.
 """
 
 import asyncio
-import functools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -16,8 +15,9 @@ from typing import Any, Self, TypeVar
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.sql.connection import StepRefusedError
 from crynux_async.ledgers.sql.steps import Step
-from crynux_async.ledgers.sql.text import KEPT, PARAMETER, Rendered, Row, Sql
+from crynux_async.ledgers.sql.text import Row, Sql
 from crynux_async.ledgers.sqlite.file import uri
+from crynux_async.ledgers.sqlite.rendering import render
 from crynux_async.ledgers.sqlite.trouble import explain, is_refusal, replaced
 
 _T = TypeVar("_T")
@@ -206,26 +206,20 @@ class SqliteConnection:
             self._raw.execute("ROLLBACK")
 
     def _run(self, statement: Sql, rows: Sequence[Row] | None) -> int:
-        rendered = _rendered(statement.text)
+        rendered = render(statement.text)
         if rows is None or len(rows) == 1:
             return self._raw.execute(rendered.sql, rendered.fill(rows[0] if rows else statement.values)).rowcount
         return self._raw.executemany(rendered.sql, map(rendered.fill, rows)).rowcount
 
     def _insert(self, statement: Sql, row: Row) -> int:
-        rendered = _rendered(statement.text)
+        rendered = render(statement.text)
         number = self._raw.execute(rendered.sql, rendered.fill(row)).lastrowid
         assert number is not None
         return number
 
     def _fetch(self, statement: Sql, row: Row | None) -> list[tuple[Any, ...]]:
-        rendered = _rendered(statement.text)
+        rendered = render(statement.text)
         return self._raw.execute(rendered.sql, rendered.fill(statement.values if row is None else row)).fetchall()
-
-
-# Python binds values by their order at half the time that it takes by names.
-@functools.lru_cache(KEPT)
-def _rendered(text: str) -> Rendered:
-    return Rendered(PARAMETER.sub("?", text), PARAMETER.findall(text))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -15,14 +15,17 @@ from urllib.parse import quote
 import attrs
 
 from crynux_async.errors import LedgerError, UsageError
-from crynux_async.ledgers.sql.migrations import SchemaPlan, check_version, parse_version
 from crynux_async.ledgers.sql.schema import APPLICATION_ID
+from crynux_async.ledgers.sql.versions import check_version, parse_version
 from crynux_async.ledgers.sqlite.trouble import damaged, explain, foreign
 from crynux_async.values import Value
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _LOOKS = 5
+BUSY_TIMEOUT = 10.0
+"""How many seconds a ledger waits for other processes that use its file."""
+
 CHECKED_BYTES = 64 * 2**20
 """Larger files are not gone through whenever they are opened: it takes a second for 200 MB. What is damaged in them is
 noticed when it is read."""
@@ -55,12 +58,12 @@ def sqlite_path(where: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
-def prepare(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
+def prepare(path: Path, version: int, busy_timeout: float) -> None:
     """Check that ``path`` is a ledger that can be used, or create an empty file for a new one.
 
     Args:
         path: The file, links resolved.
-        plan: What this program can read.
+        version: The newest version of the schema that this program can read.
         busy_timeout: Seconds to wait for other processes.
 
     Raises:
@@ -69,7 +72,7 @@ def prepare(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
     try:
         _require_place(path)
         if _size(path):
-            _require_ledger(path, plan, busy_timeout)
+            _require_ledger(path, version, busy_timeout)
         _require_writable(path)
         _create_empty(path)
     except OSError as error:
@@ -79,6 +82,11 @@ def prepare(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
 def companion(path: Path, ending: str) -> Path:
     """Return the file that SQLite keeps beside a database, such as "-wal"."""
     return path.with_name(path.name + ending)
+
+
+def has_log(path: Path) -> bool:
+    """Whether something stands in the log of a database: it is in use, or was when its process was ended."""
+    return _size(companion(path, "-wal")) > 0
 
 
 def uri(path: Path, options: str) -> str:
@@ -131,13 +139,13 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _require_ledger(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
+def _require_ledger(path: Path, version: int, busy_timeout: float) -> None:
     """Look at a file that is not empty; a bad verdict counts only if nobody wrote to the file meanwhile."""
     for look in range(_LOOKS):
         # Another process may be at work on the file: half a page of its write looks like damage.
         before = _stamp(path)
         try:
-            _look(path, plan, busy_timeout)
+            _look(path, version, busy_timeout)
         except LedgerError:
             if look == _LOOKS - 1 or _stamp(path) == before:
                 raise
@@ -145,7 +153,7 @@ def _require_ledger(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
             break
 
 
-def _look(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
+def _look(path: Path, version: int, busy_timeout: float) -> None:
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if _size(companion(path, "-journal")) and not any(header[: len(_MAGIC)]):
@@ -158,11 +166,11 @@ def _look(path: Path, plan: SchemaPlan, busy_timeout: float) -> None:
         raise foreign(path, f"a SQLite file of another program (application id 0x{application:08x})")
     if _size(companion(path, "-journal")):
         return  # as above, after the first page
-    has_log = _size(companion(path, "-wal")) > 0
-    if not has_log:
+    is_logged = has_log(path)
+    if not is_logged:
         _require_whole(path, header)
     # "immutable" leaves no trace, not even -wal and -shm; with a log only "mode=ro" sees what is in it.
-    _inspect(path, "mode=ro" if has_log else "mode=ro&immutable=1", plan, busy_timeout)
+    _inspect(path, "mode=ro" if is_logged else "mode=ro&immutable=1", version, busy_timeout)
 
 
 def _require_whole(path: Path, header: bytes) -> None:
@@ -174,7 +182,7 @@ def _require_whole(path: Path, header: bytes) -> None:
         raise damaged(path, f"it ends after {size} of {expected} bytes")
 
 
-def _inspect(path: Path, options: str, plan: SchemaPlan, busy_timeout: float) -> None:
+def _inspect(path: Path, options: str, version: int, busy_timeout: float) -> None:
     try:
         with _reading(path, options, busy_timeout) as connection:
             # The check reads everything: a month-old ledger would take seconds to open.
@@ -183,7 +191,7 @@ def _inspect(path: Path, options: str, plan: SchemaPlan, busy_timeout: float) ->
                 if problem != "ok":
                     raise damaged(path, problem)
             row = connection.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
-            check_version(parse_version(row[0] if row else None, str(path)), plan, str(path))
+            check_version(parse_version(row[0] if row else None, str(path)), version, str(path))
     except sqlite3.DatabaseError as error:
         raise explain(error, path, busy_timeout) from error
 

@@ -21,12 +21,9 @@ from crynux_async.ledgers.sql.connection import Connection
 from crynux_async.ledgers.sql.ledger import SqlLedger
 from crynux_async.ledgers.sql.migrations import CURRENT, SchemaPlan
 from crynux_async.ledgers.sql.text import Sql
-from crynux_async.ledgers.sqlite.file import companion, sqlite_path
+from crynux_async.ledgers.sqlite.file import BUSY_TIMEOUT, companion, sqlite_path
 from crynux_async.ledgers.sqlite.opening import OpenFile, open_file
 from crynux_async.ledgers.sqlite.ticker import Ticker
-
-BUSY_TIMEOUT = 10.0
-"""How many seconds a ledger waits for other processes that use its file."""
 
 
 class SqliteLedger(SqlLedger):

@@ -56,7 +56,7 @@ async def open_file(path: Path, plan: SchemaPlan, busy_timeout: float, now: int)
     Raises:
         LedgerError: It cannot be used; it has not been changed.
     """
-    await asyncio.to_thread(prepare, path, plan, busy_timeout)
+    await asyncio.to_thread(prepare, path, plan.version, busy_timeout)
     async with _connecting(path, busy_timeout) as writes:
         # NORMAL does not sync a commit in WAL mode: a power cut would take the newest task ids with it.
         await writes.command("PRAGMA synchronous=FULL")

@@ -20,7 +20,7 @@ import sqlite3
 from pathlib import Path
 
 from crynux_async.errors import LedgerBusyError, LedgerError
-from crynux_async.ledgers.sql.migrations import KEEP_IT
+from crynux_async.ledgers.sql.versions import KEEP_IT
 
 _REQUESTS_FAULT = frozenset(
     {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE}
