@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def show_list(ledger: LedgerPlace | None, states: Sequence[str], label: str | None, tags: Sequence[str]) -> int:
     """List what the ledger remembers, for people; asks the bridge nothing."""
-    place = existing_place(ledger)
     where = job_filter(states, label, tags)
+    place = existing_place(ledger)
 
     def show(rows: Sequence[JobRow]) -> Exit:
         _print(rows, shown(place), _counted_images(rows))
@@ -51,8 +51,8 @@ async def show_facts(
 
     from crynux_async.cli.job_facts import facts_of, names_of, write_csv
 
-    place = existing_place(ledger)
     where = job_filter(states, label, tags)
+    place = existing_place(ledger)
     book = open_ledger(place, makes=False)
     await book.open()
     try:

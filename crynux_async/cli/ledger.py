@@ -43,7 +43,7 @@ async def migrate(asked: LedgerPlace | None, *, as_json: bool) -> Exit:
     """Make or migrate the tables of a ledger."""
     from crynux_async.ledgers.sql.schema import VERSION
 
-    place = ledger_place(asked)
+    place = ledger_place(asked, makes_folder=True)
     # Opening is what migrates.
     async with _opened(place, makes=True):
         pass

@@ -13,8 +13,12 @@ LedgerPlace: TypeAlias = Path | str
 """A file, or the address of a database, which may hold a password: show it only by ``shown``."""
 
 
-def ledger_place(asked: LedgerPlace | None) -> LedgerPlace:
+def ledger_place(asked: LedgerPlace | None, *, makes_folder: bool = False) -> LedgerPlace:
     """Return where the command line remembers jobs: ``--ledger``, ``CRYNUX_LEDGER``, or the user's data folder.
+
+    Args:
+        asked: What was given as ``--ledger``, or None.
+        makes_folder: Whether the data folder is made; not for a command that only reads a ledger.
 
     Raises:
         SettingsError: The user has no home.
@@ -28,14 +32,17 @@ def ledger_place(asked: LedgerPlace | None) -> LedgerPlace:
     data = os.environ.get("XDG_DATA_HOME", "").strip()
     folder = Path(os.path.expanduser(data)) if data else user_path(".local/share", "CRYNUX_LEDGER")
     path = folder / "crynux-async" / "jobs.db"
+    if makes_folder:
+        _make(path.parent)
+    return path
+
+
+def _make(folder: Path) -> None:
     try:
         # Made here: SQLite makes files and no folders.
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"{path.parent} cannot be made ({error.strerror}); set CRYNUX_LEDGER", field="ledger"
-        ) from error
-    return path
+        raise UsageError(f"{folder} cannot be made ({error.strerror}); set CRYNUX_LEDGER", field="ledger") from error
 
 
 def _place(text: str) -> LedgerPlace:

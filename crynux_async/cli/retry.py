@@ -16,6 +16,7 @@ from crynux_async.cli.service import open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job, record_of
+from crynux_async.ledgers.base import JobFilter
 from crynux_async.money import to_cnx
 from crynux_async.session import Session
 from crynux_async.states import JobState
@@ -46,8 +47,11 @@ async def retry(order: RetryOrder) -> Exit:
     console = open_console()
     if bool(order.names) is bool(order.states or order.label is not None or order.tags):
         raise UsageError("name the jobs that are to be sent again, or choose them with --state, --label or --tag")
+    where = job_filter(order.states, order.label, order.tags)
+    # Refused before the price is shown, and not by the first job of a state that cannot be tried again.
+    check_are_tried_together(where.states or _ENDED_BADLY)
     async with open_session(order.ledger, order.service, makes_ledger=False) as session:
-        jobs = await _chosen(session, order)
+        jobs = await _chosen(session, order, where)
         if not jobs:
             console.print("No such job can be sent again.")
             return Exit.DONE
@@ -63,19 +67,15 @@ async def retry(order: RetryOrder) -> Exit:
         return await _told(console, jobs)
 
 
-async def _chosen(session: Session, order: RetryOrder) -> list[Job]:
+async def _chosen(session: Session, order: RetryOrder, where: JobFilter) -> list[Job]:
     if order.names:
         named = (await find_jobs(session, order.names))[: order.at_most]
         for job in named:  # before the price is shown
             check_may_be_sent(record_of(job))
             lengthened(record_of(job), order.timeout)
         return named
-    where = job_filter(order.states, order.label, order.tags)
-    states = where.states or _ENDED_BADLY
-    # Refused before the price is shown, and not by the first job of a state that cannot be tried again.
-    check_are_tried_together(states)
     found = await session.history(
-        states=states, label=where.label, label_prefix=where.label_prefix, tags=dict(where.tags)
+        states=where.states or _ENDED_BADLY, label=where.label, label_prefix=where.label_prefix, tags=dict(where.tags)
     )
     # What was trained without a config here, an attached task, cannot be sent by anybody.
     return [job for job in found if job.config is not None][: order.at_most]

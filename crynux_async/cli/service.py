@@ -46,7 +46,7 @@ async def open_session(
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])
     backend: ServiceName = "relay" if service.relay else "bridge"
-    place = ledger_place(ledger) if makes_ledger else existing_place(ledger)
+    place = ledger_place(ledger, makes_folder=True) if makes_ledger else existing_place(ledger)
     async with Session(settings, ledger=place, backend=backend, follow=follow, price=price) as session:
         yield session
 

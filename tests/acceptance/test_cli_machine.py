@@ -32,7 +32,7 @@ async def run_in_shell(line: str, env: dict[str, str], cwd: Path) -> tuple[int |
 async def test_no_home_is_one_sentence_that_says_what_to_set(home: str, tmp_path: Path) -> None:
     env = environment(HOME=home)
     del env["CRYNUX_LEDGER"]
-    code, out, err = await run_cli("jobs", "--json", env=env, cwd=tmp_path)
+    code, out, err = await run_cli("ledger", "migrate", "--json", env=env, cwd=tmp_path)
     facts = json.loads(out)
     assert (code, "Traceback" in err) == (2, False)
     assert "CRYNUX_LEDGER" in facts["message"]
@@ -139,5 +139,5 @@ async def test_read_only_home_is_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     env = environment(HOME=str(home))
     del env["CRYNUX_LEDGER"]
-    code, _, err = await run_cli("jobs", env=env, cwd=tmp_path)
+    code, _, err = await run_cli("ledger", "migrate", env=env, cwd=tmp_path)
     assert (code, "cannot be made" in " ".join(err.split()), "Traceback" in err) == (2, True, False)

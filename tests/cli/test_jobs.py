@@ -74,6 +74,13 @@ async def test_table_of_no_jobs_has_the_columns_of_a_table_of_jobs(
     assert list(csv.reader(StringIO(capsys.readouterr().out))) == [head]
 
 
+async def test_state_that_there_is_not_is_named_where_there_is_no_ledger_either(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no state nope"):
+        show_list(tmp_path / "none.db", ["nope"], None, [])
+    with pytest.raises(UsageError, match="there is no state nope"):
+        await show_facts(tmp_path / "none.db", ["nope"], None, [], as_json=True, as_csv=False, detail=Detail())
+
+
 async def test_json_and_csv_together_are_refused(place: Path) -> None:
     with pytest.raises(UsageError, match="either --json or --csv"):
         await shown(place, as_json=True, as_csv=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async.backends.bridge.key_book import usual_book
-from crynux_async.cli.ledger_place import ledger_place
+from crynux_async.cli.ledger_place import existing_place, ledger_place
 from crynux_async.cli.settings_file import default_settings_file, drop_settings, put_settings, settings_in
 from crynux_async.errors import SettingsError, UsageError
 
@@ -100,7 +100,15 @@ def test_data_folder_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match="set CRYNUX_LEDGER"):
-        ledger_place(None)
+        ledger_place(None, makes_folder=True)
+
+
+def test_looking_for_a_ledger_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRYNUX_LEDGER", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    with pytest.raises(UsageError, match="there is no ledger"):
+        existing_place(None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_any_text_is_written_as_toml(tmp_path: Path) -> None:
