@@ -73,6 +73,10 @@ class Patience:
         self.not_before = now + self._held
         self._retry = min(2 * self._retry, _LONGEST_RETRY)
 
+    def wait_until(self, when: float) -> None:
+        """Let nothing go before a time, in loop seconds; it uses up nobody's patience."""
+        self.not_before = max(self.not_before, when)
+
     def is_left(self, record: Record, now: float, answers: int) -> bool:
         """Enter that a job was tried in vain, hold everything, and say whether the job is to be tried again.
 

@@ -40,16 +40,16 @@ class Preparation:
         """Prepare again before the next create: the credential was refused."""
         self._is_done = False
 
-    async def run(self) -> None:
-        """Do what must be done.
+    async def run(self) -> float | None:
+        """Do what must be done, and return the limit in creates a minute that a credential has first, or None.
 
         Raises:
             AuthError, QuotaError: The credential is not accepted.
             BackendError: Not now.
         """
-        if self._backend is not None:
-            await self._backend.prepare(self._turnstile)
+        limit = None if self._backend is None else await self._backend.prepare(self._turnstile)
         self._is_done = True
+        return limit
 
     @asynccontextmanager
     async def _turnstile(self) -> AsyncIterator[None]:

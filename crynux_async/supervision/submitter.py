@@ -297,7 +297,7 @@ class Submitter:
     async def _prepare(self, record: Record) -> None:
         """Make the service ready for creates; ``record`` is the job that waits for it first."""
         try:
-            await self._preparation.run()
+            self._assume(await self._preparation.run())
         except (LedgerError, asyncio.CancelledError):
             raise
         except (AuthError, QuotaError) as error:
@@ -306,6 +306,15 @@ class Submitter:
             _log.info("preparing for the first create was refused by the rate limit: %s", error)
         except CrynuxError as error:
             self._not_sent(record, error)
+
+    def _assume(self, limit: float | None) -> None:
+        """Let the first create of a credential wait as its first limit wants it, where nobody has named another one.
+
+        To prepare it has cost a token. A create that is refused costs another, and so another such wait.
+        """
+        bucket = self._gate.bucket
+        if limit is not None and bucket is not None and bucket.limit_per_minute is None:
+            self._patience.wait_until(monotonic() + 60 / limit)
 
     async def _send_first(self, ticket: int) -> None:
         record = self._queue.take_first()

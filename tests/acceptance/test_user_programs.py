@@ -62,6 +62,21 @@ async def test_key_of_one_a_minute_sends_every_job_in_the_shortest_time(bridge: 
         assert loop.time() - began == pytest.approx(19 * 60, rel=0.02)
 
 
+@pytest.mark.parametrize(("named", "waits"), [(None, 60), (5, 0)])
+async def test_first_create_of_a_key_that_was_never_used_waits_as_its_first_limit_wants_it(
+    named: int | None, waits: float, bridge: Emulator
+) -> None:
+    # Sent at once it would be refused, and another token and another minute later.
+    loop = asyncio.get_running_loop()
+    key = bridge.new_key(rate_limit=named or 1, primed=False)
+    async with Session(base_url=bridge.url, api_key=key, trust_env=False, rate_limit=named) as session:
+        began = loop.time()
+        job = session.submit_nowait(make_config())
+        await job.submitted()
+        assert session.statistics().refusals == 0
+        assert loop.time() - began == pytest.approx(waits, abs=2)
+
+
 async def test_key_of_unknown_limit_is_refused_once_and_then_paced(bridge: Emulator) -> None:
     loop = asyncio.get_running_loop()
     key = bridge.new_key(rate_limit=5)
