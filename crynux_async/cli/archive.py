@@ -16,6 +16,7 @@ from crynux_async.archive.metadata import base_model_said, family_said, trigger_
 from crynux_async.cli.archive_page import Report, in_flow, left_out, page_console, show
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.export_page import Exported, export_facts, show_export
+from crynux_async.cli.written_file import WrittenFile
 from crynux_async.errors import ArchiveError, UsageError
 from crynux_async.training.config import FineTuneConfig
 
@@ -43,48 +44,42 @@ def inspect(path: Path, config_path: Path | None, *, as_json: bool) -> Exit:
 def export(
     path: Path,
     out: Path,
-    program: Program,
+    file: WrittenFile,
     config_path: Path | None,
     *,
-    base_model: str | None,
-    trigger: str | None,
-    overwrite: bool,
     as_json: bool,
 ) -> Exit:
     """Write an archive's LoRA as one safetensors file and say how to use it in each program."""
     # Before the archive is read, which may take long: a name that is taken is known at once.
-    _check_out(out, overwrite=overwrite)
+    _check_out(out, overwrite=file.overwrite)
     config = None if config_path is None else FineTuneConfig.from_file(config_path)
     sent = None if config is None or config_path is None else _sent(config, config_path)
     archive = LoraArchive.open(path)
     health = archive.health(config)
     archive.export(
         out,
-        program=program,
-        base_model=base_model or (config.model_name if config else None),
-        trigger=trigger,
+        program=file.program,
+        base_model=file.base_model or (config.model_name if config else None),
+        trigger=file.trigger,
         config=sent,
         # A digest is of a whole config: without the seed of that training it would name another one.
         digest=config.digest() if config and sent and "seed" in sent else None,
-        overwrite=overwrite,
+        overwrite=file.overwrite,
     )
-    _tell(out, program, health=health, as_json=as_json)
+    _tell(out, file.program, health=health, as_json=as_json)
     return Exit.DONE
 
 
 def merge(
     paths: Sequence[Path],
     out: Path,
-    program: Program,
-    *,
+    file: WrittenFile,
     weights: Sequence[float],
-    base_model: str | None,
-    trigger: str | None,
-    overwrite: bool,
+    *,
     as_json: bool,
 ) -> Exit:
     """Write one LoRA that does what several do together, and say how to use it in each program."""
-    _check_out(out, overwrite=overwrite)
+    _check_out(out, overwrite=file.overwrite)
     if weights and len(weights) != len(paths):
         message = (
             f"for {len(paths)} LoRAs --weight was given {len(weights)} times; give it once for each, or not at all"
@@ -92,8 +87,10 @@ def merge(
         raise UsageError(message, field="weight")
     archives = [LoraArchive.open(path) for path in paths]
     parts = [Part(archive, weight) for archive, weight in zip(archives, weights or [1.0] * len(paths), strict=True)]
-    merge_parts(out, parts, program=program, base_model=base_model, trigger=trigger, overwrite=overwrite)
-    _tell(out, program, health=LoraArchive.open(out).health(), as_json=as_json)
+    merge_parts(
+        out, parts, program=file.program, base_model=file.base_model, trigger=file.trigger, overwrite=file.overwrite
+    )
+    _tell(out, file.program, health=LoraArchive.open(out).health(), as_json=as_json)
     return Exit.DONE
 
 
