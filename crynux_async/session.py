@@ -37,7 +37,7 @@ from crynux_async.supervision.intake import unconfirmed
 from crynux_async.supervision.record import Record, new_job_id
 from crynux_async.supervision.supervisor import Supervisor
 from crynux_async.training.config import FineTuneConfig
-from crynux_async.training.keeping import KeptConfigs
+from crynux_async.training.keeping import KeptConfig, KeptConfigs, as_config
 from crynux_async.training.service import ServiceFacts
 
 if TYPE_CHECKING:
@@ -379,8 +379,10 @@ class Session(SessionJobs):
 
         now = utc_now()
 
+        each = chosen.kept if isinstance(chosen, KeptConfigs) else chosen
+
         def planned(number: int) -> Record:
-            config, key, given = chosen[number], keys[number], labels[number]
+            config, key, given = each[number], keys[number], labels[number]
             return self._planned(config, key, now, label=given, folder=folder, file_name=file_name, **filing)
 
         records = await in_slices(planned, range(len(chosen)))
@@ -610,7 +612,7 @@ class Session(SessionJobs):
 
     def _planned(
         self,
-        config: FineTuneConfig,
+        config: FineTuneConfig | KeptConfig,
         idempotency_key: str | None,
         at: datetime,
         /,
@@ -630,12 +632,12 @@ class Session(SessionJobs):
                 knows the price of.
         """
         job_id, budget = new_job_id(), budget or self._budget
-        if budget is not None and self.price(config) is None:
+        if budget is not None and self.price(as_config(config)) is None:
             message = f"the budget {budget.name!r} needs a price: the service tells none; give Session(price=...)"
             raise UsageError(message, field="price")
         filing = filed(group=group, tags=tags, tenant=tenant, budget=budget)
         if self._ear is not None:
-            filing = attrs.evolve(filing, tags={**self._ear.planned(job_id, config), **filing.tags})
+            filing = attrs.evolve(filing, tags={**self._ear.planned(job_id, as_config(config)), **filing.tags})
         record = Record(
             job_id=job_id,
             config=config,

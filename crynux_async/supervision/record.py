@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Generic, Self, TypeVar, overload
 
 import attrs
 
@@ -20,6 +21,8 @@ from crynux_async.supervision.filing import UNFILED, Filing
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.keeping import KeptConfig, as_kept, config_of
 from crynux_async.values import Value
+
+_T = TypeVar("_T")
 
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
@@ -80,7 +83,54 @@ class Audience:
         self.news = 0
 
 
-@attrs.define(eq=False, kw_only=True)
+class _Seldom:
+    """What few of the jobs have that live."""
+
+    __slots__ = ("archive", "audience", "ended_at", "error", "is_own", "resubmitted_as", "tries")
+
+    def __init__(self) -> None:
+        self.error: CrynuxError | None = None
+        self.ended_at: datetime | None = None
+        self.archive: StoredArchive | None = None
+        self.tries = 1
+        self.resubmitted_as: str | None = None
+        self.is_own = False
+        self.audience: Audience | None = None
+
+
+# Of every job that has nothing of it, and never changed.
+_NOTHING = _Seldom()
+
+
+class _Kept(Generic[_T]):
+    """An attribute of a record that stands in a ``_Seldom``, which is made when it gets another value than usual."""
+
+    def __init__(self, usual: _T) -> None:
+        self._usual = usual
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name.removeprefix("_")
+
+    @overload
+    def __get__(self, record: None, _: type) -> Self: ...
+    @overload
+    def __get__(self, record: "Record", _: type) -> _T: ...
+    def __get__(self, record: "Record | None", _: type) -> Self | _T:
+        if record is None:
+            return self
+        value: _T = getattr(record.seldom, self._name)
+        return value
+
+    def __set__(self, record: "Record", value: _T) -> None:
+        if record.seldom is _NOTHING:
+            if value is self._usual:
+                return
+            record.seldom = _Seldom()
+        setattr(record.seldom, self._name, value)
+
+
+# Without what attrs would do at each change: nothing is converted but a config, by its own property.
+@attrs.define(eq=False, kw_only=True, on_setattr=attrs.setters.NO_OP)
 class Record:
     """One job as a session knows it. Only the register changes state, task and error.
 
@@ -98,6 +148,7 @@ class Record:
         ended_at: When its end was noticed, or None.
         wanted: The download that was asked for, or None.
         archive: What is on disk, or None.
+        seldom: Those of the other attributes that few jobs have.
         tries: How many tries it has had or has, >= 1.
         last_event: The number of its newest event, >= 0.
         attempts: The largest number of its creates, >= 0.
@@ -116,22 +167,24 @@ class Record:
     idempotency_key: str | None = None
     task_id: str | None = None
     state: JobState = JobState.PLANNED
-    error: CrynuxError | None = None
     planned_at: datetime
     submitted_at: datetime | None = None
-    ended_at: datetime | None = None
     wanted: Wanted | None = None
-    archive: StoredArchive | None = None
-    tries: int = 1
     last_event: int = 0
     attempts: int = 0
     queue_number: int = 0
-    resubmitted_as: str | None = None
     is_ours: bool = True
     is_saved: bool = False
     is_resumed: bool = False
-    is_own: bool = False
-    _audience: Audience | None = attrs.field(default=None, init=False)
+    seldom: _Seldom = attrs.field(default=_NOTHING, init=False)
+
+    error = _Kept["CrynuxError | None"](None)
+    ended_at = _Kept["datetime | None"](None)
+    archive = _Kept["StoredArchive | None"](None)
+    tries = _Kept[int](1)
+    resubmitted_as = _Kept["str | None"](None)
+    is_own = _Kept[bool](False)
+    _audience = _Kept["Audience | None"](None)
 
     def __repr__(self) -> str:
         task = f"task {self.task_id}" if self.task_id is not None else "no task yet"

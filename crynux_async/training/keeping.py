@@ -78,15 +78,18 @@ class KeptConfigs(Sequence[FineTuneConfig]):
 
     Args:
         configs: Any number.
+
+    Attributes:
+        kept: What is kept of each.
     """
 
-    __slots__ = ("_kept",)
+    __slots__ = ("kept",)
 
     def __init__(self, configs: Iterable[FineTuneConfig]) -> None:
-        self._kept = [kept(config) for config in configs]
+        self.kept = [kept(config) for config in configs]
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     @overload
     def __getitem__(self, index: int) -> FineTuneConfig: ...
@@ -94,8 +97,13 @@ class KeptConfigs(Sequence[FineTuneConfig]):
     def __getitem__(self, index: slice) -> Sequence[FineTuneConfig]: ...
     def __getitem__(self, index: int | slice) -> FineTuneConfig | Sequence[FineTuneConfig]:
         """Return one of them, or some."""
-        chosen = self._kept[index]
+        chosen = self.kept[index]
         return list(map(config_of, chosen)) if isinstance(chosen, list) else config_of(chosen)
+
+
+def as_config(given: FineTuneConfig | KeptConfig) -> FineTuneConfig:
+    """Return a config of which this was kept, or that it is itself."""
+    return given if isinstance(given, FineTuneConfig) else config_of(given)
 
 
 def as_kept(given: FineTuneConfig | KeptConfig | None) -> KeptConfig | None:

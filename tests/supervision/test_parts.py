@@ -121,3 +121,15 @@ def test_refused_credential_keeps_the_job_planned_and_says_why() -> None:
     columns = columns_after(JobState.PLANNED, None, answer, NOON)
     assert columns.keys() == {"error", "error_facts"}
     assert (columns["error"], columns["error_facts"]["kind"]) == ("unknown key", "AuthError")
+
+
+def test_what_few_jobs_have_is_each_jobs_own() -> None:
+    one, other = record("j1"), record("j2")
+    assert one.seldom is other.seldom
+    one.error, one.tries = AuthError("unknown key"), 2
+    assert (other.error, other.tries, other.ended_at, other.archive) == (None, 1, None, None)
+    assert (str(one.error), one.tries) == ("unknown key", 2)
+    one.error, one.tries = None, 1
+    assert (one.error, one.tries, one.is_own) == (None, 1, False)
+    other.error = None
+    assert other.seldom is record("j3").seldom
