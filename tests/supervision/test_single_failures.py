@@ -118,3 +118,19 @@ async def test_bug_in_a_price_never_costs_a_task_its_place_in_the_ledger(capsys:
 async def test_bug_in_how_long_a_job_may_take_leaves_it_followed() -> None:
     async with open_session(without("stall_after")()) as session:
         assert (await (await session.submit(make_config()))).state is JobState.SUCCEEDED
+
+
+async def test_bug_in_the_gate_keeps_nobody_from_an_answer_that_is_stored() -> None:
+    ledger = MemoryLedger()
+    async with open_session(FakeBackend(), ledger) as session:
+        assert session._supervisor is not None
+        gate: Any = session._supervisor.submitter.gate
+
+        async def leave(*_: Any) -> None:
+            raise ZeroDivisionError("a bug")
+
+        gate.leave = leave
+        job = await session.submit(make_config())
+        assert [row.task_id for row in await ledger.jobs()] == [job.task_id] == ["1"]
+        async with asyncio.timeout(3600):
+            await job  # it is followed, too

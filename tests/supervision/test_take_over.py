@@ -26,6 +26,7 @@ from crynux_async import (
 )
 from crynux_async.backends.base import Habits
 from crynux_async.clock import monotonic
+from crynux_async.job import record_of
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, WishRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
@@ -201,6 +202,18 @@ async def test_job_that_another_process_has_taken_is_not_sent_and_nothing_about_
         await waiting
         assert [row.state for row in await ledger.jobs()] == [JobState.SUCCEEDED] * 2
     assert [config.seed for config in backend.received] == [1, 2]
+
+
+async def test_job_that_another_process_has_taken_is_lost_with_the_next_renewal_and_the_others_stay() -> None:
+    backend, ledger = FakeBackend(duration=86_400), MemoryLedger()
+    async with open_session(backend, ledger) as session:
+        taken, kept = [await session.submit(make_config(seed=seed)) for seed in (1, 2)]
+        (holder,) = [one for one in await ledger.holders() if one.jobs]
+        await ledger.drop(holder.fence, [taken.job_id])
+        other = await ledger.enter("another", seconds=1e9)
+        assert await ledger.take(other, [taken.job_id]) == [taken.job_id]
+        await asyncio.sleep(RENEW + 1)
+        assert [record_of(job).is_ours for job in (taken, kept)] == [False, True]
 
 
 async def copy_of(ledger: MemoryLedger) -> MemoryLedger:
@@ -503,6 +516,26 @@ async def test_lock_that_passes_rejects_nothing_and_sending_goes_on(caplog: pyte
         await session.submit(make_config(seed=6))
     assert [config.seed for config in backend.received] == [1, 2, 3, 4, 5, 6]
     assert [row.task_id for row in await ledger.jobs()] == ["1", "2", "3", "4", "5", "6"]
+
+
+async def test_lock_that_comes_between_the_gate_and_the_attempt_rejects_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    begin, refused = ledger.begin, 0
+
+    async def begin_later(*args: Any, **kwargs: Any) -> None:
+        nonlocal refused
+        refused += 1
+        if refused <= 3:
+            raise LedgerBusyError("another process holds the file", path="jobs.db")
+        await begin(*args, **kwargs)
+
+    monkeypatch.setattr(ledger, "begin", begin_later)
+    async with open_session(backend, ledger) as session:
+        job = session.submit_nowait(make_config())
+        assert (await job.submitted()).task_id == "1"
+    assert (backend.creates, refused) == (1, 4)
 
 
 async def test_answer_that_comes_during_a_lock_is_stored_when_it_passes_and_never_without_its_task() -> None:
