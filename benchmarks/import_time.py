@@ -39,9 +39,9 @@ IMPORTS = {
 COMMANDS = {
     "python": ["-c", "pass"],
     "rich": ["-c", "import rich.console"],
-    # Below these no command can come: what names its options, draws them, waits and reads the ledger.
-    "libraries of --help": ["-c", "import cyclopts.help, rich.console"],
-    "libraries of jobs": ["-c", "import cyclopts, rich.console, asyncio, sqlite3"],
+    # Below these no command can come: what names its options, and draws them or reads the ledger.
+    "libraries of --help": ["-c", "import cyclopts, rich.console, rich.panel"],
+    "libraries of jobs": ["-c", "import cyclopts, rich.cells, sqlite3"],
     "--help": ["-m", "crynux_async.cli", "--help"],
     "jobs": ["-m", "crynux_async.cli", "jobs"],
     "sweep list": ["-m", "crynux_async.cli", "sweep", "list"],

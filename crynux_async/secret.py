@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self
 MASK = "***"
 
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
-_QUERY = re.compile(r"\?[^\s'\"]+")
+_QUERY = r"\?[^\s'\"]+"
 
 
 class Secret:
@@ -90,7 +90,7 @@ def mask_query(address: str) -> str:
 
 def mask_text(text: str) -> str:
     """Return a text without the queries and passwords of addresses in it: a presigned link is a credential."""
-    return mask_credentials(_QUERY.sub(f"?{MASK}", text))
+    return mask_credentials(re.sub(_QUERY, f"?{MASK}", text))
 
 
 def mask_address(value: Any) -> Any:

@@ -27,9 +27,10 @@ _NEARBY: Final = (
 )
 # Public names that answer with this machine's address, or with the one that stands in them (10.0.0.1.nip.io).
 _THIS_MACHINE: Final = ("localtest.me", "lvh.me", "vcap.me", "lacolhost.com")
-_SPELT_OUT: Final = re.compile(r"(?:.*[.-])?(\d+)[.-](\d+)[.-](\d+)[.-](\d+)\.(?:nip|sslip|xip)\.io")
-_SPELT_IN_HEXADECIMAL: Final = re.compile(r"(?:.*[.-])?([0-9a-f]{8})\.(?:nip|sslip|xip)\.io")
-_SPELT_WITH_DASHES: Final = re.compile(r"(?:.*\.)?([0-9a-f]*-[0-9a-f-]*-[0-9a-f-]*)\.sslip\.io")
+_ANSWERING: Final = (".nip.io", ".sslip.io", ".xip.io")
+_SPELT_OUT: Final = r"(?:.*[.-])?(\d+)[.-](\d+)[.-](\d+)[.-](\d+)\.(?:nip|sslip|xip)\.io"
+_SPELT_IN_HEXADECIMAL: Final = r"(?:.*[.-])?([0-9a-f]{8})\.(?:nip|sslip|xip)\.io"
+_SPELT_WITH_DASHES: Final = r"(?:.*\.)?([0-9a-f]*-[0-9a-f-]*-[0-9a-f-]*)\.sslip\.io"
 _IDEOGRAPHIC_STOP: Final = "\u3002"
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -54,11 +55,13 @@ def is_private(host: str) -> bool:
 
 def _address_inside(name: str) -> _Address | None:
     """The address that stands in a name of nip.io and its like, which answer with it."""
-    if spelt_out := _SPELT_OUT.fullmatch(name):
+    if not name.endswith(_ANSWERING):
+        return None
+    if spelt_out := re.fullmatch(_SPELT_OUT, name):
         return _address(".".join(spelt_out.groups()))
-    if in_hexadecimal := _SPELT_IN_HEXADECIMAL.fullmatch(name):
+    if in_hexadecimal := re.fullmatch(_SPELT_IN_HEXADECIMAL, name):
         return ipaddress.IPv4Address(int(in_hexadecimal[1], 16))
-    with_dashes = _SPELT_WITH_DASHES.fullmatch(name)
+    with_dashes = re.fullmatch(_SPELT_WITH_DASHES, name)
     return _address(with_dashes[1].replace("-", ":")) if with_dashes else None
 
 

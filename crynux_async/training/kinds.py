@@ -20,7 +20,7 @@ MAX_INTEGER = 2**53  # the bridge re-encodes numbers as float64 from the second 
 MAX_URL_CHARS = 2083  # stable-diffusion-task schema/stable-diffusion-finetune-lora-task.json
 MAX_SHOWN = 100
 
-_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BROKEN_ESCAPE = r"%(?![0-9A-Fa-f]{2})"
 
 _Check = Callable[[Any], str | None]
 
@@ -238,4 +238,8 @@ def _has_host(address: str) -> bool:
     except ValueError:
         return False
     # The bridge's schema asserts the format "uri": what is none is refused at the cost of a token.
-    return bool(host) and address.isprintable() and " " not in address and not _BROKEN_ESCAPE.search(address)
+    return bool(host) and address.isprintable() and " " not in address and not _has_broken_escape(address)
+
+
+def _has_broken_escape(address: str) -> bool:
+    return "%" in address and re.search(_BROKEN_ESCAPE, address) is not None

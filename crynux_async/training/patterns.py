@@ -32,7 +32,7 @@ _LONGEST_PATTERN: Final = 5_000
 _MOST_WAYS: Final = 20_000
 
 # A repeated group multiplies with itself; what follows "(?", "(?:" aside, may do anything.
-_IS_REPEATED: Final = re.compile(r"\)\s*[*+?{]|\(\?(?!:)")
+_IS_REPEATED: Final = r"\)\s*[*+?{]|\(\?(?!:)"
 
 # The timer counts what the process computes, so a busy machine changes nothing. What the signal does by default ends
 # the process even inside the engine; a handler in Python would wait until the engine is done.
@@ -82,7 +82,7 @@ def ways(pattern: str) -> float:
 
     Each repetition can end at every character, but no two of them in another order; each choice doubles the ways.
     """
-    if len(pattern) > _LONGEST_PATTERN or _IS_REPEATED.search(pattern):
+    if len(pattern) > _LONGEST_PATTERN or re.search(_IS_REPEATED, pattern):
         return math.inf
     repetitions = sum(map(pattern.count, "*+{"))
     choices = sum(map(pattern.count, "?|"))
