@@ -170,7 +170,7 @@ class SessionJobs:
             label: Only jobs with this label.
             label_prefix: Only jobs whose label begins so.
             group: Only jobs of this set.
-            tags: Only jobs with all of these tags, 500 at most.
+            tags: Only jobs with all of these tags, 400 at most.
             tenant: Only jobs on behalf of this one; None for anybody's.
             since: Only jobs planned at or after this, aware.
             before: Only jobs that came before the one with this name: the last of a page that shows the newest first.

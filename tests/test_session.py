@@ -940,6 +940,6 @@ async def test_history_of_no_number_of_jobs_is_refused(session: Session, limit: 
 
 
 async def test_history_of_too_many_tags_is_refused_by_name(session: Session) -> None:
-    with pytest.raises(UsageError, match="500 tags at most, not by 1,100") as caught:
+    with pytest.raises(UsageError, match="400 tags at most, not by 1,100") as caught:
         await session.history(tags={f"tag {number}": "x" for number in range(1_100)})
     assert caught.value.field == "tags"
