@@ -48,7 +48,7 @@ def jobs(
 
     states, tags = state or [], tag or []
     if not json and not csv:
-        return guard(lambda: jobs_command.show_list(ledger, states, label, tags))
+        return guard(lambda: jobs_command.show_list(ledger, states, label, tags, wants_detail=public or health))
     from crynux_async.cli.job_facts import Detail
 
     detail = Detail(is_public=public, reads_archives=health)

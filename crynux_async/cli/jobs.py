@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from crynux_async.cli.job_facts import Detail
 
 
-def show_list(ledger: LedgerPlace | None, states: Sequence[str], label: str | None, tags: Sequence[str]) -> int:
+def show_list(
+    ledger: LedgerPlace | None,
+    states: Sequence[str],
+    label: str | None,
+    tags: Sequence[str],
+    *,
+    wants_detail: bool = False,
+) -> int:
     """List what the ledger remembers, for people; asks the bridge nothing."""
+    if wants_detail:  # whoever leaves out what is private must not be shown it
+        raise UsageError("--public and --health go with --json or --csv")
     where = job_filter(states, label, tags)
     place = existing_place(ledger)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from crynux_async.cli.app import start
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import Detail
 from crynux_async.cli.jobs import show_facts, show_list
@@ -79,6 +80,17 @@ async def test_state_that_there_is_not_is_named_where_there_is_no_ledger_either(
         show_list(tmp_path / "none.db", ["nope"], None, [])
     with pytest.raises(UsageError, match="there is no state nope"):
         await show_facts(tmp_path / "none.db", ["nope"], None, [], as_json=True, as_csv=False, detail=Detail())
+
+
+@pytest.mark.parametrize("option", ["--public", "--health"])
+def test_detail_without_a_form_that_has_it_is_refused(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["crynux-async", "jobs", option])
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert ended.value.code == Exit.USAGE
+    assert "go with --json or --csv" in capsys.readouterr().err
 
 
 async def test_json_and_csv_together_are_refused(place: Path) -> None:
