@@ -14,11 +14,13 @@ from crynux_async.cli.changes import parse_changes
 from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit
 from crynux_async.cli.job_facts import as_facts
+from crynux_async.cli.job_names import find_jobs
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.plain import one_line
 from crynux_async.cli.service import emulated_session, open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.waiting import while_answered
+from crynux_async.errors import UsageError
 from crynux_async.job import Job
 from crynux_async.session import Session
 from crynux_async.states import STAGES, JobState, Stage
@@ -81,11 +83,25 @@ async def download(
     """Follow a task that the service has already and download its model."""
 
     async def begin(session: Session) -> Job:
-        return session.attach(task_id)
+        return session.attach(await _task_of(session, task_id))
 
     following = _Following(out=out, name=name, timeout=timeout, service=service, ledger=ledger, as_json=as_json)
     opened = open_session(ledger, service, needs_key=True)
     return await following.follow(opened, begin, open_console(stderr=as_json))
+
+
+async def _task_of(session: Session, name: str) -> str:
+    """Return the task that is meant: its own name, or that of its job in the ledger or the beginning of that.
+
+    Raises:
+        UsageError: No job is called so, or it has no task.
+    """
+    if not name.startswith("j"):  # as no task of any service does
+        return name
+    (job,) = await find_jobs(session, [name])
+    if job.task_id is None:
+        raise UsageError(f"{job.job_id} is {job.state} and has no task that could be downloaded", field="task_id")
+    return job.task_id
 
 
 @attrs.frozen(kw_only=True)

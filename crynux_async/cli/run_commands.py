@@ -100,7 +100,7 @@ def download(
     """Follow a task that the service already has, and download its model when it is ready.
 
     Args:
-        task_id: The task's id at the bridge, or its commitment at the relay.
+        task_id: The task's id at the bridge, or its commitment at the relay; or its job, as 'jobs' lists it.
         out: Folder for the archive.
         name: File name; may hold {task_id}, and is {task_id}.zip if not given; {job_id}.zip at the relay.
         timeout: Seconds to wait at most; the task goes on after that.

@@ -118,7 +118,7 @@ async def test_run_with_wrong_config_lists_every_problem_and_exits_2(config: Pat
 
 async def test_config_that_is_not_there_is_named_once(tmp_path: Path) -> None:
     code, _, err = await run_cli("run", "missing.toml", env=environment(), cwd=tmp_path)
-    assert (code, err.count("missing.toml"), "No such file" in err) == (2, 1, True)
+    assert (code, err.count("missing.toml"), "there is no file" in err) == (2, 1, True)
 
 
 async def test_settings_that_are_not_there_are_named_once(config: Path, tmp_path: Path) -> None:
@@ -282,10 +282,16 @@ crynux_async.cli.main()
 
 async def test_download_fetches_a_task_that_exists(bridge: Emulator, config: Path, tmp_path: Path) -> None:
     env = environment(bridge)
-    await run_cli("run", "job.toml", "--set", "rank=2", "--out", "first", env=env, cwd=tmp_path)
+    _, out, _ = await run_cli("run", "job.toml", "--set", "rank=2", "--out", "first", "--json", env=env, cwd=tmp_path)
+    job_id = json.loads(out)["job_id"]
     code, out, _ = await run_cli("download", "1", "--out", "second", "--json", env=env, cwd=tmp_path)
     assert code == 0
     assert (tmp_path / json.loads(out)["path"]).read_bytes() == (tmp_path / "first" / "1.zip").read_bytes()
+    code, out, err = await run_cli("download", job_id[:9], "--out", "third", "--json", env=env, cwd=tmp_path)
+    assert (code, json.loads(out)["task_id"]) == (0, "1"), err
+    assert (tmp_path / "third" / "1.zip").is_file()
+    code, _, err = await run_cli("download", "jffffffff", env=env, cwd=tmp_path)
+    assert (code, "no job is called jffffffff" in err) == (2, True)
 
 
 async def test_waiting_that_ends_during_a_create_names_the_task_that_comes_of_it(
