@@ -360,17 +360,30 @@ class LedgerWriter:
         Raises:
             LedgerError: It could not be stored.
         """
-        return await self.decide(change.job_id, lambda: (change, news))
+        is_ours = False
+        with anyio.CancelScope(shield=True):
+            is_ours = await self.decide(change.job_id, lambda: (change, news))
+        return is_ours  # noqa: RET504  # for a type checker, a cancel scope may end early
 
     async def decide(self, job_id: str, decision: Callable[[], tuple[JobChange, Sequence[Event]]]) -> bool:
         """Store what is decided about one job as soon as nothing else is being stored of it (see ``change``).
 
+        Callers shield it.
+
         Raises:
             LedgerError: It could not be stored.
         """
-        with anyio.CancelScope(shield=True):
-            async with self._alone(job_id):
-                lost = await self._change(*decision())
+        # The numbers of events are part of a write's condition, so each has to know what became of the one before it.
+        while job_id in self._storing or job_id in self._flushed:
+            self._one_is_free.clear()
+            await self._one_is_free.wait()
+        self._storing.add(job_id)
+        try:
+            lost = await self._change(*decision())
+        finally:
+            self._storing.discard(job_id)
+            self._one_is_free.set()
+            self._register.may_be_told(job_id)
         self._lose_named(lost)
         self._register.drop_ended()
         return not lost
@@ -496,23 +509,6 @@ class LedgerWriter:
         if self._trouble is not None:
             self._trouble = None
             _log.warning("the ledger can be written again, and sending goes on")
-
-    @asynccontextmanager
-    async def _alone(self, job_id: str) -> AsyncIterator[None]:
-        """A block in which nothing else that changes a job is on its way to the ledger.
-
-        The numbers of events are part of a write's condition, so each has to know what became of the one before it.
-        """
-        while job_id in self._storing or job_id in self._flushed:
-            self._one_is_free.clear()
-            await self._one_is_free.wait()
-        self._storing.add(job_id)
-        try:
-            yield
-        finally:
-            self._storing.discard(job_id)
-            self._one_is_free.set()
-            self._register.may_be_told(job_id)
 
     async def _change(self, change: JobChange, news: Sequence[Event]) -> list[str]:
         """Store a change with its events, behind those that wait already; return the name of the job if it is lost."""

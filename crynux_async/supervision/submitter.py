@@ -8,7 +8,7 @@ between any two steps can be told:
 1. the job is durable in the ledger, PLANNED;
 2. the gate gives a ticket;
 3. the attempt is durable in the ledger with its payload, without outcome;
-4. one POST, in a task of its own that no caller's cancellation reaches;
+4. one POST, in a task that no caller's cancellation reaches;
 5. the outcome is durable in the ledger;
 6. whoever waits is told.
 
@@ -20,6 +20,7 @@ the exception. None of this changes what is believed of a job.
 import asyncio
 import logging
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -125,6 +126,8 @@ class Submitter:
         self._patience = Patience(settings.unreachable_timeout, settings.connect_timeout)
         self._preparation = Preparation(backend, self._ticket, self._leave)
         self._under_way: set[str] = set()
+        self._handed: deque[tuple[Record, int]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
         self._payloads: dict[str, str] = {}
         self._busy: LedgerBusyError | None = None
         self._wake = asyncio.Event()
@@ -324,7 +327,32 @@ class Submitter:
             return
         # From here until the answer the job is nobody's to withdraw: bytes may leave at any moment.
         self._under_way.add(record.job_id)
-        self._spawn(self._create(record, ticket))
+        self._handed.append((record, ticket))
+        waiter = self._idle.pop() if self._idle else None
+        if waiter is not None and not waiter.done():  # it may have been cut off a moment ago
+            waiter.set_result(None)
+        else:
+            self._spawn(self._create_for_ever())
+
+    async def _create_for_ever(self) -> None:
+        """Send one job after the other: to end a task and begin another costs a tenth of a create."""
+        while True:
+            while not self._handed:
+                await self._rest()
+            try:
+                await self._create(*self._handed.popleft())
+            except Exception:  # no failure of one job's create keeps another from being sent
+                _log.exception("unexpected")
+
+    async def _rest(self) -> None:
+        """Wait until there may be a job to send."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._idle:  # cut off
+                self._idle.remove(waiter)
 
     async def _create(self, record: Record, ticket: int) -> None:
         """Send one job, exactly once, and store what became of it before anybody is told."""
