@@ -48,7 +48,7 @@ def _make(folder: Path) -> None:
 def _place(text: str) -> LedgerPlace:
     if is_on_a_server(text):
         return text
-    if "://" not in text:
+    if "//" not in text and "=" not in text:  # no address of anything, and no words for a server
         return Path(text)
     # Imported late: it brings all that a ledger in a file needs.
     from crynux_async.ledgers.sqlite.file import sqlite_path

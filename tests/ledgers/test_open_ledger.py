@@ -68,6 +68,9 @@ def test_open_ledger_at_no_place_is_a_usage_error(where: Any) -> None:
         "mysql://ann:s3/cr3t@host/jobs?password=s3cr3t",
         "postgresql:/ann:s3cr3t@host/jobs",
         "postgres:ann:s3cr3t@host/jobs",
+        "postgresql//ann:s3cr3t@host/jobs",
+        "host=db dbname=jobs password=s3cr3t",
+        "user=ann password=s3cr3t",
     ],
 )
 def test_address_that_is_no_place_is_refused_without_its_password(where: str) -> None:

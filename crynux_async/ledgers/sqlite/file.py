@@ -6,6 +6,7 @@ first, and then by SQLite without permission to write. Source: sqlite.org/filefo
 
 import contextlib
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ CHECKED_BYTES = 64 * 2**20
 noticed when it is read."""
 
 _PREFIXES = ("sqlite+aiosqlite:///", "sqlite:///")
+# An address without its colon, or libpq's own words: a file would be called by the password in them.
+_ELSEWHERE = re.compile(r"\s*(?:postgres(?:ql)?//|(?:\w+=\S*\s+)*(?:host|dbname|password)\s*=)", re.IGNORECASE)
 _ANYONE_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -48,9 +51,11 @@ def sqlite_path(where: str | os.PathLike[str]) -> Path:
                 raise UsageError(f"options in a ledger's address are not supported: {where}; leave out '?...'")
             break
     # A name such as ":memory:" would be taken by SQLite for a ledger that is gone with its connection.
-    if not text or "\0" in text or "://" in text or text.startswith((":memory:", "file:")):
+    is_elsewhere = _ELSEWHERE.match(text) is not None
+    if not text or "\0" in text or "://" in text or is_elsewhere or text.startswith((":memory:", "file:")):
         scheme, is_address, _ = text.partition("://")
-        shown = f"{scheme}://..." if is_address else text  # the address of another database may hold a password
+        # What was meant for another database may hold a password.
+        shown = f"{scheme}://..." if is_address else "..." if is_elsewhere else text
         raise UsageError(
             f"{shown!r} is not a place for a ledger: give a path, 'sqlite:///jobs.db', "
             "'postgresql://user@host/database', or None to remember jobs only as long as the process lives"
