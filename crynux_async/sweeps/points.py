@@ -20,6 +20,7 @@ from crynux_async.secret import mask_address, mask_addresses
 from crynux_async.sweeps.spaces import Params
 from crynux_async.training.config import FineTuneConfig, training_of
 from crynux_async.training.fields import field_names, lengths_of, with_defaults, without_defaults
+from crynux_async.training.keeping import KeptConfig, config_of, kept
 from crynux_async.training.service import BRIDGE_MAPPING, ValueMapping
 
 Derive: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -36,15 +37,20 @@ class Point:
         number: Its place, counted from 1; a repeat of it has the same number.
         repeat: Which repeat, counted from 1.
         params: What it changes in the base, derived fields included.
-        config: What is trained.
+        kept_config: What is trained, as it is kept.
         key: The idempotency key of its job.
     """
 
     number: int
     repeat: int
     params: Params
-    config: FineTuneConfig
+    kept_config: KeptConfig = attrs.field(alias="config", converter=kept, eq=config_of, repr=False)
     key: str
+
+    @property
+    def config(self) -> FineTuneConfig:
+        """What is trained, made anew each time."""
+        return config_of(self.kept_config)
 
     @property
     def label(self) -> str:

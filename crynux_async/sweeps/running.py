@@ -438,7 +438,7 @@ async def begin(sweep: "Sweep", session: "Session", *, force: bool, report: Repo
     if sweep.ranking is not None:
         await enter_ranking(session.ledger, sweep.name, sweep.ranking)
     jobs = await session.submit_many(
-        [point.config for point in points.good],
+        (point.config for point in points.good),
         label=[point.label for point in points.good],
         idempotency_key=[point.key for point in points.good],
         folder=sweep.folder,
