@@ -154,9 +154,9 @@ class LedgerWriter:
         """Begin to hold jobs."""
         self._fence = await self._ledger.enter(self._owner, seconds=self._lease)
 
-    async def read_back(self) -> None:
-        """Leave tasks that an earlier session could not store to whoever has their jobs."""
-        await self.spill.give_back(self.hand_over)
+    async def read_back(self) -> bool:
+        """Leave tasks that an earlier session could not store to whoever has their jobs; say whether there were any."""
+        return await self.spill.give_back(self.hand_over)
 
     async def renew(self) -> None:
         """Hold the jobs for another lease, and let go of those that were lost meanwhile."""

@@ -47,14 +47,18 @@ class Spill:
         except OSError as error:
             _log.error("task %s of job %s is not in %s either: %s", task_id, job_id, self._path, error)
 
-    async def give_back(self, hand_over: Callable[[str, int, str], Awaitable[None]]) -> None:
+    async def give_back(self, hand_over: Callable[[str, int, str], Awaitable[None]]) -> bool:
         """Leave every task to whoever has its job, and take it out of the file; what cannot be left now stays.
 
         Args:
             hand_over: Stores job, attempt and task where the owner of the job finds them.
+
+        Returns:
+            Whether there was any that could be left.
         """
         if self._path is None or not self._path.exists():
-            return
+            return False
+        given: list[bytes] = []
         try:
             with _locked(self._path) as file:
                 lines = _lines(file)
@@ -64,6 +68,7 @@ class Spill:
                     _take_out(file, given)
         except OSError as error:
             _log.error("%s cannot be read back: %s", self._path, error)
+        return bool(given)
 
     async def _is_given_back(self, line: bytes, hand_over: Callable[[str, int, str], Awaitable[None]]) -> bool:
         found = _read(line)

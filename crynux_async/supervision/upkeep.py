@@ -53,10 +53,13 @@ class Upkeep:
     async def begin(self) -> None:
         """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
         await self._writer.enter()
-        await self._writer.read_back()
+        has_left_tasks = await self._writer.read_back()
         self._follower.restore(await self._ledger.load_hazards(self._backend.name))
         if self._follows:
             await self._take_over.begin()
+        # At once: before that their creates look as if their outcome was not known, and might be paid for again.
+        if has_left_tasks:
+            await self._take_over.grant_wishes()
 
     async def keep_leases(self) -> None:
         """Hold what is ours, take over what nobody holds, and keep what was learned, for ever."""
