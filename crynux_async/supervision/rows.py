@@ -14,6 +14,7 @@ from crynux_async.supervision.cut_off import CUT_OFF
 from crynux_async.supervision.filing import filed
 from crynux_async.supervision.record import OnlookerRecord, Record, StoredArchive, Wanted
 from crynux_async.supervision.stored_errors import columns_of_error, error_of
+from crynux_async.training.keeping import as_kept
 from crynux_async.values import Value
 
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
@@ -149,7 +150,9 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
         is_cut_off: Whether a create of the job has an unknown outcome.
     """
     state, error = _believed(row, is_cut_off=is_cut_off)
-    if row.config is not None and row.config != record.config:  # a later try may have more time
+    kept = as_kept(row.config)
+    # A later try may have more time. What is kept of both is one object where the record was just made of the row.
+    if kept is not None and kept is not record.kept_config and row.config != record.config:
         record.config = row.config
     # That of a planned job, too: it was set aside, and waits for somebody who asks for it again.
     record.state, record.error = state, error_of(state, error, row)
