@@ -281,6 +281,21 @@ async def test_close_while_a_create_is_under_way_waits_for_its_answer(backend: F
     assert (job.task_id, job.state) == ("1", JobState.RUNNING)
 
 
+async def test_close_ends_as_soon_as_the_last_create_is_answered() -> None:
+    backend = FakeBackend()
+    backend.answers += [None, lambda: asyncio.sleep(2)]
+    session = open_session(backend, close_timeout=20)
+    await session.open()
+    await session.submit(make_config())
+    job = session.submit_nowait(make_config())
+    while backend.creates < 2:
+        await asyncio.sleep(0.01)
+    before = monotonic()
+    await session.close()
+    assert monotonic() - before == pytest.approx(2, abs=0.1)
+    assert job.state is JobState.RUNNING
+
+
 async def test_close_with_a_create_that_never_answers_ends_in_time_and_says_unknown() -> None:
     backend = FakeBackend()
     backend.answers.append(asyncio.Event().wait)

@@ -128,6 +128,7 @@ class Submitter:
         self._under_way: set[str] = set()
         self._handed: deque[tuple[Record, int]] = deque()
         self._idle: list[asyncio.Future[None]] = []
+        self._has_ended = False
         self._payloads: dict[str, str] = {}
         self._busy: LedgerBusyError | None = None
         self._wake = asyncio.Event()
@@ -238,18 +239,24 @@ class Submitter:
 
     async def run(self) -> None:
         """Send what is queued, until the session ends."""
-        while True:
-            try:
-                if not await self._pause():
-                    return
-                await self._step()
-            except LedgerBusyError as error:
-                self._busy = error
-            except LedgerError as error:
-                self._in_trouble(error)
-            except Exception as error:
-                _log.exception("unexpected")
-                self._in_trouble(BackendError(f"the job could not be sent: {error!r}"))
+        self._has_ended = False
+        try:
+            while await self._pause():
+                await self._bear_step()
+        finally:
+            self._has_ended = True
+
+    async def _bear_step(self) -> None:
+        """Do the next thing; nothing that goes wrong with it ends the sending."""
+        try:
+            await self._step()
+        except LedgerBusyError as error:
+            self._busy = error
+        except LedgerError as error:
+            self._in_trouble(error)
+        except Exception as error:
+            _log.exception("unexpected")
+            self._in_trouble(BackendError(f"the job could not be sent: {error!r}"))
 
     async def _pause(self) -> bool:
         """Wait a moment where the ledger is busy, and say whether sending goes on after that."""
@@ -338,6 +345,9 @@ class Submitter:
         """Send one job after the other: to end a task and begin another costs a tenth of a create."""
         while True:
             while not self._handed:
+                # Whoever closes the session waits for the creates that are under way, and so for their tasks.
+                if self._has_ended:
+                    return
                 await self._rest()
             try:
                 await self._create(*self._handed.popleft())
