@@ -1,4 +1,4 @@
-"""The one module that reads a clock.
+"""The module that reads clocks; ``wall_clock`` has the date for what must not load an event loop.
 
 The running event loop decides both times, so that a loop with a clock of its own (the virtual-time loop of
 ``crynux_async.testing``) moves everything: monotonic seconds are the loop's ``time()``, wall-clock time is the loop's

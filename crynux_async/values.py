@@ -17,7 +17,7 @@ _V = TypeVar("_V", bound="Value")
 
 # So many classes are remembered: several times as many as there are, and a program that makes others as it goes gets
 # rid of them.
-_KEPT = 512
+_MOST_CLASSES = 512
 
 
 class Value:
@@ -70,21 +70,21 @@ def evolved(value: _V, **changes: Any) -> _V:
     return changed
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_MOST_CLASSES)
 def _arguments(cls: type[Any]) -> tuple[Sequence[str], Callable[[object], tuple[object, ...]]]:
     """Return the arguments of a class of values, and what reads them."""
     fields = attrs.fields(cls)
     return [field.alias for field in fields], operator.attrgetter(*(field.name for field in fields))
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_MOST_CLASSES)
 def _compared(cls: type[Any]) -> Callable[[object], object]:
     """Return what reads the fields of a value that are compared, or its class if there are none."""
     names = [field.name for field in attrs.fields(cls) if field.eq]
     return operator.attrgetter(*names) if names else type
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_MOST_CLASSES)
 def _shown(cls: type[Any]) -> Sequence[tuple[str, Callable[[object], str]]]:
     """Return the fields of a value's text, and how each is shown."""
     return [(field.name, field.repr if callable(field.repr) else repr) for field in attrs.fields(cls) if field.repr]

@@ -102,7 +102,7 @@ class _Seldom:
 _NOTHING = _Seldom()
 
 
-class _Kept(Generic[_T]):
+class _OfSeldom(Generic[_T]):
     """An attribute of a record that stands in a ``_Seldom``, which is made when it gets another value than usual."""
 
     def __init__(self, usual: _T) -> None:
@@ -178,13 +178,13 @@ class Record:
     is_resumed: bool = False
     seldom: _Seldom = attrs.field(default=_NOTHING, init=False)
 
-    error = _Kept["CrynuxError | None"](None)
-    ended_at = _Kept["datetime | None"](None)
-    archive = _Kept["StoredArchive | None"](None)
-    tries = _Kept[int](1)
-    resubmitted_as = _Kept["str | None"](None)
-    is_own = _Kept[bool](False)
-    _audience = _Kept["Audience | None"](None)
+    error = _OfSeldom["CrynuxError | None"](None)
+    ended_at = _OfSeldom["datetime | None"](None)
+    archive = _OfSeldom["StoredArchive | None"](None)
+    tries = _OfSeldom[int](1)
+    resubmitted_as = _OfSeldom["str | None"](None)
+    is_own = _OfSeldom[bool](False)
+    _audience = _OfSeldom["Audience | None"](None)
 
     def __repr__(self) -> str:
         task = f"task {self.task_id}" if self.task_id is not None else "no task yet"

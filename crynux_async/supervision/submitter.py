@@ -127,7 +127,7 @@ class Submitter:
         self._preparation = Preparation(backend, self._ticket, self._leave)
         self._under_way: set[str] = set()
         self._handed: deque[tuple[Record, int]] = deque()
-        self._idle: list[asyncio.Future[None]] = []
+        self._resting: list[asyncio.Future[None]] = []
         self._has_ended = False
         self._payloads: dict[str, str] = {}
         self._busy: LedgerBusyError | None = None
@@ -335,13 +335,13 @@ class Submitter:
         # From here until the answer the job is nobody's to withdraw: bytes may leave at any moment.
         self._under_way.add(record.job_id)
         self._handed.append((record, ticket))
-        waiter = self._idle.pop() if self._idle else None
+        waiter = self._resting.pop() if self._resting else None
         if waiter is not None and not waiter.done():  # it may have been cut off a moment ago
             waiter.set_result(None)
         else:
-            self._spawn(self._create_for_ever())
+            self._spawn(self._create_in_turn())
 
-    async def _create_for_ever(self) -> None:
+    async def _create_in_turn(self) -> None:
         """Send one job after the other: to end a task and begin another costs a tenth of a create."""
         while True:
             while not self._handed:
@@ -357,12 +357,12 @@ class Submitter:
     async def _rest(self) -> None:
         """Wait until there may be a job to send."""
         waiter = asyncio.get_running_loop().create_future()
-        self._idle.append(waiter)
+        self._resting.append(waiter)
         try:
             await waiter
         finally:
-            if waiter in self._idle:  # cut off
-                self._idle.remove(waiter)
+            if waiter in self._resting:  # cut off
+                self._resting.remove(waiter)
 
     async def _create(self, record: Record, ticket: int) -> None:
         """Send one job, exactly once, and store what became of it before anybody is told."""
