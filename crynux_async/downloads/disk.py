@@ -8,6 +8,7 @@ import errno
 import functools
 import io
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -103,23 +104,40 @@ def open_locked(name: str, flags: int = 0) -> int:
     raise DownloadError(f"{name} is another file each time it is opened; choose another name or another disk")
 
 
-def open_in_place_of(target: Path, draft: str) -> int:
-    """Open a new, locked, empty file that takes the name ``target`` from whatever had it.
+def open_in_place_of(target: Path, draft: Path, prepare: Callable[[int], object]) -> int:
+    """Open a new file that takes the name ``target`` from whatever had it.
 
     Args:
         target: Path that the new file gets.
         draft: Path in the same folder under which it is made; a left-over there is removed.
+        prepare: Does what must be done before it has the name, with the open file, perhaps twice: nobody finds it there
+            without.
 
     Returns:
         The descriptor, open to read and write.
+
+    Raises:
+        DownloadError: Something named as the draft cannot be removed.
+        OSError: Whatever else the file system says.
     """
+    descriptor = _move_draft(draft, target, prepare)
+    if not files.is_at(descriptor, target):
+        # Where locks keep nobody away, another download has made or moved the same draft. Nobody guesses this name.
+        os.close(descriptor)
+        descriptor = _move_draft(target.with_name(f".{secrets.token_hex(8)}.part"), target, prepare)
+    return descriptor
+
+
+def _move_draft(draft: Path, target: Path, prepare: Callable[[int], object]) -> int:
     descriptor = open_draft(draft)
     try:
-        # Locked before it has the name: nobody can find it there without its lock.
-        lock(descriptor, str(target))
-        os.replace(draft, target)
+        prepare(descriptor)
+        with contextlib.suppress(FileNotFoundError):  # another download moved or removed it
+            os.replace(draft, target)
     except BaseException:
         os.close(descriptor)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise
     return descriptor
 

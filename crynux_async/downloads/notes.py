@@ -110,24 +110,11 @@ def parse_note(data: bytes | None) -> Note | None:
 
 
 def write_note(path: Path, note: Note) -> None:
-    """Put a note beside ``path``, in place of the one that is there, whole or not at all.
-
-    Raises:
-        DownloadError: Another process writes it, too.
-    """
-    for _ in range(3):
-        draft = draft_of_note(path)
-        descriptor = disk.open_draft(draft)
-        try:
-            files.write_all(descriptor, note.encode())
-        finally:
-            os.close(descriptor)
-        try:
-            os.replace(draft, beside(path, NOTE_SUFFIX))
-        except FileNotFoundError:  # a process not kept away by a lock moved this very draft
-            continue
-        return
-    raise disk.LockedError(f"another process is writing {beside(path, NOTE_SUFFIX)}; call again")
+    """Put a note beside ``path``, in place of the one that is there, whole or not at all."""
+    descriptor = disk.open_in_place_of(
+        beside(path, NOTE_SUFFIX), draft_of_note(path), lambda draft: files.write_all(draft, note.encode())
+    )
+    os.close(descriptor)
 
 
 def _is_size(value: object) -> bool:

@@ -266,7 +266,8 @@ class PartFile:
 
     def _open_fresh(self, draft: str, flags: int) -> int:
         del flags
-        return disk.open_in_place_of(self.part_path, draft)
+        # Locked before it has the name: nobody can find it there without its lock.
+        return disk.open_in_place_of(self.part_path, Path(draft), lambda fresh: disk.lock(fresh, str(self.part_path)))
 
     def _require_space(self) -> None:
         if self.total_bytes:

@@ -28,6 +28,7 @@ from tests.fake_result import (
     OPTIONS,
     OTHER,
     SIZE,
+    TUESDAY,
     Answer,
     FakeService,
     fetch,
@@ -232,6 +233,39 @@ def test_two_downloads_of_one_name_without_locks_both_end_with_the_right_file(fi
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(fcntl, "flock", lambda *_: None)
         virtual_time_run(lambda: both(folder))
+
+
+def _take_away(draft: str, target: str) -> None:
+    os.unlink(draft)
+
+
+def _move(draft: str, target: str) -> None:
+    os.rename(draft, target)
+
+
+def _make_anew(draft: str, target: str) -> None:
+    os.unlink(draft)
+    Path(draft).write_bytes(b"half")
+
+
+@pytest.mark.parametrize("rival", [_take_away, _move, _make_anew])
+async def test_draft_that_another_download_makes_and_moves_too_stops_none_without_locks(
+    path: Path, monkeypatch: pytest.MonkeyPatch, rival: Callable[[str, str], None]
+) -> None:
+    def replace(draft: Any, target: Any) -> None:
+        if os.fspath(draft).endswith(".new"):  # the names that every download of this file knows
+            rival(os.fspath(draft), os.fspath(target))
+            met.append(os.path.basename(draft))
+        genuine(draft, target)
+
+    genuine, met = os.replace, list[str]()
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(os, "replace", replace)
+    leave_part(path, OTHER[:1000], dated=TUESDAY)
+    done = await fetch(FakeService(CONTENT), path, verify=None)
+    assert (done.total_bytes, path.read_bytes()) == (SIZE, CONTENT)
+    assert names_in(path.parent) == {"7.zip"}
+    assert set(met) == {"7.zip.part.new", "7.zip.part.json.new"}
 
 
 # --- writing
