@@ -66,8 +66,11 @@ def kept(config: FineTuneConfig) -> KeptConfig:
         if len(places) <= _FEW:
             break
     if best is None or len(best[1]) > _FEW:
-        patterns[:] = [_Pattern(values), *patterns][:_PATTERNS]
-    pattern, own = best or (patterns[0], ())
+        new = _Pattern(values)
+        # Another thread may put a pattern of its own there in the same moment: none is ever found again by its place.
+        patterns[:] = [new, *patterns][:_PATTERNS]
+        best = best or (new, ())
+    pattern, own = best
     result = (pattern.head(tuple(own)), *(values[place] for place in own))
     object.__setattr__(config, _SLOT, result)
     return result

@@ -2,11 +2,15 @@
 
 import json
 import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 
+from crynux_async.training import keeping
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.keeping import KeptConfigs, as_kept, config_of, kept
 from tests.strategies import configs
@@ -74,3 +78,44 @@ def test_configs_of_a_generator_are_there_again_each_time() -> None:
     assert [*chosen] == [*chosen] == given
     assert chosen[-1] == given[-1]
     assert chosen[1:3] == given[1:3]
+
+
+def test_config_is_kept_as_itself_when_another_thread_keeps_one_at_the_same_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = BASE.evolve(model_name="keeping/at-once")
+    # In so many fields another one that it becomes a pattern, too.
+    unlike = FineTuneConfig(
+        model_name="keeping/at-once",
+        model_revision="other",
+        dataset_url="https://example.com/x.zip",
+        max_train_steps=7,
+        seed=2,
+        rank=32,
+        resolution=256,
+        batch_size=2,
+        learning_rate=0.5,
+        lr_scheduler="linear",
+        noise_offset=0.5,
+        center_crop=True,
+        random_flip=False,
+        max_grad_norm=2.0,
+        adam_beta1=0.5,
+        timeout=60,
+    )
+    others = [unlike]
+
+    class Patterns(list[Any]):
+        """The patterns of a model, to which another thread adds one as soon as one was added."""
+
+        def __setitem__(self, place: Any, value: Any) -> None:
+            super().__setitem__(place, value)
+            while others:
+                thread = threading.Thread(target=kept, args=(others.pop(),))
+                thread.start()
+                thread.join()
+
+    patterns = Patterns()
+    monkeypatch.setattr(keeping, "_patterns", lambda _: patterns)
+    assert config_of(kept(config)) == config
+    assert config_of(kept(unlike)) == unlike
