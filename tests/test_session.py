@@ -296,6 +296,42 @@ async def test_close_ends_as_soon_as_the_last_create_is_answered() -> None:
     assert job.state is JobState.RUNNING
 
 
+async def test_close_while_the_last_answer_comes_waits_for_nothing_more() -> None:
+    backend, answer = FakeBackend(round_trip=0), asyncio.Event()
+    backend.answers.append(answer.wait)
+    session = open_session(backend, close_timeout=20)
+    await session.open()
+    job = session.submit_nowait(make_config())
+    await asyncio.sleep(0.1)
+    before = monotonic()
+    answer.set()
+    await session.close()
+    assert monotonic() - before == pytest.approx(0, abs=0.1)
+    assert job.state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("close_timeout", [0, 20])
+@pytest.mark.parametrize("turns", range(20))
+async def test_close_begins_no_create_and_cuts_off_none_in_its_first_moment(turns: int, close_timeout: int) -> None:
+    backend = FakeBackend(round_trip=0)
+    session = open_session(backend, close_timeout=close_timeout)
+    await session.open()
+    assert session._supervisor is not None
+    gate = session._supervisor.submitter.gate
+    jobs = [session.submit_nowait(make_config(seed=seed)) for seed in range(1, 5)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    received = len(backend.received)
+    await session.close()
+    assert received == len(backend.received) or close_timeout
+    sent = {config.seed for config in backend.received}
+    states = {job.config.seed: job.state for job in jobs if job.config is not None}
+    assert all(states[seed] is JobState.PLANNED for seed in states.keys() - sent)
+    assert all(states[seed] is JobState.RUNNING for seed in sent) or not close_timeout
+    assert gate.bucket is not None
+    assert gate.bucket.snapshot().in_flight == ()
+
+
 async def test_close_with_a_create_that_never_answers_ends_in_time_and_says_unknown() -> None:
     backend = FakeBackend()
     backend.answers.append(asyncio.Event().wait)

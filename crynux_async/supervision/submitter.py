@@ -239,12 +239,18 @@ class Submitter:
 
     async def run(self) -> None:
         """Send what is queued, until the session ends."""
-        self._has_ended = False
         try:
-            while await self._pause():
+            while not self._has_ended and await self._pause():
                 await self._bear_step()
         finally:
-            self._has_ended = True
+            self.end()
+
+    def end(self) -> None:
+        """Begin no create any more, from now on; those that have begun go on to their answers."""
+        self._has_ended = True
+        # Whoever closes the session waits for the tasks of creates, of which one may have begun to rest a moment ago.
+        while self._resting:
+            _wake_up(self._resting.pop())
 
     async def _bear_step(self) -> None:
         """Do the next thing; nothing that goes wrong with it ends the sending."""
@@ -327,18 +333,16 @@ class Submitter:
             self._patience.wait_until(monotonic() + 60 / limit)
 
     async def _send_first(self, ticket: int) -> None:
-        record = self._queue.take_first()
+        record = None if self._has_ended else self._queue.take_first()
         # The gate was asked before the job was chosen, or a job could be given up while it holds a ticket.
-        if record is None:  # given up while the gate was asked
-            await self._leave(ticket, Outcome.RELEASED, None)
+        if record is None:  # given up while the gate was asked, or the session is being closed
+            with anyio.CancelScope(shield=True):
+                await self._leave(ticket, Outcome.RELEASED, None)
             return
         # From here until the answer the job is nobody's to withdraw: bytes may leave at any moment.
         self._under_way.add(record.job_id)
         self._handed.append((record, ticket))
-        waiter = self._resting.pop() if self._resting else None
-        if waiter is not None and not waiter.done():  # it may have been cut off a moment ago
-            waiter.set_result(None)
-        else:
+        if not self._resting or not _wake_up(self._resting.pop()):
             self._spawn(self._create_in_turn())
 
     async def _create_in_turn(self) -> None:
@@ -385,6 +389,10 @@ class Submitter:
 
     async def _begin(self, record: Record, ticket: int) -> AttemptRow | None:
         """Store the attempt and return it, or give the ticket back and return None: then nothing may be sent."""
+        if self._has_ended:  # after it was handed on
+            with anyio.CancelScope(shield=True):
+                await self._leave(ticket, Outcome.RELEASED, None)
+            return None
         try:
             attempt = self._attempt(record)
             is_repeated = record.job_id in self._payloads  # what it may cost is held already
@@ -624,3 +632,11 @@ class Submitter:
             await self._writer.persist(lambda: self._gate.leave(ticket, spent, wait))
         except Exception as error:
             _log.warning("the gate could not be told of a create: %r", error)
+
+
+def _wake_up(waiter: "asyncio.Future[None]") -> bool:
+    """Let a task go on that rests, and say whether it does: it may have been cut off a moment ago."""
+    if waiter.done():
+        return False
+    waiter.set_result(None)
+    return True

@@ -341,6 +341,8 @@ class Supervisor:
     def stop(self) -> None:
         """Begin to end: creates under way get ``close_timeout`` seconds for their answer."""
         self._closed = True
+        # At once: a create that began before its task hears of the end would be cut off (case S5).
+        self.submitter.end()
         self._writer.give_up_after(self._settings.close_timeout)
         self._stop.set()
 
