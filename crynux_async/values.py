@@ -59,22 +59,21 @@ class Value:
 
 
 def evolved(value: _V, **changes: Any) -> _V:
-    """Return a value with some fields changed, as ``attrs.evolve`` does, for little more than half of the time.
+    """Return a value with some fields changed, as ``attrs.evolve`` does, for a fifth of the time.
 
-    Only for classes of several fields, all of which are arguments. No type checker looks at the changes, so it is for
-    what is changed at every create.
+    Only for classes with ``slots=False``, whose fields can be copied as a whole; they are neither converted nor
+    validated again. No type checker looks at the changes, so it is for what is changed at every create.
+
+    Raises:
+        TypeError: A change is of no field.
     """
-    cls: Any = type(value)
-    names, read = _arguments(cls)
-    changed: _V = cls(**{**dict(zip(names, read(value), strict=True)), **changes})
-    return changed
-
-
-@functools.lru_cache(maxsize=_MOST_CLASSES)
-def _arguments(cls: type[Any]) -> tuple[Sequence[str], Callable[[object], tuple[object, ...]]]:
-    """Return the arguments of a class of values, and what reads them."""
-    fields = attrs.fields(cls)
-    return [field.alias for field in fields], operator.attrgetter(*(field.name for field in fields))
+    fields: dict[str, Any] = vars(value)
+    changed = {**fields, **changes}
+    if len(changed) > len(fields):
+        raise TypeError(f"{type(value).__name__} has no field {', '.join(sorted(changes.keys() - fields.keys()))}")
+    copied = object.__new__(type(value))
+    object.__setattr__(copied, "__dict__", changed)
+    return copied
 
 
 @functools.lru_cache(maxsize=_MOST_CLASSES)

@@ -38,6 +38,13 @@ class _Derived(_Ours):
     more: tuple[object, ...] = ()
 
 
+@attrs.frozen(kw_only=True, slots=False)
+class _Open(Value):
+    name: str
+    note: str = ""
+    passing: int = attrs.field(default=0, eq=False)
+
+
 @attrs.frozen
 class _Single(Value):
     items: object
@@ -135,10 +142,23 @@ def test_value_with_a_parameter_of_its_type_keeps_it() -> None:
 
 @given(st.text(), st.text(), st.integers())
 def test_evolved_changes_what_attrs_changes(name: str, note: str, passing: int) -> None:
-    value = _Derived(name=name, note="before", hidden=3, more=(1,))
-    assert evolved(value, note=note, passing=passing) == attrs.evolve(value, note=note, passing=passing)
-    assert evolved(value, passing=passing).passing == passing
-    assert value == _Derived(name=name, note="before", hidden=3, more=(1,))
+    value = _Open(name=name, note="before")
+    changed = evolved(value, note=note, passing=passing)
+
+    assert changed == attrs.evolve(value, note=note, passing=passing)
+    assert changed.passing == passing
+    assert hash(changed) == hash(_Open(name=name, note=note))
+    assert pickle.loads(pickle.dumps(changed)) == changed
+    assert value == _Open(name=name, note="before")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        changed.note = "after"  # type: ignore[misc]
+
+
+def test_evolved_changes_nothing_that_is_no_field() -> None:
+    value = _Open(name="a")
+    with pytest.raises(TypeError, match="_Open has no field nope"):
+        evolved(value, note="b", nope=1)
+    assert value == _Open(name="a")
 
 
 def test_classes_that_nobody_has_any_more_are_not_kept_for_ever() -> None:

@@ -30,7 +30,7 @@ class InFlight(Value):
     owner: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # for ``evolved``: a create makes four
 class BucketSnapshot(Value):
     """Everything a TokenBucket knows.
 

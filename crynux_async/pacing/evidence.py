@@ -69,7 +69,7 @@ class Mark(Value):
     count: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # for ``evolved``
 class Evidence(Value):
     """What the answers so far say about limit and burst; bounded, however many there were.
 
