@@ -22,6 +22,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -573,10 +574,11 @@ class Submitter:
     def _write_down(self, attempt: AttemptRow, task_id: str | None, what: str, failure: Exception) -> str:
         """Keep what the ledger could not be told wherever it can be kept, and return what is said of it."""
         message = f"job {attempt.job_id} ({what}) could not be stored: {failure}; write it down"
-        # Not through logging: a program may have none, and this line is worth the price of a training.
-        print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # for people who can still read it
         if task_id is not None:
             self._writer.spill.keep(attempt.job_id, attempt.number, task_id)
+        # Not through logging: a program may have none, and this line is worth the price of a training.
+        with suppress(OSError, ValueError):  # whoever read it may have gone, or the program has closed it
+            print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # for people
         return message
 
     def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:

@@ -1,8 +1,12 @@
 """Jobs that outlive their process: what the next session on the same ledger does with them. On virtual time."""
 
 import asyncio
+import errno
+import io
+import json
 import logging
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -594,6 +598,28 @@ async def test_answer_that_no_file_took_before_the_session_ended_is_followed_by_
         assert (job.state, job.task_id) == (JobState.RUNNING, "1")
         await job.wait()
     assert backend.creates == 1
+
+
+async def test_answer_that_could_not_be_stored_is_kept_where_nobody_reads_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unread(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    class Refusing(SqliteLedger):
+        async def change(self, *_: Any, **__: Any) -> list[str]:
+            raise LedgerError("the disk failed")
+
+    backend, path = FakeBackend(duration=3600), tmp_path / "jobs.db"
+    async with open_session(backend, Refusing(path)) as session:
+        monkeypatch.setattr(sys, "stderr", Unread())
+        for seed in (1, 2):  # the ticket of the first was given back, too
+            with pytest.raises(LedgerError, match=f"task {seed}"):
+                async with asyncio.timeout(600):
+                    await session.submit(make_config(seed=seed))
+    kept = [json.loads(line)["task_id"] for line in (tmp_path / "jobs.db-unstored").read_text().splitlines()]
+    assert kept == ["1", "2"]
 
 
 async def test_answer_for_a_job_that_was_lost_is_on_stderr_where_its_owner_cannot_be_told(
