@@ -21,9 +21,6 @@ from crynux_async.errors import DownloadError
 if sys.platform != "win32":
     import fcntl
 
-    # What network and user-space file systems answer to flock(2). A download is right without it (case D9).
-    _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
 _OPEN_ATTEMPTS = 20
 _MOST_PIECES = 512  # to one writev; Linux and macOS take 1024
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE. Source: linux/falloc.h
@@ -188,9 +185,9 @@ def lock(descriptor: int, name: str) -> bool:
     except BlockingIOError as error:
         raise LockedError(f"another download is writing {name}; wait for it or choose another name") from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in files.CANNOT_LOCK:
             raise
-        return False
+        return False  # a download is right without it (case D9)
     return True
 
 

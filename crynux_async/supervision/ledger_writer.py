@@ -155,8 +155,17 @@ class LedgerWriter:
         self._fence = await self._ledger.enter(self._owner, seconds=self._lease)
 
     async def read_back(self) -> bool:
-        """Leave tasks that an earlier session could not store to whoever has their jobs; say whether there were any."""
-        return await self.spill.give_back(self.hand_over)
+        """Leave tasks that an earlier session could not store to whoever has their jobs; say whether there were any.
+
+        Raises:
+            LedgerBusyError: Not now. It is not waited for: this session is not open yet.
+        """
+
+        async def leave(job_id: str, attempt: int, task_id: str) -> None:
+            _log.warning("task %s of job %s was kept beside the ledger; whoever has the job is told", task_id, job_id)
+            await self._ledger.wish(self._asked(job_id, ADOPT, task_id=task_id, attempt=attempt))
+
+        return await self.spill.give_back(leave)
 
     async def renew(self) -> None:
         """Hold the jobs for another lease, and let go of those that were lost meanwhile."""
@@ -319,7 +328,7 @@ class LedgerWriter:
         Raises:
             LedgerError: The wish could not be stored.
         """
-        stored = asked = WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
+        stored = asked = self._asked(job_id, kind, **arguments)
         with anyio.CancelScope(shield=True):
             stored = await self.persist(lambda: self._ledger.wish(asked))
         return stored  # noqa: RET504  # for a type checker, a cancel scope may end early
@@ -509,6 +518,9 @@ class LedgerWriter:
         if self._trouble is not None:
             self._trouble = None
             _log.warning("the ledger can be written again, and sending goes on")
+
+    def _asked(self, job_id: str, kind: str, **arguments: Any) -> WishRow:
+        return WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
 
     async def _change(self, change: JobChange, news: Sequence[Event]) -> list[str]:
         """Store a change with its events, behind those that wait already; return the name of the job if it is lost."""

@@ -13,10 +13,9 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from crynux_async import files
-from crynux_async.errors import LedgerError
+from crynux_async.errors import LedgerBusyError, LedgerError
 
 _log = logging.getLogger("crynux_async.supervision.spill")
 
@@ -55,6 +54,9 @@ class Spill:
 
         Returns:
             Whether there was any that could be left.
+
+        Raises:
+            LedgerBusyError: Not now; all of them stay.
         """
         if self._path is None or not self._path.exists():
             return False
@@ -72,22 +74,28 @@ class Spill:
 
     async def _is_given_back(self, line: bytes, hand_over: Callable[[str, int, str], Awaitable[None]]) -> bool:
         found = _read(line)
-        if found is None or found.get("backend") != self._backend:
+        if found is None or found[0] != self._backend:
             return False
         try:
-            await hand_over(str(found["job_id"]), int(found["attempt"]), str(found["task_id"]))
-        except (LedgerError, KeyError, ValueError) as error:
+            await hand_over(*found[1:])
+        except LedgerBusyError:
+            raise
+        except LedgerError as error:
             _log.error("%s: a task stays in it: %s", self._path, error)
             return False
         return True
 
 
-def _read(line: bytes) -> dict[str, Any] | None:
+def _read(line: bytes) -> tuple[str, str, int, str] | None:
+    """Return service, job, attempt and task of a line, or None where it tells of no task."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # a disk that lost its power may hold anything
         return None
-    return found if isinstance(found, dict) else None
+    match found:
+        case {"backend": str(backend), "job_id": str(job_id), "attempt": int(attempt), "task_id": str(task_id)}:
+            return backend, job_id, attempt, task_id
+    return None
 
 
 def _lines(file: int) -> list[bytes]:
@@ -96,10 +104,11 @@ def _lines(file: int) -> list[bytes]:
 
 def _append(file: int, line: bytes) -> None:
     end = os.lseek(file, 0, os.SEEK_END)
+    # What the power or the disk's room did not last for would make one line with the next.
+    is_torn = end > 0 and os.pread(file, 1, end - 1) != b"\n"
     try:
-        files.write_all(file, line)
+        files.write_all(file, b"\n" * is_torn + line)
     except OSError:
-        # What the disk had room for would make one line with the next.
         os.ftruncate(file, end)
         raise
     os.fsync(file)
@@ -118,7 +127,11 @@ def _take_out(file: int, given: Collection[bytes]) -> None:
 def _locked(path: Path) -> Iterator[int]:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        files.lock_within(file, path, _PATIENCE)
+        try:
+            files.lock_within(file, path, _PATIENCE)
+        except OSError as error:
+            if error.errno not in files.CANNOT_LOCK:  # there, a task is more at risk in no file than in one without
+                raise
         yield file
     finally:
         os.close(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crynux_async import files
-from crynux_async.errors import LedgerError
+from crynux_async.errors import LedgerBusyError, LedgerError
 from crynux_async.supervision import spill
 from crynux_async.supervision.spill import Spill
 
@@ -49,6 +49,52 @@ async def test_tasks_of_other_services_and_lines_that_are_none_stay(tmp_path: Pa
     await Spill(path, "bridge").give_back(book.hand_over)
     assert book.left == [("mine", 1, "2")]
     assert path.read_text().splitlines() == before[:2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe\0\r",
+        b"[" * 100_000,
+        b'"mine"',
+        b'{"backend": "bridge", "job_id": "a", "task_id": "1"}',
+        b'{"backend": "bridge", "job_id": "a", "attempt": null, "task_id": "1"}',
+        b'{"backend": "bridge", "job_id": "a", "attempt": 1e400, "task_id": "1"}',
+        b'{"backend": "bridge", "job_id": "a", "attempt": 1, "task_id": null}',
+        b'{"backend": "bridge", "job_id": "a", "attempt": 1, "task_',
+    ],
+)
+async def test_line_that_is_damaged_keeps_no_other_from_being_given_back(tmp_path: Path, line: bytes) -> None:
+    path, book = tmp_path / "spill.jsonl", Book()
+    path.write_bytes(line)
+    Spill(path, "bridge").keep("mine", 1, "2")
+    await Spill(path, "bridge").give_back(book.hand_over)
+    assert book.left == [("mine", 1, "2")]
+    assert path.read_bytes().rstrip() == line.rstrip()
+
+
+async def test_ledger_that_is_busy_is_not_waited_for_and_every_task_stays(tmp_path: Path) -> None:
+    path = tmp_path / "spill.jsonl"
+    Spill(path, "bridge").keep("a", 1, "1")
+    before = path.read_bytes()
+
+    async def hand_over(job_id: str, attempt: int, task_id: str) -> None:
+        raise LedgerBusyError("another process holds the file")
+
+    with pytest.raises(LedgerBusyError):
+        await Spill(path, "bridge").give_back(hand_over)
+    assert path.read_bytes() == before
+
+
+async def test_disk_without_locks_keeps_tasks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int, __: Path, ___: float) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files, "lock_within", refuse)
+    path, book = tmp_path / "spill.jsonl", Book()
+    Spill(path, "bridge").keep("a", 1, "1")
+    await Spill(path, "bridge").give_back(book.hand_over)
+    assert book.left == [("a", 1, "1")]
 
 
 async def test_task_that_cannot_be_left_now_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

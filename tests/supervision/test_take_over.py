@@ -35,6 +35,7 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChan
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.pacing.age_bins import HazardSnapshot
+from crynux_async.supervision.spill import Spill
 from crynux_async.testing import VirtualTimeLoop, virtual_time_run
 from tests.fake_backend import LEASE, FakeBackend, look_seldom, make_config
 
@@ -620,6 +621,19 @@ async def test_answer_that_could_not_be_stored_is_kept_where_nobody_reads_standa
                     await session.submit(make_config(seed=seed))
     kept = [json.loads(line)["task_id"] for line in (tmp_path / "jobs.db-unstored").read_text().splitlines()]
     assert kept == ["1", "2"]
+
+
+async def test_session_is_not_opened_while_tasks_that_were_kept_cannot_be_entered(tmp_path: Path) -> None:
+    class Busy(SqliteLedger):
+        async def wish(self, row: WishRow) -> WishRow:
+            raise LedgerBusyError("another process holds the file")
+
+    path = tmp_path / "jobs.db"
+    Spill(path.with_name("jobs.db-unstored"), "fake").keep("a", 1, "71")
+    async with asyncio.timeout(600):
+        with pytest.raises(LedgerBusyError):
+            await open_session(FakeBackend(), Busy(path)).open()
+    assert "71" in path.with_name("jobs.db-unstored").read_text()
 
 
 async def test_answer_for_a_job_that_was_lost_is_on_stderr_where_its_owner_cannot_be_told(
