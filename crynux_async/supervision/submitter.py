@@ -27,6 +27,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import anyio
+import attrs
 
 from crynux_async.backends.base import Backend, Order, Stepped
 from crynux_async.clock import monotonic, utc_now
@@ -394,6 +395,7 @@ class Submitter:
             with anyio.CancelScope(shield=True):
                 await self._leave(ticket, Outcome.RELEASED, None)
             return None
+        attempt: AttemptRow | None = None
         try:
             attempt = self._attempt(record)
             is_repeated = record.job_id in self._payloads  # what it may cost is held already
@@ -402,10 +404,23 @@ class Submitter:
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._leave(ticket, Outcome.RELEASED, None)
+                if attempt is not None and isinstance(error, asyncio.CancelledError):
+                    await self._take_back(record, attempt)
             self._not_begun(record, error)
             return None
         record.attempts = attempt.number
         return attempt
+
+    async def _take_back(self, record: Record, attempt: AttemptRow) -> None:
+        """Say of an attempt that may be stored that nothing was sent: to the next process it looks cut off."""
+        not_sent = Answer(outcome=AttemptOutcome.NOT_SENT, spent=Outcome.RELEASED)
+        change = self._change(record, attempt, not_sent, {}, self._writer.date(attempt.began_at))
+        if record.job_id in self._payloads:  # what is held is held for an earlier create of unknown outcome
+            change = attrs.evolve(change, settlement=None)
+        try:
+            await self._writer.change(change)
+        except LedgerError as error:
+            _log.info("attempt %d of job %s was not stored: %s", attempt.number, record.job_id, error)
 
     def _attempt(self, record: Record) -> AttemptRow:
         # A payload is made once: a service that knows a create by what it says must be told the same again.

@@ -29,6 +29,7 @@ from crynux_async import (
     UsageError,
 )
 from crynux_async.backends.base import Habits
+from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
 from crynux_async.job import record_of
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, WishRow
@@ -621,6 +622,27 @@ async def test_answer_that_could_not_be_stored_is_kept_where_nobody_reads_standa
                     await session.submit(make_config(seed=seed))
     kept = [json.loads(line)["task_id"] for line in (tmp_path / "jobs.db-unstored").read_text().splitlines()]
     assert kept == ["1", "2"]
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+async def test_create_that_closing_keeps_from_being_sent_is_no_unknown_outcome(is_begun: bool) -> None:
+    class Slow(MemoryLedger):
+        async def begin(self, *args: Any, **kwargs: Any) -> None:
+            if is_begun:
+                await super().begin(*args, **kwargs)
+            await asyncio.sleep(100)
+
+    backend, ledger, budget = FakeBackend(), Slow(), Budget("b", cnx=100)
+    async with open_session(backend, ledger, close_timeout=1, budget=budget, price=10) as session:
+        session.submit_nowait(make_config())
+        await asyncio.sleep(1)
+    held = await ledger.budget("b")
+    assert (0 if held is None else held.held) == 0
+    assert [attempt.outcome for attempt in await ledger.attempts()] == [AttemptOutcome.NOT_SENT] * is_begun
+    async with open_session(backend, ledger) as second:
+        (job,) = second.jobs()
+        assert job.state is JobState.PLANNED
+    assert backend.creates == 0
 
 
 async def test_session_is_not_opened_while_tasks_that_were_kept_cannot_be_entered(tmp_path: Path) -> None:
