@@ -183,6 +183,20 @@ def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow 
     return max(unknown, key=lambda attempt: attempt.number) if unknown else None
 
 
+def doubtful_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
+    """Return the attempt of a try that is to be repeated as it was, or None: its outcome is not known yet.
+
+    One that was turned down at the door or never left says nothing of those before it; any other answer does.
+    """
+    said = [
+        attempt
+        for attempt in attempts
+        if attempt.try_number == try_number and attempt.outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED)
+    ]
+    last = max(said, key=lambda attempt: attempt.number, default=None)
+    return last if last is not None and last.outcome in (None, AttemptOutcome.UNKNOWN) else None
+
+
 def _believed(row: JobRow, *, is_cut_off: bool) -> tuple[JobState, str]:
     # Written by versions whose second write overtook the first; an onlooker must not poll what has no name.
     if row.state in FOLLOWED and row.task_id is None:

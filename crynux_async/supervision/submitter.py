@@ -27,7 +27,6 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import anyio
-import attrs
 
 from crynux_async.backends.base import Backend, Order, Stepped
 from crynux_async.clock import monotonic, utc_now
@@ -41,6 +40,7 @@ from crynux_async.errors import (
     LedgerError,
     QuotaError,
     RateLimitedError,
+    SubmissionUnknownError,
 )
 from crynux_async.events import Event, JobQueued
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, TaskRow
@@ -185,9 +185,17 @@ class Submitter:
             record.queue_number = 0
             self.enqueue(record)
 
-    def repeat(self, record: Record, payload: str) -> None:
-        """Send exactly this when the job is sent again: an earlier create of it has an unknown outcome."""
-        self._payloads[record.job_id] = payload
+    def repeat(self, record: Record, payload: str | None) -> None:
+        """Send exactly this when the job is sent again: an earlier create of it has an unknown outcome.
+
+        Args:
+            record: The job.
+            payload: What was sent, or None where no create of it has an unknown outcome (any more).
+        """
+        if payload is None:
+            self._payloads.pop(record.job_id, None)
+        else:
+            self._payloads[record.job_id] = payload
 
     def look_again(self) -> None:
         """Look at the queue again: a job was saved."""
@@ -415,8 +423,6 @@ class Submitter:
         """Say of an attempt that may be stored that nothing was sent: to the next process it looks cut off."""
         not_sent = Answer(outcome=AttemptOutcome.NOT_SENT, spent=Outcome.RELEASED)
         change = self._change(record, attempt, not_sent, {}, self._writer.date(attempt.began_at))
-        if record.job_id in self._payloads:  # what is held is held for an earlier create of unknown outcome
-            change = attrs.evolve(change, settlement=None)
         try:
             await self._writer.change(change)
         except LedgerError as error:
@@ -518,7 +524,8 @@ class Submitter:
             columns=columns,
             finished=ended,
             tasks=tasks,
-            settlement=self._spending.release(record, answer.outcome),
+            # What was held is held for an earlier create, too, as long as nobody knows what became of that.
+            settlement=None if self._is_in_doubt(record, answer) else self._spending.release(record, answer.outcome),
         )
 
     def _news(self, record: Record, answer: Answer, columns: Mapping[str, Any]) -> tuple[Event, ...]:
@@ -546,8 +553,10 @@ class Submitter:
     def _go_on(self, record: Record, attempt: AttemptRow, answer: Answer) -> None:
         """Let a job whose create was answered go where it belongs, and the queue with it."""
         error, outcome = answer.error, answer.outcome
-        # What is sent next time is a new intention, unless the outcome stays unknown (below).
-        self._payloads.pop(record.job_id, None)
+        # What is sent next time is a new intention, unless the outcome is (below) or stays unknown.
+        is_in_doubt = self._is_in_doubt(record, answer)
+        if not is_in_doubt:
+            self._payloads.pop(record.job_id, None)
         # Any answer at all shows that the service lives, also one that refuses.
         if outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN):
             self._patience.heard(record)
@@ -560,7 +569,7 @@ class Submitter:
         elif outcome is AttemptOutcome.NOT_SENT:
             assert error is not None
             self._queue.put_back(record)
-            self._not_sent(record, error)
+            self._not_sent(record, error, Signal.LOST_SIGHT if is_in_doubt else Signal.TURNED_DOWN)
         elif outcome is AttemptOutcome.UNKNOWN and self._backend.creates_are_repeatable:
             assert error is not None
             self._payloads[record.job_id] = attempt.payload
@@ -572,6 +581,11 @@ class Submitter:
             self._preparation.undo()
             self.set_aside(record, error)
             self._turn_all_away(error)
+
+    def _is_in_doubt(self, record: Record, answer: Answer) -> bool:
+        """Whether this answer says nothing of an earlier create of unknown outcome, which it was to repeat."""
+        is_silent = answer.outcome in (AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED)
+        return is_silent and record.job_id in self._payloads
 
     def _could_not_store(self, record: Record, attempt: AttemptRow, answer: Answer, failure: Exception) -> None:
         """Say on standard error, and to whoever waits, what the ledger could not be told."""
@@ -602,14 +616,15 @@ class Submitter:
         What no waiting can mend is told to everybody who waits at once.
         """
         self._reach.failed(error)
-        if last_word is Signal.TURNED_DOWN and isinstance(error, BackendError) and error.is_lasting:
+        is_unsent = last_word is Signal.TURNED_DOWN
+        if isinstance(error, BackendError) and error.is_lasting:
             # A wrong address or certificate is none of the job's faults: it stays planned, as with a wrong key.
             self._turn_all_away(error)
         elif self._is_patient(record):
-            said = "was not sent" if last_word is Signal.TURNED_DOWN else "has no task that is known yet"
+            said = "was not sent" if is_unsent else "has no task that is known yet"
             _log.warning("job %s %s: %s", record.job_id, said, error)
         else:
-            self._register.learn(record, last_word, error)
+            self._register.learn(record, last_word, error if is_unsent else _in_doubt(error))
 
     def _is_patient(self, record: Record) -> bool:
         """Enter that a job was tried in vain, and say whether it is to be tried again."""
@@ -649,6 +664,13 @@ class Submitter:
             await self._writer.persist(lambda: self._gate.leave(ticket, spent, wait))
         except Exception as error:
             _log.warning("the gate could not be told of a create: %r", error)
+
+
+def _in_doubt(error: CrynuxError) -> SubmissionUnknownError:
+    """Return what is told of a create whose outcome is not known, and could not be found out by sending it again."""
+    if isinstance(error, SubmissionUnknownError):
+        return error
+    return SubmissionUnknownError(f"an answer was lost, and so the task may exist; asked again: {error}")
 
 
 def _wake_up(waiter: "asyncio.Future[None]") -> bool:

@@ -33,7 +33,7 @@ from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import is_gone, may_follow
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
-from crynux_async.supervision.rows import lost_attempt, record_from_row, restore
+from crynux_async.supervision.rows import doubtful_attempt, lost_attempt, record_from_row, restore
 from crynux_async.supervision.shares import room_for, surplus_of
 from crynux_async.supervision.submitter import HandOn, Submitter
 from crynux_async.wording import counted
@@ -256,8 +256,9 @@ class TakeOver:
             self._register.add(record)
         # Numbers go on where any owner stopped: one that was begun is never begun again.
         record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
-        if self._backend.creates_are_repeatable and attempts and attempts[-1].try_number == row.tries:
-            self._submitter.repeat(record, attempts[-1].payload)
+        if self._backend.creates_are_repeatable:
+            lost = doubtful_attempt(attempts, row.tries)
+            self._submitter.repeat(record, None if lost is None else lost.payload)
         # The next process must find what was concluded here, not conclude it again from less.
         if record.state is not row.state:
             self._register.note(record)

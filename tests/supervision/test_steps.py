@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,18 +16,20 @@ from crynux_async import (
     JobState,
     Session,
     StepTaken,
+    SubmissionUnknownError,
 )
 from crynux_async.backends.base import Action, Look, Seen, Task
+from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
 from crynux_async.errors import RejectedError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import make_config
-from tests.second_backend import STAGES, STEPS, Studio, StudioBackend
+from tests.second_backend import FEE, STAGES, STEPS, Studio, StudioBackend
 
 
-def open_session(studio: Studio, ledger: MemoryLedger) -> Session:
-    return Session(backend=StudioBackend(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0)
+def open_session(studio: Studio, ledger: MemoryLedger, **options: Any) -> Session:
+    return Session(backend=StudioBackend(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0, **options)
 
 
 async def test_job_with_steps_is_submitted_followed_and_downloaded(tmp_path: Path) -> None:
@@ -119,6 +122,46 @@ async def test_lost_answer_of_a_repeatable_create_is_sent_again_and_makes_one_ta
     assert (first.outcome, second.outcome) == (AttemptOutcome.UNKNOWN, AttemptOutcome.ACCEPTED)
     assert first.payload == second.payload
     assert len(studio.tasks) == 1
+
+
+async def test_lost_answer_of_a_repeatable_create_stays_unknown_where_the_service_cannot_be_asked_again() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    studio.loses_answers = 1
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6), unreachable_timeout=120.0) as session:
+        job = session.submit_nowait(make_config())
+        while not studio.tasks:
+            await asyncio.sleep(0.01)
+        studio.is_away = True
+        with pytest.raises(SubmissionUnknownError, match="nobody is in the studio"):
+            await job.submitted()
+        assert job.state is JobState.UNCONFIRMED
+    budget = await ledger.budget("b")
+    assert budget is not None
+    assert budget.held == 2 * FEE  # the task is there
+
+
+async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_creates_that_were_not_sent() -> None:
+    studio, ledger = Studio(), MemoryLedger()
+    studio.loses_answers = 1
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
+        job = session.submit_nowait(make_config())
+        while not studio.tasks:
+            await asyncio.sleep(0.01)
+        studio.is_away = True
+        await asyncio.sleep(10)
+        with pytest.raises(UsageError, match="no known outcome"):
+            await job.retry(timeout=3600)
+    studio.is_away = False
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
+        (job,) = session.jobs()
+        await job.retry()
+        await job.submitted()
+    attempts = await ledger.attempts()
+    assert {AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN} < {attempt.outcome for attempt in attempts}
+    assert len({attempt.payload for attempt in attempts}) == len(studio.tasks) == 1
+    budget = await ledger.budget("b")
+    assert budget is not None
+    assert (budget.held, budget.spent) == (2 * FEE, 0)
 
 
 async def test_reason_of_a_failure_is_told_and_stored() -> None:
