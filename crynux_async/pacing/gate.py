@@ -10,12 +10,15 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
 import attrs
 
 from crynux_async.clock import monotonic, utc_now
+from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateCell, GateRow, Ledger
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot
 from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
@@ -197,15 +200,21 @@ class LedgerGate:
         if monotonic() < self._shut_until - _TIMER_ERROR:
             return Entry(when=self._shut_until)
         given, changes = self._given, self._changes
-        async with self._ledger.gate(self._backend, self._key_id) as cell:
-            now, bucket = cell.now, self._read(cell)
-            lost = bucket.charge_lost(now - self._lost_after, now, self._has_ended)
-            if self._told is not given:
-                bucket.reconfigure(given.limit_per_minute, given.burst, now)
-            entry = self._entry(bucket, now)
-            # A lost create that is not written down would be charged anew at every visit, and the gate never open.
-            if entry.ticket is not None or lost or self._told is not given or cell.row is None:
-                cell.row = _row(cell, bucket)
+        entry = Entry()
+        try:
+            async with self._ledger.gate(self._backend, self._key_id) as cell:
+                now, bucket = cell.now, self._read(cell)
+                lost = bucket.charge_lost(now - self._lost_after, now, self._has_ended)
+                if self._told is not given:
+                    bucket.reconfigure(given.limit_per_minute, given.burst, now)
+                entry = self._entry(bucket, now)
+                # A lost create that is not written down would be charged anew at every visit, and the gate never open.
+                if entry.ticket is not None or lost or self._told is not given or cell.row is None:
+                    cell.row = _row(cell, bucket)
+        except asyncio.CancelledError:
+            if entry.ticket is not None:
+                await self._take_back(entry.ticket)
+            raise
         self._see(bucket, now)
         # While the row was written an answer may have come, or another limit: then what was found is no longer true.
         self._told = given
@@ -223,6 +232,15 @@ class LedgerGate:
                 cell.row = _row(cell, bucket)
         self._see(bucket, now)
         self._has_changed()
+
+    async def _take_back(self, ticket: int) -> None:
+        """Give back a ticket that nobody has; where it was not stored, another may have been given its number."""
+        with anyio.CancelScope(shield=True), suppress(LedgerError):  # a create that is never answered is charged
+            async with self._ledger.gate(self._backend, self._key_id) as cell:
+                bucket = self._read(cell)
+                if bucket.is_in_flight(ticket, self._owner):
+                    bucket.released(ticket, cell.now)
+                    cell.row = _row(cell, bucket)
 
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in this process's queue will be sent, in loop seconds."""

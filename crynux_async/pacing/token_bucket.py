@@ -284,9 +284,14 @@ class TokenBucket:
         """Creates that were sent and not answered yet."""
         return len(self._state.in_flight)
 
-    def is_in_flight(self, ticket: int) -> bool:
-        """Return whether the create with this ticket is not answered yet, and not charged as lost either."""
-        return any(create.ticket == ticket for create in self._state.in_flight)
+    def is_in_flight(self, ticket: int, owner: str | None = None) -> bool:
+        """Return whether the create with this ticket is not answered yet, and not charged as lost either.
+
+        Args:
+            ticket: The ticket.
+            owner: Whose it must be, or None.
+        """
+        return any(create.ticket == ticket and owner in (None, create.owner) for create in self._state.in_flight)
 
     def ready_at(self, now: float) -> float:
         """Return the earliest instant at which the next create may be sent.

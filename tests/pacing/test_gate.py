@@ -199,6 +199,63 @@ async def test_lost_create_of_another_process_is_charged_once_and_the_gate_opens
     assert asyncio.get_running_loop().time() - began <= 75 + 30 + 60.1
 
 
+# A visit that is cut off ---------------------------------------------------------------------------------------------
+
+
+async def test_ticket_of_whoever_is_cut_off_when_it_is_stored_is_another_s_at_once() -> None:
+    class Late(SlowLedger):
+        """A ledger that says late that it has stored a gate's row."""
+
+        @asynccontextmanager
+        async def gate(self, backend: str, key_id: str) -> AsyncIterator[GateCell]:
+            async with MemoryLedger.gate(self, backend, key_id) as cell:
+                yield cell
+            self.decided.set()
+            await self.may_store.wait()
+
+    ledger = Late()
+    gate = gate_of(ledger)
+    ledger.may_store.clear()
+    asking = asyncio.create_task(gate.enter())
+    await ledger.decided.wait()
+    asking.cancel()
+    ledger.may_store.set()  # for those who come later
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await ticket_of(gate_of(ledger, owner="two")) > 0
+
+
+async def test_ticket_that_was_not_stored_is_not_taken_from_another_who_was_given_its_number() -> None:
+    class Undone(SlowLedger):
+        """A ledger that stores nothing of whoever is cut off, and lets another in before it says so."""
+
+        @asynccontextmanager
+        async def gate(self, backend: str, key_id: str) -> AsyncIterator[GateCell]:
+            if self.may_store.is_set():
+                async with super().gate(backend, key_id) as cell:
+                    yield cell
+                return
+            async with MemoryLedger().gate(backend, key_id) as cell:
+                yield cell
+            self.decided.set()
+            try:
+                await self.may_store.wait()
+            finally:
+                self.may_store.set()
+                tickets.append(await ticket_of(other))
+
+    ledger, tickets = Undone(), list[int]()
+    gate, other = gate_of(ledger), gate_of(ledger, owner="two")
+    ledger.may_store.clear()
+    asking = asyncio.create_task(gate.enter())
+    await ledger.decided.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (await gate.enter()).ticket is None
+    assert gate.bucket.is_in_flight(tickets[0], "two")
+
+
 # A ticket that was charged -------------------------------------------------------------------------------------------
 
 
