@@ -32,7 +32,8 @@ IMPORTS = {
     "crynux_async": "import crynux_async",
     "Session": "from crynux_async import Session, FineTuneConfig",
     "first request": _REQUEST + "memory",
-    "first request, SQLite": _REQUEST + "sqlite.ledger",
+    # A ledger on disk keeps the events of every job.
+    "first request, SQLite": _REQUEST + "sqlite.ledger, crynux_async.supervision.event_rows",
     # No module imports it: the first task group loads what anyio runs on.
     "first request, as it runs": _REQUEST + "memory, anyio._backends._asyncio",
 }

@@ -3,10 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from crynux_async.clock import utc_now
-from crynux_async.events import Event, EventsMissed
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event, EventsMissed
 
 MAX_WAITING_EVENTS = 1024
 
@@ -30,7 +32,7 @@ class EventStream:
         self._wake = asyncio.Event()
         self._on_close = on_close
 
-    def put(self, event: Event) -> None:
+    def put(self, event: "Event") -> None:
         """Hand an event to the reader; after ``close()`` nobody reads any more."""
         if self._closed:
             return
@@ -59,7 +61,7 @@ class EventStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> "Event":
         while not self._waiting and not self._ended:
             self._wake.clear()
             await self._wake.wait()
@@ -69,7 +71,9 @@ class EventStream:
             raise StopAsyncIteration
         return self._waiting.popleft()
 
-    def _tell_missed(self) -> EventsMissed:
+    def _tell_missed(self) -> "EventsMissed":
+        from crynux_async.events import EventsMissed
+
         # There is one: events are dropped only to make room for another.
         following = self._waiting[0]
         count, self._missed = self._missed, 0

@@ -23,10 +23,10 @@ from crynux_async.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from crynux_async.events import Event
 from crynux_async.states import GOOD, JobState
 
 if TYPE_CHECKING:
+    from crynux_async.events import Event
     from crynux_async.job_values import Cost, JobTask
     from crynux_async.supervision.hearing import Reading
     from crynux_async.supervision.record import Record
@@ -402,7 +402,7 @@ class Job:
         """
         self._supervisor.abandon(self._record)
 
-    async def events(self, *, after: int | None = None) -> AsyncGenerator[Event, None]:
+    async def events(self, *, after: int | None = None) -> "AsyncGenerator[Event, None]":
         """Yield what happened to the job behind a certain event, and then what happens, whoever follows it.
 
         Events are numbered from 1 without gaps, and stored: a reader that comes back, in whichever process, goes on

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from crynux_async.backends.base import HasOutlook, ListsPayments, Verdict
 from crynux_async.clock import utc_now
 from crynux_async.errors import UsageError, WaitTimeoutError
-from crynux_async.events import Event
 from crynux_async.job import Job, handle_on, record_of
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.money import to_cnx
@@ -27,6 +26,7 @@ from crynux_async.wording import counted
 _MOST = 2**63 - 1  # what a database counts to
 
 if TYPE_CHECKING:
+    from crynux_async.events import Event
     from crynux_async.session_values import Reconciled, Unconfirmed
     from crynux_async.supervision.audit import Audit, Orphan
 
@@ -105,7 +105,7 @@ class SessionJobs:
             raise UsageError(f"this session has no job {job_id!r}", job_id=job_id)
         return handle_on(record, supervisor)
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> "AsyncIterator[Event]":
         """Yield what happens to any job from this call on, until the session is closed. It tells nothing of the past.
 
         A reader that is too slow gets an ``EventsMissed`` in place of what it missed.

@@ -6,14 +6,16 @@ anew.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from crynux_async.clock import monotonic
-from crynux_async.events import DownloadProgressed, Event
 from crynux_async.ledgers.base import EventRow
-from crynux_async.supervision.event_rows import row_of
 from crynux_async.supervision.record import Record
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event
 
 PROGRESS_EVERY = 2.0
 """Seconds between two events about the bytes of one download."""
@@ -32,15 +34,17 @@ class EventLog:
         self._waiting: dict[str, list[EventRow]] = {}
         self._progressed_at: dict[str, float] = {}
 
-    def enter(self, record: Record, event: Event) -> bool:
+    def enter(self, record: Record, event: "Event") -> bool:
         """Number an event and keep it, unless it is not to be stored; return whether it is."""
         if not (self._keeps_all or record.has_been_heard) or self._is_too_soon(event):
             return False
+        from crynux_async.supervision.event_rows import row_of
+
         record.last_event += 1
         self._waiting.setdefault(record.job_id, []).append(row_of(event, record.last_event))
         return True
 
-    def enter_together(self, record: Record, events: Iterable[Event]) -> tuple[EventRow, ...]:
+    def enter_together(self, record: Record, events: "Iterable[Event]") -> tuple[EventRow, ...]:
         """Number events that are stored with the next write about their job, and return the rows of those that are."""
         before = record.last_event
         for event in events:
@@ -79,7 +83,9 @@ class EventLog:
         if dropped:
             record.call_readers()  # or they wait for numbers that never come
 
-    def _is_too_soon(self, event: Event) -> bool:
+    def _is_too_soon(self, event: "Event") -> bool:
+        from crynux_async.events import DownloadProgressed
+
         if not isinstance(event, DownloadProgressed):
             self._progressed_at.pop(event.job_id, None)
             return False

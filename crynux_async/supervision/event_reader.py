@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerBusyError
-from crynux_async.events import DownloadFailed, Event, EventsMissed, JobStateChanged
 from crynux_async.ledgers.base import EventRow, Ledger
 from crynux_async.states import STAGES, Stage
 from crynux_async.supervision.event_log import EventLog
-from crynux_async.supervision.event_rows import event_of
 from crynux_async.supervision.record import Record
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event, EventsMissed, JobStateChanged
 
 _TRY_AGAIN = 1.0
 
@@ -38,7 +40,7 @@ class EventReader:
         """Return a place in the events of a job: behind a number, or where the job is (None)."""
         return Bookmark(self, record, after)
 
-    async def read(self, record: Record, bookmark: "Bookmark") -> AsyncGenerator[Event, None]:
+    async def read(self, record: Record, bookmark: "Bookmark") -> "AsyncGenerator[Event, None]":
         """Yield what happened to a job behind a place, and then what happens, until nothing more can.
 
         Args:
@@ -54,12 +56,14 @@ class EventReader:
             if bookmark.is_up_to_date and not await self._has_news(record, bookmark):
                 return
 
-    async def event_at(self, record: Record, number: int) -> Event | None:
+    async def event_at(self, record: Record, number: int) -> "Event | None":
         """Return the event of a job with a number, or None where there is none (any more).
 
         Raises:
             LedgerError: It cannot be read.
         """
+        from crynux_async.supervision.event_rows import event_of
+
         rows = await self._rows(lambda: self._ledger.events(record.job_id, after=number - 1, limit=1))
         return event_of(rows[0]) if rows and rows[0].number == number else None
 
@@ -77,7 +81,7 @@ class EventReader:
                     raise
             await asyncio.sleep(_TRY_AGAIN)
 
-    async def events(self, record: Record, after: int) -> tuple[Event, ...]:
+    async def events(self, record: Record, after: int) -> "tuple[Event, ...]":
         """Return the stored events of a job behind a number. Readers who are called together read them once.
 
         Raises:
@@ -92,6 +96,8 @@ class EventReader:
         answer = self._asked[key] = asyncio.get_running_loop().create_future()
         found = None
         try:
+            from crynux_async.supervision.event_rows import event_of
+
             rows = await self._rows(lambda: self._ledger.events(record.job_id, after=after))
             found = tuple(map(event_of, rows))
             return found
@@ -129,7 +135,7 @@ class Bookmark:
         """Whether everything was read that this session has heard of."""
         return self._news == self._record.news and not self._is_behind and not self.is_at_end
 
-    async def more(self) -> list[Event]:
+    async def more(self) -> "list[Event]":
         """Return the events behind the place as far as there are any, and move it behind them.
 
         Raises:
@@ -155,7 +161,7 @@ class Bookmark:
             self.is_at_end = may_end and self._after >= last
         return [*found, *events]
 
-    async def _first(self) -> list[Event]:
+    async def _first(self) -> "list[Event]":
         """Return what is told before anything is read, and learn what was read last."""
         if self._after is None:
             present = _present(self._record)
@@ -167,14 +173,18 @@ class Bookmark:
         return []
 
 
-def is_over(record: Record, event: Event | None) -> bool:
+def is_over(record: Record, event: "Event | None") -> bool:
     """Whether nothing more happens to a job by itself after its newest event."""
     if STAGES[record.state] is Stage.FETCH:
+        from crynux_async.events import DownloadFailed
+
         return record.wanted is None or isinstance(event, DownloadFailed)
     return record.done and not record.is_cut_off
 
 
-def _present(record: Record) -> JobStateChanged:
+def _present(record: Record) -> "JobStateChanged":
+    from crynux_async.events import JobStateChanged
+
     return JobStateChanged(
         job_id=record.job_id,
         task_id=record.task_id,
@@ -185,7 +195,9 @@ def _present(record: Record) -> JobStateChanged:
     )
 
 
-def _missed(record: Record, count: int, number: int) -> EventsMissed:
+def _missed(record: Record, count: int, number: int) -> "EventsMissed":
+    from crynux_async.events import EventsMissed
+
     return EventsMissed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), number=number, count=count)
 
 

@@ -21,7 +21,6 @@ from crynux_async.errors import (
     NotFoundError,
     OwnershipError,
 )
-from crynux_async.events import ArchiveReady, DownloadFailed, DownloadProgressed
 from crynux_async.files import resolve
 from crynux_async.settings import Settings
 from crynux_async.states import Signal
@@ -258,6 +257,8 @@ class Fetcher:
 
     async def _stored(self, record: Record, file: "FinishedFile") -> bool:
         """Enter where an archive is, and return whether the ledger has it: only then may its note go."""
+        from crynux_async.events import ArchiveReady
+
         assert file.total_bytes is not None, "a file that was just finished has a size"
         self._register.tell(
             ArchiveReady(
@@ -297,11 +298,15 @@ class Fetcher:
         else:  # what nobody has thought of is logged with its traceback
             message = f"{type(error).__name__}: {error}"
             _log.error("download of task %s", record.task_id, exc_info=error)
+        from crynux_async.events import DownloadFailed
+
         # Told of every error: whoever reads the job's events would wait for more of them for ever.
         self._register.tell(DownloadFailed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), message=message))
 
     def _progressed(self, record: Record, progress: "Progress") -> None:
         if self._register.is_listened_to(record):
+            from crynux_async.events import DownloadProgressed
+
             self._register.tell(
                 DownloadProgressed(
                     job_id=record.job_id,

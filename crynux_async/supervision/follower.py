@@ -14,7 +14,6 @@ from typing import Any
 from crynux_async.backends.base import Backend, Look, Seen, Task
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import BackendError, LedgerError, NotFoundError, OwnershipError
-from crynux_async.events import ImagesReady, JobProgressed
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 from crynux_async.settings import Settings
@@ -397,12 +396,16 @@ class Follower:
     def _came_to(self, record: Record, stage: str) -> None:
         """Tell how far a task is, whenever that is another word."""
         if self._stages.get(record.job_id) != stage:
+            from crynux_async.events import JobProgressed
+
             self._stages[record.job_id] = stage
             self._register.tell(JobProgressed(job_id=record.job_id, task_id=record.task_id, at=utc_now(), stage=stage))
 
     def _has_come_to_images(self, record: Record) -> None:
         """Tell once that a task has images."""
         if record.job_id not in self._has_images:
+            from crynux_async.events import ImagesReady
+
             self._has_images.add(record.job_id)
             self._register.tell(ImagesReady(job_id=record.job_id, task_id=record.task_id, at=utc_now()))
 

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING
 
-from crynux_async.events import Event
 from crynux_async.supervision.event_reader import Bookmark, EventReader
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event
 
 
 class Hearing:
@@ -46,7 +49,7 @@ class Hearing:
         finally:
             self._onlookers.let_be()
 
-    async def events(self, record: Record, after: int | None) -> AsyncGenerator[Event, None]:
+    async def events(self, record: Record, after: int | None) -> "AsyncGenerator[Event, None]":
         """Yield the events of a job, whoever holds it: those behind a number, and then what comes."""
         async with self.reading(record, after) as bookmark, aclosing(self._reader.read(record, bookmark)) as events:
             async for event in events:

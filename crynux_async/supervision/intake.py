@@ -14,7 +14,7 @@ import copy
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -27,7 +27,6 @@ from crynux_async.errors import (
     SubmissionUnknownError,
     UsageError,
 )
-from crynux_async.events import JobQueued
 from crynux_async.ledgers.base import JobRow
 from crynux_async.slices import SLICE, in_slices
 from crynux_async.states import JobState
@@ -38,6 +37,9 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.tries import Tries
+
+if TYPE_CHECKING:
+    from crynux_async.events import JobQueued
 
 _log = logging.getLogger("crynux_async.supervision.intake")
 
@@ -163,7 +165,7 @@ class Intake:
             for ask in asks:
                 self._settle(ask, list(islice(stored, len(ask.records))), queued)
 
-    async def _store(self, records: Sequence[Record], queued: Mapping[str, JobQueued]) -> list[JobRow]:
+    async def _store(self, records: Sequence[Record], queued: "Mapping[str, JobQueued]") -> list[JobRow]:
         """Store new records with the events that tell of them, and return the rows that their keys stand for."""
         self._storing |= {record.job_id: record for record in records}
         try:
@@ -186,7 +188,7 @@ class Intake:
             self._register.add(record)
             self._writer.added(record, row)
 
-    def _settle(self, ask: _Ask, rows: Sequence[JobRow], queued: Mapping[str, JobQueued]) -> None:
+    def _settle(self, ask: _Ask, rows: Sequence[JobRow], queued: "Mapping[str, JobQueued]") -> None:
         """Queue what was stored just now; what is more than that is done by a task of its own."""
         if len(rows) <= SLICE and all(map(_is_just_stored, ask.records, rows)):
             for record in ask.records:
@@ -195,7 +197,7 @@ class Intake:
         else:
             self._spawn(self._find(ask, rows, queued))
 
-    async def _find(self, ask: _Ask, rows: Sequence[JobRow], queued: Mapping[str, JobQueued]) -> None:
+    async def _find(self, ask: _Ask, rows: Sequence[JobRow], queued: "Mapping[str, JobQueued]") -> None:
         try:
             ask.fulfil(await self._found(ask.records, rows, queued))
         except Exception as error:
@@ -205,7 +207,7 @@ class Intake:
             raise
 
     async def _found(
-        self, asked: Sequence[Record], rows: Sequence[JobRow], queued: Mapping[str, JobQueued]
+        self, asked: Sequence[Record], rows: Sequence[JobRow], queued: "Mapping[str, JobQueued]"
     ) -> list[Record]:
         """Return the jobs that the keys of new records stand for, each of them queued where it is to be sent."""
         new = {record.job_id: record for record in asked}

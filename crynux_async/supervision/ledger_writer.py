@@ -20,14 +20,13 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import attrs
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import LeaseLostError, LedgerBusyError, LedgerError, UsageError
-from crynux_async.events import Event
 from crynux_async.ledgers.base import (
     AttemptRow,
     EventRow,
@@ -49,6 +48,9 @@ from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd, attached_task, columns_of, new_row
 from crynux_async.supervision.spending import Spending, settled
 from crynux_async.supervision.spill import Spill
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event
 
 _log = logging.getLogger("crynux_async.supervision.ledger_writer")
 
@@ -225,7 +227,7 @@ class LedgerWriter:
         self._unsaved[record.job_id] = record
         self._register.has_changes.set()
 
-    def enter_event(self, record: Record, event: Event) -> None:
+    def enter_event(self, record: Record, event: "Event") -> None:
         """Store something that happened to a job, soon."""
         if self.events.enter(record, event):
             self._register.note(record)
@@ -269,7 +271,7 @@ class LedgerWriter:
             if not record.is_saved and record.error is not None:
                 raise record.error
 
-    async def add(self, records: Sequence[Record], news: Mapping[str, Event]) -> list[JobRow]:
+    async def add(self, records: Sequence[Record], news: "Mapping[str, Event]") -> list[JobRow]:
         """Store new jobs at once, and return what is stored: an earlier job where an idempotency key has one.
 
         Args:
@@ -358,7 +360,7 @@ class LedgerWriter:
             raise
         self.trouble_has_passed()
 
-    async def change(self, change: JobChange, *, news: Sequence[Event] = ()) -> bool:
+    async def change(self, change: JobChange, *, news: "Sequence[Event]" = ()) -> bool:
         """Store what happened to one job, waiting while the ledger is busy; return whether the job is ours.
 
         Args:
@@ -374,7 +376,7 @@ class LedgerWriter:
             is_ours = await self.decide(change.job_id, lambda: (change, news))
         return is_ours  # noqa: RET504  # for a type checker, a cancel scope may end early
 
-    async def decide(self, job_id: str, decision: Callable[[], tuple[JobChange, Sequence[Event]]]) -> bool:
+    async def decide(self, job_id: str, decision: "Callable[[], tuple[JobChange, Sequence[Event]]]") -> bool:
         """Store what is decided about one job as soon as nothing else is being stored of it (see ``change``).
 
         Callers shield it.
@@ -522,7 +524,7 @@ class LedgerWriter:
     def _asked(self, job_id: str, kind: str, **arguments: Any) -> WishRow:
         return WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
 
-    async def _change(self, change: JobChange, news: Sequence[Event]) -> list[str]:
+    async def _change(self, change: JobChange, news: "Sequence[Event]") -> list[str]:
         """Store a change with its events, behind those that wait already; return the name of the job if it is lost."""
         record = self._register.get(change.job_id)
         if record is None or not (rows := self.events.enter_together(record, news)):

@@ -8,16 +8,18 @@ import weakref
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Hashable, Iterable
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.event_stream import EventStream
-from crynux_async.events import Event, JobStateChanged, JobSubmitted
 from crynux_async.states import ENDED, STAGES, UNFETCHED, UNFINISHED, JobState, Signal, Stage, advance, may
 from crynux_async.supervision.record import Record, StoredArchive
 from crynux_async.wording import counted
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event, JobStateChanged
 
 _log = logging.getLogger("crynux_async.supervision.register")
 
@@ -25,7 +27,7 @@ _log = logging.getLogger("crynux_async.supervision.register")
 class Hears(Protocol):
     """Is handed everything that happens, at once and by whoever did it; must neither wait nor raise."""
 
-    def put(self, event: Event) -> None:
+    def put(self, event: "Event") -> None:
         """Take an event."""
 
     def end(self) -> None:
@@ -152,6 +154,8 @@ class JobRegister:
         record.task_id, record.submitted_at, record.error = task_id, submitted_at, None
         self._index(record, task_id)
         if self.is_listened_to(record):
+            from crynux_async.events import JobSubmitted
+
             self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
         self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
         record.wake()  # also where the user has given the job up meanwhile
@@ -250,7 +254,7 @@ class JobRegister:
         """Whether anybody listens to the events of a job, or may read them later."""
         return self.keeps_events or bool(self._streams) or record.has_been_heard
 
-    def tell(self, event: Event, *, is_stored: bool = False) -> None:
+    def tell(self, event: "Event", *, is_stored: bool = False) -> None:
         """Hand an event to the listeners of its job and of the session.
 
         Args:
@@ -267,12 +271,14 @@ class JobRegister:
         """Tell that a job is in another state than before."""
         if not self.is_listened_to(record):
             return
+        from crynux_async.events import JobStateChanged
+
         moved = JobStateChanged(
             job_id=record.job_id, task_id=record.task_id, at=utc_now(), previous=previous, state=record.state
         )
         self.tell(moved, is_stored=is_stored)
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> "AsyncIterator[Event]":
         """Return what happens to any job from this call on, until the session is closed."""
         stream = EventStream(self._unlisten)
         self._streams = (*self._streams, stream)
@@ -364,7 +370,7 @@ class JobRegister:
         self._streams = tuple(other for other in self._streams if other is not stream)
 
 
-async def _read(stream: EventStream) -> AsyncIterator[Event]:
+async def _read(stream: EventStream) -> "AsyncIterator[Event]":
     try:
         async for event in stream:
             yield event
@@ -372,7 +378,7 @@ async def _read(stream: EventStream) -> AsyncIterator[Event]:
         stream.close()
 
 
-def news_of_move(record: Record, state: JobState, task_id: str | None = None) -> tuple[JobStateChanged, ...]:
+def news_of_move(record: Record, state: JobState, task_id: str | None = None) -> "tuple[JobStateChanged, ...]":
     """Return the event of a move that a job is about to make, to be stored with it; none where it stays where it is.
 
     Args:
@@ -382,11 +388,13 @@ def news_of_move(record: Record, state: JobState, task_id: str | None = None) ->
     """
     if state is record.state:
         return ()
+    from crynux_async.events import JobStateChanged
+
     moved = JobStateChanged(job_id=record.job_id, task_id=task_id, at=utc_now(), previous=record.state, state=state)
     return (moved,)
 
 
-def news_of_task(record: Record, state: JobState, task_id: str, at: datetime) -> tuple[Event, ...]:
+def news_of_task(record: Record, state: JobState, task_id: str, at: datetime) -> "tuple[Event, ...]":
     """Return the events of a task that a job is about to have, to be stored with it.
 
     Args:
@@ -395,4 +403,6 @@ def news_of_task(record: Record, state: JobState, task_id: str, at: datetime) ->
         task_id: The task.
         at: When that was known.
     """
+    from crynux_async.events import JobSubmitted
+
     return (JobSubmitted(job_id=record.job_id, task_id=task_id, at=at), *news_of_move(record, state, task_id))

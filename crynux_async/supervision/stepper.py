@@ -10,19 +10,22 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Container
+from typing import TYPE_CHECKING
 
 import attrs
 
 from crynux_async.backends.base import Action, Backend, Look, Stepped, Task
 from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, LeaseLostError, LedgerError
-from crynux_async.events import Event, StepTaken
 from crynux_async.ledgers.base import JobChange, StepRow
 from crynux_async.states import FOLLOWED
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.submitter import Spawn
 from crynux_async.supervision.tasks import TaskViews, action_of
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event
 
 _log = logging.getLogger("crynux_async.supervision.stepper")
 
@@ -48,7 +51,7 @@ class Stepper:
         writer: LedgerWriter,
         spawn: Spawn,
         *,
-        tell: Callable[[Event], None],
+        tell: "Callable[[Event], None]",
     ) -> None:
         self._backend = backend if isinstance(backend, Stepped) else None
         self._tasks = tasks
@@ -129,6 +132,8 @@ class Stepper:
 
     async def _do(self, record: Record, task: Task, action: Action) -> Task:
         """Store an action, do it, and store what became of it; return the task with it."""
+        from crynux_async.events import StepTaken
+
         assert self._backend is not None
         # The row that is there wins: the arguments of a step that another process began are not decided again.
         stored = await self._writer.plan_step(self._row(record, action))

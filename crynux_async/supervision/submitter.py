@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
@@ -42,7 +42,6 @@ from crynux_async.errors import (
     RateLimitedError,
     SubmissionUnknownError,
 )
-from crynux_async.events import Event, JobQueued
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, TaskRow
 from crynux_async.pacing.gate import Gate
 from crynux_async.pacing.token_bucket import Outcome
@@ -58,6 +57,9 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
 from crynux_async.supervision.send_queue import SendQueue
 from crynux_async.supervision.spending import Spending
+
+if TYPE_CHECKING:
+    from crynux_async.events import Event, JobQueued
 
 _log = logging.getLogger("crynux_async.supervision.submitter")
 
@@ -151,7 +153,7 @@ class Submitter:
         """How many creates are under way."""
         return len(self._under_way)
 
-    def enqueue(self, record: Record, told: JobQueued | None = None) -> None:
+    def enqueue(self, record: Record, told: "JobQueued | None" = None) -> None:
         """Put a planned job at the end of the queue; one that is there already stays where it is.
 
         Args:
@@ -168,13 +170,15 @@ class Submitter:
         if event is not None:
             self._register.tell(event, is_stored=told is not None)
 
-    def queued(self, record: Record, ahead: int = 0) -> JobQueued:
+    def queued(self, record: Record, ahead: int = 0) -> "JobQueued":
         """Return the event of a job that is about to be queued.
 
         Args:
             record: The job.
             ahead: How many more are queued before it, >= 0.
         """
+        from crynux_async.events import JobQueued
+
         position = self._queue.next_position + ahead
         expected_at = self._expected(position)
         return JobQueued(job_id=record.job_id, task_id=None, at=utc_now(), position=position, expected_at=expected_at)
@@ -473,7 +477,7 @@ class Submitter:
         signal = signal_of(answer, is_repeatable=self._backend.creates_are_repeatable)
         columns: dict[str, Any] = {}
 
-        def decide() -> tuple[JobChange, Sequence[Event]]:
+        def decide() -> "tuple[JobChange, Sequence[Event]]":
             # Not before its turn: the user may give the job up while something else is being stored of it.
             columns.update(columns_after(record.state, signal, answer, at))
             if answer.outcome is AttemptOutcome.ACCEPTED:
@@ -528,7 +532,7 @@ class Submitter:
             settlement=None if self._is_in_doubt(record, answer) else self._spending.release(record, answer.outcome),
         )
 
-    def _news(self, record: Record, answer: Answer, columns: Mapping[str, Any]) -> tuple[Event, ...]:
+    def _news(self, record: Record, answer: Answer, columns: Mapping[str, Any]) -> "tuple[Event, ...]":
         """Return the events of an answer that changes a row so, where anybody listens."""
         if not self._register.is_listened_to(record):
             return ()

@@ -11,7 +11,6 @@ import attrs
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerError
-from crynux_async.events import JobStateChanged
 from crynux_async.ledgers.base import (
     AttemptOutcome,
     AttemptRow,
@@ -26,7 +25,6 @@ from crynux_async.ledgers.base import (
 from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.cut_off import CUT_OFF
-from crynux_async.supervision.event_rows import row_of
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
@@ -336,6 +334,9 @@ class TakeOver:
 
 def _cut_off_row(row: JobRow) -> EventRow:
     """Return the next event of a job whose create was cut off; its row says of what it is the next."""
+    from crynux_async.events import JobStateChanged
+    from crynux_async.supervision.event_rows import row_of
+
     moved = JobStateChanged(
         job_id=row.job_id, task_id=row.task_id, at=utc_now(), previous=row.state, state=JobState.UNCONFIRMED
     )

@@ -3,9 +3,7 @@
 import attrs
 
 from crynux_async.backends.base import Action, Backend, Stepped, Task
-from crynux_async.events import ImagesReady, JobProgressed
 from crynux_async.ledgers.base import Ledger, StepRow
-from crynux_async.supervision.event_rows import event_of
 from crynux_async.supervision.record import Record
 
 _NEWEST = 1000  # events that are read
@@ -75,6 +73,9 @@ class TaskViews:
         Raises:
             LedgerError: They cannot be read.
         """
+        from crynux_async.events import ImagesReady, JobProgressed
+        from crynux_async.supervision.event_rows import event_of
+
         rows = await self._ledger.events(record.job_id, after=max(0, record.last_event - _NEWEST))
         events = [event for event in map(event_of, rows) if event.task_id == record.task_id]
         stages = [event.stage for event in events if isinstance(event, JobProgressed)]

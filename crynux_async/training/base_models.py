@@ -191,7 +191,7 @@ def base_model(name: str) -> BaseModel:
     plain = _WISH.sub("", name)
     repository = plain.lower().rpartition("/")[2]
     for known, model in _KNOWN:
-        if fnmatchcase(repository, known):
+        if _fits(repository, known):
             return model
     words = _words(plain)
     is_first, is_second = (bool(_first_in(words, phrases)) for phrases in (_FIRST_WORDS, _SECOND_WORDS))
@@ -201,11 +201,20 @@ def base_model(name: str) -> BaseModel:
 
 def _is_copy(repository: str, known: str) -> bool:
     """Whether it is called like a known model, and what its name has besides speaks of no model that can be trained."""
-    if not fnmatchcase(repository.lower(), known):
+    if not _fits(repository.lower(), known):
         return False
     # pony-diffusion-v6-sd15 is somebody's own. Words of the known name itself are no sign: diffusion-2-1-unclip*.
-    begins = len(re.split(r"[*\[]", known, maxsplit=1)[0])
-    return not _first_in(_words(repository[begins:]), _RIGHT_WORDS)
+    return not _first_in(_words(repository[len(_beginning(known)) :]), _RIGHT_WORDS)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern; only one that begins alike is compiled, and a first submit waits for no other."""
+    return name.startswith(_beginning(pattern)) and fnmatchcase(name, pattern)
+
+
+def _beginning(pattern: str) -> str:
+    """What every name that fits a pattern begins with."""
+    return pattern.partition("*")[0].partition("[")[0]
 
 
 def _form_fault(name: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from crynux_async.datasets.problems import CODES as DATASET_CODES
 from crynux_async.datasets.problems import problem
 from crynux_async.datasets.report import DatasetReport
 from crynux_async.errors import ConfigError, UsageError
-from crynux_async.training import advice
+from crynux_async.training import advice, base_models
 from crynux_async.training.advice import CODES, Advice, check, has_error, require_workable
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import BRIDGE_FACTS
@@ -185,6 +186,20 @@ def test_how_to_without_its_data_set_warns_of_the_rounds_all_the_same() -> None:
 
 
 # Models
+
+
+def test_only_patterns_that_begin_like_the_model_are_compared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def noting(name: str, pattern: str) -> bool:
+        compared.append(pattern)
+        return fnmatchcase(name, pattern)
+
+    monkeypatch.setattr(base_models, "fnmatchcase", noting)
+
+    assert base_models.other_kind.__wrapped__("somebody/stable-diffusion-v1-5") is None
+    assert base_models.base_model.__wrapped__("somebody/stable-diffusion-v1-5").resolution == 512
+    assert compared == ["stable-diffusion-v1-[1-5]"]  # each is a pattern to compile, and a first submit waits for it
 
 
 @pytest.mark.parametrize(
