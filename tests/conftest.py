@@ -1,6 +1,7 @@
 """Every test runs on virtual time unless it is marked ``real_time``."""
 
 import compileall
+import gc
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: the test needs the system's clock")
     # No test asserts how long something takes: on a busy machine any example may take longer than Hypothesis' 200 ms.
     # The same examples each time, so that a red run can be repeated; HYPOTHESIS_PROFILE=search looks for new ones.
-    settings.register_profile("same", deadline=None, derandomize=True)
+    settings.register_profile("same", max_examples=50, deadline=None, derandomize=True)
     settings.register_profile("search", deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
     if not hasattr(config, "workerinput"):  # once, and not in every process of pytest-xdist
@@ -40,6 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many processes share the tests: more than there are processors, for many wait for other programs."""
     return 3 * (os.cpu_count() or 1) // 2 or 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # The modules and the tests stay to the end: no collection of garbage, and no test that counts objects, has to walk
+    # through their millions of objects.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

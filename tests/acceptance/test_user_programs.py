@@ -90,9 +90,13 @@ async def test_key_of_unknown_limit_is_refused_once_and_then_paced(bridge: Emula
     assert len(bridge.journal) == 60
 
 
-async def test_two_hundred_jobs_at_once_are_all_downloaded(bridge: Emulator, tmp_path: Path) -> None:
-    key = bridge.new_key(rate_limit=200)
-    async with Session(base_url=bridge.url, api_key=key, trust_env=False, rate_limit=200) as session:
+async def test_two_hundred_jobs_at_once_are_all_downloaded(tmp_path: Path) -> None:
+    async with (
+        Emulator(unet="tiny") as bridge,
+        Session(
+            base_url=bridge.url, api_key=bridge.new_key(rate_limit=200), trust_env=False, rate_limit=200
+        ) as session,
+    ):
         jobs = [
             session.submit_nowait(make_config(seed=seed, rank=1, target_modules=["to_k"])) for seed in range(1, 201)
         ]

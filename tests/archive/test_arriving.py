@@ -15,7 +15,7 @@ from crynux_async.archive.arriving import ArchiveVerifier, ArrivingArchive
 from crynux_async.errors import ArchiveError
 from tests.archive_files import RESULT, Raw, deflate, members, pair, raw_zip, write_zip
 
-few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def large_members() -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Deflated bytes that are unpacked from the middle on: the same bytes as from the beginning, or none."""
 
+import functools
 import itertools
 import random
 import struct
@@ -17,6 +18,7 @@ from crynux_async.archive.inflate import joined_crc32, new_inflater, unpacked
 from crynux_async.archive.zip_members import open_regular
 
 
+@functools.cache
 def numbers(count: int, seed: int = 1) -> bytes:
     """Numbers as in weights: float32, small, and a few of them again."""
     noise = random.Random(seed)

@@ -21,8 +21,8 @@ HAS_NUMPY = importlib.util.find_spec("numpy") is not None
 Facts = tuple[object, ...]
 Exercise = Callable[[bytes], Facts | None]
 
-few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-many = settings(few, max_examples=400)
+few = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(few, max_examples=200)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def test_diverged_training_is_read_and_judged_whatever_its_rank(
 
 
 def bomb(name: str, size: int) -> Raw:
-    return Raw(name=name.encode(), data=bytes(size), packed=deflate(bytes(size)), method=8)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(bytes(MEBIBYTE)) + packer.flush(zlib.Z_FULL_FLUSH)  # the same again after each such end
+    return Raw(name=name.encode(), data=bytes(size), packed=size // MEBIBYTE * packed + packer.flush(), method=8)
 
 
 def weights(size: int) -> Raw:

@@ -74,7 +74,7 @@ def test_real_archives_merge_for_every_program(tmp_path: Path) -> None:
         merged = LoraArchive.open(merge(tmp_path / f"{program}.safetensors", parts, program=program))
         assert (merged.rank, len(merged.modules)) == (8, 128)
         for name, update in updates(merged).items():
-            assert update == pytest.approx(0.5 * one[name] + 0.25 * two[name], abs=1e-6)
+            assert abs(update - (0.5 * one[name] + 0.25 * two[name])).max() < 1e-6
 
 
 def test_merged_file_says_where_it_comes_from(opened: Callable[..., LoraArchive], tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_damage_in_any_part_is_told_as_by_one_reader(
     assert halves.found
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     places=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=3),
     cut=st.none() | st.floats(0, 1),

@@ -115,7 +115,7 @@ def write_checkpoint(training: Training, folder: Path) -> None:
         (folder / "FINISH").touch()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(trainings())
 @example(Training(rank=8500, target_modules=("conv_in",), precision="fp16", outcome="nan", finished=True))
 @example(Training(rank=8500, target_modules=("conv_in",), precision="bf16", outcome="good", finished=True))

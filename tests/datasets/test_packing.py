@@ -516,7 +516,7 @@ _PATHS = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(_PATHS)
 @example(["a.png", "A.png", "image-000002.png", "z/a.png"])
 @example(["a.mpeg", "b.mpeg"])

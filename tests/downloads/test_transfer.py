@@ -681,7 +681,7 @@ async def fetch_until_done(service: FakeService, path: Path, calls: int) -> None
     raise AssertionError("the script is over and the download still fails")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(_answer, max_size=8), st.sampled_from([300, 1000, 20_000]))
 def test_final_file_is_always_one_whole_version(script: list[Answer], chunk_bytes: int) -> None:
     async def run(folder: str) -> None:

@@ -72,7 +72,7 @@ def test_route_answers_as_its_schema_says(operation: Any, mode: GenerationMode, 
     runner, web, job_id = asked
     turns = iter(range(1_000_000))
 
-    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         if "job_id" in case.path_parameters and next(turns) % 2:

@@ -86,7 +86,7 @@ rows = st.lists(
 damaged = st.tuples(st.sampled_from([1, 2]), st.one_of(rows, st.lists(st.lists(json_values, max_size=4)))).map(list)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.one_of(json_values, damaged))
 def test_from_json_anything_is_refused_in_words_or_can_be_used(value: Any) -> None:
     try:

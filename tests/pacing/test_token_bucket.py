@@ -19,7 +19,7 @@ from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
 from tests.go_limiter import Bridge
 
 JOBS = 60
-SEEDS = range(12)
+SEEDS = range(6)
 Delays = Iterator[tuple[float, float]]
 
 
@@ -140,10 +140,11 @@ def most_in_a_window(times: Sequence[float], window: float) -> int:
 
 def assert_within_bucket(times: Sequence[float], burst: int, limit: float) -> None:
     """No window of any length holds more than a bucket lets pass."""
-    ordered = sorted(times)
-    for i, start in enumerate(ordered):
-        for count, end in enumerate(ordered[i:], 1):
-            assert count <= burst + limit / 60 * (end - start) + 1e-6
+    ordered, most = sorted(times), -math.inf
+    # A window from the i-th to the j-th holds j - i + 1: the worst beginning of each end is the best of those before.
+    for count, end in enumerate(ordered):
+        most = max(most, limit / 60 * end - count)
+        assert count + 1 - limit / 60 * end + most <= burst + 1e-6
 
 
 # The judge -----------------------------------------------------------------------------------------------------------
@@ -182,9 +183,9 @@ def test_known_limit_fresh_bucket_is_used_up_without_a_refusal(limit: int, seed:
 
 
 def test_known_limit_high_is_used_up_without_a_refusal():
-    result = run(known(6000), Bridge(6000), jobs=12_000)
+    result = run(known(1200), Bridge(1200), jobs=2400)
     assert result.refusals == 0
-    assert result.done_at[-1] <= 1.02 * (12_000 - 6000) * 60 / 6000
+    assert result.done_at[-1] <= 1.02 * (2400 - 1200) * 60 / 1200
 
 
 def test_known_limit_far_above_the_need_delays_nothing():
@@ -197,7 +198,7 @@ times = st.floats(0, 120, allow_nan=False)
 trips = st.tuples(st.floats(0, 60), st.floats(0, 60))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     limit=st.integers(1, 6000),
     burst=st.none() | st.integers(1, 30),
@@ -331,7 +332,7 @@ def test_known_limit_raised_on_the_way_stays_the_most_that_is_sent():
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 20), (5, 20), (5, 6), (20, 60)])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_unknown_limit_raised_after_learning_is_found_within_an_hour_of_creates(before: int, after: int, seed: int):
     bucket, bridge = unknown(), Bridge(before)
     result = Run([bucket], bridge, jittered(random.Random(seed)), queued=10**6)
@@ -443,8 +444,7 @@ def test_known_limit_burst_below_it_is_found_out(in_flight: int | None, refusals
     assert sum(sent_at > 5.5 * 3600 for sent_at in result.sent_at) == 40  # none of the last hours is refused
 
 
-@pytest.mark.parametrize("limit", [20, 60])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("limit", "seed"), [(20, 0), (60, 1)])
 def test_known_limit_burst_that_others_made_look_low_comes_back_with_time(limit: int, seed: int):
     bucket, bridge = known(limit), Bridge(limit)
     result = Run([bucket], bridge, jittered(random.Random(seed)), queued=10**6)
@@ -457,7 +457,7 @@ def test_known_limit_burst_that_others_made_look_low_comes_back_with_time(limit:
     assert in_the_last_hour >= 0.99 * 60 * limit
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(3))
 def test_known_limit_burst_that_is_low_is_tried_more_and_more_seldom(seed: int):
     bucket, bridge = known(20), Bridge(20, burst=5)
     result = Run([bucket], bridge, jittered(random.Random(seed)))

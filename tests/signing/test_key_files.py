@@ -108,8 +108,11 @@ def test_file_that_is_not_there_is_refused_by_its_path(tmp_path: Path) -> None:
     assert "Is a directory" in str(refusal(Wallet.from_file, tmp_path))
 
 
-@pytest.mark.parametrize("store", [PBKDF2, SCRYPT], ids=["pbkdf2", "scrypt"])
-@pytest.mark.parametrize("password", ["testpassword", Secret("testpassword")], ids=["text", "secret"])
+@pytest.mark.parametrize(
+    ("store", "password"),
+    [(PBKDF2, "testpassword"), (SCRYPT, Secret("testpassword"))],
+    ids=["pbkdf2-text", "scrypt-secret"],
+)
 def test_keystore_of_the_definition_is_decrypted(tmp_path: Path, store: dict[str, Any], password: str | Secret) -> None:
     wallet = Wallet.from_keystore(private(tmp_path / "keystore", json.dumps(store), 0o644), password)
     assert wallet.key.reveal() == STORED_KEY

@@ -9,7 +9,7 @@ from crynux_async.ledgers.memory import MemoryLedger
 
 
 async def test_memory_ledger_of_many_jobs_is_compact() -> None:
-    size = 10_000
+    size = 4000
     shared = job("shared")
     ledger = MemoryLedger()
     fence = await ledger.enter("me", seconds=60)
