@@ -27,8 +27,8 @@ _OF_A_PROBLEM = frozenset(attrs.fields_dict(Problem))
 
 _LONGEST = 4096  # characters: an answer may have 64 KiB, and a page of jobs is read whole
 
-# One for all jobs: a hundred thousand empty tables are 6 MB.
-_NO_ERROR: Mapping[str, Any] = MappingProxyType({"error": "", "error_facts": MappingProxyType({})})
+# One for all jobs, and the row's own: a hundred thousand empty tables are 6 MB, and what is usual is not checked.
+_NO_ERROR: Mapping[str, Any] = MappingProxyType({"error": "", "error_facts": attrs.fields(JobRow).error_facts.default})
 
 _ERRORS: Mapping[JobState, type[CrynuxError]] = {
     JobState.UNCONFIRMED: SubmissionUnknownError,

@@ -9,7 +9,7 @@ import functools
 from array import array
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Neighbours
 from crynux_async.ledgers.columns import from_microseconds, to_microseconds
@@ -22,6 +22,9 @@ _OPEN = frozenset({None, AttemptOutcome.UNKNOWN})
 _COMMON = ("backend", "outcome", "number", "key_id", "try_number", "payload", "wait", "status", "answer")
 _BACKEND, _OUTCOME, _NUMBER = range(3)
 _common_of = attrgetter(*_COMMON)
+
+_Parts: TypeAlias = tuple[str | None, tuple[Any, ...], int, int]
+"""What can become another one at its end: task, what it has in common with others, when it began and was answered."""
 
 
 class AttemptLog:
@@ -45,22 +48,27 @@ class AttemptLog:
 
     def add(self, attempt: AttemptRow, previous: int, undo: Undo) -> int:
         """Add an attempt behind the one before it of the same job, and return its position."""
-        undo.append(self._job_ids, attempt.job_id)
-        undo.append(self._task_ids, attempt.task_id)
-        undo.append(self._common, _one_of(_common_of(attempt)))
-        undo.append(self._began_at, to_microseconds(attempt.began_at))
-        undo.append(self._answered_at, _moment(attempt))
-        undo.append(self._previous, previous)
-        undo.append(self._begun_at_finish, NONE)
+        task_id, common, began_at, answered_at = _parts_of(attempt)  # first: it may raise
+        self._job_ids.append(attempt.job_id)
+        self._task_ids.append(task_id)
+        self._common.append(common)
+        self._began_at.append(began_at)
+        self._answered_at.append(answered_at)
+        self._previous.append(previous)
+        self._begun_at_finish.append(NONE)
+        undo.by(self._drop_last)
         return len(self) - 1
 
     def finish(self, position: int, attempt: AttemptRow, undo: Undo) -> None:
         """Replace an attempt by what became of it."""
-        undo.replace(self._task_ids, position, attempt.task_id)
-        undo.replace(self._common, position, _one_of(_common_of(attempt)))
-        undo.replace(self._began_at, position, to_microseconds(attempt.began_at))
-        undo.replace(self._answered_at, position, _moment(attempt))
-        undo.replace(self._begun_at_finish, position, len(self))
+        before = (
+            self._task_ids[position],
+            self._common[position],
+            self._began_at[position],
+            self._answered_at[position],
+        )
+        undo.by(self._put, position, before, self._begun_at_finish[position])
+        self._put(position, _parts_of(attempt), len(self))
 
     def may_become(self, position: int, outcome: AttemptOutcome | None) -> bool:
         """Whether an attempt may get this outcome: every one but an unknown one is final."""
@@ -73,7 +81,9 @@ class AttemptLog:
 
     def position(self, last: int, number: int) -> int:
         """Return where an attempt of a job is, by its number, or ``NONE``."""
-        return next((index for index in self._chain(last) if self._common[index][_NUMBER] == number), NONE)
+        while last != NONE and self._common[last][_NUMBER] != number:
+            last = self._previous[last]
+        return last
 
     def neighbours(self, position: int, at_most: int) -> Neighbours:
         """Return what the attempt at a position lies between."""
@@ -95,6 +105,17 @@ class AttemptLog:
             before=self._tasks_at(before)[:at_most], after=self._tasks_at(after)[:at_most], under_way=tuple(under_way)
         )
 
+    def _drop_last(self) -> None:
+        self._job_ids.pop()
+        self._task_ids.pop()
+        self._common.pop()
+        for column in (self._began_at, self._answered_at, self._previous, self._begun_at_finish):
+            column.pop()
+
+    def _put(self, position: int, parts: _Parts, begun_at_finish: int) -> None:
+        self._task_ids[position], self._common[position], self._began_at[position], self._answered_at[position] = parts
+        self._begun_at_finish[position] = begun_at_finish
+
     def _row(self, position: int) -> AttemptRow:
         answered_at = self._answered_at[position]
         return AttemptRow(
@@ -115,8 +136,9 @@ class AttemptLog:
         return tuple(task_id for task_id in found if task_id is not None)
 
 
-def _moment(attempt: AttemptRow) -> int:
-    return NONE if attempt.answered_at is None else to_microseconds(attempt.answered_at)
+def _parts_of(attempt: AttemptRow) -> _Parts:
+    answered_at = NONE if attempt.answered_at is None else to_microseconds(attempt.answered_at)
+    return attempt.task_id, _one_of(_common_of(attempt)), to_microseconds(attempt.began_at), answered_at
 
 
 # Bounded, so that payloads and answers, which each attempt has for itself, push out only what is seldom.

@@ -19,6 +19,10 @@ _Sort: TypeAlias = tuple[str, JobState, bool]
 """What a claim tells jobs apart by: backend, state, and whether an archive is wanted."""
 
 
+_AS_MADE = (0, None, "", "", None)
+"""Member, time and word of the end, reason and cost of a task that was just made."""
+
+
 class Lease:
     """Who holds jobs, and how many of each sort; ``until`` is None once it was given back."""
 
@@ -258,16 +262,21 @@ class JobTable:
             raise LedgerError(f"a job {row.job_id!r} is there already", job_id=row.job_id)
         holder, kept = lease or self._nobody, packed(row)
         undo.put(self._numbers, row.job_id, len(self))
-        undo.append(self.packed, kept)
-        undo.append(self.holders, holder)
-        undo.append(self.last_attempts, NONE)
-        undo.append(self.fees, None)
-        undo.append(self.is_told, False)
+        self.packed.append(kept)
+        self.holders.append(holder)
+        self.last_attempts.append(NONE)
+        self.fees.append(None)
+        self.is_told.append(False)
+        undo.by(self._drop_last)
         self._claim_newest(kept, undo)
         if row.idempotency_key is not None:
             undo.put(self._keys.setdefault((row.backend, row.tenant), {}), row.idempotency_key, row.job_id)
         sort = _sort_of(kept)
         undo.put(holder.counts, sort, holder.counts[sort] + 1)
+
+    def _drop_last(self) -> None:
+        for column_of_all in (self.packed, self.holders, self.last_attempts, self.fees, self.is_told):
+            column_of_all.pop()
 
     def replace(self, entry: Entry, columns: Mapping[str, Any], undo: Undo) -> None:
         """Change columns of a job.
@@ -308,7 +317,7 @@ class JobTable:
         if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
             self._check_is_free(task)
         tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place)) if known else (task,)
-        is_plain = tasks == (_task_of(entry.packed, task.fee),)
+        is_plain = len(tasks) == 1 and _tells_of(entry.packed, task)
         undo.replace(self.fees, entry.number, task.fee if is_plain else None)
         self._keep_tasks(entry, None if is_plain else tasks, undo)
 
@@ -396,6 +405,17 @@ def _task_of(row: Packed, fee: int | None) -> TaskRow:
         task_id=column(row, "task_id") or "",
         made_at=column(row, "submitted_at") or column(row, "planned_at"),
         fee=fee,
+    )
+
+
+def _tells_of(row: Packed, task: TaskRow) -> bool:
+    """Whether a row and the task's fee tell everything of a task of it: ``_task_of`` would return its equal."""
+    return (
+        task.task_id == column(row, "task_id")
+        and task.try_number == column(row, "tries")
+        and task.made_at == (column(row, "submitted_at") or column(row, "planned_at"))
+        and task.backend == column(row, "backend")
+        and (task.member, task.ended_at, task.end, task.reason, task.spent) == _AS_MADE
     )
 
 
