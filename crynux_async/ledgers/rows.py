@@ -178,7 +178,7 @@ class JobRow(Value):
         return self._kept_digest if self.config is None else self.config.digest()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # made twice for every create
 class AttemptRow(Value):
     """One create that was begun. It is durable, with its payload, before the first byte of the create is sent.
 

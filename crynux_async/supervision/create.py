@@ -22,7 +22,7 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.stored_errors import columns_of_error
-from crynux_async.values import Value
+from crynux_async.values import Value, evolved
 
 _log = logging.getLogger("crynux_async.supervision.create")
 
@@ -103,7 +103,7 @@ def finished(attempt: AttemptRow, answer: Answer, at: datetime, *, keeps_payload
         keeps_payload: Whether the service needs the payload of a task later on. Where it does not, nothing can come of
             a payload whose outcome is known, and a hundred thousand of them are 80 MB.
     """
-    return attrs.evolve(
+    return evolved(
         attempt,
         payload=attempt.payload if keeps_payload or answer.outcome is AttemptOutcome.UNKNOWN else "",
         answered_at=at,
