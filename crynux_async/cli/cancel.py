@@ -60,6 +60,10 @@ async def _meaning(job: Job, service: ServiceChoice) -> str:
     """Return what cancelling a job costs and gives back, before it is done."""
     if job.state is JobState.PLANNED:
         return "is not sent yet, so it costs nothing"
+    if job.state is JobState.UNCONFIRMED:
+        return (
+            "is unconfirmed: it may have a task that is paid for, and none that could be cancelled before it is found"
+        )
     if job.state not in FOLLOWED:
         return f"is {job.state}, so there is nothing to cancel and nothing to refund"
     if not service.relay:

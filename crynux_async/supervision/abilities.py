@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from crynux_async.backends.base import Backend, Cancels, HasImages, Look, Seen, Task
 from crynux_async.errors import BackendError, JobAbandonedError, UsageError
-from crynux_async.states import FOLLOWED, STAGES, Signal, Stage
+from crynux_async.states import FOLLOWED, STAGES, JobState, Signal, Stage
 from crynux_async.supervision.accounts import CANCELLED, Accounts
 from crynux_async.supervision.follower import Follower
 from crynux_async.supervision.record import Record
@@ -50,8 +50,8 @@ class Abilities:
             UsageError: The service cannot cancel tasks, or the job has none that runs.
             BackendError: The task cannot be cancelled (any more).
         """
-        # A create that is under way may be paid for already: only its answer says what there is to cancel.
-        await record.until(lambda: not self._submitter.is_under_way(record), self._check_open)
+        # What was sent may be paid for already: only the answer says what there is to cancel.
+        await record.until(lambda: not self._submitter.awaits_answer(record), self._check_open)
         if self._submitter.withdraw(record, JobAbandonedError(f"{CANCELLED}: {_UNSENT}", reason=CANCELLED)):
             return _UNSENT
         backend = self._canceller(record)
@@ -86,6 +86,11 @@ class Abilities:
             UsageError: Nobody, and why not.
         """
         facts = {"job_id": record.job_id, "task_id": record.task_id}
+        if record.state is JobState.UNCONFIRMED or self._submitter.is_fixed(record):
+            # At the stage of sending, the same create is sent again, and makes no second task.
+            found = "retry() asks" if STAGES[record.state] is Stage.SUBMIT else "reconcile() looks"
+            message = f"whether {record!r} has a task is not known; {found} for it, and then it can be cancelled"
+            raise UsageError(message, **facts)
         if record.state not in FOLLOWED:
             raise UsageError(f"{record!r} has no task that runs, so there is nothing to cancel", **facts)
         if not isinstance(self._backend, Cancels):

@@ -213,13 +213,13 @@ class Submitter:
         self._register.note(record)
 
     def withdraw(self, record: Record, error: CrynuxError | None = None) -> bool:
-        """Give a job up that nobody has sent yet, and say whether that was so; one that is under way stays.
+        """Give a job up that nobody has sent yet, and say whether that was so; one that may have a task stays.
 
         Args:
             record: The job.
             error: Why, for whoever waits.
         """
-        is_unsent = STAGES[record.state] is Stage.SUBMIT and not self.is_under_way(record)
+        is_unsent = STAGES[record.state] is Stage.SUBMIT and not self.is_fixed(record)
         if is_unsent:
             self._register.learn(record, Signal.ABANDON, error)
         return is_unsent
@@ -227,6 +227,11 @@ class Submitter:
     def is_under_way(self, record: Record) -> bool:
         """Whether a create of this job is under way."""
         return record.job_id in self._under_way
+
+    def awaits_answer(self, record: Record) -> bool:
+        """Whether a create of this job is under way, or will be, to learn what became of an earlier one."""
+        is_repeated = record.job_id in self._payloads and STAGES[record.state] is Stage.SUBMIT
+        return self.is_under_way(record) or (is_repeated and record.queue_number > 0)
 
     def is_fixed(self, record: Record) -> bool:
         """Whether a job is being sent, or will be sent exactly as an earlier create of unknown outcome was."""

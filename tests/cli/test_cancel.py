@@ -1,6 +1,8 @@
 """``cancel``: what it says before, what it does, and how it ends."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -82,6 +84,18 @@ async def test_job_that_is_over_is_said_to_be_so(
     capsys.readouterr()
     assert await cancel(ordered(tmp_path, name)) is Exit.USAGE
     assert "is abandoned, so there is nothing to cancel" in capsys.readouterr().out
+
+
+async def test_job_of_unknown_outcome_is_not_said_to_cost_nothing(
+    relay: RelayEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = await sent(relay, tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as ledger, ledger:
+        ledger.execute("UPDATE jobs SET state = 'unconfirmed', task_id = NULL")
+    assert await cancel(ordered(tmp_path, name)) is Exit.USAGE
+    out, err = capsys.readouterr()
+    assert "it may have a task that is paid for" in out
+    assert "reconcile() looks for it" in err
 
 
 async def test_nothing_is_cancelled_where_the_question_is_answered_with_no(

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.scorecard.severing import Severable
 from crynux_async import (
     ImagesReady,
+    Job,
     JobAbandonedError,
     JobFailedError,
     JobProgressed,
@@ -30,6 +31,17 @@ from tests.second_backend import FEE, STAGES, STEPS, Studio, StudioBackend
 
 def open_session(studio: Studio, ledger: MemoryLedger, **options: Any) -> Session:
     return Session(backend=StudioBackend(studio), ledger=ledger, poll_delay=0.01, min_poll_interval=1.0, **options)
+
+
+async def lose_an_answer(studio: Studio, session: Session) -> Job:
+    """Return a job whose create's answer was lost; the studio cannot be asked again for now."""
+    studio.loses_answers = 1
+    job = session.submit_nowait(make_config())
+    while not studio.tasks:
+        await asyncio.sleep(0.01)
+    studio.is_away = True
+    await asyncio.sleep(3)
+    return job
 
 
 async def test_job_with_steps_is_submitted_followed_and_downloaded(tmp_path: Path) -> None:
@@ -135,6 +147,8 @@ async def test_lost_answer_of_a_repeatable_create_stays_unknown_where_the_servic
         with pytest.raises(SubmissionUnknownError, match="nobody is in the studio"):
             await job.submitted()
         assert job.state is JobState.UNCONFIRMED
+        with pytest.raises(UsageError, match="has a task is not known"):
+            await job.cancel()
     budget = await ledger.budget("b")
     assert budget is not None
     assert budget.held == 2 * FEE  # the task is there
@@ -142,13 +156,8 @@ async def test_lost_answer_of_a_repeatable_create_stays_unknown_where_the_servic
 
 async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_creates_that_were_not_sent() -> None:
     studio, ledger = Studio(), MemoryLedger()
-    studio.loses_answers = 1
     async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
-        job = session.submit_nowait(make_config())
-        while not studio.tasks:
-            await asyncio.sleep(0.01)
-        studio.is_away = True
-        await asyncio.sleep(10)
+        job = await lose_an_answer(studio, session)
         with pytest.raises(UsageError, match="no known outcome"):
             await job.retry(timeout=3600)
     studio.is_away = False
@@ -162,6 +171,36 @@ async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_creat
     budget = await ledger.budget("b")
     assert budget is not None
     assert (budget.held, budget.spent) == (2 * FEE, 0)
+
+
+async def test_job_whose_answer_was_lost_is_cancelled_when_its_task_is_known() -> None:
+    studio = Studio(seconds_per_stage=1000)
+    async with open_session(studio, MemoryLedger()) as session:
+        job = await lose_an_answer(studio, session)
+        cancelling = asyncio.create_task(job.cancel())
+        await asyncio.sleep(10)
+        assert not cancelling.done()
+        studio.is_away = False
+        await cancelling
+        assert job.state is JobState.ABANDONED
+        assert job.task_id is not None
+        assert studio.find(job.task_id).end is Seen.CANCELLED
+
+
+async def test_caller_who_is_cancelled_leaves_a_job_that_was_sent_to_be_found() -> None:
+    studio = Studio()
+    async with open_session(studio, MemoryLedger()) as session:
+        studio.loses_answers = 1
+        submitting = asyncio.create_task(session.submit(make_config()))
+        while not studio.tasks:
+            await asyncio.sleep(0.01)
+        studio.is_away = True
+        await asyncio.sleep(3)
+        submitting.cancel()
+        await asyncio.wait([submitting])
+        studio.is_away = False
+        (job,) = session.jobs()
+        assert (await job.submitted()).task_id in studio.tasks
 
 
 async def test_reason_of_a_failure_is_told_and_stored() -> None:
