@@ -76,6 +76,24 @@ class Gate(Protocol):
         """The bucket as it was last seen, or None where nothing is limited."""
 
 
+class _Watchers:
+    """Events to set whenever a gate may have opened, each for as long as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._events: tuple[weakref.ref[asyncio.Event], ...] = ()
+
+    def add(self, wake: asyncio.Event) -> None:
+        """Set this event, too; once, however often it is added."""
+        held = (event for event in self._events if event() not in (None, wake))
+        self._events = (*held, weakref.ref(wake))
+
+    def wake(self) -> None:
+        """Set every event."""
+        for reference in self._events:
+            if (event := reference()) is not None:
+                event.set()
+
+
 class LocalGate:
     """A gate for the sessions of one event loop.
 
@@ -95,7 +113,7 @@ class LocalGate:
         self._bucket = bucket
         self._lost_after = lost_after
         self._remember = remember
-        self._watchers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
+        self._watchers = _Watchers()
 
     @property
     def bucket(self) -> TokenBucket:
@@ -123,8 +141,7 @@ class LocalGate:
         if self._bucket.is_in_flight(ticket):
             report(self._bucket, ticket, outcome, wait, monotonic())
             self._remember(self._bucket.snapshot())
-        for wake in self._watchers:
-            wake.set()
+        self._watchers.wake()
 
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in the queue will be sent, in loop seconds."""
@@ -133,8 +150,7 @@ class LocalGate:
     def limit_changed(self, limit_per_minute: float) -> None:
         """Note that the key has another limit now."""
         self._bucket.reconfigure(limit_per_minute, self._bucket.burst, monotonic())
-        for wake in self._watchers:
-            wake.set()
+        self._watchers.wake()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -184,7 +200,7 @@ class LedgerGate:
         self._ahead = 0.0  # how far the clock that all visitors share is ahead of this loop's, in seconds
         self._changes = 0
         self._shut_until = -math.inf
-        self._watchers: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
+        self._watchers = _Watchers()
 
     def watch(self, wake: asyncio.Event) -> None:
         """Set ``wake`` whenever this process changed the gate, for as long as somebody holds it."""
@@ -254,8 +270,7 @@ class LedgerGate:
     def _has_changed(self) -> None:
         self._changes += 1
         self._shut_until = -math.inf
-        for wake in self._watchers:
-            wake.set()
+        self._watchers.wake()
 
     def _entry(self, bucket: TokenBucket, now: float) -> Entry:
         """Take a ticket, or say when the gate may have opened; nothing that others do meanwhile wakes this process."""

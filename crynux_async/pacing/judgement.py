@@ -1,7 +1,8 @@
 """What an answer says for or against the limit and the burst that are believed in. Plain functions on snapshots.
 
 ``heard_accept`` and ``heard_refusal`` are told the state that the answer met, and return the state that it leaves; the
-level is the bucket's own affair. Four things can be known of a limit, and each hears a refusal in its own way:
+level after a refusal is the bucket's own affair. Four things can be known of a limit, and each hears a refusal in its
+own way:
 
 - nothing, one create at a time: ``evidence.learned`` tells the limit;
 - nothing, several at a time: which came first is open, so only a long run tells it, and what it tells is a guess;
@@ -68,6 +69,9 @@ def heard_accept(before: BucketSnapshot, create: InFlight, at: float, arrived: f
     moment = Moment.between(create.sent_at, at, shortest_trip=before.every_trip)
     after = evolved(
         before,
+        level=before.level - 1,
+        blind=0,
+        in_a_row=0,
         evidence=before.evidence.passed(arrived, accepted=True),
         zero=None if before.in_flight else moment,
     )

@@ -237,7 +237,8 @@ class TokenBucket:
         state = self._state
         if (limit_per_minute, burst) == (state.given_limit, state.given_burst):
             return
-        at = self._settle(now)
+        at = self._clock(now)
+        self._settle(at)
         state, belief = self._state, None if limit_per_minute is None else _given(limit_per_minute, burst)
         if belief is None:
             belief = None if state.belief is None else attrs.evolve(state.belief, burst=burst or state.belief.burst)
@@ -363,7 +364,6 @@ class TokenBucket:
         """Take note that a create was accepted."""
         at, create, arrived = self._answered(ticket, now)
         self._state = heard_accept(self._state, create, at, arrived)
-        self._change(level=self._state.level - 1, blind=0, in_a_row=0)
 
     def charged(self, ticket: int, now: float) -> None:
         """Take note that a create ended otherwise, its token surely or possibly spent."""
@@ -502,12 +502,13 @@ class TokenBucket:
         """Take a create out of flight; return now, the create, and about when it arrived at the bridge."""
         at = self._clock(now)
         state = self._state
-        create = next((create for create in state.in_flight if create.ticket == ticket), None)
-        if create is None:
+        place = next((place for place, create in enumerate(state.in_flight) if create.ticket == ticket), None)
+        if place is None:
             raise UsageError(f"no create in flight has the ticket {ticket}: each is answered exactly once")
+        create = state.in_flight[place]
         trip = at - create.sent_at
         usual = trip if state.round_trip is None else state.round_trip
-        news: dict[str, Any] = {"in_flight": tuple(other for other in state.in_flight if other is not create)}
+        news: dict[str, Any] = {"in_flight": state.in_flight[:place] + state.in_flight[place + 1 :]}
         if shows_trip:
             # One that was stuck says little of the others, and a request that timed out says nothing.
             news["round_trip"] = usual + (min(trip, PATIENCE_TRIPS * usual) - usual) / 8
@@ -516,13 +517,12 @@ class TokenBucket:
         self._settle(at, **news)
         return at, create, create.sent_at + min(trip, 2 * usual) / 2
 
-    def _settle(self, now: float, **news: Any) -> float:
-        """Bring the level up to date, with what else is new, and return the time."""
-        at = self._clock(now)
-        level = self._state.level_at(at)
-        overflow = self._state.overflow + self._state.level_at(at, math.inf) - level
-        self._change(at=at, level=level, overflow=overflow, **news)
-        return at
+    def _settle(self, at: float, **news: Any) -> None:
+        """Bring the level up to date, with what else is new; ``at`` is a time of ``_clock``."""
+        state = self._state
+        filled = state.level_at(at, math.inf)
+        level = filled if state.belief is None else min(state.belief.burst, filled)
+        self._change(at=at, level=level, overflow=state.overflow + filled - level, **news)
 
     def _clock(self, now: float) -> float:
         """Return the time, which never goes back."""
