@@ -5,12 +5,15 @@ minute. The *optimum* knows the true distribution of each kind's durations, and 
 are computed for it by dynamic programming, at the price at which the whole fleet takes as many polls as the learned
 policy took, and are tried on the same jobs. *Warm* starts with what a run with other durations has learned.
 
-On the relay nothing is learned: a task waits for a node, trains, has a score that must be seen before it is validated,
-and then uploads, and because what is seen late is taken from its node's time the backend says when to look again. The
-second table has what all looks of a task together put its end off, and the same from somebody who knows the
-distributions and is told for nothing when training begins. The last line has each workload's figure with its goal: the
-delay to the optimum's at as many polls, for the relay also the looks to the fewest with as much delay (``looks``).
-The optimum never knows more of a job than the queue is told: of two kinds taken for one it knows the mixture.
+At the relay a task waits for a node, trains, has a score that must be seen before it is validated, and then uploads.
+The backend wishes when to look again, and tells these phases, which are learned: ``benchmarks.polling_relay`` has how
+that is simulated, and an optimum that has to look, too, to learn that a training has begun. *Cold* is a first run, held
+to the wishes alone on the same tasks. The last table has jobs of a bridge and of the relay in one queue: held to the
+optimum that takes as many looks for each kind, and to one that has a single price for all. The queue has two, because
+a user's ``poll_delay`` is the bridge's price, and the relay says for itself how late it may be.
+
+The last line has each workload's figure with its goal: the delay to the optimum's at as many polls. The optimum never
+knows more of a job than the queue is told: of two kinds taken for one it knows the mixture.
 """
 
 import argparse
@@ -19,19 +22,15 @@ import random
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from statistics import fmean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
 
 from benchmarks.polling import SPACING, learned_at, lognormal, sweep, two_kinds
+from benchmarks.polling_relay import RELAY_KINDS, MixedRow, RelayRow, mixed_rows, quick, relay_row
 from benchmarks.reporting import finish, show_table
-from crynux_async.backends.relay import steps as relay_steps
-from crynux_async.backends.relay import tasks as relay_tasks_module
-from crynux_async.backends.relay.steps import again_after, first_look_after, spread
-from crynux_async.backends.relay.tasks import Status
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 
@@ -41,15 +40,10 @@ GRID = 1.0  # seconds between the instants among which the optimum chooses
 LEAST = 5.0  # the queue's own shortest interval
 DRAWS = 200_000
 RELAY_TASKS = 1000
-SOON = 1.0  # after a step was done, as the relay's backend looks again
-TICK = 0.25  # the queue's own
+MIXED_JOBS = 1200
 AIM = 1.05
 
 Draw = Callable[[random.Random], float]
-
-
-def quick(rng: random.Random) -> float:
-    return 300.0 * rng.uniform(0.9, 1.1)
 
 
 def early_failures(rng: random.Random) -> float:
@@ -193,86 +187,33 @@ def frontier(name: str, seed: int) -> Iterator[tuple[float, float, float, float]
         yield warm.polls, warm.mean, best.mean, warm.mean / best.mean
 
 
-@attrs.frozen(kw_only=True)
-class RelayTask:
-    """One task of a relay: seconds in the queue, of training, and from its validation to its upload."""
-
-    queued: float
-    training: float
-    upload: float
+def held_to(workload: str, figure: float, goal: float = AIM) -> dict[str, Any]:
+    return {"workload": workload, "figure": round(figure, 3), "goal": goal, "met": figure <= goal}
 
 
-def relay_tasks(draw: Draw, seed: int) -> list[RelayTask]:
-    rng = random.Random(seed)
+def relay_goals(row: RelayRow) -> list[dict[str, Any]]:
+    """Hold learned looks to the optimum's delay, and a first run to that of the wishes and to their number."""
     return [
-        RelayTask(queued=rng.expovariate(1 / 60.0), training=draw(rng), upload=upload(rng)) for _ in range(RELAY_TASKS)
+        held_to(f"relay, {row.kind}", row.warm[1] / row.best),
+        held_to(f"relay, {row.kind}, within the bound", row.bounded[1] / row.bounded_best),
+        held_to(f"relay, {row.kind}, cold, delay to the wishes'", row.cold[1] / row.wishes[1], 1.0),
+        held_to(f"relay, {row.kind}, cold, looks to the wishes'", row.cold[0] / row.wishes[0], 1.0),
     ]
 
 
-def upload(rng: random.Random) -> float:
-    return rng.uniform(5.0, 30.0)
+_Row = TypeVar("_Row", RelayRow, MixedRow)
 
 
-def looked_at(task: RelayTask, timeout: int, number: int) -> tuple[int, float]:
-    """Return the looks at a task, when the backend says, and by how many seconds they put its end off."""
-    name = f"0x{number * 0x9E3779B1 % 2**32:08x}"
-    now, looks, validated = spread(first_look_after(timeout), name), 0, math.inf
-    while True:
-        looks += 1
-        if now >= validated + task.upload:
-            return looks, now - task.queued - task.training - task.upload
-        if now >= task.queued + task.training and validated == math.inf:
-            validated, wait = now, SOON
-        else:
-            status = Status.VALIDATED if now >= validated else Status.STARTED if now >= task.queued else Status.QUEUED
-            wait = spread(again_after(run_of(name, status, timeout, task.queued), now), name)
-        now = math.ceil((now + wait) / TICK) * TICK
+def medians(rows: Sequence[_Row]) -> _Row:
+    """Return the median row of several seeds, number by number."""
+    columns = {name: [getattr(row, name) for row in rows] for name in attrs.fields_dict(type(rows[0]))}
+    return attrs.evolve(rows[0], **{name: _median(values) for name, values in columns.items()})
 
 
-def run_of(name: str, status: Status, timeout: int, started: float) -> relay_steps.Run:
-    """Return a run as the relay shows it; its clock begins with the task's create."""
-    started_at = None if status is Status.QUEUED else datetime.fromtimestamp(started, UTC)
-    task = relay_tasks_module.RelayTask(
-        commitment=name,
-        creator="",
-        nonce="",
-        seed=b"",
-        args="",
-        status=status,
-        abort_reason=relay_tasks_module.AbortReason.NONE,
-        fee=1,
-        timeout=timeout,
-        started_at=started_at,
-    )
-    return relay_steps.Run(number=0, members={0: task}, is_selected=False)
-
-
-def relay_optimum(tasks: Sequence[RelayTask], draw: Draw, looks: float, delay: float) -> tuple[float, float]:
-    """Return the least mean delay with so many looks a task, and the fewest looks with so much delay."""
-    training, uploading = Durations.of(draw), Durations.of(upload)
-
-    def tried(price: float) -> tuple[float, float]:
-        first, second = training.schedule(price, SOON), uploading.schedule(price, SOON)
-        seen = [(polled(task.training, first), polled(task.upload, second)) for task in tasks]
-        return fmean(one[0] + two[0] for one, two in seen), fmean(one[1] + two[1] for one, two in seen)
-
-    def bisected(is_too_cheap: Callable[[tuple[float, float]], bool]) -> tuple[float, float]:
-        low, high = 1e-4, 1e4
-        for _ in range(16):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if is_too_cheap(tried(middle)) else (low, middle)
-        return tried(high)
-
-    return bisected(lambda run: run[0] > looks)[1], bisected(lambda run: run[1] < delay)[0]
-
-
-def relay_rows(seed: int) -> Iterator[tuple[str, int, float, float, float, float]]:
-    """Yield for each kind of task: name, timeout, looks, seconds that they put the end off, the optimum of either."""
-    for name, draw, timeout in (("quick", quick, 900), ("sweep", sweep, 3600), ("lognormal", lognormal, 7200)):
-        tasks = relay_tasks(draw, seed)
-        seen = [looked_at(task, timeout, number) for number, task in enumerate(tasks)]
-        looks, delay = fmean(one for one, _ in seen), fmean(late for _, late in seen)
-        yield name, timeout, looks, delay, *relay_optimum(tasks, draw, looks, delay)
+def _median(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], tuple):
+        return tuple(median(column) for column in zip(*values, strict=True))
+    return values[0] if isinstance(values[0], str) else median(values)
 
 
 def goal_row(held: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -294,26 +235,21 @@ def main() -> None:
         ("fleet", "at polls", "polls", "learned s", "optimum s", "ratio"),
         rows,
     )
-    relay = list(relay_rows(seeds[0]))
+    relay = [medians([relay_row(kind, seed, RELAY_TASKS) for seed in seeds]) for kind in RELAY_KINDS]
     show_table(
-        f"The relay, {RELAY_TASKS} tasks: what looks put the end off",
-        ("tasks", "timeout, s", "looks", "late s", "optimum, s at as many looks", "looks at as much delay"),
-        relay,
+        f"The relay, {RELAY_TASKS} tasks: looks, and what they put the end off; * within the queue's bound",
+        ("tasks", "wishes", "late s", "cold", "late s", "warm", "late s", "optimum s", "warm*", "late s", "optimum s"),
+        [(row.kind, *row.wishes, *row.cold, *row.warm, row.best, *row.bounded, row.bounded_best) for row in relay],
     )
-    held = [
-        {"workload": f"{name}, {asked} polls", "figure": round(ratio, 3), "goal": AIM, "met": ratio <= AIM}
-        for name, asked, _, _, _, ratio in rows
-    ]
-    held += [
-        {
-            "workload": f"relay, {name}",
-            "figure": round(late / best, 3),
-            "looks": round(looks / fewest, 3),
-            "goal": AIM,
-            "met": late <= AIM * best,
-        }
-        for name, _, looks, late, best, fewest in relay
-    ]
+    mixed = [medians(list(same)) for same in zip(*(mixed_rows(seed, MIXED_JOBS) for seed in seeds), strict=True)]
+    show_table(
+        f"Bridge and relay in one queue, {MIXED_JOBS} jobs, warm",
+        ("kind", "looks", "late s", "optimum s at as many looks", "ratio"),
+        [(row.kind, row.looks, row.late, row.best, row.ratio) for row in mixed],
+    )
+    held = [held_to(f"{name}, {asked} polls", ratio) for name, asked, _, _, _, ratio in rows]
+    held += [goal for row in relay for goal in relay_goals(row)]
+    held += [held_to(f"mixed fleet, {row.kind}", row.ratio) for row in mixed]
     show_table(
         "Goals: delay to the optimum's at equal polls",
         ("workload", "figure", "goal", "met"),
@@ -326,7 +262,8 @@ def main() -> None:
             "met": all(one["met"] for one in held),
             "goals": held,
             "rows": [list(row) for row in rows],
-            "relay": [list(row) for row in relay],
+            "relay": [attrs.asdict(row) for row in relay],
+            "mixed": [attrs.asdict(row) for row in mixed],
         },
     )
 

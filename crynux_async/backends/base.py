@@ -11,7 +11,8 @@ Theory of operation, the life of one try:
    the attempt, before ``create`` is called.
 3. ``create(payload)`` sends it. ``creates_are_repeatable`` says whether the same payload may be sent again after an
    unknown outcome: a bridge would make, and bill, a second task; a service that knows the payload's own id would not.
-4. ``look(task)`` only reads: what is seen of the task, how far it is, and when to look again.
+4. ``look(task)`` only reads: what is seen of the task, how far it is, and when to look again; with the phases of its
+   life, polling learns to know better.
 5. A service whose tasks need more than a create is ``Stepped``: ``next_action(rows, seen)`` is a plain function that
    decides from what is stored and what is seen. The supervisor stores the action as a row under the job's fence, and
    only then calls ``act(row)``, in a slot of its own, so that an upload of a minute never holds up a look.
@@ -45,6 +46,28 @@ class Seen(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
+class Phase(Value):
+    """A part of a task's life at whose end something is to be done, so that it is worth knowing how long it takes.
+
+    Attributes:
+        name: A word of the service; what is learned of it is shared by jobs of one kind.
+        late: How late its end may be noticed, on average, in seconds, > 0. Somebody who looks whenever ``again_after``
+            is over is about as late.
+        age: Seconds since it began, >= 0; 0 where it has not, for then it may begin at any moment.
+        took: Seconds from its beginning to its end, or None where it has not ended.
+        failed: Whether it ended without what it is for.
+        within: Seconds within which to look again as long as it lasts, whatever was learned, or None.
+    """
+
+    name: str
+    late: float
+    age: float = 0.0
+    took: float | None = None
+    failed: bool = False
+    within: float | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Look(Value):
     """What one look at a task has shown.
 
@@ -52,6 +75,9 @@ class Look(Value):
         seen: Where the task is.
         stage: The service's own word for how far it is, such as "started", or "".
         again_after: Seconds after which the service wishes to be asked again, or None where polling may choose.
+        phases: The phases of the task's life in their order, those to come included, of a service that wishes to be
+            asked and can tell when each began: polling learns how long they take, and then places its looks better
+            than the wish, which knows nothing of that. None are told of a task that is not like others.
         has_images: Whether validation images can be fetched by now, of a service that ``HasImages``.
         reason: Why it ended without a result, where the look itself has shown that, or ""; a service that must be asked
             in another way is one that ``TellsReasons``.
@@ -61,6 +87,7 @@ class Look(Value):
     seen: Seen
     stage: str = ""
     again_after: float | None = None
+    phases: Sequence[Phase] = ()
     has_images: bool = False
     reason: str = ""
     facts: Mapping[str, Any] = attrs.field(factory=dict)
@@ -91,12 +118,14 @@ class CreatedTask(Value):
         again_after: Seconds after which the service wishes to be asked about it first, >= 0, or None where polling may
             choose. It does not put off what polling promises (``worst_delay``).
         stage: How far it is already, in the words of ``Look.stage``, or "" where the service does not tell.
+        phases: As in ``Look``.
     """
 
     task_id: str
     created_at: datetime | None = None
     again_after: float | None = None
     stage: str = ""
+    phases: Sequence[Phase] = ()
 
 
 @attrs.frozen(kw_only=True)

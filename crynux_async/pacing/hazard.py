@@ -84,6 +84,7 @@ class Hazard:
         "_rates",
         "_total_events",
         "_total_exposure",
+        "_usual_lateness",
         "changed",
         "hint",
     )
@@ -108,6 +109,7 @@ class Hazard:
         self._cumulated = array("d")
         self._failing_cumulated = array("d")
         self._areas = array("d")
+        self._usual_lateness: float | None = None
         self._tabulate()
 
     def __repr__(self) -> str:
@@ -118,6 +120,20 @@ class Hazard:
     def totals(self) -> tuple[float, float]:
         """Everything learned and not faded: events of both causes, and exposure in job-seconds."""
         return self._total_events + self._new_events, self._total_exposure + self._new_exposure
+
+    @property
+    def usual_lateness(self) -> float:
+        """How late ends are noticed on average where polls are planned at a price of 1 s, in seconds.
+
+        At the price c it is the root of c times that: polls are ``sqrt(2 c / lambda)`` apart, and hide an end for half
+        of it.
+        """
+        self._refresh()
+        if self._usual_lateness is None:
+            lived = [*(math.exp(-passed) for passed in self._cumulated), 0.0]
+            parts = zip(lived, lived[1:], self._rates, strict=False)
+            self._usual_lateness = sum((before - after) / math.sqrt(2.0 * rate) for before, after, rate in parts)
+        return self._usual_lateness
 
     def observe_running(self, seen: float, age: float) -> None:
         """Learn that a job known to be running at one age still was at a later one.
@@ -325,6 +341,7 @@ class Hazard:
         # Whether enough is known to tell that the kind has changed.
         self._is_watched = self._total_events >= 2.0 * _CHANGED_EVENTS
         self._new_events = self._new_exposure = 0.0
+        self._usual_lateness = None
         completing = self._smoothed_rates(self._completed, 1.0 - _FAILING_PART)
         failing = self._smoothed_rates(self._failed, _FAILING_PART)
         rates = [a + b for a, b in zip(completing, failing, strict=True)]

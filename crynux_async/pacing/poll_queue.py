@@ -13,8 +13,9 @@ expectation (crynux_async.pacing.hazard, learned per kind of job), but never bef
 ``max_interval``. What was learned may be wrong: a data set that fails at once, a kind that has become ten times
 faster. So there is a bound that rests on nothing learned: an interval is at most ``worst_delay`` of the job's age and a
 minute, and no end is noticed later than that. Where the service says when to look again, that takes the place of what
-was learned, not of the bound. Instants are rounded up to a common tick, so that thousands of jobs wake the caller a few
-times a second at most.
+was learned, not of the bound; and where it tells the phases of a task's life, too, what was learned of those takes the
+place of its wish (crynux_async.pacing.phases), with a bound of the phase's age and a minute. Instants are rounded up to
+a common tick, so that thousands of jobs wake the caller a few times a second at most.
 
 *How many.* See crynux_async.pacing.poll_budget. Where the promised rate does not allow all polls, everything that was
 planned is stretched alike, the bound included.
@@ -28,15 +29,17 @@ on.
 
 import math
 from array import array
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import attrs
 from attrs import validators
 
+from crynux_async.backends.base import Phase
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.agenda import Agenda
 from crynux_async.pacing.hazard import Hazard
+from crynux_async.pacing.phases import Counted, counted_at, current, is_known, learned_wait, lessons, price
 from crynux_async.pacing.poll_budget import PollBudget
 from crynux_async.values import Value
 
@@ -92,10 +95,22 @@ class _Watched:
         stall_at: When each cannot be healthy any more.
         load: The polls per second of each one's plan, scaled to what they would be without a budget.
         errors: How many polls in a row have failed, for those of which any has.
+        counted: How far the life of each was counted, for those whose life has phases.
         stalled: Those past their deadline.
     """
 
-    __slots__ = ("_free", "errors", "hazards", "job_ids", "load", "seen_at", "stall_at", "stalled", "started_at")
+    __slots__ = (
+        "_free",
+        "counted",
+        "errors",
+        "hazards",
+        "job_ids",
+        "load",
+        "seen_at",
+        "stall_at",
+        "stalled",
+        "started_at",
+    )
 
     def __init__(self) -> None:
         self.job_ids: list[Hashable] = []
@@ -105,6 +120,7 @@ class _Watched:
         self.stall_at = array("d")
         self.load = array("d")
         self.errors: dict[int, int] = {}
+        self.counted: dict[int, Counted] = {}
         self.stalled: set[int] = set()
         self._free: list[int] = []
 
@@ -125,6 +141,7 @@ class _Watched:
         """Forget the job at a place, which the next one may have."""
         self.job_ids[place] = None
         self.errors.pop(place, None)
+        self.counted.pop(place, None)
         self.stalled.discard(place)
         self._free.append(place)
 
@@ -174,6 +191,7 @@ class PollQueue:
     _watched: _Watched = attrs.field(init=False, factory=_Watched)
     _agenda: Agenda = attrs.field(init=False, factory=Agenda)
     _hazards: dict[str, Hazard] = attrs.field(init=False, factory=dict)
+    _phase_hazards: dict[tuple[Hazard, str], Hazard] = attrs.field(init=False, factory=dict)
     _now: float = attrs.field(init=False, default=-math.inf)
     _phase: float = attrs.field(init=False, default=0.0)
     _newly_stalled: list[Hashable] = attrs.field(init=False, factory=list)
@@ -220,6 +238,7 @@ class PollQueue:
         seen_at: float | None = None,
         duration_hint: float | None = None,
         at_once: bool = False,
+        phases: Sequence[Phase] = (),
     ) -> None:
         """Begin to watch a job; one that is watched already is planned anew.
 
@@ -237,6 +256,8 @@ class PollQueue:
                 it the first answer about an old job teaches nothing, because its end may lie anywhere.
             duration_hint: How many seconds a job of this kind may take; only the first job of a kind is heard.
             at_once: Poll it first as soon as the budget allows, because it may have ended already.
+            phases: The phases of its life, where the service tells them: with those that are known, ``next_at`` is a
+                wish.
         """
         self.discard(job_id)
         now = self._at_least(now)
@@ -251,7 +272,9 @@ class PollQueue:
         if at_once:
             interval = 0.0
         elif next_at is not None and next_at > now:
-            interval = min(next_at - now, self._longest(place, now, self._budget.scale))
+            scale = self._budget.scale
+            wanted = self._wanted(place, now, next_at - now, scale, phases) if phases else next_at - now
+            interval = min(wanted, self._longest(place, now, scale))
         elif not fresh:
             # Multiples of the golden ratio fill the interval evenly, however many there will be.
             self._phase = (self._phase + _GOLDEN) % 1.0
@@ -287,7 +310,9 @@ class PollQueue:
             return math.inf
         return self._rounded_up(self._budget.next_at(max(planned, now), now))
 
-    def running(self, job_id: Hashable, now: float, look_again: float | None = None) -> None:
+    def running(
+        self, job_id: Hashable, now: float, look_again: float | None = None, phases: Sequence[Phase] = ()
+    ) -> None:
         """Note that a poll found the job running, and plan the next one. Unknown jobs are ignored.
 
         Args:
@@ -295,6 +320,7 @@ class PollQueue:
             now: The time.
             look_again: After how many seconds the service wants to be asked again, or None where it does not say. It
                 may be less than ``min_interval``; it does not put off what ``worst_delay`` promises.
+            phases: The phases of the task's life, where the service tells them; only beside ``look_again``.
         """
         place = self._places.get(job_id)
         if place is None:
@@ -304,14 +330,25 @@ class PollQueue:
         seen_at, started_at = watched.seen_at[place], watched.started_at[place]
         if seen_at <= now:
             watched.hazards[place].observe_running(seen_at - started_at, now - started_at)
+        if phases:
+            # What came before the first answer about a job of an earlier process was counted there, or never will be.
+            self._learn_phases(place, phases, now, is_followed=seen_at <= now)
         watched.seen_at[place] = now
         watched.errors.pop(place, None)
         self._budget.answered()
         if now >= watched.stall_at[place]:
             self._note_stalled(place)
-        self._schedule(place, now + self._plan(place, now, look_again))
+        self._schedule(place, now + self._plan(place, now, look_again, phases))
 
-    def ended(self, job_id: Hashable, now: float, *, failed: bool = False, learn: bool = True) -> None:
+    def ended(
+        self,
+        job_id: Hashable,
+        now: float,
+        *,
+        failed: bool = False,
+        learn: bool = True,
+        phases: Sequence[Phase] = (),
+    ) -> None:
         """Note that a poll found the job at its end, and forget the job. Unknown jobs are ignored.
 
         Args:
@@ -319,6 +356,7 @@ class PollQueue:
             now: The time.
             failed: Whether the job failed; failures are learned apart.
             learn: False if this end says nothing about how long such jobs take.
+            phases: The phases of the task's life, where the service tells them.
         """
         place = self._places.get(job_id)
         if place is None:
@@ -328,6 +366,8 @@ class PollQueue:
         if learn and seen_at <= now:
             hazard = self._watched.hazards[place]
             hazard.observe_end(max(seen_at - started_at, 0.0), now - started_at, failed=failed)
+            if phases:
+                self._learn_phases(place, phases, now, is_followed=True)
         self._ended += 1
         self._budget.answered()
         self._remove(job_id, place)
@@ -434,26 +474,61 @@ class PollQueue:
             hazard = self._hazards[kind] = Hazard(hint if hint is not None and usable else self.duration_hint)
         return hazard
 
-    def _plan(self, place: int, now: float, look_again: float | None = None) -> float:
+    def _phase_hazard(self, place: int, name: str) -> Hazard:
+        """Return what is learned of a phase of the lives of a job's kind."""
+        whole = self._watched.hazards[place]
+        hazard = self._phase_hazards.get((whole, name))
+        if hazard is None:
+            kind = next(kind for kind, one in self._hazards.items() if one is whole)
+            # Its hint counts in tenths of a second, too: a phase is a part of a life.
+            hazard = self._phase_hazards[whole, name] = self._hazard(phase_of(kind, name), None)
+        return hazard
+
+    def _learn_phases(self, place: int, phases: Sequence[Phase], now: float, *, is_followed: bool) -> None:
+        counted = self._watched.counted
+        if is_followed:
+            for lesson in lessons(counted.get(place), phases, now):
+                lesson.teach(self._phase_hazard(place, lesson.name))
+        reached = counted_at(phases, now)
+        if reached is not None:
+            counted[place] = reached
+
+    def _plan(self, place: int, now: float, look_again: float | None = None, phases: Sequence[Phase] = ()) -> float:
         """Return the time to the job's next poll and enter its load."""
         budget = self._budget
         scale = budget.scale
-        interval = min(self._wanted(place, now, look_again, scale), self._longest(place, now, scale))
+        interval = min(self._wanted(place, now, look_again, scale, phases), self._longest(place, now, scale))
         load = scale / interval
         budget.plan(budget.load + load - self._watched.load[place])
         self._watched.load[place] = load
         return interval
 
-    def _wanted(self, place: int, now: float, look_again: float | None, scale: float) -> float:
+    def _wanted(
+        self, place: int, now: float, look_again: float | None, scale: float, phases: Sequence[Phase] = ()
+    ) -> float:
         """Return the time to the job's next poll as far as only its end counts."""
-        if look_again is not None:
-            return max(self.tick, look_again) * scale
         watched = self._watched
+        if look_again is not None:
+            wish = max(self.tick, look_again)
+            phase = None if place in watched.stalled else current(phases)
+            return wish * scale if phase is None else self._by_phase(place, phase, phases, wish, scale)
         if place in watched.stalled:
             return self.stalled_interval
         age, stall_at = now - watched.started_at[place], watched.stall_at[place]
         interval = watched.hazards[place].next_delay(age, self.target_delay * scale * scale, self.min_interval)
         return max(stall_at - now, self.min_interval) if now < stall_at < now + interval else interval
+
+    def _by_phase(self, place: int, phase: Phase, phases: Sequence[Phase], wish: float, scale: float) -> float:
+        """Return the time to the next poll of a job whose life has phases, of which one lasts or is to begin."""
+        hazard = self._phase_hazard(place, phase.name)
+        known = price([one.late for one in phases], [self._phase_hazard(place, one.name) for one in phases])
+        if known is None or not is_known(hazard):
+            return wish * scale
+        age = max(0.0, phase.age)
+        wait = learned_wait(hazard, age, known * scale * scale, wish * scale)
+        if self.worst_delay is not None:
+            wait = min(wait, (self.worst_delay * age + _GRACE - self.tick) * scale)
+        return wait if phase.within is None else min(wait, max(self.tick, phase.within) * scale)
 
     def _longest(self, place: int, now: float, scale: float) -> float:
         """Return the longest time to the job's next poll."""
@@ -484,3 +559,8 @@ class PollQueue:
         if place not in self._watched.stalled:
             self._watched.stalled.add(place)
             self._newly_stalled.append(self._watched.job_ids[place])
+
+
+def phase_of(kind: str, name: str) -> str:
+    """Return under which kind it is kept what is learned of a phase of the lives of a kind."""
+    return f"{kind}|{name}"

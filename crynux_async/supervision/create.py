@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import attrs
 
-from crynux_async.backends.base import Backend
+from crynux_async.backends.base import Backend, Phase
 from crynux_async.errors import (
     AuthError,
     CrynuxError,
@@ -37,6 +37,7 @@ class Answer(Value):
         task_id: The task that was made, or None.
         look_after: Seconds after which the service wishes to be asked about the task first, or None.
         progress: How far the task is in the service's own word, or "".
+        phases: The phases of its life, as far as the service tells them.
         error: What to tell whoever waits, or None.
         interrupt: What ends the program, and may go on once all of this is stored; or None.
     """
@@ -46,6 +47,7 @@ class Answer(Value):
     task_id: str | None = None
     look_after: float | None = None
     progress: str = ""
+    phases: Sequence[Phase] = ()
     error: CrynuxError | None = None
     interrupt: BaseException | None = None
 
@@ -84,6 +86,7 @@ async def post(backend: Backend, payload: str) -> Answer:
         task_id=created.task_id,
         look_after=created.again_after,
         progress=created.stage,
+        phases=created.phases,
     )
 
 

@@ -8,10 +8,10 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from crynux_async.backends.base import Backend, Look, Seen, Task
+from crynux_async.backends.base import Backend, Look, Phase, Seen, Task
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import BackendError, LedgerError, NotFoundError, OwnershipError
 from crynux_async.pacing.age_bins import HazardSnapshot
@@ -110,13 +110,16 @@ class Follower:
         """The queue that decides."""
         return self._polls
 
-    def follow(self, record: Record, look_after: float | None = None, progress: str = "") -> None:
+    def follow(
+        self, record: Record, look_after: float | None = None, progress: str = "", phases: Sequence[Phase] = ()
+    ) -> None:
         """Watch a job from now on; one that is watched already stays as it is.
 
         Args:
             record: The job.
             look_after: Seconds after which the service wishes to be asked first, or None where polling may choose.
             progress: How far its task is in the service's own word, where the create has told.
+            phases: The phases of its task's life, where the create has told.
         """
         # To plan it anew would throw away what was learned of it, and could put a look off for ever.
         if record.job_id in self._polls:
@@ -139,6 +142,7 @@ class Follower:
             now=now,
             stall_at=stall_at,
             next_at=None if look_after is None else now + look_after,
+            phases=phases,
             at_once=not is_new or look_after == 0,  # an attached or resumed task may have ended long ago
         )
         self._wake.set()
@@ -370,12 +374,13 @@ class Follower:
             self._has_come_to_images(record)
         if end is not None:
             is_typical = look.seen is not Seen.CANCELLED  # a user's decision tells nothing of how long trainings take
-            self._polls.ended(record.job_id, monotonic(), failed=look.seen is Seen.FAILED, learn=is_typical)
+            is_failure = look.seen is Seen.FAILED
+            self._polls.ended(record.job_id, monotonic(), failed=is_failure, learn=is_typical, phases=look.phases)
             self.ended(record, _ENDS[look.seen], end)
         else:
             if record.state is not JobState.RUNNING:
                 self._register.learn(record, Signal.SAID_RUNNING)
-            self._polls.running(record.job_id, monotonic(), look.again_after)
+            self._polls.running(record.job_id, monotonic(), look.again_after, look.phases)
             if look.stage:
                 self._came_to(record, look.stage)
             self._on_look(record, task, look)

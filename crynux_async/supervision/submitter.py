@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from crynux_async.backends.base import Backend, Order, Stepped
+from crynux_async.backends.base import Backend, Order, Phase, Stepped
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import (
     AuthError,
@@ -71,13 +71,16 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 class HandOn(Protocol):
     """Gives a job to whoever drives it next."""
 
-    def __call__(self, record: Record, *, look_after: float | None = None, progress: str = "") -> None:
+    def __call__(
+        self, record: Record, *, look_after: float | None = None, progress: str = "", phases: Sequence[Phase] = ()
+    ) -> None:
         """Hand a job on.
 
         Args:
             record: The job.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
             progress: How far a new task is in the service's own word, or "".
+            phases: The phases of a new task's life, as far as the service tells them.
         """
 
 
@@ -571,7 +574,7 @@ class Submitter:
             self._patience.heard(record)
             self._reach.answered()
         if outcome is AttemptOutcome.ACCEPTED:
-            self._hand_on(record, look_after=answer.look_after, progress=answer.progress)
+            self._hand_on(record, look_after=answer.look_after, progress=answer.progress, phases=answer.phases)
         elif outcome is AttemptOutcome.LIMITED:
             _log.info("create refused by the rate limit, queued again: %s", error)
             self._queue.put_back(record)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.abc
 
-from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate
+from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate, Phase
 from crynux_async.budgets import Budget
 from crynux_async.downloads.names import check_template
 from crynux_async.errors import LedgerError, UsageError, only_error
@@ -271,7 +271,9 @@ class Supervisor:
             follows=self._follows,
         )
 
-    def hand_on(self, record: Record, *, look_after: float | None = None, progress: str = "") -> None:
+    def hand_on(
+        self, record: Record, *, look_after: float | None = None, progress: str = "", phases: Sequence[Phase] = ()
+    ) -> None:
         """Give a job to whoever drives it next: submit, then follow, then fetch.
 
         A planned job is sent only where somebody here has asked for that, and a model is fetched here only where that
@@ -281,6 +283,7 @@ class Supervisor:
             record: The job.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
             progress: How far a new task is in the service's own word, or "".
+            phases: The phases of a new task's life, as far as the service tells them.
         """
         # Whatever is another's is over for this session, however far it is.
         stage = STAGES[record.state] if record.is_ours else Stage.OVER
@@ -290,7 +293,7 @@ class Supervisor:
         if stage is Stage.SUBMIT:
             self.submitter.go_on(record)
         elif stage is Stage.FOLLOW:
-            self.follower.follow(record, look_after, progress)
+            self.follower.follow(record, look_after, progress, phases)
         elif stage is Stage.FETCH and record.wanted is not None and (record.is_resumed or record.wanted.is_standing):
             if not self.fetcher.is_fetching(record):
                 self._spawn(self._errands.fetch_wanted(record, record.wanted))

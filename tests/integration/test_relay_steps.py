@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import attrs
 import pytest
 
 from crynux_async.backends.base import Action, Seen, Task
@@ -49,6 +50,30 @@ async def test_validation_whose_answer_is_lost_is_not_done_twice(
     assert len(validations) == 1
     _, look = await driven(backend, task)
     assert look.seen is Seen.SUCCEEDED
+
+
+async def test_phases_are_told_from_the_create_on(backend: RelayBackend) -> None:
+    made = await backend.create(backend.intend(ORDER))
+    assert [(phase.name, phase.age, phase.took) for phase in made.phases] == [
+        ("started", 0.0, None),
+        ("validated", 0.0, None),
+    ]
+
+
+async def test_phases_are_not_told_while_a_validation_has_to_be_done_again(backend: RelayBackend) -> None:
+    task = await until_scored(backend)
+    training, upload = (await backend.look(task)).phases
+    assert training.took == pytest.approx(120.0, abs=1.0)
+    assert (upload.age, upload.took) == (0.0, None)
+    again = await backend.look(attrs.evolve(task, actions=(VALIDATE,)))
+    assert again.phases == ()
+    assert again.again_after is not None
+    assert again.again_after <= 2.0
+
+
+async def test_selected_task_has_no_phases(relay: RelayEmulator, backend: RelayBackend) -> None:
+    relay.put_seed(SELECTED_SEED)
+    assert (await backend.create(backend.intend(ORDER))).phases == ()
 
 
 async def test_two_owners_that_validate_at_once_both_see_that_it_happened(

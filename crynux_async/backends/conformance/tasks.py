@@ -50,9 +50,13 @@ async def unknown_task_is_not_found(stage: Stage) -> None:
 
 
 async def wish_to_look_again_is_a_time(stage: Stage) -> None:
-    """Polling honours the wish, so it must be one."""
+    """Polling honours the wish, so it must be one, and what is told of phases must be what it learns from."""
     look = await stage.backend.look(await created(stage))
     assert look.again_after is None or look.again_after > 0, f"asked to look again after {look.again_after!r} s"
+    assert not look.phases or look.again_after is not None, "phases are told beside a wish alone"
+    assert len({phase.name for phase in look.phases}) == len(look.phases), "each phase has a name of its own"
+    wrong = [phase for phase in look.phases if not (phase.late > 0 and phase.age >= 0 and (phase.within or 1) > 0)]
+    assert not wrong, f"phases whose numbers are out of range: {wrong}"
 
 
 async def result_of_an_unfinished_task_is_not_found(stage: Stage) -> None:

@@ -41,6 +41,7 @@ from crynux_async.backends.relay.steps import (
     failure,
     first_look_after,
     next_step,
+    phases_of,
     progress,
     spread,
 )
@@ -169,6 +170,8 @@ class RelayBackend:
         except PayloadError as error:
             raise RejectedError(f"this create cannot be sent: {error}") from error
         await self._outlook.warn(request.model, request.timeout)
+        # Before the create, while it still fails as if nothing was sent.
+        now = await self._client.now()
         try:
             task = await self._actions.create(request)
         except RefusedError as refused:
@@ -177,8 +180,14 @@ class RelayBackend:
         # A task that is selected needs its siblings at once; any other waits for a node first.
         wait = _SOON if is_selected else spread(first_look_after(task.timeout), task.commitment)
         # One that was created before, by an attempt whose answer was lost, may have come further.
-        stage = Run(number=0, members={0: task}, is_selected=is_selected).stage
-        return CreatedTask(task_id=task.commitment, created_at=task.created_at, again_after=wait, stage=stage.value)
+        run = Run(number=0, members={0: task}, is_selected=is_selected)
+        return CreatedTask(
+            task_id=task.commitment,
+            created_at=task.created_at,
+            again_after=wait,
+            stage=run.stage.value,
+            phases=phases_of(run, now),
+        )
 
     async def look(self, task: Task) -> Look:
         """Look at the last run of a try; its ``stage`` is queued, started, scored, validated or uploaded.
@@ -194,12 +203,16 @@ class RelayBackend:
         runs = runs_of(task, seen.run)
         found = progress(runs)
         action = self._next(task, seen)
-        wait = spread(again_after(seen.run, await self._client.now()), task.task_id)
+        now = await self._client.now()
+        wait = spread(again_after(seen.run, now), task.task_id)
         is_new = action is not None and stored_action(task, action.kind, action.member) is None
+        # What is done now goes on to its next phase; where it has to be done again, that is not to wait for.
+        phases = phases_of(seen.run, now) if is_new or action is None else ()
         return Look(
             seen=_SEEN[found.end],
             stage=found.stage.value,
             again_after=_SOON if is_new else wait,  # what is done now shows at once; what is done again must not hurry
+            phases=phases,
             has_images=bool(found.with_images),
             reason=failure(found) if found.end is End.FAILED else "",
             facts={_RUN: seen},

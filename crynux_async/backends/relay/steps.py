@@ -33,11 +33,13 @@ crynux-bridge tasks/process_sd_ft_tasks.go (three repeats); measured with the re
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from itertools import groupby
 
 import attrs
 
+from crynux_async.backends.base import Phase
 from crynux_async.backends.relay.ids import GROUP_SIZE
 from crynux_async.backends.relay.tasks import ENDED, AbortReason, RelayTask, Status, reason_text
 from crynux_async.money import to_cnx
@@ -54,6 +56,21 @@ _SPARSE = 10.0
 _CLOSE = 2.0
 _SHARE_OF_TIME = 0.02
 _SPREAD = 0.25
+# A little less than how late the waits above notice the two ends on average, spread as they are.
+_LATE_SCORE = 4.0
+_LATE_UPLOAD = 0.8
+_SHARE_TO_LOSE = 0.1
+_SCARCE = 300.0
+_PASSED = {
+    Status.QUEUED: 0,
+    Status.STARTED: 1,
+    Status.PARAMETERS_UPLOADED: 1,
+    Status.ERROR_REPORTED: 2,
+    Status.SCORE_READY: 2,
+    Status.VALIDATED: 3,
+    Status.SUCCEEDED: 4,
+}
+"""How many of the instants of its life a task has passed: start, score, validation, upload."""
 _DONE_BY_NODE = frozenset((Status.ERROR_REPORTED, Status.SCORE_READY))
 _TO_VALIDATE = _DONE_BY_NODE | {Status.ABORTED}
 _WAITING = frozenset((Status.QUEUED, Status.STARTED, Status.PARAMETERS_UPLOADED))
@@ -319,6 +336,52 @@ def again_after(run: Run, now: float) -> float:
     return min(_SPARSE, max(_CLOSE, left * _SHARE_OF_TIME))
 
 
+def phases_of(run: Run, now: float) -> tuple[Phase, ...]:
+    """Return the phases of a run's life: from its start to its score, and from its validation to its upload.
+
+    At the end of the first it must be validated, and after the second its archive can be fetched. None are told of a
+    group, whose members' lives lie beside each other, of a run that has ended without a result, and where the relay
+    does not tell when they began.
+
+    Args:
+        run: The run.
+        now: The relay's time, in seconds since 1970.
+    """
+    tasks = list(run.members.values())
+    if run.is_selected or len(tasks) != 1:
+        return ()
+    (task,) = tasks
+    passed = _PASSED.get(task.status)
+    if passed is None:
+        return ()
+    told = (task.started_at, task.scored_at, task.validated_at, task.uploaded_at)[:passed]
+    if None in told:
+        return ()
+    started, scored, validated, uploaded = (*told, None, None, None, None)[:4]
+    within, is_error = look_within(run, now), task.status is Status.ERROR_REPORTED
+    training = Phase(name=Stage.STARTED.value, late=_LATE_SCORE, within=within)
+    upload = Phase(name=Stage.VALIDATED.value, late=_LATE_UPLOAD, within=within)
+    if started is not None:
+        training = attrs.evolve(training, age=_age(started, now), took=_took(started, scored), failed=is_error)
+    if validated is not None:
+        upload = attrs.evolve(upload, age=_age(validated, now), took=_took(validated, uploaded))
+    return training, upload
+
+
+def look_within(run: Run, now: float) -> float:
+    """Return within how many seconds to look at a run again, however long its training usually takes.
+
+    What is seen late is taken from the node's time to upload: never more than a tenth of what is left, and where that
+    is little, as little as ``again_after`` says.
+
+    Args:
+        run: The run.
+        now: The relay's time, in seconds since 1970.
+    """
+    left = min((_left(task, now) for task in run.members.values()), default=0.0)
+    return left * _SHARE_TO_LOSE if left >= _SCARCE else again_after(run, now)
+
+
 def first_look_after(timeout: float) -> float:
     """Return after how many seconds a task that waits for a node should be looked at, the first time and each other.
 
@@ -341,6 +404,19 @@ def spread(seconds: float, commitment: str) -> float:
         commitment: What the task is called; its last digits are as good as random.
     """
     return seconds * (1 - _SPREAD * int(commitment[-4:], 16) / 0x10000)
+
+
+def _left(task: RelayTask, now: float) -> float:
+    """Return how many seconds a task has left, or will have when a node takes it."""
+    return task.timeout if task.deadline is None else task.deadline - now
+
+
+def _age(began: datetime, now: float) -> float:
+    return max(0.0, now - began.timestamp())
+
+
+def _took(began: datetime, ended: datetime | None) -> float | None:
+    return None if ended is None else max(0.0, (ended - began).total_seconds())
 
 
 def _wanted(runs: Sequence[Run], last: Run) -> Iterator[Step]:

@@ -116,6 +116,9 @@ class RelayTask:
         timeout: Seconds for run, score, validation and upload together.
         created_at: When it was created, aware UTC, or None where that is not shown.
         started_at: When a node took it, or None while none has.
+        scored_at: When the node had a score or reported an error, or None.
+        validated_at: When its owner validated it, or None.
+        uploaded_at: When its result had arrived, or None.
         node: The address of its node, or "".
         model_ids: The models that its node must have, as the relay names them.
         min_vram: GB that its node must have.
@@ -132,6 +135,9 @@ class RelayTask:
     timeout: int
     created_at: datetime | None = None
     started_at: datetime | None = None
+    scored_at: datetime | None = None
+    validated_at: datetime | None = None
+    uploaded_at: datetime | None = None
     node: str = ""
     model_ids: tuple[str, ...] = ()
     min_vram: int = 0
@@ -174,6 +180,9 @@ def read_task(data: Any) -> RelayTask:
         timeout=_whole(data, "timeout"),
         created_at=read_time(data.get("create_time")),
         started_at=read_time(data.get("start_time")),
+        scored_at=read_time(data.get("score_ready_time")),
+        validated_at=read_time(data.get("validated_time")),
+        uploaded_at=read_time(data.get("result_uploaded_time")),
         node=_text(data, "selected_node"),
         model_ids=_texts(data, "model_ids"),
         min_vram=_whole(data, "min_vram"),

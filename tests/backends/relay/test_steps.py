@@ -1,11 +1,12 @@
 """What a try needs next: the table, state by state."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 
+from crynux_async.backends.base import Phase
 from crynux_async.backends.relay.steps import (
     REPEATS,
     End,
@@ -17,7 +18,9 @@ from crynux_async.backends.relay.steps import (
     again_after,
     failure,
     first_look_after,
+    look_within,
     next_step,
+    phases_of,
     progress,
     spread,
 )
@@ -221,6 +224,74 @@ def test_stage_is_how_far_the_run_is(word: str, stage: Stage) -> None:
 )  # fmt: skip
 def test_looks_come_closer_with_the_deadline(word: str, age: float, expected: float) -> None:
     assert again_after(run(word), START.timestamp() + age) == pytest.approx(expected)
+
+
+def lived(letter: str, *seconds: float) -> Run:
+    """Return a run whose task started, had a score, was validated and uploaded after so many seconds."""
+    names = ("started_at", "scored_at", "validated_at", "uploaded_at")
+    times = {name: START + timedelta(seconds=at) for name, at in zip(names, seconds, strict=False)}
+    return Run(number=0, members={0: attrs.evolve(task(letter), **times)}, is_selected=False)
+
+
+def training(age: float, took: float | None = None, *, within: float, failed: bool = False) -> Phase:
+    return Phase(name="started", late=4.0, age=age, took=took, failed=failed, within=within)
+
+
+def upload(age: float = 0.0, took: float | None = None, *, within: float) -> Phase:
+    return Phase(name="validated", late=0.8, age=age, took=took, within=within)
+
+
+# The timeout is 600 s: at 120 s a tenth of the 480 that are left is 48, and a fiftieth of 250 is 5.
+@pytest.mark.parametrize(
+    ("run", "now", "expected"),
+    [
+        (run("q"), 100.0, (training(0.0, within=60.0), upload(within=60.0))),
+        (lived("s", 0.0), 120.0, (training(120.0, within=48.0), upload(within=48.0))),
+        (lived("s", 0.0), 350.0, (training(350.0, within=5.0), upload(within=5.0))),
+        (lived("r", 0.0, 110.0), 120.0, (training(120.0, 110.0, within=48.0), upload(within=48.0))),
+        (
+            lived("e", 0.0, 110.0),
+            120.0,
+            (training(120.0, 110.0, within=48.0, failed=True), upload(within=48.0)),
+        ),
+        (
+            lived("v", 0.0, 110.0, 113.0),
+            120.0,
+            (training(120.0, 110.0, within=48.0), upload(7.0, within=48.0)),
+        ),
+        (
+            lived("+", 0.0, 110.0, 113.0, 118.5),
+            120.0,
+            (training(120.0, 110.0, within=48.0), upload(7.0, 5.5, within=48.0)),
+        ),
+    ],
+)
+def test_phases_are_told_with_their_ages_and_how_long_they_took(
+    run: Run, now: float, expected: tuple[Phase, ...]
+) -> None:
+    assert phases_of(run, START.timestamp() + now) == expected
+
+
+def test_phase_that_begins_by_a_clock_that_goes_ahead_is_new() -> None:
+    began, _ = phases_of(lived("s", 0.4), START.timestamp())
+    assert began.age == 0.0
+
+
+@pytest.mark.parametrize(
+    "run",
+    [run("sss"), run("."), run("t"), run("c"), run("i"), lived("r", 0.0), lived("v", 0.0, 110.0), lived("+", 0.0)],
+)
+def test_phases_are_not_told_of_groups_of_failed_runs_and_without_dates(run: Run) -> None:
+    assert phases_of(run, START.timestamp()) == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "age", "expected"),
+    [("q", 1000.0, 60.0), ("s", 0.0, 60.0), ("s", 299.0, 30.1), ("s", 301.0, 5.98), ("s", 700.0, 2.0),
+     ("v", 120.0, 48.0), ("v", 400.0, 2.0)],
+)  # fmt: skip
+def test_never_more_than_a_tenth_of_what_is_left_passes_without_a_look(word: str, age: float, expected: float) -> None:
+    assert look_within(run(word), START.timestamp() + age) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,17 @@ def test_task_is_read_field_by_field() -> None:
     )
 
 
+def test_instants_of_a_task_are_read_as_far_as_they_are_shown() -> None:
+    times = {"score_ready_time": "2026-11-28T15:13:06Z", "validated_time": "2026-11-28T15:13:09.5Z"}
+    task = read_task(shown(status=5, **times))
+    assert task.scored_at == datetime(2026, 11, 28, 15, 13, 6, tzinfo=UTC)
+    assert task.validated_at == datetime(2026, 11, 28, 15, 13, 9, 500_000, tzinfo=UTC)
+    assert task.uploaded_at is None
+    assert read_task(shown(result_uploaded_time="2026-11-28T15:13:20Z")).uploaded_at == datetime(
+        2026, 11, 28, 15, 13, 20, tzinfo=UTC
+    )
+
+
 def test_deadline_counts_from_the_start() -> None:
     assert read_task(shown()).deadline == datetime(2026, 11, 28, 15, 21, 6, tzinfo=UTC).timestamp()
     assert read_task(shown(start_time=None)).deadline is None
