@@ -41,6 +41,7 @@ from crynux_async.errors import (
     QuotaError,
     RateLimitedError,
     SubmissionUnknownError,
+    UnreachableError,
 )
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, TaskRow
 from crynux_async.pacing.gate import Gate
@@ -668,7 +669,9 @@ class Submitter:
     def _turn_all_away(self, error: CrynuxError) -> None:
         """Set every queued job aside: the same would happen to each of them."""
         while (record := self._queue.take_first()) is not None:
-            self.set_aside(record, error)
+            # "Nothing was sent" is true of the others alone.
+            is_in_doubt = isinstance(error, UnreachableError) and record.job_id in self._payloads
+            self.set_aside(record, _in_doubt(error) if is_in_doubt else error)
 
     async def _leave(self, ticket: int, spent: Outcome, wait: float | None) -> None:
         """Tell the gate what became of a create. Never raises: whoever waits for the answer must have it."""

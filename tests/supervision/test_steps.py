@@ -22,7 +22,7 @@ from crynux_async import (
 from crynux_async.backends.base import Action, Look, Seen, Task
 from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
-from crynux_async.errors import RejectedError, UsageError
+from crynux_async.errors import RejectedError, UnreachableError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import make_config
@@ -171,6 +171,28 @@ async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_creat
     budget = await ledger.budget("b")
     assert budget is not None
     assert (budget.held, budget.spent) == (2 * FEE, 0)
+
+
+async def test_wrong_network_tells_a_job_whose_answer_was_lost_not_that_nothing_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: str) -> None:
+        raise UnreachableError("the network wants you to log in to it; nothing was sent", is_lasting=True)
+
+    studio = Studio()
+    async with open_session(studio, MemoryLedger()) as session:
+        job = await lose_an_answer(studio, session)
+        other = session.submit_nowait(make_config(seed=2))
+        with monkeypatch.context() as patched:
+            patched.setattr(studio, "create", refuse)
+            with pytest.raises(SubmissionUnknownError, match="may exist"):
+                await job.submitted()
+            with pytest.raises(UnreachableError, match="nothing was sent"):
+                await other.submitted()
+        studio.is_away = False
+        await job.retry()
+        assert (await job.submitted()).task_id in studio.tasks
+        assert len(studio.tasks) == 1
 
 
 async def test_job_whose_answer_was_lost_is_cancelled_when_its_task_is_known() -> None:
