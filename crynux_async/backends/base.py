@@ -19,21 +19,62 @@ Theory of operation, the life of one try:
    An owner that lost the job finishes at most the one action that it has begun.
 6. ``open_result(task)`` hands out the bytes.
 
-Everything else that a service may be able to do is a small protocol of its own below; ``isinstance`` asks for it.
+Everything else that a service may be able to do is a small protocol of its own below; ``isinstance`` asks for it. The
+values that only those take and give stand in ``ability_values``, and are handed on here.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
+from crynux_async.lazy import loader_of
 from crynux_async.training.config import EffectiveConfig, FineTuneConfig
 from crynux_async.training.keeping import KeptConfig, as_kept, config_of
 from crynux_async.training.service import ServiceFacts
 from crynux_async.values import Value
+
+if TYPE_CHECKING:
+    from crynux_async.backends.ability_values import Action, Finding, LostCreate, OwnTask, Payment
+
+__all__ = [
+    "Action",
+    "Backend",
+    "Cancels",
+    "CreatedTask",
+    "Finding",
+    "FindsLostCreates",
+    "Habits",
+    "HasImages",
+    "HasOutlook",
+    "HasPrices",
+    "KeepsCredentials",
+    "ListsPayments",
+    "Look",
+    "LostCreate",
+    "Order",
+    "OwnTask",
+    "Payment",
+    "Phase",
+    "Prepares",
+    "RateLimited",
+    "RefundsLate",
+    "ResultStream",
+    "Seen",
+    "Stepped",
+    "Task",
+    "TellsReasons",
+    "Turnstile",
+    "Validator",
+    "Verdict",
+]
+
+_OF_ABILITIES = ("Action", "Finding", "LostCreate", "OwnTask", "Payment")
+
+__getattr__ = loader_of(__name__, dict.fromkeys(_OF_ABILITIES, "ability_values"), folder="crynux_async.backends")
 
 
 class Seen(StrEnum):
@@ -129,27 +170,6 @@ class CreatedTask(Value):
 
 
 @attrs.frozen(kw_only=True)
-class Action(Value):
-    """Something to be done to a task beyond its create, or that was done.
-
-    Attributes:
-        kind: What: a word of the backend, such as "validate".
-        member: To which task of the try, >= 0.
-        arguments: With what, as JSON values; frozen when they are first stored.
-        fee: What it may cost, in wei, or None.
-        done_at: When it was done, or None while it is not.
-        outcome: What became of it: a word of the backend, or "".
-    """
-
-    kind: str
-    member: int = 0
-    arguments: Mapping[str, Any] = attrs.field(factory=dict)
-    fee: int | None = None
-    done_at: datetime | None = None
-    outcome: str = ""
-
-
-@attrs.frozen(kw_only=True)
 class Task(Value):
     """A task as a backend is shown it: made once for each try, not for each look.
 
@@ -169,7 +189,7 @@ class Task(Value):
     # Made at every look, of which nearly all ask for no config.
     kept_config: KeptConfig | None = attrs.field(default=None, alias="config", converter=as_kept, eq=False, repr=False)
     payload: str = ""
-    actions: Sequence[Action] = ()
+    actions: "Sequence[Action]" = ()
     made_at: datetime | None = None
 
     @property
@@ -365,42 +385,18 @@ class RateLimited(Protocol):
 class Stepped(Protocol):
     """A service whose tasks need more than a create."""
 
-    def next_action(self, task: Task, look: Look) -> Action | None:
+    def next_action(self, task: Task, look: Look) -> "Action | None":
         """Return what the task needs next, from what is stored and what is seen alone; None where it needs nothing.
 
         An action whose row is stored and not done is returned again: doing it twice is safe, or ``act`` looks first.
         """
 
-    async def act(self, task: Task, action: Action) -> str:
+    async def act(self, task: Task, action: "Action") -> str:
         """Do a stored action, and return what became of it: a word that is stored with the row.
 
         Raises:
             BackendError: No outcome that counts; it is done again after the next look.
         """
-
-
-@attrs.frozen(kw_only=True)
-class LostCreate(Value):
-    """A create whose outcome is not known.
-
-    Attributes:
-        job_id: The job.
-        payload: What was sent.
-        began_at: When the create was begun, aware UTC.
-        before: Task ids whose create was answered before this one began, the newest first.
-        after: Task ids whose create began after this one was answered, the oldest first; () while that is not known.
-        is_closed: Whether this create, and every other create of the service that overlaps it, has ended for certain.
-        is_wanted: Whether its task is looked for. Otherwise it only tells which tasks may be its own: those of a job
-            that was given up or paid for again, or that another process holds.
-    """
-
-    job_id: str
-    payload: str
-    began_at: datetime
-    before: Sequence[str]
-    after: Sequence[str]
-    is_closed: bool
-    is_wanted: bool = True
 
 
 class Verdict(StrEnum):
@@ -413,45 +409,24 @@ class Verdict(StrEnum):
     ORPHAN = "orphan"
 
 
-@attrs.frozen(kw_only=True)
-class Finding(Value):
-    """What looking for one lost create has shown.
-
-    Attributes:
-        job_id: The job.
-        verdict: FOUND: exactly one task is left, and no other job can have made it. AMBIGUOUS: ``candidates`` are left,
-            the user decides. NOT_CREATED: certainly no task exists, sending again is safe. OPEN: cannot be told yet.
-            Never ORPHAN, which is a task without a job.
-        task_id: The task, where it was found.
-        candidates: Tasks that may be it.
-        explanation: For people: what was done, what remains, what to do.
-    """
-
-    job_id: str
-    verdict: Verdict
-    task_id: str | None = None
-    candidates: Sequence[str] = ()
-    explanation: str = ""
-
-
 @runtime_checkable
 class FindsLostCreates(Protocol):
     """A service on which the task of a create of unknown outcome can be found."""
 
-    def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
+    def candidates(self, create: "LostCreate", *, at_most: int) -> Iterable[str]:
         """Yield the ids that the task of a lost create can have by its place alone, whoever has them.
 
         ``known`` of the other methods need name no other tasks than these. It may be many: they are not asked for
         beyond the first that leave more than ``at_most`` without a job.
         """
 
-    def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+    def search_requests(self, lost: "Sequence[LostCreate]", *, known: frozenset[str], at_most: int) -> int:
         """Return how many requests looking takes at most with the same arguments.
 
         That is ``find_lost``, and one request for the archive of each task that it may leave to choose from.
         """
 
-    async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
+    async def find_lost(self, lost: "Sequence[LostCreate]", *, known: frozenset[str], at_most: int) -> "list[Finding]":
         """Look for the tasks of lost creates, and return what was found of each that is wanted, in the same order.
 
         Args:
@@ -528,50 +503,11 @@ class HasOutlook(Protocol):
         """Return what will keep a training waiting, for people; nothing where all is well or it cannot be asked."""
 
 
-@attrs.frozen(kw_only=True)
-class Payment(Value):
-    """What was paid for a task and what came back, as the service's own list has it.
-
-    Attributes:
-        task_id: The task.
-        paid: Wei, >= 0.
-        refunded: Wei, >= 0.
-        at: When it was first listed, aware UTC.
-    """
-
-    task_id: str
-    paid: int
-    refunded: int
-    at: datetime
-
-    @property
-    def gone(self) -> int:
-        """Wei that were paid and have not come back (yet)."""
-        return self.paid - self.refunded
-
-
-@attrs.frozen(kw_only=True)
-class OwnTask(Value):
-    """A task that this library has made, as the service alone shows it.
-
-    Attributes:
-        task_id: What to ``attach`` for it: of tasks that check each other, the same for all.
-        stage: The service's own word for how far it is.
-        can_have_model: Whether a model may come of it, or has come of it.
-        config: What it trains, or None where the service shows nothing that makes sense.
-    """
-
-    task_id: str
-    stage: str
-    can_have_model: bool
-    config: FineTuneConfig | None
-
-
 @runtime_checkable
 class ListsPayments(Protocol):
     """A service that lists everything that was ever paid from an account."""
 
-    async def payments(self) -> Sequence[Payment]:
+    async def payments(self) -> "Sequence[Payment]":
         """Return every payment with its refund, the newest first.
 
         Raises:

@@ -1,8 +1,8 @@
 """Where jobs are remembered.
 
-Read ``base`` first: the protocol that every ledger follows, with the values in ``rows``. ``columns`` says how the rows
-become plain values, ``checks`` what every ledger refuses, ``bell`` how waiters in one process hear of a change,
-``credentials`` which jobs still need an API key.
+Read ``base`` first: the protocol that every ledger follows, with the values in ``rows`` and, where a first job needs
+none of them, in ``seldom_rows``. ``columns`` says how the rows become plain values, ``checks`` what every ledger
+refuses, ``bell`` how waiters in one process hear of a change, ``credentials`` which jobs still need an API key.
 ``memory/`` is a ledger that lasts as long as its process; ``sql/`` is what ledgers in a database share, ``sqlite/``
 what a file needs beyond that, and ``postgres/`` what a server does. ``conformance/`` holds every one of them to the
 protocol; a ledger of one's own should pass it, too.

@@ -23,29 +23,34 @@ turned back.
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crynux_async.errors import LedgerError
+from crynux_async.lazy import loader_of
 from crynux_async.ledgers.rows import (
     MOST_TAGS,
     AttemptOutcome,
     AttemptRow,
-    BudgetRow,
-    EventRow,
     Fence,
-    GateRow,
     Holder,
     JobChange,
     JobFilter,
     JobRow,
-    Neighbours,
-    Reservation,
-    Settlement,
-    StepRow,
     TaskRow,
-    WishRow,
 )
 from crynux_async.states import JobState
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.seldom_rows import (
+        BudgetRow,
+        EventRow,
+        GateRow,
+        Neighbours,
+        Reservation,
+        Settlement,
+        StepRow,
+        WishRow,
+    )
 
 __all__ = [
     "GATE_SECONDS",
@@ -71,6 +76,10 @@ __all__ = [
     "WishRow",
 ]
 
+_SELDOM = ("BudgetRow", "EventRow", "GateRow", "Neighbours", "Reservation", "Settlement", "StepRow", "WishRow")
+
+__getattr__ = loader_of(__name__, dict.fromkeys(_SELDOM, "seldom_rows"), folder="crynux_async.ledgers")
+
 GATE_SECONDS = 5.0
 """How long a gate may be held: other processes that wait for it give up some time after this."""
 
@@ -81,7 +90,7 @@ LEASE_MEMORY = 86_400.0
 class GateCell(Protocol):
     """The gate's row inside an exclusive transaction: nobody else reads or writes it meanwhile."""
 
-    row: GateRow | None
+    row: "GateRow | None"
     """As it was found; set it to store another one when the block ends."""
 
     @property
@@ -184,7 +193,7 @@ class Ledger(Protocol):
         rows: Sequence[JobRow],
         *,
         fence: Fence | None = None,
-        events: Sequence[EventRow] = (),
+        events: "Sequence[EventRow]" = (),
         tasks: Sequence[TaskRow] = (),
     ) -> list[JobRow]:
         """Store new jobs with their first events and tasks, and return what is stored, in the order of ``rows``.
@@ -214,7 +223,7 @@ class Ledger(Protocol):
                 budget holds, or the disk failed. Nothing was written.
         """
 
-    async def begin(self, fence: Fence, attempt: AttemptRow, *, reservation: Reservation | None = None) -> None:
+    async def begin(self, fence: Fence, attempt: AttemptRow, *, reservation: "Reservation | None" = None) -> None:
         """Store an attempt with its payload before its first byte is sent, and reserve what it may cost.
 
         Raises:
@@ -223,7 +232,7 @@ class Ledger(Protocol):
             LedgerError: There is no such job, this number was begun already, or the disk failed. Nothing may be sent.
         """
 
-    async def plan_step(self, fence: Fence, step: StepRow) -> StepRow:
+    async def plan_step(self, fence: Fence, step: "StepRow") -> "StepRow":
         """Store a step before it is done, and return it as it is stored: the first one of its kind wins.
 
         Raises:
@@ -272,7 +281,7 @@ class Ledger(Protocol):
             unfinished: Only attempts without an outcome: they are under way, or their process died.
         """
 
-    async def neighbours(self, attempt: AttemptRow, *, at_most: int = 200) -> Neighbours:
+    async def neighbours(self, attempt: AttemptRow, *, at_most: int = 200) -> "Neighbours":
         """Return the task ids around an attempt, at most so many on each side.
 
         Raises:
@@ -285,10 +294,10 @@ class Ledger(Protocol):
     async def known_tasks(self, backend: str, task_ids: Collection[str]) -> set[str]:
         """Return those of these tasks of a backend that any job has, newest or earlier."""
 
-    async def steps(self, job_ids: Collection[str]) -> list[StepRow]:
+    async def steps(self, job_ids: Collection[str]) -> "list[StepRow]":
         """Return the steps of certain jobs in the order in which they were planned."""
 
-    async def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
+    async def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> "list[EventRow]":
         """Return a job's events with larger numbers than ``after``, in order; those that were trimmed are missing."""
 
     async def trim_events(self, *, before: datetime, keep: int) -> int:
@@ -298,20 +307,20 @@ class Ledger(Protocol):
             How many were removed.
         """
 
-    async def wish(self, row: WishRow) -> WishRow:
+    async def wish(self, row: "WishRow") -> "WishRow":
         """Store a wish, and return it with its number. Needs no lease.
 
         Raises:
             LedgerError: There is no such job.
         """
 
-    async def wishes(self, fence: Fence) -> list[WishRow]:
+    async def wishes(self, fence: Fence) -> "list[WishRow]":
         """Return what is wished of the jobs that a lease holds, in the order in which it was wished."""
 
     async def spent(self, where: JobFilter) -> tuple[int, int]:
         """Return the wei that tasks of certain jobs hold (their cost is not known yet, so their fee) and have spent."""
 
-    async def budget(self, name: str) -> BudgetRow | None:
+    async def budget(self, name: str) -> "BudgetRow | None":
         """Return a budget, or None where nothing was ever reserved under this name."""
 
     # Hearing of changes

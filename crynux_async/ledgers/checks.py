@@ -1,20 +1,14 @@
 """What every ledger refuses: parts of one write that do not fit together, and errors that say so alike everywhere."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from crynux_async.errors import BudgetExceededError, LedgerError
-from crynux_async.ledgers.base import (
-    AttemptRow,
-    BudgetRow,
-    EventRow,
-    JobChange,
-    JobRow,
-    Reservation,
-    Settlement,
-    StepRow,
-    TaskRow,
-)
+from crynux_async.ledgers.base import AttemptRow, JobChange, JobRow, TaskRow
 from crynux_async.money import to_cnx
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import BudgetRow, EventRow, Reservation, Settlement, StepRow
 
 VALUE_ERRORS = OverflowError, UnicodeError
 """What Python's own database drivers say of a value before they hand it on: the database has not even seen it."""
@@ -25,7 +19,7 @@ def no_such_value(error: Exception, place: str) -> LedgerError:
     return LedgerError(f"nothing in a ledger can have such a value: {error}", path=place)
 
 
-def check_new_rows(rows: Sequence[JobRow], events: Sequence[EventRow], tasks: Sequence[TaskRow]) -> None:
+def check_new_rows(rows: Sequence[JobRow], events: "Sequence[EventRow]", tasks: Sequence[TaskRow]) -> None:
     """Check that events and tasks belong to new jobs, and that events are numbered from 1 to ``last_event``.
 
     Raises:
@@ -70,13 +64,13 @@ def not_begun(attempt: AttemptRow, *, or_ended: bool = False) -> LedgerError:
     return LedgerError(f"attempt {attempt.number} of job {attempt.job_id!r} was not begun{tail}", job_id=attempt.job_id)
 
 
-def not_held(settlement: Settlement) -> LedgerError:
+def not_held(settlement: "Settlement") -> LedgerError:
     """Return the error of a budget that holds less than it should give back."""
     message = f"the budget {settlement.budget!r} does not hold {settlement.released} wei that it could give back"
     return LedgerError(message, field="settlement")
 
 
-def exceeded(wanted: Reservation, known: BudgetRow, job_id: str) -> BudgetExceededError:
+def exceeded(wanted: "Reservation", known: "BudgetRow", job_id: str) -> BudgetExceededError:
     """Return the error of a create that its budget does not allow."""
     # Below 0 where the limit was lowered under what is held already.
     left = max(0, wanted.limit - known.held - known.spent)
@@ -95,7 +89,7 @@ def exceeded(wanted: Reservation, known: BudgetRow, job_id: str) -> BudgetExceed
     )
 
 
-def _require_owner(job_ids: Iterable[str], parts: Iterable[AttemptRow | TaskRow | StepRow | EventRow]) -> None:
+def _require_owner(job_ids: Iterable[str], parts: "Iterable[AttemptRow | TaskRow | StepRow | EventRow]") -> None:
     known = {*job_ids}
     for part in parts:
         if part.job_id not in known:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import attrs
 
 from crynux_async.errors import ConfigError, LedgerError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, JobRow, StepRow, TaskRow, WishRow
+from crynux_async.ledgers.base import AttemptOutcome, JobRow
 from crynux_async.money import WEI
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
@@ -285,14 +285,15 @@ WISH_COLUMNS: Mapping[str, Kind] = MappingProxyType(
 )
 """How each attribute of a ``WishRow`` becomes a column value."""
 
-_COLUMNS: Mapping[type[Any], Mapping[str, Kind]] = MappingProxyType(
+# By name: a program whose jobs have no steps, events or wishes loads no such rows.
+_COLUMNS: Mapping[str, Mapping[str, Kind]] = MappingProxyType(
     {
-        JobRow: JOB_COLUMNS,
-        AttemptRow: ATTEMPT_COLUMNS,
-        TaskRow: TASK_COLUMNS,
-        StepRow: STEP_COLUMNS,
-        EventRow: EVENT_COLUMNS,
-        WishRow: WISH_COLUMNS,
+        "JobRow": JOB_COLUMNS,
+        "AttemptRow": ATTEMPT_COLUMNS,
+        "TaskRow": TASK_COLUMNS,
+        "StepRow": STEP_COLUMNS,
+        "EventRow": EVENT_COLUMNS,
+        "WishRow": WISH_COLUMNS,
     }
 )
 
@@ -321,7 +322,7 @@ def encode_row(row: Any, names: Collection[str] | None = None) -> dict[str, Colu
     Raises:
         LedgerError: A value cannot be stored.
     """
-    kinds = _COLUMNS[type(row)]
+    kinds = _COLUMNS[type(row).__name__]
     chosen = kinds if names is None else names
     try:
         if isinstance(row, JobRow):
@@ -423,7 +424,7 @@ def _checks(
     cls: type[Any],
 ) -> tuple[Callable[[object], tuple[object, ...]], Sequence[tuple[Callable[[Any], object], object]]]:
     """Return what reads the columns of a kind of row, and of each its check and the value that needs none."""
-    names = [name for name in _COLUMNS[cls] if cls is not JobRow or name not in ("config", "digest")]
+    names = [name for name in _COLUMNS[cls.__name__] if cls is not JobRow or name not in ("config", "digest")]
     return attrgetter(*names), [_check_of(cls, name) for name in names]
 
 
@@ -433,7 +434,7 @@ def _job_checks() -> Mapping[str, tuple[Callable[[Any], object], object]]:
 
 
 def _check_of(cls: type[Any], name: str) -> tuple[Callable[[Any], object], object]:
-    kind, default = _COLUMNS[cls][name], attrs.fields_dict(cls)[name].default
+    kind, default = _COLUMNS[cls.__name__][name], attrs.fields_dict(cls)[name].default
     return kind.check or kind.encode, _NO_VALUE if default is attrs.NOTHING else default
 
 
@@ -443,7 +444,7 @@ def decode_row(cls: type[_T], values: Sequence[Any]) -> _T:
     Raises:
         ValueError: The columns were not written by a ledger.
     """
-    kinds = _COLUMNS[cls]
+    kinds = _COLUMNS[cls.__name__]
     pairs = zip(kinds.items(), values, strict=True)
     return cls(**{name: value if kind.decode is None else kind.decode(value) for (name, kind), value in pairs})
 

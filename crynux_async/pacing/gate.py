@@ -19,13 +19,15 @@ import attrs
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateCell, GateRow, Ledger
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, GateCell, Ledger
 from crynux_async.pacing.bucket_snapshot import BucketSnapshot
 from crynux_async.pacing.token_bucket import Attempt, Outcome, TokenBucket
 from crynux_async.values import Value
 
 if TYPE_CHECKING:
     import cattrs
+
+    from crynux_async.ledgers.base import GateRow
 
 _OTHERS_WAIT = 1.0  # how long to wait at least for the answer to another process's create before looking again
 _LONGEST_PAUSE = 30.0  # after so long, look whether another process was told of a higher limit
@@ -301,7 +303,9 @@ class LedgerGate:
         self._ahead = now - monotonic()
 
 
-def _row(cell: GateCell, bucket: TokenBucket) -> GateRow:
+def _row(cell: GateCell, bucket: TokenBucket) -> "GateRow":
+    from crynux_async.ledgers.base import GateRow
+
     return GateRow(clock=cell.clock, snapshot=_converter().unstructure(bucket.snapshot()))
 
 

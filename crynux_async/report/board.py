@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import attrs
 
-from crynux_async.ledgers.rows import AttemptRow, EventRow, JobRow
+from crynux_async.ledgers.base import AttemptRow, EventRow, JobRow
 from crynux_async.pacing.gate import past_attempts
 from crynux_async.pacing.token_bucket import TokenBucket
 from crynux_async.report.board_values import (

@@ -9,7 +9,7 @@ import attrs
 from crynux_async.archive import Health, Norms
 from crynux_async.archive.naming import PROGRAMS
 from crynux_async.job_values import cost_of
-from crynux_async.ledgers.rows import EventRow, JobRow, TaskRow
+from crynux_async.ledgers.base import EventRow, JobRow, TaskRow
 from crynux_async.report.board_values import AdviceLine, ArchiveView, Curve, JobView
 from crynux_async.report.job_words import event_line, line_of, sentence_of
 from crynux_async.report.values import shown_field

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from crynux_async.ledgers.rows import EventRow, JobRow
+from crynux_async.ledgers.base import EventRow, JobRow
 from crynux_async.report.board_values import EventLine, JobLine, Tone
 from crynux_async.secret import mask_text
 from crynux_async.states import JobState

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from crynux_async.clock import monotonic
-from crynux_async.ledgers.base import EventRow
 from crynux_async.supervision.record import Record
 
 if TYPE_CHECKING:
     from crynux_async.events import Event
+    from crynux_async.ledgers.base import EventRow
 
 PROGRESS_EVERY = 2.0
 """Seconds between two events about the bytes of one download."""
@@ -44,14 +44,14 @@ class EventLog:
         self._waiting.setdefault(record.job_id, []).append(row_of(event, record.last_event))
         return True
 
-    def enter_together(self, record: Record, events: "Iterable[Event]") -> tuple[EventRow, ...]:
+    def enter_together(self, record: Record, events: "Iterable[Event]") -> "tuple[EventRow, ...]":
         """Number events that are stored with the next write about their job, and return the rows of those that are."""
         before = record.last_event
         for event in events:
             self.enter(record, event)
         return tuple(row for row in self.waiting(record.job_id) if row.number > before)
 
-    def retract(self, record: Record, rows: Iterable[EventRow]) -> None:
+    def retract(self, record: Record, rows: "Iterable[EventRow]") -> None:
         """Forget events that have not happened after all; what came after them moves up, for nobody has seen it yet."""
         gone = {id(row) for row in rows}  # the job may have been lost and taken again, and others have the numbers now
         waiting = self._waiting.pop(record.job_id, [])
@@ -62,11 +62,11 @@ class EventLog:
             moved = [attrs.evolve(row, number=number) for number, row in enumerate(left, first)]
             self._waiting[record.job_id] = moved
 
-    def waiting(self, job_id: str) -> tuple[EventRow, ...]:
+    def waiting(self, job_id: str) -> "tuple[EventRow, ...]":
         """Return the events of a job that are not stored yet, in order."""
         return tuple(self._waiting.get(job_id, ()))
 
-    def stored(self, rows: Iterable[EventRow]) -> None:
+    def stored(self, rows: "Iterable[EventRow]") -> None:
         """Forget events that were stored."""
         for row in rows:
             left = self._waiting.get(row.job_id)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerBusyError
-from crynux_async.ledgers.base import EventRow, Ledger
+from crynux_async.ledgers.base import Ledger
 from crynux_async.states import STAGES, Stage
 from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.record import Record
 
 if TYPE_CHECKING:
     from crynux_async.events import Event, EventsMissed, JobStateChanged
+    from crynux_async.ledgers.base import EventRow
 
 _TRY_AGAIN = 1.0
 
@@ -67,7 +68,7 @@ class EventReader:
         rows = await self._rows(lambda: self._ledger.events(record.job_id, after=number - 1, limit=1))
         return event_of(rows[0]) if rows and rows[0].number == number else None
 
-    async def _rows(self, read: Callable[[], Awaitable[list[EventRow]]]) -> list[EventRow]:
+    async def _rows(self, read: "Callable[[], Awaitable[list[EventRow]]]") -> "list[EventRow]":
         """Return stored events as soon as they can be read: a server that restarts ends no reader.
 
         Raises:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -15,7 +16,7 @@ import attrs
 from crynux_async.backends.base import Backend, RefundsLate, Task
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import BackendError, LedgerError, NotFoundError
-from crynux_async.ledgers.base import JobChange, JobFilter, JobRow, Ledger, StepRow, TaskRow
+from crynux_async.ledgers.base import JobChange, JobFilter, JobRow, Ledger, TaskRow
 from crynux_async.states import STAGES, JobState, Stage
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
@@ -23,6 +24,9 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.spending import settled
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.supervision.tasks import action_of
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import StepRow
 
 _log = logging.getLogger("crynux_async.supervision.late_costs")
 
@@ -141,7 +145,7 @@ class LateCosts:
                 self._open[job_id] = (since, now + max(_FIRST_LOOK_AFTER, _SHARE_OF_AGE * (now - since)))
         self._has_new.set()
 
-    async def _ask(self, task: TaskRow, steps: Collection[StepRow]) -> bool:
+    async def _ask(self, task: TaskRow, steps: "Collection[StepRow]") -> bool:
         """Ask what a try has cost, and return whether there is nothing left to be asked."""
         assert self._service is not None
         try:
@@ -180,7 +184,7 @@ def _is_open(job: JobRow, task: TaskRow) -> bool:
     return task.member == 0 and task.spent is None and task.backend == job.backend and is_over
 
 
-def _shown(task: TaskRow, steps: Iterable[StepRow]) -> Task:
+def _shown(task: TaskRow, steps: "Iterable[StepRow]") -> Task:
     """Return a try as its service is shown it."""
     return Task(
         task_id=task.task_id,

@@ -27,19 +27,7 @@ import attrs
 
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import LeaseLostError, LedgerBusyError, LedgerError, UsageError
-from crynux_async.ledgers.base import (
-    AttemptRow,
-    EventRow,
-    Fence,
-    JobChange,
-    JobRow,
-    Ledger,
-    Reservation,
-    Settlement,
-    StepRow,
-    TaskRow,
-    WishRow,
-)
+from crynux_async.ledgers.base import AttemptRow, Fence, JobChange, JobRow, Ledger, TaskRow
 from crynux_async.slices import in_slices
 from crynux_async.states import JobState
 from crynux_async.supervision.event_log import EventLog
@@ -51,6 +39,7 @@ from crynux_async.supervision.spill import Spill
 
 if TYPE_CHECKING:
     from crynux_async.events import Event
+    from crynux_async.ledgers.base import EventRow, Reservation, Settlement, StepRow, WishRow
 
 _log = logging.getLogger("crynux_async.supervision.ledger_writer")
 
@@ -324,7 +313,7 @@ class LedgerWriter:
                 if record.is_ours:
                     self._part_with(record)
 
-    async def wish(self, job_id: str, kind: str, **arguments: Any) -> WishRow:
+    async def wish(self, job_id: str, kind: str, **arguments: Any) -> "WishRow":
         """Ask whoever holds a job to do something with it, and return what was asked, with its number.
 
         Raises:
@@ -335,7 +324,7 @@ class LedgerWriter:
             stored = await self.persist(lambda: self._ledger.wish(asked))
         return stored  # noqa: RET504  # for a type checker, a cancel scope may end early
 
-    async def answer(self, wish: WishRow, said: Any) -> None:
+    async def answer(self, wish: "WishRow", said: Any) -> None:
         """Leave an answer for whoever has wished something; None takes it away again.
 
         Raises:
@@ -344,7 +333,7 @@ class LedgerWriter:
         with anyio.CancelScope(shield=True):
             await self.persist(lambda: self._ledger.put_note(ANSWERS, str(wish.number), said))
 
-    async def begin(self, attempt: AttemptRow, reservation: Reservation | None) -> None:
+    async def begin(self, attempt: AttemptRow, reservation: "Reservation | None") -> None:
         """Store an attempt before it is sent, and hold what it may cost.
 
         Raises:
@@ -408,11 +397,11 @@ class LedgerWriter:
         _log.warning("task %s of job %s was made for another process, which is told", task_id, job_id)
         await self.wish(job_id, ADOPT, task_id=task_id, attempt=attempt)
 
-    async def wishes(self) -> list[WishRow]:
+    async def wishes(self) -> "list[WishRow]":
         """Return what others wish of the jobs of this session."""
         return await self._ledger.wishes(self.fence)
 
-    async def plan_step(self, step: StepRow) -> StepRow:
+    async def plan_step(self, step: "StepRow") -> "StepRow":
         """Store a step before it is done, and return it as it is stored.
 
         Raises:
@@ -521,7 +510,9 @@ class LedgerWriter:
             self._trouble = None
             _log.warning("the ledger can be written again, and sending goes on")
 
-    def _asked(self, job_id: str, kind: str, **arguments: Any) -> WishRow:
+    def _asked(self, job_id: str, kind: str, **arguments: Any) -> "WishRow":
+        from crynux_async.ledgers.base import WishRow
+
         return WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
 
     async def _change(self, change: JobChange, news: "Sequence[Event]") -> list[str]:
@@ -576,11 +567,11 @@ class LedgerWriter:
     def _new_row(self, record: Record) -> JobRow:
         return new_row(record, backend=self._backend, key_id=self._key_id)
 
-    def _first_events(self, row: JobRow) -> list[EventRow]:
+    def _first_events(self, row: JobRow) -> "list[EventRow]":
         """Return the events of a new job that its row counts; more may have happened since that was made."""
         return [event for event in self.events.waiting(row.job_id) if event.number <= row.last_event]
 
-    def _tell_readers(self, records: Iterable[Record], events: Sequence[EventRow]) -> None:
+    def _tell_readers(self, records: Iterable[Record], events: "Sequence[EventRow]") -> None:
         self.events.stored(events)
         if events:
             for record in records:

@@ -8,10 +8,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import attrs
 
-from crynux_async.backends.base import Backend, Finding, FindsLostCreates, LostCreate, Verdict
+from crynux_async.backends.base import Backend, FindsLostCreates, Verdict
 from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, Ledger, TaskRow
 from crynux_async.states import JobState, Signal, advance, may
@@ -23,6 +24,9 @@ from crynux_async.supervision.rows import lost_attempt
 from crynux_async.supervision.spending import Spending
 from crynux_async.supervision.stored_errors import columns_of_error
 
+if TYPE_CHECKING:
+    from crynux_async.backends.base import Finding, LostCreate
+
 # Creates that share a bracket lie close together; the margin is for clocks that were set.
 _RIVALS_WITHIN = timedelta(days=7)
 _OTHER_KEY = "it was sent with another API key or wallet, which alone can tell its task from others: look with that one"
@@ -32,7 +36,9 @@ _ASKED_AT_ONCE = 500  # tasks
 _log = logging.getLogger("crynux_async.supervision.lost_creates")
 
 
-async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow], *, are_wanted: bool = True) -> list[LostCreate]:
+async def lost_creates(
+    ledger: Ledger, attempts: Iterable[AttemptRow], *, are_wanted: bool = True
+) -> "list[LostCreate]":
     """Return attempts of unknown outcome with what the ledger knows around them.
 
     Args:
@@ -40,6 +46,8 @@ async def lost_creates(ledger: Ledger, attempts: Iterable[AttemptRow], *, are_wa
         attempts: The attempts.
         are_wanted: Whether their tasks are looked for (see ``LostCreate``).
     """
+    from crynux_async.backends.base import LostCreate
+
     found = []
     for attempt in attempts:
         around = await ledger.neighbours(attempt)
@@ -88,11 +96,11 @@ class LostCreates:
         self._accounts = accounts
         self._spending = spending
 
-    async def all(self) -> list[LostCreate]:
+    async def all(self) -> "list[LostCreate]":
         """Return the lost creates of this session's unconfirmed jobs."""
         return await lost_creates(self._ledger, (await self._unconfirmed()).values())
 
-    async def look_for(self, *, at_most: int, evidence_bytes: int) -> list[tuple[Finding, Record]]:
+    async def look_for(self, *, at_most: int, evidence_bytes: int) -> "list[tuple[Finding, Record]]":
         """Look for the tasks of lost creates, store what was found, and return it; found jobs run from now on.
 
         Args:
@@ -105,6 +113,8 @@ class LostCreates:
         if not isinstance(self._backend, FindsLostCreates):
             raise UsageError(f"{self._backend.name} gives no way to find a create whose answer was lost")
         own, foreign = await self._by_credential()
+        from crynux_async.backends.base import Finding
+
         findings = [Finding(job_id=job_id, verdict=Verdict.OPEN, explanation=_OTHER_KEY) for job_id in foreign]
         if own:
             lost = await self._with_rivals(own)
@@ -172,7 +182,7 @@ class LostCreates:
         own = {job_id: attempt for job_id, attempt in lost.items() if attempt.key_id == self._backend.key_id}
         return own, [job_id for job_id in lost if job_id not in own]
 
-    async def _with_rivals(self, own: dict[str, AttemptRow]) -> list[LostCreate]:
+    async def _with_rivals(self, own: dict[str, AttemptRow]) -> "list[LostCreate]":
         """Return lost creates together with every other one that may have made the same tasks, whoever holds its job.
 
         A job that was given up, or was paid for again, may have a task all the same: it is no other job's.
@@ -194,7 +204,7 @@ class LostCreates:
         lost = {job_id: lost_attempt(attempts, self._record(job_id).tries) for job_id, attempts in by_job.items()}
         return {job_id: attempt for job_id, attempt in lost.items() if attempt is not None}
 
-    async def _known(self, backend: FindsLostCreates, lost: Iterable[LostCreate], at_most: int) -> frozenset[str]:
+    async def _known(self, backend: FindsLostCreates, lost: "Iterable[LostCreate]", at_most: int) -> frozenset[str]:
         """Return which tasks that may be those of lost creates belong to other jobs.
 
         Of more than can be looked at, only the first ones are asked for: they are left alone, however many they are.
@@ -208,7 +218,7 @@ class LostCreates:
                 known |= taken
         return frozenset(known)
 
-    async def _settle(self, finding: Finding) -> Finding:
+    async def _settle(self, finding: "Finding") -> "Finding":
         """Store what one finding means, and return the finding, or what became of it instead."""
         record = self._record(finding.job_id)
         attempt = (await self._attempts([finding.job_id])).get(finding.job_id)

@@ -1,14 +1,18 @@
 """What budgets hold for tries: reserved with the attempt, released or spent with its end, each in one transaction."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from crynux_async.budgets import Budget
 from crynux_async.errors import BudgetExceededError
-from crynux_async.ledgers.base import AttemptOutcome, Ledger, Reservation, Settlement, TaskRow
+from crynux_async.ledgers.base import AttemptOutcome, Ledger, TaskRow
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.record import Record
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import Reservation, Settlement
 
 _SCOPE = "budget"
 _CERTAINLY_UNPAID = frozenset({AttemptOutcome.LIMITED, AttemptOutcome.REJECTED, AttemptOutcome.NOT_SENT})
@@ -41,7 +45,7 @@ class Spending:
             await self._ledger.put_note(_SCOPE, budget.name, {"limit": str(budget.limit)})
             self._newest[budget.name] = budget.limit
 
-    async def reservation(self, record: Record) -> Reservation | None:
+    async def reservation(self, record: Record) -> "Reservation | None":
         """Return what is to be held for a try, or None for a job without a budget.
 
         Raises:
@@ -51,6 +55,8 @@ class Spending:
         budget = record.filing.budget
         if budget is None:
             return None
+        from crynux_async.ledgers.base import Reservation
+
         limit = await self._limit(budget)
         amount = self._accounts.price_of(record)
         if limit is None or amount is None:
@@ -67,7 +73,7 @@ class Spending:
             )
         return Reservation(budget=budget.name, amount=amount, limit=limit)
 
-    def release(self, record: Record, outcome: AttemptOutcome) -> Settlement | None:
+    def release(self, record: Record, outcome: AttemptOutcome) -> "Settlement | None":
         """Return what an attempt that certainly made no task gives back, or None where it holds what it has."""
         budget = record.filing.budget
         if budget is None or outcome not in _CERTAINLY_UNPAID:
@@ -75,6 +81,8 @@ class Spending:
         amount = self._accounts.price_of(record)
         if amount is None:
             return None
+        from crynux_async.ledgers.base import Settlement
+
         return Settlement(budget=budget.name, released=amount, spent=0)
 
     async def _limit(self, budget: Budget) -> int | None:
@@ -89,7 +97,7 @@ class Spending:
         return int(note["limit"]) if note is not None else None
 
 
-def settled(record: Record, before: TaskRow, after: TaskRow) -> tuple[TaskRow, Settlement | None]:
+def settled(record: Record, before: TaskRow, after: TaskRow) -> "tuple[TaskRow, Settlement | None]":
     """Return a task that has ended with what it did cost, and what that means for its budget.
 
     What a service does not tell counts as the whole fee: a budget is never believed to have more left than it has.
@@ -102,5 +110,7 @@ def settled(record: Record, before: TaskRow, after: TaskRow) -> tuple[TaskRow, S
     budget, fee = record.filing.budget, before.fee
     if budget is None or fee is None or before.spent is not None:
         return after, None
+    from crynux_async.ledgers.base import Settlement
+
     spent = fee if after.spent is None else min(fee, after.spent)
     return attrs.evolve(after, spent=spent), Settlement(budget=budget.name, released=fee, spent=spent)

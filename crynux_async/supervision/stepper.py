@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from crynux_async.backends.base import Action, Backend, Look, Stepped, Task
+from crynux_async.backends.base import Backend, Look, Stepped, Task
 from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, LeaseLostError, LedgerError
-from crynux_async.ledgers.base import JobChange, StepRow
+from crynux_async.ledgers.base import JobChange
 from crynux_async.states import FOLLOWED
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
@@ -25,7 +25,9 @@ from crynux_async.supervision.submitter import Spawn
 from crynux_async.supervision.tasks import TaskViews, action_of
 
 if TYPE_CHECKING:
+    from crynux_async.backends.base import Action
     from crynux_async.events import Event
+    from crynux_async.ledgers.base import StepRow
 
 _log = logging.getLogger("crynux_async.supervision.stepper")
 
@@ -80,7 +82,7 @@ class Stepper:
         """Forget what failed of a job whose task needs nothing more here."""
         self._failures.pop(record.job_id, None)
 
-    async def _steps(self, record: Record, task: Task, look: Look, first: Action) -> None:
+    async def _steps(self, record: Record, task: Task, look: Look, first: "Action") -> None:
         """Do what one look asks for: an action and those that go with it. What goes wrong concerns this job alone."""
         action: Action | None = first
         taken: set[tuple[str, int]] = set()
@@ -120,7 +122,7 @@ class Stepper:
     def _is_to_be_done(record: Record, task: Task) -> bool:
         return record.is_ours and record.state in FOLLOWED and record.task_id == task.task_id
 
-    def _following(self, task: Task, look: Look, taken: Container[tuple[str, int]]) -> Action | None:
+    def _following(self, task: Task, look: Look, taken: Container[tuple[str, int]]) -> "Action | None":
         """Return what the same look asks for besides what was done: both siblings of a selected task, at once.
 
         Each waited for a look of its own once, and a second of a training that has one deadline for everything is gone
@@ -130,7 +132,7 @@ class Stepper:
         action = self._backend.next_action(task, look)
         return None if action is None or (action.kind, action.member) in taken else action
 
-    async def _do(self, record: Record, task: Task, action: Action) -> Task:
+    async def _do(self, record: Record, task: Task, action: "Action") -> Task:
         """Store an action, do it, and store what became of it; return the task with it."""
         from crynux_async.events import StepTaken
 
@@ -154,7 +156,9 @@ class Stepper:
             self._tell(taken)
         return task
 
-    def _row(self, record: Record, action: Action) -> StepRow:
+    def _row(self, record: Record, action: "Action") -> "StepRow":
+        from crynux_async.ledgers.base import StepRow
+
         return StepRow(
             job_id=record.job_id,
             try_number=record.tries,

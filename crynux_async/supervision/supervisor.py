@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.abc
 
-from crynux_async.backends.base import Backend, Finding, HasImages, LostCreate, Phase
+from crynux_async.backends.base import Backend, HasImages, Phase
 from crynux_async.budgets import Budget
 from crynux_async.downloads.names import check_template
 from crynux_async.errors import LedgerError, UsageError, only_error
@@ -60,6 +60,7 @@ from crynux_async.threads import in_thread, to_the_end
 from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
+    from crynux_async.backends.base import Finding, LostCreate
     from crynux_async.supervision.audit import Audit
     from crynux_async.supervision.forecast import Forecast
     from crynux_async.supervision.observer import Ear
@@ -536,11 +537,11 @@ class Supervisor:
         self.check_open()
         return await self._images.store(record, archive)
 
-    async def lost_creates(self) -> list[LostCreate]:
+    async def lost_creates(self) -> "list[LostCreate]":
         """Return the creates of this session's jobs whose outcome is not known."""
         return await self._lost.all()
 
-    async def look_for_lost(self, *, at_most: int, evidence_bytes: int) -> list[tuple[Finding, Record]]:
+    async def look_for_lost(self, *, at_most: int, evidence_bytes: int) -> "list[tuple[Finding, Record]]":
         """Look for the tasks of lost creates; those that are found are followed from now on."""
         found = await self._lost.look_for(at_most=at_most, evidence_bytes=evidence_bytes)
         for _, record in found:

@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -11,17 +11,7 @@ import attrs
 from crynux_async.backends.base import Backend
 from crynux_async.clock import utc_now
 from crynux_async.errors import LedgerError
-from crynux_async.ledgers.base import (
-    AttemptOutcome,
-    AttemptRow,
-    EventRow,
-    Holder,
-    JobChange,
-    JobFilter,
-    JobRow,
-    Ledger,
-    WishRow,
-)
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Holder, JobChange, JobFilter, JobRow, Ledger
 from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.cut_off import CUT_OFF
@@ -35,6 +25,9 @@ from crynux_async.supervision.rows import doubtful_attempt, lost_attempt, record
 from crynux_async.supervision.shares import room_for, surplus_of
 from crynux_async.supervision.submitter import HandOn, Submitter
 from crynux_async.wording import counted
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import EventRow, WishRow
 
 _SHARED = UNFINISHED - UNFETCHED
 
@@ -307,7 +300,7 @@ class TakeOver:
             found[attempt.job_id].append(attempt)
         return found
 
-    async def _grant(self, record: Record, wish: WishRow) -> None:
+    async def _grant(self, record: Record, wish: "WishRow") -> None:
         if wish.kind in self.grants:
             await self.grants[wish.kind](record, wish)
             return
@@ -332,7 +325,7 @@ class TakeOver:
         self._register.replace(record, lambda: restore(record, row, is_cut_off=is_cut_off))
 
 
-def _cut_off_row(row: JobRow) -> EventRow:
+def _cut_off_row(row: JobRow) -> "EventRow":
     """Return the next event of a job whose create was cut off; its row says of what it is the next."""
     from crynux_async.events import JobStateChanged
     from crynux_async.supervision.event_rows import row_of

@@ -1,10 +1,16 @@
 """Tasks as a backend is shown them: made from what the ledger has of a job's steps, where the service needs any."""
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from crynux_async.backends.base import Action, Backend, Stepped, Task
-from crynux_async.ledgers.base import Ledger, StepRow
+from crynux_async.backends.base import Backend, Stepped, Task
+from crynux_async.ledgers.base import Ledger
 from crynux_async.supervision.record import Record
+
+if TYPE_CHECKING:
+    from crynux_async.backends.base import Action
+    from crynux_async.ledgers.base import StepRow
 
 _NEWEST = 1000  # events that are read
 
@@ -54,7 +60,7 @@ class TaskViews:
                 self._tasks[record.job_id] = task
         return task
 
-    async def enter(self, record: Record, action: Action) -> Task:
+    async def enter(self, record: Record, action: "Action") -> Task:
         """Enter a step that was stored, and return the task with it and with everything else that is stored.
 
         Raises:
@@ -86,8 +92,10 @@ class TaskViews:
         self._tasks.pop(record.job_id, None)
 
 
-def action_of(row: StepRow) -> Action:
+def action_of(row: "StepRow") -> "Action":
     """Return a step as the backend is shown it."""
+    from crynux_async.backends.base import Action
+
     return Action(
         kind=row.kind,
         member=row.member,

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
 from crynux_async.errors import LeaseLostError, UsageError
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, Ledger, TaskRow, WishRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, Ledger, TaskRow
 from crynux_async.states import STAGES, JobState, Signal, Stage, may
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
@@ -18,6 +18,9 @@ from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.values import Value
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import WishRow
 
 SEND = "send"
 """The kind of a wish: send a job again, where it is still as the wisher saw it."""
@@ -162,7 +165,7 @@ class Tries:
         """Whether a job has a task, or may have one."""
         return _has_made_a_task(record, await self._attempts(record))
 
-    async def grant(self, record: Record, wish: WishRow) -> None:
+    async def grant(self, record: Record, wish: "WishRow") -> None:
         """Send a job because another session wishes it, unless more has happened than the wisher had seen.
 
         Raises:
@@ -180,7 +183,7 @@ class Tries:
             await self._writer.persist(self._writer.flush)
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
 
-    async def grant_stop(self, record: Record, wish: WishRow) -> None:
+    async def grant_stop(self, record: Record, wish: "WishRow") -> None:
         """Leave a job unsent because another session wishes it.
 
         Raises:
@@ -194,7 +197,7 @@ class Tries:
         self._submitter.set_aside(record, UsageError("sending it was stopped; job.retry() sends it"))
         await self._writer.change(JobChange(job_id=record.job_id, columns={"is_stopped": True}))
 
-    async def _is_ours_after_all(self, record: Record, wish: WishRow) -> bool:
+    async def _is_ours_after_all(self, record: Record, wish: "WishRow") -> bool:
         """Wait until the owner of a job has done what was wished, and return False; or True where it never will.
 
         Only the wish itself tells: states, tries and events change for other reasons, too, or look as before when the
@@ -212,7 +215,7 @@ class Tries:
                 heard = await self._onlookers.next_write(heard)
         return True
 
-    async def _is_granted(self, record: Record, wish: WishRow, fence: Fence) -> bool:
+    async def _is_granted(self, record: Record, wish: "WishRow", fence: Fence) -> bool:
         """Whether whoever holds a job under a fence has done what was wished."""
         if wish.number in {one.number for one in await self._ledger.wishes(fence)}:
             return False

@@ -6,11 +6,11 @@ that have ended, is taken by whoever wishes something of it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crynux_async import errors
 from crynux_async.errors import BackendError, CrynuxError, UsageError
-from crynux_async.ledgers.base import JobChange, Ledger, WishRow
+from crynux_async.ledgers.base import JobChange, Ledger
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
@@ -21,6 +21,9 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.submitter import HandOn, Spawn, Submitter
 from crynux_async.supervision.take_over import TakeOver
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import WishRow
 
 ABANDON = "abandon"
 """The kind of a wish: give the job up."""
@@ -80,7 +83,7 @@ class Wishes:
         self._cancelling: set[int] = set()
 
     @property
-    def grants(self) -> dict[str, Callable[[Record, WishRow], Awaitable[None]]]:
+    def grants(self) -> "dict[str, Callable[[Record, WishRow], Awaitable[None]]]":
         """How each kind of wish is granted."""
         return {ABANDON: self._grant_abandon, CANCEL: self._grant_cancel, LET_GO: self._grant_let_go}
 
@@ -154,7 +157,7 @@ class Wishes:
                 asked = holder.fence.number
             heard = await self._onlookers.next_write(heard)
 
-    async def _grant_abandon(self, record: Record, wish: WishRow) -> None:
+    async def _grant_abandon(self, record: Record, wish: "WishRow") -> None:
         # Whoever gave up an earlier try said nothing of the one that runs now.
         if wish.arguments.get("try_number") == record.tries:
             self.give_up(record)
@@ -162,13 +165,13 @@ class Wishes:
             await self._writer.persist(self._writer.flush)
         await self._granted(record, wish)
 
-    async def _grant_cancel(self, record: Record, wish: WishRow) -> None:
+    async def _grant_cancel(self, record: Record, wish: "WishRow") -> None:
         """Begin to cancel a job: the service's answer must not keep other wishes waiting."""
         if wish.number not in self._cancelling:
             self._cancelling.add(wish.number)
             self._spawn(self._cancel_for_another(record, wish))
 
-    async def _cancel_for_another(self, record: Record, wish: WishRow) -> None:
+    async def _cancel_for_another(self, record: Record, wish: "WishRow") -> None:
         try:
             if wish.arguments.get("try_number") != record.tries:
                 raise UsageError(_OTHER_TRY)
@@ -183,7 +186,7 @@ class Wishes:
         await self._writer.answer(wish, answer)
         await self._granted(record, wish)
 
-    async def _grant_let_go(self, record: Record, wish: WishRow) -> None:
+    async def _grant_let_go(self, record: Record, wish: "WishRow") -> None:
         """Give a job back, unless something is being done with it: then the wish waits for the end of that."""
         is_busy = self._fetcher.is_fetching(record) or self._submitter.is_under_way(record)
         if is_busy or record.state not in _FETCHABLE:
@@ -191,7 +194,7 @@ class Wishes:
         await self._granted(record, wish)
         await self._writer.let_go([record])
 
-    async def _granted(self, record: Record, wish: WishRow) -> None:
+    async def _granted(self, record: Record, wish: "WishRow") -> None:
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
 
 

@@ -56,12 +56,14 @@ async def test_first_job_loads_nothing_that_it_does_not_need() -> None:
     assert "crynux_async.supervision.follower" in loaded
     assert not loaded & {
         "cattrs",
+        "crynux_async.backends.ability_values",
         "crynux_async.backends.bridge.brackets",
         "crynux_async.backends.bridge.reasons",
         "crynux_async.backends.relay.arguments",
         "crynux_async.datasets.problems",
         "crynux_async.events",  # nobody reads any
         "crynux_async.job_values",
+        "crynux_async.ledgers.seldom_rows",
         "crynux_async.session_values",
         "crynux_async.signing",
         "crynux_async.supervision.audit",

@@ -6,19 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from crynux_async.backends.base import (
-    CreatedTask,
-    Finding,
-    Habits,
-    Look,
-    LostCreate,
-    Order,
-    ResultStream,
-    Seen,
-    Task,
-    Turnstile,
-    Validator,
-)
+from crynux_async.backends.base import CreatedTask, Habits, Look, Order, ResultStream, Seen, Task, Turnstile, Validator
 from crynux_async.backends.bridge import wire
 from crynux_async.backends.bridge.http import BridgeClient
 from crynux_async.backends.bridge.kept_keys import KeptKeys
@@ -32,6 +20,7 @@ from crynux_async.training.lengths import most_rounds, stall_seconds
 from crynux_async.training.service import BRIDGE_FACTS, ServiceFacts
 
 if TYPE_CHECKING:
+    from crynux_async.backends.base import Finding, LostCreate
     from crynux_async.backends.bridge.reasons import ReasonDesk
 
 _log = logging.getLogger("crynux_async.backends.bridge")
@@ -193,19 +182,19 @@ class BridgeBackend:
         """Make a key that was never used known to the bridge, unless the settings forbid it."""
         return await prepare_key(self._client, turnstile) if self._settings.prime_key else None
 
-    def candidates(self, create: LostCreate, *, at_most: int) -> Iterable[str]:
+    def candidates(self, create: "LostCreate", *, at_most: int) -> Iterable[str]:
         """Yield the numbers between those around a lost create."""
         from crynux_async.backends.bridge.brackets import candidates
 
         return candidates(create, at_most=at_most)
 
-    def search_requests(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> int:
+    def search_requests(self, lost: "Sequence[LostCreate]", *, known: frozenset[str], at_most: int) -> int:
         """Return how many requests ``find_lost`` will make at most with the same arguments."""
         from crynux_async.backends.bridge.brackets import search_requests
 
         return search_requests(lost, known=known, at_most=at_most)
 
-    async def find_lost(self, lost: Sequence[LostCreate], *, known: frozenset[str], at_most: int) -> list[Finding]:
+    async def find_lost(self, lost: "Sequence[LostCreate]", *, known: frozenset[str], at_most: int) -> "list[Finding]":
         """Look for the tasks of lost creates between the numbers around them."""
         from crynux_async.backends.bridge.brackets import find_lost
 

@@ -9,11 +9,14 @@ import functools
 from array import array
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Neighbours
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow
 from crynux_async.ledgers.columns import from_microseconds, to_microseconds
 from crynux_async.ledgers.memory.undo import Undo
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import Neighbours
 
 NONE = -1
 """The position of an attempt that is not there."""
@@ -85,8 +88,10 @@ class AttemptLog:
             last = self._previous[last]
         return last
 
-    def neighbours(self, position: int, at_most: int) -> Neighbours:
+    def neighbours(self, position: int, at_most: int) -> "Neighbours":
         """Return what the attempt at a position lies between."""
+        from crynux_async.ledgers.base import Neighbours
+
         backend, ended = self._common[position][_BACKEND], self._begun_at_finish[position]
         before, after, under_way = [], [], []
         for index, other in enumerate(self._common):

@@ -4,16 +4,19 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from crynux_async.errors import LeaseLostError, LedgerError
-from crynux_async.ledgers.base import Fence, Holder, JobRow, StepRow, TaskRow
+from crynux_async.ledgers.base import Fence, Holder, JobRow, TaskRow
 from crynux_async.ledgers.memory.attempts import NONE
 from crynux_async.ledgers.memory.packing import Packed, changed, column, packed, unpacked
 from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
+
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import StepRow
 
 _Sort: TypeAlias = tuple[str, JobState, bool]
 """What a claim tells jobs apart by: backend, state, and whether an archive is wanted."""
@@ -91,7 +94,7 @@ class Entry:
         return None if self._table.is_told[self.number] else self._table.tasks.get(self.number, ())
 
     @property
-    def steps(self) -> tuple[tuple[int, StepRow], ...]:
+    def steps(self) -> "tuple[tuple[int, StepRow], ...]":
         """Its steps, each with its place in time."""
         return self._table.steps.get(self.number, ())
 
@@ -321,7 +324,7 @@ class JobTable:
         undo.replace(self.fees, entry.number, task.fee if is_plain else None)
         self._keep_tasks(entry, None if is_plain else tasks, undo)
 
-    def plan_step(self, entry: Entry, step: StepRow, undo: Undo) -> StepRow:
+    def plan_step(self, entry: Entry, step: "StepRow", undo: Undo) -> "StepRow":
         """Add a step of a job unless it is there, and return it as it is there."""
         known = _known_step(entry, step)
         if known is not None:
@@ -330,7 +333,7 @@ class JobTable:
         undo.put(self.steps, entry.number, (*entry.steps, (self._last_step, step)))
         return step
 
-    def finish_step(self, entry: Entry, step: StepRow, undo: Undo) -> None:
+    def finish_step(self, entry: Entry, step: "StepRow", undo: Undo) -> None:
         """Store what became of a step.
 
         Raises:
@@ -383,7 +386,7 @@ def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
     return [task for entry in entries for task in entry.all_tasks()]
 
 
-def ordered_steps(entries: Iterable[Entry]) -> list[StepRow]:
+def ordered_steps(entries: Iterable[Entry]) -> "list[StepRow]":
     """Return the steps of jobs in the order in which they were planned."""
     return [step for _, step in sorted((pair for entry in entries for pair in entry.steps), key=lambda pair: pair[0])]
 
@@ -429,9 +432,9 @@ def _task_place(task: TaskRow) -> tuple[int, int]:
     return task.try_number, task.member
 
 
-def _known_step(entry: Entry, step: StepRow) -> StepRow | None:
+def _known_step(entry: Entry, step: "StepRow") -> "StepRow | None":
     return next((known for _, known in entry.steps if _place(known) == _place(step)), None)
 
 
-def _place(step: StepRow) -> tuple[int, int, str]:
+def _place(step: "StepRow") -> tuple[int, int, str]:
     return step.try_number, step.member, step.kind

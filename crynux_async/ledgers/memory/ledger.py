@@ -13,31 +13,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
 
 from crynux_async.clock import boot_id, monotonic, utc_now
 from crynux_async.errors import LedgerError, UsageError
-from crynux_async.ledgers.base import (
-    LEASE_MEMORY,
-    AttemptRow,
-    BudgetRow,
-    EventRow,
-    Fence,
-    GateRow,
-    Holder,
-    JobChange,
-    JobFilter,
-    JobRow,
-    Neighbours,
-    Reservation,
-    Settlement,
-    StepRow,
-    TaskRow,
-    WishRow,
-)
+from crynux_async.ledgers.base import LEASE_MEMORY, AttemptRow, Fence, Holder, JobChange, JobFilter, JobRow, TaskRow
 from crynux_async.ledgers.bell import Bell
 from crynux_async.ledgers.checks import check_change, check_new_rows, exceeded, misnumbered, not_begun, not_held
 from crynux_async.ledgers.columns import check_changes, check_row, to_json
@@ -48,6 +31,18 @@ from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
 
+if TYPE_CHECKING:
+    from crynux_async.ledgers.base import (
+        BudgetRow,
+        EventRow,
+        GateRow,
+        Neighbours,
+        Reservation,
+        Settlement,
+        StepRow,
+        WishRow,
+    )
+
 _SLICE = 500  # rows between two turns of the event loop: one takes about 6 µs to check
 _EVERY = JobFilter()
 
@@ -57,7 +52,7 @@ class _Cell:
 
     __slots__ = ("clock", "now", "row")
 
-    def __init__(self, row: GateRow | None) -> None:
+    def __init__(self, row: "GateRow | None") -> None:
         self.row = row
         self.clock = boot_id()
         self.now = monotonic()
@@ -197,7 +192,7 @@ class MemoryLedger:
         rows: Sequence[JobRow],
         *,
         fence: Fence | None = None,
-        events: Sequence[EventRow] = (),
+        events: "Sequence[EventRow]" = (),
         tasks: Sequence[TaskRow] = (),
     ) -> list[JobRow]:
         """Store new jobs with their first events and tasks, and return what is stored."""
@@ -232,7 +227,7 @@ class MemoryLedger:
             lost = [change.job_id for change in changes if not self._change(fence, change, undo)]
             return list(dict.fromkeys(lost))
 
-    async def begin(self, fence: Fence, attempt: AttemptRow, *, reservation: Reservation | None = None) -> None:
+    async def begin(self, fence: Fence, attempt: AttemptRow, *, reservation: "Reservation | None" = None) -> None:
         """Store an attempt before its first byte is sent, and reserve what it may cost."""
         check_row(attempt)
         with self._writing() as undo:
@@ -244,7 +239,7 @@ class MemoryLedger:
             if reservation is not None:
                 self._reserve(reservation, attempt.job_id, undo)
 
-    async def plan_step(self, fence: Fence, step: StepRow) -> StepRow:
+    async def plan_step(self, fence: Fence, step: "StepRow") -> "StepRow":
         """Store a step before it is done, and return it as it is stored."""
         check_row(step)
         with self._writing() as undo:
@@ -292,7 +287,7 @@ class MemoryLedger:
             and not (unfinished and attempt.outcome is not None)
         ]
 
-    async def neighbours(self, attempt: AttemptRow, *, at_most: int = 200) -> Neighbours:
+    async def neighbours(self, attempt: AttemptRow, *, at_most: int = 200) -> "Neighbours":
         """Return the task ids around an attempt."""
         entry = self._table.find(attempt.job_id)
         position = NONE if entry is None else self._attempts.position(entry.last_attempt, attempt.number)
@@ -308,11 +303,11 @@ class MemoryLedger:
         """Return those of these tasks of a backend that any job has."""
         return {task_id for task_id in task_ids if self._table.by_task(backend, task_id)}
 
-    async def steps(self, job_ids: Collection[str]) -> list[StepRow]:
+    async def steps(self, job_ids: Collection[str]) -> "list[StepRow]":
         """Return the steps of certain jobs in the order in which they were planned."""
         return ordered_steps(self._entries(job_ids))
 
-    async def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
+    async def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> "list[EventRow]":
         """Return a job's events with larger numbers than ``after``, in order."""
         known = self._events.get(job_id, [])
         # By number, for old events may be trimmed: an event's place in the list is not its number.
@@ -333,7 +328,7 @@ class MemoryLedger:
                 events[:] = kept
             return removed
 
-    async def wish(self, row: WishRow) -> WishRow:
+    async def wish(self, row: "WishRow") -> "WishRow":
         """Store a wish, and return it with its number."""
         check_row(row)
         with self._writing():
@@ -342,7 +337,7 @@ class MemoryLedger:
             self._wishes[self._last_wish] = attrs.evolve(row, number=self._last_wish)
             return self._wishes[self._last_wish]
 
-    async def wishes(self, fence: Fence) -> list[WishRow]:
+    async def wishes(self, fence: Fence) -> "list[WishRow]":
         """Return what is wished of the jobs that a lease holds."""
         return [
             wish
@@ -356,7 +351,7 @@ class MemoryLedger:
         held = sum(task.fee or 0 for task in tasks if task.spent is None)
         return held, sum(task.spent for task in tasks if task.spent is not None)
 
-    async def budget(self, name: str) -> BudgetRow | None:
+    async def budget(self, name: str) -> "BudgetRow | None":
         """Return a budget, or None where nothing was ever reserved under this name."""
         return self._budgets.get(name)
 
@@ -435,7 +430,7 @@ class MemoryLedger:
         self._table.add(row, lease, undo)
         return None
 
-    def _add_events(self, events: Sequence[EventRow], undo: Undo) -> None:
+    def _add_events(self, events: "Sequence[EventRow]", undo: Undo) -> None:
         for event in events:
             undo.append(self._events.setdefault(event.job_id, []), event)
 
@@ -470,14 +465,16 @@ class MemoryLedger:
             raise not_begun(attempt, or_ended=True)
         self._attempts.finish(position, attempt, undo)
 
-    def _reserve(self, wanted: Reservation, job_id: str, undo: Undo) -> None:
+    def _reserve(self, wanted: "Reservation", job_id: str, undo: Undo) -> None:
+        from crynux_async.ledgers.base import BudgetRow
+
         known = self._budgets.get(wanted.budget, BudgetRow(name=wanted.budget, limit=0, held=0, spent=0))
         if known.held + known.spent + wanted.amount > wanted.limit:
             raise exceeded(wanted, known, job_id)
         budget = attrs.evolve(known, limit=wanted.limit, held=known.held + wanted.amount)
         undo.put(self._budgets, wanted.budget, budget)
 
-    def _settle(self, settlement: Settlement, undo: Undo) -> None:
+    def _settle(self, settlement: "Settlement", undo: Undo) -> None:
         known = self._budgets.get(settlement.budget)
         if known is None or known.held < settlement.released:
             raise not_held(settlement)

@@ -15,7 +15,7 @@ from crynux_async.downloads.images import images_beside
 from crynux_async.errors import ArchiveError, UsageError
 from crynux_async.integrations.fastapi.page.sources import Viewer
 from crynux_async.job import Job
-from crynux_async.ledgers.rows import AttemptRow, EventRow, JobRow
+from crynux_async.ledgers.base import AttemptRow, EventRow, JobRow
 from crynux_async.report.board import (
     LATEST,
     MOST_PLANNED,
