@@ -376,8 +376,10 @@ class KeyMemory:
         """Keep what is known of a key's bucket now."""
         self._told.pop(key, None)
         self._told[key] = snapshot
-        while len(self._told) > self._most:
-            del self._told[next(iter(self._told))]
+        if len(self._told) > self._most:
+            # A session on another thread's event loop may forget the same keys at the same moment.
+            for old in [*self._told][: -self._most]:
+                self._told.pop(old, None)
 
     def recall(self, key: tuple[str, str]) -> BucketSnapshot | None:
         """Return what was known last, or None."""

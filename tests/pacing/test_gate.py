@@ -4,7 +4,7 @@ import asyncio
 import gc
 import math
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -329,6 +329,20 @@ def test_memory_forgets_the_key_that_was_used_longest_ago() -> None:
     for name in ("a", "b", "a", "c"):
         memory.remember(("bridge", name), snapshot)
     assert [memory.recall(("bridge", name)) is not None for name in ("a", "b", "c")] == [True, False, True]
+
+
+def test_memory_bears_that_another_thread_forgets_the_same_key_at_the_same_moment() -> None:
+    class Told(dict[Any, Any]):
+        def __iter__(self) -> Iterator[Any]:
+            keys = [*self.keys()]
+            self.pop(keys[0], None)  # the other thread's
+            return iter(keys)
+
+    memory, snapshot = KeyMemory(most=1), TokenBucket(limit_per_minute=1, now=0.0).snapshot()
+    memory._told = Told()
+    for name in ("a", "b"):
+        memory.remember(("bridge", name), snapshot)
+    assert memory.recall(("bridge", "b")) is not None
 
 
 async def test_create_of_a_session_that_is_gone_is_lost_for_the_next_after_its_time() -> None:

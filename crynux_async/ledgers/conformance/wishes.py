@@ -2,7 +2,7 @@
 
 import attrs
 
-from crynux_async.ledgers.base import WishRow
+from crynux_async.ledgers.base import JobChange, Settlement, WishRow
 from crynux_async.ledgers.conformance.support import (
     AWKWARD,
     LedgerCheck,
@@ -53,4 +53,19 @@ async def granted_wishes_are_gone(make: LedgerFactory) -> None:
         require_equal(await one.ledger.wishes(one.fence), [second, third], "wishes at the end")
 
 
-WISH_CHECKS: tuple[LedgerCheck, ...] = (wishes_reach_whoever_holds_the_job, granted_wishes_are_gone)
+async def wishes_keep_their_order_when_a_write_is_undone(make: LedgerFactory) -> None:
+    """A wish that a refused write would have removed is heard before later ones, as it was."""
+    async with desks(make) as (one, two):
+        await one.ledger.add([job("a"), job("b")], fence=one.fence)
+        made = [await two.ledger.wish(_wish("a")), await two.ledger.wish(_wish("b"))]
+        granting = JobChange(job_id="a", granted=(made[0].number,))
+        refused = JobChange(job_id="b", settlement=Settlement(budget="nobody's", released=1, spent=0))
+        await require_error(one.ledger.change(one.fence, [granting, refused]), "money that no budget holds")
+        require_equal(await one.ledger.wishes(one.fence), made, "wishes after a write that was refused")
+
+
+WISH_CHECKS: tuple[LedgerCheck, ...] = (
+    wishes_reach_whoever_holds_the_job,
+    granted_wishes_are_gone,
+    wishes_keep_their_order_when_a_write_is_undone,
+)

@@ -341,7 +341,7 @@ class MemoryLedger:
         """Return what is wished of the jobs that a lease holds."""
         return [
             wish
-            for wish in self._wishes.values()
+            for _, wish in sorted(self._wishes.items())  # one that an undone write has put back stands last
             if self._table.holding(self._table.entry(wish.job_id)).fence.number == fence.number
         ]
 
