@@ -246,34 +246,47 @@ class Ages:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Lives:
-    """What the optimum knows of tasks of one kind: the parts of their lives, and the bounds that it keeps."""
+    """What the optimum knows of tasks of one kind: the parts of their lives, and the bounds that it keeps.
+
+    Attributes:
+        queue: How long they wait for a node.
+        training: How long they train.
+        uploading: How long they upload.
+        longest: By the age of a training, the longest that it may not be looked at, in seconds.
+        worst_delay: The queue's own bound, or None.
+    """
 
     queue: Ages
     training: Ages
     uploading: Ages
-    timeout: int
+    longest: Sequence[float]
     worst_delay: float | None
 
     @classmethod
     def of(cls, draw: Draw, timeout: int, worst_delay: float | None) -> "Lives":
+        training = Ages.of(draw)
+        ages = [number * GRID for number in range(len(training.ended))]
+        # Started at 0: a task that waits has all of its time left.
+        runs = [run_of("0x0000", timeout, age, (0.0, math.inf, math.inf, math.inf)) for age in ages]
+        bounds = [math.inf if worst_delay is None else worst_delay * age + GRACE for age in ages]
         return cls(
             queue=Ages.of(queued),
-            training=Ages.of(draw),
+            training=training,
             uploading=Ages.of(upload),
-            timeout=timeout,
+            longest=[min(look_within(run, age), bound) for run, age, bound in zip(runs, ages, bounds, strict=True)],
             worst_delay=worst_delay,
         )
 
     def planned(self, price: float) -> "Plans":
         """Return when to look so that delay plus ``price`` for each look is least in expectation."""
-        training, cost = self.training.plan(price, self._longest)
+        training, cost = self.training.plan(price, lambda age: self.longest[int(age / GRID)])
         uploading, _ = self.uploading.plan(price, self._longest_upload)
         return Plans(waiting=self._waiting(price, cost), training=training, uploading=uploading)
 
     def _waiting(self, price: float, training_cost: "np.ndarray") -> "np.ndarray":
         """Return for each age at which a task waits for a node the next at which to look."""
         starts = np.diff(self.queue.ended)
-        count, most = len(starts), int(min(self._longest(0.0), len(training_cost)) / GRID)
+        count, most = len(starts), int(min(self.longest[0], len(training_cost)) / GRID)
         # What a training costs that began so many seconds before the look: the delay of its end, or what is to come.
         beyond = self.training.area[-1] + np.arange(1, count + most + 1) * GRID
         hidden = np.concatenate([self.training.area, beyond])[: count + most + 1]
@@ -293,12 +306,6 @@ class Lives:
             best = int(np.argmin(whole))
             following[here], cost[here] = here + 1 + best, whole[best]
         return following
-
-    def _longest(self, age: float) -> float:
-        # Started at 0: a task that waits has all of its time left.
-        run = run_of("0x0000", self.timeout, age, (0.0, math.inf, math.inf, math.inf))
-        within = look_within(run, age)
-        return within if self.worst_delay is None else min(within, self.worst_delay * age + GRACE)
 
     def _longest_upload(self, age: float) -> float:
         return math.inf if self.worst_delay is None else self.worst_delay * age + GRACE
