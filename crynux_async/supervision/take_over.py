@@ -203,6 +203,16 @@ class TakeOver:
                     "another process asked for %r of job %s, which cannot be done: %s", wish.kind, wish.job_id, error
                 )
 
+    async def adopt_left(self, record: Record) -> None:
+        """Give a job of this session the task that another session has left for it, where there is one.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        for wish in await self._writer.wishes():
+            if (wish.job_id, wish.kind) == (record.job_id, ADOPT):
+                await self._grant(record, wish)
+
     async def _remembered(self, job_id: str) -> Record | None:
         """Return the record of a job that this session holds and has forgotten, because it ended long ago."""
         row, holder = await self._ledger.get(job_id), await self._ledger.holder(job_id)

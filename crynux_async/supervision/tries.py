@@ -141,6 +141,7 @@ class Tries:
             is_queued_there = STAGES[record.state] is Stage.SUBMIT and record.error is None
             if is_queued_there or not await self._is_ours_after_all(record, wish):
                 return
+        await self._adopt_left(record)
         async with self._writer.settled():
             # What was sent meanwhile, by the queue, another caller or another process, is not sent again, however it
             # went.
@@ -173,6 +174,7 @@ class Tries:
         """
         if self._submitter.is_under_way(record):
             return  # only its answer tells whether there is anything to be sent
+        await self._adopt_left(record)
         seen = wish.arguments.get("state"), wish.arguments.get("try_number")
         # A wish that was heard late must not send what its wisher has seen sent meanwhile.
         if seen == (str(record.state), record.tries) and may_be_sent(record):
@@ -192,6 +194,11 @@ class Tries:
         if STAGES[record.state] is Stage.SUBMIT and not self._submitter.is_under_way(record):
             await self._stop(record)
         await self._writer.change(JobChange(job_id=record.job_id, granted=(wish.number,)))
+
+    async def _adopt_left(self, record: Record) -> None:
+        """Find out whether the create of a job that is to be sent again has been answered elsewhere meanwhile."""
+        if record.state is JobState.UNCONFIRMED:
+            await self._take_over.adopt_left(record)
 
     async def _stop(self, record: Record) -> None:
         self._submitter.set_aside(record, UsageError("sending it was stopped; job.retry() sends it"))

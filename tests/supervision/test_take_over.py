@@ -602,6 +602,24 @@ async def test_answer_that_no_file_took_before_the_session_ended_is_followed_by_
     assert backend.creates == 1
 
 
+async def test_job_is_not_sent_again_whose_answer_another_session_has_left() -> None:
+    backend, ledger = FakeBackend(duration=3600), MemoryLedger()
+    answered = asyncio.Event()
+    backend.answers.append(answered.wait)
+    async with open_session(backend, ledger) as slow, open_session(backend, ledger, follow=False) as other:
+        waiting = asyncio.create_task(slow.submit(make_config()))
+        await asyncio.sleep(1)
+        (holder,) = [one for one in await ledger.holders() if one.jobs]
+        await ledger.leave(holder.fence)
+        answered.set()
+        await waiting
+        (job,) = await other.history()
+        assert job.state is JobState.UNCONFIRMED
+        await job.retry()
+        assert (job.state, job.task_id) == (JobState.RUNNING, "1")
+    assert backend.creates == 1
+
+
 async def test_answer_that_could_not_be_stored_is_kept_where_nobody_reads_standard_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
