@@ -25,30 +25,48 @@ _HEADS = 256  # of one pattern
 _FEW = 12  # values of its own, of 38: a config with more becomes the pattern of those that follow
 
 
-class _Pattern:
-    """The values of a config from which others differ a little, and the heads of those."""
+class Pattern:
+    """The values of a config from which others differ a little, and the heads of those.
+
+    There are few, so that what follows from one can be kept, too.
+
+    Attributes:
+        values: The value of every field.
+        heads: What others have in common with it, by the places in which they differ.
+    """
 
     __slots__ = ("heads", "values")
 
     def __init__(self, values: tuple[Any, ...]) -> None:
         self.values = values
-        self.heads: dict[tuple[int, ...], _Head] = {}
+        self.heads: dict[tuple[int, ...], Head] = {}
 
-    def head(self, places: tuple[int, ...]) -> "_Head":
+    def head(self, places: tuple[int, ...]) -> "Head":
         """Return the one head of the configs that differ in these places."""
         if len(self.heads) > _HEADS:
             self.heads.clear()
-        return self.heads.setdefault(places, _Head(self.values, places))
+        return self.heads.get(places) or self.heads.setdefault(places, Head(self, places))
+
+    def config(self) -> FineTuneConfig:
+        """Return the config that has these values."""
+        return config_of((Head(self, ()),))
 
 
-class _Head:
-    """What a config has in common with a pattern, and the places in which it has values of its own."""
+class Head:
+    """What a config has in common with a pattern.
 
-    __slots__ = ("places", "values")
+    Attributes:
+        pattern: The pattern.
+        places: Of the fields in which the config has values of its own.
+        names: The names of these fields.
+    """
 
-    def __init__(self, values: tuple[Any, ...], places: tuple[int, ...]) -> None:
-        self.values = values
+    __slots__ = ("names", "pattern", "places")
+
+    def __init__(self, pattern: Pattern, places: tuple[int, ...]) -> None:
+        self.pattern = pattern
         self.places = places
+        self.names = tuple(attrs.fields(FineTuneConfig)[place].name for place in places)
 
 
 def kept(config: FineTuneConfig) -> KeptConfig:
@@ -58,7 +76,7 @@ def kept(config: FineTuneConfig) -> KeptConfig:
         return known
     values = _values_of()(config)
     patterns = _patterns(config.model_name)
-    best: tuple[_Pattern, Sequence[int]] | None = None
+    best: tuple[Pattern, Sequence[int]] | None = None
     for pattern in patterns:
         places = _differences(values, pattern.values)
         if best is None or len(places) < len(best[1]):
@@ -66,7 +84,7 @@ def kept(config: FineTuneConfig) -> KeptConfig:
         if len(places) <= _FEW:
             break
     if best is None or len(best[1]) > _FEW:
-        new = _Pattern(values)
+        new = Pattern(values)
         # Another thread may put a pattern of its own there in the same moment: none is ever found again by its place.
         patterns[:] = [new, *patterns][:_PATTERNS]
         best = best or (new, ())
@@ -116,10 +134,10 @@ def as_kept(given: FineTuneConfig | KeptConfig | None) -> KeptConfig | None:
 
 def config_of(given: KeptConfig) -> FineTuneConfig:
     """Return the config of which this was kept: equal in every field, ``seed_was_drawn`` included."""
-    head: _Head = given[0]
+    head: Head = given[0]
     config = object.__new__(FineTuneConfig)
     setters = _setters()
-    for keep, value in zip(setters, head.values, strict=True):
+    for keep, value in zip(setters, head.pattern.values, strict=True):
         keep(config, value)
     for place, value in zip(head.places, given[1:], strict=True):
         setters[place](config, value)
@@ -140,7 +158,7 @@ def _is_alike(one: Any, other: Any) -> bool:
 
 # Of base models that are trained side by side, so that those of one are not measured with another's patterns.
 @functools.lru_cache(maxsize=16)
-def _patterns(model_name: str) -> list[_Pattern]:
+def _patterns(model_name: str) -> list[Pattern]:
     return []
 
 

@@ -5,6 +5,7 @@ client's fault, from a bad field over a wrong key to the rate limit, and only ``
 Source: crynux-bridge api/v1/response/response.go, api/v1/image/finetune.go, api/v1/tools/api_key.go.
 """
 
+import functools
 import json
 import math
 import re
@@ -29,6 +30,8 @@ from crynux_async.errors import (
     SubmissionUnknownError,
 )
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.keeping import Pattern, kept
+from crynux_async.training.service import BRIDGE_MAPPING
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_TASK_ID = 2**63 - 1  # Go's database/sql stores no larger uint
@@ -39,6 +42,11 @@ _EXPIRED = r"(?i)expired"
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+# In which one config's value decides what is sent in place of it, or of another.
+_DECIDING = frozenset(
+    {rule.field for rule in BRIDGE_MAPPING.replaced}
+    | {name for rule in BRIDGE_MAPPING.omitted for name in (rule.field, rule.beside)}
+)
 _COUNTED_FIELDS = frozenset({"task_args", "timeout"})  # looked at after the rate limit has taken its token
 
 
@@ -61,7 +69,27 @@ def create_body(config: FineTuneConfig) -> bytes:
     Raises:
         RejectedError: It is larger than the bridge's limit of 2 MiB.
     """
-    return encode_args(_given(config.sent_dict()))
+    head, *own = kept(config)
+    if not _DECIDING.isdisjoint(head.names):
+        return encode_args(_given(config.sent_dict()))
+    # The configs of a sweep have nearly all of their text in common, and it is written once.
+    members = _members(head.pattern).copy()
+    for name, value in zip(head.names, own, strict=True):
+        if name in members:  # whether a seed was drawn is no argument
+            members[name] = _member(name, value)
+    body = f"{{{''.join(members.values())[1:]}}}".encode()
+    return body if len(body) <= MAX_BODY_BYTES else encode_args(_given(config.sent_dict()))  # which says what to do
+
+
+@functools.lru_cache(maxsize=64)
+def _members(pattern: Pattern) -> dict[str, str]:
+    """Return what stands in the body of a pattern's config of each field."""
+    return {name: _member(name, value) for name, value in pattern.config().sent_dict().items()}
+
+
+def _member(name: str, value: object) -> str:
+    """Return what stands in a body of a field, with the comma before it; nothing where it is not sent."""
+    return "" if value is None else f',"{name}":{_ENCODER.encode(value)}'
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

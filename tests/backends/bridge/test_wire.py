@@ -32,7 +32,7 @@ from crynux_async.errors import (
     SubmissionUnknownError,
 )
 from crynux_async.training.config import FineTuneConfig
-from tests.strategies import configs
+from tests.strategies import OPTIONAL_FIELDS, config_fields, configs
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "bridge" / "recorded.json").read_text(encoding="utf-8"))
 URL = "https://bridge.example/v1/images/models"
@@ -552,6 +552,24 @@ def test_args_of_any_config_run_on_the_bridge_as_they_were_sent(config: FineTune
     filled = with_defaults(bound, seed=0)
     assert violation(filled) is None
     assert filled == {name: bound[name] for name in filled}
+
+
+@given(config_fields(), st.lists(st.fixed_dictionaries({}, optional=OPTIONAL_FIELDS), min_size=1, max_size=4))
+@settings(max_examples=60)
+def test_body_of_a_config_says_the_same_whatever_it_has_in_common_with_others(
+    fields: dict[str, Any], changes: list[dict[str, Any]]
+) -> None:
+    """A sweep's configs have most of their text in common, also where they differ in what decides what is sent."""
+    for change in [{}, *changes]:
+        config = FineTuneConfig(**{**fields, **dict(list(change.items())[:5])})
+        assert wire.create_body(config) == wire.encode_args(wire.to_wire(config.sent()))
+
+
+def test_body_that_only_a_value_of_its_own_makes_too_large_names_that() -> None:
+    base = FineTuneConfig(model_name="m", dataset_name="d")
+    wire.create_body(base)
+    with pytest.raises(RejectedError, match="shorten validation_prompt"):
+        wire.create_body(base.evolve(validation_prompt="x" * 2**21))
 
 
 def test_args_that_nobody_sends_are_a_config_error() -> None:
