@@ -103,7 +103,7 @@ async def test_looks_that_fall_behind_are_short_and_the_last_bytes_are_left_to_t
             await part.gatherer.flush()
             check.grew(part)
             assert await asyncio.to_thread(watcher.looks.wait, 10)
-            asyncio.get_running_loop().call_later(1, watcher.go_on.set)
+            asyncio.get_running_loop().call_soon(watcher.go_on.set)  # when the end of the visit is waited for
     assert watcher.files == [[3000, 6000, 8500, 11500]]
 
 
