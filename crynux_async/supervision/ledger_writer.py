@@ -152,9 +152,9 @@ class LedgerWriter:
             LedgerBusyError: Not now. It is not waited for: this session is not open yet.
         """
 
-        async def leave(job_id: str, attempt: int, task_id: str) -> None:
-            _log.warning("task %s of job %s was kept beside the ledger; whoever has the job is told", task_id, job_id)
-            await self._ledger.wish(self._asked(job_id, ADOPT, task_id=task_id, attempt=attempt))
+        def leave(job_id: str, attempt: int, task_id: str) -> Awaitable[WishRow]:
+            arguments = {"task_id": task_id, "attempt": attempt}
+            return self._ledger.wish(WishRow(job_id=job_id, kind=ADOPT, arguments=arguments, at=self.date(utc_now())))
 
         return await self.spill.give_back(leave)
 
@@ -319,7 +319,7 @@ class LedgerWriter:
         Raises:
             LedgerError: The wish could not be stored.
         """
-        stored = asked = self._asked(job_id, kind, **arguments)
+        stored = asked = WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
         with anyio.CancelScope(shield=True):
             stored = await self.persist(lambda: self._ledger.wish(asked))
         return stored  # noqa: RET504  # for a type checker, a cancel scope may end early

@@ -46,7 +46,7 @@ class Spill:
         except OSError as error:
             _log.error("task %s of job %s is not in %s either: %s", task_id, job_id, self._path, error)
 
-    async def give_back(self, hand_over: Callable[[str, int, str], Awaitable[None]]) -> bool:
+    async def give_back(self, hand_over: Callable[[str, int, str], Awaitable[object]]) -> bool:
         """Leave every task to whoever has its job, and take it out of the file; what cannot be left now stays.
 
         Args:
@@ -72,7 +72,7 @@ class Spill:
             _log.error("%s cannot be read back: %s", self._path, error)
         return bool(given)
 
-    async def _is_given_back(self, line: bytes, hand_over: Callable[[str, int, str], Awaitable[None]]) -> bool:
+    async def _is_given_back(self, line: bytes, hand_over: Callable[[str, int, str], Awaitable[object]]) -> bool:
         found = _read(line)
         if found is None or found[0] != self._backend:
             return False
@@ -83,6 +83,7 @@ class Spill:
         except LedgerError as error:
             _log.error("%s: a task stays in it: %s", self._path, error)
             return False
+        _log.warning("%s: task %s is left to whoever has job %s", self._path, found[3], found[1])
         return True
 
 
