@@ -152,9 +152,8 @@ class LedgerWriter:
             LedgerBusyError: Not now. It is not waited for: this session is not open yet.
         """
 
-        def leave(job_id: str, attempt: int, task_id: str) -> Awaitable[WishRow]:
-            arguments = {"task_id": task_id, "attempt": attempt}
-            return self._ledger.wish(WishRow(job_id=job_id, kind=ADOPT, arguments=arguments, at=self.date(utc_now())))
+        def leave(job_id: str, attempt: int, task_id: str) -> Awaitable[object]:
+            return self._ledger.wish(self._asked(job_id, ADOPT, task_id=task_id, attempt=attempt))
 
         return await self.spill.give_back(leave)
 
@@ -319,7 +318,7 @@ class LedgerWriter:
         Raises:
             LedgerError: The wish could not be stored.
         """
-        stored = asked = WishRow(job_id=job_id, kind=kind, arguments=arguments, at=self.date(utc_now()))
+        stored = asked = self._asked(job_id, kind, **arguments)
         with anyio.CancelScope(shield=True):
             stored = await self.persist(lambda: self._ledger.wish(asked))
         return stored  # noqa: RET504  # for a type checker, a cancel scope may end early
