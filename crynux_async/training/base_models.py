@@ -26,20 +26,19 @@ Family = Literal["1.x", "2.x"]
 """The two generations of Stable Diffusion that can be trained: they differ in text encoder and prediction."""
 
 _LONGEST_NAME: Final = 96
-_HUB_NAME: Final = re.compile(r"(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]*\w)?", re.ASCII)
-_ADDRESS: Final = re.compile(
-    r"[a-z0-9+.-]+://|//|(?:www\.)?(?:huggingface\.co|hf\.co|civitai\.com|github\.com)/", re.IGNORECASE
-)
-_HUB: Final = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/"
-_HUB_ADDRESS: Final = re.compile(_HUB + r"(datasets/)?([^/?#\s]+/[^/?#\s]+)", re.IGNORECASE)
+# Texts, not patterns: of a plain name (see below) no more is asked, and no start waits for them to be compiled.
+_HUB_NAME: Final = r"(?a:(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]*\w)?)"
+_ADDRESS: Final = r"(?i:[a-z0-9+.-]+://|//|(?:www\.)?(?:huggingface\.co|hf\.co|civitai\.com|github\.com)/)"
+_HUB_ADDRESS: Final = r"(?i:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(datasets/)?([^/?#\s]+/[^/?#\s]+))"
 # Owners that nobody can be called: what stands behind them on the Hub is no repository of a model.
 _HUB_SECTIONS: Final = frozenset(
     ("api", "blog", "collections", "datasets", "docs", "learn", "models", "papers", "spaces", "tasks")
 )
-_PATH: Final = re.compile(r"[.~]{0,2}[/\\]|~|[A-Za-z]:[/\\]|[^/]*\\")
-_FILE: Final = re.compile(r"\.(?:safetensors|ckpt|pth?|bin|gguf|onnx|zip|tar|gz|parquet|csv|jsonl?)\Z", re.IGNORECASE)
+_PATH: Final = r"[.~]{0,2}[/\\]|~|[A-Za-z]:[/\\]|[^/]*\\"
+_FILE: Final = r"(?i:\.(?:safetensors|ckpt|pth?|bin|gguf|onnx|zip|tar|gz|parquet|csv|jsonl?)\Z)"
 # What an emulated network is told through a name's last part; a test holds the two together.
-_WISH: Final = re.compile(r"(?:/(?:fail|stall|nofinish|untrained|nan|big-[0-9]+))+\Z")
+_WISHES: Final = ("fail", "stall", "nofinish", "untrained", "nan")
+_SIZE_WISH: Final = "big-"
 
 _OTHER_REPOSITORIES: Final = (
     *("stable-diffusion-xl-base-*", "stable-diffusion-xl-refiner-*", "stable-diffusion-xl-1.0-*", "sdxl-turbo"),
@@ -138,8 +137,12 @@ def name_fault(name: str, kind: RepositoryKind) -> str:
     Returns:
         One or two sentences, or ``""`` when such a repository may exist.
     """
-    plain = _WISH.sub("", name)
-    found = _HUB_ADDRESS.match(plain)
+    plain = _without_wishes(name)
+    return "" if _is_plain(plain) else _fault(plain, kind)
+
+
+def _fault(plain: str, kind: RepositoryKind) -> str:
+    found = re.match(_HUB_ADDRESS, plain)
     if found and is_hub_name(found[2]) and found[2].partition("/")[0].lower() not in _HUB_SECTIONS:
         shown: RepositoryKind = "data set" if found[1] else "model"
         return (
@@ -147,11 +150,11 @@ def name_fault(name: str, kind: RepositoryKind) -> str:
             if shown == kind
             else f"It is the address of a {shown}, and what is needed here is a {kind}."
         )
-    if _ADDRESS.match(plain):
+    if re.match(_ADDRESS, plain):
         return "It is an address, and nodes load by name from Hugging Face only."
-    if _FILE.search(plain):
+    if re.search(_FILE, plain):
         return "It is a file, and nodes load whole repositories in the layout of diffusers, not single files."
-    if _PATH.match(plain):
+    if re.match(_PATH, plain):
         return "It is a path on a disk, and nodes have no such folder."
     if is_hub_name(plain):
         return ""
@@ -162,7 +165,7 @@ def is_hub_name(name: str) -> bool:
     """Whether a repository on the Hub can have this name, with or without its owner."""
     return (
         len(name.rpartition("/")[2]) <= _LONGEST_NAME
-        and _HUB_NAME.fullmatch(name) is not None
+        and re.fullmatch(_HUB_NAME, name) is not None
         and not any(pair in name for pair in ("--", ".."))
         and not name.endswith(".git")
     )
@@ -174,7 +177,7 @@ def other_kind(name: str) -> OtherKind | None:
 
     The code has one text encoder and hands the UNet four channels and nothing else.
     """
-    plain = _WISH.sub("", name)
+    plain = _without_wishes(name)
     owner, _, repository = plain.rpartition("/")
     if owner.lower() in _OTHER_OWNERS or any(_is_copy(repository, known) for known in _OTHER_REPOSITORIES):
         return OtherKind(sign=repository.lower(), is_certain=True)
@@ -188,7 +191,7 @@ def other_kind(name: str) -> OtherKind | None:
 @functools.lru_cache(maxsize=256)
 def base_model(name: str) -> BaseModel:
     """Return what the name of a base model tells of it; models that everybody knows are known whoever copied them."""
-    plain = _WISH.sub("", name)
+    plain = _without_wishes(name)
     repository = plain.lower().rpartition("/")[2]
     for known, model in _KNOWN:
         if _fits(repository, known):
@@ -197,6 +200,32 @@ def base_model(name: str) -> BaseModel:
     is_first, is_second = (bool(_first_in(words, phrases)) for phrases in (_FIRST_WORDS, _SECOND_WORDS))
     # Words tell the generation well enough for a size. What somebody made of a model may predict and measure otherwise.
     return BaseModel() if is_first is is_second else BaseModel(family="1.x" if is_first else "2.x")
+
+
+def _without_wishes(name: str) -> str:
+    """Return the name of a base model without what an emulated network is told by it."""
+    rest, slash, last = name.rpartition("/")
+    while slash and (last in _WISHES or _is_size(last)):
+        name = rest
+        rest, slash, last = name.rpartition("/")
+    return name
+
+
+def _is_size(word: str) -> bool:
+    size = word.removeprefix(_SIZE_WISH)
+    return size != word and size.isascii() and size.isdigit()
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is owner/name, or a name alone, of letters, digits and single "-" and "_": that may be on the Hub."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(map(_is_plain_part, parts))
+
+
+def _is_plain_part(part: str) -> bool:
+    letters = part.replace("-", "").replace("_", "")
+    is_in_letters = letters.isascii() and letters.isalnum() and part[0].isalnum() and part[-1].isalnum()
+    return is_in_letters and "--" not in part and len(part) <= _LONGEST_NAME
 
 
 def _is_copy(repository: str, known: str) -> bool:

@@ -188,6 +188,21 @@ def test_how_to_without_its_data_set_warns_of_the_rounds_all_the_same() -> None:
 # Models
 
 
+@given(st.from_regex(r"[\w./~:\\-]{1,12}(?:/(?:fail|nan|big-[0-9]{1,3}|big-|failed))*", fullmatch=True))
+def test_name_without_a_fault_can_be_on_the_hub_and_wishes_say_nothing_of_it(name: str) -> None:
+    bare = re.sub(r"(?:/(?:fail|stall|nofinish|untrained|nan|big-[0-9]+))+\Z", "", name)
+    fault = base_models.name_fault(name, "model")
+
+    assert base_models.name_fault(bare, "model") == fault
+    assert (fault == "") <= base_models.is_hub_name(bare)
+
+
+def test_plain_name_is_told_without_any_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_models, "re", None)  # a first submit waits for each pattern to be compiled
+
+    assert base_models.name_fault.__wrapped__("crynux-ai/stable-diffusion-v1-5", "model") == ""
+
+
 def test_only_patterns_that_begin_like_the_model_are_compared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[str] = []
 
