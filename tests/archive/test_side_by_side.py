@@ -354,7 +354,7 @@ def test_several_threads_hold_few_pieces_in_memory(tmp_path: Path) -> None:
         for name, data in members(pair()).items():
             archive.writestr(name, data)
         with archive.open("scheduler.bin", "w") as file:
-            for _ in range(12):
+            for _ in range(8):
                 file.write(block)
     streams = [MemberStream(member) for member in members_of(path).values()]
     tracemalloc.start()
