@@ -378,12 +378,12 @@ class Session(SessionJobs):
         await self._require_adviser().check_all(chosen, labels, force=force)
 
         now = utc_now()
+        # What is kept of a config is enough for a record, and needs no config to be made anew.
+        wanted = chosen.kept if isinstance(chosen, KeptConfigs) else chosen
 
-        each = chosen.kept if isinstance(chosen, KeptConfigs) else chosen
-
-        def planned(number: int) -> Record:
-            config, key, given = each[number], keys[number], labels[number]
-            return self._planned(config, key, now, label=given, folder=folder, file_name=file_name, **filing)
+        def planned(place: int) -> Record:
+            config, key, named = wanted[place], keys[place], labels[place]
+            return self._planned(config, key, now, label=named, folder=folder, file_name=file_name, **filing)
 
         records = await in_slices(planned, range(len(chosen)))
         if idempotency_key is not None:
