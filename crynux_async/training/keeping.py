@@ -7,14 +7,12 @@ room that it takes.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
-from operator import attrgetter, is_not
+from operator import is_not
 from typing import Any, TypeAlias, overload
 
-import attrs
-
-from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.config import FineTuneConfig, slot_names, slot_values, unchecked
 
 KeptConfig: TypeAlias = tuple[Any, ...]
 """The head of a config, and the values in which it differs from the pattern of its head."""
@@ -66,7 +64,7 @@ class Head:
     def __init__(self, pattern: Pattern, places: tuple[int, ...]) -> None:
         self.pattern = pattern
         self.places = places
-        self.names = tuple(attrs.fields(FineTuneConfig)[place].name for place in places)
+        self.names = tuple(slot_names()[place] for place in places)
 
 
 def kept(config: FineTuneConfig) -> KeptConfig:
@@ -74,7 +72,7 @@ def kept(config: FineTuneConfig) -> KeptConfig:
     known: KeptConfig | None = getattr(config, _SLOT, None)
     if known is not None:
         return known
-    values = _values_of()(config)
+    values = slot_values()(config)
     patterns = _patterns(config.model_name)
     best: tuple[Pattern, Sequence[int]] | None = None
     for pattern in patterns:
@@ -135,12 +133,10 @@ def as_kept(given: FineTuneConfig | KeptConfig | None) -> KeptConfig | None:
 def config_of(given: KeptConfig) -> FineTuneConfig:
     """Return the config of which this was kept: equal in every field, ``seed_was_drawn`` included."""
     head: Head = given[0]
-    config = object.__new__(FineTuneConfig)
-    setters = _setters()
-    for keep, value in zip(setters, head.pattern.values, strict=True):
-        keep(config, value)
+    values = [*head.pattern.values]
     for place, value in zip(head.places, given[1:], strict=True):
-        setters[place](config, value)
+        values[place] = value
+    config = unchecked(FineTuneConfig, values)
     object.__setattr__(config, _SLOT, given)
     return config
 
@@ -160,14 +156,3 @@ def _is_alike(one: Any, other: Any) -> bool:
 @functools.lru_cache(maxsize=16)
 def _patterns(model_name: str) -> list[Pattern]:
     return []
-
-
-@functools.cache
-def _values_of() -> Callable[[object], tuple[Any, ...]]:
-    return attrgetter(*(field.name for field in attrs.fields(FineTuneConfig)))
-
-
-@functools.cache
-def _setters() -> Sequence[Callable[[object, object], None]]:
-    """Return what sets each slot of a config, frozen or not."""
-    return [getattr(FineTuneConfig, field.name).__set__ for field in attrs.fields(FineTuneConfig)]
