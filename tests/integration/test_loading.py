@@ -46,6 +46,7 @@ async def _run(program: str, ledger: str = "") -> tuple[str, str]:
             stderr=asyncio.subprocess.PIPE,
         )
         said, complaints = await child.communicate()
+    assert child.returncode == 0, complaints.decode()
     return said.decode(), complaints.decode()
 
 
