@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from crynux_async.clock import monotonic, utc_now
-from crynux_async.ledgers.rows import AttemptOutcome, AttemptRow, EventRow, JobRow
+from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, EventRow, JobRow
 from crynux_async.report.board import BoardRows, Pace, board_of, span_of
 from crynux_async.report.board_values import Selection
 from crynux_async.report.job_page import curve_of, job_view
