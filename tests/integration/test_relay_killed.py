@@ -7,8 +7,8 @@ import pytest
 from benchmarks.scorecard.relay_crashes import killed_in_turn, killed_once
 
 # Around planning, create, validation, upload and download of a life of some 260 moments, and of one of some 600.
-SINGLE = [1, 4, 7, 9, 12, 13, 60, 150, 190, 220, 250]
-SELECTED = [10, 16, 20, 24, 30, 34, 200, 300, 450, 550]
+SINGLE = [1, 4, 7, 9, 11, 12, 13, 60, 150, 180, 190, 200, 220, 240, 250]
+SELECTED = [10, 13, 16, 18, 20, 22, 24, 26, 30, 34, 200, 250, 300, 350, 450, 550]
 
 
 @pytest.mark.parametrize("fatal", SINGLE)

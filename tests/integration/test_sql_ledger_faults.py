@@ -68,7 +68,7 @@ async def test_full_disk_fails_what_does_not_fit_and_nothing_else(tmp_path: Path
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@pytest.mark.parametrize("when", [1, 2, 3, 4, 7, 12])
+@pytest.mark.parametrize("when", range(1, 13))
 async def test_disk_that_is_full_at_any_write_stores_what_it_says_and_nothing_else(when: int, tmp_path: Path) -> None:
     path = await make_ledger(tmp_path / "jobs.db", 1)
     program = (

@@ -214,5 +214,5 @@ async def _all_ended(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-MoneyMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+MoneyMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestMoneyMachine = MoneyMachine.TestCase
