@@ -18,6 +18,7 @@ from crynux_async.training.keeping import as_kept
 from crynux_async.values import Value
 
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
+_SILENT = frozenset({AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED, AttemptOutcome.REJECTED})
 
 
 def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
@@ -186,13 +187,14 @@ def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow 
 def doubtful_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
     """Return the attempt of a try that is to be repeated as it was, or None: its outcome is not known yet.
 
-    One that was turned down at the door or never left says nothing of those before it; any other answer does.
+    One that was turned down at the door or never left says nothing of those before it. Of those that were rejected only
+    the ones whose credential was refused leave a job without its end, and neither do they.
+
+    Args:
+        attempts: The attempts of a job that has no task, and has not ended.
+        try_number: The try.
     """
-    said = [
-        attempt
-        for attempt in attempts
-        if attempt.try_number == try_number and attempt.outcome not in (AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED)
-    ]
+    said = [attempt for attempt in attempts if attempt.try_number == try_number and attempt.outcome not in _SILENT]
     last = max(said, key=lambda attempt: attempt.number, default=None)
     return last if last is not None and last.outcome in (None, AttemptOutcome.UNKNOWN) else None
 

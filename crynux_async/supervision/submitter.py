@@ -597,7 +597,8 @@ class Submitter:
 
     def _is_in_doubt(self, record: Record, answer: Answer) -> bool:
         """Whether this answer says nothing of an earlier create of unknown outcome, which it was to repeat."""
-        is_silent = answer.outcome in (AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED)
+        # A service that refuses the credential has not looked at what was asked for.
+        is_silent = answer.concerns_all or answer.outcome in (AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED)
         return is_silent and record.job_id in self._payloads
 
     def _could_not_store(self, record: Record, attempt: AttemptRow, answer: Answer, failure: Exception) -> None:

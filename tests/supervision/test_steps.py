@@ -22,7 +22,7 @@ from crynux_async import (
 from crynux_async.backends.base import Action, Look, Seen, Task
 from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
-from crynux_async.errors import RejectedError, UnreachableError, UsageError
+from crynux_async.errors import AuthError, BackendError, QuotaError, RejectedError, UnreachableError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import make_config
@@ -193,6 +193,40 @@ async def test_wrong_network_tells_a_job_whose_answer_was_lost_not_that_nothing_
         await job.retry()
         assert (await job.submitted()).task_id in studio.tasks
         assert len(studio.tasks) == 1
+
+
+@pytest.mark.parametrize("refusal", [AuthError("the pass has ended"), QuotaError("the purse is empty")])
+async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_the_credential_was_refused(
+    monkeypatch: pytest.MonkeyPatch, refusal: BackendError
+) -> None:
+    def refuse(*_: str) -> None:
+        raise refusal
+
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
+        job = await lose_an_answer(studio, session)
+        with monkeypatch.context() as patched:
+            patched.setattr(studio, "create", refuse)
+            with pytest.raises(type(refusal)):
+                await job.submitted()
+        budget = await ledger.budget("b")
+        assert budget is not None
+        assert budget.held == 2 * FEE  # the task is there
+        with pytest.raises(UsageError, match="has a task is not known"):
+            await job.cancel()
+    studio.is_away = False
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
+        (job,) = session.jobs()
+        with pytest.raises(UsageError, match="no known outcome"):
+            await job.retry(timeout=3600)
+        await job.retry()
+        assert (await job.submitted()).task_id in studio.tasks
+    attempts = await ledger.attempts()
+    assert AttemptOutcome.REJECTED in {attempt.outcome for attempt in attempts}
+    assert len(studio.tasks) == 1
+    budget = await ledger.budget("b")
+    assert budget is not None
+    assert (budget.held, budget.spent) == (2 * FEE, 0)
 
 
 async def test_job_whose_answer_was_lost_is_cancelled_when_its_task_is_known() -> None:
