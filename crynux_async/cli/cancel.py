@@ -59,6 +59,10 @@ async def cancel(order: CancelOrder) -> Exit:
 async def _meaning(job: Job, service: ServiceChoice) -> str:
     """Return what cancelling a job costs and gives back, before it is done."""
     if job.state is JobState.PLANNED:
+        if service.relay:  # one whose answer was lost is planned still, because the same create is sent again
+            return (
+                "has no task that is known: if nothing was sent it costs nothing, else it stays until its task is known"
+            )
         return "is not sent yet, so it costs nothing"
     if job.state is JobState.UNCONFIRMED:
         return (

@@ -98,6 +98,19 @@ async def test_job_of_unknown_outcome_is_not_said_to_cost_nothing(
     assert "reconcile() looks for it" in err
 
 
+async def test_job_whose_process_died_before_it_asked_again_is_not_said_to_cost_nothing(
+    relay: RelayEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = await sent(relay, tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as ledger, ledger:
+        ledger.execute("UPDATE jobs SET state = 'planned', task_id = NULL")
+        ledger.execute("UPDATE attempts SET outcome = 'unknown', task_id = NULL")
+    assert await cancel(ordered(tmp_path, name)) is Exit.USAGE
+    out, err = capsys.readouterr()
+    assert "has no task that is known: if nothing was sent it costs nothing" in out
+    assert "retry() asks for it" in err
+
+
 async def test_nothing_is_cancelled_where_the_question_is_answered_with_no(
     relay: RelayEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
