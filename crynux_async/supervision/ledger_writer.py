@@ -34,7 +34,7 @@ from crynux_async.supervision.event_log import EventLog
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd, attached_task, columns_of, new_row
-from crynux_async.supervision.spending import Spending, settled
+from crynux_async.supervision.spending import Spending, with_end
 from crynux_async.supervision.spill import Spill
 
 if TYPE_CHECKING:
@@ -626,10 +626,7 @@ class LedgerWriter:
         tasks: tuple[TaskRow, ...] = ()
         settlement: Settlement | None = None
         if ended is not None:
-            end = self._ends[record.job_id]
-            task = end.entered_in(ended)
-            if not end.is_open:  # else all of it stays held until its cost is known
-                task, settlement = settled(record, ended, task)
+            task, settlement = with_end(record, ended, self._ends[record.job_id])
             tasks = (task,)
         events = self.events.waiting(record.job_id)
         columns = columns_of(record)

@@ -10,6 +10,7 @@ from crynux_async.errors import BudgetExceededError
 from crynux_async.ledgers.base import AttemptOutcome, Ledger, TaskRow
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.record import Record
+from crynux_async.supervision.rows import TaskEnd
 
 if TYPE_CHECKING:
     from crynux_async.ledgers.base import Reservation, Settlement
@@ -114,3 +115,16 @@ def settled(record: Record, before: TaskRow, after: TaskRow) -> "tuple[TaskRow, 
 
     spent = fee if after.spent is None else min(fee, after.spent)
     return attrs.evolve(after, spent=spent), Settlement(budget=budget.name, released=fee, spent=spent)
+
+
+def with_end(record: Record, before: TaskRow, end: TaskEnd) -> "tuple[TaskRow, Settlement | None]":
+    """Return a task with its end, and what that means for its budget: None as long as its cost is not known.
+
+    Args:
+        record: The job.
+        before: The task as the ledger has it.
+        end: How it has ended.
+    """
+    task = end.entered_in(before)
+    # All of it stays held until its cost is known.
+    return (task, None) if end.is_open else settled(record, before, task)
