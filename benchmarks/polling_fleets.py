@@ -21,14 +21,14 @@ import math
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, TypeVar
 
 import attrs
-import numpy as np
 
 from benchmarks.polling import SPACING, learned_at, lognormal, sweep, two_kinds
+from benchmarks.polling_optimum import Ages, Draw
 from benchmarks.polling_relay import RELAY_KINDS, MixedRow, RelayRow, mixed_rows, quick, relay_row
 from benchmarks.reporting import finish, show_table
 from crynux_async.pacing.age_bins import HazardSnapshot
@@ -36,14 +36,10 @@ from crynux_async.pacing.poll_queue import PollQueue
 
 JOBS = 1500
 POLLS = (6, 12, 24)
-GRID = 1.0  # seconds between the instants among which the optimum chooses
 LEAST = 5.0  # the queue's own shortest interval
-DRAWS = 200_000
 RELAY_TASKS = 1000
 MIXED_JOBS = 1200
 AIM = 1.05
-
-Draw = Callable[[random.Random], float]
 
 
 def early_failures(rng: random.Random) -> float:
@@ -76,43 +72,6 @@ class Run:
     learned: dict[str, HazardSnapshot] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Durations:
-    """How long jobs of a kind take: what part has ended by each instant of the grid, and the integral of that."""
-
-    ended: "np.ndarray"
-    area: "np.ndarray"
-
-    @classmethod
-    def of(cls, draw: Draw) -> "Durations":
-        rng = random.Random(0)
-        drawn = np.sort([draw(rng) for _ in range(DRAWS)])
-        grid = np.arange(0.0, drawn[-1] + 2 * GRID, GRID)
-        ended = np.searchsorted(drawn, grid, side="right") / DRAWS
-        steps = (ended[1:] + ended[:-1]) / 2 * GRID
-        return cls(ended=ended, area=np.concatenate([[0.0], np.cumsum(steps)]))
-
-    def schedule(self, price: float, shortest: float = LEAST) -> list[float]:
-        """Return the ages at which to poll so that delay plus ``price`` for each poll is least in expectation."""
-        count, least = len(self.ended), math.ceil(shortest / GRID)
-        at = np.arange(count) * GRID
-        cost, following = np.zeros(count), np.full(count, count - 1)
-        for here in range(count - 1 - least, -1, -1):
-            later = slice(here + least, count)
-            lived = 1.0 - self.ended[here]
-            if lived <= 0.0:
-                continue
-            hidden = self.area[later] - self.area[here] - self.ended[here] * (at[later] - at[here])
-            whole = price * lived + hidden + cost[later]
-            best = int(np.argmin(whole))
-            following[here], cost[here] = here + least + best, whole[best]
-        ages, here = [], 0
-        while here < count - 1:
-            here = int(following[here])
-            ages.append(here * GRID)
-        return ages
-
-
 def polled(seconds: float, ages: Sequence[float]) -> tuple[int, float]:
     """Return the polls and the delay of one job that is polled at these ages, and at the last interval from then on."""
     index = bisect_left(ages, seconds)
@@ -122,11 +81,11 @@ def polled(seconds: float, ages: Sequence[float]) -> tuple[int, float]:
     return len(ages) + more, ages[-1] + more * LEAST - seconds
 
 
-def optimum_at(jobs: Sequence[Job], known: dict[str, Durations], polls: float) -> Run:
+def optimum_at(jobs: Sequence[Job], known: dict[str, Ages], polls: float) -> Run:
     """Return the best run with so many polls a job."""
 
     def tried(price: float) -> Run:
-        ages = {kind: durations.schedule(price) for kind, durations in known.items()}
+        ages = {kind: lasting.schedule(price, shortest=LEAST) for kind, lasting in known.items()}
         seen = [polled(job.seconds, ages[job.kind]) for job in jobs]
         return Run(polls=fmean(n for n, _ in seen), mean=fmean(delay for _, delay in seen))
 
@@ -175,7 +134,7 @@ def drawn(fleet: dict[str, Draw], seed: int, count: int) -> list[Job]:
 def frontier(name: str, seed: int) -> Iterator[tuple[float, float, float, float]]:
     """Yield for each number of polls: polls, mean delay warm, the optimum's, and the ratio of both."""
     fleet = FLEETS[name]
-    known = {kind: Durations.of(draw) for kind, draw in fleet.items()}
+    known = {kind: Ages.of(draw) for kind, draw in fleet.items()}
     jobs, earlier = drawn(fleet, seed, JOBS), drawn(fleet, seed + 1_000, JOBS // 4 * len(fleet))
     price, asked = 2.0, 16.0
     for polls in POLLS:

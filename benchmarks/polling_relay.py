@@ -18,21 +18,17 @@ import attrs
 import numpy as np
 
 from benchmarks.polling import BOUND, SPACING, learned_at, lognormal, sweep
+from benchmarks.polling_optimum import GRID, Ages, Draw
 from crynux_async.backends.relay import tasks as relay_tasks
 from crynux_async.backends.relay.steps import Run, again_after, first_look_after, look_within, phases_of, spread
 from crynux_async.backends.relay.tasks import Status
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.poll_queue import PollQueue
 
-GRID = 1.0  # seconds between the instants among which the optimum chooses
 SOON = 1.0  # after a step was done, as the relay's backend looks again
 LEAST = 1.0  # seconds between two looks of the optimum at the relay
 SHORTEST = 5.0  # and at a bridge: the queue's own
 GRACE = 60.0
-DRAWS = 200_000
-
-Draw = Callable[[random.Random], float]
-Longest = Callable[[float], float]
 
 
 def quick(rng: random.Random) -> float:
@@ -206,45 +202,6 @@ def run_of(name: str, timeout: int, now: float, instants: Sequence[float]) -> Ru
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Ages:
-    """How long a part of a life takes: what part has ended by each instant of the grid, and the integral of that."""
-
-    ended: "np.ndarray"
-    area: "np.ndarray"
-
-    @classmethod
-    def of(cls, draw: Draw) -> "Ages":
-        rng = random.Random(0)
-        drawn = np.sort([draw(rng) for _ in range(DRAWS)])
-        grid = np.arange(0.0, drawn[-1] + 2 * GRID, GRID)
-        ended = np.searchsorted(drawn, grid, side="right") / DRAWS
-        steps = (ended[1:] + ended[:-1]) / 2 * GRID
-        return cls(ended=ended, area=np.concatenate([[0.0], np.cumsum(steps)]))
-
-    def plan(
-        self, price: float, longest: Longest = lambda _: math.inf, shortest: float = LEAST
-    ) -> tuple["np.ndarray", "np.ndarray"]:
-        """Return for each age at which it lasts the next at which to look, and the least cost from then on.
-
-        The cost is delay plus ``price`` for each look, times the part of lives that come to that age.
-        """
-        count, least = len(self.ended), math.ceil(shortest / GRID)
-        at = np.arange(count) * GRID
-        cost, following = np.zeros(count), np.minimum(np.arange(count) + least, count - 1)
-        for here in range(count - 1 - least, -1, -1):
-            lived = 1.0 - self.ended[here]
-            if lived <= 0.0:
-                continue
-            most = max(least, int(min(longest(here * GRID) / GRID, count)))
-            later = slice(here + least, min(here + most + 1, count))
-            hidden = self.area[later] - self.area[here] - self.ended[here] * (at[later] - at[here])
-            whole = price * lived + hidden + cost[later]
-            best = int(np.argmin(whole))
-            following[here], cost[here] = here + least + best, whole[best]
-        return following, cost
-
-
-@attrs.frozen(kw_only=True, eq=False)
 class Lives:
     """What the optimum knows of tasks of one kind: the parts of their lives, and the bounds that it keeps.
 
@@ -279,8 +236,8 @@ class Lives:
 
     def planned(self, price: float) -> "Plans":
         """Return when to look so that delay plus ``price`` for each look is least in expectation."""
-        training, cost = self.training.plan(price, lambda age: self.longest[int(age / GRID)])
-        uploading, _ = self.uploading.plan(price, self._longest_upload)
+        training, cost = self.training.plan(price, shortest=LEAST, longest=lambda age: self.longest[int(age / GRID)])
+        uploading, _ = self.uploading.plan(price, shortest=LEAST, longest=self._longest_upload)
         return Plans(waiting=self._waiting(price, cost), training=training, uploading=uploading)
 
     def _waiting(self, price: float, training_cost: "np.ndarray") -> "np.ndarray":
