@@ -15,7 +15,8 @@ class SharedTimeout:
     cancelled there, and ``TimeoutError`` leaves the block; who is cancelled by somebody else stays cancelled.
 
     A process that was stopped, or whose event loop was held up, looks late: what came meanwhile is not read yet, the
-    answer to a create perhaps. So it is read for a second first.
+    answer to a create perhaps. So it is read for a second first. However short that was, what came in the same turn of
+    the loop is heard in the next one, before any time is over.
 
     Args:
         seconds: The time, > 0.
@@ -26,7 +27,7 @@ class SharedTimeout:
         self._loop = asyncio.get_running_loop()
         # In the order in which they began, which is that in which their time ends.
         self._waits: dict[_Wait, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._is_reading = False
 
     def __call__(self) -> "_Wait":
@@ -56,14 +57,19 @@ class SharedTimeout:
         self._waits.pop(wait, None)
 
     def _look(self) -> None:
-        """Stop whose time is over, and look again when that of the next one will be."""
+        """Let what has come be heard, and then stop whose time is over."""
         now = self._loop.time()
         first = next(iter(self._waits), None)
         # Once at a time: a loop that is held up all the time would else never end anything.
         self._is_reading = not self._is_reading and first is not None and now - first.until > _LATE
         if self._is_reading:
             self._timer = self._loop.call_at(now + _READING, self._look)
-            return
+        else:
+            # A task whose answer was read in this turn is woken in the next one, before this is called.
+            self._timer = self._loop.call_soon(self._stop_overdue, now)
+
+    def _stop_overdue(self, now: float) -> None:
+        """Stop whose time was over then, and look again when that of the next one will be."""
         for wait in list(takewhile(lambda wait: wait.until <= now, self._waits)):
             self.end(wait)
             wait.stop()

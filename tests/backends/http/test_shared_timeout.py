@@ -94,15 +94,18 @@ async def test_closed_timeout_bounds_nothing_any_more() -> None:
         await asyncio.sleep(100.0)
 
 
-async def test_what_came_while_the_loop_stood_still_is_read_before_the_time_is_over() -> None:
+@pytest.mark.parametrize(("after", "seconds"), [(5.0, 300.0), (9.9, 0.2)])
+async def test_what_came_while_the_loop_stood_still_is_read_before_the_time_is_over(
+    after: float, seconds: float
+) -> None:
     timeout, loop, answer = SharedTimeout(10.0), asyncio.get_running_loop(), asyncio.Event()
 
     def stand_still() -> None:
         assert isinstance(loop, VirtualTimeLoop)
-        loop.advance(300.0)
+        loop.advance(seconds)
         loop.call_soon(answer.set)
 
-    loop.call_later(5.0, stand_still)
+    loop.call_later(after, stand_still)
     with timeout():
         await answer.wait()
 
