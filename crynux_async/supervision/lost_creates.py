@@ -5,7 +5,7 @@ backend knows what that order means for ids, and how to look (``FindsLostCreates
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -77,6 +77,9 @@ class LostCreates:
         writer: Stores what was found.
         accounts: Knows what it may cost.
         spending: Knows what becomes of what was held for it.
+
+    Attributes:
+        on_not_created: Called with each job whose create has certainly made no task: nothing is held for it any more.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class LostCreates:
         self._writer = writer
         self._accounts = accounts
         self._spending = spending
+        self.on_not_created: Callable[[Record], None] = lambda _: None
 
     async def all(self) -> "list[LostCreate]":
         """Return the lost creates of this session's unconfirmed jobs."""
@@ -245,6 +249,7 @@ class LostCreates:
         change = JobChange(job_id=record.job_id, columns=columns, finished=unsent, settlement=release)
         if await self._writer.change(change, news=news_of_move(record, state)):
             record.error = None
+            self.on_not_created(record)
             self._register.learn(record, Signal.NOT_CREATED, is_stored=True)
 
     def _record(self, job_id: str) -> Record:

@@ -255,6 +255,7 @@ class Supervisor:
         self._writer.on_lost = self._lost_to_another
         self._writer.on_saved = self.submitter.look_again
         self._writer.on_open = self._late_costs.note
+        self._lost.on_not_created = lambda record: self.submitter.repeat(record, None)
 
     def _make_upkeep(self) -> None:
         """Make who tells users what happens, and who keeps the session among others."""

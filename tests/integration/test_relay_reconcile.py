@@ -8,7 +8,9 @@ import pytest
 
 from crynux_async import JobState, SubmissionUnknownError
 from crynux_async.backends.base import Verdict
+from crynux_async.budgets import Budget
 from crynux_async.emulator.relay import RelayEmulator, Status
+from crynux_async.ledgers.memory import MemoryLedger
 from tests.relay_lab import CREATOR, FEE, SELECTED_SEED
 from tests.relay_sessions import MONEY, make_config, relay_session, relay_with_money
 
@@ -94,7 +96,8 @@ async def test_create_that_was_tried_for_too_long_is_found_when_the_relay_is_bac
 
 async def test_create_that_never_arrived_waits_to_be_sent_again(relay: RelayEmulator) -> None:
     relay.add_fault("html_502", on="create", count=10**6)
-    async with relay_session(relay, unreachable_timeout=30.0) as session:
+    ledger, budget = MemoryLedger(), Budget("b", cnx=45)
+    async with relay_session(relay, ledger, unreachable_timeout=30.0, budget=budget) as session:
         job = session.submit_nowait(make_config())
         with pytest.raises(SubmissionUnknownError):
             await job.submitted()
@@ -102,5 +105,10 @@ async def test_create_that_never_arrived_waits_to_be_sent_again(relay: RelayEmul
         await asyncio.sleep(LANDED)
         (found,) = await session.reconcile()
         assert (found.verdict, job.state) == (Verdict.NOT_CREATED, JobState.PLANNED)
-        await (await job.retry())
+        await job.retry()
+        await job.submitted()
+        row = await ledger.budget("b")
+        assert row is not None
+        assert row.held == 3 * FEE, "what was given back when nothing was found is held again"
+        await job
     assert (len(relay.tasks), spent(relay)) == (1, FEE)
