@@ -12,6 +12,7 @@ from crynux_async.backends.base import Backend, Phase
 from crynux_async.errors import (
     AuthError,
     CrynuxError,
+    ProtocolError,
     QuotaError,
     RateLimitedError,
     RejectedError,
@@ -88,6 +89,24 @@ async def post(backend: Backend, payload: str) -> Answer:
         progress=created.stage,
         phases=created.phases,
     )
+
+
+def of_repeated(answer: Answer) -> Answer:
+    """Return what the answer to a create says that repeats one of unknown outcome.
+
+    Where what answered is no such service, nobody has looked for the task of the earlier one.
+    """
+    error = answer.error
+    if not isinstance(error, ProtocolError) or error.task_id is not None:
+        return answer
+    return Answer(outcome=AttemptOutcome.UNKNOWN, spent=answer.spent, error=in_doubt(error))
+
+
+def in_doubt(error: CrynuxError) -> SubmissionUnknownError:
+    """Return what is told of a create whose outcome is not known, and could not be found out by sending it again."""
+    if isinstance(error, SubmissionUnknownError):
+        return error
+    return SubmissionUnknownError(f"an answer was lost, and so the task may exist; asked again: {error}")
 
 
 def spent_by(error: CrynuxError) -> Outcome:

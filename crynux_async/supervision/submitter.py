@@ -40,7 +40,6 @@ from crynux_async.errors import (
     LedgerError,
     QuotaError,
     RateLimitedError,
-    SubmissionUnknownError,
     UnreachableError,
 )
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, TaskRow
@@ -49,7 +48,7 @@ from crynux_async.pacing.token_bucket import Outcome
 from crynux_async.settings import Settings
 from crynux_async.states import STAGES, Signal, Stage
 from crynux_async.supervision.accounts import Accounts
-from crynux_async.supervision.create import Answer, columns_after, finished, signal_of
+from crynux_async.supervision.create import Answer, columns_after, finished, in_doubt, of_repeated, signal_of
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.preparation import Preparation
@@ -400,6 +399,8 @@ class Submitter:
             # The only POST of this attempt. Its number was stored first, so that two processes cannot both send it
             # (case S9).
             answer = await self._send(attempt)
+            if record.job_id in self._payloads:
+                answer = of_repeated(answer)
             with anyio.CancelScope(shield=True):
                 await self._conclude(record, ticket, attempt, answer)
             # Ctrl-C in the middle of a create was swallowed once; it goes on when the answer is safe (case S5).
@@ -638,7 +639,7 @@ class Submitter:
             said = "was not sent" if is_unsent else "has no task that is known yet"
             _log.warning("job %s %s: %s", record.job_id, said, error)
         else:
-            self._register.learn(record, last_word, error if is_unsent else _in_doubt(error))
+            self._register.learn(record, last_word, error if is_unsent else in_doubt(error))
 
     def _is_patient(self, record: Record) -> bool:
         """Enter that a job was tried in vain, and say whether it is to be tried again."""
@@ -672,7 +673,7 @@ class Submitter:
         while (record := self._queue.take_first()) is not None:
             # "Nothing was sent" is true of the others alone.
             is_in_doubt = isinstance(error, UnreachableError) and record.job_id in self._payloads
-            self.set_aside(record, _in_doubt(error) if is_in_doubt else error)
+            self.set_aside(record, in_doubt(error) if is_in_doubt else error)
 
     async def _leave(self, ticket: int, spent: Outcome, wait: float | None) -> None:
         """Tell the gate what became of a create. Never raises: whoever waits for the answer must have it."""
@@ -680,13 +681,6 @@ class Submitter:
             await self._writer.persist(lambda: self._gate.leave(ticket, spent, wait))
         except Exception as error:
             _log.warning("the gate could not be told of a create: %r", error)
-
-
-def _in_doubt(error: CrynuxError) -> SubmissionUnknownError:
-    """Return what is told of a create whose outcome is not known, and could not be found out by sending it again."""
-    if isinstance(error, SubmissionUnknownError):
-        return error
-    return SubmissionUnknownError(f"an answer was lost, and so the task may exist; asked again: {error}")
 
 
 def _wake_up(waiter: "asyncio.Future[None]") -> bool:

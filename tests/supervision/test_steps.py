@@ -22,7 +22,15 @@ from crynux_async import (
 from crynux_async.backends.base import Action, Look, Seen, Task
 from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
-from crynux_async.errors import AuthError, BackendError, QuotaError, RejectedError, UnreachableError, UsageError
+from crynux_async.errors import (
+    AuthError,
+    BackendError,
+    ProtocolError,
+    QuotaError,
+    RejectedError,
+    UnreachableError,
+    UsageError,
+)
 from crynux_async.ledgers.base import AttemptOutcome
 from crynux_async.ledgers.memory import MemoryLedger
 from tests.fake_backend import make_config
@@ -227,6 +235,48 @@ async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_the_c
     budget = await ledger.budget("b")
     assert budget is not None
     assert (budget.held, budget.spent) == (2 * FEE, 0)
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+async def test_lost_answer_of_a_repeatable_create_is_asked_for_again_after_something_else_than_the_service_answered(
+    monkeypatch: pytest.MonkeyPatch, is_lasting: bool
+) -> None:
+    def answer_with_a_page(*_: str) -> None:
+        raise ProtocolError("a page of a proxy", is_lasting=is_lasting)
+
+    studio, ledger = Studio(), MemoryLedger()
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
+        job = await lose_an_answer(studio, session)
+        with monkeypatch.context() as patched:
+            patched.setattr(studio, "create", answer_with_a_page)
+            with pytest.raises(SubmissionUnknownError, match="may exist"):
+                await job.submitted()
+        assert job.state is not JobState.REJECTED
+        budget = await ledger.budget("b")
+        assert budget is not None
+        assert budget.held == 2 * FEE
+    studio.is_away = False
+    async with open_session(studio, ledger, budget=Budget("b", cnx=6)) as session:
+        (job,) = session.jobs()
+        await job.retry()
+        assert (await job.submitted()).task_id in studio.tasks
+    assert len(studio.tasks) == 1
+    budget = await ledger.budget("b")
+    assert budget is not None
+    assert (budget.held, budget.spent) == (2 * FEE, 0)
+
+
+async def test_repeated_create_whose_task_is_another_one_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_another(*_: str) -> None:
+        raise ProtocolError("the task is not what was asked for", task_id="0x1", is_lasting=True)
+
+    studio = Studio()
+    async with open_session(studio, MemoryLedger()) as session:
+        job = await lose_an_answer(studio, session)
+        monkeypatch.setattr(studio, "create", find_another)
+        with pytest.raises(ProtocolError):
+            await job.submitted()
+        assert job.state is JobState.REJECTED
 
 
 async def test_job_whose_answer_was_lost_is_cancelled_when_its_task_is_known() -> None:
