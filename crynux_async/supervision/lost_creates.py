@@ -20,7 +20,7 @@ from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
-from crynux_async.supervision.rows import lost_attempt
+from crynux_async.supervision.rows import lost_attempt, lost_attempts
 from crynux_async.supervision.spending import Spending
 from crynux_async.supervision.stored_errors import columns_of_error
 
@@ -241,6 +241,10 @@ class LostCreates:
 
     async def _plan_again(self, record: Record, attempt: AttemptRow) -> None:
         """Make a job whose create never happened one that waits to be sent, should its user want that."""
+        # The earlier ones first: a process that dies in between leaves the job in doubt, as it is.
+        for earlier in await self._repeated_by(record, attempt):
+            unsent = attrs.evolve(earlier, outcome=AttemptOutcome.NOT_SENT)
+            await self._writer.change(JobChange(job_id=record.job_id, finished=unsent))
         # As if it had never been sent, which is what was found: only then is sending it again safe.
         unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
         state = advance(record.state, Signal.NOT_CREATED)
@@ -251,6 +255,16 @@ class LostCreates:
             record.error = None
             self.on_not_created(record)
             self._register.learn(record, Signal.NOT_CREATED, is_stored=True)
+
+    async def _repeated_by(self, record: Record, attempt: AttemptRow) -> list[AttemptRow]:
+        """Return the creates that a lost one has repeated, where a service knows them all for the same task.
+
+        One that was left in doubt would make the next process believe that something is held for the try.
+        """
+        if not self._backend.creates_are_repeatable:
+            return []
+        attempts = await self._ledger.attempts(job_ids=[record.job_id])
+        return [one for one in lost_attempts(attempts, attempt.try_number) if one.number < attempt.number]
 
     def _record(self, job_id: str) -> Record:
         record = self._register.get(job_id)

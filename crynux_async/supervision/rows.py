@@ -171,17 +171,23 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
     record.resubmitted_as = row.resubmitted_as
 
 
-def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
-    """Return the last attempt of a try whose outcome is not known, or None.
+def lost_attempts(attempts: Iterable[AttemptRow], try_number: int) -> list[AttemptRow]:
+    """Return the attempts of a try whose outcome is not known, in the order in which they were begun.
 
     What an earlier try has lost is no doubt of this one: the user has sent the job again in the knowledge of it.
     """
-    unknown = [
+    unknown = (
         attempt
         for attempt in attempts
         if attempt.try_number == try_number and attempt.outcome in (None, AttemptOutcome.UNKNOWN)
-    ]
-    return max(unknown, key=lambda attempt: attempt.number) if unknown else None
+    )
+    return sorted(unknown, key=lambda attempt: attempt.number)
+
+
+def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
+    """Return the last attempt of a try whose outcome is not known, or None."""
+    unknown = lost_attempts(attempts, try_number)
+    return unknown[-1] if unknown else None
 
 
 def doubtful_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:

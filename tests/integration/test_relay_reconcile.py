@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crynux_async import JobState, SubmissionUnknownError
+from crynux_async import Job, JobState, SubmissionUnknownError
 from crynux_async.backends.base import Verdict
 from crynux_async.budgets import Budget
 from crynux_async.emulator.relay import RelayEmulator, Status
@@ -94,21 +94,33 @@ async def test_create_that_was_tried_for_too_long_is_found_when_the_relay_is_bac
     assert (len(relay.tasks), spent(relay)) == (1, FEE)
 
 
-async def test_create_that_never_arrived_waits_to_be_sent_again(relay: RelayEmulator) -> None:
+@pytest.mark.parametrize("is_next_process", [False, True], ids=["same_session", "next_session"])
+async def test_create_that_never_arrived_waits_to_be_sent_again(relay: RelayEmulator, *, is_next_process: bool) -> None:
     relay.add_fault("html_502", on="create", count=10**6)
     ledger, budget = MemoryLedger(), Budget("b", cnx=45)
     async with relay_session(relay, ledger, unreachable_timeout=30.0, budget=budget) as session:
         job = session.submit_nowait(make_config())
         with pytest.raises(SubmissionUnknownError):
             await job.submitted()
+        assert len(await ledger.attempts()) > 1, "it was repeated, and each of them has no known outcome"
         relay.clear_faults()
         await asyncio.sleep(LANDED)
         (found,) = await session.reconcile()
         assert (found.verdict, job.state) == (Verdict.NOT_CREATED, JobState.PLANNED)
-        await job.retry()
-        await job.submitted()
-        row = await ledger.budget("b")
-        assert row is not None
-        assert row.held == 3 * FEE, "what was given back when nothing was found is held again"
-        await job
+        if not is_next_process:
+            await sent_again(job, ledger)
+    if is_next_process:
+        async with relay_session(relay, ledger, budget=budget) as session:
+            (job,) = session.jobs()
+            await sent_again(job, ledger)
     assert (len(relay.tasks), spent(relay)) == (1, FEE)
+
+
+async def sent_again(job: Job, ledger: MemoryLedger) -> None:
+    """Send a job again and await it; its budget holds what it may cost meanwhile."""
+    await job.retry()
+    await job.submitted()
+    row = await ledger.budget("b")
+    assert row is not None
+    assert row.held == 3 * FEE, "what was given back when nothing was found is held again"
+    await job
