@@ -7,8 +7,10 @@ out to its owner only, and so tells of every finished task in the bracket whethe
 that has no result (yet) it says the same as of one that does not exist; the status, which needs no key, tells those two
 apart.
 
-A task is found where exactly one task of this key is left in the bracket that no other job has, and no other lost
-create can have made it. Everything else is said and left to the user: a model under a wrong name is worse than none.
+A task is found where the whole bracket was looked at, exactly one task of this key is left in it that no other job has,
+no other lost create can have made it, and every other task in it has another owner: another program may use the key, so
+that one without a result may be the lost one. Everything else is said and left to the user: a model under a wrong name
+is worse than none.
 
 Source: crynux-bridge api/v1/image/finetune.go (order of the checks), models/client_task.go (one sequence).
 """
@@ -195,25 +197,26 @@ def _judge_asked(
     bracket = bracket_of(lost)
     ours = [number for number, standing in asked.items() if standing is Standing.OURS]
     running = sum(standing is Standing.RUNNING for standing in asked.values())
-    unclear = sum(standing is Standing.WITHOUT_RESULT for standing in asked.values())
+    unclear = [number for number, standing in asked.items() if standing is Standing.WITHOUT_RESULT]
+    is_whole = bracket.below is not None or _reached_the_end(asked)
     # What still runs may turn out to be ours: nothing is ruled out before it has ended, and where another program uses
     # this key, the one that has ended may be that program's.
     if running:
-        mine = f"; made with this key is {', '.join(map(str, sorted(ours)))}" if ours else ""
+        mine = f"; made with this key is {_listed(ours)}" if ours else ""
         return _open(
             lost,
             f"{running} tasks in its bracket still run, and whose they are is told only when they end; "
             f"look again later{mine}",
         )
     if ours:
-        return _judge_ours(lost, others, ours)
+        return _judge_ours(lost, ours, _doubts(lost, others, ours, unclear, is_whole=is_whole))
     if bracket.above is None:
         return _open(
             lost,
             f"none of the {len(asked)} tasks before the first known one was made with this key; "
             f"at_most={2 * at_most} looks at more",
         )
-    if bracket.below is None and not _reached_the_end(asked):
+    if not is_whole:
         return _open(
             lost,
             f"none of the first {len(asked)} tasks after the last known one was made with this key; "
@@ -222,17 +225,14 @@ def _judge_asked(
     if unclear:
         return _open(
             lost,
-            f"{unclear} tasks in its bracket ended without a result, and whose they were cannot be told, so "
+            f"{len(unclear)} tasks in its bracket ended without a result, and whose they were cannot be told, so "
             "no model can come of them. Resubmit it if you accept that one of them may have been paid",
         )
     return _not_created(lost, asked, now)
 
 
-def _judge_ours(lost: LostCreate, others: Sequence[LostCreate], ours: Sequence[int]) -> Finding:
-    # Two creates that were lost together share a bracket: to guess would swap their models.
-    rivals = [other.job_id for other in others if other.job_id != lost.job_id and _may_have(other, ours)]
-    # Without a lower end any older job of the key could be meant, and its model would get this job's name.
-    if len(ours) == 1 and not rivals and bracket_of(lost).above is not None:
+def _judge_ours(lost: LostCreate, ours: Sequence[int], doubts: Sequence[str]) -> Finding:
+    if len(ours) == 1 and not doubts:
         return Finding(
             job_id=lost.job_id,
             verdict=Verdict.FOUND,
@@ -240,16 +240,50 @@ def _judge_ours(lost: LostCreate, others: Sequence[LostCreate], ours: Sequence[i
             candidates=[str(ours[0])],
             explanation=f"task {ours[0]} is the only one in its bracket that was made with this key",
         )
-    named = ", ".join(map(str, sorted(ours)))
-    why = f"it may also be that of {', '.join(rivals)}" if rivals else "earlier jobs of this key may be among them"
-    if len(ours) > 1 and not rivals and bracket_of(lost).above is not None:
-        why = "another program may use this key"
+    why = "; ".join(doubts or ["another program may use this key"])
     return Finding(
         job_id=lost.job_id,
         verdict=Verdict.AMBIGUOUS,
         candidates=[str(number) for number in sorted(ours)],
-        explanation=f"made with this key in its bracket: {named}; {why}",
+        explanation=f"made with this key in its bracket: {_listed(ours)}; {why}",
     )
+
+
+def _doubts(
+    lost: LostCreate, others: Sequence[LostCreate], ours: Sequence[int], unclear: Sequence[int], *, is_whole: bool
+) -> list[str]:
+    """Return why tasks of this key may not be that of a lost create; empty where each of them can only be that.
+
+    Args:
+        lost: The create.
+        others: Every lost create of the key.
+        ours: The tasks of this key that no other job has.
+        unclear: Tasks of which nobody can tell whose they are.
+        is_whole: Whether every number was looked at that the task can have.
+    """
+    doubts = []
+    # Two creates that were lost together share a bracket: to guess would swap their models.
+    rivals = [other.job_id for other in others if other.job_id != lost.job_id and _may_have(other, ours)]
+    if rivals:
+        doubts.append(f"it may also be that of {', '.join(rivals)}")
+    # Without a lower end any older job of the key could be meant, and its model would get this job's name.
+    if bracket_of(lost).above is None:
+        doubts.append("earlier jobs of this key may be among them")
+    if unclear:
+        doubts.append(
+            f"another program may use this key, and whose {_listed(unclear)} was cannot be told, which ended without "
+            "a result"
+        )
+    if not is_whole:
+        doubts.append(
+            "another program may use this key, and not all numbers were looked at that it can have: a larger at_most "
+            "looks at more, and a job that is accepted now closes the bracket"
+        )
+    return doubts
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _may_have(lost: LostCreate, numbers: Iterable[int]) -> bool:

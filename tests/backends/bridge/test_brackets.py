@@ -159,6 +159,27 @@ async def test_task_without_result_in_the_bracket_leaves_it_open() -> None:
     assert "cannot be told" in finding.explanation
 
 
+async def test_task_without_result_beside_one_of_the_key_leaves_it_to_the_user() -> None:
+    # Where another program uses the key, the one with a result may be that program's, and the lost one has failed.
+    bridge = Bridge({10: Standing.WITHOUT_RESULT, 11: Standing.OURS})
+    [finding] = await find(bridge, lost())
+    assert (finding.verdict, finding.task_id, list(finding.candidates)) == (Verdict.AMBIGUOUS, None, ["11"])
+    assert "whose 10 was cannot be told" in finding.explanation
+    bridge.requests = 0
+    [finding] = await find(bridge, lost(), known=frozenset({"10"}))
+    assert (finding.verdict, finding.task_id) == (Verdict.FOUND, "11"), "the one that failed is another job's"
+
+
+async def test_task_of_the_key_is_not_given_to_a_job_of_whose_bracket_only_a_part_was_looked_at() -> None:
+    bridge = Bridge(dict.fromkeys(range(10, 70), Standing.OTHERS) | {11: Standing.OURS, 65: Standing.OURS})
+    [finding] = await find(bridge, lost(after=[]), at_most=50)
+    assert (finding.verdict, list(finding.candidates)) == (Verdict.AMBIGUOUS, ["11"])
+    assert "not all numbers" in finding.explanation
+    bridge.requests = 0
+    [finding] = await find(bridge, lost(after=["65"]), at_most=60)
+    assert (finding.verdict, finding.task_id) == (Verdict.FOUND, "11")
+
+
 async def test_bracket_is_left_alone_while_a_create_in_it_is_under_way() -> None:
     bridge = Bridge({10: Standing.OURS})
     [finding] = await find(bridge, lost(is_closed=False))
@@ -220,9 +241,9 @@ TRUTHS = st.lists(st.sampled_from(["ours", "others", "lost", "burnt", "stranger"
 @given(
     truth=TRUTHS,
     delays=st.lists(st.integers(0, 3), min_size=12, max_size=12),
-    ends=st.lists(st.booleans(), min_size=12, max_size=12),
+    ends=st.lists(st.sampled_from(["done", "failed", "running"]), min_size=12, max_size=12),
 )
-def test_task_found_is_always_the_one_that_was_lost(truth: list[str], delays: list[int], ends: list[bool]) -> None:
+def test_task_found_is_always_the_one_that_was_lost(truth: list[str], delays: list[int], ends: list[str]) -> None:
     """Whatever happened in whichever order, FOUND names the lost create's own task, and NOT_CREATED is true.
 
     "stranger" is a task of another program that uses the key.
@@ -234,12 +255,10 @@ def test_task_found_is_always_the_one_that_was_lost(truth: list[str], delays: li
     answered: list[tuple[int, int]] = []
     for index, kind in enumerate(truth):
         number = index + 1
-        if kind == "burnt":
-            standings[number] = Standing.OTHERS
-        elif kind == "others":
-            standings[number] = Standing.OTHERS if ends[index] else Standing.RUNNING
-        else:
-            standings[number] = Standing.OURS if ends[index] else Standing.RUNNING
+        is_others = kind in ("burnt", "others")
+        done = Standing.OTHERS if is_others else Standing.OURS
+        unclear = {"failed": Standing.WITHOUT_RESULT, "running": Standing.RUNNING}
+        standings[number] = done if kind == "burnt" else unclear.get(ends[index], done)
         if kind == "ours":
             known.add(str(number))
             answered.append((number, index + delays[index]))
