@@ -67,6 +67,14 @@ async def post(backend: Backend, payload: str) -> Answer:
     """Send one create. Never raises: once bytes may have left, every end has a meaning."""
     try:
         created = await backend.create(payload)
+        return Answer(
+            outcome=AttemptOutcome.ACCEPTED,
+            spent=Outcome.ACCEPTED,
+            task_id=created.task_id,
+            look_after=created.again_after,
+            progress=created.stage,
+            phases=created.phases,
+        )
     # The order matters: these are kinds of BackendError, which is a kind of CrynuxError.
     except RateLimitedError as error:
         return Answer(outcome=AttemptOutcome.LIMITED, spent=Outcome.LIMITED, error=error)
@@ -81,14 +89,6 @@ async def post(backend: Backend, payload: str) -> Answer:
         _log.debug("create cut off", exc_info=True)
         interrupt = error if isinstance(error, KeyboardInterrupt | SystemExit) else None
         return Answer(outcome=AttemptOutcome.UNKNOWN, spent=Outcome.CHARGED, error=_cut_off(error), interrupt=interrupt)
-    return Answer(
-        outcome=AttemptOutcome.ACCEPTED,
-        spent=Outcome.ACCEPTED,
-        task_id=created.task_id,
-        look_after=created.again_after,
-        progress=created.stage,
-        phases=created.phases,
-    )
 
 
 def of_repeated(answer: Answer) -> Answer:

@@ -307,6 +307,8 @@ class Follower:
         except Exception as error:
             self._polls.errored(record.job_id, monotonic())
             self._complain(record, error)
+            if record.state in FOLLOWED and record.is_ours:  # one whose end could not be told is not forgotten over it
+                self.follow(record, GONE_FOR)
         # Whoever is found overdue by any poll is told at once, also where that poll was about another job.
         for job_id in self._polls.stalled():
             stalled = self._register.get(job_id)

@@ -153,12 +153,14 @@ class JobRegister:
         """
         record.task_id, record.submitted_at, record.error = task_id, submitted_at, None
         self._index(record, task_id)
-        if self.is_listened_to(record):
-            from crynux_async.events import JobSubmitted
+        try:
+            if self.is_listened_to(record):
+                from crynux_async.events import JobSubmitted
 
-            self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
-        self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
-        record.wake()  # also where the user has given the job up meanwhile
+                self.tell(JobSubmitted(job_id=record.job_id, task_id=task_id, at=submitted_at), is_stored=is_stored)
+        finally:  # no listener's bug leaves a paid job looking unsent
+            self.learn(record, Signal.ACCEPTED, at=submitted_at, is_stored=is_stored)
+            record.wake()  # also where the user has given the job up meanwhile
 
     def try_again(self, record: Record, try_number: int) -> None:
         """Enter that a job is sent again because its user says so; the ledger has it.

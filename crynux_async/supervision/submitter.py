@@ -507,7 +507,10 @@ class Submitter:
             elif answer.task_id is not None:
                 await self._hand_over(record, attempt, answer.task_id)
         await self._leave(ticket, answer.spent, answer.wait)
-        self._go_on(record, attempt, answer)
+        try:
+            self._go_on(record, attempt, answer)
+        except Exception as error:
+            self._go_on_all_the_same(record, attempt, answer, error)
 
     async def _hand_over(self, record: Record, attempt: AttemptRow, task_id: str) -> None:
         """Leave a task that was made for a job which was lost meanwhile to whoever has the job, and tell who waits."""
@@ -552,17 +555,20 @@ class Submitter:
         return news_of_move(record, state)
 
     def _tell(self, record: Record, signal: Signal | None, answer: Answer, at: datetime) -> None:
-        """Let whoever waits know an answer; everything is durable."""
+        """Let whoever waits know an answer; everything is durable. A bug in that keeps nothing from going on."""
         error = answer.error
-        if answer.task_id is not None:
-            _log.info("job %s accepted as task %s", record.job_id, answer.task_id)
-            self._register.accepted(record, answer.task_id, at)
-        elif signal is Signal.LOST_SIGHT:
-            _log.error("outcome unknown, not sent again: job %s: %s", record.job_id, error)
-            self._register.learn(record, signal, error, at=at, is_stored=True)
-        elif signal is Signal.TURNED_DOWN:
-            _log.warning("job %s was refused: %s", record.job_id, error)
-            self._register.learn(record, signal, error, at=at, is_stored=True)
+        try:
+            if answer.task_id is not None:
+                _log.info("job %s accepted as task %s", record.job_id, answer.task_id)
+                self._register.accepted(record, answer.task_id, at)
+            elif signal is Signal.LOST_SIGHT:
+                _log.error("outcome unknown, not sent again: job %s: %s", record.job_id, error)
+                self._register.learn(record, signal, error, at=at, is_stored=True)
+            elif signal is Signal.TURNED_DOWN:
+                _log.warning("job %s was refused: %s", record.job_id, error)
+                self._register.learn(record, signal, error, at=at, is_stored=True)
+        except Exception:
+            _log.exception("unexpected")
 
     def _go_on(self, record: Record, attempt: AttemptRow, answer: Answer) -> None:
         """Let a job whose create was answered go where it belongs, and the queue with it."""
@@ -595,6 +601,18 @@ class Submitter:
             self._preparation.undo()
             self.set_aside(record, error)
             self._turn_all_away(error)
+
+    def _go_on_all_the_same(self, record: Record, attempt: AttemptRow, answer: Answer, error: Exception) -> None:
+        """Let a job go on over whose stored answer something unforeseen has failed: it is followed, or set aside."""
+        _log.error("after the answer to a create of job %s", record.job_id, exc_info=error)
+        if STAGES[record.state] is not Stage.SUBMIT:
+            self._hand_on(record)  # without what the service has told besides: that may be what cannot be used
+            return
+        trouble: CrynuxError = BackendError(f"the job could not be sent: {error!r}")
+        if answer.outcome is AttemptOutcome.UNKNOWN:
+            self._payloads[record.job_id] = attempt.payload
+            trouble = in_doubt(trouble)
+        self.set_aside(record, trouble)
 
     def _is_in_doubt(self, record: Record, answer: Answer) -> bool:
         """Whether this answer says nothing of an earlier create of unknown outcome, which it was to repeat."""

@@ -4,9 +4,19 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
-from crynux_async import JobState, LedgerError, Session
+from crynux_async import (
+    CrynuxError,
+    JobState,
+    LedgerError,
+    RateLimitedError,
+    Session,
+    SubmissionUnknownError,
+    UnreachableError,
+)
+from crynux_async.backends.base import CreatedTask
 from crynux_async.ledgers.base import AttemptOutcome, JobRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.training.config import FineTuneConfig
@@ -134,3 +144,88 @@ async def test_bug_in_the_gate_keeps_nobody_from_an_answer_that_is_stored() -> N
         assert [row.task_id for row in await ledger.jobs()] == [job.task_id] == ["1"]
         async with asyncio.timeout(3600):
             await job  # it is followed, too
+
+
+class Careless(StudioBackend):
+    """A studio whose answers to creates hold what cannot be used."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(Studio())
+        self.told = told
+
+    async def create(self, payload: str) -> CreatedTask:
+        return attrs.evolve(await super().create(payload), **self.told)
+
+
+@pytest.mark.parametrize("told", [{"again_after": "soon"}, {"phases": (None,)}], ids=["again_after", "phases"])
+async def test_answer_of_which_a_part_cannot_be_used_leaves_its_job_followed(told: dict[str, Any]) -> None:
+    async with open_session(Careless(**told)) as session:
+        job = await session.submit(make_config())
+        async with asyncio.timeout(3600):
+            assert (await job).state is JobState.SUCCEEDED
+
+
+async def test_answer_that_is_no_task_is_of_unknown_outcome_and_the_next_job_is_sent() -> None:
+    class Wordless(FakeBackend):
+        async def create(self, payload: str) -> CreatedTask:
+            created = await super().create(payload)
+            nothing: Any = None
+            return nothing if created.task_id == "1" else created
+
+    async with Session(backend=Wordless(), api_key="k" * 44, rate_limit=1) as session:
+        first, second = (session.submit_nowait(make_config(seed=seed)) for seed in (1, 2))
+        async with asyncio.timeout(3600):
+            with pytest.raises(SubmissionUnknownError):
+                await first.submitted()
+            assert (await second.submitted()).task_id == "2"
+        assert first.state is JobState.UNCONFIRMED
+
+
+@pytest.mark.parametrize("method", ["answered", "failed"])
+@pytest.mark.parametrize(
+    "answer",
+    [None, RateLimitedError("slower", wait=1.0), UnreachableError("away"), SubmissionUnknownError("lost")],
+    ids=["accepted", "limited", "not_sent", "unknown"],
+)
+@pytest.mark.parametrize("is_repeatable", [False, True])
+async def test_bug_after_an_answer_is_stored_leaves_no_job_neither_queued_nor_followed(
+    method: str, answer: Exception | None, *, is_repeatable: bool
+) -> None:
+    backend = FakeBackend()
+    backend.creates_are_repeatable = is_repeatable
+    async with open_session(backend) as session:
+        supervisor = session._supervisor
+        assert supervisor is not None
+        reach: Any = supervisor.reach
+
+        def fail_once(*_: Any) -> None:
+            del vars(reach)[method]
+            raise ZeroDivisionError("a bug")
+
+        setattr(reach, method, fail_once)
+        backend.answers.append(answer)
+        job = session.submit_nowait(make_config())
+        async with asyncio.timeout(3600):
+            try:
+                await job.submitted()
+            except CrynuxError:  # it is said that it is not sent for now, or what became of it is not known
+                await job.retry()
+            await job.submitted()
+            assert (await job).state is JobState.SUCCEEDED
+
+
+async def test_bug_while_the_end_of_a_job_is_told_leaves_it_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_session(FakeBackend()) as session:
+        supervisor = session._supervisor
+        assert supervisor is not None
+        error, errors = supervisor.accounts.error, [ZeroDivisionError("a bug")]
+
+        def fail_once(*args: Any) -> Any:
+            if errors:
+                raise errors.pop()
+            return error(*args)
+
+        monkeypatch.setattr(supervisor.accounts, "error", fail_once)
+        job = await session.submit(make_config())
+        async with asyncio.timeout(3600):
+            assert (await job).state is JobState.SUCCEEDED
