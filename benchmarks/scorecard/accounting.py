@@ -22,7 +22,7 @@ from crynux_async.emulator import JournalEntry
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, Ledger, Neighbours
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
 from crynux_async.states import JobState
-from crynux_async.supervision.rows import lost_attempt
+from crynux_async.supervision.doubt import lost_attempt
 
 Bracket = tuple[int | None, int | None]
 

@@ -13,7 +13,7 @@ from crynux_async.cli.exits import Exit, exit_code, show_error
 from crynux_async.cli.job_names import find_jobs
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.questions import agrees
-from crynux_async.cli.service import open_session
+from crynux_async.cli.service import in_doubt, open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import CrynuxError
 from crynux_async.job import Job
@@ -38,8 +38,9 @@ async def cancel(order: CancelOrder) -> Exit:
     console = open_console(stderr=order.as_json)
     async with open_session(order.ledger, order.service, makes_ledger=False) as session:
         jobs = await find_jobs(session, order.names)
+        doubtful = await in_doubt(session, jobs)
         for job in jobs:
-            console.print(Text(f"{job.job_id}: {await _meaning(job, order.service)}"))
+            console.print(Text(f"{job.job_id}: {await _meaning(job, order.service, is_in_doubt=job in doubtful)}"))
         question = f"Cancel {counted(len(jobs), 'job')}?"
         if console.is_terminal and not order.is_agreed and not await agrees(console, question):
             return Exit.USAGE
@@ -56,13 +57,11 @@ async def cancel(order: CancelOrder) -> Exit:
     return code
 
 
-async def _meaning(job: Job, service: ServiceChoice) -> str:
+async def _meaning(job: Job, service: ServiceChoice, *, is_in_doubt: bool) -> str:
     """Return what cancelling a job costs and gives back, before it is done."""
     if job.state is JobState.PLANNED:
-        if service.relay:  # one whose answer was lost is planned still, because the same create is sent again
-            return (
-                "has no task that is known: if nothing was sent it costs nothing, else it stays until its task is known"
-            )
+        if is_in_doubt:
+            return "may have a task, because the answer to its create was lost: it stays until that is known"
         return "is not sent yet, so it costs nothing"
     if job.state is JobState.UNCONFIRMED:
         return (

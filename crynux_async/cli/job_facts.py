@@ -4,7 +4,7 @@ import asyncio
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -35,8 +35,16 @@ class Detail(Value):
     reads_archives: bool = False
 
 
-async def facts_of(ledger: Ledger, rows: Sequence[JobRow], detail: Detail) -> list[dict[str, Any]]:
+async def facts_of(
+    ledger: Ledger, rows: Sequence[JobRow], detail: Detail, *, in_doubt: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Return what is known of jobs as JSON values, every job with the same names in the same order.
+
+    Args:
+        ledger: Has their tasks.
+        rows: The jobs.
+        detail: How much is told.
+        in_doubt: Which of the planned ones may have a task, because the answer to a create of them was lost.
 
     Raises:
         LedgerError: The ledger cannot be read.
@@ -44,7 +52,7 @@ async def facts_of(ledger: Ledger, rows: Sequence[JobRow], detail: Detail) -> li
     tasks: Mapping[str, list[TaskRow]] = defaultdict(list)
     for task in await ledger.tasks([row.job_id for row in rows]):
         tasks[task.job_id].append(task)
-    return [await _facts(row, tasks[row.job_id], detail) for row in rows]
+    return [await _facts(row, tasks[row.job_id], detail, is_in_doubt=row.job_id in in_doubt) for row in rows]
 
 
 async def names_of(detail: Detail) -> list[str]:
@@ -68,7 +76,7 @@ def write_csv(names: Sequence[str], facts: Sequence[Mapping[str, Any]], out: Tex
         table.writerow({**each, **parts})
 
 
-async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[str, Any]:
+async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail, *, is_in_doubt: bool = False) -> dict[str, Any]:
     from crynux_async.job_values import cost_of  # here: the list for people is there sooner without all events
 
     # Said by the ledger, and looked at here: an archive may have been moved since.
@@ -78,6 +86,7 @@ async def _facts(row: JobRow, tasks: Sequence[TaskRow], detail: Detail) -> dict[
         **({} if detail.is_public else {"error": without_reason(row.error, row.reason)}),
         "cost": cost_of(tasks).to_dict(),
         "archive_is_there": is_there,
+        "may_have_task": row.task_id is not None or row.state is JobState.UNCONFIRMED or is_in_doubt,
     }
     if not detail.is_public:
         beside = await asyncio.to_thread(images_beside, Path(row.path)) if row.path is not None else []

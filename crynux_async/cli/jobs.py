@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crynux_async.cli.exits import Exit
-from crynux_async.cli.ledger_place import LedgerPlace, existing_place, shown
+from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_option, shown
 from crynux_async.cli.ledger_reading import read_and_show
 from crynux_async.cli.listing import print_jobs
 from crynux_async.cli.plain import open_output
@@ -15,8 +15,9 @@ from crynux_async.errors import UsageError
 from crynux_async.ledgers import open_ledger
 from crynux_async.ledgers.base import JobFilter, JobRow
 from crynux_async.states import JobState
-from crynux_async.supervision.cut_off import find_as_left
+from crynux_async.supervision.cut_off import Remembered, find_as_left, sent_in_doubt
 from crynux_async.wall_clock import wall_now
+from crynux_async.wording import counted
 
 if TYPE_CHECKING:
     from crynux_async.cli.job_facts import Detail
@@ -36,11 +37,18 @@ def show_list(
     where = job_filter(states, label, tags)
     place = existing_place(ledger)
 
-    def show(rows: Sequence[JobRow]) -> Exit:
+    async def look(book: Remembered) -> tuple[list[JobRow], list[str]]:
+        rows = await find_as_left(book, where)
+        return rows, await sent_in_doubt(book, rows)
+
+    def show(found: tuple[list[JobRow], list[str]]) -> Exit:
+        rows, doubtful = found
         _print(rows, shown(place), _counted_images(rows))
+        if doubtful:
+            open_output().print_line(in_doubt_text(doubtful, ledger_option(ledger)))
         return Exit.DONE
 
-    return read_and_show(place, lambda book: find_as_left(book, where), show)
+    return read_and_show(place, look, show)
 
 
 async def show_facts(
@@ -66,7 +74,8 @@ async def show_facts(
     await book.open()
     try:
         # Read and closed before anything is printed: a pager that waits must not hold the ledger open.
-        facts = await facts_of(book, await find_as_left(book, where), detail)
+        rows = await find_as_left(book, where)
+        facts = await facts_of(book, rows, detail, in_doubt=await sent_in_doubt(book, rows))
     finally:
         await book.close()
     if as_csv:
@@ -74,6 +83,20 @@ async def show_facts(
     else:
         print(json.dumps(facts))  # noqa: T201  # the command's output
     return Exit.DONE
+
+
+def in_doubt_text(job_ids: Sequence[str], option: str) -> str:
+    """Return what is said of planned jobs that may have a task: whoever sent their configs anew would pay twice.
+
+    Args:
+        job_ids: The jobs.
+        option: What the next command must be given besides, with a space before it, or "".
+    """
+    return (
+        f"{counted(len(job_ids), 'planned job')} may have a task, because the answer to a create was lost. The same "
+        "create makes no other task and takes no other fee: "
+        f"crynux-async retry {' '.join(job_ids)} --relay{option}"
+    )
 
 
 def job_filter(states: Sequence[str], label: str | None, tags: Sequence[str]) -> JobFilter:

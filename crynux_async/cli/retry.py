@@ -12,7 +12,7 @@ from crynux_async.cli.job_names import find_jobs
 from crynux_async.cli.jobs import job_filter
 from crynux_async.cli.ledger_place import LedgerPlace
 from crynux_async.cli.questions import agrees
-from crynux_async.cli.service import open_session
+from crynux_async.cli.service import in_doubt, open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import CrynuxError, UsageError
 from crynux_async.job import Job, record_of
@@ -56,6 +56,9 @@ async def retry(order: RetryOrder) -> Exit:
             console.print("No such job can be sent again.")
             return Exit.DONE
         await _show_price(session, [_more_time(job, order) or job.config for job in jobs], order.service, console)
+        for job in await in_doubt(session, jobs):
+            said = "may have a task: the same create is sent again, and makes no other task and takes no other fee"
+            console.print(Text(f"{job.job_id} {said}"))
         question = f"Send {len(jobs):,} again?"
         if console.is_terminal and not order.is_agreed and not await agrees(console, question):
             return Exit.USAGE

@@ -1,6 +1,6 @@
 """Which service a command talks to: a bridge, the relay, or an emulated one on this machine."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -9,8 +9,12 @@ from crynux_async.backends.opening import ServiceName
 from crynux_async.cli.ledger_place import LedgerPlace, existing_place, ledger_place
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.errors import Problem, SettingsError
+from crynux_async.job import Job
+from crynux_async.ledgers.base import JobFilter
 from crynux_async.secret import Secret
 from crynux_async.session import Session
+from crynux_async.states import JobState
+from crynux_async.supervision.cut_off import sent_in_doubt
 
 _SPEED = 20.0
 
@@ -80,3 +84,10 @@ async def emulated_session(
         settings = attrs.evolve(service.settings(), network=emulator.url, trust_env=False)
         async with Session(settings, backend="relay", wallet=wallet, ledger=ledger, price=price) as session:
             yield session
+
+
+async def in_doubt(session: Session, jobs: Sequence[Job]) -> list[Job]:
+    """Return the planned jobs that may have a task all the same, because the answer to a create of them was lost."""
+    waiting = {job.job_id: job for job in jobs if job.state is JobState.PLANNED}
+    rows = await session.ledger.jobs(JobFilter(job_ids=waiting)) if waiting else []
+    return [waiting[name] for name in await sent_in_doubt(session.ledger, rows)]

@@ -97,3 +97,26 @@ async def _is_left(ledger: Remembered, job_id: str) -> bool:
 
     holder = await ledger.holder(job_id)
     return holder is None or is_gone(holder.fence.owner)
+
+
+async def sent_in_doubt(ledger: Remembered, rows: Sequence[JobRow]) -> list[str]:
+    """Return the planned jobs that may have a task all the same: the answer to a create of them was lost.
+
+    Only a wallet's job is planned then, because the same create is sent again; every other one is unconfirmed.
+
+    Args:
+        ledger: As for ``as_left``.
+        rows: The jobs, as ``as_left`` has them.
+
+    Raises:
+        LedgerError: The ledger cannot be read.
+    """
+    waiting = {row.job_id: row.tries for row in rows if STAGES[row.state] is Stage.SUBMIT and is_wallet(row.key_id)}
+    if not waiting:
+        return []
+    from crynux_async.supervision.doubt import jobs_in_doubt  # here: few lists have such a job
+
+    attempts = await ledger.attempts(job_ids=list(waiting))
+    under_way = [one.job_id for one in attempts if one.outcome is None]
+    alive = {job_id for job_id in under_way if not await _is_left(ledger, job_id)}
+    return [job_id for job_id in jobs_in_doubt(attempts, waiting) if job_id not in alive]

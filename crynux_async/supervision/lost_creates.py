@@ -17,10 +17,10 @@ from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobChange, Ledger, TaskRow
 from crynux_async.states import JobState, Signal, advance, may
 from crynux_async.supervision.accounts import Accounts
+from crynux_async.supervision.doubt import lost_attempt, lost_attempts
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
-from crynux_async.supervision.rows import lost_attempt, lost_attempts
 from crynux_async.supervision.spending import Spending
 from crynux_async.supervision.stored_errors import columns_of_error
 

@@ -1,6 +1,5 @@
 """Records as rows of a ledger, and back: what the last process knew, and what follows from how it ended."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import attrs
 
 from crynux_async.budgets import Budget
-from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, JobRow, TaskRow
+from crynux_async.ledgers.base import JobRow, TaskRow
 from crynux_async.states import FOLLOWED, STAGES, JobState, Stage
 from crynux_async.supervision.cut_off import CUT_OFF
 from crynux_async.supervision.filing import filed
@@ -18,7 +17,6 @@ from crynux_async.training.keeping import as_kept
 from crynux_async.values import Value
 
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
-_SILENT = frozenset({AttemptOutcome.NOT_SENT, AttemptOutcome.LIMITED, AttemptOutcome.REJECTED})
 
 
 def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
@@ -169,40 +167,6 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
         StoredArchive(path=Path(row.path), total_bytes=row.total_bytes, host=row.host) if row.path else None
     )
     record.resubmitted_as = row.resubmitted_as
-
-
-def lost_attempts(attempts: Iterable[AttemptRow], try_number: int) -> list[AttemptRow]:
-    """Return the attempts of a try whose outcome is not known, in the order in which they were begun.
-
-    What an earlier try has lost is no doubt of this one: the user has sent the job again in the knowledge of it.
-    """
-    unknown = (
-        attempt
-        for attempt in attempts
-        if attempt.try_number == try_number and attempt.outcome in (None, AttemptOutcome.UNKNOWN)
-    )
-    return sorted(unknown, key=lambda attempt: attempt.number)
-
-
-def lost_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
-    """Return the last attempt of a try whose outcome is not known, or None."""
-    unknown = lost_attempts(attempts, try_number)
-    return unknown[-1] if unknown else None
-
-
-def doubtful_attempt(attempts: Iterable[AttemptRow], try_number: int) -> AttemptRow | None:
-    """Return the attempt of a try that is to be repeated as it was, or None: its outcome is not known yet.
-
-    One that was turned down at the door or never left says nothing of those before it. Of those that were rejected only
-    the ones whose credential was refused leave a job without its end, and neither do they.
-
-    Args:
-        attempts: The attempts of a job that has no task, and has not ended.
-        try_number: The try.
-    """
-    said = [attempt for attempt in attempts if attempt.try_number == try_number and attempt.outcome not in _SILENT]
-    last = max(said, key=lambda attempt: attempt.number, default=None)
-    return last if last is not None and last.outcome in (None, AttemptOutcome.UNKNOWN) else None
 
 
 def _believed(row: JobRow, *, is_cut_off: bool) -> tuple[JobState, str]:

@@ -15,13 +15,14 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Holder, JobCha
 from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT_TASK, JobState, Stage
 from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.cut_off import CUT_OFF
+from crynux_async.supervision.doubt import doubtful_attempt, lost_attempt
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.owners import is_gone, may_follow
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
-from crynux_async.supervision.rows import doubtful_attempt, lost_attempt, record_from_row, restore
+from crynux_async.supervision.rows import record_from_row, restore
 from crynux_async.supervision.shares import room_for, surplus_of
 from crynux_async.supervision.submitter import HandOn, Submitter
 from crynux_async.wording import counted

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from crynux_async.budgets import Budget
 from crynux_async.cli import cancel as command
+from crynux_async.cli import jobs
 from crynux_async.cli.cancel import CancelOrder, cancel
 from crynux_async.cli.console import LiteralConsole
 from crynux_async.cli.exits import Exit
+from crynux_async.cli.job_facts import Detail
+from crynux_async.cli.retry import RetryOrder, retry
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.emulator import Emulator
 from crynux_async.emulator.relay import RelayEmulator, Status
+from crynux_async.errors import BudgetExceededError
 from crynux_async.session import Session
 from crynux_async.states import JobState
 from tests.fake_backend import make_config as bridge_config
@@ -98,17 +103,79 @@ async def test_job_of_unknown_outcome_is_not_said_to_cost_nothing(
     assert "reconcile() looks for it" in err
 
 
+async def planned_in_doubt(relay: RelayEmulator, folder: Path) -> str:
+    """Leave a job whose process died before it asked again, as the answer to its create was lost."""
+    (name,) = await sent(relay, folder)
+    with contextlib.closing(sqlite3.connect(folder / "jobs.db")) as ledger, ledger:
+        ledger.execute("UPDATE jobs SET state = 'planned', task_id = NULL")
+        ledger.execute("UPDATE attempts SET outcome = 'unknown', task_id = NULL")
+        ledger.execute("DELETE FROM tasks")
+    return name
+
+
+async def planned(relay: RelayEmulator, folder: Path) -> str:
+    """Leave a job that was never sent, and return its name."""
+    async with relay_session(relay, str(folder / "jobs.db"), budget=Budget("small", cnx=1)) as session:
+        job = session.submit_nowait(make_config())
+        with pytest.raises(BudgetExceededError):
+            await job.submitted()
+    return job.job_id
+
+
 async def test_job_whose_process_died_before_it_asked_again_is_not_said_to_cost_nothing(
     relay: RelayEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (name,) = await sent(relay, tmp_path)
-    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as ledger, ledger:
-        ledger.execute("UPDATE jobs SET state = 'planned', task_id = NULL")
-        ledger.execute("UPDATE attempts SET outcome = 'unknown', task_id = NULL")
+    name = await planned_in_doubt(relay, tmp_path)
     assert await cancel(ordered(tmp_path, name)) is Exit.USAGE
     out, err = capsys.readouterr()
-    assert "has no task that is known: if nothing was sent it costs nothing" in out
+    assert f"{name}: may have a task, because the answer to its create was lost" in out
     assert "retry() asks for it" in err
+
+
+async def test_job_at_the_relay_that_was_never_sent_costs_nothing(
+    relay: RelayEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = await planned(relay, tmp_path)
+    assert await cancel(ordered(tmp_path, name)) is Exit.DONE
+    assert f"{name}: is not sent yet, so it costs nothing" in capsys.readouterr().out
+
+
+async def test_list_tells_a_planned_job_that_may_have_a_task_from_one_that_was_never_sent(
+    relay: RelayEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubtful, other = await planned_in_doubt(relay, tmp_path), await planned(relay, tmp_path)
+    assert jobs.show_list(tmp_path / "jobs.db", [], None, []) == Exit.DONE
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("1 planned job may have a task")
+    assert f"crynux-async retry {doubtful} --relay --ledger {tmp_path / 'jobs.db'}" in last
+    facts = jobs.show_facts(tmp_path / "jobs.db", [], None, [], as_json=True, as_csv=False, detail=Detail())
+    assert await facts is Exit.DONE
+    said = {each["job_id"]: each["may_have_task"] for each in json.loads(capsys.readouterr().out)}
+    assert said == {doubtful: True, other: False}
+
+
+async def test_retry_of_a_job_that_may_have_a_task_says_that_it_is_paid_once(
+    relay: RelayEmulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = await planned_in_doubt(relay, tmp_path)
+    assert (
+        await retry(
+            RetryOrder(
+                names=[name],
+                states=[],
+                label=None,
+                tags=[],
+                at_most=None,
+                timeout=None,
+                is_agreed=True,
+                ledger=tmp_path / "jobs.db",
+                service=ServiceChoice(relay=True),
+            )
+        )
+        is Exit.DONE
+    )
+    assert f"{name} may have a task: the same create is sent again" in capsys.readouterr().out
+    assert (len(relay.tasks), relay.balance(CREATOR.address)) == (1, MONEY - FEE)
 
 
 async def test_nothing_is_cancelled_where_the_question_is_answered_with_no(
