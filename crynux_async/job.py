@@ -71,7 +71,10 @@ class Job:
 
     @property
     def config(self) -> "FineTuneConfig | None":
-        """What is trained, as it was asked for; None for a task that was attached by its id."""
+        """What is trained, as it was asked for; None for a task that was attached by its id.
+
+        Of a config of a class of your own, the values are kept, and not the class: this is a ``FineTuneConfig``.
+        """
         return self._record.config
 
     @property

@@ -58,6 +58,7 @@ class FineTuneConfig(ConfigFields):
 
     The names are those of the bridge's API, so the dict of the public how-to works: ``FineTuneConfig.from_dict(data)``.
     Defaults are safe ones: the four attention modules, one round, no warm-up, fp16, a seed that is drawn here and kept.
+    A subclass may have other defaults and methods; jobs keep the values alone, and one with more fields is refused.
 
     Attributes:
         model_name: The base model, such as "crynux-ai/stable-diffusion-v1-5". Only Stable Diffusion 1.x and 2.x train.

@@ -12,6 +12,9 @@ from itertools import compress
 from operator import is_not
 from typing import Any, TypeAlias, overload
 
+import attrs
+
+from crynux_async.errors import ConfigError, Problem
 from crynux_async.training.config import FineTuneConfig, slot_names, slot_values, unchecked
 
 KeptConfig: TypeAlias = tuple[Any, ...]
@@ -68,10 +71,16 @@ class Head:
 
 
 def kept(config: FineTuneConfig) -> KeptConfig:
-    """Return what is kept of a config; the same object for one that ``config_of`` has made."""
+    """Return what is kept of a config; the same object for one that ``config_of`` has made.
+
+    Raises:
+        ConfigError: It is of a class with fields of its own, which would be lost.
+    """
     known: KeptConfig | None = getattr(config, _SLOT, None)
     if known is not None:
         return known
+    if type(config) is not FineTuneConfig:
+        _refuse_own_fields(config)
     values = slot_values()(config)
     patterns = _patterns(config.model_name)
     best: tuple[Pattern, Sequence[int]] | None = None
@@ -90,6 +99,17 @@ def kept(config: FineTuneConfig) -> KeptConfig:
     result = (pattern.head(tuple(own)), *(values[place] for place in own))
     object.__setattr__(config, _SLOT, result)
     return result
+
+
+def _refuse_own_fields(config: FineTuneConfig) -> None:
+    """Refuse a config with fields that no service is told of; defaults and methods of its class need not be kept."""
+    kind = type(config)
+    own = [field.name for field in attrs.fields(kind) if field.name not in slot_names()]
+    if own:
+        message = (
+            f"is a field of {kind.__name__} alone, neither sent nor kept; give what is your own as label= or tags="
+        )
+        raise ConfigError([Problem(field=name, message=message) for name in own])
 
 
 class KeptConfigs(Sequence[FineTuneConfig]):

@@ -9,9 +9,12 @@ import attrs
 import pytest
 from hypothesis import given
 
+from crynux_async import ConfigError, Session
+from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.training import keeping
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.keeping import KeptConfigs, as_kept, config_of, kept
+from tests.fake_backend import FakeBackend, make_config
 from tests.strategies import configs
 
 BASE = FineTuneConfig(model_name="keeping/model", dataset_name="d", max_train_steps=100, seed=1)
@@ -118,3 +121,40 @@ def test_config_is_kept_as_itself_when_another_thread_keeps_one_at_the_same_mome
     monkeypatch.setattr(keeping, "_patterns", lambda _: patterns)
     assert config_of(kept(config)) == config
     assert config_of(kept(unlike)) == unlike
+
+
+@attrs.frozen(kw_only=True)
+class Wide(FineTuneConfig):
+    """A class with another default."""
+
+    rank: int = 16
+
+
+@attrs.frozen(kw_only=True)
+class Noted(FineTuneConfig):
+    """A class with a field of its own."""
+
+    note: str = ""
+
+
+async def test_config_of_a_class_with_other_defaults_is_kept_by_its_values() -> None:
+    config = Wide(**{name: value for name, value in make_config().to_dict().items() if name != "rank"})
+    async with Session(backend=FakeBackend(), api_key="k" * 44, rate_limit=6000) as session:
+        for job in (await session.submit(config), *await session.submit_many([config])):
+            assert type(job.config) is FineTuneConfig
+            assert job.config == FineTuneConfig(**config.to_dict())
+            assert job.config.rank == 16
+
+
+@pytest.mark.parametrize("as_generator", [False, True])
+async def test_config_whose_own_field_would_be_lost_is_refused_before_anything_is_sent(*, as_generator: bool) -> None:
+    config = Noted(**make_config().to_dict(), note="mine")
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with Session(backend=backend, ledger=ledger, api_key="k" * 44) as session:
+        with pytest.raises(ConfigError, match="is a field of Noted alone"):
+            await session.submit(config)
+        configs = [make_config(), config]
+        with pytest.raises(ConfigError, match="is a field of Noted alone"):
+            await session.submit_many((each for each in configs) if as_generator else configs)
+        assert session.jobs() == []
+    assert (backend.creates, await ledger.jobs()) == (0, [])
