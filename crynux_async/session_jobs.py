@@ -317,6 +317,10 @@ class SessionJobs:
         One that was given up here, or was not known to the service, is looked at anew. Nothing is known of the task
         before the service was asked, which is at once: until then it is ``ATTACHED``.
 
+        A task belongs to one job of a ledger: where an earlier session has stored it under another name, and its job is
+        not in this session any more, what this returns is followed here and not stored. ``find(task_id=...)`` returns
+        the job that is.
+
         Args:
             task_id: The service's name of the task, as text or as a number.
             config: What it trains, where that is known.

@@ -23,7 +23,7 @@ from crynux_async.cli.waiting import while_answered
 from crynux_async.errors import UsageError
 from crynux_async.job import Job
 from crynux_async.session import Session
-from crynux_async.states import STAGES, JobState, Stage
+from crynux_async.states import GOOD, STAGES, JobState, Stage
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
 from crynux_async.training.service import ServiceFacts
@@ -83,7 +83,7 @@ async def download(
     """Follow a task that the service has already and download its model."""
 
     async def begin(session: Session) -> Job:
-        return session.attach(await _task_of(session, task_id))
+        return await _job_of(session, await _task_of(session, task_id))
 
     following = _Following(out=out, name=name, timeout=timeout, service=service, ledger=ledger, as_json=as_json)
     opened = open_session(ledger, service, needs_key=True)
@@ -102,6 +102,14 @@ async def _task_of(session: Session, name: str) -> str:
     if job.task_id is None:
         raise UsageError(f"{job.job_id} is {job.state} and has no task that could be downloaded", field="task_id")
     return job.task_id
+
+
+async def _job_of(session: Session, task_id: str) -> Job:
+    """Return the job of a task: the ledger's own where that has ended, so that it learns where its model is."""
+    known = await session.find(task_id=task_id)
+    # What was given up, or was not known to the service, is looked at anew; so is a task of an earlier try.
+    is_over = known is not None and known.state in (*GOOD, JobState.FAILED) and known.task_id == task_id
+    return known if known is not None and is_over else session.attach(task_id)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,5 +1,6 @@
 """``run`` and ``download`` on virtual time, where waiting for a minute takes none."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from crynux_async.cli.exits import Exit, exit_code
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.clock import monotonic
 from crynux_async.emulator import Emulator
-from crynux_async.errors import JobExpiredError, WaitTimeoutError
+from crynux_async.errors import JobExpiredError, JobFailedError, WaitTimeoutError
 from crynux_async.session import Session
+from crynux_async.states import JobState
+from tests.fake_backend import make_config
 
 
 @pytest_asyncio.fixture
@@ -61,3 +64,28 @@ async def test_ledger_that_was_asked_for_has_the_task_and_the_usual_one_is_not_m
     async with Session(**bridge.settings(), ledger=place, follow=False) as session:
         assert [job.task_id for job in await session.history()] == ["4711"]
     assert not (tmp_path / "jobs.db").exists()
+
+
+@pytest.mark.parametrize("is_named_by_job", [False, True])
+async def test_download_of_a_task_whose_job_has_ended_is_that_of_its_job(
+    bridge: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_named_by_job: bool
+) -> None:
+    async with Session(ledger=tmp_path / "jobs.db") as session:
+        job = await (await session.submit(make_config()))
+    name = job.job_id if is_named_by_job else str(job.task_id)
+    code = await run.download(name, tmp_path, None, None, service=ServiceChoice(), ledger=None, as_json=True)
+    assert code is Exit.DONE
+    assert json.loads(capsys.readouterr().out)["job_id"] == job.job_id
+    async with Session(ledger=tmp_path / "jobs.db", follow=False) as session:
+        (found,) = await session.history()
+        assert (found.state, found.path) == (JobState.DOWNLOADED, tmp_path / f"{job.task_id}.zip")
+
+
+async def test_download_of_a_task_whose_job_has_failed_says_so(bridge: Emulator, tmp_path: Path) -> None:
+    async with Session(ledger=tmp_path / "jobs.db") as session:
+        job = await session.submit(make_config(rank=2000), force=True)
+        with pytest.raises(JobFailedError):
+            await job
+    with pytest.raises(JobFailedError) as caught:
+        await run.download(str(job.task_id), tmp_path, None, None, service=ServiceChoice(), ledger=None, as_json=False)
+    assert caught.value.job_id == job.job_id
