@@ -94,7 +94,7 @@ _HELP: Final = (
 _EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a job ended badly or its model is worthless, 2 usage, config or settings, 3 the bridge "
     "refused or could not be reached, 4 the outcome of a create is unknown, 5 a download failed or an archive "
-    "cannot be read, 6 waiting timed out or another process holds a job, 7 the ledger cannot be used, 8 standard "
+    "cannot be read, 6 waiting timed out or something is left undone, 7 the ledger cannot be used, 8 standard "
     "output or a file on this machine cannot be used, 70 a bug in this program, 130 interrupted, 143 ended by "
     "SIGTERM."
 )

@@ -88,7 +88,7 @@ def resume(
     It waits for jobs that another process holds, and takes them over when its lease ends.
 
     The exit code is 4 when the outcome of a create is unknown, and 1 when a job ended badly.
-    It is 5 when a model could not be fetched, and 6 when something is left to another process.
+    It is 5 when a model could not be fetched, and 6 when something is left: to another process, or unsent.
 
     Args:
         out: Also fetch models for which no download was asked, into this folder.

@@ -16,10 +16,11 @@ from crynux_async.cli.board import Board, summary
 from crynux_async.cli.console import LiteralConsole, open_console
 from crynux_async.cli.exits import Exit, exit_code
 from crynux_async.cli.job_facts import as_facts
+from crynux_async.cli.jobs import in_doubt_text
 from crynux_async.cli.ledger_place import LedgerPlace, ledger_option
 from crynux_async.cli.plain import one_line
 from crynux_async.cli.reconcile import bracket_facts, print_unconfirmed
-from crynux_async.cli.service import open_session
+from crynux_async.cli.service import in_doubt, open_session
 from crynux_async.cli.service_choice import ServiceChoice
 from crynux_async.cli.waiting import while_answered
 from crynux_async.clock import utc_now
@@ -59,7 +60,7 @@ class Outcome:
         jobs: The jobs that were unfinished.
         failed: Why archives could not be fetched, by job.
         unsent: Why jobs were not sent that were to be.
-        left: Jobs that another process held until the end.
+        left: Jobs that another process held until the end, and those that were planned and are not to be sent.
         has_lost: Whether there are creates whose outcome is not known.
     """
 
@@ -103,17 +104,21 @@ async def resume(order: ResumeOrder) -> Exit:
         await _say_who_holds(session, console, left)
         # Asked of the ledger again: what others were sending may have become unclear meanwhile.
         has_lost = bool(await session.history(states=[JobState.UNCONFIRMED], limit=1))
+        doubtful = [job.job_id for job in await in_doubt(session, jobs)]
     planned = [job for job in jobs if order.send and job.state is JobState.PLANNED]
     unsent = {job.job_id: job.error for job in planned if job.error is not None}
-    outcome = Outcome(jobs=jobs, failed=failed, unsent=unsent, left=left, has_lost=has_lost)
+    kept_back = [job for job in jobs if not order.send and job.state is JobState.PLANNED]
+    outcome = Outcome(jobs=jobs, failed=failed, unsent=unsent, left=[*left, *kept_back], has_lost=has_lost)
     if order.as_json:
         facts = {"jobs": [_facts(job, failed) for job in jobs], "unconfirmed": [bracket_facts(each) for each in lost]}
         print(json.dumps(facts))  # noqa: T201  # the command's output
     else:
         _print(console, outcome)
-    if not order.send and any(job.state is JobState.PLANNED for job in jobs):
+    if kept_back:
         send = f"crynux-async resume --send{order.service.paid_option}{ledger_option(order.ledger)}"
         console.print(Text(f"Send what was only planned: {send}.", "dim"))
+    if doubtful:
+        console.print(Text(in_doubt_text(doubtful, ledger_option(order.ledger))))
     return outcome.exit
 
 

@@ -85,7 +85,7 @@ async def test_resume_of_a_planned_job_says_how_it_is_sent_and_sends_it_when_tol
     await ledger.add([job("j1", backend=bridge.url, task_id=None, config=make_config(), state=JobState.PLANNED)])
     await ledger.close()
     code, out, err = await run_cli("resume", env=env, cwd=tmp_path)
-    assert (code, "resume --send" in out, len(bridge.journal)) == (0, True, 0), err
+    assert (code, "resume --send" in out, len(bridge.journal)) == (6, True, 0), err
     code, _, err = await run_cli("resume", "--send", env=env, cwd=tmp_path)
     assert (code, len(bridge.journal)) == (0, 1), err
 
