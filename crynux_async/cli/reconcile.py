@@ -34,7 +34,9 @@ async def reconcile(
     The exit code says whether a create is left of which nobody knows the outcome.
     """
     console = open_console(stderr=as_json)
-    async with open_session(ledger, service) as session:
+    # The relay knows of tasks whose ledger was lost; they are only shown, or a new ledger has them from now on.
+    shows = service.relay and not adopt
+    async with open_session(ledger, service, makes_ledger=service.relay, only_reads=shows) as session:
         await _say_price(session, console, at_most, evidence_bytes)
         looked_for = await session.reconcile(at_most=at_most, adopt=adopt, evidence_bytes=evidence_bytes)
         lost = await session.unconfirmed()

@@ -86,8 +86,13 @@ async def download(
         return await _job_of(session, await _task_of(session, task_id))
 
     following = _Following(out=out, name=name, timeout=timeout, service=service, ledger=ledger, as_json=as_json)
-    opened = open_session(ledger, service, needs_key=True)
+    opened = open_session(ledger, service, needs_key=True, makes_ledger=not _is_of_job(task_id))
     return await following.follow(opened, begin, open_console(stderr=as_json))
+
+
+def _is_of_job(name: str) -> bool:
+    """Whether a name is that of a job, and of no task of any service."""
+    return name.startswith("j")
 
 
 async def _task_of(session: Session, name: str) -> str:
@@ -96,7 +101,7 @@ async def _task_of(session: Session, name: str) -> str:
     Raises:
         UsageError: No job is called so, or it has no task.
     """
-    if not name.startswith("j"):  # as no task of any service does
+    if not _is_of_job(name):
         return name
     (job,) = await find_jobs(session, [name])
     if job.task_id is None:

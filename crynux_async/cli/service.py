@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 
@@ -26,6 +27,7 @@ async def open_session(
     *,
     needs_key: bool = False,
     makes_ledger: bool = True,
+    only_reads: bool = False,
     follow: bool = True,
     price: float | None = None,
 ) -> AsyncIterator[Session]:
@@ -37,6 +39,8 @@ async def open_session(
         needs_key: Whether nothing can be done at a bridge without its key.
         makes_ledger: Whether a ledger that is not there is made; not for a command that is about jobs in one, because
             a mistyped place would look like one without jobs.
+        only_reads: Whether nothing will be stored, so that a ledger that is not there counts as one without jobs, and
+            is not made either.
         follow: As of ``Session``.
         price: As of ``Session``, in CNX.
 
@@ -50,7 +54,12 @@ async def open_session(
         message = "is missing: set CRYNUX_API_KEY, or api_key in the settings file; nothing was sent"
         raise SettingsError([Problem(field="api_key", message=message)])
     backend: ServiceName = "relay" if service.relay else "bridge"
-    place = ledger_place(ledger, makes_folder=True) if makes_ledger else existing_place(ledger)
+    place: LedgerPlace | None
+    if only_reads:
+        place = ledger_place(ledger)
+        place = None if isinstance(place, Path) and not place.exists() else place
+    else:
+        place = ledger_place(ledger, makes_folder=True) if makes_ledger else existing_place(ledger)
     async with Session(settings, ledger=place, backend=backend, follow=follow, price=price) as session:
         yield session
 

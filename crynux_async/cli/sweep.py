@@ -134,7 +134,7 @@ async def show_preview(
         emulated_session(service, ledger=ledger, price=price)
         if emulated
         # Only read: to say what would be sent, no job is taken over.
-        else open_session(ledger, service, follow=False, price=price)
+        else open_session(ledger, service, only_reads=True, follow=False, price=price)
     )
     async with opened as session:
         found = await sweep.preview(session)

@@ -72,6 +72,9 @@ async def test_jobs_whose_reader_has_seen_enough_ends_quietly(bridge: Emulator, 
 
 
 async def test_reconcile_without_anything_uncertain_says_so(tmp_path: Path, bridge: Emulator) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.open()
+    await ledger.close()
     code, out, _ = await run_cli("reconcile", env=environment(bridge), cwd=tmp_path)
     assert (code, out) == (0, "Every create has a known outcome.\n")
 
