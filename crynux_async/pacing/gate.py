@@ -67,6 +67,9 @@ class Gate(Protocol):
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
         """Tell what became of the create with this ticket; ``wait`` is what a refusal said, in seconds."""
 
+    async def look(self) -> None:
+        """See what became of others' creates, without asking for a ticket."""
+
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in the queue (0 is next) will be sent, in loop seconds."""
 
@@ -144,6 +147,9 @@ class LocalGate:
             report(self._bucket, ticket, outcome, wait, monotonic())
             self._remember(self._bucket.snapshot())
         self._watchers.wake()
+
+    async def look(self) -> None:
+        """Do nothing: the bucket is one object for all sessions of the loop."""
 
     def expected_at(self, position: int) -> float:
         """Return when the create at a place in the queue will be sent, in loop seconds."""
@@ -250,6 +256,16 @@ class LedgerGate:
                 cell.row = _row(cell, bucket)
         self._see(bucket, now)
         self._has_changed()
+
+    async def look(self) -> None:
+        """See what became of others' creates, without asking for a ticket.
+
+        Raises:
+            LedgerError: It cannot be seen.
+        """
+        async with self._ledger.gate(self._backend, self._key_id) as cell:
+            now, bucket = cell.now, self._read(cell)
+        self._see(bucket, now)
 
     async def _take_back(self, ticket: int) -> None:
         """Give back a ticket that nobody has; where it was not stored, another may have been given its number."""

@@ -26,6 +26,9 @@ class OpenGate:
     async def leave(self, ticket: int, outcome: Outcome, wait: float | None = None) -> None:
         """Do nothing."""
 
+    async def look(self) -> None:
+        """Do nothing."""
+
     def expected_at(self, position: int) -> float:
         """Return the time: everything is sent at once."""
         return monotonic()

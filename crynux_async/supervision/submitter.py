@@ -343,6 +343,10 @@ class Submitter:
         except RateLimitedError as error:
             _log.info("preparing for the first create was refused by the rate limit: %s", error)
         except CrynuxError as error:
+            with suppress(
+                LedgerError
+            ):  # it may have failed before it asked for a ticket, and so seen no answer to others
+                await self._gate.look()
             self._not_sent(record, error)
 
     def _assume(self, limit: float | None) -> None:

@@ -140,6 +140,34 @@ async def test_outage_is_over_where_a_create_of_another_session_was_answered(is_
                 await job.submitted()
 
 
+class CutOffKey(FakeBackend):
+    """A service that cannot be asked for a while whether it knows the key, before anything needs a ticket."""
+
+    async def prepare(self, turnstile: Turnstile) -> float | None:
+        if self.answers:
+            self.answers.popleft()
+            raise UnreachableError("down")
+        return await super().prepare(turnstile)
+
+
+@pytest.mark.parametrize("is_another_answered", [True, False])
+async def test_outage_is_over_while_the_key_is_prepared_where_a_create_of_another_session_was_answered(
+    is_another_answered: bool,
+) -> None:
+    ledger, cut_off, there = MemoryLedger(), CutOffKey(), FakeBackend()
+    cut_off.answers.extend([None] * 8)  # 1 + 2 + 4 + 8 + 16 + 32 + 60 s in vain
+    cut_off.created = there.created
+    async with open_session(cut_off, ledger) as session, open_session(there, ledger) as other:
+        job = session.submit_nowait(make_config(seed=1))
+        await asyncio.sleep(65)
+        if is_another_answered:
+            await other.submit(make_config(seed=2))
+            await job.submitted()
+        else:
+            with pytest.raises(UnreachableError):
+                await job.submitted()
+
+
 async def test_host_without_a_network_gives_up_although_another_is_answered_for_days() -> None:
     ledger, began = MemoryLedger(), monotonic()
     async with open_session(down(100_000), ledger) as session, open_session(FakeBackend(), ledger) as other:
