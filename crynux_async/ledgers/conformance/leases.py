@@ -25,6 +25,7 @@ from crynux_async.ledgers.conformance.support import (
 from crynux_async.states import JobState
 
 _FOLLOWED = frozenset({JobState.RUNNING, JobState.PLANNED})
+_MANY_KEYS = 70_000  # PostgreSQL takes 65,535 parameters, and SQLite 32,766 where nobody has raised that
 
 
 async def _claim(me: Desk, backend: str = BACKEND, at_most: int | None = None) -> list[str]:
@@ -104,6 +105,23 @@ async def claim_takes_only_what_the_credentials_may_follow(make: LedgerFactory) 
         require_equal(await claimed(one, []), [], "a claim for no credential")
         require_equal(await claimed(one, ["mine", ""]), ["a", "c"], "the jobs of one credential")
         require_equal(await claimed(two, None), ["b", "d"], "what is left for all")
+
+
+async def claim_may_be_for_thousands_of_credentials(make: LedgerFactory) -> None:
+    """Of jobs of more credentials than a statement can hold, the first ones are taken, each once."""
+    many = ["mine", "", *(f"key {number}" for number in range(_MANY_KEYS))]
+    rows = [job(name, key_id=key_id) for name, key_id in (("a", many[-1]), ("b", "theirs"), ("c", "mine"), ("d", ""))]
+    async with desks(make) as (one, two):
+        await one.ledger.add(rows)
+
+        async def claimed(desk: Desk) -> list[str]:
+            found = await desk.ledger.claim(
+                desk.fence, backend=BACKEND, states=_FOLLOWED, key_ids=many, wanted_key_ids=many, at_most=2
+            )
+            return names(found)
+
+        require_equal(await claimed(one), ["a", "c"], "the first two jobs of these credentials")
+        require_equal(await claimed(two), ["d"], "what is left of these credentials")
 
 
 async def claim_tells_who_may_follow_from_who_may_fetch(make: LedgerFactory) -> None:
@@ -326,6 +344,7 @@ LEASE_CHECKS: tuple[LedgerCheck, ...] = (
     claim_takes_what_is_free_and_asked_for,
     claim_takes_what_is_wanted_of_other_states,
     claim_takes_only_what_the_credentials_may_follow,
+    claim_may_be_for_thousands_of_credentials,
     claim_tells_who_may_follow_from_who_may_fetch,
     claim_takes_no_more_than_it_is_told,
     lease_keeps_others_away_until_it_ends,

@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 _MICROSECONDS = 1_000_000
 
 
-def _kept(values: Collection[str] | None) -> Collection[str] | None:
-    return None if values is None else frozenset(values)  # the caller's own may change before it is this one's turn
+def _kept(values: Collection[str] | None) -> Sequence[str] | None:
+    return None if values is None else sorted({*values})  # the caller's own may change before it is this one's turn
 
 
 @attrs.frozen(kw_only=True)
@@ -37,8 +37,12 @@ class Chosen(Value):
     """
 
     states: Collection[str]
-    key_ids: Collection[str] | None = attrs.field(converter=_kept)
+    key_ids: Sequence[str] | None = attrs.field(converter=_kept)
     is_wanted: bool
+
+    def in_parts(self) -> "Iterable[Sequence[str] | None]":
+        """Return the credentials in parts that a statement can hold; a bridge of one's own may have any number."""
+        return [None] if self.key_ids is None else in_chunks(self.key_ids)
 
 
 async def enter(connection: Connection, owner: str, *, now: Sql, seconds: float) -> tuple[Fence, bool]:
@@ -89,14 +93,14 @@ async def claim(
     await require_lease(connection, fence)
     free: set[int] = set()
     for chosen in (followed, wanted):
-        if chosen.states:
+        for key_ids in chosen.in_parts() if chosen.states else ():
             for select in queries.select_free(
                 fence,
                 now,
                 backend=backend,
                 states=chosen.states,
                 is_wanted=chosen.is_wanted,
-                key_ids=chosen.key_ids,
+                key_ids=key_ids,
                 spared=spared,
                 at_most=at_most,
             ):
