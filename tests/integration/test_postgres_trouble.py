@@ -245,6 +245,36 @@ async def test_server_that_says_nothing_is_given_up_and_the_commit_found_out(
         assert await ledger.change(fence, [happened("a", 1)]) == []
 
 
+@pytest.mark.parametrize("is_under_way", [True, False])
+async def test_locked_tables_are_waited_for_no_longer_than_whoever_ends_waits(
+    is_under_way: bool, postgres: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LAST_ANSWERS_WITHIN", 0.2)
+    async with opened(postgres.url(schema=schema)) as (ledger, fence):
+        async with await psycopg.AsyncConnection.connect(postgres.url()) as locking:
+            await locking.execute(f"LOCK TABLE {schema}.jobs".encode())
+            if not is_under_way:
+                ledger.give_up_after(0.2)
+            changing = asyncio.create_task(ledger.change(fence, [happened("a", 1)]))
+            while not await blocked(locking):
+                await asyncio.sleep(0)
+            ledger.give_up_after(0.2)
+            async with asyncio.timeout(connection.ANSWER_WITHIN / 2):
+                with pytest.raises(LedgerBusyError):
+                    await changing
+        assert ledger.failure is None
+        assert await ledger.change(fence, [happened("a", 1)]) == []
+
+
+async def blocked(locking: "psycopg.AsyncConnection[tuple[int]]") -> bool:
+    """Whether anybody waits for a lock that a connection holds."""
+    waiting = await locking.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    )
+    ((count,),) = await waiting.fetchall()
+    return count > 0
+
+
 async def test_tables_that_are_gone_stop_every_later_write(postgres: PostgresServer, schema: str) -> None:
     async with opened(postgres.url(schema=schema)) as (ledger, fence):
         postgres.run(f"DROP SCHEMA {schema} CASCADE")

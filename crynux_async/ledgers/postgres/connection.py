@@ -12,6 +12,7 @@ A connection that is found dead before anything was asked of it is made anew, on
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,6 +23,7 @@ from psycopg import AsyncCursor
 from psycopg.errors import InvalidSqlStatementName, PipelineAborted
 from psycopg.pq import TransactionStatus
 
+from crynux_async.clock import monotonic
 from crynux_async.errors import LedgerError
 from crynux_async.ledgers.postgres.server import Raw, Server
 from crynux_async.ledgers.postgres.trouble import explain, is_collision, is_refusal
@@ -35,6 +37,9 @@ _log = logging.getLogger("crynux_async.ledgers")
 
 ANSWER_WITHIN = 60.0
 """Seconds after which a server that says nothing counts as away."""
+
+LAST_ANSWERS_WITHIN = 2.0
+"""Seconds that it has for each answer once the time is over for which whoever ends waits."""
 
 # Where a statement was run before without being prepared, psycopg does not notice that preparing it failed because one
 # before it in its pipeline was refused, and calls it by a name that the server has never heard. So what goes out
@@ -59,6 +64,8 @@ class PostgresConnection:
         self._is_in_transaction = False
         self._is_commit_open = False
         self._asked: set[asyncio.Task[Any]] = set()
+        self._limits: set[asyncio.Timeout] = set()
+        self._give_up_at = math.inf
 
     @property
     def leaves_marks(self) -> bool:
@@ -69,6 +76,14 @@ class PostgresConnection:
     def backend_pid(self) -> int:
         """The number by which notifications name their sender."""
         return self._raw.info.backend_pid if not self._raw.closed else 0
+
+    def give_up_at(self, when: float) -> None:
+        """Wait for no answer longer than until then (of ``clock.monotonic``), but for ``LAST_ANSWERS_WITHIN``."""
+        self._give_up_at = when
+        last = max(when, monotonic() + LAST_ANSWERS_WITHIN)
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(min(limit.when() or math.inf, last))
 
     async def close(self) -> None:
         """Let go of the server; a transaction that is open is undone."""
@@ -102,7 +117,7 @@ class PostgresConnection:
         self._is_commit_open = True
         cursor, notify = self._raw.cursor(), self._raw.cursor()
         try:
-            async with asyncio.timeout(ANSWER_WITHIN), self._together():
+            async with self._in_time(), self._together():
                 await cursor.execute("COMMIT", prepare=False)
                 await notify.execute("SELECT pg_notify($1, '')", [self._server.channel], prepare=True)
         except Exception as error:
@@ -201,7 +216,7 @@ class PostgresConnection:
         """Begin a transaction and do all steps in it; raises unless every one of them was taken."""
         cursors: list[_Cursor] = []
         try:
-            async with asyncio.timeout(ANSWER_WITHIN), self._together():
+            async with self._in_time(), self._together():
                 await self._raw.execute("BEGIN")
                 self._is_in_transaction = True
                 for step in steps:
@@ -248,7 +263,7 @@ class PostgresConnection:
         """Wait for an answer; where whoever waits is cut off, it comes all the same, before the one to the next."""
         # Cut off in the middle, psycopg would have the server cancel the query, through a connection of its own; and,
         # cut off in that, as cancel scopes do, log it and close this connection.
-        task = asyncio.create_task(self._in_time(asking))
+        task = asyncio.create_task(self._answered_in_time(asking))
         self._asked.add(task)
         task.add_done_callback(self._forget)
         await asyncio.wait([task])
@@ -259,13 +274,24 @@ class PostgresConnection:
         if not task.cancelled():
             task.exception()  # seen, because nobody may be left to see it
 
-    async def _in_time(self, asking: Callable[[], Awaitable[_T]]) -> _T:
+    async def _answered_in_time(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with self._in_time():
                 return await asking()
         except (TimeoutError, InvalidSqlStatementName) as error:
             await self._dropped_if_useless(error)
             raise
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """A block that ends with TimeoutError where the server says nothing, or is locked, for too long."""
+        seconds = min(ANSWER_WITHIN, max(LAST_ANSWERS_WITHIN, self._give_up_at - monotonic()))
+        async with asyncio.timeout(seconds) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     async def _dropped_if_useless(self, error: Exception) -> None:
         """Let go of a connection that is of no more use.

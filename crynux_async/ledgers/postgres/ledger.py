@@ -11,6 +11,7 @@ about is found out by a mark that each transaction leaves on its owner's lease (
 
 from pathlib import Path
 
+from crynux_async.clock import monotonic
 from crynux_async.ledgers.postgres.address import read_address
 from crynux_async.ledgers.postgres.listener import Listener
 from crynux_async.ledgers.postgres.opening import (
@@ -56,6 +57,12 @@ class PostgresLedger(SqlLedger):
     def spill(self) -> Path | None:
         """The file for what could not be stored, or None."""
         return self._address.spill
+
+    def give_up_after(self, seconds: float) -> None:
+        """Wait for a database that is away or locked no longer than this, from now on; for who ends."""
+        super().give_up_after(seconds)
+        if isinstance(self._database, OpenDatabase):
+            self._database.give_up_at(monotonic() + seconds)
 
     async def changed(self, since: int) -> int:
         """Wait until anything may have been written by anybody since the call that returned ``since``."""

@@ -38,6 +38,11 @@ class OpenDatabase:
     reads: PostgresConnection
     listener: Listener
 
+    def give_up_at(self, when: float) -> None:
+        """Wait for no answer longer than until then, as ``PostgresConnection.give_up_at``."""
+        self.reads.give_up_at(when)
+        self.writes.give_up_at(when)
+
     async def close(self) -> None:
         """Let go of the server."""
         await self.listener.close()
