@@ -95,11 +95,12 @@ class BucketSnapshot(Value):
     @property
     def is_usable(self) -> bool:
         """Whether its numbers can be counted with, wherever it was stored."""
-        times = (self.at, self.level, self.hold_until or 0.0, self.round_trip or 0.0)
+        sent = (create.sent_at for create in self.in_flight)
+        times = (self.at, self.level, self.hold_until or 0.0, self.round_trip or 0.0, self.refused_at or 0.0, *sent)
         belief = self.belief
-        return all(map(math.isfinite, times)) and (
-            belief is None or (0 < belief.limit < math.inf and belief.burst >= 1)
-        )
+        # What knows no limit learns one.
+        is_believed = self.learning if belief is None else 0 < belief.limit < math.inf and belief.burst >= 1
+        return is_believed and all(map(math.isfinite, times))
 
     def level_at(self, at: float, most: float | None = None) -> float:
         """Return the tokens at a time, those in flight not taken off; ``most`` in place of the burst."""

@@ -117,6 +117,8 @@ class LostCreates:
         if not isinstance(self._backend, FindsLostCreates):
             raise UsageError(f"{self._backend.name} gives no way to find a create whose answer was lost")
         own, foreign = await self._by_credential()
+        # Held: looking takes minutes, and one that is given up meanwhile must not be forgotten.
+        records = {job_id: self._record(job_id) for job_id in (*own, *foreign)}
         from crynux_async.backends.base import Finding
 
         findings = [Finding(job_id=job_id, verdict=Verdict.OPEN, explanation=_OTHER_KEY) for job_id in foreign]
@@ -124,12 +126,12 @@ class LostCreates:
             lost = await self._with_rivals(own)
             known = await self._known(self._backend, (one for one in lost if one.is_wanted), at_most)
             found = await self._backend.find_lost(lost, known=known, at_most=at_most)
-            configs = {finding.job_id: self._record(finding.job_id).config for finding in found}
+            configs = {job_id: records[job_id].config for job_id in own}
             # Here: it reads archives, and sessions that lose no create start sooner without what that needs.
             from crynux_async.supervision.evidence import with_evidence
 
             findings += await with_evidence(self._backend, found, configs, at_most_bytes=evidence_bytes)
-        return [(await self._settle(finding), self._record(finding.job_id)) for finding in findings]
+        return [(await self._settle(finding), records[finding.job_id]) for finding in findings]
 
     async def price(self, *, at_most: int) -> int:
         """Return how many requests ``look_for`` makes at most; 0 where the service gives no way to look."""

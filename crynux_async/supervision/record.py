@@ -24,6 +24,12 @@ from crynux_async.values import Value
 
 _T = TypeVar("_T")
 
+UNKNOWN_CONFIG = (
+    "its config is not known, so it cannot be sent: its task was attached, or a later version of crynux_async has "
+    "written it"
+)
+"""What is said of a job that is to be sent and has no config here."""
+
 
 @attrs.frozen(kw_only=True, weakref_slot=False)
 class Wanted(Value):

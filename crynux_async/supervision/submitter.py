@@ -53,7 +53,7 @@ from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.preparation import Preparation
 from crynux_async.supervision.reach import Reach
-from crynux_async.supervision.record import Record
+from crynux_async.supervision.record import UNKNOWN_CONFIG, Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
 from crynux_async.supervision.send_queue import SendQueue
 from crynux_async.supervision.spending import Spending
@@ -451,7 +451,8 @@ class Submitter:
         payload = self._payloads.get(record.job_id)
         if payload is None:
             config = record.config
-            assert config is not None
+            if config is None:
+                raise LedgerError(f"{record!r}: {UNKNOWN_CONFIG}", job_id=record.job_id)
             order = Order(job_id=record.job_id, try_number=record.tries, config=config)
             payload = self._backend.intend(order)
         return AttemptRow(

@@ -235,7 +235,8 @@ class TakeOver:
     def _is_to_be_sent(self, row: JobRow, record: Record) -> bool:
         """Whether a job goes on being sent here: its user is not there, so only a name of its own makes that safe."""
         is_planned = STAGES[record.state] is Stage.SUBMIT and row.is_sent_by_any and not row.is_stopped
-        return self._sends_planned and is_planned and row.key_id == self._backend.key_id
+        is_known = record.kept_config is not None  # a later version may have written it
+        return self._sends_planned and is_planned and is_known and row.key_id == self._backend.key_id
 
     async def _take_in(self, row: JobRow, attempts: Sequence[AttemptRow]) -> Record:
         left_as = row.state

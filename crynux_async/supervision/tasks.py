@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from crynux_async.backends.base import Backend, Stepped, Task
+from crynux_async.errors import LedgerError
 from crynux_async.ledgers.base import Ledger
 from crynux_async.supervision.record import Record
 
@@ -107,7 +108,9 @@ def action_of(row: "StepRow") -> "Action":
 
 
 def _plain(record: Record) -> Task:
-    assert record.task_id is not None
+    if record.task_id is None:
+        message = f"the ledger has no task of {record!r}, which must have one: it is damaged, or was changed by hand"
+        raise LedgerError(message, job_id=record.job_id)
     return Task(
         task_id=record.task_id,
         job_id=record.job_id,

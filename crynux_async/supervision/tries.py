@@ -11,7 +11,7 @@ from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChan
 from crynux_async.states import STAGES, JobState, Signal, Stage, may
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
-from crynux_async.supervision.record import Record
+from crynux_async.supervision.record import UNKNOWN_CONFIG, Record
 from crynux_async.supervision.register import JobRegister, news_of_move
 from crynux_async.supervision.stored_errors import columns_of_error
 from crynux_async.supervision.submitter import Submitter
@@ -309,8 +309,7 @@ def _is_sendable(state: JobState) -> bool:
 def check_may_be_sent(record: Record) -> None:
     """Raise UsageError where a job cannot be sent (again)."""
     if record.config is None:
-        message = "the config of an attached task is not known, so it cannot be sent again"
-        raise UsageError(message, job_id=record.job_id)
+        raise UsageError(f"{record!r}: {UNKNOWN_CONFIG}", job_id=record.job_id)
     if not may_be_sent(record):
         message = f"{record!r} runs or has a model; submit its config as a new job if you want another"
         raise UsageError(message, job_id=record.job_id)

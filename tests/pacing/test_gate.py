@@ -126,6 +126,9 @@ async def test_row_that_is_gone_is_made_anew_with_the_limit_named_last() -> None
         {"at": math.inf},
         {"at": 1.0, "level": math.nan, "belief": {"limit": 5, "burst": 1}, "learning": False},
         {"at": 1.0, "hold_until": math.inf},
+        {"at": 1.0, "learning": False},
+        {"at": 1.0, "refused_at": math.inf},
+        {"at": 1.0, "in_flight": [{"ticket": 1, "sent_at": math.nan, "early": False}], "max_in_flight": 1},
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ On virtual time.
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import attrs
 import pytest
 
 from crynux_async import FineTuneConfig, JobState, Session, SubmissionUnknownError
-from crynux_async.backends.base import Task, Validator, Verdict
+from crynux_async.backends.base import Finding, Task, Validator, Verdict
 from crynux_async.job import Job
 from crynux_async.ledgers.base import JobFilter
 from crynux_async.ledgers.memory import MemoryLedger
@@ -233,3 +234,29 @@ async def test_task_that_was_left_to_its_owner_twice_is_no_second_task(caplog: p
         await asyncio.sleep(2 * _HEAR_WISHES_EVERY)
         assert f"task another was made for job {job.job_id} too" in caplog.text
         assert f"task {job.task_id} was made for job {job.job_id} too" not in caplog.text
+
+
+async def test_job_that_is_given_up_and_forgotten_while_it_is_looked_for_is_told_as_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = FakeBackend()
+    backend.answers.append(SubmissionUnknownError("lost"))
+    async with open_session(backend, MemoryLedger()) as session:
+        with pytest.raises(SubmissionUnknownError):
+            await session.submit(make_config())
+        look, supervisor = backend.find_lost, session._supervisor
+        assert supervisor is not None
+        supervisor.register._keeps = 0
+
+        async def abandon_first(*args: Any, **kwargs: Any) -> list[Finding]:
+            (job,) = session.jobs(JobState.UNCONFIRMED)
+            job.abandon()
+            del job
+            await asyncio.sleep(30)  # the ledger has heard of it
+            gc.collect()
+            return await look(*args, **kwargs)
+
+        monkeypatch.setattr(backend, "find_lost", abandon_first)
+        (found,) = await session.reconcile()
+        assert found.job is not None
+        assert (found.verdict, found.job.state) == (Verdict.OPEN, JobState.ABANDONED)

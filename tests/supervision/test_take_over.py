@@ -1,6 +1,7 @@
 """Jobs that outlive their process: what the next session on the same ledger does with them. On virtual time."""
 
 import asyncio
+import contextlib
 import errno
 import io
 import json
@@ -1038,3 +1039,43 @@ async def test_lease_that_is_found_gone_twice_at_once_is_made_anew_once() -> Non
         assert len(await ledger.holders()) == 1
         await session.wait_all(timeout=3600)
         assert session.statistics().jobs == {JobState.SUCCEEDED: 1}
+
+
+async def ended_by(place: Path, *edits: str) -> FakeBackend:
+    """Leave a ledger with a job that has succeeded, edited by hand or by a later version, and return the service."""
+    backend = FakeBackend()
+    async with open_session(backend, place) as session:
+        await (await session.enqueue(make_config(), idempotency_key="mine"))
+    with contextlib.closing(sqlite3.connect(place)) as ledger, ledger:
+        for edit in edits:
+            ledger.execute(edit)
+    return backend
+
+
+async def test_planned_job_whose_config_cannot_be_read_is_not_sent_and_says_so(tmp_path: Path) -> None:
+    backend = await ended_by(
+        tmp_path / "jobs.db",
+        "UPDATE jobs SET state = 'planned', task_id = NULL",
+        "UPDATE configs SET config = '{}'",
+        "DELETE FROM attempts",
+    )
+    async with open_session(backend, tmp_path / "jobs.db", send_planned=True) as session:
+        (job,) = session.jobs()
+        for asked in (job.retry(), session.enqueue(make_config(), idempotency_key="mine")):
+            with pytest.raises(UsageError, match="a later version of crynux_async has written it"):
+                await asked
+        # However it comes to the queue.
+        assert session._supervisor is not None
+        session._supervisor.submitter.enqueue(record_of(job))
+        with pytest.raises(LedgerError, match="its config is not known"):
+            await job.submitted()
+        assert job.state is JobState.PLANNED
+    assert backend.creates == 1
+
+
+async def test_job_with_a_model_whose_task_the_ledger_has_lost_says_so(tmp_path: Path) -> None:
+    backend = await ended_by(tmp_path / "jobs.db", "UPDATE jobs SET task_id = NULL")
+    async with open_session(backend, tmp_path / "jobs.db") as session:
+        (job,) = await session.history()
+        with pytest.raises(LedgerError, match="the ledger has no task of"):
+            await job.download(tmp_path)
