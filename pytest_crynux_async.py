@@ -44,15 +44,22 @@ def crynux_session(request: pytest.FixtureRequest) -> "Session":
 
 def _variant(request: pytest.FixtureRequest, fixture: str) -> str:
     """Return the name of the fixture for the plugin that runs this test."""
-    if "anyio_backend" in request.fixturenames:
-        return f"_{fixture}_anyio"
-    if request.node.get_closest_marker("asyncio") is None:
+    with_asyncio = request.node.get_closest_marker("asyncio") is not None
+    with_anyio = "anyio_backend" in request.fixturenames
+    if with_asyncio and with_anyio:
+        # pytest-asyncio's auto mode marks every async test, and runs it on another loop than anyio sets fixtures up on.
+        pytest.fail(
+            f"{fixture} does not know who runs this test: pytest-asyncio does in its auto mode, but its fixtures are "
+            "set up by anyio. Leave out pytest.mark.anyio, or set asyncio_mode = strict",
+            pytrace=False,
+        )
+    if not with_asyncio and not with_anyio:
         pytest.fail(
             f"{fixture} is for async tests, because what it starts runs on the test's event loop: "
             "mark the test with pytest.mark.asyncio or pytest.mark.anyio",
             pytrace=False,
         )
-    return f"_{fixture}_asyncio"
+    return f"_{fixture}_anyio" if with_anyio else f"_{fixture}_asyncio"
 
 
 def _add_fixtures(module: ModuleType, suffix: str, decorator: Callable[..., Any]) -> None:

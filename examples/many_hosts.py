@@ -22,7 +22,10 @@ CONFIG = FineTuneConfig(
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        ledger = sys.argv[1] if len(sys.argv) > 1 else Path(folder, "jobs.db")
+        given = [
+            word for word in sys.argv[1:] if word != "--emulator"
+        ]  # without it, too, the service is an emulated one
+        ledger = given[0] if given else Path(folder, "jobs.db")
         async with Emulator(speed=100) as emulator:
             settings = emulator.settings()
             async with Session(ledger=ledger, **settings) as one, Session(ledger=ledger, **settings) as other:

@@ -85,7 +85,8 @@ def small_painter() -> Painter:
 
 
 async def main() -> None:
-    painter = real_painter(sys.argv[1]) if len(sys.argv) > 1 else small_painter()
+    given = [word for word in sys.argv[1:] if word != "--emulator"]  # without it, too, the service is an emulated one
+    painter = real_painter(given[0]) if given else small_painter()
     report = Report("painted.html", images=painter, across="rank", down="learning_rate")
     async with (
         Emulator(speed=1000, unet="tiny") as emulator,

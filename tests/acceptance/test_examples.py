@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import runpy
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_example_runs_as_it_is_listed(
     for name in [name for name in os.environ if name.startswith("CRYNUX_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example, "--emulator"])  # all of them take it
     with monkeypatch.context() as patch, collected_afterwards() if "optuna" in example else nullcontext():
         patch.setattr(asyncio, "run", lambda main: virtual_time_run(lambda: main))
         runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")

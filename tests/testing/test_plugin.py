@@ -104,11 +104,16 @@ WARNINGS = ["-W", "error", "-W", "ignore:The configuration option"]
 
 def outcomes(folder: Path, *options: str) -> dict[str, str]:
     """Run a project's tests with pytest-asyncio and anyio as they come; return what became of each."""
+    output = printed(folder, *options)
+    return dict(re.findall(r"^test_project.py::(\S+) ([A-Z]+)", output, re.MULTILINE)) or {"": output}
+
+
+def printed(folder: Path, *options: str) -> str:
+    """Return what pytest prints about a project."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CRYNUX_", "PYTEST_"))}
     environment |= {"CRYNUX_API_KEY": "A" * 44, "CRYNUX_MAX_CREATES": "2"}
     command = [sys.executable, "-m", "pytest", "-v", "-rA", "--strict-markers", "-p", "no:xdist", *WARNINGS, *options]
-    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
-    return dict(re.findall(r"^test_project.py::(\S+) ([A-Z]+)", done.stdout, re.MULTILINE)) or {"": done.stdout}
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
@@ -137,6 +142,18 @@ def test_project_that_uses_the_plugin_has_what_its_marks_say(project: Path) -> N
     assert found.pop("test_without_a_loop") == "ERROR"
     assert len(found) == 7
     assert set(found.values()) == {"PASSED"}, found
+
+
+def test_test_that_two_plugins_lay_claim_to_says_what_to_do(project: Path) -> None:
+    (project / "test_project.py").write_text(
+        "import pytest\n\n@pytest.mark.anyio\nasync def test_of_anyio(crynux_session):\n    pass\n\n"
+        "async def test_of_pytest_asyncio(crynux_session):\n    pass\n"
+    )
+    assert outcomes(project, "-o", "asyncio_mode=auto") == {
+        "test_of_anyio[asyncio]": "ERROR",
+        "test_of_pytest_asyncio": "PASSED",
+    }
+    assert "Leave out pytest.mark.anyio, or set asyncio_mode = strict" in printed(project, "-o", "asyncio_mode=auto")
 
 
 def test_fixture_on_another_librarys_loop_says_what_to_do(
