@@ -241,8 +241,10 @@ class Tries:
         # Of a job that ended before this session took it, the register has never seen the creates.
         record.attempts = max((record.attempts, *(attempt.number for attempt in attempts)))
         # A try that certainly made no task goes on; else a service that knows creates by job and try would see an old
-        # one.
-        number = record.tries + _has_made_a_task(record, attempts)
+        # one. So does one whose create is repeated, because it is in doubt: as another try, a process that went on with
+        # it would pay for another task, and hold for both.
+        is_repeated = record.task_id is None and self._submitter.is_fixed(record)
+        number = record.tries + (not is_repeated and _has_made_a_task(record, attempts))
         # Durable before it is queued: a crash between the two must not leave a try that no process knows.
         await self._store(self._change(record, number, await self._ledger.tasks([record.job_id])), record, config)
         self._register.try_again(record, number)

@@ -124,3 +124,28 @@ async def sent_again(job: Job, ledger: MemoryLedger) -> None:
     assert row is not None
     assert row.held == 3 * FEE, "what was given back when nothing was found is held again"
     await job
+
+
+@pytest.mark.parametrize("fault", ["html_502", "drop_after_accept"])
+async def test_retry_of_a_create_in_doubt_pays_once_whichever_process_sends_it(
+    relay: RelayEmulator, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.add_fault(fault, on="create", count=10**6)
+    ledger, budget = MemoryLedger(), Budget("b", cnx=45)
+    async with relay_session(relay, ledger, unreachable_timeout=30.0, budget=budget) as session:
+        job = session.submit_nowait(make_config())
+        with pytest.raises(SubmissionUnknownError):
+            await job.submitted()
+        relay.clear_faults()
+        assert session._supervisor is not None
+        monkeypatch.setattr(session._supervisor.submitter, "enqueue", lambda *_: None)  # it dies before it is sent
+        await job.retry()
+    async with relay_session(relay, ledger, budget=budget) as session:
+        (job,) = session.jobs()
+        await sent_again(job, ledger)
+        await asyncio.sleep(LATE)
+        assert (await session.audit()).adds_up
+        row = await ledger.budget("b")
+        assert row is not None
+        assert (row.held, row.spent) == (0, FEE)
+    assert (len(relay.tasks), spent(relay)) == (1, FEE)
