@@ -151,8 +151,27 @@ class TakeOver:
                 spared=self._credentials.refused,
             )
             if rows:
-                await self._take_all_in(rows)
+                try:
+                    await self._take_all_in(rows)
+                except LedgerError:
+                    raise
+                except Exception:  # one job's bug must not keep a session from being opened
+                    _log.exception("unexpected")
+                finally:
+                    await self._give_up_unknown(rows)
                 _log.info("took over %s", counted(len(rows), "unfinished job"))
+
+    async def _give_up_unknown(self, rows: Sequence[JobRow]) -> None:
+        """Give back what was claimed and could not be taken in: it would be held here, and followed by nobody."""
+        unknown = [row.job_id for row in rows if not self._is_followed(row.job_id)]
+        if unknown:
+            _log.error("%s cannot be taken over now; another session may", counted(len(unknown), "unfinished job"))
+            with anyio.CancelScope(shield=True):
+                await self._writer.persist(lambda: self._ledger.drop(self._writer.fence, unknown))
+
+    def _is_followed(self, job_id: str) -> bool:
+        record = self._register.get(job_id)
+        return record is not None and record.is_ours
 
     async def _standing(self) -> tuple[int, int, int]:
         """Return how many unfinished jobs there are, how many sessions follow jobs, and how many this one holds."""
@@ -187,7 +206,7 @@ class TakeOver:
         # One after another: whoever took a job in twice would take its create, sent in between, for cut off.
         async with self._taking:
             if not record.is_ours and await self._writer.take(record.job_id):
-                row = await self._ledger.get(record.job_id)
+                row = await self._writer.persist(lambda: self._ledger.get(record.job_id))
                 assert row is not None, "a job that was taken is there"
                 await self._take_all_in([row])
         return record.is_ours
@@ -223,14 +242,28 @@ class TakeOver:
         return self._register.get(job_id)
 
     async def _take_all_in(self, rows: Sequence[JobRow]) -> None:
-        attempts = await self._attempts_of(rows)
-        records = [await self._take_in(row, attempts[row.job_id]) for row in rows]
+        """Take jobs in that are held here already, and let them go on; one that cannot be keeps no other from that.
+
+        Raises:
+            LedgerError: The ledger cannot be read or written.
+        """
+        # What is held here is followed by nobody else, so a ledger that is busy is waited for.
+        attempts = await self._writer.persist(lambda: self._attempts_of(rows))
+        taken: list[tuple[JobRow, Record]] = []
+        failed: list[Exception] = []
+        for row in rows:
+            try:
+                taken.append((row, await self._take_in(row, attempts[row.job_id])))
+            except Exception as error:
+                failed.append(error)
         # Oldest first: a service deletes what is too old.
-        for record in sorted(records, key=lambda record: record.ended_at or record.planned_at):
+        for _, record in sorted(taken, key=lambda one: one[1].ended_at or one[1].planned_at):
             self._hand_on(record)
-        for row, record in zip(rows, records, strict=True):
+        for row, record in taken:
             if self._is_to_be_sent(row, record):
                 self._submitter.enqueue(record)
+        if failed:
+            raise failed[0]
 
     def _is_to_be_sent(self, row: JobRow, record: Record) -> bool:
         """Whether a job goes on being sent here: its user is not there, so only a name of its own makes that safe."""

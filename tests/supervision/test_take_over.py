@@ -32,7 +32,7 @@ from crynux_async import (
 from crynux_async.backends.base import Habits
 from crynux_async.budgets import Budget
 from crynux_async.clock import monotonic
-from crynux_async.job import record_of
+from crynux_async.job import Job, record_of
 from crynux_async.ledgers.base import AttemptOutcome, AttemptRow, Fence, JobChange, WishRow
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sqlite.ledger import SqliteLedger
@@ -1079,3 +1079,81 @@ async def test_job_with_a_model_whose_task_the_ledger_has_lost_says_so(tmp_path:
         (job,) = await session.history()
         with pytest.raises(LedgerError, match="the ledger has no task of"):
             await job.download(tmp_path)
+
+
+class Interrupted(MemoryLedger):
+    """A ledger of which a read or a write of one job fails as often as a test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[Exception] = []
+
+    async def attempts(self, **kwargs: Any) -> list[AttemptRow]:
+        if self.errors and kwargs.get("job_ids"):
+            raise self.errors.pop()
+        return await super().attempts(**kwargs)
+
+
+@pytest.mark.parametrize("error", [LedgerBusyError("the server restarts"), RuntimeError("a bug")], ids=["busy", "bug"])
+async def test_job_that_was_claimed_is_followed_whatever_fails_behind_the_claim(error: Exception) -> None:
+    backend, ledger = FakeBackend(), Interrupted()
+    async with open_session(backend, ledger) as first:
+        await first.submit(make_config(seed=1))
+        backend.answers.append(SubmissionUnknownError("lost"))
+        with pytest.raises(SubmissionUnknownError):
+            await first.submit(make_config(seed=2))
+        running, lost = await ledger.jobs()
+        async with open_session(backend, ledger) as second:
+            ledger.errors.append(error)
+            await first.close()
+            async with asyncio.timeout(3600):
+                await (await found(second, running.job_id)).wait()
+            assert (await found(second, lost.job_id)).state is JobState.UNCONFIRMED
+            assert {job.job_id for job in second.jobs()} == {running.job_id, lost.job_id}
+    assert not ledger.errors
+
+
+async def found(session: Session, job_id: str) -> Job:
+    job = await session.find(job_id)
+    assert job is not None
+    return job
+
+
+async def test_job_that_cannot_be_taken_in_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    make, errors = take_over_module.record_from_row, [RuntimeError("a bug")]
+    async with open_session(backend, ledger) as first:
+        odd, *others = [await first.submit(make_config(seed=seed)) for seed in (1, 2, 3)]
+
+        def fail_once(row: Any, **kwargs: Any) -> Any:
+            if row.job_id == odd.job_id and errors:
+                raise errors.pop()
+            return make(row, **kwargs)
+
+        async with open_session(backend, ledger) as second:
+            monkeypatch.setattr(take_over_module, "record_from_row", fail_once)
+            await first.close()
+            while errors:
+                await asyncio.sleep(1)
+            assert {job.job_id for job in second.jobs()} == {job.job_id for job in others}
+            holder = await ledger.holder(odd.job_id)
+            assert holder is None, "what is followed by nobody is anybody's"
+            async with asyncio.timeout(3600):
+                await (await found(second, odd.job_id)).wait()
+                await second.wait_all()
+
+
+async def test_session_opens_although_a_job_cannot_be_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, ledger = FakeBackend(), MemoryLedger()
+    async with open_session(backend, ledger) as first:
+        odd, other = [await first.submit(make_config(seed=seed)) for seed in (1, 2)]
+    make = take_over_module.record_from_row
+
+    def fail(row: Any, **kwargs: Any) -> Any:
+        if row.job_id == odd.job_id:
+            raise RuntimeError("a bug")
+        return make(row, **kwargs)
+
+    monkeypatch.setattr(take_over_module, "record_from_row", fail)
+    async with open_session(backend, ledger) as second:
+        assert [job.job_id for job in second.jobs()] == [other.job_id]
