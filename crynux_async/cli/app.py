@@ -31,7 +31,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "check_commands:explain",
         "Explain a code: what happens, an example, what to do, and where the rule comes from.",
     ),
-    "dataset": ("dataset_commands:app", "Check, pack and publish a data set the way the nodes read it."),
+    "dataset": (
+        "dataset_commands:app",
+        "Check a data set, or the address of one, the way the nodes read it, and pack one for them.",
+    ),
     "run": ("run_commands:run", "Submit one job, follow it and download its model."),
     "download": (
         "run_commands:download",
@@ -84,6 +87,15 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "sweep": ("sweep_commands:app", "Run a set of points, once each, through any crash; see the results."),
 }
 
+# Where cyclopts would write "[ARGS...]", or not that there may be several.
+_USAGES: Final = {
+    "abandon": "[OPTIONS] JOB...",
+    "cancel": "[OPTIONS] JOB...",
+    "explain": "[OPTIONS] [CODES...]",
+    "merge": "--out PATH [OPTIONS] ARCHIVES...",
+    "retry": "[OPTIONS] [JOB...]",
+}
+
 _FLAGS: Final = (("--help (-h)", "Display this message and exit."), ("--version (-V)", "Display application version."))
 _NAME: Final = "crynux-async"
 _HELP: Final = (
@@ -112,7 +124,8 @@ def make_app() -> App:
         version_flags=["--version", "-V"],
     )
     for name, (place, _) in COMMANDS.items():
-        app.command(f"crynux_async.cli.{place}", name=name)
+        usage = {"usage": f"Usage: {_NAME} {name} {_USAGES[name]}"} if name in _USAGES else {}
+        app.command(f"crynux_async.cli.{place}", name=name, **usage)
     return app
 
 

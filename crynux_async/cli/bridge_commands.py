@@ -23,8 +23,9 @@ def bridge_app() -> App:
             "keystore's password is asked for, or read from the file that CRYNUX_WALLET_PASSWORD_FILE names."
         ),
     )
-    for command in (init, doctor, up, down, logs, status, proxy):
+    for command in (init, doctor, up, down, logs, status):
         app.command(command)
+    app.command(proxy, usage="Usage: crynux-async bridge proxy [FOLDER]")
     keys = App(name="keys", help="The bridge's API keys, each named by its first characters.")
     keys.command(list_keys, name="list")
     for key_command in (create, rotate, retire, delete, limits):
@@ -48,7 +49,7 @@ def init(
     Args:
         folder: Where the bridge lives from now on.
         network: mainnet, staging, or the address of a relay.
-        image: The container image; which tags exist could not be checked when this was written.
+        image: The container image. Look up which tags there are: this one may be gone.
         port: The port on this machine.
         database: sqlite for a file in the folder; mysql for a container beside the bridge.
         json: Print what was written as JSON.

@@ -11,7 +11,10 @@ from crynux_async.datasets.captions import CaptionSource
 
 def dataset_app() -> App:
     """Return ``dataset`` with its commands."""
-    app = App(name="dataset", help="Check, pack and publish a data set the way the nodes read it.")
+    app = App(
+        name="dataset",
+        help="Check a data set, or the address of one, the way the nodes read it, and pack one for them.",
+    )
     for command in (check, pack, check_url):
         app.command(command)
     return app

@@ -1,6 +1,7 @@
 """``emulator``: a bridge or a relay on this machine."""
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -109,7 +110,9 @@ async def _start(emulator: "Emulator | RelayEmulator", place: str) -> None:
     try:
         await emulator.start()
     except OSError as error:
-        raise UsageError(f"cannot listen on {place}: {error.strerror}; try --port 0") from error
+        # Where the address is not this machine's, no port is free.
+        cure = "; try --port 0" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+        raise UsageError(f"cannot listen on {place}: {error.strerror}{cure}") from error
 
 
 def _wallet_file(emulator: "RelayEmulator") -> Path:

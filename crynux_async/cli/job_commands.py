@@ -212,9 +212,9 @@ def reconcile(
 
     Args:
         at_most: Tasks to look at for each job; where there are more between the two numbers, it is left alone.
-        evidence_bytes: Bytes of archives to fetch at most where several tasks are left, to tell which is whose.
+        evidence_bytes: Bytes of archives to fetch at most (1 GiB) where several tasks are left, to tell which is whose.
         service: Where the jobs are.
-        adopt: Put such tasks into the ledger, so that they are followed; only where no other ledger has them.
+        adopt: Put such tasks into the ledger, so that they are followed; only if no other ledger has them.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print the result as JSON.
     """

@@ -5,15 +5,15 @@ from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
-Flag: TypeAlias = Annotated[bool, Parameter(negative="")]
+Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
 """Given or not, without a "--no-" form."""
 
-Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="")]
+Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 
 Set: TypeAlias = Annotated[list[str], Parameter(name="--set", negative="", show_default=False)]
 """Changes of a config, each as "field=value"."""
 
-Yes: TypeAlias = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
+Yes: TypeAlias = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", show_default=False)]
 
 
 def within(gte: int, lte: int | None = None) -> Callable[[Any, Any], None]:

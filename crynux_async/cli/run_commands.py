@@ -116,7 +116,7 @@ def download(
 
 def emulator(
     *,
-    relay: bool = False,
+    relay: Flag = False,
     host: str = "127.0.0.1",
     port: int | None = None,
     control_port: int | None = None,
@@ -132,7 +132,7 @@ def emulator(
 
     With --config it starts as the real program does in a bridge's folder, and checks what that checks.
 
-    It prints no key then, and ends with the same words and exit code when something is wrong.
+    It prints no key then, and where something is wrong it ends with the real one's words and exit code.
 
     Args:
         relay: Run an emulated relay instead, and print its address and the file of a wallet with money.

@@ -24,7 +24,10 @@ class ServiceChoice(Value):
     """
 
     relay: Annotated[
-        bool, Parameter(negative="", help="Jobs at the relay, signed and paid by the wallet of CRYNUX_WALLET.")
+        bool,
+        Parameter(
+            negative="", help="Jobs at the relay, signed and paid by the wallet of CRYNUX_WALLET.", show_default=False
+        ),
     ] = False
     network: Annotated[
         str | None,

@@ -92,7 +92,7 @@ def preview(
         file: TOML file that describes the sweep.
         emulator: Ask an emulated service on this machine.
         service: Which service to ask, for prices and the balance.
-        price: What one try costs at most, in CNX, as of ``run``.
+        price: What one try costs at most, in CNX, where it is not the bridge's usual 15 CNX a round.
         ledger: A file or postgresql://...; by default CRYNUX_LEDGER, or jobs.db in the user's data folder.
         json: Print it as JSON on standard output.
     """

@@ -163,7 +163,7 @@ _CAPTIONS: Final[Mapping[str, Explanation]] = {
     "CX329": _of_training("It is trained as a picture of nothing in particular.", '{"file_name": "0.png", "text": ""}'),
     "CX330": _of_metadata("The last row of an image wins.", "two rows for 0.png"),
     "CX331": _of_metadata(
-        "pandas reads words such as None, NA and null as missing values, and its version 3 makes loading fail.",
+        "pandas reads words such as None, NA and null as missing values, and with its version 3 loading fails.",
         "metadata.csv with the caption NA",
     ),
     "CX333": Explanation(
@@ -185,7 +185,7 @@ _CAPTIONS: Final[Mapping[str, Explanation]] = {
         "metadata.json1, Metadata.jsonl, metadata.jsonl.txt",
     ),
     "CX338": _of_pack(
-        "That a number before a folder's name repeats its images is a habit of kohya's trainers. Nodes do not know it.",
+        "For kohya's trainers a number before a folder's name repeats its images. Nodes do not know this.",
         "img/10_sks dog/0.png: seen once an epoch, not ten times",
     ),
     "CX339": _of_pack(
@@ -245,7 +245,7 @@ _ADDRESS: Final[Mapping[str, Explanation]] = {
     "CX354": _of_download("A node extracts by the ending.", "cats.tgz, my.data-v1.0"),
     "CX355": _of_download("A node loads folders, not single files.", "https://.../train.parquet"),
     "CX356": _of_download(
-        "Where a name has no dot a node goes by the first eight bytes, which tell of ZIP, gzip, bzip2 and xz only.",
+        "Where a name has no dot, a node goes by the first eight bytes, which tell of ZIP, gzip, bzip2 and xz only.",
         "a plain tar named cats",
     ),
     "CX357": _of_download("A node extracts by the name and stops at the content.", "cats.zip that is an HTML page"),

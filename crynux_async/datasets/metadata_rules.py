@@ -136,5 +136,5 @@ def _judge_columns(table: Table, caption_column: str) -> Iterable[DatasetProblem
         text = f"The column image of {table.file} takes the place of the images themselves."
         yield problem("CX334", text, [table.file])
     if extension_of(table.file) == ".csv":
-        text = f"How {table.file} is read depends on the node's version of pandas: words like None become nothing, and"
-        yield problem("CX331", f"{text} version 3 makes loading fail.", [table.file])
+        text = f"How {table.file} is read depends on the node's version of pandas: words like None become nothing,"
+        yield problem("CX331", f"{text} and with version 3 loading fails.", [table.file])

@@ -125,7 +125,7 @@ class ServiceFacts(Value):
 
 
 def _zero(field: str, sent: float, default: float) -> ReplacedValue:
-    return ReplacedValue(field=field, value=0, sent=sent, reason=f"the bridge would make {default} of a 0")
+    return ReplacedValue(field=field, value=0, sent=sent, reason=f"the bridge would turn a 0 into {default}")
 
 
 BRIDGE_MAPPING = ValueMapping(

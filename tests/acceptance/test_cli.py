@@ -390,6 +390,13 @@ async def test_emulator_on_a_port_that_is_taken_says_so(bridge: Emulator, tmp_pa
     code, _, err = await run_cli("emulator", "--port", port, env=environment(), cwd=tmp_path)
     assert code == 2
     assert "cannot listen" in err
+    assert "try --port 0" in err
+
+
+async def test_emulator_on_an_address_of_another_machine_advises_no_other_port(tmp_path: Path) -> None:
+    # 203.0.113.0/24 is for documentation (RFC 5737): no machine has it.
+    code, _, err = await run_cli("emulator", "--host", "203.0.113.9", "--port", "0", env=environment(), cwd=tmp_path)
+    assert (code, "cannot listen on 203.0.113.9:0" in err, "--port" in err) == (2, True, False)
 
 
 @pytest.mark.parametrize("example", ["one_job.py", "many_jobs.py"])

@@ -1,6 +1,7 @@
 """Help is drawn as it stands in the docstrings: a line that ends within a sentence would end there on the screen."""
 
 import io
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,18 @@ def test_no_line_of_help_breaks_a_sentence_where_there_is_room_for_it(words: tup
         print_list(console)
     lines = [line.strip("│ ") for line in drawn.getvalue().splitlines() if not line.startswith(("Usage", "╭", "╰"))]
     assert [line for line in lines if line and not line.endswith((".", ":", ";", "]", ")", "*"))] == []
+
+
+@pytest.mark.parametrize("words", [words for words in commands(make_app()) if words], ids=" ".join)
+def test_usage_names_what_is_given_and_flags_have_no_default(words: tuple[str, ...]) -> None:
+    drawn = io.StringIO()
+    make_app().help_print(list(words), console=Console(file=drawn, width=1000))
+    usage = drawn.getvalue().splitlines()[0]
+    assert usage.startswith(f"Usage: crynux-async {' '.join(words)}")
+    arguments = re.findall(r"^│ (?:\*  )?([A-Z_]+)  ", drawn.getvalue(), re.MULTILINE)
+    assert re.findall(r" \[?([A-Z_]+)(?:\.\.\.)?\]?(?= |$)", usage)[-len(arguments) :] == arguments or not arguments
+    assert "ARGS" not in usage
+    assert "[default: False]" not in drawn.getvalue()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -173,7 +173,7 @@ def test_how_to_loses_its_first_round_and_does_not_warm_up_for_500_steps() -> No
     lost = find("CX201", config, 8)
     assert (lost.severity, lost.field) == ("warning", "num_train_steps")
     assert "88 of 200 steps" in lost.message
-    assert "0 is sent as 1: the bridge would make 500 of a 0" in find("CX108", config, 8).message
+    assert "0 is sent as 1: the bridge would turn a 0 into 500" in find("CX108", config, 8).message
     assert "2 rounds of 15 CNX: 30 CNX" in find("CX401", config, 8).message
     assert "2 h 06 min" in find("CX402", config, 8).message  # 2 * (180 + 2 * 1800) seconds
     assert "4 h 12 min" in find("CX402", config, 8).message

@@ -51,7 +51,9 @@ def explain(error: Exception, place: str) -> LedgerError:
     """
     if isinstance(error, LedgerError):
         return error
-    what = " ".join(str(error).split()) or type(error).__name__
+    # libpq asks the reader a question on a line of its own: in one sentence with the rest it would be no sentence.
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    what = " ".join(line for line in lines if line and not line.startswith("Is the server ")) or type(error).__name__
     state = getattr(error, "sqlstate", None) or ""
     if state == "25006":
         message = f"{place} is read-only (a standby?), and nothing was stored; it works again when it takes writes"

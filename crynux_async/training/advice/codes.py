@@ -119,12 +119,12 @@ CODES: Final[Mapping[str, AdviceCode]] = MappingProxyType(
             "peft tuners_utils.check_target_module_exists",
         ),
         "CX124": _error(
-            "no name that a model can have",
+            "name that no model can have",
             "Give owner/name of a repository on Hugging Face in the layout of diffusers; upload yours there, publicly.",
             "huggingface_hub utils/_validators.py; diffusers pipelines/pipeline_utils.py (from_pretrained)",
         ),
         "CX125": _error(
-            "no name that a data set can have",
+            "name that no data set can have",
             "Give owner/name of a public data set on Hugging Face, or the address of an archive as dataset_url.",
             "huggingface_hub utils/_validators.py; datasets load.py",
         ),

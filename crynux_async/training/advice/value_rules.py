@@ -160,7 +160,7 @@ def _judge_resolution(asked: int, own: int | None) -> Iterator[Advice]:
         what = "the LoRA learns coarse pictures without detail, and carries them into every size that is rendered"
     else:
         what = (
-            "it learns crops of what it knows as a whole: things get doubled, and time and memory grow with the pixels"
+            "it learns crops of what it knows as a whole, so things get doubled; time and memory grow with the pixels"
         )
     is_very_far = asked * 2 < smallest or asked > largest * 2
     yield advise(
