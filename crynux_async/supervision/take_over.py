@@ -158,12 +158,12 @@ class TakeOver:
                 except Exception:  # one job's bug must not keep a session from being opened
                     _log.exception("unexpected")
                 finally:
-                    await self._give_up_unknown(rows)
+                    await self._give_up_unknown([row.job_id for row in rows])
                 _log.info("took over %s", counted(len(rows), "unfinished job"))
 
-    async def _give_up_unknown(self, rows: Sequence[JobRow]) -> None:
-        """Give back what was claimed and could not be taken in: it would be held here, and followed by nobody."""
-        unknown = [row.job_id for row in rows if not self._is_followed(row.job_id)]
+    async def _give_up_unknown(self, taken: Sequence[str]) -> None:
+        """Give back what was taken and could not be taken in: it would be held here, and followed by nobody."""
+        unknown = [job_id for job_id in taken if not self._is_followed(job_id)]
         if unknown:
             _log.error("%s cannot be taken over now; another session may", counted(len(unknown), "unfinished job"))
             with anyio.CancelScope(shield=True):
@@ -206,9 +206,12 @@ class TakeOver:
         # One after another: whoever took a job in twice would take its create, sent in between, for cut off.
         async with self._taking:
             if not record.is_ours and await self._writer.take(record.job_id):
-                row = await self._writer.persist(lambda: self._ledger.get(record.job_id))
-                assert row is not None, "a job that was taken is there"
-                await self._take_all_in([row])
+                try:
+                    row = await self._writer.persist(lambda: self._ledger.get(record.job_id))
+                    assert row is not None, "a job that was taken is there"
+                    await self._take_all_in([row])
+                finally:
+                    await self._give_up_unknown([record.job_id])
         return record.is_ours
 
     async def grant_wishes(self) -> None:

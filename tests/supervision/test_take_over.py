@@ -1157,3 +1157,19 @@ async def test_session_opens_although_a_job_cannot_be_taken_in(monkeypatch: pyte
     monkeypatch.setattr(take_over_module, "record_from_row", fail)
     async with open_session(backend, ledger) as second:
         assert [job.job_id for job in second.jobs()] == [other.job_id]
+
+
+async def test_job_that_is_taken_for_its_user_and_cannot_be_taken_in_is_given_back() -> None:
+    backend, ledger = FakeBackend(), Interrupted()
+    backend.answers.append(SubmissionUnknownError("lost"))
+    async with open_session(backend, ledger) as first:
+        with pytest.raises(SubmissionUnknownError):
+            await first.submit(make_config())
+    async with open_session(backend, ledger, follow=False) as second:
+        (lost,) = await second.history()
+        ledger.errors.append(RuntimeError("a bug"))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await lost.retry()
+        assert await ledger.holder(lost.job_id) is None
+        await lost.retry()
+        assert (await lost.submitted()).task_id == "1"
