@@ -10,7 +10,9 @@ import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from enum import StrEnum
+from itertools import compress
+from operator import attrgetter, is_not
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
@@ -138,18 +140,14 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _state(value: Any) -> str:
-    return JobState(value).value
-
-
-def _outcome(value: Any) -> str:
-    return AttemptOutcome(value).value
-
-
 def _config(value: Any) -> str:
+    return _CONFIG_ENCODER.encode(_valid(value).to_dict())
+
+
+def _valid(value: Any) -> FineTuneConfig:
     if not isinstance(value, FineTuneConfig):
         raise TypeError("must be a FineTuneConfig")
-    return _CONFIG_ENCODER.encode(value.to_dict())
+    return value
 
 
 def _json(value: Any) -> str:
@@ -182,6 +180,12 @@ def _optional(kind: Kind) -> Kind:
     )
 
 
+def _member_of(words: type[StrEnum]) -> Kind:
+    return Kind(
+        lambda value: words(value).value, words, lambda value: value if isinstance(value, words) else words(value)
+    )
+
+
 _TEXT, _PROSE, _WHOLE, _COUNT, _WEI = Kind(_text), Kind(_prose), Kind(_whole), Kind(_count), Kind(_wei)
 _FLAG = Kind(_flag, bool)
 _TIME = Kind(to_microseconds, from_microseconds, _time)
@@ -192,11 +196,11 @@ JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
         "job_id": _TEXT,
         "backend": _TEXT,
         "key_id": _TEXT,
-        "config": _optional(Kind(_config)),
+        "config": _optional(Kind(_config, check=_valid)),
         "digest": _TEXT,
         "label": _TEXT,
         "task_id": _optional(_TEXT),
-        "state": Kind(_state, JobState),
+        "state": _member_of(JobState),
         "planned_at": _TIME,
         "is_seed_drawn": _FLAG,
         "asked_digest": _TEXT,
@@ -234,7 +238,7 @@ ATTEMPT_COLUMNS: Mapping[str, Kind] = MappingProxyType(
         "try_number": _COUNT,
         "payload": _TEXT,
         "answered_at": _optional(_TIME),
-        "outcome": _optional(Kind(_outcome, AttemptOutcome)),
+        "outcome": _optional(_member_of(AttemptOutcome)),
         "task_id": _optional(_TEXT),
         "wait": _optional(Kind(_number)),
         "status": _optional(_WHOLE),
@@ -242,6 +246,9 @@ ATTEMPT_COLUMNS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 """How each attribute of an ``AttemptRow`` becomes a column value."""
+
+FINISHED_COLUMNS = ("answered_at", "outcome", "task_id", "wait", "status", "answer")
+"""What is stored of an attempt when it ends."""
 
 TASK_COLUMNS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -375,23 +382,32 @@ def encode_changes(changes: Mapping[str, Any]) -> dict[str, Column]:
     return {name: encode(JOB_COLUMNS, name, value) for name, value in changes.items()}
 
 
-def check_row(row: Any) -> None:
+def check_row(row: Any, names: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Check a row of any kind like ``encode_row``, without the costly parts: a config is valid because it exists.
+
+    Args:
+        row: The row.
+        names: Which columns, or None for every one.
+
+    Returns:
+        The columns that have another value than usual.
 
     Raises:
         LedgerError: A value cannot be stored.
     """
     cls: Any = type(row)
-    read, checks = _checks(cls)
+    read, columns, usual = _reading(cls, names)
+    values, unusual = read(row), {}
     try:
-        for value, (check, default) in zip(read(row), checks, strict=True):
-            if value is not default:
-                check(value)
+        # Most values are the usual ones, which need no check: a loop in C passes over them.
+        for place in compress(range(len(values)), map(is_not, values, usual)):
+            name, check = columns[place]
+            unusual[name] = value = values[place]
+            check(value)
     except (TypeError, ValueError):  # once more, to tell which column it was
-        encode_row(row)
+        encode_row(row, names)
         raise
-    if isinstance(row, JobRow) and not isinstance(row.config, FineTuneConfig):
-        encode_row(row, ("config", "digest"))
+    return unusual
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:
@@ -420,22 +436,26 @@ def _refuse(_: Any) -> None:
 
 
 @functools.cache
-def _checks(
-    cls: type[Any],
-) -> tuple[Callable[[object], tuple[object, ...]], Sequence[tuple[Callable[[Any], object], object]]]:
-    """Return what reads the columns of a kind of row, and of each its check and the value that needs none."""
-    names = [name for name in _COLUMNS[cls.__name__] if cls is not JobRow or name not in ("config", "digest")]
-    return attrgetter(*names), [_check_of(cls, name) for name in names]
+def _reading(
+    cls: type[Any], names: tuple[str, ...] | None
+) -> tuple[Callable[[object], tuple[object, ...]], Sequence[tuple[str, Callable[[Any], object]]], Sequence[object]]:
+    """Return what reads columns of a kind of row, the name and the check of each, and the value that needs none."""
+    fields = {field.alias or field.name: field for field in attrs.fields(cls)}
+    kinds = {name: kind for name, kind in _COLUMNS[cls.__name__].items() if names is None or name in names}
+    read = attrgetter(*(fields[name].name for name in kinds))
+    return read, [(name, _check_of(kind)) for name, kind in kinds.items()], [fields[name].default for name in kinds]
 
 
 @functools.cache
 def _job_checks() -> Mapping[str, tuple[Callable[[Any], object], object]]:
-    return {name: _check_of(JobRow, name) for name in JOB_COLUMNS if name not in _FIXED}
+    """Return the check of each column of a job that can change, and the value that needs none."""
+    defaults = attrs.fields_dict(JobRow)
+    changing = ((name, kind) for name, kind in JOB_COLUMNS.items() if name not in _FIXED)
+    return {name: (_check_of(kind), defaults[name].default) for name, kind in changing}
 
 
-def _check_of(cls: type[Any], name: str) -> tuple[Callable[[Any], object], object]:
-    kind, default = _COLUMNS[cls.__name__][name], attrs.fields_dict(cls)[name].default
-    return kind.check or kind.encode, _NO_VALUE if default is attrs.NOTHING else default
+def _check_of(kind: Kind) -> Callable[[Any], object]:
+    return kind.check or kind.encode
 
 
 def decode_row(cls: type[_T], values: Sequence[Any]) -> _T:

@@ -22,12 +22,14 @@ NONE = -1
 """The position of an attempt that is not there."""
 
 _OPEN = frozenset({None, AttemptOutcome.UNKNOWN})
-_COMMON = ("backend", "outcome", "number", "key_id", "try_number", "payload", "wait", "status", "answer")
-_BACKEND, _OUTCOME, _NUMBER = range(3)
-_common_of = attrgetter(*_COMMON)
+_BEGUN = ("backend", "number", "key_id", "try_number")
+_ENDED = ("outcome", "payload", "wait", "status", "answer")
+_BACKEND, _NUMBER, _OUTCOME = 0, 1, len(_BEGUN)
+_begun_of, _ended_of = attrgetter(*_BEGUN), attrgetter(*_ENDED)
 
-_Parts: TypeAlias = tuple[str | None, tuple[Any, ...], int, int]
-"""What can become another one at its end: task, what it has in common with others, when it began and was answered."""
+_End: TypeAlias = tuple[str | None, tuple[Any, ...], int, int]
+"""What becomes another one when it ends: task, what it has in common with others, when it was answered, and how many
+had begun by then."""
 
 
 class AttemptLog:
@@ -51,10 +53,10 @@ class AttemptLog:
 
     def add(self, attempt: AttemptRow, previous: int, undo: Undo) -> int:
         """Add an attempt behind the one before it of the same job, and return its position."""
-        task_id, common, began_at, answered_at = _parts_of(attempt)  # first: it may raise
+        began_at, answered_at = to_microseconds(attempt.began_at), _answered_at(attempt)  # first: they may raise
         self._job_ids.append(attempt.job_id)
-        self._task_ids.append(task_id)
-        self._common.append(common)
+        self._task_ids.append(attempt.task_id)
+        self._common.append(_one_of((*_begun_of(attempt), *_ended_of(attempt))))
         self._began_at.append(began_at)
         self._answered_at.append(answered_at)
         self._previous.append(previous)
@@ -63,15 +65,12 @@ class AttemptLog:
         return len(self) - 1
 
     def finish(self, position: int, attempt: AttemptRow, undo: Undo) -> None:
-        """Replace an attempt by what became of it."""
-        before = (
-            self._task_ids[position],
-            self._common[position],
-            self._began_at[position],
-            self._answered_at[position],
-        )
-        undo.by(self._put, position, before, self._begun_at_finish[position])
-        self._put(position, _parts_of(attempt), len(self))
+        """Enter what became of an attempt."""
+        known = self._common[position]
+        common = _one_of((*known[: len(_BEGUN)], *_ended_of(attempt)))
+        before = self._task_ids[position], known, self._answered_at[position], self._begun_at_finish[position]
+        undo.by(self._put, position, before)
+        self._put(position, (attempt.task_id, common, _answered_at(attempt), len(self)))
 
     def may_become(self, position: int, outcome: AttemptOutcome | None) -> bool:
         """Whether an attempt may get this outcome: every one but an unknown one is final."""
@@ -117,9 +116,9 @@ class AttemptLog:
         for column in (self._began_at, self._answered_at, self._previous, self._begun_at_finish):
             column.pop()
 
-    def _put(self, position: int, parts: _Parts, begun_at_finish: int) -> None:
-        self._task_ids[position], self._common[position], self._began_at[position], self._answered_at[position] = parts
-        self._begun_at_finish[position] = begun_at_finish
+    def _put(self, position: int, end: _End) -> None:
+        self._task_ids[position], self._common[position] = end[:2]
+        self._answered_at[position], self._begun_at_finish[position] = end[2:]
 
     def _row(self, position: int) -> AttemptRow:
         answered_at = self._answered_at[position]
@@ -128,7 +127,7 @@ class AttemptLog:
             task_id=self._task_ids[position],
             began_at=from_microseconds(self._began_at[position]),
             answered_at=None if answered_at == NONE else from_microseconds(answered_at),
-            **dict(zip(_COMMON, self._common[position], strict=True)),
+            **dict(zip((*_BEGUN, *_ENDED), self._common[position], strict=True)),
         )
 
     def _chain(self, last: int) -> Iterator[int]:
@@ -141,9 +140,8 @@ class AttemptLog:
         return tuple(task_id for task_id in found if task_id is not None)
 
 
-def _parts_of(attempt: AttemptRow) -> _Parts:
-    answered_at = NONE if attempt.answered_at is None else to_microseconds(attempt.answered_at)
-    return attempt.task_id, _one_of(_common_of(attempt)), to_microseconds(attempt.began_at), answered_at
+def _answered_at(attempt: AttemptRow) -> int:
+    return NONE if attempt.answered_at is None else to_microseconds(attempt.answered_at)
 
 
 # Bounded, so that payloads and answers, which each attempt has for itself, push out only what is seldom.

@@ -4,23 +4,19 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from crynux_async.errors import LeaseLostError, LedgerError
 from crynux_async.ledgers.base import Fence, Holder, JobRow, TaskRow
 from crynux_async.ledgers.memory.attempts import NONE
-from crynux_async.ledgers.memory.packing import Packed, changed, column, packed, unpacked
+from crynux_async.ledgers.memory.packing import Packed, Sort, changed, column, sort_of, unpacked
 from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
 
 if TYPE_CHECKING:
     from crynux_async.ledgers.base import StepRow
-
-_Sort: TypeAlias = tuple[str, JobState, bool]
-"""What a claim tells jobs apart by: backend, state, and whether an archive is wanted."""
-
 
 _AS_MADE = (0, None, "", "", None)
 """Member, time and word of the end, reason and cost of a task that was just made."""
@@ -34,7 +30,7 @@ class Lease:
     def __init__(self, fence: Fence, until: datetime | None) -> None:
         self.fence = fence
         self.until = until
-        self.counts: Counter[_Sort] = Counter()
+        self.counts: Counter[Sort] = Counter()
 
     @property
     def jobs(self) -> int:
@@ -106,9 +102,9 @@ class Entry:
         """Return its tasks by try and member."""
         return (_task_of(self.packed, self.fee),) if self.tasks is None else self.tasks or ()
 
-    def sort(self) -> _Sort:
+    def sort(self) -> Sort:
         """Return what a claim tells it apart by."""
-        return _sort_of(self.packed)
+        return sort_of(self.packed)
 
 
 class JobTable:
@@ -255,15 +251,21 @@ class JobTable:
         names = {table[task_id] for table in tables if task_id in table}
         return sorted(map(self.entry, names), key=lambda entry: entry.number)
 
-    def add(self, row: JobRow, lease: Lease | None, undo: Undo) -> None:
+    def add(self, row: JobRow, kept: Packed, lease: Lease | None, undo: Undo) -> None:
         """Add a job.
+
+        Args:
+            row: Its row.
+            kept: The row as it is kept.
+            lease: Who holds it, or None for nobody.
+            undo: Takes it back.
 
         Raises:
             LedgerError: Its name or its task is there already.
         """
         if row.job_id in self._numbers:
             raise LedgerError(f"a job {row.job_id!r} is there already", job_id=row.job_id)
-        holder, kept = lease or self._nobody, packed(row)
+        holder = lease or self._nobody
         undo.put(self._numbers, row.job_id, len(self))
         self.packed.append(kept)
         self.holders.append(holder)
@@ -271,10 +273,11 @@ class JobTable:
         self.fees.append(None)
         self.is_told.append(False)
         undo.by(self._drop_last)
-        self._claim_newest(kept, undo)
+        if row.task_id is not None:
+            self._claim_newest(kept, undo)
         if row.idempotency_key is not None:
             undo.put(self._keys.setdefault((row.backend, row.tenant), {}), row.idempotency_key, row.job_id)
-        sort = _sort_of(kept)
+        sort = sort_of(kept)
         undo.put(holder.counts, sort, holder.counts[sort] + 1)
 
     def _drop_last(self) -> None:
@@ -297,7 +300,7 @@ class JobTable:
             if task_id is not None:
                 undo.remove(self._newest_tasks[backend], task_id)
             self._claim_newest(new, undo)
-        before, after = _sort_of(old), _sort_of(new)
+        before, after = sort_of(old), sort_of(new)
         if before != after:
             counts = self.holding(entry).counts
             undo.put(counts, before, counts[before] - 1)
@@ -315,14 +318,15 @@ class JobTable:
         Raises:
             LedgerError: Another job has it, or another try.
         """
-        known = entry.all_tasks()
-        old = None if not known else next((one for one in known if _task_place(one) == _task_place(task)), None)
+        place = _task_place(task)
+        known = {_task_place(one): one for one in entry.all_tasks()}
+        old = known.get(place)
         if old is None or (old.backend, old.task_id) != (task.backend, task.task_id):
             self._check_is_free(task)
-        tasks = tuple(sorted((*(one for one in known if one is not old), task), key=_task_place)) if known else (task,)
+        tasks = {**known, place: task}
         is_plain = len(tasks) == 1 and _tells_of(entry.packed, task)
         undo.replace(self.fees, entry.number, task.fee if is_plain else None)
-        self._keep_tasks(entry, None if is_plain else tasks, undo)
+        self._keep_tasks(entry, None if is_plain else tuple(tasks[one] for one in sorted(tasks)), undo)
 
     def plan_step(self, entry: Entry, step: "StepRow", undo: Undo) -> "StepRow":
         """Add a step of a job unless it is there, and return it as it is there."""
@@ -347,13 +351,12 @@ class JobTable:
         undo.put(self.steps, entry.number, steps)
 
     def _claim_newest(self, row: Packed, undo: Undo) -> None:
-        (backend, task_id), job_id = _newest_of(row), column(row, "job_id")
-        if task_id is None:
-            return
-        newest = self._newest_tasks.setdefault(backend, {})
-        if task_id in newest:
-            raise _taken(backend, task_id, newest[task_id], job_id)
-        undo.put(newest, task_id, job_id)
+        backend, task_id = _newest_of(row)
+        if task_id is not None:
+            newest, job_id = self._newest_tasks.setdefault(backend, {}), column(row, "job_id")
+            if task_id in newest:
+                raise _taken(backend, task_id, newest[task_id], job_id)
+            undo.put(newest, task_id, job_id)
 
     def _check_is_free(self, task: TaskRow) -> None:
         """Check that no job has a task, whether it is kept or its row tells of it.
@@ -370,15 +373,16 @@ class JobTable:
 
     def _keep_tasks(self, entry: Entry, tasks: tuple[TaskRow, ...] | None, undo: Undo) -> None:
         """Keep these tasks of a job, or None where its row tells of the only one."""
-        for task in entry.tasks or ():
-            undo.remove(self._kept_tasks[task.backend], task.task_id)
+        number = entry.number
+        if number in self.tasks:
+            for task in self.tasks[number]:
+                undo.remove(self._kept_tasks[task.backend], task.task_id)
+            undo.remove(self.tasks, number)
         for task in tasks or ():
             undo.put(self._kept_tasks.setdefault(task.backend, {}), task.task_id, task.job_id)
-        undo.replace(self.is_told, entry.number, tasks is None)
         if tasks:
-            undo.put(self.tasks, entry.number, tasks)
-        else:
-            undo.remove(self.tasks, entry.number)
+            undo.put(self.tasks, number, tasks)
+        undo.replace(self.is_told, number, tasks is None)
 
 
 def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
@@ -389,10 +393,6 @@ def ordered_tasks(entries: Iterable[Entry]) -> list[TaskRow]:
 def ordered_steps(entries: Iterable[Entry]) -> "list[StepRow]":
     """Return the steps of jobs in the order in which they were planned."""
     return [step for _, step in sorted((pair for entry in entries for pair in entry.steps), key=lambda pair: pair[0])]
-
-
-def _sort_of(row: Packed) -> _Sort:
-    return column(row, "backend"), column(row, "state"), column(row, "folder") is not None
 
 
 def _newest_of(row: Packed) -> tuple[str, str | None]:

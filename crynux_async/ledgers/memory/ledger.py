@@ -23,9 +23,10 @@ from crynux_async.errors import LedgerError, UsageError
 from crynux_async.ledgers.base import LEASE_MEMORY, AttemptRow, Fence, Holder, JobChange, JobFilter, JobRow, TaskRow
 from crynux_async.ledgers.bell import Bell
 from crynux_async.ledgers.checks import check_change, check_new_rows, exceeded, misnumbered, not_begun, not_held
-from crynux_async.ledgers.columns import check_changes, check_row, to_json
+from crynux_async.ledgers.columns import FINISHED_COLUMNS, check_changes, check_row, to_json
 from crynux_async.ledgers.memory.attempts import NONE, AttemptLog
 from crynux_async.ledgers.memory.jobs import Entry, JobTable, Lease, ordered_steps, ordered_tasks
+from crynux_async.ledgers.memory.packing import Packed, packed
 from crynux_async.ledgers.memory.selection import selected
 from crynux_async.ledgers.memory.undo import Undo
 from crynux_async.states import JobState
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _SLICE = 500  # rows between two turns of the event loop: one takes about 6 µs to check
 _EVERY = JobFilter()
+_ENDED = (*FINISHED_COLUMNS, "payload")  # a hundred thousand payloads of which nothing can come are 80 MB
 
 
 class _Cell:
@@ -200,15 +202,16 @@ class MemoryLedger:
         # nothing awaits, so nobody sees half of it.
         self._check_not_in_gate()
         check_new_rows(rows, events, tasks)
+        kept: list[Packed] = []
         for index, row in enumerate(rows):
-            check_row(row)
+            kept.append(packed(check_row(row)))
             if index % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
         for part in (*events, *tasks):
             check_row(part)
         with self._writing() as undo:
             lease = None if fence is None else self._table.lease(fence)
-            earlier = [self._add(row, lease, undo) for row in rows]
+            earlier = [self._add(row, as_kept, lease, undo) for row, as_kept in zip(rows, kept, strict=True)]
             added = {row.job_id for row, known in zip(rows, earlier, strict=True) if known is None}
             for task in tasks:
                 if task.job_id in added:
@@ -422,12 +425,12 @@ class MemoryLedger:
     def _entries(self, job_ids: Collection[str]) -> list[Entry]:
         return selected(self._table, JobFilter(job_ids=job_ids))
 
-    def _add(self, row: JobRow, lease: Lease | None, undo: Undo) -> JobRow | None:
+    def _add(self, row: JobRow, kept: Packed, lease: Lease | None, undo: Undo) -> JobRow | None:
         """Add a job, or return the one that has its idempotency key."""
         earlier = self._table.earlier(row)
         if earlier is not None:
             return earlier.row
-        self._table.add(row, lease, undo)
+        self._table.add(row, kept, lease, undo)
         return None
 
     def _add_events(self, events: "Sequence[EventRow]", undo: Undo) -> None:
@@ -496,7 +499,7 @@ def _check_values(change: JobChange) -> None:
     for part in (*change.tasks, *change.steps, *change.events):
         check_row(part)
     if change.finished is not None:
-        check_row(change.finished)
+        check_row(change.finished, _ENDED)
 
 
 def _trains_the_same(row: JobRow, config: FineTuneConfig | None) -> bool:

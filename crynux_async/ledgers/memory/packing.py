@@ -7,22 +7,22 @@ are few heads, and each is there once.
 """
 
 import functools
-from collections.abc import Mapping
-from operator import attrgetter
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import attrs
 
 from crynux_async.ledgers.base import JobRow
+from crynux_async.states import JobState
 from crynux_async.training.keeping import as_kept, config_of
 
 Packed: TypeAlias = tuple[Any, ...]
 """The head of a row, and the values of its own columns that are unusual."""
 
-_FIELDS = attrs.fields(JobRow)
-_values_of = attrgetter(*(field.name for field in _FIELDS))
-_USUAL: Mapping[str, Any] = MappingProxyType({field.alias or field.name: field.default for field in _FIELDS})
+Sort: TypeAlias = tuple[str, JobState, bool]
+"""What a claim tells jobs apart by: backend, state, and whether an archive is wanted."""
+
+_USUAL: Mapping[str, Any] = {field.alias or field.name: field.default for field in attrs.fields(JobRow)}
 _COMMON = frozenset(
     {
         "backend",
@@ -43,28 +43,39 @@ _COMMON = frozenset(
 
 
 class _Head:
-    """Which columns of a row are unusual: the places of its own in ``Packed``, and the values of the others."""
+    """What many rows have in common.
 
-    __slots__ = ("common", "places")
+    Attributes:
+        places: Where each column that is a row's own stands in ``Packed``.
+        common: Unusual values of other columns.
+        shared: The values of all columns that are not a row's own, usual ones included.
+        sort: What a claim tells the rows apart by.
+    """
+
+    __slots__ = ("common", "places", "shared", "sort")
 
     def __init__(self, own: tuple[str, ...], common: Mapping[str, Any]) -> None:
         self.places = {name: place for place, name in enumerate(own, start=1)}
         self.common = common
+        self.shared = {name: value for name, value in {**_USUAL, **common}.items() if name not in self.places}
+        self.sort: Sort = (common["backend"], common["state"], "folder" in common)
 
 
-def packed(row: JobRow) -> Packed:
-    """Return a row as it is kept."""
-    return _packed(dict(zip(_USUAL, _values_of(row), strict=True)))
+def packed(columns: Mapping[str, Any]) -> Packed:
+    """Return a row as it is kept, by all of its columns that have another value than usual."""
+    return _packed(columns.items(), {}, {})
 
 
 def changed(kept: Packed, columns: Mapping[str, Any]) -> Packed:
     """Return what is kept of a row when some columns have changed; the digest must not be one of them."""
-    return _packed({**_unusual(kept), **columns})
+    head: _Head = kept[0]
+    return _packed(columns.items(), dict(zip(head.places, kept[1:], strict=True)), dict(head.common))
 
 
 def unpacked(kept: Packed) -> JobRow:
     """Return the row that is kept."""
-    columns = _unusual(kept)
+    head: _Head = kept[0]
+    columns = {**head.common, **dict(zip(head.places, kept[1:], strict=True))}
     config = columns.get("config")
     return JobRow(**columns if config is None else {**columns, "config": config_of(config)})
 
@@ -72,31 +83,35 @@ def unpacked(kept: Packed) -> JobRow:
 def column(kept: Packed, name: str) -> Any:
     """Return one column of the row that is kept, without making the row."""
     head: _Head = kept[0]
-    place = head.places.get(name)
-    if place is None:
-        return head.common.get(name, _USUAL[name])
-    return config_of(kept[place]) if name == "config" else kept[place]
+    if name in head.shared:
+        return head.shared[name]
+    value = kept[head.places[name]]
+    return config_of(value) if name == "config" and value is not None else value
 
 
-def _unusual(kept: Packed) -> dict[str, Any]:
+def sort_of(kept: Packed) -> Sort:
+    """Return what a claim tells the row that is kept apart by."""
     head: _Head = kept[0]
-    return {**head.common, **{name: kept[place] for name, place in head.places.items()}}
+    return head.sort
 
 
-def _packed(columns: Mapping[str, Any]) -> Packed:
-    own, common = {}, []
-    for name, value in columns.items():
+def _packed(columns: Iterable[tuple[str, Any]], own: dict[str, Any], common: dict[str, Any]) -> Packed:
+    """Return what is kept of a row, of which ``own`` and ``common`` are known, with other values of some columns."""
+    for name, value in columns:
+        unusual = common if name in _COMMON else own
         if name == "config":
             own[name] = as_kept(value)
         elif value != _USUAL[name]:
-            if name in _COMMON:
-                common.append((name, value, type(value)))
-            else:
-                own[name] = value
-    return _head(tuple(own), tuple(common)), *own.values()
+            unusual[name] = value
+        else:
+            unusual.pop(name, None)
+    values = tuple(common.values())
+    return _head(tuple(own), tuple(common), values, tuple(map(type, values))), *own.values()
 
 
 # Types are told apart by hand: what is equal need not be the same, such as a state and its text.
 @functools.lru_cache(maxsize=1024)
-def _head(own: tuple[str, ...], common: tuple[tuple[str, Any, type[Any]], ...]) -> _Head:
-    return _Head(own, {name: value for name, value, _ in common})
+def _head(
+    own: tuple[str, ...], common: tuple[str, ...], values: tuple[Any, ...], _types: tuple[type[Any], ...]
+) -> _Head:
+    return _Head(own, dict(zip(common, values, strict=True)))

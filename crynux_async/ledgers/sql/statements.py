@@ -9,12 +9,18 @@ import functools
 from collections.abc import Iterable
 
 from crynux_async.ledgers.base import AttemptOutcome
-from crynux_async.ledgers.columns import ATTEMPT_COLUMNS, EVENT_COLUMNS, JOB_COLUMNS, STEP_COLUMNS, TASK_COLUMNS
+from crynux_async.ledgers.columns import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    FINISHED_COLUMNS,
+    JOB_COLUMNS,
+    STEP_COLUMNS,
+    TASK_COLUMNS,
+)
 from crynux_async.ledgers.sql import money
 from crynux_async.ledgers.sql.schema import MANY_EVENTS, MOVED
 from crynux_async.ledgers.sql.text import Sql, column, insert, limited, listed, parameters, put
 
-FINISHED_COLUMNS = ("answered_at", "outcome", "task_id", "wait", "status", "answer")
 _TASK_KEY = ("job_id", "try_number", "member")
 
 

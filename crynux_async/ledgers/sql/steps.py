@@ -16,7 +16,7 @@ from crynux_async.ledgers.base import (
     TaskRow,
 )
 from crynux_async.ledgers.checks import not_held
-from crynux_async.ledgers.columns import Column, encode_changes, encode_row, encode_wei, to_json
+from crynux_async.ledgers.columns import FINISHED_COLUMNS, Column, encode_changes, encode_row, encode_wei, to_json
 from crynux_async.ledgers.sql import money, statements
 from crynux_async.ledgers.sql.text import Row, Sql
 
@@ -213,7 +213,7 @@ def _add_tags(name: str, tags: Mapping[str, str]) -> Step:
 
 
 def _finish_step(attempt: AttemptRow) -> Step:
-    columns = encode_row(attempt, statements.FINISHED_COLUMNS)
+    columns = encode_row(attempt, FINISHED_COLUMNS)
     row: dict[str, Column] = {f"set_{name}": columns[name] for name in columns}
     row |= {"key_job_id": attempt.job_id, "key_number": attempt.number}
     refusal = f"attempt {attempt.number} of job {attempt.job_id!r} was not begun, or has another outcome already"
