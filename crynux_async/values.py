@@ -23,9 +23,9 @@ _MOST_CLASSES = 512
 class Value:
     """Base of an ``attrs.frozen`` class: what attrs would generate for it.
 
-    Two values are equal if they are of one class and their fields are, but for those with ``eq=False``, where a field
-    that is one object in both is equal to itself, as in tuples; they hash by the same fields. Their text names the
-    class and the fields, as ``repr=`` of each says.
+    Two values are equal if they are of one class and their fields are, as ``eq=`` of each says, where a field that is
+    one object in both is equal to itself, as in tuples; they hash by the same fields. Their text names the class and
+    the fields, as ``repr=`` of each says.
     """
 
     __slots__ = ()
@@ -79,8 +79,14 @@ def evolved(value: _V, **changes: Any) -> _V:
 @functools.lru_cache(maxsize=_MOST_CLASSES)
 def _compared(cls: type[Any]) -> Callable[[object], object]:
     """Return what reads the fields of a value that are compared, or its class if there are none."""
-    names = [field.name for field in attrs.fields(cls) if field.eq]
-    return operator.attrgetter(*names) if names else type
+    fields = [field for field in attrs.fields(cls) if field.eq]
+    if any(field.eq_key for field in fields):
+        return lambda value: tuple((field.eq_key or _itself)(getattr(value, field.name)) for field in fields)
+    return operator.attrgetter(*(field.name for field in fields)) if fields else type
+
+
+def _itself(value: object) -> object:
+    return value
 
 
 @functools.lru_cache(maxsize=_MOST_CLASSES)

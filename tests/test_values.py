@@ -20,6 +20,7 @@ def _masked(text: str) -> str:
 @attrs.frozen(kw_only=True)
 class _Ours(Value):
     name: str
+    shouted: str = attrs.field(default="", eq=str.casefold)
     note: str = attrs.field(default="", repr=_masked)
     hidden: int = attrs.field(default=0, repr=False)
     passing: int = attrs.field(default=0, eq=False)
@@ -28,6 +29,7 @@ class _Ours(Value):
 @attrs.frozen(kw_only=True)
 class _Theirs:
     name: str
+    shouted: str = attrs.field(default="", eq=str.casefold)
     note: str = attrs.field(default="", repr=_masked)
     hidden: int = attrs.field(default=0, repr=False)
     passing: int = attrs.field(default=0, eq=False)
@@ -71,7 +73,7 @@ class _Special(Value):
 
 _fields = st.fixed_dictionaries(
     {"name": st.sampled_from("ab"), "note": st.sampled_from("ab")},
-    optional={"hidden": st.integers(0, 1), "passing": st.integers(0, 1)},
+    optional={"shouted": st.sampled_from("aAb"), "hidden": st.integers(0, 1), "passing": st.integers(0, 1)},
 )
 
 
@@ -90,7 +92,10 @@ def test_equality_hash_and_text_are_those_that_attrs_generates(
 def test_derived_value_compares_and_shows_what_it_adds() -> None:
     assert _Derived(name="a", more=(1,)) == _Derived(name="a", more=(1,))
     assert _Derived(name="a", more=(1,)) != _Derived(name="a", more=(2,))
-    assert repr(_Derived(name="a", more=(1,))) == "_Derived(name='a', note=<0 characters>, passing=0, more=(1,))"
+    assert (
+        repr(_Derived(name="a", more=(1,)))
+        == "_Derived(name='a', shouted='', note=<0 characters>, passing=0, more=(1,))"
+    )
 
 
 def test_value_of_another_class_is_never_equal() -> None:

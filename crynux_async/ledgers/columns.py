@@ -23,6 +23,7 @@ from crynux_async.ledgers.base import AttemptOutcome, JobRow
 from crynux_async.money import WEI
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.keeping import as_config, is_kept
 from crynux_async.values import Value
 
 Column: TypeAlias = str | int | float | None
@@ -141,13 +142,13 @@ def _number(value: Any) -> float:
 
 
 def _config(value: Any) -> str:
-    return _CONFIG_ENCODER.encode(_valid(value).to_dict())
+    _check_config(value)
+    return _CONFIG_ENCODER.encode(as_config(value).to_dict())
 
 
-def _valid(value: Any) -> FineTuneConfig:
-    if not isinstance(value, FineTuneConfig):
+def _check_config(value: Any) -> None:
+    if not isinstance(value, FineTuneConfig) and not is_kept(value):
         raise TypeError("must be a FineTuneConfig")
-    return value
 
 
 def _json(value: Any) -> str:
@@ -196,7 +197,7 @@ JOB_COLUMNS: Mapping[str, Kind] = MappingProxyType(
         "job_id": _TEXT,
         "backend": _TEXT,
         "key_id": _TEXT,
-        "config": _optional(Kind(_config, check=_valid)),
+        "config": _optional(Kind(_config, check=_check_config)),
         "digest": _TEXT,
         "label": _TEXT,
         "task_id": _optional(_TEXT),
@@ -348,11 +349,16 @@ def _encode_job(row: JobRow, names: Collection[str]) -> dict[str, Column]:
     }
 
 
+def _fields(cls: type[Any]) -> Mapping[str, "attrs.Attribute[Any]"]:
+    """Return the attributes of a kind of row by their columns."""
+    return {field.alias or field.name: field for field in attrs.fields(cls)}
+
+
 def _defaults() -> Iterator[tuple[str, Callable[[Any], Column], Any, Column]]:
     """Yield of each column of a job its name, its encoder, the default of its attribute, and that encoded."""
-    defaults = {field.alias: field.default for field in attrs.fields(JobRow)}
+    fields = _fields(JobRow)
     for name, kind in JOB_COLUMNS.items():
-        default = defaults[name]
+        default = fields[name].default
         yield name, kind.encode, default, None if default is attrs.NOTHING else kind.encode(default)
 
 
@@ -440,7 +446,7 @@ def _reading(
     cls: type[Any], names: tuple[str, ...] | None
 ) -> tuple[Callable[[object], tuple[object, ...]], Sequence[tuple[str, Callable[[Any], object]]], Sequence[object]]:
     """Return what reads columns of a kind of row, the name and the check of each, and the value that needs none."""
-    fields = {field.alias or field.name: field for field in attrs.fields(cls)}
+    fields = _fields(cls)
     kinds = {name: kind for name, kind in _COLUMNS[cls.__name__].items() if names is None or name in names}
     read = attrgetter(*(fields[name].name for name in kinds))
     return read, [(name, _check_of(kind)) for name, kind in kinds.items()], [fields[name].default for name in kinds]
@@ -449,9 +455,9 @@ def _reading(
 @functools.cache
 def _job_checks() -> Mapping[str, tuple[Callable[[Any], object], object]]:
     """Return the check of each column of a job that can change, and the value that needs none."""
-    defaults = attrs.fields_dict(JobRow)
+    fields = _fields(JobRow)
     changing = ((name, kind) for name, kind in JOB_COLUMNS.items() if name not in _FIXED)
-    return {name: (_check_of(kind), defaults[name].default) for name, kind in changing}
+    return {name: (_check_of(kind), fields[name].default) for name, kind in changing}
 
 
 def _check_of(kind: Kind) -> Callable[[Any], object]:

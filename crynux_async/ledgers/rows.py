@@ -16,6 +16,7 @@ from crynux_async.errors import UsageError
 from crynux_async.secret import mask_addresses
 from crynux_async.states import JobState
 from crynux_async.training.config import FineTuneConfig
+from crynux_async.training.keeping import KeptConfig, as_config
 from crynux_async.values import Value
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ _PRIVATE = frozenset({"backend", "folder", "file_name", "path", "host", "key_id"
 MOST_TAGS = 400
 """So many tags can be asked for together: each is two parameters, and before 3.32 SQLite takes 999 in a statement."""
 
-_NOT_SHOWN = frozenset({"_kept_digest", "error_facts"})
+_NOT_SHOWN = frozenset({"digest", "error_facts"})
+
+
+def _config_of(given: FineTuneConfig | KeptConfig | None) -> FineTuneConfig | None:
+    return as_config(given) if isinstance(given, tuple) else given
 
 
 def shown_config(config: FineTuneConfig | None) -> dict[str, object] | None:
@@ -88,7 +93,8 @@ class JobRow(Value):
         job_id: This library's name for it, unique in the ledger.
         backend: Which service it belongs to: the backend's ``name``.
         key_id: Fingerprint of the credential that submits it, or "" for a task that was attached without one.
-        config: What is trained, as it was asked for, or None for a task that was attached by its id.
+        given_config: What is trained, as it was asked for: a config, or what is kept of one; or None for a task that
+            was attached by its id.
         is_seed_drawn: Whether nobody gave the config's seed, so that it was drawn here.
         asked_digest: ``FineTuneConfig.asked_digest()`` of what an idempotency key stands for, where ``config`` is
             another one since; else "".
@@ -122,7 +128,9 @@ class JobRow(Value):
     job_id: str
     backend: str
     key_id: str
-    config: FineTuneConfig | None
+    given_config: FineTuneConfig | KeptConfig | None = attrs.field(
+        alias="config", eq=_config_of, repr=lambda given: repr(_config_of(given))
+    )
     label: str = ""
     task_id: str | None = None
     state: JobState
@@ -153,7 +161,7 @@ class JobRow(Value):
     _kept_digest: str = attrs.field(default="", alias="digest")
 
     def __attrs_post_init__(self) -> None:
-        if self.config is not None:
+        if self.given_config is not None and self._kept_digest:
             object.__setattr__(self, "_kept_digest", "")
 
     def to_dict(self, *, public: bool = False) -> dict[str, Any]:
@@ -163,23 +171,30 @@ class JobRow(Value):
             public: Leave out what concerns nobody outside: paths, hosts and addresses, with the words of errors, in
                 which they may stand; credential and budget.
         """
-        names = [field.name for field in attrs.fields(JobRow) if field.init and field.name not in _NOT_SHOWN]
+        names = [field.alias or field.name for field in attrs.fields(JobRow) if field.alias not in _NOT_SHOWN]
         facts = {name: _as_json(getattr(self, name)) for name in names if not (public and name in _PRIVATE)}
         facts["asked_digest"] = self.first_asked
         facts["error_kind"] = self.error_facts.get("kind", "")
         return {**facts, "config": shown_config(self.config), "digest": self.digest}
 
     @property
+    def config(self) -> FineTuneConfig | None:
+        """What is trained; made anew each time of what is kept of it, where it was given so."""
+        return _config_of(self.given_config)
+
+    @property
     def first_asked(self) -> str:
         """``FineTuneConfig.asked_digest()`` of what the idempotency key stands for, or "" where there is none."""
-        if self.asked_digest or self.config is None or self.idempotency_key is None:
+        if self.asked_digest or self.idempotency_key is None:
             return self.asked_digest
-        return self.config.asked_digest()
+        config = self.config
+        return "" if config is None else config.asked_digest()
 
     @property
     def digest(self) -> str:
         """``FineTuneConfig.digest()`` of the config, or what was stored with one that cannot be read, or ""."""
-        return self._kept_digest if self.config is None else self.config.digest()
+        config = self.config
+        return self._kept_digest if config is None else config.digest()
 
 
 @attrs.frozen(kw_only=True, slots=False)  # made twice for every create

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from operator import attrgetter
 
 import attrs
 
@@ -11,15 +10,13 @@ from crynux_async.errors import ConfigError
 from crynux_async.slices import SLICE
 from crynux_async.training import advice
 from crynux_async.training.config import FineTuneConfig
-from crynux_async.training.fields import field_names
+from crynux_async.training.keeping import KeptConfig, KeptConfigs, but_for, config_of, field_of, kept
 from crynux_async.training.patterns import is_quick
 from crynux_async.training.service import ServiceFacts
 
 _log = logging.getLogger("crynux_async.supervision.adviser")
 
 _MOST_JUDGED = 64
-
-_but_for_seed = attrgetter(*(name for name in field_names() if name != "seed"))
 
 
 class Adviser:
@@ -44,14 +41,16 @@ class Adviser:
         Raises:
             ConfigError: It cannot work.
         """
-        self._tell(self._judge(config), force=force)
+        self._tell(self._judge(kept(config)), force=force)
 
     def _tell(self, found: list[advice.Advice], *, force: bool) -> None:
         advice.require_workable(found, force=force)
+        is_verbose = _log.isEnabledFor(logging.DEBUG)
         for item in found:
             key = (item.code, item.field)
             if item.severity == "note" or key in self._advised:
-                _log.debug("%s", item)
+                if is_verbose:
+                    _log.debug("%s", item)
             else:
                 self._advised.add(key)
                 _log.warning("%s", item)
@@ -69,9 +68,11 @@ class Adviser:
         """
         problems = []
         refused = 0
-        for index, (config, label) in enumerate(zip(configs, labels, strict=True)):
+        # What is kept of a config tells whether it was judged, and needs no config to be made anew.
+        chosen = configs.kept if isinstance(configs, KeptConfigs) else map(kept, configs)
+        for index, (given, label) in enumerate(zip(chosen, labels, strict=True)):
             try:
-                self._tell(await self._found(config), force=force)
+                self._tell(await self._found(given), force=force)
             except ConfigError as error:
                 refused += 1
                 place = f"configs[{index}]" + (f" {label!r}" if label else "")
@@ -88,19 +89,19 @@ class Adviser:
         forced = "them" if self._facts.takes_rounds else "them where each is one round"
         return f"cannot work; none is queued (force=True sends {forced} anyway)"
 
-    async def _found(self, config: FineTuneConfig) -> list[advice.Advice]:
+    async def _found(self, given: KeptConfig) -> list[advice.Advice]:
         """Return what is to be said; hundreds of expressions that take a process each hold nobody else up."""
-        modules = config.target_modules
+        modules = field_of(given, "target_modules")
         if isinstance(modules, str) and not is_quick(modules):
-            return await asyncio.to_thread(self._judge, config)
-        return self._judge(config)
+            return await asyncio.to_thread(self._judge, given)
+        return self._judge(given)
 
-    def _judge(self, config: FineTuneConfig) -> list[advice.Advice]:
+    def _judge(self, given: KeptConfig) -> list[advice.Advice]:
         """Return what is to be said; configs that differ in their seeds alone are judged once."""
-        key = _but_for_seed(config)
+        key = but_for(given, "seed")
         found = self._judged.get(key)
         if found is None:
-            found = advice.check(config, service=self._facts)
+            found = advice.check(config_of(given), service=self._facts)
             if len(self._judged) >= _MOST_JUDGED:
                 self._judged.clear()
             self._judged[key] = found

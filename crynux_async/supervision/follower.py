@@ -111,12 +111,18 @@ class Follower:
         return self._polls
 
     def follow(
-        self, record: Record, look_after: float | None = None, progress: str = "", phases: Sequence[Phase] = ()
+        self,
+        record: Record,
+        config: FineTuneConfig | None,
+        look_after: float | None = None,
+        progress: str = "",
+        phases: Sequence[Phase] = (),
     ) -> None:
         """Watch a job from now on; one that is watched already stays as it is.
 
         Args:
             record: The job.
+            config: What it trains, or None where nobody knows.
             look_after: Seconds after which the service wishes to be asked first, or None where polling may choose.
             progress: How far its task is in the service's own word, where the create has told.
             phases: The phases of its task's life, where the create has told.
@@ -128,7 +134,7 @@ class Follower:
         started_at = now
         if record.is_resumed and record.submitted_at:  # only the date tells how old it is, and a date may be wrong
             started_at -= max(0.0, (utc_now() - record.submitted_at).total_seconds())
-        config, stall_at = record.config, None
+        stall_at = None
         longest = self._longest(record, config)
         if longest is not None:
             # What seems overdue at first sight is watched for its full time once more: a clock may have been set.
@@ -308,7 +314,7 @@ class Follower:
             self._polls.errored(record.job_id, monotonic())
             self._complain(record, error)
             if record.state in FOLLOWED and record.is_ours:  # one whose end could not be told is not forgotten over it
-                self.follow(record, GONE_FOR)
+                self.follow(record, record.config, GONE_FOR)
         # Whoever is found overdue by any poll is told at once, also where that poll was about another job.
         for job_id in self._polls.stalled():
             stalled = self._register.get(job_id)

@@ -13,7 +13,7 @@ from crynux_async.supervision.cut_off import CUT_OFF
 from crynux_async.supervision.filing import filed
 from crynux_async.supervision.record import OnlookerRecord, Record, StoredArchive, Wanted
 from crynux_async.supervision.stored_errors import columns_of_error, error_of
-from crynux_async.training.keeping import as_kept
+from crynux_async.training.keeping import as_kept, field_of
 from crynux_async.values import Value
 
 NO_TASK = "it was accepted, and its task id was never stored; the task exists and may be found with reconcile()"
@@ -27,14 +27,14 @@ def new_row(record: Record, *, backend: str, key_id: str) -> JobRow:
         backend: Which service it belongs to.
         key_id: Fingerprint of the credential; a task that was attached is not known to belong to it.
     """
-    config, filing = record.config, record.filing
+    kept, filing = record.kept_config, record.filing
     has_key = record.idempotency_key is not None
     return JobRow(
         job_id=record.job_id,
         backend=backend,
-        key_id=key_id if config is not None else "",
-        config=config,
-        is_seed_drawn=config is not None and config.seed_was_drawn,
+        key_id=key_id if kept is not None else "",
+        config=kept,
+        is_seed_drawn=kept is not None and field_of(kept, "seed_was_drawn"),
         label=record.label,
         group=filing.group,
         tags=filing.tags,
@@ -119,7 +119,7 @@ def record_from_row(row: JobRow, *, is_ours: bool, is_cut_off: bool = False) -> 
     """
     record = (Record if is_ours else OnlookerRecord)(
         job_id=row.job_id,
-        config=row.config,
+        config=row.given_config,
         label=row.label,
         filing=filed(
             group=row.group,
@@ -149,10 +149,10 @@ def restore(record: Record, row: JobRow, *, is_cut_off: bool = False) -> None:
         is_cut_off: Whether a create of the job has an unknown outcome.
     """
     state, error = _believed(row, is_cut_off=is_cut_off)
-    kept = as_kept(row.config)
+    kept = as_kept(row.given_config)
     # A later try may have more time. What is kept of both is one object where the record was just made of the row.
     if kept is not None and kept is not record.kept_config and row.config != record.config:
-        record.config = row.config
+        record.kept_config = kept
     # That of a planned job, too: it was set aside, and waits for somebody who asks for it again.
     record.state, record.error = state, error_of(state, error, row)
     # What was answered here after the job was lost is known before its owner has heard of it.

@@ -57,6 +57,7 @@ from crynux_async.supervision.record import UNKNOWN_CONFIG, Record
 from crynux_async.supervision.register import JobRegister, news_of_move, news_of_task
 from crynux_async.supervision.send_queue import SendQueue
 from crynux_async.supervision.spending import Spending
+from crynux_async.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
     from crynux_async.events import Event, JobQueued
@@ -72,12 +73,19 @@ class HandOn(Protocol):
     """Gives a job to whoever drives it next."""
 
     def __call__(
-        self, record: Record, *, look_after: float | None = None, progress: str = "", phases: Sequence[Phase] = ()
+        self,
+        record: Record,
+        *,
+        config: FineTuneConfig | None = None,
+        look_after: float | None = None,
+        progress: str = "",
+        phases: Sequence[Phase] = (),
     ) -> None:
         """Hand a job on.
 
         Args:
             record: The job.
+            config: What it trains, where that is at hand.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
             progress: How far a new task is in the service's own word, or "".
             phases: The phases of a new task's life, as far as the service tells them.
@@ -397,7 +405,8 @@ class Submitter:
     async def _create(self, record: Record, ticket: int) -> None:
         """Send one job, exactly once, and store what became of it before anybody is told."""
         try:
-            attempt = await self._begin(record, ticket)
+            config = record.config  # made anew each time, so once for the whole create
+            attempt = await self._begin(record, ticket, config)
             if attempt is None:
                 return
             # The only POST of this attempt. Its number was stored first, so that two processes cannot both send it
@@ -406,7 +415,7 @@ class Submitter:
             if record.job_id in self._payloads:
                 answer = of_repeated(answer)
             with anyio.CancelScope(shield=True):
-                await self._conclude(record, ticket, attempt, answer)
+                await self._conclude(record, ticket, attempt, answer, config)
             # Ctrl-C in the middle of a create was swallowed once; it goes on when the answer is safe (case S5).
             if answer.interrupt is not None:
                 raise answer.interrupt
@@ -415,7 +424,7 @@ class Submitter:
             self._wake.set()
             record.wake()
 
-    async def _begin(self, record: Record, ticket: int) -> AttemptRow | None:
+    async def _begin(self, record: Record, ticket: int, config: FineTuneConfig | None) -> AttemptRow | None:
         """Store the attempt and return it, or give the ticket back and return None: then nothing may be sent."""
         if self._has_ended:  # after it was handed on
             with anyio.CancelScope(shield=True):
@@ -423,7 +432,7 @@ class Submitter:
             return None
         attempt: AttemptRow | None = None
         try:
-            attempt = self._attempt(record)
+            attempt = self._attempt(record, config)
             is_repeated = record.job_id in self._payloads  # what it may cost is held already
             reservation = None if is_repeated else await self._spending.reservation(record)
             await self._writer.begin(attempt, reservation)
@@ -446,11 +455,10 @@ class Submitter:
         except LedgerError as error:
             _log.info("attempt %d of job %s was not stored: %s", attempt.number, record.job_id, error)
 
-    def _attempt(self, record: Record) -> AttemptRow:
+    def _attempt(self, record: Record, config: FineTuneConfig | None) -> AttemptRow:
         # A payload is made once: a service that knows a create by what it says must be told the same again.
         payload = self._payloads.get(record.job_id)
         if payload is None:
-            config = record.config
             if config is None:
                 raise LedgerError(f"{record!r}: {UNKNOWN_CONFIG}", job_id=record.job_id)
             order = Order(job_id=record.job_id, try_number=record.tries, config=config)
@@ -486,7 +494,9 @@ class Submitter:
         else:
             raise error
 
-    async def _conclude(self, record: Record, ticket: int, attempt: AttemptRow, answer: Answer) -> None:
+    async def _conclude(
+        self, record: Record, ticket: int, attempt: AttemptRow, answer: Answer, config: FineTuneConfig | None
+    ) -> None:
         """Store an answer, tell whoever waits, then the gate, and let the job go on."""
         at = self._writer.date(attempt.began_at)
         signal = signal_of(answer, is_repeatable=self._backend.creates_are_repeatable)
@@ -513,7 +523,7 @@ class Submitter:
                 await self._hand_over(record, attempt, answer.task_id)
         await self._leave(ticket, answer.spent, answer.wait)
         try:
-            self._go_on(record, attempt, answer)
+            self._go_on(record, attempt, answer, config)
         except Exception as error:
             self._go_on_all_the_same(record, attempt, answer, error)
 
@@ -575,7 +585,7 @@ class Submitter:
         except Exception:
             _log.exception("unexpected")
 
-    def _go_on(self, record: Record, attempt: AttemptRow, answer: Answer) -> None:
+    def _go_on(self, record: Record, attempt: AttemptRow, answer: Answer, config: FineTuneConfig | None) -> None:
         """Let a job whose create was answered go where it belongs, and the queue with it."""
         error, outcome = answer.error, answer.outcome
         # What is sent next time is a new intention, unless the outcome is (below) or stays unknown.
@@ -587,7 +597,9 @@ class Submitter:
             self._patience.heard(record)
             self._reach.answered()
         if outcome is AttemptOutcome.ACCEPTED:
-            self._hand_on(record, look_after=answer.look_after, progress=answer.progress, phases=answer.phases)
+            self._hand_on(
+                record, config=config, look_after=answer.look_after, progress=answer.progress, phases=answer.phases
+            )
         elif outcome is AttemptOutcome.LIMITED:
             _log.info("create refused by the rate limit, queued again: %s", error)
             self._queue.put_back(record)

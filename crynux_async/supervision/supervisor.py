@@ -274,7 +274,13 @@ class Supervisor:
         )
 
     def hand_on(
-        self, record: Record, *, look_after: float | None = None, progress: str = "", phases: Sequence[Phase] = ()
+        self,
+        record: Record,
+        *,
+        config: FineTuneConfig | None = None,
+        look_after: float | None = None,
+        progress: str = "",
+        phases: Sequence[Phase] = (),
     ) -> None:
         """Give a job to whoever drives it next: submit, then follow, then fetch.
 
@@ -283,6 +289,7 @@ class Supervisor:
 
         Args:
             record: The job.
+            config: What it trains, where that is at hand.
             look_after: Seconds after which the service wishes to be asked about a new task, or None.
             progress: How far a new task is in the service's own word, or "".
             phases: The phases of a new task's life, as far as the service tells them.
@@ -295,7 +302,7 @@ class Supervisor:
         if stage is Stage.SUBMIT:
             self.submitter.go_on(record)
         elif stage is Stage.FOLLOW:
-            self.follower.follow(record, look_after, progress, phases)
+            self.follower.follow(record, config or record.config, look_after, progress, phases)
         elif stage is Stage.FETCH and record.wanted is not None and (record.is_resumed or record.wanted.is_standing):
             if not self.fetcher.is_fetching(record):
                 self._spawn(self._errands.fetch_wanted(record, record.wanted))

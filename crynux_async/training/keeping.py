@@ -140,6 +140,11 @@ class KeptConfigs(Sequence[FineTuneConfig]):
         return list(map(config_of, chosen)) if isinstance(chosen, list) else config_of(chosen)
 
 
+def is_kept(value: object) -> bool:
+    """Whether this is what is kept of a config."""
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Head)
+
+
 def as_config(given: FineTuneConfig | KeptConfig) -> FineTuneConfig:
     """Return a config of which this was kept, or that it is itself."""
     return given if isinstance(given, FineTuneConfig) else config_of(given)
@@ -148,6 +153,23 @@ def as_config(given: FineTuneConfig | KeptConfig) -> FineTuneConfig:
 def as_kept(given: FineTuneConfig | KeptConfig | None) -> KeptConfig | None:
     """Return what is kept of a config; what is given as kept stays so."""
     return kept(given) if isinstance(given, FineTuneConfig) else given
+
+
+def field_of(given: KeptConfig, name: str) -> Any:
+    """Return one field of a config of which this was kept, without making it."""
+    head: Head = given[0]
+    if name in head.names:
+        return given[1 + head.names.index(name)]
+    return head.pattern.values[slot_names().index(name)]
+
+
+def but_for(given: KeptConfig, name: str) -> tuple[object, ...]:
+    """Return what tells a kept config from others, whatever one of its fields is.
+
+    Where it is equal for two of them, they differ in that field at most.
+    """
+    head: Head = given[0]
+    return head.pattern, *((field, value) for field, value in zip(head.names, given[1:], strict=True) if field != name)
 
 
 def config_of(given: KeptConfig) -> FineTuneConfig:

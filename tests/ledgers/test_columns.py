@@ -35,6 +35,7 @@ from crynux_async.ledgers.conformance.support import attempt, event, job, step, 
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.ledgers.sql.schema import MAKING
 from crynux_async.states import JobState
+from crynux_async.training.keeping import kept
 from tests.strategies import configs
 
 KINDS: list[tuple[type[Any], Mapping[str, Kind], str]] = [
@@ -241,6 +242,18 @@ def test_what_can_be_stored_passes_the_checks() -> None:
     check_row(job("a", task_id="7", submitted_at=datetime(2026, 1, 2, tzinfo=UTC)))
     check_row(attempt("a"))
     check_changes({"state": JobState.RUNNING, "submitted_at": datetime(2026, 1, 2, tzinfo=UTC), "ended_at": None})
+
+
+def test_row_of_what_is_kept_of_a_config_is_the_row_of_the_config() -> None:
+    row = job("a")
+    assert row.config is not None
+    same = attrs.evolve(row, config=kept(row.config))
+    assert same == row
+    assert repr(same) == repr(row)
+    assert same.config == row.config
+    assert encode_row(same) == encode_row(row)
+    assert same.to_dict() == row.to_dict()
+    assert same != attrs.evolve(row, config=kept(row.config.evolve(seed=row.config.seed % 7 + 1)))
 
 
 async def test_ledger_in_memory_refuses_what_no_database_could_store() -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from crynux_async import ConfigError, Session
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.training import keeping
-from crynux_async.training.config import FineTuneConfig
-from crynux_async.training.keeping import KeptConfigs, as_kept, config_of, kept
+from crynux_async.training.config import FineTuneConfig, slot_names
+from crynux_async.training.keeping import KeptConfigs, as_kept, but_for, config_of, field_of, is_kept, kept
 from tests.fake_backend import FakeBackend, make_config
 from tests.strategies import configs
 
@@ -48,6 +48,28 @@ def test_drawn_seed_stays_drawn() -> None:
     drawn = FineTuneConfig(model_name="keeping/model", dataset_name="d", max_train_steps=100)
     assert config_of(kept(drawn)).seed_was_drawn
     assert not config_of(kept(drawn.evolve(seed=3))).seed_was_drawn
+
+
+@given(configs(), configs())
+def test_field_of_what_is_kept_is_the_config_s_own(one: FineTuneConfig, other: FineTuneConfig) -> None:
+    for config in (one, other):
+        assert {name: field_of(kept(config), name) for name in slot_names()} == {
+            name: getattr(config, name) for name in slot_names()
+        }
+
+
+def test_configs_that_differ_in_one_field_alone_are_alike_but_for_that() -> None:
+    base = BASE.evolve(model_name="keeping/alike")
+    seeds = [kept(base.evolve(seed=seed)) for seed in (1, 2, 3)]
+    assert len({but_for(one, "seed") for one in seeds}) == 1
+    assert len({but_for(one, "rank") for one in seeds}) == 3
+    assert but_for(kept(base.evolve(seed=2, rank=9)), "seed") not in {but_for(one, "seed") for one in seeds}
+
+
+def test_what_is_kept_is_told_from_everything_else() -> None:
+    assert is_kept(kept(BASE))
+    for other in (BASE, (), (1, 2), None, BASE.to_dict()):
+        assert not is_kept(other)
 
 
 def test_what_is_kept_of_it_is_one_object_wherever_it_is_kept() -> None:

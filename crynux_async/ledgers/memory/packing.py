@@ -75,9 +75,7 @@ def changed(kept: Packed, columns: Mapping[str, Any]) -> Packed:
 def unpacked(kept: Packed) -> JobRow:
     """Return the row that is kept."""
     head: _Head = kept[0]
-    columns = {**head.common, **dict(zip(head.places, kept[1:], strict=True))}
-    config = columns.get("config")
-    return JobRow(**columns if config is None else {**columns, "config": config_of(config)})
+    return JobRow(**head.common, **dict(zip(head.places, kept[1:], strict=True)))
 
 
 def column(kept: Packed, name: str) -> Any:

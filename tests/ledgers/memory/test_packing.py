@@ -33,8 +33,11 @@ def _values(field: "attrs.Attribute[Any]") -> st.SearchStrategy[Any]:
     return _BY_TYPE.get(type(field.default), st.dictionaries(_TEXTS, _TEXTS, max_size=2))
 
 
-_OPTIONAL = {field.name: _values(field) for field in attrs.fields(JobRow) if field.init and field.name not in _REQUIRED}
-del _OPTIONAL["_kept_digest"]
+_OPTIONAL = {
+    field.alias: _values(field)
+    for field in attrs.fields(JobRow)
+    if field.alias is not None and field.alias not in (*_REQUIRED, "digest")
+}
 
 
 @given(
