@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 from crynux_async.backends.base import Backend
 from crynux_async.clock import monotonic, utc_now
@@ -49,6 +50,7 @@ class Upkeep:
         self._take_over = take_over
         self._follower = follower
         self._follows = follows
+        self._unsaved: dict[str, Any] = {}
 
     async def begin(self) -> None:
         """Take over what earlier processes left; those that have certainly ended hold nothing any more."""
@@ -95,7 +97,10 @@ class Upkeep:
 
     async def save_hazards(self) -> bool:
         """Store what was learned of how long jobs take, and say whether there was anything."""
-        learned = self._follower.learned()
+        # The follower tells it once: what the ledger does not take is kept for the next time.
+        learned = self._unsaved = self._unsaved | self._follower.learned()
         if learned:
             await self._ledger.save_hazards(self._backend.name, learned)
+            if self._unsaved is learned:
+                self._unsaved = {}
         return bool(learned)

@@ -10,6 +10,7 @@ import pytest
 from crynux_async import (
     CrynuxError,
     JobState,
+    LedgerBusyError,
     LedgerError,
     RateLimitedError,
     Session,
@@ -19,6 +20,7 @@ from crynux_async import (
 from crynux_async.backends.base import CreatedTask
 from crynux_async.ledgers.base import AttemptOutcome, JobRow
 from crynux_async.ledgers.memory import MemoryLedger
+from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.training.config import FineTuneConfig
 from tests.fake_backend import FakeBackend, make_config
 from tests.second_backend import Studio, StudioBackend
@@ -98,6 +100,26 @@ async def test_bug_in_the_last_words_is_logged_and_closing_is_clean(
         ledger.errors = errors
     assert not ledger.errors
     assert "could not be told everything" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        pytest.param(LedgerBusyError("another process writes"), 0.0, id="busy at the last words"),
+        pytest.param(LedgerBusyError("another process writes"), 3600.0, id="busy"),
+        pytest.param(LedgerError("the disk is full"), 3600.0, id="full"),
+    ],
+)
+async def test_what_was_learned_is_stored_once_the_ledger_takes_it(error: LedgerError, wait: float) -> None:
+    ledger = OnceFailing("save_hazards", error)
+    errors, ledger.errors = ledger.errors, {}
+    async with open_session(FakeBackend(), ledger) as session:
+        await (await session.submit(make_config()))
+        ledger.errors = errors
+        await asyncio.sleep(wait)  # it is stored as often as leases are renewed
+    assert not ledger.errors
+    (learned,) = (await ledger.load_hazards(FakeBackend().name)).values()
+    assert sum(one.completed for one in HazardSnapshot.from_json(learned).bins) == pytest.approx(1.0)
 
 
 class Buggy(StudioBackend):
