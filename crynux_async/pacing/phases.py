@@ -47,7 +47,6 @@ LEAST_ENDS = 16.0
 """So many ends of a phase must have been seen before anything is planned by them."""
 
 _MOST_LOOKS = 2.0  # times as many as the wish asks for
-_SAME_BEGINNING = 2.0  # seconds: the service's clock is known to half a second, and answers take time
 
 
 @attrs.frozen(kw_only=True)
@@ -118,10 +117,8 @@ def lessons(counted: Counted | None, phases: Sequence[Phase], now: float) -> Ite
     """
     names = [phase.name for phase in phases]
     first, seen = 0, 0.0
-    if counted is not None and counted.name in names:
-        place = names.index(counted.name)
-        if _is_same_life(counted, phases[: place + 1], now):
-            first, seen = place, counted.age
+    if counted is not None and counted.name in names and not _is_new_life(counted, phases, now):
+        first, seen = names.index(counted.name), counted.age
     for phase in phases[first:]:
         if phase.took is None:
             if phase.age > seen:
@@ -131,17 +128,13 @@ def lessons(counted: Counted | None, phases: Sequence[Phase], now: float) -> Ite
         seen = 0.0
 
 
-def _is_same_life(counted: Counted, phases: Sequence[Phase], now: float) -> bool:
-    """Whether a task goes on with the last of these phases where it was counted before.
+def _is_new_life(counted: Counted, phases: Sequence[Phase], now: float) -> bool:
+    """Whether a task was made anew since it was counted, and lives through the same phases again.
 
-    A task that is made anew lives through the same phases again, from another beginning on.
+    A new life begins after the old one was last seen. What goes on began before that, also where a look was answered
+    late, or where this machine has slept and the service's clock has not, so that its phases are older than expected.
     """
-    *before, phase = phases
-    if any(one.took is None or now - one.age + one.took > counted.began_at + _SAME_BEGINNING for one in before):
-        return False
-    later = now - phase.age - counted.began_at
-    # What had not begun then began when it pleased.
-    return later >= -_SAME_BEGINNING and (counted.age == 0.0 or later <= _SAME_BEGINNING)
+    return now - phases[0].age > counted.began_at + counted.age
 
 
 def price(late: Sequence[float], hazards: Sequence[Hazard]) -> float | None:

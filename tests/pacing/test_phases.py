@@ -62,6 +62,22 @@ def lesson(name: str, seen: float, age: float, **ended: bool) -> Lesson:
             counted(971.9, 12.0), [training(30.0), upload()], [lesson("training", 12.0, 30.0)], id="clocks differ"
         ),
         pytest.param(
+            counted(995.0, 20.0), [training(3630.0), upload()], [lesson("training", 20.0, 3630.0)],
+            id="an hour passed while this machine slept",
+        ),
+        pytest.param(
+            counted(995.0, 0.0, name="upload"),
+            [training(3660.0, 40.0), upload(3610.0)],
+            [lesson("upload", 0.0, 3610.0)],
+            id="an hour passed while it was to upload and this machine slept",
+        ),
+        pytest.param(
+            counted(940.0, 5.0, name="upload"),
+            [training(100.0, 50.0), upload(46.0, 20.0)],
+            [lesson("upload", 5.0, 20.0, ended=True)],
+            id="answered fourteen seconds late",
+        ),
+        pytest.param(
             counted(600.0, 12.0), [training(30.0), upload()], [lesson("training", 0.0, 30.0)], id="another beginning"
         ),
         pytest.param(
