@@ -96,6 +96,7 @@ class _Watched:
         load: The polls per second of each one's plan, scaled to what they would be without a budget.
         errors: How many polls in a row have failed, for those of which any has.
         counted: How far the life of each was counted, for those whose life has phases.
+        uncounted: Those of an earlier process whose life may have phases, of which none were told yet.
         stalled: Those past their deadline.
     """
 
@@ -110,6 +111,7 @@ class _Watched:
         "stall_at",
         "stalled",
         "started_at",
+        "uncounted",
     )
 
     def __init__(self) -> None:
@@ -121,6 +123,7 @@ class _Watched:
         self.load = array("d")
         self.errors: dict[int, int] = {}
         self.counted: dict[int, Counted] = {}
+        self.uncounted: set[int] = set()
         self.stalled: set[int] = set()
         self._free: list[int] = []
 
@@ -142,6 +145,7 @@ class _Watched:
         self.job_ids[place] = None
         self.errors.pop(place, None)
         self.counted.pop(place, None)
+        self.uncounted.discard(place)
         self.stalled.discard(place)
         self._free.append(place)
 
@@ -330,9 +334,11 @@ class PollQueue:
         seen_at, started_at = watched.seen_at[place], watched.started_at[place]
         if seen_at <= now:
             watched.hazards[place].observe_running(seen_at - started_at, now - started_at)
+        elif look_again is not None:
+            # What came before was counted by the process that saw it, or never will be.
+            watched.uncounted.add(place)
         if phases:
-            # What came before the first answer about a job of an earlier process was counted there, or never will be.
-            self._learn_phases(place, phases, now, is_followed=seen_at <= now)
+            self._learn_phases(place, phases, now)
         watched.seen_at[place] = now
         watched.errors.pop(place, None)
         self._budget.answered()
@@ -367,7 +373,7 @@ class PollQueue:
             hazard = self._watched.hazards[place]
             hazard.observe_end(max(seen_at - started_at, 0.0), now - started_at, failed=failed)
             if phases:
-                self._learn_phases(place, phases, now, is_followed=True)
+                self._learn_phases(place, phases, now)
         self._ended += 1
         self._budget.answered()
         self._remove(job_id, place)
@@ -484,9 +490,11 @@ class PollQueue:
             hazard = self._phase_hazards[whole, name] = self._hazard(phase_of(kind, name), None)
         return hazard
 
-    def _learn_phases(self, place: int, phases: Sequence[Phase], now: float, *, is_followed: bool) -> None:
-        counted = self._watched.counted
-        if is_followed:
+    def _learn_phases(self, place: int, phases: Sequence[Phase], now: float) -> None:
+        counted, uncounted = self._watched.counted, self._watched.uncounted
+        if place in uncounted:
+            uncounted.discard(place)
+        else:
             for lesson in lessons(counted.get(place), phases, now):
                 lesson.teach(self._phase_hazard(place, lesson.name))
         reached = counted_at(phases, now)

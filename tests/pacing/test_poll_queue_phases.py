@@ -160,6 +160,20 @@ def test_first_answer_about_a_job_of_an_earlier_process_teaches_nothing_and_the_
     assert sum(one.exposure for one in queue.snapshots()["k|training"].bins) == pytest.approx(100.0)
 
 
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_first_phases_of_a_job_of_an_earlier_process_teach_nothing_though_it_was_looked_at_before(
+    is_ended: bool,
+) -> None:
+    queue = new_queue()
+    queue.add("a", kind="k", started_at=0.0, now=400.0)
+    queue.running("a", 400.0, WISH)  # as where a validation has to be done again
+    if is_ended:
+        queue.ended("a", 420.0, phases=over(420.0, 300.0))
+    else:
+        queue.running("a", 410.0, WISH, phases(410.0, 300.0))
+    assert {name for name, one in queue.snapshots().items() if one.bins} == {"k"}
+
+
 def test_end_that_teaches_nothing_of_the_job_teaches_nothing_of_its_phases() -> None:
     queue = new_queue()
     queue.add("a", kind="k", started_at=0.0, now=0.0)
