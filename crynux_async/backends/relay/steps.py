@@ -61,6 +61,7 @@ _LATE_SCORE = 4.0
 _LATE_UPLOAD = 0.8
 _SHARE_TO_LOSE = 0.1
 _SCARCE = 300.0
+_OVERTIME = 60.0  # seconds by which a task may outlive its deadline: the relay ends it within two
 _PASSED = {
     Status.QUEUED: 0,
     Status.STARTED: 1,
@@ -341,7 +342,7 @@ def phases_of(run: Run, now: float) -> tuple[Phase, ...]:
 
     At the end of the first it must be validated, and after the second its archive can be fetched. None are told of a
     group, whose members' lives lie beside each other, of a run that has ended without a result, and where the relay
-    does not tell when they began.
+    does not tell when they began, or tells what cannot be: nothing is to be learned from a clock that was set.
 
     Args:
         run: The run.
@@ -355,7 +356,7 @@ def phases_of(run: Run, now: float) -> tuple[Phase, ...]:
     if passed is None:
         return ()
     told = (task.started_at, task.scored_at, task.validated_at, task.uploaded_at)[:passed]
-    if None in told:
+    if None in told or not _can_be(task, [date.timestamp() for date in told if date is not None], now):
         return ()
     started, scored, validated, uploaded = (*told, None, None, None, None)[:4]
     within, is_error = look_within(run, now), task.status is Status.ERROR_REPORTED
@@ -409,6 +410,13 @@ def spread(seconds: float, commitment: str) -> float:
 def _left(task: RelayTask, now: float) -> float:
     """Return how many seconds a task has left, or will have when a node takes it."""
     return task.timeout if task.deadline is None else task.deadline - now
+
+
+def _can_be(task: RelayTask, passed: Sequence[float], now: float) -> bool:
+    """Whether the instants that a task has passed, in seconds since 1970, are in order and within its time."""
+    until = [] if task.status in ENDED else [max([now, *passed])]
+    life = [*passed, *until]
+    return life == sorted(life) and life[-1] - life[0] <= task.timeout + _OVERTIME
 
 
 def _age(began: datetime, now: float) -> float:

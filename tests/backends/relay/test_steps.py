@@ -285,6 +285,27 @@ def test_phases_are_not_told_of_groups_of_failed_runs_and_without_dates(run: Run
     assert phases_of(run, START.timestamp()) == ()
 
 
+# The timeout is 600 s, and the relay ends what is overdue within two.
+@pytest.mark.parametrize(
+    ("run", "now"),
+    [
+        pytest.param(lived("s", -6e10), 30.0, id="started in the year 124"),
+        pytest.param(lived("s", 0.0), 4000.0, id="the clock was set an hour ahead while it trained"),
+        pytest.param(lived("r", 0.0, 4000.0), 4003.0, id="the clock was set an hour ahead before its score"),
+        pytest.param(lived("r", 3600.0, 120.0), 123.0, id="the clock was set an hour back while it trained"),
+        pytest.param(lived("+", 0.0, 110.0, 113.0, 50.0), 123.0, id="uploaded before it was validated"),
+        pytest.param(lived("+", 0.0, 110.0, 113.0, 4000.0), 4003.0, id="uploaded after its deadline"),
+    ],
+)
+def test_phases_are_not_told_of_lives_that_cannot_be(run: Run, now: float) -> None:
+    assert phases_of(run, START.timestamp() + now) == ()
+
+
+def test_phases_of_what_has_uploaded_are_told_however_late_it_is_seen() -> None:
+    training, upload = phases_of(lived("+", 0.0, 110.0, 113.0, 118.5), START.timestamp() + 86_400.0)
+    assert (training.took, upload.took) == (110.0, 5.5)
+
+
 @pytest.mark.parametrize(
     ("word", "age", "expected"),
     [("q", 1000.0, 60.0), ("s", 0.0, 60.0), ("s", 299.0, 30.1), ("s", 301.0, 5.98), ("s", 700.0, 2.0),
