@@ -239,9 +239,9 @@ async def test_dry_run_shows_what_the_relay_takes_and_not_what_a_bridge_makes_of
     for command in (("run", "job.toml", "--relay", "--dry-run"), ("check", "job.toml", "--relay")):
         code, out, err = await run_cli(*command, env=environment(), cwd=tmp_path)
         assert code == 0, err
-        assert "the bridge would make" not in " ".join(out.split())
+        assert "the bridge would turn" not in " ".join(out.split())
     code, out, _ = await run_cli("check", "job.toml", env=environment(), cwd=tmp_path)
-    assert "the bridge would make" in " ".join(out.split())
+    assert "the bridge would turn" in " ".join(out.split())
     command = ("check", "job.toml", "--relay", "--set", "num_train_steps=10")
     code, out, _ = await run_cli(*command, env=environment(), cwd=tmp_path)
     assert (code, "CX201" in out) == (2, True)
