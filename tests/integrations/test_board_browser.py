@@ -177,6 +177,17 @@ def test_page_is_accessible_and_does_not_scroll_sideways(browser: Any, full: Sit
             assert page.evaluate("document.documentElement.scrollWidth") <= width, scheme
 
 
+def test_no_word_beside_a_link_is_broken_on_a_small_phone(browser: Any, full: Site) -> None:
+    with opened_page(browser, f"{full.url}{LAST}", server=full.url, viewport={"width": 360, "height": 740}) as page:
+        said = page.locator(".files .small", has_text=".safetensors")
+        assert said.count() > 1
+        lines = said.evaluate_all(
+            "found => found.map(each => { const text = document.createRange(); text.selectNodeContents(each);"
+            " return text.getClientRects().length })"
+        )
+        assert set(lines) == {1}
+
+
 def test_thousand_jobs_are_paged_filtered_and_searched(browser: Any, full: Site) -> None:
     with opened_page(browser, f"{full.url}/board", server=full.url, viewport=WIDE) as page:
         assert page.locator("table.list tbody tr").count() == 50
