@@ -137,6 +137,10 @@ def _stat(pid: str) -> tuple[str, str]:
 
 def _namespace() -> str:
     try:
+        # A /proc of another namespace ("unshare --pid" without --mount-proc) shows other processes under the numbers of
+        # this one: what it says of the end of one would be said of another.
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return _UNKNOWN
         return os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
         return _UNKNOWN

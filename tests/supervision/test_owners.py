@@ -57,6 +57,20 @@ def test_owner_whose_process_number_means_nothing_here_is_not_gone(ended: Place,
     assert not is_gone(named(attrs.evolve(ended, **differing)))
 
 
+def test_owner_is_not_gone_where_proc_shows_the_processes_of_another_namespace(
+    ended: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, readlink = os.getpid(), os.readlink  # as after unshare --pid without --mount-proc: ours is another there
+    monkeypatch.setattr(os, "readlink", lambda path: str(number + 1) if path == "/proc/self" else readlink(path))
+    owners._here.cache_clear()
+    try:
+        here = Place.here()
+        assert here.namespace == "unknown"
+        assert not is_gone(named(attrs.evolve(here, pid=ended.pid, started=ended.started)))
+    finally:
+        owners._here.cache_clear()
+
+
 @pytest.mark.parametrize(
     "owner", ["", "somebody", "elsewhere/boot/1/2/3", f"{socket.gethostname()}/boot/1/2/3", "a/b/c/d/e/f/g"]
 )
