@@ -204,7 +204,7 @@ def proxy_problem(value: Any) -> str | None:
     scheme = value.partition("://")[0].lower() if isinstance(value, str) else ""
     if scheme.startswith("socks"):
         return f"names a {scheme} proxy, and only http and https proxies work"
-    return _address_problem(value)
+    return _address_problem(value, "http://proxy.example:3128")
 
 
 def _address_problem(value: Any, example: str = OFFICIAL_BRIDGE) -> str | None:

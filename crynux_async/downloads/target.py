@@ -28,7 +28,8 @@ def check_folder(folder: Path, *, needed: int = 0) -> None:
         _write_something(there)
         usage = shutil.disk_usage(there)
     except OSError as error:
-        raise UsageError(f"nothing can be put into {folder}: {files.explain(error, folder)}", field="folder") from error
+        reason = files.explain(error, there / "archive.zip")  # of the folder that is there, whose disk it is
+        raise UsageError(f"nothing can be put into {folder}: {reason}", field="folder") from error
     # A total of 0: the file system does not tell.
     if usage.total and usage.free < needed:
         raise UsageError(

@@ -55,6 +55,19 @@ def test_folder_that_takes_no_file_is_refused_and_says_why(
         check_folder(tmp_path / "models")
 
 
+def test_folder_on_a_full_disk_is_named_with_what_is_free_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "models").mkdir()
+    free = {tmp_path / "models": 0, tmp_path: 4711}  # another disk is mounted there
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9999, 0, free[Path(path)]))
+    with pytest.raises(UsageError) as caught:
+        check_folder(tmp_path / "models" / "new")
+    assert f"{tmp_path / 'models'} is full, archive.zip cannot be written, 0 are free" in str(caught.value)
+
+
 def test_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
     with pytest.raises(UsageError, match="Permission denied; choose another folder or change its permissions"):

@@ -48,7 +48,9 @@ def is_exempt(host: str, port: int, no_proxy: str) -> bool:
         port: Its port.
         no_proxy: The variable's text: entries between commas or spaces.
     """
-    return any(_covers(entry.lower(), host.lower(), port) for entry in no_proxy.replace(",", " ").split())
+    # A name that ends with the root's dot is the same name.
+    name = host.lower().rstrip(".")
+    return any(_covers(entry.lower(), name, port) for entry in no_proxy.replace(",", " ").split())
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
@@ -56,9 +58,9 @@ def _covers(entry: str, host: str, port: int) -> bool:
         return True
     address = _address(host)
     if address is not None:
-        network = _network(entry.partition("]:")[0].strip("[]")) or _network(_without_port(entry, port))
+        network = _network(_without_port(entry, port).strip("[]"))
         return network is not None and address in network
-    name = _without_port(entry, port).removeprefix("*").lstrip(".")
+    name = _without_port(entry, port).removeprefix("*").strip(".")
     # With the dot: "example.com" does not cover "notexample.com".
     return bool(name) and (host == name or host.endswith(f".{name}"))
 
@@ -66,8 +68,8 @@ def _covers(entry: str, host: str, port: int) -> bool:
 def _without_port(entry: str, port: int) -> str:
     """Return an entry without the port that it names; nothing where it names another one."""
     name, colon, named = entry.rpartition(":")
-    if not colon or not named.isdecimal() or ":" in name:
-        return entry
+    if not colon or not named.isdecimal() or (":" in name and not name.endswith("]")):
+        return entry  # without a port: what follows the last colon of a bare IPv6 address belongs to it
     return name if int(named) == port else ""
 
 
