@@ -55,7 +55,9 @@ def test_folder_that_takes_no_file_is_refused_and_says_why(
         check_folder(tmp_path / "models")
 
 
-def test_folder_on_a_full_disk_is_named_with_what_is_free_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_on_a_full_disk_is_named_with_what_is_free_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(**_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

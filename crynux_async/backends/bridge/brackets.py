@@ -67,6 +67,10 @@ class Bracket(Value):
             return range(self.below - 1, max(0, self.below - 1 - at_most), -1)
         return range(self.above + 1, self.above + 1 + at_most if self.below is None else self.below)
 
+    def has_lower_end(self, at_most: int) -> bool:
+        """Whether the numbers to look at have a lower end: a known one, or 1, with which every bridge begins."""
+        return self.above is not None or (self.below is not None and self.below - 1 <= at_most)
+
     def size(self, known: frozenset[str], at_most: int) -> int:
         """Return how many numbers in it belong to no other job."""
         span = self.span(at_most)
@@ -210,25 +214,36 @@ def _judge_asked(
         )
     if ours:
         return _judge_ours(lost, ours, _doubts(lost, others, ours, unclear, is_whole=is_whole))
-    if bracket.above is None:
-        return _open(
-            lost,
+    why_open = _why_not_ruled_out(bracket, asked, unclear, at_most=at_most, is_whole=is_whole)
+    return _open(lost, why_open) if why_open else _not_created(lost, asked, now)
+
+
+def _why_not_ruled_out(
+    bracket: Bracket, asked: Mapping[int, Standing], unclear: Sequence[int], *, at_most: int, is_whole: bool
+) -> str | None:
+    """Return why a create may have made a task all the same, where none of this key was found; None if it has not."""
+    if not bracket.has_lower_end(at_most):
+        return (
             f"none of the {len(asked)} tasks before the first known one was made with this key; "
-            f"at_most={2 * at_most} looks at more",
+            f"at_most={2 * at_most} looks at more"
         )
     if not is_whole:
-        return _open(
-            lost,
+        return (
             f"none of the first {len(asked)} tasks after the last known one was made with this key; "
-            f"at_most={2 * at_most} looks at more, and a job that is accepted now closes the bracket",
+            f"at_most={2 * at_most} looks at more, and a job that is accepted now closes the bracket"
         )
     if unclear:
-        return _open(
-            lost,
+        return (
             f"{len(unclear)} tasks in its bracket ended without a result, and whose they were cannot be told, so "
-            "no model can come of them. Resubmit it if you accept that one of them may have been paid",
+            "no model can come of them. Resubmit it if you accept that one of them may have been paid"
         )
-    return _not_created(lost, asked, now)
+    if bracket.above is None and Standing.OTHERS in asked.values():
+        return (
+            "none of the tasks before the first known one is said to be made with this key, but the first task of a "
+            "new key is never said to be its own, and its model cannot be fetched. Resubmit it if you accept that it "
+            "may have been paid"
+        )
+    return None
 
 
 def _judge_ours(lost: LostCreate, ours: Sequence[int], doubts: Sequence[str]) -> Finding:

@@ -210,6 +210,22 @@ async def test_first_lost_create_that_is_nowhere_below_stays_open() -> None:
     assert "at_most=10" in finding.explanation
 
 
+@pytest.mark.parametrize("standings", [{}, {2: Standing.MISSING, 1: Standing.MISSING}], ids=["none", "missing"])
+async def test_first_lost_create_before_which_a_bridge_had_no_task_was_not_created(
+    standings: dict[int, Standing],
+) -> None:
+    [finding] = await find(Bridge(standings), lost(before=[], after=[str(len(standings) + 1)]))
+    assert finding.verdict is Verdict.NOT_CREATED
+
+
+async def test_first_lost_create_for_which_all_was_looked_at_says_how_to_go_on_without_looking() -> None:
+    bridge = Bridge({1: Standing.OTHERS, 2: Standing.OTHERS})
+    [finding] = await find(bridge, lost(before=[], after=["3"]))
+    assert finding.verdict is Verdict.OPEN
+    assert "Resubmit" in finding.explanation
+    assert "at_most" not in finding.explanation
+
+
 async def test_lost_create_without_any_other_task_says_what_closes_its_bracket() -> None:
     [finding] = await find(Bridge({}), lost(before=[], after=[]))
     assert finding.verdict is Verdict.OPEN
