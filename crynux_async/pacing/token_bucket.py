@@ -522,7 +522,7 @@ class TokenBucket:
         state = self._state
         filled = state.level_at(at, math.inf)
         level = filled if state.belief is None else min(state.belief.burst, filled)
-        self._change(at=at, level=level, overflow=state.overflow + filled - level, **news)
+        self._state = evolved(state, at=at, level=level, overflow=state.overflow + filled - level, **news)
 
     def _clock(self, now: float) -> float:
         """Return the time, which never goes back."""

@@ -517,7 +517,7 @@ class LedgerWriter:
     async def _change(self, change: JobChange, news: "Sequence[Event]") -> list[str]:
         """Store a change with its events, behind those that wait already; return the name of the job if it is lost."""
         record = self._register.get(change.job_id)
-        if record is None or not (rows := self.events.enter_together(record, news)):
+        if record is None or not news or not (rows := self.events.enter_together(record, news)):
             return await self.persist(lambda: self._ledger.change(self.fence, [change]))
         events = self.events.waiting(record.job_id)
         numbered = attrs.evolve(change, columns={**change.columns, "last_event": events[-1].number}, events=events)
@@ -568,7 +568,8 @@ class LedgerWriter:
 
     def _first_events(self, row: JobRow) -> "list[EventRow]":
         """Return the events of a new job that its row counts; more may have happened since that was made."""
-        return [event for event in self.events.waiting(row.job_id) if event.number <= row.last_event]
+        waiting = self.events.waiting(row.job_id) if row.last_event else ()
+        return [event for event in waiting if event.number <= row.last_event]
 
     def _tell_readers(self, records: Iterable[Record], events: "Sequence[EventRow]") -> None:
         self.events.stored(events)

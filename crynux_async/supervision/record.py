@@ -239,17 +239,20 @@ class Record:
     @property
     def is_heard(self) -> bool:
         """Whether anybody reads this job's own events."""
-        return self._audience is not None and self._audience.readers > 0
+        audience = self.seldom.audience
+        return audience is not None and audience.readers > 0
 
     @property
     def has_been_heard(self) -> bool:
         """Whether anybody reads this job's own events, or ever did here."""
-        return self._audience is not None and self._audience.has_been_heard
+        audience = self.seldom.audience
+        return audience is not None and audience.has_been_heard
 
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits for this job or reads its events."""
-        return self._audience is not None and bool(self._audience.waiting or self._audience.readers)
+        audience = self.seldom.audience
+        return audience is not None and bool(audience.waiting or audience.readers)
 
     @property
     def news(self) -> int:
@@ -258,7 +261,7 @@ class Record:
 
     def begin_reading(self) -> None:
         """Enter one reader more of this job's events."""
-        audience = self._audience = self._audience or Audience()
+        audience = self._audience = self.seldom.audience or Audience()
         audience.readers += 1
         audience.has_been_heard = True
 
@@ -269,7 +272,7 @@ class Record:
 
     def call(self, waiter: "asyncio.Future[None]") -> None:
         """Have a waiter woken at the next change of the job."""
-        audience = self._audience = self._audience or Audience()
+        audience = self._audience = self.seldom.audience or Audience()
         audience.waiters.append(waiter)
 
     def do_not_call(self, waiter: "asyncio.Future[None]") -> None:
@@ -286,8 +289,9 @@ class Record:
 
     def wake(self) -> None:
         """Let every waiter look again."""
-        if self._audience is not None:
-            waiters, self._audience.waiters = self._audience.waiters, []
+        audience = self.seldom.audience
+        if audience is not None:
+            waiters, audience.waiters = audience.waiters, []
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -301,7 +305,7 @@ class Record:
         """
         if condition():
             return
-        audience = self._audience = self._audience or Audience()
+        audience = self._audience = self.seldom.audience or Audience()
         audience.waiting += 1
         try:
             while not condition():

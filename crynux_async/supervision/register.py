@@ -84,7 +84,9 @@ class JobRegister:
         """Forget the oldest jobs that have ended, where there are too many; called when the ledger was told of them."""
         # From the oldest on, and no further than the excess: jobs that must stay are few, and are met again next time.
         excess = len(self._ended) - self._keeps
-        for record in list(itertools.islice(self._ended.values(), max(0, excess))):
+        if excess <= 0:
+            return
+        for record in list(itertools.islice(self._ended.values(), excess)):
             if self._may_go(record):
                 del self._ended[record.job_id], self._jobs[record.job_id]
                 if record.task_id is not None and self._by_task.get(record.task_id) is record:

@@ -92,20 +92,21 @@ def columns_of(record: Record) -> dict[str, Any]:
     They go together: a state that says that a task exists is never stored without the task's id (issue of a lock that
     lasted longer than the write of an answer: the next process could neither follow nor find that task).
     """
-    wanted, archive = record.wanted, record.archive
+    wanted, seldom = record.wanted, record.seldom
+    archive = seldom.archive
     return {
         "state": record.state,
         "task_id": record.task_id,
         "submitted_at": record.submitted_at,
-        "ended_at": record.ended_at,
-        **columns_of_error(record.error),
+        "ended_at": seldom.ended_at,
+        **columns_of_error(seldom.error),
         "reason": record.reason,
         "folder": str(wanted.folder) if wanted else None,
         "file_name": wanted.name if wanted else None,
         "path": str(archive.path) if archive else None,
         "total_bytes": archive.total_bytes if archive else None,
         "host": archive.host if archive else "",
-        "resubmitted_as": record.resubmitted_as,
+        "resubmitted_as": seldom.resubmitted_as,
     }
 
 

@@ -381,16 +381,19 @@ class Submitter:
 
     async def _create_in_turn(self) -> None:
         """Send one job after the other: to end a task and begin another costs a tenth of a create."""
-        while True:
-            while not self._handed:
-                # Whoever closes the session waits for the creates that are under way, and so for their tasks.
-                if self._has_ended:
-                    return
-                await self._rest()
-            try:
-                await self._create(*self._handed.popleft())
-            except Exception:  # no failure of one job's create keeps another from being sent
-                _log.exception("unexpected")
+        with anyio.CancelScope() as scope:  # one for all of them: each is shielded from its answer on
+            while True:
+                while not self._handed:
+                    # Whoever closes the session waits for the creates that are under way, and so for their tasks.
+                    if self._has_ended:
+                        return
+                    await self._rest()
+                try:
+                    await self._create(*self._handed.popleft(), scope)
+                except Exception:  # no failure of one job's create keeps another from being sent
+                    _log.exception("unexpected")
+                finally:
+                    scope.shield = False
 
     async def _rest(self) -> None:
         """Wait until there may be a job to send."""
@@ -402,8 +405,14 @@ class Submitter:
             if waiter in self._resting:  # cut off
                 self._resting.remove(waiter)
 
-    async def _create(self, record: Record, ticket: int) -> None:
-        """Send one job, exactly once, and store what became of it before anybody is told."""
+    async def _create(self, record: Record, ticket: int, scope: anyio.CancelScope) -> None:
+        """Send one job, exactly once, and store what became of it before anybody is told.
+
+        Args:
+            record: The job.
+            ticket: Its ticket of the gate.
+            scope: That of the task which does it; shielded when this returns.
+        """
         try:
             config = record.config  # made anew each time, so once for the whole create
             attempt = await self._begin(record, ticket, config)
@@ -414,8 +423,8 @@ class Submitter:
             answer = await self._send(attempt)
             if record.job_id in self._payloads:
                 answer = of_repeated(answer)
-            with anyio.CancelScope(shield=True):
-                await self._conclude(record, ticket, attempt, answer, config)
+            scope.shield = True
+            await self._conclude(record, ticket, attempt, answer, config)
             # Ctrl-C in the middle of a create was swallowed once; it goes on when the answer is safe (case S5).
             if answer.interrupt is not None:
                 raise answer.interrupt

@@ -25,6 +25,7 @@ ATTENTION_MODULES = ("to_k", "to_q", "to_v", "to_out.0")
 MAX_SEED = 2**32 - 1  # numpy's; accelerate's set_seed stops the training at larger ones
 
 LENGTHS = ("num_train_epochs", "max_train_epochs", "num_train_steps", "max_train_steps")
+_LENGTHS = frozenset(LENGTHS)
 _DRAWN_SEEDS = 99_999_999  # the bridge draws from as many: crynux-bridge api/v1/image/finetune_params.go
 
 
@@ -169,8 +170,10 @@ def complete(config: ConfigFields, changed: Collection[str]) -> None:
     problems = [*_read_fields(config, changed), *joint_problems(config.dataset_url, config.dataset_name)]
     if problems:
         raise ConfigError(problems)
-    for name, value in with_defaults(lengths_of(config)).items():
-        object.__setattr__(config, name, value)
+    # Those that were complete before, and have not changed, are so still.
+    if not _LENGTHS.isdisjoint(changed):
+        for name, value in with_defaults(lengths_of(config)).items():
+            object.__setattr__(config, name, value)
 
 
 @functools.cache
