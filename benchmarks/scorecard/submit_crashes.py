@@ -38,6 +38,7 @@ from benchmarks.scorecard.warm import Program
 from benchmarks.scorecard.worlds import World, creates
 from crynux_async.cli.exits import Exit
 from crynux_async.emulator import Emulator
+from crynux_async.states import JobState
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
@@ -95,8 +96,10 @@ class Scene:
         """
         resume = self.resuming
         ended = await (warm.run(resume, env=self.env) if is_warm else run(resume.command, env=self.env))
-        shown = {lost["job_id"]: lost for lost in json.loads(ended.out.splitlines()[-1])["unconfirmed"]}
-        expected = Exit.OUTCOME_UNKNOWN if shown else Exit.DONE
+        told = json.loads(ended.out.splitlines()[-1])
+        shown = {lost["job_id"]: lost for lost in told["unconfirmed"]}
+        is_unsent = any(job["state"] == JobState.PLANNED for job in told["jobs"])
+        expected = Exit.OUTCOME_UNKNOWN if shown else Exit.TIMED_OUT if is_unsent else Exit.DONE
         assert ended.code == expected, f"resume exited with {ended.code}: {ended.out} {ended.err}"
         known = await remember_file(self.ledger)
         assert shown.keys() == known.brackets.keys(), f"resume showed {sorted(shown)} of {sorted(known.brackets)}"
