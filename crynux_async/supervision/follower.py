@@ -290,6 +290,21 @@ class Follower:
     async def _poll(self, record: Record) -> None:
         """Look at one job's task. Whatever goes wrong concerns this job alone."""
         try:
+            await self._look(record)
+        except Exception as error:
+            self._polls.errored(record.job_id, monotonic())
+            self._complain(record, error)
+            if record.state in FOLLOWED and record.is_ours:  # one whose end could not be told is not forgotten over it
+                self.follow(record, record.config, GONE_FOR)
+        # Whoever is found overdue by any poll is told at once, also where that poll was about another job.
+        for job_id in self._polls.stalled():
+            stalled = self._register.get(job_id)
+            if stalled is not None:
+                self._stalled(stalled)
+
+    async def _look(self, record: Record) -> None:
+        """Ask for one job's task, and let the job learn what is seen of it, or why nothing is."""
+        try:
             task = self._tasks.known(record) or await self._tasks.recall(record)
             look = await self._backend.look(task)
             self._reach.answered()
@@ -310,16 +325,6 @@ class Follower:
                 self._was_wrong(record, error)
             self._polls.errored(record.job_id, monotonic())
             _log.info("look at task %s: %s", record.task_id, error)
-        except Exception as error:
-            self._polls.errored(record.job_id, monotonic())
-            self._complain(record, error)
-            if record.state in FOLLOWED and record.is_ours:  # one whose end could not be told is not forgotten over it
-                self.follow(record, record.config, GONE_FOR)
-        # Whoever is found overdue by any poll is told at once, also where that poll was about another job.
-        for job_id in self._polls.stalled():
-            stalled = self._register.get(job_id)
-            if stalled is not None:
-                self._stalled(stalled)
 
     async def _is_not_ours(self, record: Record, error: OwnershipError) -> bool:
         """Tell whoever waits that a job's task is another credential's, and return whether that is certain."""

@@ -1,6 +1,7 @@
 """One call that raises what nobody has thought of: at most one job feels it, and the session closes as ever."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from crynux_async import (
     CrynuxError,
+    JobExpiredError,
     JobState,
     LedgerBusyError,
     LedgerError,
@@ -236,8 +238,12 @@ async def test_bug_after_an_answer_is_stored_leaves_no_job_neither_queued_nor_fo
             assert (await job).state is JobState.SUCCEEDED
 
 
-async def test_bug_while_the_end_of_a_job_is_told_leaves_it_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_session(FakeBackend()) as session:
+@pytest.mark.parametrize(("is_deleted", "state"), [(False, JobState.SUCCEEDED), (True, JobState.EXPIRED)])
+async def test_bug_while_the_end_of_a_job_is_told_leaves_it_followed(
+    is_deleted: bool, state: JobState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeBackend()
+    async with open_session(backend) as session:
         supervisor = session._supervisor
         assert supervisor is not None
         error, errors = supervisor.accounts.error, [ZeroDivisionError("a bug")]
@@ -249,5 +255,10 @@ async def test_bug_while_the_end_of_a_job_is_told_leaves_it_followed(monkeypatch
 
         monkeypatch.setattr(supervisor.accounts, "error", fail_once)
         job = await session.submit(make_config())
+        if is_deleted:
+            backend.created.clear()
         async with asyncio.timeout(3600):
-            assert (await job).state is JobState.SUCCEEDED
+            with contextlib.suppress(JobExpiredError):
+                await job
+        assert job.state is state
+        assert not errors
