@@ -303,7 +303,8 @@ class Settings(Value):
         max_downloads: Downloads at once, >= 1.
         max_connections: Connections to the bridge for status and result together, >= 1.
         poll_delay: How late the end of a job may be noticed, in seconds of expected delay; more polls for less delay.
-        min_poll_interval: Shortest time between two polls of one job; the bridge itself looks every 1 to 5 s.
+        min_poll_interval: Shortest time between two polls of one job; the bridge itself looks every 1 to 5 s. A backend
+            that says when to look again may say less.
         max_poll_rate: Status requests a second over all jobs, > 0.
         connect_timeout: To connect, TLS included.
         request_timeout: For a whole create or status request.

@@ -55,13 +55,13 @@ class Counted(Value):
 
     Attributes:
         name: The phase.
-        began_at: When it began, in the queue's seconds; at an age of 0, after when.
         age: Up to which of its seconds it was counted, >= 0.
+        at: When that was, in the queue's seconds.
     """
 
     name: str
-    began_at: float
     age: float
+    at: float
 
 
 @attrs.frozen(kw_only=True)
@@ -104,7 +104,7 @@ def counted_at(phases: Sequence[Phase], now: float) -> Counted | None:
         now: The time, in the queue's seconds.
     """
     phase = current(phases)
-    return None if phase is None else Counted(name=phase.name, began_at=now - phase.age, age=phase.age)
+    return None if phase is None else Counted(name=phase.name, age=phase.age, at=now)
 
 
 def lessons(counted: Counted | None, phases: Sequence[Phase], now: float) -> Iterator[Lesson]:
@@ -134,7 +134,7 @@ def _is_new_life(counted: Counted, phases: Sequence[Phase], now: float) -> bool:
     A new life begins after the old one was last seen. What goes on began before that, also where a look was answered
     late, or where this machine has slept and the service's clock has not, so that its phases are older than expected.
     """
-    return now - phases[0].age > counted.began_at + counted.age
+    return now - phases[0].age > counted.at
 
 
 def price(late: Sequence[float], hazards: Sequence[Hazard]) -> float | None:

@@ -39,7 +39,7 @@ from crynux_async.backends.base import Phase
 from crynux_async.pacing.age_bins import HazardSnapshot
 from crynux_async.pacing.agenda import Agenda
 from crynux_async.pacing.hazard import Hazard
-from crynux_async.pacing.phases import Counted, counted_at, current, is_known, learned_wait, lessons, price
+from crynux_async.pacing.phases import Counted, counted_at, current, learned_wait, lessons, price
 from crynux_async.pacing.poll_budget import PollBudget
 from crynux_async.values import Value
 
@@ -530,7 +530,7 @@ class PollQueue:
         """Return the time to the next poll of a job whose life has phases, of which one lasts or is to begin."""
         hazard = self._phase_hazard(place, phase.name)
         known = price([one.late for one in phases], [self._phase_hazard(place, one.name) for one in phases])
-        if known is None or not is_known(hazard):
+        if known is None:
             return wish * scale
         age = max(0.0, phase.age)
         wait = learned_wait(hazard, age, known * scale * scale, wish * scale)

@@ -42,7 +42,8 @@ def upload(age: float = 0.0, took: float | None = None) -> Phase:
 
 
 def counted(began_at: float, age: float, name: str = "training") -> Counted:
-    return Counted(name=name, began_at=began_at, age=age)
+    """Return that a phase which began then was counted up to an age; at an age of 0, that it was to begin."""
+    return Counted(name=name, age=age, at=began_at + age)
 
 
 def lesson(name: str, seen: float, age: float, **ended: bool) -> Lesson:
@@ -178,6 +179,16 @@ def test_lesson_teaches_the_age_of_an_end_and_all_that_was_lived() -> None:
     # In tenths of a second: 500 were lived, and the bin of 500 holds the end.
     assert hazard.totals == (1.0, 500.0)
     (ended,) = [one for one in hazard.snapshot().bins if one.completed]
+    assert ended.number == 1 + math.floor(math.log(500.0 / 10.0, 1.04))
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_lesson_of_an_end_teaches_whether_it_failed_and_that_it_was_not_before_what_was_lived(failed: bool) -> None:
+    hazard = Hazard()
+    # The service's clock was set back a little: what was seen to last for 50 s took 40 by its dates.
+    lesson("training", 50.0, 40.0, ended=True, failed=failed).teach(hazard)
+    (ended,) = hazard.snapshot().bins
+    assert (ended.completed, ended.failed) == (float(not failed), float(failed))
     assert ended.number == 1 + math.floor(math.log(500.0 / 10.0, 1.04))
 
 

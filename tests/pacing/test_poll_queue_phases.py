@@ -127,6 +127,39 @@ def test_end_of_a_phase_is_noticed_within_the_promised_part_of_its_age_and_a_min
     assert now - queued - took <= share * took + 60.0 + 1e-6
 
 
+def test_training_that_has_just_begun_is_looked_at_within_a_minute_however_old_its_job() -> None:
+    queue = teach(new_queue(worst_delay=0.5), around(3000.0))
+    assert next_look(queue, phases(0.0), wish=30.0) == pytest.approx(60.0, abs=0.25)
+    assert next_look(queue, phases(100.0), wish=30.0) == pytest.approx(110.0, abs=0.25)
+
+
+def exposure(queue: PollQueue, name: str) -> float:
+    """Return how many tenths of a second were counted of a phase."""
+    return sum(one.exposure for one in queue.snapshots()[f"k|{name}"].bins)
+
+
+def test_job_is_counted_apart_from_the_one_that_was_forgotten_before_it() -> None:
+    queue = new_queue()
+    for job in ("another", "a"):
+        queue.add(job, kind="k", started_at=0.0, now=0.0)
+    queue.running("a", 100.0, WISH, phases(100.0))
+    queue.discard("a")
+    queue.add("b", kind="k", started_at=100.0, now=100.0)  # attached: it has trained for as long
+    queue.running("b", 110.0, WISH, phases(110.0))
+    assert exposure(queue, "training") == pytest.approx(1000.0 + 1100.0)
+
+
+def test_job_is_counted_from_its_beginning_though_one_of_an_earlier_process_was_forgotten_before_it() -> None:
+    queue = new_queue()
+    queue.add("another", kind="k", started_at=0.0, now=0.0)
+    queue.add("a", kind="k", started_at=0.0, now=400.0)
+    queue.running("a", 400.0, WISH)
+    queue.discard("a")
+    queue.add("b", kind="k", started_at=400.0, now=400.0)
+    queue.running("b", 410.0, WISH, phases(10.0))
+    assert exposure(queue, "training") == pytest.approx(100.0)
+
+
 def test_what_is_learned_of_phases_is_stored_as_kinds_are() -> None:
     queue = teach(new_queue(), around(300.0))
     stored = queue.snapshots(changed_only=True)

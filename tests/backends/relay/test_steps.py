@@ -306,6 +306,11 @@ def test_phases_of_what_has_uploaded_are_told_however_late_it_is_seen() -> None:
     assert (training.took, upload.took) == (110.0, 5.5)
 
 
+def test_phases_of_what_has_uploaded_at_the_last_moment_are_told() -> None:
+    training, upload = phases_of(lived("+", 0.0, 560.0, 563.0, 601.5), START.timestamp() + 603.0)
+    assert (training.took, upload.took) == (560.0, 38.5)
+
+
 @pytest.mark.parametrize(
     ("word", "age", "expected"),
     [("q", 1000.0, 60.0), ("s", 0.0, 60.0), ("s", 299.0, 30.1), ("s", 301.0, 5.98), ("s", 700.0, 2.0),
