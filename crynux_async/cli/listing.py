@@ -135,12 +135,11 @@ def _columns(
         counts = [images.get(row.job_id, 0) for row in rows]
         columns.append(Column(title="images", cells=[str(count or "") for count in counts], is_right=True))
     if any(row.path for row in rows):
-        columns.append(Column(title="archive", cells=list(map(_archive, rows)), gives="left"))
+        # By itself: of a path that begins with its size, the first figures of the size would be cut off.
+        sizes = [size(row.total_bytes or 0) if row.path else "" for row in rows]
+        columns.append(Column(title="size", cells=sizes, is_right=True))
+        columns.append(Column(title="archive", cells=[one_line(row.path or "") for row in rows], gives="left"))
     return columns
-
-
-def _archive(row: JobRow) -> str:
-    return f"{size(row.total_bytes or 0)} {one_line(row.path)}" if row.path else ""
 
 
 def _place(service: str) -> str:

@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from crynux_async.cli.listing import Column, fitted
+from crynux_async.cli.listing import Column, fitted, print_jobs
+from crynux_async.cli.plain import PlainOutput
+from crynux_async.ledgers.conformance.support import job
 from crynux_async.report.units import age
+from crynux_async.states import JobState
 
 NAMES = Column(title="job", cells=["j12345678", "j87654321"])
 STATES = Column(title="state", cells=["running", "downloaded"])
@@ -31,6 +34,23 @@ def test_label_gives_its_end_and_path_its_beginning() -> None:
     )  # 80 - 9 - 10 - 3 gaps of 2 is 55, and the longer one gets the odd character
     assert paths.cells[0].startswith("…")
     assert paths.cells[0].endswith("deep/models/30.zip")
+
+
+class Terminal(PlainOutput):
+    """A terminal of 80 columns."""
+
+    is_terminal = True
+
+
+def test_size_of_an_archive_stays_whole_where_its_path_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"/home/user/{'deep/' * 30}30.zip"
+    row = job("cat", task_id="30", state=JobState.DOWNLOADED, path=path, total_bytes=9_600_000)
+    print_jobs(Terminal(), [row], row.planned_at)
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["job", "task", "state", "age", "size", "archive"]
+    assert "  9.6 MB  …" in line
+    assert line.endswith("deep/30.zip")
+    assert len(line) == 80
 
 
 def test_short_column_keeps_what_it_needs_and_leaves_the_rest_to_the_long_one() -> None:
