@@ -118,13 +118,14 @@ async def test_list_in_a_terminal_of_80_columns_keeps_names_states_and_ages_whol
     del env["COLUMNS"]
     shown = await asyncio.to_thread(in_terminal, "jobs", env=env, cwd=tmp_path)
     lines = [line.replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", "") for line in shown.splitlines()]
-    assert lines[0].split() == ["job", "task", "state", "age", "service", "label", "archive"]
+    assert lines[0].split() == ["job", "task", "state", "age", "service", "label", "size", "archive"]
     assert len(lines) == 31
     assert max(map(len, lines)) <= 80
     for row, line in zip(rows, lines[1:], strict=True):
         name, task, state, *_ = line.split()
         assert (row.job_id.startswith(name), len(name) >= 9, task, state) == (True, True, row.task_id, "downloaded")
         assert line.endswith(f"/{Path(row.path or '').name}")
+        assert "  9.1 MB  " in line
     code, out, err = await run_cli("jobs", env=environment(), cwd=tmp_path)
     assert code == 0, err
     assert all(str(row.path) in out and row.job_id in out for row in rows)
