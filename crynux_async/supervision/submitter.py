@@ -351,9 +351,8 @@ class Submitter:
         except RateLimitedError as error:
             _log.info("preparing for the first create was refused by the rate limit: %s", error)
         except CrynuxError as error:
-            with suppress(
-                LedgerError
-            ):  # it may have failed before it asked for a ticket, and so seen no answer to others
+            # It may have failed before it asked for a ticket, and so seen no answer to others.
+            with suppress(LedgerError):
                 await self._gate.look()
             self._not_sent(record, error)
 
