@@ -368,6 +368,11 @@ class SweepRun:
             await self._session.reconcile()
         except (UsageError, BackendError) as error:
             _log.warning("sweep %r: unconfirmed trials could not be looked for: %s", self._name, error)
+        # All lost creates were looked for, so also those of trials of whose end nothing was heard here yet. Of what is
+        # waited for, nothing was planned before.
+        for trial in list(self._waiting.values()):
+            if trial.job.state is JobState.PLANNED and not trial.is_stopped:
+                await trial.job.retry()
         for job_id, trial in list(self._unclear.items()):
             if trial.job.state is JobState.PLANNED:  # certainly not created: sending it again is safe
                 await trial.job.retry()
