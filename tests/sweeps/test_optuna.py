@@ -16,7 +16,7 @@ from crynux_async import (
     ConfigError,
     FineTuneConfig,
     Session,
-    TransportError,
+    SubmissionUnknownError,
     UsageError,
 )
 from crynux_async.budgets import Budget
@@ -183,7 +183,7 @@ async def test_trial_of_unknown_outcome_stays_running_and_is_not_sent_again(capl
     study, backend = new_study(), FakeBackend()
 
     async def lose() -> None:
-        raise TransportError("the connection broke", maybe_sent=True)
+        raise SubmissionUnknownError("the connection broke")
 
     backend.answers.extend([lose])
     with caplog.at_level(logging.CRITICAL, "crynux_async"):

@@ -1,7 +1,7 @@
 """A sweep sends each point once, follows it to its end, and is the same sweep whenever it is started again."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from crynux_async import (
     Job,
     JobState,
     Session,
-    TransportError,
+    SubmissionUnknownError,
     UsageError,
 )
+from crynux_async.backends.base import Finding, LostCreate, Verdict
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import RetryAtMost, StopAfter, Sweep, Trial, grid
 from tests.fake_backend import FakeBackend, make_config
@@ -142,13 +143,32 @@ async def test_lost_create_that_made_a_task_is_found_and_not_sent_again() -> Non
 
     async def lose() -> None:
         backend.make_task(backend.received[-1])
-        raise TransportError("the connection broke", maybe_sent=True)
+        raise SubmissionUnknownError("the connection broke")
 
     backend.answers.extend([None, lose, None])
     async with open_session(backend, max_creates=1) as session, ranks(4, 5, 6).run(session) as running:
         trials = await running.wait()
     assert [trial.state for trial in trials] == ["done"] * 3
     assert backend.creates == 3
+
+
+async def test_creates_that_were_never_made_are_sent_whichever_of_them_was_heard_of_first() -> None:
+    verdict = Verdict.OPEN
+
+    class Telling(FakeBackend):
+        async def find_lost(self, lost: Sequence[LostCreate], **_: Any) -> list[Finding]:
+            return [Finding(job_id=one.job_id, verdict=verdict, explanation="") for one in lost]
+
+    backend, ledger = Telling(), MemoryLedger()
+    backend.answers.extend([SubmissionUnknownError("the connection broke")] * 3)
+    async with open_session(backend, ledger) as session, ranks(4, 5, 6).run(session) as running:
+        assert [trial.state for trial in await running.wait()] == ["unconfirmed"] * 3
+    verdict = Verdict.NOT_CREATED
+    # All three have ended when this begins, and it looks as soon as it has heard of one.
+    async with open_session(backend, ledger) as session, ranks(4, 5, 6).run(session) as running:
+        async with asyncio.timeout(3600):
+            assert [trial.state for trial in await running.wait()] == ["done"] * 3
+    assert len(backend.created) == 3
 
 
 async def test_changed_base_under_an_old_name_says_what_differs() -> None:
