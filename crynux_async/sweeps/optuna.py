@@ -270,6 +270,11 @@ class _Run:
     async def _job_of(self, point: Point) -> Job:
         try:
             return await self._queued(point)
+        except SubmissionUnknownError:  # of an earlier process: it is looked for, as one that is lost here
+            job = await self._session.find(idempotency_key=point.key)
+            if job is None:
+                raise
+            return job
         except ConfigError:
             # A later version may judge its config otherwise: the job that a trial has is followed all the same.
             if await self._session.find(idempotency_key=point.key) is None:
@@ -310,10 +315,12 @@ class _Run:
             await job.retry()
 
     async def _look_for(self, job: Job) -> None:
-        await self._session.reconcile()
-        if job.state is JobState.PLANNED:  # certainly not created: sending it again is safe
-            await job.retry()
-        elif job.state is JobState.UNCONFIRMED:
+        # All lost creates are looked for, so also those of trials that nobody waits for here yet.
+        for found in await self._session.reconcile():
+            lost = found.job
+            if lost is not None and lost.state is JobState.PLANNED and lost.group == self._sweep.study.study_name:
+                await lost.retry()  # certainly not created: sending it again is safe
+        if job.state is JobState.UNCONFIRMED:
             raise SubmissionUnknownError(f"the outcome of {job!r} is not known", job_id=job.job_id)
 
     async def _value(self, trial: Trial) -> float | Sequence[float] | None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from crynux_async import (
     SubmissionUnknownError,
     UsageError,
 )
+from crynux_async.backends.base import Finding, LostCreate, Verdict
 from crynux_async.budgets import Budget
 from crynux_async.ledgers.memory import MemoryLedger
 from crynux_async.sweeps import Trial, recall, sweep_names
@@ -191,6 +192,28 @@ async def test_trial_of_unknown_outcome_stays_running_and_is_not_sent_again(capl
             await OptunaSweep(study, config_of, rank_of).optimize(session, n_trials=1)
     assert [trial.state for trial in study.trials] == [States.RUNNING]
     assert backend.creates == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+async def test_trials_whose_creates_were_never_made_are_sent_whichever_of_them_is_looked_for_first(
+    at_once: int,
+) -> None:
+    verdict = Verdict.OPEN
+
+    class Telling(FakeBackend):
+        async def find_lost(self, lost: Sequence[LostCreate], **_: Any) -> list[Finding]:
+            return [Finding(job_id=one.job_id, verdict=verdict, explanation="") for one in lost]
+
+    storage, backend, ledger = optuna.storages.InMemoryStorage(), Telling(), MemoryLedger()
+    backend.answers.extend([SubmissionUnknownError("the connection broke")] * 3)
+    async with open_session(backend, ledger) as session:
+        await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=3, n_jobs=3)
+    assert [trial.state for trial in new_study(storage).trials] == [States.RUNNING] * 3
+    verdict = Verdict.NOT_CREATED
+    async with open_session(backend, ledger) as session, asyncio.timeout(36000):
+        await OptunaSweep(new_study(storage), config_of, rank_of).optimize(session, n_trials=3, n_jobs=at_once)
+    assert [trial.state for trial in new_study(storage).trials] == [States.COMPLETE] * 3
+    assert len(backend.created) == 3
 
 
 @pytest.mark.parametrize(("answer", "cnx"), [(AuthError("invalid api key"), 100), (None, 1)])
