@@ -68,7 +68,8 @@ class Reconciled(Value):
 
     Attributes:
         job: The job. Where its task was found, it is followed again; where it certainly was not created, it is planned
-            as if it had never been sent, and ``retry()`` sends it. None for an orphan that was not adopted.
+            as if it had never been sent, and left until ``retry()`` sends it, which is what who waits for it is told.
+            None for an orphan that was not adopted.
         verdict: What was found: "found", "ambiguous", "not created", "open" or "orphan".
         candidates: Tasks that may be it; of an orphan, what to ``attach``.
         explanation: What was done, what remains and what to do, for people.

@@ -242,7 +242,7 @@ class LostCreates:
         return finding
 
     async def _plan_again(self, record: Record, attempt: AttemptRow) -> None:
-        """Make a job whose create never happened one that waits to be sent, should its user want that."""
+        """Make a job whose create never happened one that is left unsent until its user says so."""
         # The earlier ones first: a process that dies in between leaves the job in doubt, as it is.
         for earlier in await self._repeated_by(record, attempt):
             unsent = attrs.evolve(earlier, outcome=AttemptOutcome.NOT_SENT)
@@ -250,13 +250,15 @@ class LostCreates:
         # As if it had never been sent, which is what was found: only then is sending it again safe.
         unsent = attrs.evolve(attempt, outcome=AttemptOutcome.NOT_SENT)
         state = advance(record.state, Signal.NOT_CREATED)
-        columns = {"state": state, "ended_at": None, **columns_of_error(None)}
+        error = UsageError("its create was certainly never made; job.retry() sends it")
+        columns = {"state": state, "ended_at": None, **columns_of_error(error)}
         release = self._spending.release(record, AttemptOutcome.NOT_SENT)
         change = JobChange(job_id=record.job_id, columns=columns, finished=unsent, settlement=release)
         if await self._writer.change(change, news=news_of_move(record, state)):
-            record.error = None
             self.on_not_created(record)
             self._register.learn(record, Signal.NOT_CREATED, is_stored=True)
+            # Nobody queues it before its user says so, and who waits for it must not do so until then.
+            self._register.fail(record, error)
 
     async def _repeated_by(self, record: Record, attempt: AttemptRow) -> list[AttemptRow]:
         """Return the creates that a lost one has repeated, where a service knows them all for the same task.

@@ -134,6 +134,7 @@ class _Run:
     _storage: ThreadPoolExecutor
     _left_over: "list[optuna.Trial]" = attrs.field(factory=list, init=False)
     _finished: list[Trial] = attrs.field(factory=list, init=False)
+    _looking: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     async def all(self, n_jobs: int) -> list[Trial]:
         # First, so that trials of a process that was killed are ended before new ones are asked for.
@@ -303,11 +304,12 @@ class _Run:
         """
         while True:
             await self._session.wait_all([job])
-            if job.state is JobState.UNCONFIRMED:
-                await self._look_for(job)
-                continue
-            if job.state is JobState.PLANNED:
-                await job.submitted()  # raises, but where it was sent again meanwhile
+            if job.state in (JobState.UNCONFIRMED, JobState.PLANNED):
+                async with self._looking:  # whoever looks for lost creates sends all that were never made
+                    if job.state is JobState.UNCONFIRMED:
+                        await self._look_for(job)
+                if record_of(job).is_set_aside:
+                    await job.submitted()  # raises, but where it was sent again meanwhile
                 continue
             is_failure = job.state not in GOOD and job.state is not JobState.ABANDONED
             if not is_failure or record_of(job).tries > self._sweep.retries:
@@ -316,10 +318,10 @@ class _Run:
 
     async def _look_for(self, job: Job) -> None:
         # All lost creates are looked for, so also those of trials that nobody waits for here yet.
-        for found in await self._session.reconcile():
-            lost = found.job
-            if lost is not None and lost.state is JobState.PLANNED and lost.group == self._sweep.study.study_name:
-                await lost.retry()  # certainly not created: sending it again is safe
+        found = [each.job for each in await self._session.reconcile() if each.job is not None]
+        for lost in (job, *(one for one in found if one.group == self._sweep.study.study_name)):
+            if lost.state is JobState.PLANNED:  # certainly not created: sending it again is safe
+                await lost.retry()
         if job.state is JobState.UNCONFIRMED:
             raise SubmissionUnknownError(f"the outcome of {job!r} is not known", job_id=job.job_id)
 

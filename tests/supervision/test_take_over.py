@@ -287,10 +287,16 @@ async def test_create_that_never_happened_is_planned_again_and_sent_only_when_th
         (looked_for,) = await session.reconcile()
         assert looked_for.verdict == "not created"
         job = looked_for.job
-        assert (job.state, job.error, job.ended_at) == (JobState.PLANNED, None, None)
+        assert (job.state, job.ended_at) == (JobState.PLANNED, None)
+        # Who waits for it would wait for ever, as nobody sends it.
+        async with asyncio.timeout(1):
+            with pytest.raises(UsageError, match=r"certainly never made; job\.retry\(\) sends it"):
+                await job
+            assert [one.job_id async for one in session.as_completed([job])] == [job.job_id]
         await asyncio.sleep(3600)
         assert backend.creates == 3
         assert (await (await job.retry()).submitted()).task_id == "3"
+        assert job.error is None
 
 
 async def test_lost_create_is_left_alone_while_another_create_is_under_way_around_it() -> None:
