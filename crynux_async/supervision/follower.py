@@ -20,11 +20,11 @@ from crynux_async.settings import Settings
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.credentials import Credentials
+from crynux_async.supervision.driving import HandOn, Spawn
 from crynux_async.supervision.reach import Reach
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import TaskEnd
-from crynux_async.supervision.submitter import HandOn, Spawn
 from crynux_async.supervision.tasks import TaskViews
 from crynux_async.training.config import FineTuneConfig
 

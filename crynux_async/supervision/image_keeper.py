@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from crynux_async.downloads.images import images_beside, put_images
 from crynux_async.errors import CrynuxError, NotFoundError, UsageError
+from crynux_async.supervision.driving import Spawn
 from crynux_async.supervision.record import Record
-from crynux_async.supervision.submitter import Spawn
 from crynux_async.threads import in_thread, to_the_end
 
 _Fetch: TypeAlias = Callable[[Record], Awaitable[Sequence[bytes]]]

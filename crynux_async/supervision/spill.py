@@ -10,12 +10,14 @@ leave a task twice, which is heard once.
 import json
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crynux_async import files
 from crynux_async.errors import LedgerBusyError, LedgerError
+from crynux_async.ledgers.base import AttemptRow
 
 _log = logging.getLogger("crynux_async.supervision.spill")
 
@@ -45,6 +47,23 @@ class Spill:
                 _append(file, json.dumps(line).encode() + b"\n")
         except OSError as error:
             _log.error("task %s of job %s is not in %s either: %s", task_id, job_id, self._path, error)
+
+    def write_down(self, attempt: AttemptRow, what: str, failure: Exception, *, task_id: str | None) -> str:
+        """Keep what the ledger could not be told wherever it can be kept, and return what is said of it.
+
+        Args:
+            attempt: The create.
+            what: What came of it, for people.
+            failure: Why the ledger does not have it.
+            task_id: The task that it made, or None where it made none, or none is known.
+        """
+        message = f"job {attempt.job_id} ({what}) could not be stored: {failure}; write it down"
+        if task_id is not None:
+            self.keep(attempt.job_id, attempt.number, task_id)
+        # Not through logging: a program may have none, and this line is worth the price of a training.
+        with suppress(OSError, ValueError):  # whoever read it may have gone, or the program has closed it
+            print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # for people
+        return message
 
     async def give_back(self, hand_over: Callable[[str, int, str], Awaitable[object]]) -> bool:
         """Leave every task to whoever has its job, and take it out of the file; what cannot be left now stays.

@@ -19,9 +19,9 @@ from crynux_async.clock import utc_now
 from crynux_async.errors import BackendError, LeaseLostError, LedgerError
 from crynux_async.ledgers.base import JobChange
 from crynux_async.states import FOLLOWED
+from crynux_async.supervision.driving import Spawn
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.record import Record
-from crynux_async.supervision.submitter import Spawn
 from crynux_async.supervision.tasks import TaskViews, action_of
 
 if TYPE_CHECKING:

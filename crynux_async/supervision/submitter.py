@@ -19,16 +19,15 @@ the exception. None of this changes what is believed of a job.
 
 import asyncio
 import logging
-import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from crynux_async.backends.base import Backend, Order, Phase, Stepped
+from crynux_async.backends.base import Backend, Order, Stepped
 from crynux_async.clock import monotonic, utc_now
 from crynux_async.errors import (
     AuthError,
@@ -49,6 +48,7 @@ from crynux_async.settings import Settings
 from crynux_async.states import STAGES, Signal, Stage
 from crynux_async.supervision.accounts import Accounts
 from crynux_async.supervision.create import Answer, columns_after, finished, in_doubt, of_repeated, signal_of
+from crynux_async.supervision.driving import HandOn, Spawn
 from crynux_async.supervision.ledger_writer import LedgerWriter
 from crynux_async.supervision.patience import Patience
 from crynux_async.supervision.preparation import Preparation
@@ -65,31 +65,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("crynux_async.supervision.submitter")
 
 _FOREVER = 1e15
-
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
-
-
-class HandOn(Protocol):
-    """Gives a job to whoever drives it next."""
-
-    def __call__(
-        self,
-        record: Record,
-        *,
-        config: FineTuneConfig | None = None,
-        look_after: float | None = None,
-        progress: str = "",
-        phases: Sequence[Phase] = (),
-    ) -> None:
-        """Hand a job on.
-
-        Args:
-            record: The job.
-            config: What it trains, where that is at hand.
-            look_after: Seconds after which the service wishes to be asked about a new task, or None.
-            progress: How far a new task is in the service's own word, or "".
-            phases: The phases of a new task's life, as far as the service tells them.
-        """
 
 
 class Submitter:
@@ -540,7 +515,7 @@ class Submitter:
         try:
             await self._writer.hand_over(record.job_id, attempt.number, task_id)
         except Exception as failure:
-            self._write_down(attempt, task_id, f"task {task_id}", failure)
+            self._writer.spill.write_down(attempt, f"task {task_id}", failure, task_id=task_id)
         record.task_id = task_id
         record.wake()
 
@@ -648,7 +623,7 @@ class Submitter:
     def _could_not_store(self, record: Record, attempt: AttemptRow, answer: Answer, failure: Exception) -> None:
         """Say on standard error, and to whoever waits, what the ledger could not be told."""
         what = f"task {answer.task_id}" if answer.task_id else f"outcome: {answer.outcome}"
-        message = self._write_down(attempt, answer.task_id, what, failure)
+        message = self._writer.spill.write_down(attempt, what, failure, task_id=answer.task_id)
         error = LedgerError(message, path=getattr(failure, "path", ""), task_id=answer.task_id)
         if answer.task_id is not None:
             at = self._writer.date(record.planned_at)
@@ -657,16 +632,6 @@ class Submitter:
         else:
             self._register.learn(record, Signal.LOST_SIGHT, error)
         self._stop_if_failed()
-
-    def _write_down(self, attempt: AttemptRow, task_id: str | None, what: str, failure: Exception) -> str:
-        """Keep what the ledger could not be told wherever it can be kept, and return what is said of it."""
-        message = f"job {attempt.job_id} ({what}) could not be stored: {failure}; write it down"
-        if task_id is not None:
-            self._writer.spill.keep(attempt.job_id, attempt.number, task_id)
-        # Not through logging: a program may have none, and this line is worth the price of a training.
-        with suppress(OSError, ValueError):  # whoever read it may have gone, or the program has closed it
-            print(f"crynux_async: {message}", file=sys.stderr, flush=True)  # noqa: T201  # for people
-        return message
 
     def _not_sent(self, record: Record, error: CrynuxError, last_word: Signal = Signal.TURNED_DOWN) -> None:
         """Let a job that is in the queue, and was not sent, be tried again, or say that it was tried for too long.

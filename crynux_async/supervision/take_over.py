@@ -16,6 +16,7 @@ from crynux_async.states import FOLLOWED, STAGES, UNFETCHED, UNFINISHED, WITHOUT
 from crynux_async.supervision.credentials import Credentials
 from crynux_async.supervision.cut_off import CUT_OFF
 from crynux_async.supervision.doubt import doubtful_attempt, lost_attempt
+from crynux_async.supervision.driving import HandOn
 from crynux_async.supervision.ledger_writer import ADOPT, LedgerWriter
 from crynux_async.supervision.lost_creates import LostCreates
 from crynux_async.supervision.onlookers import Onlookers
@@ -24,7 +25,7 @@ from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
 from crynux_async.supervision.rows import record_from_row, restore
 from crynux_async.supervision.shares import room_for, surplus_of
-from crynux_async.supervision.submitter import HandOn, Submitter
+from crynux_async.supervision.submitter import Submitter
 from crynux_async.wording import counted
 
 if TYPE_CHECKING:

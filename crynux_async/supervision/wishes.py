@@ -14,12 +14,13 @@ from crynux_async.ledgers.base import JobChange, Ledger
 from crynux_async.states import FOLLOWED, JobState, Signal
 from crynux_async.supervision.abilities import Abilities
 from crynux_async.supervision.accounts import Accounts
+from crynux_async.supervision.driving import HandOn, Spawn
 from crynux_async.supervision.fetcher import Fetcher
 from crynux_async.supervision.ledger_writer import ANSWERS, LedgerWriter
 from crynux_async.supervision.onlookers import Onlookers
 from crynux_async.supervision.record import Record
 from crynux_async.supervision.register import JobRegister
-from crynux_async.supervision.submitter import HandOn, Spawn, Submitter
+from crynux_async.supervision.submitter import Submitter
 from crynux_async.supervision.take_over import TakeOver
 
 if TYPE_CHECKING:
