@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -125,21 +125,6 @@ async def test_sessions_that_only_wait_for_each_others_creates_give_up() -> None
     assert monotonic() - began <= MINUTES
 
 
-@pytest.mark.parametrize("is_another_answered", [True, False])
-async def test_outage_is_over_where_a_create_of_another_session_was_answered(is_another_answered: bool) -> None:
-    ledger, cut_off, there = MemoryLedger(), down(8), FakeBackend()  # 1 + 2 + 4 + 8 + 16 + 32 + 60 s in vain
-    cut_off.created = there.created
-    async with open_session(cut_off, ledger) as session, open_session(there, ledger) as other:
-        job = session.submit_nowait(make_config(seed=1))
-        await asyncio.sleep(65)
-        if is_another_answered:
-            await other.submit(make_config(seed=2))
-            await job.submitted()
-        else:
-            with pytest.raises(UnreachableError):
-                await job.submitted()
-
-
 class CutOffKey(FakeBackend):
     """A service that cannot be asked for a while whether it knows the key, before anything needs a ticket."""
 
@@ -150,12 +135,19 @@ class CutOffKey(FakeBackend):
         return await super().prepare(turnstile)
 
 
+def without_its_key(times: int) -> CutOffKey:
+    """Return a service that cannot be asked so often whether it knows the key."""
+    backend = CutOffKey()
+    backend.answers.extend([None] * times)
+    return backend
+
+
 @pytest.mark.parametrize("is_another_answered", [True, False])
-async def test_outage_is_over_while_the_key_is_prepared_where_a_create_of_another_session_was_answered(
-    is_another_answered: bool,
+@pytest.mark.parametrize("cut_off_for", [down, without_its_key])
+async def test_outage_is_over_where_a_create_of_another_session_was_answered(
+    cut_off_for: Callable[[int], FakeBackend], is_another_answered: bool
 ) -> None:
-    ledger, cut_off, there = MemoryLedger(), CutOffKey(), FakeBackend()
-    cut_off.answers.extend([None] * 8)  # 1 + 2 + 4 + 8 + 16 + 32 + 60 s in vain
+    ledger, cut_off, there = MemoryLedger(), cut_off_for(8), FakeBackend()  # 1 + 2 + 4 + 8 + 16 + 32 + 60 s in vain
     cut_off.created = there.created
     async with open_session(cut_off, ledger) as session, open_session(there, ledger) as other:
         job = session.submit_nowait(make_config(seed=1))
